@@ -1,0 +1,1 @@
+"""The Socket.IO server: python-socketio above a durable, ordered log."""

@@ -1,0 +1,220 @@
+"""The client manager: emits, rooms and the questions that python-socketio asks about its clients."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from socketio import AsyncManager, packet
+
+from socketio_eventstore.server.adapter import codec
+from socketio_eventstore.server.adapter.handshake import departing
+from socketio_eventstore.server.adapter.server import RecoverableServer
+from socketio_eventstore.server.collection import submit_or_collect
+from socketio_eventstore.server.packets import Frames
+from socketio_eventstore.server.registry import Session, State
+from socketio_eventstore.server.runtime import Options, Runtime
+from socketio_eventstore.server.turns import Acknowledged, CloseRoom, Emit, Join, Leave, Volatile
+from socketio_eventstore.store.model import Event
+
+
+class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is not typed
+    """A client manager that stores events and sessions, so that clients recover.
+
+    The arguments are those of ``[connection_state_recovery]`` and ``[store]`` in the configuration:
+    durations in seconds, sizes in bytes. A ``path`` of None disables recovery. The store is opened by
+    ``start``, at the latest with the first connection or emit, and closed by the server's ``shutdown``.
+    """
+
+    def __init__(
+        self,
+        path: str | Path | None,
+        *,
+        synchronous: Literal["full", "normal"] = "full",
+        prune_interval: float = 10.0,
+        index_memory: int = 64_000_000,
+        max_disconnection_duration: float = 120.0,
+        skip_middlewares: bool = False,
+        recover_client_disconnect: bool = True,
+        max_missed_packets: int = 100_000,
+        max_missed_bytes: int = 64_000_000,
+        max_client_buffer: int = 4_000_000,
+    ) -> None:
+        super().__init__()
+        self.options = Options(
+            path=None if path is None else Path(path),
+            synchronous=synchronous,
+            prune_interval=prune_interval,
+            index_memory=index_memory,
+            max_disconnection_duration=max_disconnection_duration,
+            skip_middlewares=skip_middlewares,
+            recover_client_disconnect=recover_client_disconnect,
+            max_missed_packets=max_missed_packets,
+            max_missed_bytes=max_missed_bytes,
+            max_client_buffer=max_client_buffer,
+        )
+        self.server: RecoverableServer
+        self.runtime: Runtime | None = None
+        self._starting: asyncio.Future[Runtime] | None = None
+        # The sid outlives a restart, so ids of acknowledgements must not begin anew with it. They stay
+        # below 2**53, beyond which JavaScript cannot count.
+        self._ack_ids = itertools.count(secrets.randbelow(2**21) << 31)
+
+    def set_server(self, server: Any) -> None:
+        """Take over the server that this manager was given to; called by its constructor."""
+        super().set_server(server)
+        RecoverableServer.adopt(server, self)
+
+    async def start(self) -> Runtime:
+        """Open the store, unless that is done. Raises StoreNotUsable."""
+        if self.runtime is None:
+            if self._starting is None:
+                encoding = codec.codec_for(self.server.packet_class)
+                opening = Runtime.start(self.options, encoding, self.server.session_expired)
+                self._starting = asyncio.ensure_future(opening)
+            try:
+                self.runtime = await asyncio.shield(self._starting)
+            finally:
+                if self._starting.done():
+                    self._starting = None
+        return self.runtime
+
+    async def close(self) -> None:
+        """Commit everything and close the store."""
+        runtime, self.runtime = self.runtime, None
+        if runtime is not None:
+            await runtime.close()
+
+    # Emits ------------------------------------------------------------------------------------------
+
+    async def emit(
+        self,
+        event: str,
+        data: Any,
+        namespace: str,
+        room: Any = None,
+        skip_sid: Any = None,
+        callback: Callable[..., Any] | None = None,
+        to: Any = None,
+        volatile: bool = False,
+        **kwargs: Any,
+    ) -> str | None:
+        """Store an event and send it to its rooms; return its offset when it is durable.
+
+        With a callback, or when volatile, it is sent without being stored and None is returned.
+        Raises TypeError or ValueError for what cannot be sent, StoreError when it cannot be stored.
+        """
+        runtime = self.runtime or await self.start()
+        rooms, skip = codec.rooms_of(to or room), codec.skipped_sids(skip_sid)
+        arguments = codec.arguments_of(data)
+        if callback is not None:
+
+            def packet_for(session: Session) -> Frames:
+                ack_id = self._generate_ack_id(session.sid, callback)
+                kind, content = packet.EVENT, [event, *arguments]
+                pkt = self.server.packet_class(kind, namespace=namespace, data=content, id=ack_id)
+                return codec.frames_of(pkt)
+
+            await submit_or_collect(runtime.dispatcher, Acknowledged(namespace, rooms, skip, packet_for))
+            return None
+        if not isinstance(event, str):
+            raise TypeError(f"an event's name must be str, not {type(event).__name__}")
+        payload, attachments = self.server.encode_event(event, arguments)
+        record = Event(namespace, event, payload, attachments, rooms, skip, time.time())
+        if record.size_bytes > runtime.options.max_event_bytes:
+            raise ValueError(
+                f"event {event!r} is {record.size_bytes} bytes long; "
+                f"at most {runtime.options.max_event_bytes} can be sent"
+            )
+        turn = Volatile(record) if volatile else Emit(record)
+        offset = await submit_or_collect(runtime.dispatcher, turn)
+        return offset if isinstance(offset, str) else None
+
+    def _generate_ack_id(self, sid: str, callback: Callable[..., Any]) -> int:
+        ack_id = next(self._ack_ids)
+        self.callbacks.setdefault(sid, {})[ack_id] = callback
+        return ack_id
+
+    # Rooms ------------------------------------------------------------------------------------------
+
+    async def enter_room(self, sid: str, namespace: str, room: Any, eio_sid: str | None = None) -> None:
+        """Put a session into a room, connected or away; on disk when this returns.
+
+        Raises ValueError for an unknown sid and for a room that is somebody's sid.
+        """
+        session = self._session(sid, namespace)
+        if room != sid and self.is_sid_room(namespace, room):
+            raise ValueError("cannot enter a sid room")
+        if session is None:
+            raise ValueError("sid is not connected to requested namespace")
+        await submit_or_collect(self._running.dispatcher, Join(session, codec.checked_room(room)))
+
+    async def leave_room(self, sid: str, namespace: str, room: Any) -> None:
+        """Take a session out of a room; what was emitted before is still for it."""
+        session = self._session(sid, namespace)
+        if session is None or (departing.get() is session and session.state is State.AWAY):
+            return  # its disconnect handler tidies up as ever, but the session is to come back whole
+        await submit_or_collect(self._running.dispatcher, Leave(session, codec.checked_room(room)))
+
+    async def close_room(self, room: Any, namespace: str) -> None:
+        """Take everybody out of a room. Raises ValueError for a room that is somebody's sid."""
+        if self.is_sid_room(namespace, room):
+            raise ValueError("cannot close a sid room")
+        runtime = await self.start()
+        await runtime.dispatcher.submit(CloseRoom(namespace, codec.checked_room(room)))
+
+    def get_rooms(self, sid: str, namespace: str) -> list[Any]:
+        """The rooms that a session is in, connected or away; its own is one of them."""
+        session = self._session(sid, namespace)
+        return [] if session is None else [session.sid, *session.joined]
+
+    # What python-socketio asks ----------------------------------------------------------------------
+
+    @property
+    def _running(self) -> Runtime:
+        if self.runtime is None:
+            raise RuntimeError("the event store is not open; await start() first")
+        return self.runtime
+
+    def _session(self, sid: object, namespace: str) -> Session | None:
+        return None if self.runtime is None else self.runtime.registry.get(namespace, sid)
+
+    async def can_disconnect(self, sid: str, namespace: str) -> bool:
+        """Whether there is a session to end, connected or away."""
+        return self._session(sid, namespace) is not None
+
+    def is_connected(self, sid: str | None, namespace: str) -> bool:
+        """Whether the client is connected and accepted."""
+        session = self._session(sid, namespace)
+        return session is not None and session.state in (State.LIVE, State.REPLAYING)
+
+    def is_sid_room(self, namespace: str, room: object) -> bool:
+        """Whether the room is a session's own."""
+        return self._session(room, namespace) is not None
+
+    def sid_from_eio_sid(self, eio_sid: str, namespace: str) -> str | None:
+        """The sid that an Engine.IO connection has in a namespace."""
+        connection = self.server.eio.connection(eio_sid)
+        session = None if connection is None else connection.sessions.get(namespace)
+        return None if session is None else session.sid
+
+    def eio_sid_from_sid(self, sid: str, namespace: str) -> str | None:
+        """The Engine.IO connection of a session, None while it is away."""
+        session = self._session(sid, namespace)
+        return None if session is None or session.connection is None else session.connection.id
+
+    def get_namespaces(self) -> list[str]:
+        """The namespaces that have sessions."""
+        return [] if self.runtime is None else list(self.runtime.registry.namespaces)
+
+    def get_participants(self, namespace: str, room: Any) -> Iterator[tuple[str, str]]:
+        """The sid and the Engine.IO connection of everyone in a room who is connected."""
+        if self.runtime is not None:
+            for session in list(self.runtime.registry.members(namespace, codec.rooms_of(room))):
+                if session.connection is not None:
+                    yield session.sid, session.connection.id

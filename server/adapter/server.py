@@ -1,0 +1,300 @@
+"""python-socketio's server with recovery: what handlers call, and what the transport delivers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import socketio
+from socketio import packet
+
+from socketio_eventstore.server.adapter import codec
+from socketio_eventstore.server.adapter.handshake import Handshake
+from socketio_eventstore.server.collection import collecting, submit_or_collect
+from socketio_eventstore.server.packets import dumps, event_payload
+from socketio_eventstore.server.registry import Session
+from socketio_eventstore.server.session_turns import End
+from socketio_eventstore.server.transport import Engine, EngineConnection, InvalidPacket
+from socketio_eventstore.server.turns import Reply, Save
+from socketio_eventstore.store.errors import StoreClosed, StoreError
+
+if TYPE_CHECKING:
+    from socketio_eventstore.server.adapter.manager import RecoveryManager
+
+logger = logging.getLogger(__name__)
+
+_HOOKS = ("_handle_event", "_handle_ack", "_trigger_event", "_send_packet")
+"""What this class builds on in python-socketio, proven on 5.12 to 5.18."""
+
+_RESERVED = {"connect", "connect_error", "disconnect", "disconnecting", "session_expired"}
+"""Events that only the server raises; a client that sends one is refused (socket.io-parser 4)."""
+
+
+class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-socketio is not typed
+    """``socketio.AsyncServer`` whose clients recover; made from one by ``RecoveryManager``.
+
+    All of python-socketio works. Room and session calls also work for sids that are away.
+    """
+
+    manager: RecoveryManager
+    eio: Engine
+    handshake: Handshake | None
+    connect_timeout: float
+
+    @classmethod
+    def adopt(cls, server: socketio.AsyncServer, manager: RecoveryManager) -> None:
+        """Turn a server that has no clients yet into one of this class.
+
+        Raises RuntimeError when python-socketio lacks what this class builds on.
+        """
+        for name in _HOOKS:
+            if not callable(getattr(server, name, None)):
+                raise RuntimeError(f"this version of python-socketio has no {name}; 5.18 to 5.x is supported")
+        if not isinstance(server, cls):
+            own = type(server)
+            server.__class__ = cls if own is socketio.AsyncServer else type(own.__name__, (cls, own), {})
+        server.reserved_events = [*server.reserved_events, "session_expired"]
+        server.handshake = None
+        server.connect_timeout = 45.0
+        server.eio = Engine.adopt(
+            server.eio,
+            max_client_buffer=manager.options.max_client_buffer,
+            closed=server.connection_closed,
+            message=server.receive,
+            ping_written=server.ping_written,
+        )
+        server.eio.on("connect", server.transport_opened)
+
+    async def start(self) -> None:
+        """Open the store; without this the first connection or emit does. Raises StoreNotUsable."""
+        runtime = await self.manager.start()
+        if self.handshake is None:
+            self.handshake = Handshake(self, runtime)
+
+    async def shutdown(self) -> None:
+        """Close all transports, so that their clients come back, and the store.
+
+        No client gets a DISCONNECT packet. Disconnect handlers run to their end; cancel this to give
+        up on them: what was emitted is committed all the same.
+        """
+        for connection in list(self.eio.sockets.values()):
+            connection.leave(self.reason.SERVER_DISCONNECT)
+        try:
+            if self.handshake is not None:
+                await self.handshake.finish()
+        except asyncio.CancelledError:
+            if self.handshake is not None:
+                self.handshake.cancel()
+            raise
+        finally:
+            self.handshake = None
+            await asyncio.shield(self.manager.close())
+            await super().shutdown()
+
+    # For handlers -----------------------------------------------------------------------------------
+
+    async def emit(
+        self,
+        event: str,
+        data: Any = None,
+        to: Any = None,
+        room: Any = None,
+        skip_sid: Any = None,
+        namespace: str | None = None,
+        callback: Any = None,
+        ignore_queue: bool = False,
+        *,
+        volatile: bool = False,
+    ) -> str | None:
+        """Emit an event, as ``socketio.AsyncServer.emit`` does, and store it before it is sent.
+
+        Returns its offset, the string that clients see, once it is durable. An event with a callback,
+        or a volatile one, is not stored, and None is returned. Raises TypeError or ValueError for what
+        cannot be sent, StoreError when it cannot be stored; nobody has received it then.
+        """
+        return await self.manager.emit(
+            event,
+            data,
+            namespace or "/",
+            room=to or room,
+            skip_sid=skip_sid,
+            callback=callback,
+            ignore_queue=ignore_queue,
+            **({"volatile": True} if volatile else {}),
+        )
+
+    async def send(self, data: Any, *args: Any, **kwargs: Any) -> str | None:
+        """Emit the event ``message``; returns as ``emit`` does."""
+        return await self.emit("message", data, *args, **kwargs)
+
+    def recovered(self, sid: str, namespace: str | None = None) -> bool:
+        """Whether the client's present connection recovered its session. Raises KeyError."""
+        return self._known(sid, namespace).recovered
+
+    async def get_session(self, sid: str, namespace: str | None = None) -> dict[str, Any]:
+        """What was saved for a session, connected or away, as a copy. Raises KeyError."""
+        data: dict[str, Any] = json.loads(self._known(sid, namespace).data)
+        return data
+
+    async def save_session(self, sid: str, session: dict[str, Any], namespace: str | None = None) -> None:
+        """Replace what is saved for a session, connected or away; on disk when this returns.
+
+        Raises KeyError for an unknown sid, TypeError for what JSON does not have, ValueError when it is
+        too large, StoreError.
+        """
+        text = codec.session_json(session, self.eio.max_http_buffer_size)
+        runtime = await self.manager.start()
+        await submit_or_collect(runtime.dispatcher, Save(self._known(sid, namespace), text))
+
+    async def disconnect(self, sid: str, namespace: str | None = None, ignore_queue: bool = False) -> None:
+        """End a session for good and disconnect its client, who does not come back by itself.
+
+        A session that is away ends too. Nothing happens for an unknown sid. Raises StoreError.
+        """
+        session = self._find(sid, namespace)
+        if session is not None and self.handshake is not None:
+            await self.handshake.end(session, farewell=True)
+
+    async def revoke(self, sid: str, namespace: str | None = None) -> None:
+        """End a session for good: its private id opens nothing any more.
+
+        A client that is away gets a new session when it returns. The transport of one that is connected
+        is closed, so it returns at once and passes the connect handler as a new client. Nothing happens
+        for an unknown sid. Raises StoreError.
+        """
+        session = self._find(sid, namespace)
+        if session is not None and self.handshake is not None:
+            connection = await self.handshake.end(session, farewell=False)
+            if connection is not None:
+                connection.abort("its session was revoked")
+
+    def _find(self, sid: str, namespace: str | None) -> Session | None:
+        runtime = self.manager.runtime
+        return None if runtime is None else runtime.registry.get(namespace or "/", sid)
+
+    def _known(self, sid: str, namespace: str | None) -> Session:
+        session = self._find(sid, namespace)
+        if session is None:
+            raise KeyError(f"no session {sid!r} in namespace {namespace or '/'!r}")
+        return session
+
+    # From and to the transport ----------------------------------------------------------------------
+
+    def serves(self, namespace: str) -> bool:
+        """Whether clients may connect to a namespace."""
+        return (
+            namespace in self.handlers
+            or namespace in self.namespace_handlers
+            or self.namespaces == "*"
+            or namespace in self.namespaces
+        )
+
+    async def call_handler(self, event: str, *arguments: Any) -> Any:
+        """Call the application's handler of an event; the first argument is the namespace."""
+        return await self._trigger_event(event, *arguments)
+
+    def encode_event(self, event: str, arguments: Sequence[Any]) -> tuple[str, tuple[bytes, ...]]:
+        """An event as it is stored. Raises TypeError or ValueError for what cannot be sent."""
+        encode = codec.dumps_for(self.packet_class)
+        payload, attachments = event_payload(event, arguments, encode)
+        if encode is not dumps and '"' not in payload[:2]:
+            raise ValueError(f"the server's json made {payload[:20]!r} of an array of strings")
+        return payload, attachments
+
+    async def transport_opened(self, eio_sid: str, environ: dict[str, Any]) -> bool | None:
+        """A transport was opened; False refuses it."""
+        try:
+            await self.start()
+        except StoreError as error:
+            logger.error("A connection was refused. %s", error)
+            return False
+        self.manager_initialized = True
+        self.environ[eio_sid] = environ
+        asyncio.get_running_loop().call_later(self.connect_timeout, self._close_if_idle, eio_sid)
+        return None
+
+    def _close_if_idle(self, eio_sid: str) -> None:
+        connection = self.eio.connection(eio_sid)
+        if connection is None or connection.sessions or self.handshake is None:
+            return
+        if not self.handshake.is_connecting(connection):
+            connection.leave(self.reason.SERVER_DISCONNECT)
+
+    async def session_expired(self, session: Session) -> None:
+        """Call the handler of ``session_expired`` and end the session in the transaction of its emits.
+
+        Only an error or a crash inside the handler therefore repeats it. Raises StoreError.
+        """
+        with collecting() as turns:
+            data = json.loads(session.data)
+            await self.call_handler("session_expired", session.namespace, session.sid, data)
+        end = End(session, farewell=False, must=False, keep=False)
+        await (await self.manager.start()).dispatcher.submit(*turns, end)
+
+    def connection_closed(self, connection: EngineConnection, reason: str) -> None:
+        """A transport has ended."""
+        self._binary_packet.pop(connection.id, None)
+        if self.handshake is not None:
+            self.handshake.disconnected(connection, reason)
+        asyncio.get_running_loop().call_soon(self.environ.pop, connection.id, None)
+
+    def ping_written(self, connection: EngineConnection) -> None:
+        """A heartbeat was put behind what the connection was sent."""
+        if self.manager.runtime is not None:
+            connection.ping_written(self.manager.runtime.dispatcher.position)
+
+    async def receive(self, connection: EngineConnection, data: str | bytes) -> None:
+        """Act on a Socket.IO packet. Raises InvalidPacket, upon which the connection is closed."""
+        try:
+            pkt = self._assemble(connection.id, data)
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+            raise InvalidPacket(f"not a Socket.IO packet: {data[:40]!r}") from error
+        if pkt is None or self.handshake is None:
+            return
+        namespace = pkt.namespace or "/"
+        match pkt.packet_type:
+            case packet.CONNECT:
+                # Encoders of msgpack write JavaScript's undefined as an extension type.
+                auth = pkt.data if isinstance(pkt.data, dict | list | str | int | float) else None
+                self.handshake.connect(connection, namespace, auth)
+            case packet.DISCONNECT:
+                self.handshake.left(connection, namespace)
+            case packet.EVENT | packet.BINARY_EVENT:
+                if not _is_event(pkt.data):
+                    raise InvalidPacket("not an event")
+                await self._handle_event(connection.id, namespace, pkt.id, pkt.data)
+            case packet.ACK | packet.BINARY_ACK if isinstance(pkt.data, list):
+                await self._handle_ack(connection.id, namespace, pkt.id, pkt.data)
+            case other:
+                raise InvalidPacket(f"unexpected packet type {other!r}")
+
+    def _assemble(self, connection_id: str, data: str | bytes) -> Any:
+        """The packet that is complete with these data, None while attachments are missing."""
+        pkt = self._binary_packet.get(connection_id)
+        if pkt is None:
+            pkt = self.packet_class(encoded_packet=data)
+            if pkt.attachment_count == 0:
+                return pkt
+            self._binary_packet[connection_id] = pkt
+            return None
+        if isinstance(data, str):
+            raise ValueError("text instead of an attachment")
+        if not pkt.add_attachment(data):
+            return None
+        del self._binary_packet[connection_id]
+        return pkt
+
+    async def _send_packet(self, eio_sid: str, pkt: Any) -> None:
+        connection, runtime = self.eio.connection(eio_sid), self.manager.runtime
+        if connection is not None and runtime is not None:
+            turn = Reply(connection, pkt.namespace or "/", codec.frames_of(pkt))
+            with suppress(StoreClosed):  # the client is about to hear it from its transport
+                runtime.dispatcher.enqueue(turn)
+
+
+def _is_event(data: Any) -> bool:
+    return isinstance(data, list) and bool(data) and isinstance(data[0], str) and data[0] not in _RESERVED

@@ -1,0 +1,290 @@
+"""One queue, one order: turns are committed in batches and take effect in the order of the log.
+
+Everything that changes what a client may see is a turn (see ``turns``). The dispatcher drains the queue,
+commits what it found as one transaction, and only then lets the turns take effect, one after the
+other. There is no timer: while one commit runs, the next batch gathers (group commit).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice
+from typing import ClassVar, Protocol
+
+from socketio_eventstore.server.packets import Codec, Frames
+from socketio_eventstore.server.registry import Connection, Registry, Session
+from socketio_eventstore.store.errors import StoreBusy, StoreClosed, StoreError, StoreUnavailable
+from socketio_eventstore.store.model import Change, Event, Place
+
+logger = logging.getLogger(__name__)
+
+BATCH_TURNS = 1024
+"""More in one transaction does not make it faster, it only makes the others wait."""
+QUEUE_TURNS = 100_000
+"""Turns that may wait for a commit; an emit beyond that is refused rather than kept in memory."""
+SLICE_DELIVERIES = 10_000
+"""Deliveries after which a batch lets the event loop serve others for a moment."""
+BUSY_PATIENCE_SECONDS = 30.0
+"""How long a batch is kept and tried again while another program holds the database's lock."""
+BUSY_PAUSE_SECONDS = 0.01
+
+
+class QueueFull(StoreUnavailable):
+    """The event store does not keep up and too much is waiting for it; nothing was stored."""
+
+
+class Log(Protocol):
+    """What the dispatcher needs of a log; who else writes to it is the log's own business."""
+
+    @property
+    def head(self) -> int:
+        """The number of the last committed event."""
+        ...
+
+    def place(self, number: int) -> Place:
+        """The place that clients are told for a number."""
+        ...
+
+    async def commit(self, changes: Sequence[Change]) -> list[int]:
+        """Store the changes at once or not at all; return the log's position after each of them."""
+        ...
+
+
+class Turn(ABC):
+    """Something that takes effect at one point of the order."""
+
+    alone: ClassVar[bool] = False
+    """Whether its changes depend on the effects of all turns before it."""
+    settled: asyncio.Future[object] | None = None
+
+    def changes(self, registry: Registry) -> Sequence[Change]:
+        """What must be on disk before it takes effect; empty for packets that are not stored."""
+        return ()
+
+    @abstractmethod
+    def apply(self, dispatcher: Dispatcher) -> object:
+        """Take effect in memory and on connections; what it returns, the submitter gets."""
+
+    def refused(self, dispatcher: Dispatcher, error: StoreError) -> Sequence[Change]:
+        """Its changes could not be stored. Returns those that must be written as soon as it is possible."""
+        return ()
+
+
+class Outbox:
+    """Gathers what a batch of turns has for each connection, so that each is written to once."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[Connection, list[Frames]] = {}
+        self.deliveries = 0
+
+    def put(self, connection: Connection, frames: Frames) -> None:
+        """Add frames behind what the connection already gets."""
+        self.deliveries += 1
+        try:
+            self._waiting[connection].append(frames)
+        except KeyError:
+            self._waiting[connection] = [frames]
+
+    def flush(self) -> None:
+        """Hand everything to the connections."""
+        waiting, self._waiting = self._waiting, {}
+        self.deliveries = 0
+        for connection, batch in waiting.items():
+            connection.write(batch)
+
+
+class Tail:
+    """The newest events in memory: a session that missed only these needs no disk and no waiting."""
+
+    def __init__(self, begins_after: int, limit_bytes: int, limit_events: int = 4096) -> None:
+        self.begins_after = begins_after
+        """Every event after this number is here."""
+        self._limit_bytes = limit_bytes
+        self._limit_events = limit_events
+        self._events: deque[tuple[int, Event]] = deque()
+        self._size_bytes = 0
+
+    def append(self, number: int, event: Event) -> None:
+        """Add the newest event and drop the oldest ones beyond the limits."""
+        self._events.append((number, event))
+        self._size_bytes += event.size_bytes
+        while self._size_bytes > self._limit_bytes or len(self._events) > self._limit_events:
+            self.begins_after, oldest = self._events.popleft()
+            self._size_bytes -= oldest.size_bytes
+
+    def after(self, number: int) -> Iterator[tuple[int, Event]]:
+        """The events beyond a number, oldest first; the number must not be before ``begins_after``."""
+        newest_first = reversed(self._events)
+        count = 0
+        for found, _ in newest_first:
+            if found <= number:
+                break
+            count += 1
+        return islice(self._events, len(self._events) - count, None)
+
+
+class Dispatcher:
+    """Commits turns in batches and lets them take effect in the order of the log."""
+
+    def __init__(
+        self,
+        log: Log,
+        registry: Registry,
+        codec: Codec,
+        *,
+        tail_bytes: int,
+        offsets: bool,
+        catch_up: Callable[[Session], None],
+    ) -> None:
+        self.log = log
+        self.registry = registry
+        self.codec = codec
+        self.catch_up = catch_up
+        """Called with a session that was just accepted, to send it what it missed."""
+        self.position = log.head
+        """The number of the last event that has taken effect."""
+        self.outbox = Outbox()
+        self.tail = Tail(log.head, tail_bytes)
+        self._offsets = offsets
+        self._queue: deque[Sequence[Turn]] = deque()
+        self._wake = asyncio.Event()
+        self._busy = False
+        self._closed = False
+        self._owed: list[Change] = []
+
+    @property
+    def offset(self) -> str | None:
+        """The place that dispatch has reached, as clients are told; None when recovery is disabled."""
+        return str(self.log.place(self.position)) if self._offsets else None
+
+    def enqueue(self, *group: Turn) -> None:
+        """Give turns their place in the order, without waiting; all of them are stored or none.
+
+        Raises QueueFull when the store is far behind, StoreClosed after ``close``.
+        """
+        if self._closed:
+            raise StoreClosed
+        if not self._busy and not self._queue and not self._owed and not self._changes(group):
+            for turn in group:
+                self._take_effect(turn, self.position)
+            self.outbox.flush()
+            return
+        if len(self._queue) >= QUEUE_TURNS:
+            raise QueueFull(f"{QUEUE_TURNS} turns are waiting.")
+        self._queue.append(group)
+        self._wake.set()
+
+    async def submit(self, *group: Turn) -> object:
+        """Give turns their place in the order and wait until they have taken effect.
+
+        The place is taken before the first suspension, so the order of calls is the order of the log.
+        Returns what the last turn gives. Raises StoreError when the changes could not be stored.
+        """
+        last = group[-1]
+        last.settled = asyncio.get_running_loop().create_future()
+        self.enqueue(*group)
+        return await last.settled
+
+    async def run(self) -> None:
+        """Work until ``close`` is called and the queue is empty."""
+        while self._queue or not self._closed:
+            if not self._queue:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            self._busy = True
+            groups = self._next_groups()
+            try:
+                await self._process(groups)
+            except Exception as error:  # a fault of ours; those who wait must hear of it
+                logger.exception("A batch of %s groups of turns failed", len(groups))
+                for turn in chain.from_iterable(groups):
+                    if turn.settled is not None and not turn.settled.done():
+                        turn.settled.set_exception(error)
+            finally:
+                self._busy = False
+
+    def close(self) -> None:
+        """Accept no more turns; ``run`` ends when those in the queue have taken effect."""
+        self._closed = True
+        self._wake.set()
+
+    def _next_groups(self) -> list[Sequence[Turn]]:
+        groups = [self._queue.popleft()]
+        if not groups[0][0].alone:
+            while self._queue and len(groups) < BATCH_TURNS and not self._queue[0][0].alone:
+                groups.append(self._queue.popleft())
+        return groups
+
+    async def _process(self, groups: list[Sequence[Turn]]) -> None:
+        batch = list(chain.from_iterable(groups))
+        try:
+            positions = await self._commit(batch)
+        except StoreError as error:
+            if len(groups) == 1:
+                for turn in batch:
+                    self._refuse(turn, error)
+            else:  # a bad group fails alone, and the good ones keep their order
+                for group in groups:
+                    await self._process([group])
+            return
+        await self._apply(batch, positions)
+
+    def _changes(self, turns: Sequence[Turn]) -> list[Change]:
+        return list(chain.from_iterable(turn.changes(self.registry) for turn in turns))
+
+    async def _commit(self, batch: list[Turn]) -> list[int]:
+        changes = list(self._owed)
+        ends = []
+        for turn in batch:
+            changes += turn.changes(self.registry)
+            ends.append(len(changes))
+        if not changes:
+            return [self.position] * len(batch)
+        after = [self.position, *await self._commit_patiently(changes)]
+        del self._owed[:]
+        return [after[end] for end in ends]
+
+    async def _commit_patiently(self, changes: list[Change]) -> list[int]:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + BUSY_PATIENCE_SECONDS
+        while True:
+            try:
+                return await self.log.commit(changes)
+            except StoreBusy as error:
+                if loop.time() > deadline or self._closed:
+                    raise
+                logger.warning("%s Trying again.", error)
+            await asyncio.sleep(BUSY_PAUSE_SECONDS)
+
+    async def _apply(self, batch: list[Turn], positions: list[int]) -> None:
+        for turn, position in zip(batch, positions, strict=True):
+            self._take_effect(turn, position)
+            if self.outbox.deliveries > SLICE_DELIVERIES:
+                self.outbox.flush()
+                await asyncio.sleep(0)
+        self.outbox.flush()
+
+    def _take_effect(self, turn: Turn, position: int) -> None:
+        self.position = position
+        try:
+            result = turn.apply(self)
+        except Exception as error:  # a fault in one turn must not stop the order for all others
+            logger.exception("A turn could not take effect: %r", turn)
+            if turn.settled is not None and not turn.settled.done():
+                turn.settled.set_exception(error)
+            return
+        if turn.settled is not None and not turn.settled.done():
+            turn.settled.set_result(result)
+
+    def _refuse(self, turn: Turn, error: StoreError) -> None:
+        self._owed += turn.refused(self, error)
+        self.outbox.flush()
+        if turn.settled is None:
+            logger.error("A turn could not be stored: %s", error)
+        elif not turn.settled.done():
+            turn.settled.set_exception(error)

@@ -1,0 +1,158 @@
+"""Reconnections: whether a client may have its session back, and from where in the log.
+
+Recovered or not, never half: a reconnection is answered with ``recovered`` only when every missed
+event can be sent. The reason for the other answers is counted and logged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from socketio_eventstore.server.registry import Registry, Session, State
+from socketio_eventstore.store.errors import OffsetRefused, OffsetRolledBack, OffsetUnknown
+from socketio_eventstore.store.model import Interval, LoggedEvent, Missed, Place
+
+logger = logging.getLogger(__name__)
+
+
+class Result(StrEnum):
+    """How a reconnection was answered; the label of ``recoveries_total``."""
+
+    RECOVERED = "recovered"
+    UNKNOWN_SESSION = "unknown_session"
+    EXPIRED = "expired"
+    BAD_OFFSET = "bad_offset"
+    ROLLED_BACK = "rolled_back"
+    TOO_MANY_MISSED = "too_many_missed"
+    REFUSED = "refused"
+
+
+class History(Protocol):
+    """What a recovery needs of the log."""
+
+    @property
+    def pruned_through(self) -> int:
+        """Events up to this number are gone; every unexpired session had confirmed its own of them."""
+        ...
+
+    def locate(self, offset: str) -> Place:
+        """The place that an offset names. Raises OffsetRefused when it cannot be one of this log."""
+        ...
+
+    def precedes_boot(self, earlier: str, later: str) -> bool:
+        """Whether a server start came before another."""
+        ...
+
+    async def missed(
+        self, namespace: str, memberships: Sequence[Interval], after: int, through: int
+    ) -> Missed:
+        """The events in (after, through] that fell into one of the memberships."""
+        ...
+
+    def missed_in_memory(
+        self, namespace: str, memberships: Sequence[Interval], after: int, through: int
+    ) -> Missed | None:
+        """The same at once, or None when a part of the answer is on disk only."""
+        ...
+
+    async def read(self, numbers: Sequence[int], limit_bytes: int) -> list[LoggedEvent]:
+        """The events with these numbers, ascending, until the limit is passed: at least one, if there."""
+        ...
+
+    def origin(self, number: int) -> Place:
+        """The place that an event was given when it was emitted, perhaps by an earlier server start."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a recovery may cost."""
+
+    max_disconnection_seconds: float
+    max_missed_packets: int
+    max_missed_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """The session is its owner's again; everything beyond the cursor is to be sent."""
+
+    session: Session
+    cursor: int
+
+
+def hash_pid(pid: str) -> bytes:
+    """What the store knows of a private id (P7): its SHA-256."""
+    return hashlib.sha256(pid.encode("utf-8", "surrogatepass")).digest()
+
+
+class Recovery:
+    """Decides whether a reconnection recovers its session."""
+
+    def __init__(self, history: History, registry: Registry, limits: Limits) -> None:
+        self._history = history
+        self._registry = registry
+        self._limits = limits
+        self.results: Counter[Result] = Counter()
+        """How many reconnections were answered how."""
+
+    def count(self, result: Result, sid: str | None = None) -> None:
+        """Count and log how a reconnection was answered."""
+        self.results[result] += 1
+        level = logging.DEBUG if result is Result.RECOVERED else logging.INFO
+        logger.log(level, "reconnection of %s: %s", sid or "an unknown session", result)
+
+    def is_expired(self, session: Session, service_now: float) -> bool:
+        """Whether a session has been away for longer than the maximum disconnection duration."""
+        limit = self._limits.max_disconnection_seconds
+        return session.state is State.AWAY and service_now - session.away_since > limit
+
+    async def decide(
+        self, namespace: str, pid: object, offset: object, position: int, service_now: float
+    ) -> Restore | Result:
+        """Whether the client with this private id may have its session back, and from where.
+
+        A result other than RECOVERED means a fresh session, and says why. Nothing is changed.
+        """
+        if not isinstance(pid, str):
+            return Result.UNKNOWN_SESSION
+        session = self._registry.with_pid(hash_pid(pid))
+        if session is None or session.namespace != namespace:
+            return Result.UNKNOWN_SESSION
+        if self.is_expired(session, service_now):
+            return Result.EXPIRED
+        cursor = self._cursor(session, offset)
+        if isinstance(cursor, Result):
+            return cursor
+        missed = await self._history.missed(namespace, list(session.memberships()), cursor, position)
+        limits = self._limits
+        if len(missed.numbers) > limits.max_missed_packets or missed.size_bytes > limits.max_missed_bytes:
+            return Result.TOO_MANY_MISSED
+        if self._registry.with_pid(hash_pid(pid)) is not session:  # it ended while the log was asked
+            return Result.UNKNOWN_SESSION
+        return Restore(session, max(cursor, session.confirmed, self._history.pruned_through))
+
+    def _cursor(self, session: Session, offset: object) -> int | Result:
+        # What was confirmed or pruned needs no offset: positions are compared, rows never looked up.
+        known = max(session.start.number, session.confirmed, self._history.pruned_through)
+        if offset is None or offset == session.former_offset:
+            return known
+        if not isinstance(offset, str):
+            return Result.BAD_OFFSET
+        try:
+            place = self._history.locate(offset)
+        except OffsetUnknown:
+            return Result.ROLLED_BACK
+        except OffsetRolledBack:
+            boot = offset.partition(".")[0]
+            # The client keeps the offset of its former session until it receives something.
+            return known if self._history.precedes_boot(boot, session.start.boot) else Result.ROLLED_BACK
+        except OffsetRefused:
+            return Result.BAD_OFFSET
+        return max(known, place.number)

@@ -1,0 +1,1 @@
+"""The durable, ordered log and the sessions beside it, in SQLite."""

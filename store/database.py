@@ -1,0 +1,149 @@
+"""One SQLite connection on a thread of its own: the only file that knows aiosqlite.
+
+A job is a plain function of a ``sqlite3.Connection``. It runs on the connection's thread from start to
+end, so a transaction costs one hop to the thread and back, however many statements it has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import aiosqlite
+
+from socketio_eventstore.store.errors import (
+    StoreBusy,
+    StoreClosed,
+    StoreError,
+    StoreRejected,
+    StoreUnavailable,
+)
+from socketio_eventstore.store.relief import GilRelief
+
+T = TypeVar("T")
+
+Job = Callable[[sqlite3.Connection], T]
+
+_BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_REFUSED: Final = frozenset(
+    {sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_RANGE}
+)
+
+
+def store_error(error: Exception) -> StoreError | None:
+    """What an exception of a job means to the store's users; None for one that is a fault of ours."""
+    if isinstance(error, StoreError):
+        return error
+    if isinstance(error, (OverflowError, UnicodeError, TypeError, ValueError)):
+        return StoreRejected(f"{error}.")
+    if not isinstance(error, sqlite3.Error):
+        return None
+    # Errors of the module itself, such as a value of a type that cannot be bound, carry no code.
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_RANGE) & 0xFF
+    if code in _BUSY:
+        return StoreBusy(f"SQLite says: {error}.")
+    if code in _REFUSED:
+        return StoreRejected(f"SQLite says: {error}.")
+    return StoreUnavailable(f"SQLite says: {error}.")
+
+
+class Connection(sqlite3.Connection):
+    """A connection that tells its event loop while it waits for the disk."""
+
+    relief: GilRelief | None = None
+
+    def commit(self) -> None:
+        """End the transaction, if there is one, and make it durable."""
+        if self.relief is None:
+            super().commit()
+        else:
+            with self.relief.syncing():
+                super().commit()
+
+
+class Database:
+    """A connection and its thread, used from one event loop.
+
+    Jobs run one at a time, in the order in which they were submitted. A job that raises leaves no
+    transaction open behind it.
+    """
+
+    def __init__(self, connect: Callable[[], Connection]) -> None:
+        """``connect`` is called on the thread. Use ``open``; this alone does not start it."""
+        self._connect = connect
+        self._loop = asyncio.get_running_loop()
+        self._relief = GilRelief(self._loop)
+        self._closing: asyncio.Future[None] | None = None
+        self._connection: Connection
+        self._worker = aiosqlite.Connection(self._connected, iter_chunk_size=64)
+        # The thread waits for jobs until it is told to stop, and the interpreter waits at its exit for
+        # every thread that is not a daemon: a program that fails before it closes would hang forever.
+        self._worker._thread.daemon = True  # noqa: SLF001 -- aiosqlite has no option for it
+
+    @classmethod
+    async def open(cls, connect: Callable[[], Connection]) -> Database:
+        """Start the thread and connect there. What ``connect`` raises is raised here."""
+        database = cls(connect)
+        _ = await database._worker
+        return database
+
+    def _connected(self) -> Connection:
+        self._connection = self._connect()
+        self._connection.relief = self._relief
+        return self._connection
+
+    def submit(self, job: Job[T]) -> asyncio.Future[T]:
+        """Queue a job. The future ends with its result or with the StoreError that it failed with.
+
+        Cancelling the future does not stop the job. Raises StoreClosed after ``close``.
+        """
+        if self._closing is not None:
+            raise StoreClosed
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._relief.submitted()
+        # aiosqlite's own way in is a coroutine, whose future a cancellation would take away from us.
+        self._worker._tx.put_nowait((None, lambda: self._run(job, future)))  # noqa: SLF001 -- see above
+        return future
+
+    async def run(self, job: Job[T]) -> T:
+        """Queue a job and wait for it. A cancelled wait leaves the job running. Raises StoreError."""
+        return await asyncio.shield(self.submit(job))
+
+    async def close(self) -> None:
+        """Finish the queued jobs, close the connection and end the thread. May be called again."""
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._worker.close())
+        await asyncio.shield(self._closing)
+
+    def _run(self, job: Job[T], future: asyncio.Future[T]) -> None:
+        """Run a job; on the thread."""
+        try:
+            result = job(self._connection)
+        except BaseException as error:  # noqa: BLE001 -- whatever it is, it is handed to who waits for the job
+            failure = self._failed(error)
+            self._deliver(future, lambda: future.set_exception(failure))
+        else:
+            self._deliver(future, lambda: future.set_result(result))
+
+    def _failed(self, error: BaseException) -> BaseException:
+        if self._connection.in_transaction:
+            try:
+                self._connection.execute("ROLLBACK")
+            except sqlite3.Error as also:
+                error.add_note(f"Rolling back failed as well: {also}")
+        translated = store_error(error) if isinstance(error, Exception) else None
+        if translated is None or translated is error:
+            return error
+        translated.__cause__ = error
+        return translated
+
+    def _deliver(self, future: asyncio.Future[T], settle: Callable[[], None]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(lambda: None if future.done() else settle())
+        except RuntimeError:
+            # The loop was closed, so nobody waits any more.
+            return
+        finally:
+            self._relief.completed()

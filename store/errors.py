@@ -1,0 +1,51 @@
+"""What can go wrong with the store. The docstring of each class is the text that users see first."""
+
+from __future__ import annotations
+
+
+class StoreError(Exception):
+    """The event store failed."""
+
+    def __init__(self, detail: str = "") -> None:
+        summary = (type(self).__doc__ or "").strip()
+        super().__init__(f"{summary} {detail}".strip())
+
+
+class StoreUnavailable(StoreError):
+    """The event store cannot be written at the moment; nothing was stored."""
+
+
+class StoreBusy(StoreUnavailable):
+    """Another program holds the write lock of the event store; nothing was stored."""
+
+
+class StoreRejected(StoreError):
+    """The event store refused this change; nothing was stored."""
+
+
+class StoreClosed(StoreError):
+    """The event store is closed."""
+
+
+class StoreNotUsable(StoreError):
+    """The event store cannot be opened."""
+
+
+class DatabaseTooNew(StoreNotUsable):
+    """The database was written by a newer version of this program."""
+
+
+class OffsetRefused(StoreError):
+    """The offset cannot be placed in this log."""
+
+
+class OffsetMalformed(OffsetRefused):
+    """The offset is not of this server's form."""
+
+
+class OffsetUnknown(OffsetRefused):
+    """The offset comes from a database that this one knows nothing of."""
+
+
+class OffsetRolledBack(OffsetRefused):
+    """The offset lies in a future that this database has lost."""

@@ -1,0 +1,131 @@
+"""The sessions' rows: every change of a session as SQL, and all of them read back at the start.
+
+Jobs of a database thread, inside the caller's transaction. A change of a session that is not there
+does nothing: its end may have been written before.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Final, TypeAlias
+
+from socketio_eventstore.store.model import (
+    DataSaved,
+    Interval,
+    Place,
+    RoomJoined,
+    RoomLeft,
+    SessionAway,
+    SessionEnded,
+    SessionOpened,
+    SessionResumed,
+    StoredSession,
+)
+
+SessionChange: TypeAlias = (
+    SessionOpened | SessionResumed | SessionAway | SessionEnded | DataSaved | RoomJoined | RoomLeft
+)
+
+_OPEN: Final = """
+INSERT INTO sessions (namespace, sid, pid_hash, start_boot, start_offset, former_offset,
+                      confirmed, opened_at, data)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?5, ?7, '{}')
+"""
+_RESUME: Final = """
+UPDATE sessions SET resumed_at = ?3, disconnected_at = NULL, away_since = NULL
+WHERE namespace = ?1 AND sid = ?2
+"""
+_LEAVE_AWAY: Final = """
+UPDATE sessions SET disconnected_at = ?3, away_since = ?4, confirmed = max(confirmed, ?5)
+WHERE namespace = ?1 AND sid = ?2
+"""
+_END: Final = "DELETE FROM sessions WHERE namespace = ? AND sid = ?"
+_END_MEMBERSHIPS: Final = "DELETE FROM rooms WHERE namespace = ? AND sid = ?"
+_SAVE: Final = "UPDATE sessions SET data = ?3 WHERE namespace = ?1 AND sid = ?2"
+
+# Joining a room that it is in already must not move the beginning of the membership.
+_JOIN: Final = """
+INSERT INTO rooms (namespace, sid, room, joined_after)
+SELECT ?1, ?2, ?3, ?4
+WHERE EXISTS (SELECT 1 FROM sessions WHERE namespace = ?1 AND sid = ?2)
+  AND NOT EXISTS (SELECT 1 FROM rooms
+                  WHERE namespace = ?1 AND sid = ?2 AND room = ?3 AND left_after IS NULL)
+ON CONFLICT (namespace, sid, room, joined_after) DO UPDATE SET left_after = NULL
+"""
+_LEAVE: Final = """
+UPDATE rooms SET left_after = ?4
+WHERE namespace = ?1 AND sid = ?2 AND room = ?3 AND left_after IS NULL
+"""
+
+_STATEMENTS: Final[dict[type[SessionChange], tuple[str, ...]]] = {
+    SessionOpened: (_OPEN,),
+    SessionResumed: (_RESUME,),
+    SessionAway: (_LEAVE_AWAY,),
+    SessionEnded: (_END, _END_MEMBERSHIPS),
+    DataSaved: (_SAVE,),
+    RoomJoined: (_JOIN,),
+    RoomLeft: (_LEAVE,),
+}
+
+_LOAD: Final = """
+SELECT namespace, sid, pid_hash, start_boot, start_offset, former_offset, data, away_since, confirmed
+FROM sessions ORDER BY number
+"""
+_LOAD_MEMBERSHIPS: Final = """
+SELECT namespace, sid, room, joined_after, left_after FROM rooms
+WHERE left_after IS NULL OR left_after > ? ORDER BY joined_after
+"""
+
+
+def write(connection: sqlite3.Connection, changes: Sequence[SessionChange], position: Place) -> None:
+    """Write changes of one kind, all at the same position of the log."""
+    rows = [_parameters(change, position) for change in changes]
+    for statement in _STATEMENTS[type(changes[0])]:
+        connection.executemany(statement, rows)
+
+
+def _parameters(change: SessionChange, position: Place) -> tuple[object, ...]:
+    session = (change.namespace, change.sid)
+    match change:
+        case SessionOpened():
+            start = (position.boot, position.number)
+            return (*session, change.pid_hash, *start, change.former_offset, change.opened_at)
+        case SessionResumed():
+            return (*session, change.resumed_at)
+        case SessionAway():
+            return (*session, change.disconnected_at, change.away_since, change.confirmed)
+        case SessionEnded():
+            return session
+        case DataSaved():
+            return (*session, change.data)
+        case RoomJoined() | RoomLeft():
+            return (*session, change.room, position.number)
+
+
+def load(connection: sqlite3.Connection, pruned_through: int) -> list[StoredSession]:
+    """All sessions in the order in which they were opened.
+
+    Memberships that ended at or before ``pruned_through`` are left out: no event is left for them.
+    """
+    memberships: defaultdict[tuple[str, str], list[Interval]] = defaultdict(list)
+    for namespace, sid, room, joined_after, left_after in connection.execute(
+        _LOAD_MEMBERSHIPS, (pruned_through,)
+    ):
+        memberships[namespace, sid].append(Interval(room, joined_after, left_after))
+    rows = connection.execute(_LOAD)
+    return [
+        StoredSession(
+            namespace=namespace,
+            sid=sid,
+            pid_hash=pid_hash,
+            start=Place(boot, number),
+            former_offset=former_offset,
+            data=data,
+            away_since=away_since,
+            confirmed=confirmed,
+            memberships=tuple(memberships.get((namespace, sid), ())),
+        )
+        for namespace, sid, pid_hash, boot, number, former_offset, data, away_since, confirmed in rows
+    ]

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+from clients import NodeClients, node_command
+
+
+@pytest.fixture(autouse=True)
+def nothing_gets_lost(request: pytest.FixtureRequest) -> None:
+    """Every asynchronous test is guarded; the others need no event loop for it."""
+    if pytest_asyncio.is_async_test(request.node):
+        request.getfixturevalue("guarded_loop")
+
+
+@pytest.fixture
+async def guarded_loop() -> AsyncIterator[None]:
+    """An error in a task that nobody awaits leaves a test green: here it does not."""
+    loop = asyncio.get_running_loop()
+    lost: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _loop, context: lost.append(context))
+    yield
+    # This fixture was set up first, so everything else that the test used is closed by now.
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    if left:
+        _, left = await asyncio.wait(left, timeout=1)
+    gc.collect()  # a task reports its unretrieved exception when it goes
+    assert not left, f"the test left tasks behind: {left}"
+    assert not lost, f"errors that nobody saw: {lost}"
+
+
+@pytest.fixture
+async def node() -> AsyncIterator[NodeClients]:
+    """Official clients. Without Node they are skipped, but never where everything is checked."""
+    command = node_command()
+    if isinstance(command, str):
+        if os.environ.get("CI") == "true":
+            pytest.fail(command)
+        pytest.skip(command)
+    async with NodeClients(command) as clients:
+        yield clients
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as session:
+        yield session

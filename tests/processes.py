@@ -1,0 +1,262 @@
+"""Servers as processes of their own, so that a test can kill them for real, and a proxy that goes silent."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+DEADLINE = 30.0
+"""How long a test waits for what must happen; generous, since the machines are noisy."""
+
+HANDLERS = Path(__file__).with_name("handlers_for_tests.py")
+HOST = "127.0.0.1"
+
+
+def free_port() -> int:
+    """A port that nobody listens on; it is kept over restarts, as clients come back to the same address."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process that was asked to end did so."""
+
+    code: int
+    duration: float
+
+
+class ServerCommand:
+    """A context manager around any program that serves Socket.IO on ``port``."""
+
+    healthy: tuple[str, int] = ("/nothing", 404)
+    """The path that is asked until the server is ready, and the status that says so."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.database = folder / "data" / "events.db"
+        self.log_file = folder / "server.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def command(self) -> Sequence[str]:
+        raise NotImplementedError
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    @property
+    def log(self) -> str:
+        """What all starts of this server have printed."""
+        return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Returns when the server answers; fails with what it printed when it does not."""
+        assert not self.running, "the server runs already"
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("EVENTSTORE_")}
+        # A file takes any amount of output; a pipe that nobody reads would stop the server.
+        with self.log_file.open("ab") as output:
+            self._process = subprocess.Popen(
+                self.command(),
+                cwd=self.folder,
+                env=inherited | {"PYTHONUNBUFFERED": "1"},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            self._wait_until_it_answers(self._process)
+        except BaseException:
+            self.kill()
+            raise
+
+    def kill(self) -> None:
+        """SIGKILL: the process gets no chance to do anything."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(DEADLINE)
+
+    def terminate(self, by: signal.Signals = signal.SIGTERM) -> Ended:
+        """Asks the server to end and waits until it has."""
+        assert self._process is not None and self.running, "the server does not run"
+        asked = time.monotonic()
+        self._process.send_signal(by)
+        return Ended(self._process.wait(DEADLINE), time.monotonic() - asked)
+
+    def restart(self) -> None:
+        """A crash and a new start."""
+        self.kill()
+        self.start()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+        if error is not None:
+            print(f"--- {self.log_file}\n{self.log}")
+            return
+        # An error that a task of the server swallowed would leave the test green otherwise.
+        assert "Traceback (most recent call last)" not in self.log, self.log
+        assert "never awaited" not in self.log and "never retrieved" not in self.log, self.log
+
+    def _wait_until_it_answers(self, process: subprocess.Popen[bytes]) -> None:
+        give_up = time.monotonic() + DEADLINE
+        while time.monotonic() < give_up:
+            if process.poll() is not None:
+                raise AssertionError(f"the server ended with {process.returncode} at start:\n{self.log}")
+            if self._answers():
+                return
+            try:
+                process.wait(0.02)
+            except subprocess.TimeoutExpired:
+                continue
+        raise AssertionError(f"the server was not ready after {DEADLINE} s:\n{self.log}")
+
+    def _answers(self) -> bool:
+        path, status = self.healthy
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=DEADLINE)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().status == status
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+
+class ServerProcess(ServerCommand):
+    """``socketio-eventstore serve`` with a config file in ``folder`` and the handlers for tests beside it.
+
+    ``config`` is either the whole text of the file or, table by table, what differs from the defaults
+    of the tests; a table that is None is left out.
+    """
+
+    healthy = ("/healthz", 200)
+
+    def __init__(
+        self,
+        folder: Path,
+        config: str | Mapping[str, Mapping[str, object] | None] | None = None,
+        handlers: Path = HANDLERS,
+    ) -> None:
+        super().__init__(folder)
+        self.config_file = folder / "config.toml"
+        shutil.copy(handlers, folder)
+        self.config_file.write_text(
+            config if isinstance(config, str) else self._config_text(handlers.stem, config or {})
+        )
+
+    def command(self) -> Sequence[str]:
+        module = "socketio_eventstore.server"
+        return (sys.executable, "-m", module, "serve", "--config", str(self.config_file))
+
+    def _config_text(self, handlers: str, changes: Mapping[str, Mapping[str, object] | None]) -> str:
+        tables: dict[str, dict[str, object] | None] = {
+            # Frequent pings confirm what arrived; the long timeout lets a slow machine be slow.
+            "server": {"port": self.port, "handlers": handlers, "ping_interval": 1.0, "ping_timeout": 20.0},
+            "connection_state_recovery": {"max_disconnection_duration": 60.0},
+            "store": {"path": "data/events.db"},
+        }
+        for name, change in changes.items():
+            tables[name] = None if change is None else {**(tables.get(name) or {}), **change}
+        return "\n".join(
+            f"[{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
+            for name, table in tables.items()
+            if table is not None
+        )
+
+
+class EmbeddedServer(ServerCommand):
+    """An application of its own: a script that is called with port and database."""
+
+    def __init__(self, folder: Path, script: str) -> None:
+        super().__init__(folder)
+        self.database.parent.mkdir()
+        self.script_file = folder / "application.py"
+        self.script_file.write_text(script)
+        shutil.copy(HANDLERS, folder)
+
+    def command(self) -> Sequence[str]:
+        return (sys.executable, str(self.script_file), str(self.port), str(self.database))
+
+
+class Proxy:
+    """A TCP proxy that can leave the server with connections on whose other end nobody is any more."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._pairs: list[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = []
+        self._pumps: set[asyncio.Task[None]] = set()
+        self._stranded: list[asyncio.StreamWriter] = []
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, HOST, 0)
+        port = self._server.sockets[0].getsockname()[1]
+        self.url = f"http://{HOST}:{port}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        await self.strand()
+        await self.close_stranded()
+
+    async def strand(self) -> None:
+        """The clients see their connections close, the server notices nothing: no byte, no end."""
+        pumps, self._pumps = self._pumps, set()
+        for pump in pumps:
+            pump.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)
+        for client, server in self._pairs:
+            client.close()
+            self._stranded.append(server)
+        self._pairs.clear()
+
+    async def close_stranded(self) -> None:
+        """The server's network finally notices."""
+        for server in self._stranded:
+            server.close()
+        self._stranded.clear()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            server_reader, server_writer = await asyncio.open_connection(HOST, self._target)
+        except ConnectionError:  # the server has ended
+            writer.close()
+            return
+        self._pairs.append((writer, server_writer))
+        for source, target in ((reader, server_writer), (server_reader, writer)):
+            self._pumps.add(asyncio.create_task(self._pump(source, target)))
+
+    @staticmethod
+    async def _pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        try:
+            while data := await source.read(65536):
+                target.write(data)
+                await target.drain()
+        except ConnectionError:
+            pass  # the same as an end
+        target.close()

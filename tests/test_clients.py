@@ -1,0 +1,576 @@
+"""Official clients, real servers: whatever the transport, parser or way of emitting, nothing is missed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clients import NodeClients, number_of
+from processes import EmbeddedServer, Proxy, ServerCommand, ServerProcess
+
+TRANSPORTS = [
+    pytest.param(("websocket",), id="websocket"),
+    pytest.param(("polling",), id="polling"),
+    pytest.param(("polling", "websocket"), id="upgraded"),
+]
+
+AIOHTTP_MSGPACK = """
+import sys
+
+import socketio
+from aiohttp import web
+
+import handlers_for_tests
+from socketio_eventstore.server.adapter import RecoveryManager
+
+port, database = int(sys.argv[1]), sys.argv[2]
+manager = RecoveryManager(database)
+sio = socketio.AsyncServer(async_mode="aiohttp", serializer="msgpack", client_manager=manager)
+handlers_for_tests.register(sio)
+app = web.Application()
+sio.attach(app)
+web.run_app(app, host="127.0.0.1", port=port, print=None)
+"""
+
+ASGI = """
+import sys
+
+import socketio
+import uvicorn
+
+import handlers_for_tests
+from socketio_eventstore.server.adapter import RecoveryManager
+
+port, database = int(sys.argv[1]), sys.argv[2]
+sio = socketio.AsyncServer(async_mode="asgi", client_manager=RecoveryManager(database))
+handlers_for_tests.register(sio)
+uvicorn.run(socketio.ASGIApp(sio), host="127.0.0.1", port=port)
+"""
+
+
+async def recovers_what_it_missed(server: ServerCommand, node: NodeClients, **options: Any) -> None:
+    """The life of a client: live, away, back with everything in order, live again, after a crash as well."""
+    control = await node.control(server.url, **options.pop("control", {}))
+    client = await node.client(server.url, reconnection=False, **options)
+    first = await client.connected()
+    assert not first.recovered and first.pid
+    assert await client.call("join", "room") == "joined"
+
+    binary = {"text": "täxt", "bytes": b"\x00\x01\xff", "list": [b"", b"\x80"]}
+    expected: list[tuple[str, list[Any], str]] = []
+
+    async def publish(name: str, args: list[Any], **message: object) -> None:
+        offset = await control.call("publish", {"name": name, "args": args, **message})
+        expected.append((name, args, offset))
+
+    async def publish_all() -> None:
+        await publish("plain", [])
+        await publish("to the room", [{"number": 1}, "two", [3, None, 4.5]], to="room")
+        await publish("binary", [binary, b"last"], to="room")
+        await publish("to the sid", [first.sid], to=first.sid)
+        await control.call("publish", {"name": "to nobody here", "to": "empty room"})
+
+    async def got_everything() -> None:
+        await client.until(lambda: len(client.events) >= len(expected), f"{len(expected)} events")
+        assert [(event.name, event.data, event.offset) for event in client.events] == expected
+
+    await publish_all()
+    await got_everything()
+    for leave in (client.cut, client.close):
+        await leave()
+        await publish_all()
+        await client.connect()
+        await client.recovered_again()
+        await got_everything()
+        await publish_all()
+        await got_everything()
+
+    server.kill()
+    await client.gone()
+    await control.gone()
+    server.start()
+    await control.reconnected()
+    await publish_all()
+    await client.connect()
+    await client.recovered_again()
+    await got_everything()
+    assert await client.call("whoami") == {"sid": first.sid, "recovered": True}
+
+
+@pytest.mark.parametrize("transports", TRANSPORTS)
+async def test_clients_recover_on_every_transport(
+    tmp_path: Path, node: NodeClients, transports: tuple[str, ...]
+) -> None:
+    with ServerProcess(tmp_path) as server:
+        await recovers_what_it_missed(server, node, transports=transports)
+
+
+@pytest.mark.parametrize("transports", TRANSPORTS)
+async def test_clients_with_the_msgpack_parser_recover_in_an_application_on_aiohttp(
+    tmp_path: Path, node: NodeClients, transports: tuple[str, ...]
+) -> None:
+    with EmbeddedServer(tmp_path, AIOHTTP_MSGPACK) as server:
+        msgpack = {"parser": "msgpack"}
+        await recovers_what_it_missed(server, node, transports=transports, control=msgpack, **msgpack)
+
+
+@pytest.mark.parametrize("transports", TRANSPORTS)
+async def test_clients_recover_in_an_application_on_asgi(
+    tmp_path: Path, node: NodeClients, transports: tuple[str, ...]
+) -> None:
+    with EmbeddedServer(tmp_path, ASGI) as server:
+        await recovers_what_it_missed(server, node, transports=transports)
+
+
+async def test_an_upgrade_from_polling_to_websocket_misses_nothing(tmp_path: Path, node: NodeClients) -> None:
+    with ServerProcess(tmp_path) as server:
+        control = await node.control(server.url)
+        await control.pump("publish", {"name": "numbered"}, window=4)
+        client = await node.client(server.url, transports=("polling", "websocket"), reconnection=False)
+        await client.upgraded()
+        await client.received("numbered", 50)
+        await client.cut()
+        await control.has_acknowledged(len(control.acknowledged) + 50)
+        await client.connect()
+        await client.recovered_again()
+        await client.upgraded()
+        await control.stop()
+        last = await control.call("publish", {"name": "last"})
+        assert (await client.received("last"))[0].offset == last
+        numbers = [event.data[0]["number"] for event in client.by_name["numbered"]]
+        assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+        assert numbers[-1] == max(control.acknowledged)
+
+
+async def test_events_reach_whom_they_are_addressed_to_live_and_missed(
+    tmp_path: Path, node: NodeClients
+) -> None:
+    with ServerProcess(tmp_path) as server:
+        control = await node.control(server.url)
+        rooms = (["red"], ["blue"], ["red", "blue"])
+        clients = [
+            await node.client(server.url, reconnection=False, auth={"rooms": member_of})
+            for member_of in rooms
+        ]
+        red, blue, both = clients
+        for client in clients:
+            await client.connected()
+
+        async def publish_all() -> None:
+            for message in (
+                {"name": "all"},
+                {"name": "red", "to": "red"},
+                {"name": "blue", "room": "blue"},
+                {"name": "both, once", "to": ["red", "blue"]},
+                {"name": "a sid", "to": blue.sid},
+                {"name": "all but one", "skip_sid": red.sid},
+                {"name": "red but two", "to": "red", "skip_sid": [red.sid, both.sid]},
+                {"name": "elsewhere", "namespace": "/other"},
+                {"name": "end"},
+            ):
+                await control.call("publish", message)
+
+        await publish_all()
+        for client in clients:
+            await client.received("end")
+            await client.cut()
+        await publish_all()
+        for client in clients:
+            await client.connect()
+            await client.recovered_again()
+            await client.received("end", 2)
+        assert [event.name for event in red.events] == 2 * ["all", "red", "both, once", "end"]
+        assert [event.name for event in blue.events] == 2 * [
+            "all",
+            "blue",
+            "both, once",
+            "a sid",
+            "all but one",
+            "end",
+        ]
+        assert [event.name for event in both.events] == 2 * [
+            "all",
+            "red",
+            "blue",
+            "both, once",
+            "all but one",
+            "end",
+        ]
+
+
+async def test_namespaces_on_one_transport_recover_each_for_itself(tmp_path: Path, node: NodeClients) -> None:
+    with ServerProcess(tmp_path) as server:
+        control = await node.control(server.url)
+        main = await node.client(server.url, reconnection=False)
+        before = await main.connected()
+        other = await node.client(server.url, "/other", beside=main)
+        other_before = await other.connected()
+        assert before.pid != other_before.pid and before.sid != other_before.sid
+        await other.call("join", "room")
+
+        await main.cut()
+        await other.gone()
+        await control.call("publish", {"name": "missed", "data": "main"})
+        await control.call(
+            "publish", {"name": "missed", "data": "other", "namespace": "/other", "to": "room"}
+        )
+        await control.call("publish", {"name": "not other's", "to": "room"})
+        await main.connect()
+        await other.connect()
+        await main.recovered_again()
+        await other.recovered_again()
+        await main.received("missed")
+        await other.received("missed")
+        await control.call("publish", {"name": "end"})
+        await control.call("publish", {"name": "end", "namespace": "/other"})
+        await main.received("end")
+        await other.received("end")
+        assert [(event.name, event.data) for event in main.events] == [("missed", ["main"]), ("end", [])]
+        assert [(event.name, event.data) for event in other.events] == [("missed", ["other"]), ("end", [])]
+
+
+async def test_acknowledged_emits_are_not_stored_and_leave_the_offset_alone(
+    tmp_path: Path, node: NodeClients
+) -> None:
+    with ServerProcess(tmp_path) as server:
+        control = await node.control(server.url)
+        client = await node.client(server.url, reconnection=False)
+        await client.connected()
+        offset = await control.call("publish", {"name": "stored"})
+        answer = await control.call("ask", {"name": "question", "data": "text", "to": client.sid})
+        assert answer == "answer to question"
+        # The last argument of an event with an acknowledgement id is no offset, and the client takes none.
+        assert (await client.received("question"))[0].args == ["text"]
+        assert await client.last_offset() == offset
+
+        await client.cut()
+        await control.call("publish", {"name": "missed"})
+        await client.connect()
+        await client.recovered_again()
+        await control.call("publish", {"name": "end"})
+        await client.received("end")
+        assert [event.name for event in client.events] == ["stored", "question", "missed", "end"]
+
+
+async def test_volatile_emits_are_not_stored_and_end_in_the_present_offset(
+    tmp_path: Path, node: NodeClients
+) -> None:
+    with ServerProcess(tmp_path) as server:
+        control = await node.control(server.url)
+        client = await node.client(server.url, reconnection=False)
+        await client.connected()
+        # Before any stored event as well: a string at the end would be taken for an offset.
+        await control.call("publish", {"name": "volatile", "data": "text", "volatile": True})
+        (volatile,) = await client.received("volatile")
+        assert volatile.data == ["text"] and await client.last_offset() == volatile.offset
+
+        offset = await control.call("publish", {"name": "stored"})
+        await control.call("publish", {"name": "volatile", "data": [1], "volatile": True})
+        await client.received("volatile", 2)
+        assert await client.last_offset() == offset
+
+        await client.cut()
+        await control.call("publish", {"name": "missed"})
+        await control.call("publish", {"name": "volatile", "data": "missed", "volatile": True})
+        await client.connect()
+        await client.recovered_again()
+        await control.call("publish", {"name": "end"})
+        await client.received("end")
+        names = ["volatile", "stored", "volatile", "missed", "end"]
+        assert [event.name for event in client.events] == names
+
+
+async def test_events_that_nobody_is_there_to_receive_have_an_offset_too(
+    tmp_path: Path, node: NodeClients
+) -> None:
+    with ServerProcess(tmp_path) as server:
+        control = await node.control(server.url)
+        offsets = [
+            await control.call("publish", {"name": "unheard", **message})
+            for message in ({}, {"to": "empty room"}, {"namespace": "/other"}, {"namespace": "/no handlers"})
+        ]
+        client = await node.client(server.url)
+        await client.connected()
+        offsets.append(await control.call("publish", {"name": "heard"}))
+        assert (await client.received("heard"))[0].offset == offsets[-1]
+        numbers = [number_of(offset) for offset in offsets]
+        assert sorted(set(numbers)) == numbers
+        assert [event.name for event in client.events] == ["heard"]
+
+
+async def test_membership_counts_at_the_moment_of_the_event(tmp_path: Path, node: NodeClients) -> None:
+    with ServerProcess(tmp_path) as server:
+        control = await node.control(server.url)
+        client = await node.client(server.url, reconnection=False)
+        sid = (await client.connected()).sid
+
+        async def publish(name: str) -> None:
+            await control.call("publish", {"name": name, "to": "room"})
+
+        await publish("before it joined")
+        await client.call("join", "room")
+        await publish("live")
+        await client.received("live")
+        await client.cut()
+        await publish("away")
+        await control.call("evict", {"sid": sid, "room": "room"})
+        await publish("evicted")
+        await control.call("enter", {"sid": sid, "room": "room"})
+        await publish("entered again")
+        await control.call("evict", {"sid": sid, "room": "room"})
+        await publish("evicted again")
+        await client.connect()
+        await client.recovered_again()
+        await publish("still evicted")
+        assert await client.call("rooms") == [sid]
+        await control.call("publish", {"name": "end"})
+        await client.received("end")
+        assert [event.name for event in client.events] == ["live", "away", "entered again", "end"]
+
+
+async def test_data_and_rooms_of_a_client_that_is_away_can_be_read_and_changed(
+    tmp_path: Path, node: NodeClients
+) -> None:
+    with ServerProcess(tmp_path) as server:
+        control = await node.control(server.url)
+        client = await node.client(server.url, reconnection=False, auth={"rooms": ["room"]})
+        sid = (await client.connected()).sid
+        await client.call("save", {"count": 1})
+        await client.cut()
+        assert await control.call("rooms", {"sid": sid}) == sorted(["room", sid])
+        assert await control.call("load", {"sid": sid}) == {"count": 1}
+        await control.call("save", {"sid": sid, "session": {"count": 2}})
+        await client.connect()
+        await client.recovered_again()
+        assert await client.call("load") == {"count": 2}
+        assert await client.call("rooms") == sorted(["room", sid])
+
+
+@pytest.mark.parametrize("transports", TRANSPORTS)
+async def test_a_client_that_has_never_received_an_event_recovers(
+    tmp_path: Path, node: NodeClients, transports: tuple[str, ...]
+) -> None:
+    with ServerProcess(tmp_path) as server:
+        control = await node.control(server.url)
+        await control.call("publish", {"name": "before it came"})
+        client = await node.client(server.url, transports=transports, reconnection=False)
+        await client.connected()
+        assert await client.last_offset() is None
+        await client.cut()
+        await control.call("publish", {"name": "missed"})
+        await client.connect()
+        await client.recovered_again()
+        await client.received("missed")
+        assert [event.name for event in client.events] == ["missed"]
+
+
+async def test_a_msgpack_client_that_has_never_received_an_event_recovers(
+    tmp_path: Path, node: NodeClients
+) -> None:
+    # Where the default parser leaves the missing offset out, this one writes JavaScript's undefined.
+    with EmbeddedServer(tmp_path, AIOHTTP_MSGPACK) as server:
+        control = await node.control(server.url, parser="msgpack", auth={"some": "auth"})
+        client = await node.client(server.url, parser="msgpack", reconnection=False, auth={"some": "auth"})
+        await client.connected()
+        await client.cut()
+        await control.call("publish", {"name": "missed"})
+        await client.connect()
+        await client.recovered_again()
+        await client.received("missed")
+
+
+async def test_the_disconnect_button_of_the_tutorial_loses_nothing(tmp_path: Path, node: NodeClients) -> None:
+    with ServerProcess(tmp_path) as server:
+        control = await node.control(server.url)
+        client = await node.client(server.url)
+        await client.connected()
+        assert await client.disconnect() == "io client disconnect"
+        await control.call("publish", {"name": "missed"})
+        await client.connect()
+        await client.recovered_again()
+        await client.received("missed")
+
+
+async def test_the_disconnect_button_ends_the_session_without_recover_client_disconnect(
+    tmp_path: Path, node: NodeClients
+) -> None:
+    config = {"connection_state_recovery": {"recover_client_disconnect": False}}
+    with ServerProcess(tmp_path, config) as server:
+        control = await node.control(server.url)
+        client = await node.client(server.url, reconnection=False)
+        first = await client.connected()
+        await client.disconnect()
+        await control.call("publish", {"name": "missed"})
+        await client.connect()
+        second = await client.reconnected()
+        assert not second.recovered and second.sid != first.sid and second.pid != first.pid
+        # A broken transport is another matter.
+        await client.cut()
+        await control.call("publish", {"name": "kept"})
+        await client.connect()
+        await client.recovered_again()
+        await client.received("kept")
+        assert [event.name for event in client.events] == ["kept"]
+
+
+async def test_a_session_that_the_server_has_ended_is_not_recovered(
+    tmp_path: Path, node: NodeClients
+) -> None:
+    with ServerProcess(tmp_path) as server:
+        control = await node.control(server.url)
+        client = await node.client(server.url)
+        first = await client.connected()
+        await control.call("hang_up", {"sid": first.sid})
+        assert await client.gone() == "io server disconnect"
+        await client.connect()
+        second = await client.reconnected()
+        assert not second.recovered and second.sid != first.sid
+
+
+async def test_a_revoked_session_is_not_recovered_whether_its_client_is_away_or_connected(
+    tmp_path: Path, node: NodeClients
+) -> None:
+    with ServerProcess(tmp_path) as server:
+        control = await node.control(server.url)
+        client = await node.client(server.url, reconnection=False)
+        first = await client.connected()
+        await client.cut()
+        await control.call("publish", {"name": "secret", "to": first.sid})
+        await control.call("revoke", {"sid": first.sid})
+        await client.connect()
+        second = await client.reconnected()
+        assert not second.recovered and second.sid != first.sid
+
+        # No DISCONNECT packet, after which it would not come back: it passes the handlers as a new client.
+        await control.call("revoke", {"sid": second.sid})
+        assert await client.gone() in ("transport close", "transport error")
+        await client.connect()
+        third = await client.reconnected()
+        assert not third.recovered and third.sid != second.sid
+        await control.call("publish", {"name": "end"})
+        await client.received("end")
+        assert [event.name for event in client.events] == ["end"]
+
+
+async def test_a_session_expires_and_the_client_gets_a_fresh_one(tmp_path: Path, node: NodeClients) -> None:
+    config = {
+        "connection_state_recovery": {"max_disconnection_duration": 0.5},
+        "store": {"prune_interval": 0.1},
+    }
+    with ServerProcess(tmp_path, config) as server:
+        control = await node.control(server.url)
+        client = await node.client(server.url, reconnection=False)
+        first = await client.connected()
+        await client.cut()
+        await control.call("publish", {"name": "missed"})
+        (expired,) = await control.received("session_expired")
+        assert expired.data == [first.sid]
+        await client.connect()
+        second = await client.reconnected()
+        assert not second.recovered and second.sid != first.sid and second.pid != first.pid
+        await control.call("publish", {"name": "fresh"})
+        await client.received("fresh")
+        assert [event.name for event in client.events] == ["fresh"]
+        records = await control.call("seen", {"sid": first.sid})
+        assert [record["what"] for record in records] == ["connect", "disconnect", "session_expired"]
+
+
+async def test_a_half_open_connection_does_not_keep_its_client_from_coming_back(
+    tmp_path: Path, node: NodeClients
+) -> None:
+    # The server would notice the lost connection only after 45 seconds.
+    config = {"server": {"ping_interval": 25.0, "ping_timeout": 20.0}}
+    with ServerProcess(tmp_path, config) as server:
+        async with Proxy(server.port) as proxy:
+            control = await node.control(server.url)
+            client = await node.client(proxy.url, reconnection=False)
+            sid = (await client.connected()).sid
+            await client.call("join", "room")
+            await control.call("publish", {"name": "live"})
+            await client.received("live")
+            await proxy.strand()
+            await client.gone()
+            await control.call("publish", {"name": "into the void", "to": "room"})
+
+            await client.connect()
+            await client.recovered_again()
+            await client.received("into the void")
+            records = await control.call("seen", {"sid": sid})
+            assert [record["what"] for record in records] == ["connect", "disconnect", "connect"]
+
+            # The end of the old connection is not the end of the session.
+            await proxy.close_stranded()
+            await control.call("publish", {"name": "to the sid", "to": sid})
+            await control.call("publish", {"name": "to the room", "to": "room"})
+            await client.received("to the room")
+            assert await client.call("rooms") == sorted(["room", sid])
+            names = ["live", "into the void", "to the sid", "to the room"]
+            assert [event.name for event in client.events] == names
+            records = await control.call("seen", {"sid": sid})
+            assert [record["what"] for record in records] == ["connect", "disconnect", "connect"]
+
+
+async def test_a_reloaded_page_goes_on_where_the_old_one_was(tmp_path: Path, node: NodeClients) -> None:
+    with ServerProcess(tmp_path) as server:
+        control = await node.control(server.url)
+        page = await node.client(server.url, reconnection=False)
+        first = await page.connected()
+        await control.call("publish", {"name": "seen"})
+        await page.received("seen")
+        kept = {"pid": first.pid, "offset": await page.last_offset(), "greet": True}
+        await page.cut()
+        await control.call("publish", {"name": "missed"})
+
+        # A new client object knows of no session; the application kept both in sessionStorage.
+        reloaded = await node.client(server.url, auth=kept)
+        again = await reloaded.connected()
+        assert (again.sid, again.pid) == (first.sid, first.pid)
+        (greeting,) = await reloaded.received("greeting")
+        assert greeting.data == [True]
+        assert [event.name for event in reloaded.events] == ["missed", "greeting"]
+
+
+async def test_a_duplicated_tab_takes_over_and_the_other_one_stops(tmp_path: Path, node: NodeClients) -> None:
+    with ServerProcess(tmp_path) as server:
+        control = await node.control(server.url)
+        tab = await node.client(server.url)
+        first = await tab.connected()
+        duplicate = await node.client(server.url, auth={"pid": first.pid})
+        assert (await duplicate.connected()).sid == first.sid
+        assert await tab.gone() == "io server disconnect"
+        await control.call("publish", {"name": "live"})
+        await duplicate.received("live")
+        assert not tab.events and len(tab.connects) == 1
+
+
+async def test_a_refused_takeover_leaves_the_session_to_its_owner(tmp_path: Path, node: NodeClients) -> None:
+    with ServerProcess(tmp_path) as server:
+        control = await node.control(server.url)
+        owner = await node.client(server.url)
+        first = await owner.connected()
+        intruder = await node.client(
+            server.url, reconnection=False, auth={"pid": first.pid, "refuse": "stolen", "greet": True}
+        )
+        assert (await intruder.refused())["data"] == {"reason": "stolen"}
+        await owner.recovered_again()
+        await control.call("publish", {"name": "live"})
+        await owner.received("live")
+        assert not intruder.events and not intruder.connects
+
+
+async def test_a_handler_that_emits_while_it_connects_is_heard_after_connect(
+    tmp_path: Path, node: NodeClients
+) -> None:
+    with ServerProcess(tmp_path) as server:
+        control = await node.control(server.url)
+        client = await node.client(server.url, reconnection=False, auth={"greet": True, "rooms": ["room"]})
+        await client.connected()
+        await client.received("greeting")
+        await client.cut()
+        await control.call("publish", {"name": "missed", "to": "room"})
+        await client.connect()
+        await client.recovered_again()
+        await client.received("greeting", 2)
+        received = [(event.name, event.data) for event in client.events]
+        assert received == [("greeting", [False]), ("missed", []), ("greeting", [True])]
