@@ -176,9 +176,10 @@ class Config:
         try:
             tables = _File.model_validate(layers.tables)
         except ValidationError as error:
-            layers.refuse(problem["loc"] for problem in error.errors(include_url=False))
-            raise
-        layers.refuse(())
+            places = [problem["loc"] for problem in error.errors(include_url=False)]
+            raise ConfigError(*layers.complaints(places)) from None
+        if found := layers.complaints([]):
+            raise ConfigError(*found)
         folder = path.absolute().parent
         store = tables.store.model_copy(update={"path": folder / tables.store.path})
         return cls(folder, tables.server, tables.connection_state_recovery, store)

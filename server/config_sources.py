@@ -54,12 +54,10 @@ class Layers:
             for key, value in settings.items():
                 self._lay(table, key, value, f"--{key.replace('_', '-')}")
 
-    def refuse(self, places: Iterable[Sequence[int | str]]) -> None:
-        """Raises ConfigError if anything is wrong: at one of these places, or found on the way."""
+    def complaints(self, places: Iterable[Sequence[int | str]]) -> list[str]:
+        """A line for each of these places, whose values are wrong, and for what was wrong on the way."""
         wrong = dict.fromkeys((str(place[0]), str(place[1]) if len(place) > 1 else None) for place in places)
-        complaints = [*(self._complaint(table, key) for table, key in wrong), *self._complaints]
-        if complaints:
-            raise ConfigError(*complaints)
+        return [*(self._complaint(table, key) for table, key in wrong), *self._complaints]
 
     def _lay(self, table: str, key: str, value: object, source: str) -> None:
         if isinstance(value, str) and _has_stray_bytes(value):
@@ -89,7 +87,7 @@ class Layers:
         return f"; it belongs to [{owner}]" if owner else _nearest(name, names)
 
     def _in_file(self, *dotted: str) -> str:
-        line = _line_of(".".join(dotted), self._text)
+        line = _line_of(".".join(dotted), self._text) or _line_of(dotted[0], self._text)
         return f"{self._path}, line {line}" if line else f"{self._path}"
 
 
@@ -118,7 +116,7 @@ def _parse(path: Path, text: str) -> dict[str, object]:
 def _line_of(dotted: str, text: str) -> int | None:
     """The first line that writes to this name; tomllib does not tell. Strings of many lines may fool it."""
     table = ""
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if found := re.match(r"\s*\[\[?([^\]]+)\]", line):
             name = table = _plain(found[1])
         elif found := re.match(r"([^=#]+)=", line):

@@ -11,14 +11,16 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from itertools import chain, islice
+from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import ClassVar, Protocol
 
-from socketio_eventstore.server.packets import Codec, Frames
-from socketio_eventstore.server.registry import Connection, Registry, Session
+from socketio_eventstore.server.outbox import Outbox
+from socketio_eventstore.server.packets import Codec
+from socketio_eventstore.server.registry import Registry, Session
+from socketio_eventstore.server.tail import Tail
 from socketio_eventstore.store.errors import StoreBusy, StoreClosed, StoreError, StoreUnavailable
-from socketio_eventstore.store.model import Change, Event, Place
+from socketio_eventstore.store.model import Change, Place
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +28,8 @@ BATCH_TURNS = 1024
 """More in one transaction does not make it faster, it only makes the others wait."""
 QUEUE_TURNS = 100_000
 """Turns that may wait for a commit; an emit beyond that is refused rather than kept in memory."""
-SLICE_DELIVERIES = 10_000
-"""Deliveries after which a batch lets the event loop serve others for a moment."""
+SLICE_BYTES = 1_000_000
+"""What a batch may gather for one audience before it is sent and the event loop serves others."""
 BUSY_PATIENCE_SECONDS = 30.0
 """How long a batch is kept and tried again while another program holds the database's lock."""
 BUSY_PAUSE_SECONDS = 0.01
@@ -59,6 +61,8 @@ class Turn(ABC):
 
     alone: ClassVar[bool] = False
     """Whether its changes depend on the effects of all turns before it."""
+    broadcasts: ClassVar[bool] = False
+    """Whether all it does is ``Outbox.broadcast``, so that its neighbours may share one audience."""
     settled: asyncio.Future[object] | None = None
 
     def changes(self, registry: Registry) -> Sequence[Change]:
@@ -72,59 +76,6 @@ class Turn(ABC):
     def refused(self, dispatcher: Dispatcher, error: StoreError) -> Sequence[Change]:
         """Its changes could not be stored. Returns those that must be written as soon as it is possible."""
         return ()
-
-
-class Outbox:
-    """Gathers what a batch of turns has for each connection, so that each is written to once."""
-
-    def __init__(self) -> None:
-        self._waiting: dict[Connection, list[Frames]] = {}
-        self.deliveries = 0
-
-    def put(self, connection: Connection, frames: Frames) -> None:
-        """Add frames behind what the connection already gets."""
-        self.deliveries += 1
-        try:
-            self._waiting[connection].append(frames)
-        except KeyError:
-            self._waiting[connection] = [frames]
-
-    def flush(self) -> None:
-        """Hand everything to the connections."""
-        waiting, self._waiting = self._waiting, {}
-        self.deliveries = 0
-        for connection, batch in waiting.items():
-            connection.write(batch)
-
-
-class Tail:
-    """The newest events in memory: a session that missed only these needs no disk and no waiting."""
-
-    def __init__(self, begins_after: int, limit_bytes: int, limit_events: int = 4096) -> None:
-        self.begins_after = begins_after
-        """Every event after this number is here."""
-        self._limit_bytes = limit_bytes
-        self._limit_events = limit_events
-        self._events: deque[tuple[int, Event]] = deque()
-        self._size_bytes = 0
-
-    def append(self, number: int, event: Event) -> None:
-        """Add the newest event and drop the oldest ones beyond the limits."""
-        self._events.append((number, event))
-        self._size_bytes += event.size_bytes
-        while self._size_bytes > self._limit_bytes or len(self._events) > self._limit_events:
-            self.begins_after, oldest = self._events.popleft()
-            self._size_bytes -= oldest.size_bytes
-
-    def after(self, number: int) -> Iterator[tuple[int, Event]]:
-        """The events beyond a number, oldest first; the number must not be before ``begins_after``."""
-        newest_first = reversed(self._events)
-        count = 0
-        for found, _ in newest_first:
-            if found <= number:
-                break
-            count += 1
-        return islice(self._events, len(self._events) - count, None)
 
 
 class Dispatcher:
@@ -147,9 +98,10 @@ class Dispatcher:
         """Called with a session that was just accepted, to send it what it missed."""
         self.position = log.head
         """The number of the last event that has taken effect."""
-        self.outbox = Outbox()
+        self.outbox = Outbox(registry)
         self.tail = Tail(log.head, tail_bytes)
-        self._offsets = offsets
+        self.offsets = offsets
+        """Whether clients are told offsets: only when recovery is enabled."""
         self._queue: deque[Sequence[Turn]] = deque()
         self._wake = asyncio.Event()
         self._busy = False
@@ -159,7 +111,7 @@ class Dispatcher:
     @property
     def offset(self) -> str | None:
         """The place that dispatch has reached, as clients are told; None when recovery is disabled."""
-        return str(self.log.place(self.position)) if self._offsets else None
+        return str(self.log.place(self.position)) if self.offsets else None
 
     def enqueue(self, *group: Turn) -> None:
         """Give turns their place in the order, without waiting; all of them are stored or none.
@@ -264,13 +216,15 @@ class Dispatcher:
     async def _apply(self, batch: list[Turn], positions: list[int]) -> None:
         for turn, position in zip(batch, positions, strict=True):
             self._take_effect(turn, position)
-            if self.outbox.deliveries > SLICE_DELIVERIES:
+            if self.outbox.waiting_bytes > SLICE_BYTES:
                 self.outbox.flush()
                 await asyncio.sleep(0)
         self.outbox.flush()
 
     def _take_effect(self, turn: Turn, position: int) -> None:
         self.position = position
+        if not turn.broadcasts:
+            self.outbox.end_stretch()
         try:
             result = turn.apply(self)
         except Exception as error:  # a fault in one turn must not stop the order for all others

@@ -32,6 +32,11 @@ class Frames:
     def __init__(self, *packets: str | bytes) -> None:
         self.packets = packets
 
+    @staticmethod
+    def join(parts: Sequence[Frames]) -> Frames:
+        """Several frames as one, for receivers that all get the same."""
+        return parts[0] if len(parts) == 1 else _JoinedFrames(parts)
+
     @cached_property
     def websocket(self) -> bytes:
         """The packets as unmasked WebSocket frames, one after the other."""
@@ -55,6 +60,19 @@ class Frames:
         return sum(map(len, self.packets))
 
 
+class _JoinedFrames(Frames):
+    """What was encoded already is not encoded again."""
+
+    def __init__(self, parts: Sequence[Frames]) -> None:
+        super().__init__(*[packet for part in parts for packet in part.packets])
+        self._parts = parts
+
+    @cached_property
+    def websocket(self) -> bytes:
+        return b"".join([part.websocket for part in self._parts])
+
+
+CLOSE = Frames("1")
 PING = Frames("2")
 NOOP = Frames("6")
 PONG_PROBE = Frames("3probe")

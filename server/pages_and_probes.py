@@ -21,6 +21,9 @@ CLIENT_FILES = (
 )
 """The builds of the official client; set-up takes them from npm."""
 
+FRESH = {"Cache-Control": "no-cache"}
+"""Browsers ask whether a file has changed, so that an upgrade does not mix old and new ones."""
+
 
 def add_routes(app: web.Application, path: str, pages: Path | None, manager: RecoveryManager) -> None:
     """Serve the pages of the handlers, the client below the Socket.IO path, and the probes."""
@@ -32,12 +35,13 @@ def add_routes(app: web.Application, path: str, pages: Path | None, manager: Rec
             raise web.HTTPNotFound
         if not file.exists():
             raise web.HTTPNotFound(text="The official client is not installed; set-up (make) brings it.")
-        return web.FileResponse(file, headers={"Cache-Control": "no-cache"})
+        return web.FileResponse(file, headers=FRESH)
 
     async def page(request: web.Request) -> web.StreamResponse:
-        if pages is None:
-            raise web.HTTPNotFound(text="These handlers have no page.")
-        return web.FileResponse(pages / "index.html", headers={"Cache-Control": "no-cache"})
+        file = (pages / request.match_info.get("file", "index.html")) if pages is not None else None
+        if file is None or not file.is_file() or file.parent != pages:
+            raise web.HTTPNotFound(text="There is no such page.")
+        return web.FileResponse(file, headers=FRESH)
 
     async def healthy(request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -50,5 +54,4 @@ def add_routes(app: web.Application, path: str, pages: Path | None, manager: Rec
     app.router.add_get("/healthz", healthy)
     app.router.add_get("/readyz", ready)
     app.router.add_get(f"{path}{{file:socket\\.io\\..+}}", client)
-    if pages is not None:
-        app.router.add_static("/pages/", pages)
+    app.router.add_get("/pages/{file:[^/]+}", page)

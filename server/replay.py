@@ -165,7 +165,8 @@ class Replayer:
         return True
 
     def _frames(self, logged: LoggedEvent) -> Frames:
-        event, place = logged.event, str(self._history.origin(logged.number))
+        event = logged.event
+        place = str(self._history.origin(logged.number)) if self.dispatcher.offsets else None
         return self.dispatcher.codec.event(event.namespace, event.payload, event.attachments, place)
 
     def _put(self, session: Session, number: int, frames: Frames) -> None:

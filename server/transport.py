@@ -1,10 +1,7 @@
-"""Engine.IO: connections whose bytes leave in the order of dispatch, from a buffer that is bounded.
+"""Engine.IO connections, whose bytes leave in the order of dispatch from a buffer that is bounded.
 
-python-engineio keeps the request handling (routes, CORS, handshake checks); its socket with a queue,
-a task and a wake-up per packet is replaced by ``EngineConnection``. Together with ``websockets`` this
-is the only part that knows engine.io and the frameworks below it.
-
-Sources: Engine.IO protocol 4; python-engineio 4.15 ``AsyncServer._handle_connect``, ``handle_request``.
+They take the place of python-engineio's sockets with a queue, a task and a wake-up per packet.
+Source: Engine.IO protocol 4.
 """
 
 from __future__ import annotations
@@ -14,45 +11,56 @@ import logging
 from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import Callable, Coroutine, Sequence
-from functools import partial
-from typing import Any
-
-import engineio
-from engineio import exceptions
+from typing import Any, Protocol
 
 from socketio_eventstore.server.packets import (
+    CLOSE,
     NOOP,
     PING,
     PONG_PROBE,
     RECORD_SEPARATOR,
     Frames,
-    dumps,
-    polling_body,
 )
 from socketio_eventstore.server.registry import Connection
-from socketio_eventstore.server.websockets import WebSocket, websocket_class
+from socketio_eventstore.server.websockets import WebSocket
 
 logger = logging.getLogger(__name__)
 
-Environ = dict[str, Any]
+Message = Callable[["EngineConnection", "str | bytes"], Coroutine[Any, Any, None]]
+
+
+class InvalidRequest(Exception):
+    """The request makes no sense for this connection, which is closed."""
 
 
 class InvalidPacket(ValueError):
     """The client sent something that is not an Engine.IO packet; its connection is closed."""
 
 
+class Endpoint(Protocol):
+    """What a connection needs of the server that it belongs to; see ``engine.Engine``."""
+
+    ping_interval: float
+    ping_timeout: float
+    max_client_buffer: int
+    slow_clients: int
+    sockets: dict[str, EngineConnection]
+    reason: Any
+    closed: Callable[[EngineConnection, str], None]
+    message: Message
+    ping_written: Callable[[EngineConnection], None]
+
+
 class EngineConnection(Connection):
     """One Engine.IO session: long-polling, WebSocket, or the one upgraded to the other.
 
-    ``connected``, ``upgraded``, ``upgrading``, ``closing``, ``closed`` and ``session`` are read by
-    python-engineio.
+    ``sid``, ``upgraded``, ``closed`` and ``session`` are read by python-engineio.
     """
 
-    def __init__(self, engine: Engine, connection_id: str) -> None:
+    def __init__(self, engine: Endpoint, connection_id: str) -> None:
         super().__init__(connection_id)
         self.sid = connection_id
         self.session: dict[str, Any] = {}
-        self.connected = False
         self.upgraded = False
         self.upgrading = False
         self.closed = False
@@ -63,11 +71,7 @@ class EngineConnection(Connection):
         self._waiting_bytes = 0
         self._poll: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-
-    @property
-    def closing(self) -> bool:
-        """For python-engineio, which knows a state between open and closed."""
-        return self.closed
+        self._last_word = CLOSE
 
     @property
     def unsent_bytes(self) -> int:
@@ -108,7 +112,6 @@ class EngineConnection(Connection):
 
     def open(self, handshake: Frames) -> None:
         """Begin with the handshake and the heartbeat."""
-        self.connected = True
         self.write([handshake])
         self._timer = self._loop.call_later(self._engine.ping_interval, self._ping)
 
@@ -134,6 +137,8 @@ class EngineConnection(Connection):
             self._timer.cancel()
         if self._websocket is not None:
             self._websocket.close(abort=abort)
+        if abort:
+            self.take_waiting()
         self._end_poll()
         self._engine.sockets.pop(self.id, None)
         self._engine.closed(self, reason)
@@ -147,36 +152,38 @@ class EngineConnection(Connection):
         elif packet[:1] == "3":
             self._pong()
         elif packet[:1] == "1":
+            self._last_word = NOOP
             self._shut(self._engine.reason.CLIENT_DISCONNECT, abort=False)
         elif packet[:1] not in ("5", "6"):
             raise InvalidPacket(f"unknown packet {packet[:20]!r}")
 
     # Long-polling -----------------------------------------------------------------------------------
 
-    async def handle_get_request(self, environ: Environ) -> Any:
-        """Answer a poll, or take over the connection as a WebSocket."""
-        wants = {token.strip() for token in environ.get("HTTP_CONNECTION", "").lower().split(",")}
-        if "upgrade" in wants and environ.get("HTTP_UPGRADE", "").lower() == "websocket":
-            if self.upgraded or self.upgrading:
-                raise exceptions.EngineIOError("the connection has been upgraded already")
-            return await self._engine.websocket(self.serve)(environ)
-        if self.upgrading:
-            return self._engine.body([NOOP])
-        return self._engine.body(await self._next_poll())
-
-    async def _next_poll(self) -> list[Frames]:
+    async def poll(self) -> list[Frames]:
+        """What the client's poll is answered, once there is something. Raises InvalidRequest."""
         if self._poll is not None:
             self.abort("a second poll was sent while one was open")
-            raise exceptions.EngineIOError("a second poll was sent while one was open")
-        if not self._waiting and not self.closed:
+            raise InvalidRequest
+        if self.upgrading:
+            return [NOOP]
+        if not self._waiting:
             self._poll = self._loop.create_future()
             try:
                 await self._poll
             finally:
                 self._poll = None
-        if self.closed and not self._waiting:
-            raise exceptions.EngineIOError("the connection is closed")
-        return self.take_waiting() or [NOOP]
+        return self.take_waiting() or [self._last_word if self.closed else NOOP]
+
+    async def post(self, body: bytes) -> None:
+        """Act on the packets of a POST, up to one that ends the connection. Raises InvalidRequest."""
+        try:
+            for packet in body.decode().split(RECORD_SEPARATOR):
+                if self.closed:
+                    break
+                await self.receive(b64decode(packet[1:], validate=True) if packet[:1] == "b" else packet)
+        except (UnicodeDecodeError, Base64Error, InvalidPacket) as error:
+            self.abort(f"invalid packet: {error}")
+            raise InvalidRequest from error
 
     def take_waiting(self) -> list[Frames]:
         """What waits for a poll, which carries it now."""
@@ -187,26 +194,11 @@ class EngineConnection(Connection):
         if self._poll is not None and not self._poll.done():
             self._poll.set_result(None)
 
-    async def handle_post_request(self, environ: Environ) -> None:
-        """Act on the packets of a POST. Raises EngineIOError, upon which the connection is closed."""
-        limit = self._engine.max_http_buffer_size
-        body = b""
-        while chunk := await environ["wsgi.input"].read(limit + 1 - len(body)):
-            body += chunk
-            if len(body) > limit:
-                raise exceptions.ContentTooLongError
-        try:
-            for packet in body.decode().split(RECORD_SEPARATOR):
-                if not self.closed:
-                    await self.receive(b64decode(packet[1:], validate=True) if packet[:1] == "b" else packet)
-        except (UnicodeDecodeError, Base64Error, InvalidPacket) as error:
-            raise exceptions.EngineIOError(str(error)) from error
-
     # WebSocket --------------------------------------------------------------------------------------
 
     async def serve(self, websocket: WebSocket, handshake: Frames | None = None) -> None:
         """Work over a WebSocket until it ends: from the handshake on, or as an upgrade from polling."""
-        if handshake is None and (self.closed or not await self._upgrade(websocket)):
+        if handshake is None and not await self._upgrade(websocket):
             websocket.close(abort=False)
             return
         self.upgraded = True
@@ -225,7 +217,7 @@ class EngineConnection(Connection):
 
     async def _upgrade(self, websocket: WebSocket) -> bool:
         """Probe and switch (Engine.IO protocol, "Upgrade"); meanwhile nothing leaves by polling."""
-        if await websocket.receive() != "2probe":
+        if self.closed or self.upgraded or self.upgrading or await websocket.receive() != "2probe":
             return False
         self.upgrading = True
         try:
@@ -234,88 +226,3 @@ class EngineConnection(Connection):
             return await websocket.receive() == "5" and not self.closed
         finally:
             self.upgrading = False
-
-
-class Engine(engineio.AsyncServer):
-    """python-engineio's server with connections of our own.
-
-    It takes over an existing server object, since applications make theirs through python-socketio.
-    """
-
-    max_client_buffer: int
-    slow_clients: int
-    closed: Callable[[EngineConnection, str], None]
-    message: Callable[[EngineConnection, str | bytes], Coroutine[Any, Any, None]]
-    ping_written: Callable[[EngineConnection], None]
-
-    @classmethod
-    def adopt(
-        cls,
-        engine: engineio.AsyncServer,
-        *,
-        max_client_buffer: int,
-        closed: Callable[[EngineConnection, str], None],
-        message: Callable[[EngineConnection, str | bytes], Coroutine[Any, Any, None]],
-        ping_written: Callable[[EngineConnection], None],
-    ) -> Engine:
-        """Turn a server that has no connections yet into one of this class.
-
-        ``max_client_buffer`` is in bytes. ``closed`` is called at once when a connection ends,
-        ``message`` for each message, ``ping_written`` when a heartbeat was put behind what was sent.
-        Raises RuntimeError when python-engineio lacks what this class builds on.
-        """
-        for name in ("_handle_connect", "_upgrades", "_generate_sid_cookie", "_ok", "_get_socket"):
-            if not callable(getattr(engine, name, None)):
-                raise RuntimeError(f"this version of python-engineio has no {name}; 4.15 to 4.x is supported")
-        engine.__class__ = cls
-        engine.start_service_task = False  # every connection has a timer of its own
-        engine.max_client_buffer = max_client_buffer
-        engine.slow_clients = 0
-        engine.closed = closed
-        engine.message = message
-        engine.ping_written = ping_written
-        adopted: Engine = engine
-        return adopted
-
-    def websocket(self, serve: Callable[[WebSocket], Coroutine[Any, Any, None]]) -> Any:
-        """A WebSocket of the framework that the application runs on."""
-        return websocket_class(self._async)(serve, self.max_http_buffer_size)
-
-    def connection(self, connection_id: str | None) -> EngineConnection | None:
-        """The open connection with this id."""
-        connection: EngineConnection | None = self.sockets.get(connection_id)
-        return connection
-
-    def body(self, batch: Sequence[Frames], headers: list[tuple[str, str]] | None = None) -> dict[str, Any]:
-        """The response to a poll."""
-        content_type = ("Content-Type", "text/plain; charset=UTF-8")
-        return {
-            "status": "200 OK",
-            "headers": [*(headers or []), content_type],
-            "response": polling_body(batch),
-        }
-
-    async def _handle_connect(self, environ: Environ, transport: str, jsonp_index: int | None = None) -> Any:
-        connection = EngineConnection(self, self.generate_id())
-        self.sockets[connection.id] = connection
-        accepted = await self._trigger_event("connect", connection.id, environ, run_async=False)
-        if accepted is not None and accepted is not True:
-            del self.sockets[connection.id]
-            return self._unauthorized(accepted or None)
-        handshake = {
-            "sid": connection.id,
-            "upgrades": self._upgrades(connection.id, transport),
-            "pingTimeout": round(self.ping_timeout * 1000),
-            "pingInterval": round((self.ping_interval + self.ping_interval_grace_period) * 1000),
-            "maxPayload": self.max_http_buffer_size,
-        }
-        opening = Frames("0" + dumps(handshake))
-        if transport == "websocket":
-            return await self.websocket(partial(connection.serve, handshake=opening))(environ)
-        connection.open(opening)
-        headers = []
-        if self.cookie:
-            attributes = self.cookie if isinstance(self.cookie, dict) else None
-            attributes = attributes or {"name": self.cookie, "path": "/", "SameSite": "Lax"}
-            headers = [("Set-Cookie", self._generate_sid_cookie(connection.id, attributes))]
-        return self.body(connection.take_waiting(), headers)

@@ -41,6 +41,7 @@ def hold(session: Session, frames: Frames, position: int) -> None:
 class Emit(Turn):
     """A recoverable event: stored, then sent to the members that are live. Gives its offset."""
 
+    broadcasts = True
     event: Event
 
     def changes(self, registry: Registry) -> Sequence[Change]:
@@ -49,7 +50,7 @@ class Emit(Turn):
     def apply(self, dispatcher: Dispatcher) -> str | None:
         event, offset = self.event, dispatcher.offset
         dispatcher.tail.append(dispatcher.position, event)
-        _send_live(dispatcher, event, offset)
+        _broadcast(dispatcher, event, offset)
         return offset
 
 
@@ -57,20 +58,16 @@ class Emit(Turn):
 class Volatile(Turn):
     """An event that is not stored. It ends in the present offset, since clients read one from it."""
 
+    broadcasts = True
     event: Event
 
     def apply(self, dispatcher: Dispatcher) -> None:
-        _send_live(dispatcher, self.event, dispatcher.offset)
+        _broadcast(dispatcher, self.event, dispatcher.offset)
 
 
-def _send_live(dispatcher: Dispatcher, event: Event, offset: str | None) -> None:
-    frames = None
-    put = dispatcher.outbox.put
-    for session in dispatcher.registry.members(event.namespace, event.rooms):
-        if session.state is State.LIVE and session.sid not in event.skip and session.connection is not None:
-            if frames is None:
-                frames = dispatcher.codec.event(event.namespace, event.payload, event.attachments, offset)
-            put(session.connection, frames)
+def _broadcast(dispatcher: Dispatcher, event: Event, offset: str | None) -> None:
+    frames = dispatcher.codec.event(event.namespace, event.payload, event.attachments, offset)
+    dispatcher.outbox.broadcast((event.namespace, event.rooms, event.skip), frames)
 
 
 @dataclass(eq=False)

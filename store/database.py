@@ -76,6 +76,7 @@ class Database:
         self._loop = asyncio.get_running_loop()
         self._relief = GilRelief(self._loop)
         self._closing: asyncio.Future[None] | None = None
+        self._failure: Exception | None = None
         self._connection: Connection
         self._worker = aiosqlite.Connection(self._connected, iter_chunk_size=64)
         # The thread waits for jobs until it is told to stop, and the interpreter waits at its exit for
@@ -86,11 +87,28 @@ class Database:
     async def open(cls, connect: Callable[[], Connection]) -> Database:
         """Start the thread and connect there. What ``connect`` raises is raised here."""
         database = cls(connect)
-        _ = await database._worker
+        starting = asyncio.ensure_future(database._start())
+        try:
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # The thread cannot be stopped while it connects, and must not find the loop closed after.
+            await asyncio.wait([starting])
+            await database.close()
+            raise
+        if database._failure is not None:
+            await database.close()
+            raise database._failure
         return database
 
-    def _connected(self) -> Connection:
-        self._connection = self._connect()
+    async def _start(self) -> None:
+        _ = await self._worker
+
+    def _connected(self) -> sqlite3.Connection:
+        try:
+            self._connection = self._connect()
+        except Exception as error:  # noqa: BLE001 -- raised by open, after the thread has ended in order
+            self._failure = error
+            return sqlite3.connect(":memory:")
         self._connection.relief = self._relief
         return self._connection
 

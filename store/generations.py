@@ -6,13 +6,13 @@ import json
 import sqlite3
 import sys
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final
 
 from socketio_eventstore.store import events
-from socketio_eventstore.store.index import GENERATION_LENGTH, Audience, Generation, Index
+from socketio_eventstore.store.index import GENERATION_LENGTH, Audience, Generation, Index, Portion
 
-# OR IGNORE: a generation is offered to every commit until one has succeeded.
+# OR IGNORE: a portion is offered to every commit until one has succeeded, and again after a crash.
 _WRITE_SIZES: Final = "INSERT OR IGNORE INTO index_generations (generation, sizes) VALUES (?, ?)"
 _WRITE_LIST: Final = "INSERT OR IGNORE INTO index_lists (generation, audience, offsets) VALUES (?, ?, ?)"
 _DELETE: Final = (
@@ -27,14 +27,19 @@ SELECT audience, offsets FROM json_each(?2) CROSS JOIN index_lists ON generation
 """
 
 
-def write(connection: sqlite3.Connection, generations: Sequence[Generation]) -> None:
-    """Write complete generations."""
-    for generation in generations:
+def write(connection: sqlite3.Connection, portion: Portion) -> None:
+    """Write some lists of a complete generation; the row that makes it count comes with the last of them."""
+    generation = portion.generation
+    if generation.order is None:
+        # Near to the order of their texts, so that each portion touches pages of its own.
+        generation.order = sorted(generation.audiences, key=lambda audience: (audience[0], str(audience[1])))
+    lists = [
+        (generation.key, _to_text(audience), _to_bytes(generation.audiences[audience]))
+        for audience in generation.order[portion.start : portion.stop]
+    ]
+    connection.executemany(_WRITE_LIST, lists)
+    if portion.is_last:
         connection.execute(_WRITE_SIZES, (generation.key, _to_bytes(generation.sizes)))
-        rows = sorted(
-            (_to_text(audience), _to_bytes(places)) for audience, places in generation.audiences.items()
-        )
-        connection.executemany(_WRITE_LIST, [(generation.key, *row) for row in rows])
 
 
 def delete(connection: sqlite3.Connection, pruned_through: int) -> None:

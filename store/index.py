@@ -20,6 +20,7 @@ from socketio_eventstore.store.model import Interval, Missed, Room
 GENERATION_LENGTH = 4096
 _LARGEST_SIZE = 2**32 - 1
 _EVERYONE = (None,)
+_SMALLEST_PORTION = 256
 
 Audience: TypeAlias = tuple[str, Room | None]
 """A namespace, and a room in it; None for everyone in the namespace."""
@@ -55,7 +56,7 @@ def wanted(namespace: str, memberships: Iterable[Interval], after: int, through:
 class Generation:
     """The lists of GENERATION_LENGTH consecutive numbers."""
 
-    __slots__ = ("audiences", "first", "key", "memory_bytes", "sizes")
+    __slots__ = ("audiences", "first", "key", "lists_on_disk", "memory_bytes", "order", "sizes")
 
     def __init__(self, key: int) -> None:
         """``key``: how many generations lie before it."""
@@ -66,6 +67,9 @@ class Generation:
         self.sizes = array("I", bytes(4 * GENERATION_LENGTH))
         """By number less ``first``: what the event weighs, in bytes."""
         self.memory_bytes: float = _GENERATION_BYTES
+        self.order: list[Audience] | None = None
+        """The order in which the lists are written, for the one who writes them."""
+        self.lists_on_disk = 0
 
     def add(self, number: int, namespace: str, rooms: Sequence[Room] | None, size_bytes: int) -> None:
         """Enter an event; its number is larger than all before it."""
@@ -103,6 +107,21 @@ class Generation:
         """The sizes of these numbers together, in bytes."""
         sizes, first = self.sizes, self.first
         return sum([sizes[number - first] for number in numbers])
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """Some lists of a complete generation, to be written with a commit."""
+
+    generation: Generation
+    start: int
+    """How many of its lists were written before."""
+    stop: int
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the generation is whole on disk after it."""
+        return self.stop == len(self.generation.audiences)
 
 
 def collect(
@@ -165,19 +184,34 @@ class Index:
         self._keys.append(key)
         self._on_disk.add(key)
 
-    def complete(self) -> list[Generation]:
-        """The generations that the log has moved past and that are not on disk yet."""
-        older = self._keys[:-1]
-        fresh: list[Generation] = []
-        for key in reversed(older):
+    def portion(self, events: int) -> Portion | None:
+        """What is to be written next of the generations that the log has moved past, oldest first.
+
+        A generation of direct messages has a list for each event, and all of them in one commit would
+        hold it up. In the end it must be written faster than the ``events`` of the commits come in.
+        """
+        generation = self._oldest_unwritten()
+        if generation is None:
+            return None
+        start, end = generation.lists_on_disk, len(generation.audiences)
+        share = 2 * end * events // GENERATION_LENGTH
+        return Portion(generation, start, min(start + max(share, _SMALLEST_PORTION), end))
+
+    def _oldest_unwritten(self) -> Generation | None:
+        oldest = None
+        for key in reversed(self._keys):
             if key in self._on_disk:
                 break
-            fresh.append(self._loaded[key])
-        return fresh[::-1]
+            if self._loaded[key] is not self._newest:
+                oldest = self._loaded[key]
+        return oldest
 
-    def written(self, generations: Iterable[Generation]) -> None:
-        """Take note that these are on disk from now on."""
-        self._on_disk.update(generation.key for generation in generations)
+    def written(self, portion: Portion) -> None:
+        """Take note that it is on disk from now on."""
+        generation = portion.generation
+        generation.lists_on_disk = max(generation.lists_on_disk, portion.stop)
+        if portion.is_last and generation.key in self._loaded:
+            self._on_disk.add(generation.key)
 
     def evict(self) -> None:
         """Drop the lists of the oldest generations that are on disk, until the rest fits the bound."""

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final, Literal
@@ -16,21 +14,10 @@ from typing import Final, Literal
 from socketio_eventstore.store import events, generations, offsets, schema, sessions
 from socketio_eventstore.store.database import Database
 from socketio_eventstore.store.errors import StoreError, StoreNotUsable
-from socketio_eventstore.store.index import Generation, Index, Wanted, collect, wanted
+from socketio_eventstore.store.index import Generation, Portion, Wanted, collect, wanted
 from socketio_eventstore.store.model import Change, Event, Interval, LoggedEvent, Missed, Place, StoredSession
-from socketio_eventstore.store.writing import Writer
+from socketio_eventstore.store.start import Start, begin
 
-_HEAD: Final = """
-SELECT max((SELECT coalesce(max(offset), 0) FROM events),
-           (SELECT pruned_through FROM log_state),
-           (SELECT coalesce(max(began_after), 0) FROM boots)),
-       (SELECT pruned_through FROM log_state),
-       (SELECT coalesce(max(service_time), 0.0) FROM boots)
-"""
-_BEGIN_BOOT: Final = """
-INSERT INTO boots (boot, began_after, started_at, alive_at, service_time) VALUES (?1, ?2, ?3, ?3, ?4)
-"""
-_BOOTS: Final = "SELECT boot, began_after FROM boots ORDER BY number"
 _COUNTS: Final = "SELECT (SELECT count(*) FROM sessions), (SELECT count(*) FROM events)"
 
 _GENERATIONS_PER_READ: Final = 64
@@ -40,23 +27,11 @@ def _random_boot_id() -> str:
     return secrets.token_urlsafe(6)
 
 
-@dataclass(frozen=True, slots=True)
-class _Start:
-    """What the database held when this boot was written into it."""
-
-    boots: offsets.Boots
-    head: int
-    pruned_through: int
-    service_time: float
-    index: Index
-    writer: Writer
-
-
 class EventLog:
     """The durable log, as the one process that writes it sees it. Use it from one event loop."""
 
     def __init__(
-        self, boot: str, start: _Start, write: Database, read: Database, clock: Callable[[], float]
+        self, boot: str, start: Start, write: Database, read: Database, clock: Callable[[], float]
     ) -> None:
         """Use ``open``."""
         self.boot = boot
@@ -92,10 +67,12 @@ class EventLog:
         boot = boot_id()
         if offsets.BOOT_ID.fullmatch(boot) is None:
             raise ValueError(f"a boot id cannot be {boot!r}")
-        begin = partial(_begin, path=path, boot=boot, now=wall_clock(), index_memory_bytes=index_memory_bytes)
+        boot_begins = partial(
+            begin, path=path, boot=boot, now=wall_clock(), index_memory_bytes=index_memory_bytes
+        )
         write = await Database.open(lambda: schema.writer(path))
         try:
-            start = await write.run(begin)
+            start = await write.run(boot_begins)
             await write.run(lambda connection: schema.settle(connection, synchronous))
             read = await Database.open(lambda: schema.reader(path))
         except BaseException as error:
@@ -151,14 +128,15 @@ class EventLog:
         """
         if not changes:
             return []
-        complete = self._index.complete()
-        future = self._write.submit(lambda connection: self._writer.commit(connection, changes, complete))
+        changes = tuple(changes)
+        portion = self._index.portion(len(changes))
+        future = self._write.submit(lambda connection: self._writer.commit(connection, changes, portion))
         # Before anybody else learns of it, also when nobody waits for it any more.
-        future.add_done_callback(partial(self._committed, changes, complete))
+        future.add_done_callback(partial(self._committed, changes, portion))
         return await asyncio.shield(future)
 
     def _committed(
-        self, changes: Sequence[Change], complete: Sequence[Generation], future: asyncio.Future[list[int]]
+        self, changes: Sequence[Change], portion: Portion | None, future: asyncio.Future[list[int]]
     ) -> None:
         if future.exception() is not None:
             return
@@ -167,7 +145,8 @@ class EventLog:
             if type(change) is Event:
                 index.add(number, change.namespace, change.rooms, change.size_bytes)
                 self._head = number
-        index.written(complete)
+        if portion is not None:
+            index.written(portion)
         index.evict()
 
     async def missed(
@@ -256,16 +235,3 @@ class EventLog:
             # What a foreign reader keeps from being moved into the main file stays safe in the WAL.
             await self._write.run(lambda connection: connection.execute("PRAGMA wal_checkpoint(TRUNCATE)"))
         await self._write.close()
-
-
-def _begin(
-    connection: sqlite3.Connection, path: Path, boot: str, now: float, index_memory_bytes: int
-) -> _Start:
-    """Read what is there and write this boot down, in one transaction; on the writer's thread."""
-    connection.execute("BEGIN IMMEDIATE")
-    head, pruned_through, service_time = connection.execute(_HEAD).fetchone()
-    connection.execute(_BEGIN_BOOT, (boot, head, now, service_time))
-    boots = offsets.Boots(connection.execute(_BOOTS))
-    index = generations.load(connection, pruned_through, index_memory_bytes)
-    connection.commit()
-    return _Start(boots, head, pruned_through, service_time, index, Writer(path, boot, head))

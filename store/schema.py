@@ -103,7 +103,10 @@ def _create_file(path: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:  # one may write into a folder without reading it
+        return
     try:
         os.fsync(handle)
     finally:

@@ -14,7 +14,7 @@ from typing import Final, cast
 
 from socketio_eventstore.store import events, generations, sessions
 from socketio_eventstore.store.errors import StoreUnavailable
-from socketio_eventstore.store.index import Generation
+from socketio_eventstore.store.index import Portion
 from socketio_eventstore.store.model import Change, Event, Place
 
 _BEGIN: Final = "BEGIN IMMEDIATE"
@@ -34,9 +34,9 @@ class Writer:
         self._last_used = head
 
     def commit(
-        self, connection: sqlite3.Connection, changes: Sequence[Change], complete: Sequence[Generation]
+        self, connection: sqlite3.Connection, changes: Sequence[Change], portion: Portion | None
     ) -> list[int]:
-        """Write the changes in their order, and index generations that are complete, in one transaction.
+        """Write the changes in their order, and a portion of the index, in one transaction.
 
         Returns the log's position after each change. Numbers are used up even if this fails: a COMMIT
         that reports an error may still be found committed after a crash.
@@ -56,7 +56,8 @@ class Writer:
                 place = Place(self._boot, head)
                 sessions.write(connection, cast("list[sessions.SessionChange]", group), place)
                 positions.extend([head] * len(group))
-        generations.write(connection, complete)
+        if portion is not None:
+            generations.write(connection, portion)
         connection.commit()
         self._head = head
         return positions

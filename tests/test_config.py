@@ -261,6 +261,12 @@ def test_a_dotted_key_is_found_too(file: Path) -> None:
     ]
 
 
+def test_of_an_inline_table_the_line_is_named(file: Path) -> None:
+    assert complaints(file, "store = {}\nserver = { port = -1 }") == [
+        f"config.toml, line 2: [server] port = -1: expected {PORTS}"
+    ]
+
+
 def test_everything_wrong_is_said_at_once(file: Path) -> None:
     assert complaints(file, "[server]\nport = -1\nprot = 1", {"EVENTSTORE_SERVER__HOSTS": "x"}) == [
         f"config.toml, line 2: [server] port = -1: expected {PORTS}",

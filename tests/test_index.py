@@ -117,15 +117,55 @@ def fill(index: Index, generations: int, room: Callable[[int], Room]) -> None:
         index.add(number, "/", [room(number)], 1)
 
 
-def test_a_generation_is_complete_when_the_log_has_moved_past_it() -> None:
+def write_all(index: Index) -> list[int]:
+    """Write what is complete, and say which generations it was."""
+    keys = []
+    while (portion := index.portion(1)) is not None:
+        index.written(portion)
+        if portion.is_last:
+            keys.append(portion.generation.key)
+    return keys
+
+
+def test_a_generation_is_written_when_the_log_has_moved_past_it() -> None:
     index = Index(ENOUGH_BYTES)
     fill(index, 2, lambda _: "lobby")
-    assert [generation.key for generation in index.complete()] == [0]
+    assert write_all(index) == [0]
     index.add(2 * GENERATION_LENGTH, "/", None, 1)
-    complete = index.complete()
-    assert [generation.key for generation in complete] == [0, 1]
-    index.written(complete)
-    assert index.complete() == []
+    assert write_all(index) == [1]
+
+
+def test_a_generation_with_many_lists_is_written_in_portions_without_a_gap() -> None:
+    index = Index(0)
+    fill(index, 2, lambda number: number)
+    written: list[int] = []
+    while (portion := index.portion(1)) is not None:
+        assert portion.stop - portion.start <= 256
+        written += range(portion.start, portion.stop)
+        index.written(portion)
+        index.written(portion)  # two commits at the same time may carry the same
+        index.evict()
+    assert written == list(range(GENERATION_LENGTH))
+    assert index.only_on_disk(wanted("/", [Interval(5, 0, None)], 0, 10)) == [0]
+
+
+@pytest.mark.parametrize("rooms", [1, 20])
+def test_the_index_is_written_faster_than_it_grows(rooms: int) -> None:
+    index = Index(0)
+    for number in range(20 * GENERATION_LENGTH):
+        index.add(number, "/", [number * rooms + room for room in range(rooms)], 1)
+        if number % 1024 == 0 and (portion := index.portion(1024)) is not None:
+            index.written(portion)
+            index.evict()
+    stretches = wanted("/", [Interval(None, 0, None)], 0, 20 * GENERATION_LENGTH)
+    assert len(list(index.loaded(stretches))) <= 2
+
+
+def test_a_generation_in_which_nobody_was_addressed_is_written_too() -> None:
+    index = Index(0)
+    for number in range(GENERATION_LENGTH + 1):
+        index.add(number, "/", [], 1)
+    assert write_all(index) == [0]
 
 
 def test_only_what_is_on_disk_is_evicted_and_the_oldest_first() -> None:
@@ -134,7 +174,7 @@ def test_only_what_is_on_disk_is_evicted_and_the_oldest_first() -> None:
     index.evict()
     stretches = wanted("/", [Interval("lobby", 0, None)], 0, 5 * GENERATION_LENGTH)
     assert index.only_on_disk(stretches) == []
-    index.written(index.complete())
+    write_all(index)
     index.evict()
     assert index.only_on_disk(stretches) == [0]
     assert [generation.key for generation in index.loaded(stretches)] == [1, 2, 3, 4]
@@ -144,7 +184,7 @@ def test_only_what_is_on_disk_is_evicted_and_the_oldest_first() -> None:
 def test_the_newest_generation_stays_however_small_the_bound() -> None:
     index = Index(0)
     fill(index, 3, lambda _: "lobby")
-    index.written(index.complete())
+    write_all(index)
     index.evict()
     assert index.find("/", [Interval("lobby", 0, None)], 0, 10**6).numbers == tuple(
         range(2 * GENERATION_LENGTH, 3 * GENERATION_LENGTH)

@@ -167,3 +167,26 @@ async def test_the_loop_is_left_alone_when_there_is_nothing_to_wait_for(database
     await database.run(lambda _connection: None)
     while database._relief._watching:  # noqa: ASYNC110 -- nothing tells when it ends
         await asyncio.sleep(0)
+
+
+async def test_a_start_that_is_cancelled_waits_for_its_thread() -> None:
+    begun, may_end = threading.Event(), threading.Event()
+    before = set(threading.enumerate())
+
+    def slow() -> Connection:
+        begun.set()
+        may_end.wait()
+        return connect()
+
+    opening = asyncio.ensure_future(Database.open(slow))
+    await asyncio.to_thread(begun.wait)
+    opening.cancel()
+    asyncio.get_running_loop().call_soon(may_end.set)
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    threads = [
+        thread for thread in set(threading.enumerate()) - before if "_connection_worker" in thread.name
+    ]
+    for thread in threads:
+        thread.join(timeout=60)
+        assert not thread.is_alive()

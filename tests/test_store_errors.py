@@ -138,7 +138,7 @@ async def test_a_closed_log_says_so(path: Path) -> None:
 
 async def test_commits_under_way_are_finished_by_closing(path: Path) -> None:
     async with opened(path) as log:
-        future = log._write.submit(lambda connection: log._writer.commit(connection, [event()], []))
+        future = log._write.submit(lambda connection: log._writer.commit(connection, [event()], None))
         await log.close()
         assert await future == [1]
     async with opened(path) as log:

@@ -276,3 +276,17 @@ async def assert_every_third(log: EventLog, total: int) -> None:
         expected = tuple(n for n in range(1, total + 1) if n % 3 == 2 and after < n <= through)
         size_bytes = event().size_bytes * len(expected)
         assert await log.missed("/", always("r1"), after, through) == Missed(expected, size_bytes)
+
+
+async def test_an_index_that_a_restart_found_half_written_is_completed(path: Path) -> None:
+    async with opened(path, index_memory_bytes=0) as log:
+        for start in range(0, GENERATION_LENGTH, 1024):
+            await log.commit([event(rooms=(f"r{n}",)) for n in range(start + 1, start + 1025)])
+        await log.commit([event()])
+        assert log.missed_in_memory("/", always("r1"), 0, log.head) is not None
+    async with opened(path, index_memory_bytes=0) as log:
+        for _ in range(20):
+            await log.commit([event()])
+        assert log.missed_in_memory("/", always("r1"), 0, log.head) is None
+        for number in (1, 255, 256, 257, 2000, GENERATION_LENGTH - 1):
+            assert (await log.missed("/", always(f"r{number}"), 0, log.head)).numbers == (number,)

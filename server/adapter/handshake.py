@@ -62,8 +62,11 @@ class Handshake:
     def connect(self, connection: EngineConnection, namespace: str, auth: Any) -> None:
         """Answer a CONNECT packet, in a task of its own: a slow handler holds up nobody else."""
         key = (connection.id, namespace)
-        if not self._server.serves(namespace) or namespace in connection.sessions or key in self._connecting:
-            self._reply(connection, namespace, self._error(namespace, "Unable to connect"))
+        if not self._server.serves(namespace):
+            self._reply(connection, namespace, self._error(namespace, {"message": "Invalid namespace"}))
+            return
+        if namespace in connection.sessions or key in self._connecting:
+            self._reply(connection, namespace, self._error(namespace, {"message": "Unable to connect"}))
             return
         self._connecting.add(key)
         task = self._spawn(self._connect(connection, namespace, auth))
@@ -184,7 +187,9 @@ class Handshake:
                 await self._call_disconnect(session, self._server.reason.TRANSPORT_CLOSE)
             if session.state is State.ENDED:  # by its own connect handler, which is a refusal too
                 self._reply(
-                    connection, session.namespace, self._error(session.namespace, "Unable to connect")
+                    connection,
+                    session.namespace,
+                    self._error(session.namespace, {"message": "Unable to connect"}),
                 )
             return False
         if early:

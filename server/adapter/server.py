@@ -15,10 +15,11 @@ from socketio import packet
 from socketio_eventstore.server.adapter import codec
 from socketio_eventstore.server.adapter.handshake import Handshake
 from socketio_eventstore.server.collection import collecting, submit_or_collect
+from socketio_eventstore.server.engine import Engine
 from socketio_eventstore.server.packets import dumps, event_payload
 from socketio_eventstore.server.registry import Session
 from socketio_eventstore.server.session_turns import End
-from socketio_eventstore.server.transport import Engine, EngineConnection, InvalidPacket
+from socketio_eventstore.server.transport import EngineConnection, InvalidPacket
 from socketio_eventstore.server.turns import Reply, Save
 from socketio_eventstore.store.errors import StoreClosed, StoreError
 

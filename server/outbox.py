@@ -1,0 +1,70 @@
+"""Fan-out: what a batch of turns has for each connection, joined, so that each is written to once.
+
+This is the fast path. A write per client and event would cost six to nine microseconds each; here the
+consecutive events for one audience are joined into one buffer that all its clients share, and a client
+costs one write per batch, however many events are in it.
+"""
+
+from __future__ import annotations
+
+from socketio_eventstore.server.packets import Frames
+from socketio_eventstore.server.registry import Connection, Registry, State
+from socketio_eventstore.store.model import Room
+
+Audience = tuple[str, tuple[Room, ...] | None, tuple[str, ...]]
+"""Namespace, rooms, and the sids that are skipped."""
+
+
+class Outbox:
+    """Gathers frames in the order of dispatch until ``flush`` hands them to the connections."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._waiting: dict[Connection, list[Frames]] = {}
+        self._audience: Audience | None = None
+        self._stretch: list[Frames] = []
+        self.waiting_bytes = 0
+        """The bytes gathered since the last flush, each broadcast counted once."""
+
+    def broadcast(self, audience: Audience, frames: Frames) -> None:
+        """Add an event for the live members of an audience.
+
+        Its recipients are settled at ``end_stretch``: until then nobody may join, leave or change state.
+        """
+        if audience != self._audience:
+            self.end_stretch()
+            self._audience = audience
+        self._stretch.append(frames)
+        self.waiting_bytes += frames.size_bytes
+
+    def end_stretch(self) -> None:
+        """Give the consecutive events for one audience, joined, to each of its live members."""
+        if self._audience is None:
+            return
+        (namespace, rooms, skip), self._audience = self._audience, None
+        stretch, self._stretch = self._stretch, []
+        joined = Frames.join(stretch)
+        for session in self._registry.members(namespace, rooms):
+            connection = session.connection
+            if session.state is State.LIVE and connection is not None and session.sid not in skip:
+                self._put(connection, joined)
+
+    def put(self, connection: Connection, frames: Frames) -> None:
+        """Add frames for one connection, behind everything that it gets before."""
+        self.end_stretch()
+        self.waiting_bytes += frames.size_bytes
+        self._put(connection, frames)
+
+    def flush(self) -> None:
+        """Hand everything to the connections."""
+        self.end_stretch()
+        waiting, self._waiting = self._waiting, {}
+        self.waiting_bytes = 0
+        for connection, batch in waiting.items():
+            connection.write(batch)
+
+    def _put(self, connection: Connection, frames: Frames) -> None:
+        try:
+            self._waiting[connection].append(frames)
+        except KeyError:
+            self._waiting[connection] = [frames]

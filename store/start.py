@@ -1,0 +1,56 @@
+"""What happens once, when a server starts: its boot is written down, and what was there is read."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from socketio_eventstore.store import generations
+from socketio_eventstore.store.index import Index
+from socketio_eventstore.store.offsets import Boots
+from socketio_eventstore.store.writing import Writer
+
+_HEAD: Final = """
+SELECT max((SELECT coalesce(max(offset), 0) FROM events),
+           (SELECT pruned_through FROM log_state),
+           (SELECT coalesce(max(began_after), 0) FROM boots)),
+       (SELECT pruned_through FROM log_state),
+       (SELECT coalesce(max(service_time), 0.0) FROM boots)
+"""
+_BEGIN_BOOT: Final = """
+INSERT INTO boots (boot, began_after, started_at, alive_at, service_time) VALUES (?1, ?2, ?3, ?3, ?4)
+"""
+_BOOTS: Final = "SELECT boot, began_after FROM boots ORDER BY number"
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What the database held when this boot was written into it."""
+
+    boots: Boots
+    head: int
+    """The number of the last event."""
+    pruned_through: int
+    service_time: float
+    """Seconds that servers had run on this database."""
+    index: Index
+    writer: Writer
+
+
+def begin(
+    connection: sqlite3.Connection, path: Path, boot: str, now: float, index_memory_bytes: int
+) -> Start:
+    """Write this boot down and read what is there, in one transaction; a job of the writer's thread.
+
+    The transaction must be durable whatever the configuration says: the row tells offsets of this boot
+    that a power cut took from those that it did not.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    head, pruned_through, service_time = connection.execute(_HEAD).fetchone()
+    connection.execute(_BEGIN_BOOT, (boot, head, now, service_time))
+    boots = Boots(connection.execute(_BOOTS))
+    index = generations.load(connection, pruned_through, index_memory_bytes)
+    connection.commit()
+    return Start(boots, head, pruned_through, service_time, index, Writer(path, boot, head))
