@@ -49,7 +49,10 @@ def _origin(text: str) -> str:
 def _file(path: Path) -> Path:
     if not path.name or "\0" in str(path):
         raise ValueError(path)
-    return path.expanduser()
+    try:
+        return path.expanduser()
+    except RuntimeError:  # ~somebody whom nobody knows
+        raise ValueError(path) from None
 
 
 Host: TypeAlias = Annotated[str, Field(pattern=r"^\S+$", description="a host name or an address")]

@@ -115,13 +115,10 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
         method = environ["REQUEST_METHOD"]
         if method == "OPTIONS":
             return _response("")
-        query: dict[str, str] = {
-            key: values[0] for key, values in parse_qs(environ.get("QUERY_STRING", "")).items()
-        }
-        transport, wants_websocket = (
-            query.get("transport"),
-            environ.get("HTTP_UPGRADE", "").lower() == "websocket",
-        )
+        parsed = parse_qs(environ.get("QUERY_STRING", ""))
+        query: dict[str, str] = {key: values[0] for key, values in parsed.items()}
+        transport = query.get("transport", "")
+        wants_websocket = environ.get("HTTP_UPGRADE", "").lower() == "websocket"
         if transport not in self.transports:
             raise Refused(UNKNOWN_TRANSPORT)
         if "sid" not in query:

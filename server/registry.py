@@ -85,6 +85,10 @@ class Session:
     pid_hash: bytes
     start: Place
     former_offset: str | None = None
+    identity: str | None = None
+    """Who it belongs to, if the handlers have said so."""
+    vouched: str | None = None
+    """Who the present connection is, as its connect handler has said."""
     data: str = "{}"
     """What the handlers saved, a JSON object."""
     state: State = State.CONNECTING
@@ -118,6 +122,7 @@ class Session:
             pid_hash=stored.pid_hash,
             start=stored.start,
             former_offset=stored.former_offset,
+            identity=stored.identity,
             data=stored.data,
             state=State.AWAY,
             joined={m.room: m.after for m in stored.memberships if m.through is None and m.room is not None},
@@ -138,6 +143,7 @@ class Session:
         self.detach()
         self.claim += 1
         self.connection = connection
+        self.vouched = None
         connection.sessions[self.namespace] = self
         self.sent = self.mark = cursor
         return self.claim

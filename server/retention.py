@@ -19,6 +19,10 @@ PRUNE_EVENTS = 1000
 """Events that one transaction deletes: little enough that no emit notices."""
 
 
+ANSWERS_KEPT_SECONDS = 3600.0
+"""How much longer than a session the answers to its events are kept: a client repeats an event in its
+next session, too."""
+
 Expired: TypeAlias = Callable[[Session], Awaitable[None]]
 """Ends a session that has expired. When it raises, the session is tried again at the next sweep."""
 
@@ -44,6 +48,10 @@ class Prunable(Protocol):
 
     async def beat(self, service_time: float) -> None:
         """Write down that the server is alive and how long it has been up, in seconds."""
+        ...
+
+    async def prune_answers(self, answered_before: float, limit: int) -> int:
+        """Forget some of the oldest answers to clients' events; return how many."""
         ...
 
     async def prune(self, *, through: int, emitted_before: float, limit: int) -> int:
@@ -95,6 +103,9 @@ class Retention:
         for session in list(self._dispatcher.registry):
             if self._is_expired(session) and session not in self._expiring:
                 self._expiring[session] = asyncio.create_task(self._expire(session))
+        forgotten_before = self._clock() - self._retention_seconds - ANSWERS_KEPT_SECONDS
+        while await self._log.prune_answers(forgotten_before, PRUNE_EVENTS) == PRUNE_EVENTS:
+            pass
         pruned = 0
         while True:
             deleted = await self._log.prune(

@@ -78,7 +78,8 @@ class Refuse(Turn):
 
     session: Session
     claim: int
-    error: Frames
+    error: Frames | None
+    """The CONNECT_ERROR packet; None when the client is given another session instead."""
     refused_at: float
     displaced: bool
     """Whether the session was connected when it was claimed."""
@@ -95,7 +96,7 @@ class Refuse(Turn):
 
     def apply(self, dispatcher: Dispatcher) -> None:
         connection = self._step_back(dispatcher)
-        if connection is not None:
+        if connection is not None and self.error is not None:
             dispatcher.outbox.put(connection, self.error)
 
     def refused(self, dispatcher: Dispatcher, error: StoreError) -> Sequence[Change]:

@@ -15,12 +15,14 @@ from socketio_eventstore.server.dispatch import Dispatcher, Turn
 from socketio_eventstore.server.packets import Frames
 from socketio_eventstore.server.registry import Connection, Registry, Session, State
 from socketio_eventstore.store.model import (
+    Answered,
     Change,
     DataSaved,
     Event,
     Room,
     RoomJoined,
     RoomLeft,
+    SessionBound,
 )
 
 HELD_PACKETS = 1000
@@ -167,3 +169,30 @@ class Save(Turn):
 
     def apply(self, dispatcher: Dispatcher) -> None:
         self.session.data = self.data
+
+
+@dataclass(eq=False)
+class Bind(Turn):
+    """A session belongs to an identity from here on."""
+
+    session: Session
+    identity: str
+
+    def changes(self, registry: Registry) -> Sequence[Change]:
+        return (SessionBound(self.session.namespace, self.session.sid, self.identity),)
+
+    def apply(self, dispatcher: Dispatcher) -> None:
+        self.session.identity = self.session.vouched = self.identity
+
+
+@dataclass(eq=False)
+class KeepAnswer(Turn):
+    """A client's event was handled; this is stored with what its handler asked for, or not at all."""
+
+    answered: Answered
+
+    def changes(self, registry: Registry) -> Sequence[Change]:
+        return (self.answered,)
+
+    def apply(self, dispatcher: Dispatcher) -> None:
+        """The acknowledgement follows as a turn of its own."""

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
-from socketio_eventstore.store import events, generations, offsets, schema, sessions
+from socketio_eventstore.store import answers, events, generations, offsets, schema, sessions
 from socketio_eventstore.store.database import Database
 from socketio_eventstore.store.errors import StoreError, StoreNotUsable
 from socketio_eventstore.store.index import Generation, Portion, Wanted, collect, wanted
@@ -214,6 +214,23 @@ class EventLog:
         if future.exception() is None:
             self._pruned_through = max(self._pruned_through, future.result()[1])
             self._index.forget(self._pruned_through)
+
+    async def answer(self, namespace: str, name: str, identity: str, key: str) -> str | None:
+        """The JSON array with which a client's event was answered, None for a key that is new.
+
+        Raises StoreUnavailable, StoreClosed.
+        """
+        find = partial(answers.find, namespace=namespace, name=name, identity=identity, key=key)
+        return await self._read.run(find)
+
+    async def prune_answers(self, answered_before: float, limit: int = 1000) -> int:
+        """Forget at most ``limit`` answers from before a service time in seconds; return how many.
+
+        Raises StoreBusy, StoreUnavailable, StoreClosed.
+        """
+        return await self._write.run(
+            lambda connection: self._writer.prune_answers(connection, answered_before, limit)
+        )
 
     async def beat(self, service_time: float) -> None:
         """Write down that this server is alive, and how many seconds servers have run on this database.

@@ -107,6 +107,32 @@ class DataSaved:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionBound:
+    """A session belongs to an identity from now on; nobody else may have it back."""
+
+    namespace: str
+    sid: str
+    identity: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A client's event was handled, once and for all; a repeat of it gets the same answer."""
+
+    namespace: str
+    name: str
+    """The event's name."""
+    identity: str
+    """Who sent it; empty for a session that is bound to nobody."""
+    key: str
+    """The idempotency key that the client gave it."""
+    answer: str
+    """The JSON array of the acknowledgement's arguments."""
+    answered_at: float
+    """Service time in seconds (see ``SessionAway.away_since``)."""
+
+
+@dataclass(frozen=True, slots=True)
 class RoomJoined:
     """A session entered a room; it is a member for the events after this point."""
 
@@ -125,7 +151,16 @@ class RoomLeft:
 
 
 Change: TypeAlias = (
-    Event | SessionOpened | SessionResumed | SessionAway | SessionEnded | DataSaved | RoomJoined | RoomLeft
+    Event
+    | SessionOpened
+    | SessionResumed
+    | SessionAway
+    | SessionEnded
+    | SessionBound
+    | DataSaved
+    | RoomJoined
+    | RoomLeft
+    | Answered
 )
 
 
@@ -180,6 +215,8 @@ class StoredSession:
     """Every event up to this number is known to have reached the client (at least the start's number)."""
     memberships: tuple[Interval, ...]
     """Rooms joined, and those left that may still matter; not the namespace nor the sid's own room."""
+    identity: str | None = None
+    """Who it belongs to, if it was bound."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from typing import Final, Literal
 from socketio_eventstore.store.database import Connection
 from socketio_eventstore.store.errors import DatabaseTooNew, StoreError, StoreNotUsable
 
-HEAD_REVISION: Final = "0001"
+HEAD_REVISION: Final = "0002"
 """The newest migration. A database that is there already opens without importing alembic (0.3 s)."""
 APPLICATION_ID: Final = 0x53696F45
 """What the first migration writes into the file's header."""

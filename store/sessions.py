@@ -18,6 +18,7 @@ from socketio_eventstore.store.model import (
     RoomJoined,
     RoomLeft,
     SessionAway,
+    SessionBound,
     SessionEnded,
     SessionOpened,
     SessionResumed,
@@ -25,7 +26,14 @@ from socketio_eventstore.store.model import (
 )
 
 SessionChange: TypeAlias = (
-    SessionOpened | SessionResumed | SessionAway | SessionEnded | DataSaved | RoomJoined | RoomLeft
+    SessionOpened
+    | SessionResumed
+    | SessionAway
+    | SessionEnded
+    | SessionBound
+    | DataSaved
+    | RoomJoined
+    | RoomLeft
 )
 
 _OPEN: Final = """
@@ -43,6 +51,7 @@ WHERE namespace = ?1 AND sid = ?2
 """
 _END: Final = "DELETE FROM sessions WHERE namespace = ? AND sid = ?"
 _END_MEMBERSHIPS: Final = "DELETE FROM rooms WHERE namespace = ? AND sid = ?"
+_BIND: Final = "UPDATE sessions SET identity = ?3 WHERE namespace = ?1 AND sid = ?2"
 _SAVE: Final = "UPDATE sessions SET data = ?3 WHERE namespace = ?1 AND sid = ?2"
 
 # Joining a room that it is in already must not move the beginning of the membership.
@@ -64,13 +73,15 @@ _STATEMENTS: Final[dict[type[SessionChange], tuple[str, ...]]] = {
     SessionResumed: (_RESUME,),
     SessionAway: (_LEAVE_AWAY,),
     SessionEnded: (_END, _END_MEMBERSHIPS),
+    SessionBound: (_BIND,),
     DataSaved: (_SAVE,),
     RoomJoined: (_JOIN,),
     RoomLeft: (_LEAVE,),
 }
 
 _LOAD: Final = """
-SELECT namespace, sid, pid_hash, start_boot, start_offset, former_offset, data, away_since, confirmed
+SELECT namespace, sid, pid_hash, start_boot, start_offset, former_offset, identity, data, away_since,
+       confirmed
 FROM sessions ORDER BY number
 """
 _LOAD_MEMBERSHIPS: Final = """
@@ -98,6 +109,8 @@ def _parameters(change: SessionChange, position: Place) -> tuple[object, ...]:
             return (*session, change.disconnected_at, change.away_since, change.confirmed)
         case SessionEnded():
             return session
+        case SessionBound():
+            return (*session, change.identity)
         case DataSaved():
             return (*session, change.data)
         case RoomJoined() | RoomLeft():
@@ -122,10 +135,22 @@ def load(connection: sqlite3.Connection, pruned_through: int) -> list[StoredSess
             pid_hash=pid_hash,
             start=Place(boot, number),
             former_offset=former_offset,
+            identity=identity,
             data=data,
             away_since=away_since,
             confirmed=confirmed,
             memberships=tuple(memberships.get((namespace, sid), ())),
         )
-        for namespace, sid, pid_hash, boot, number, former_offset, data, away_since, confirmed in rows
+        for (
+            namespace,
+            sid,
+            pid_hash,
+            boot,
+            number,
+            former_offset,
+            identity,
+            data,
+            away_since,
+            confirmed,
+        ) in rows
     ]

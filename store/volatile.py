@@ -57,5 +57,9 @@ class VolatileLog:
         """As ``place``."""
         return self.place(number)
 
+    async def answer(self, namespace: str, name: str, identity: str, key: str) -> str | None:
+        """Nothing is remembered."""
+        return None
+
     async def close(self) -> None:
         """There is nothing to close."""

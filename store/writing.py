@@ -12,10 +12,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final, cast
 
-from socketio_eventstore.store import events, generations, sessions
+from socketio_eventstore.store import answers, events, generations, sessions
 from socketio_eventstore.store.errors import StoreUnavailable
 from socketio_eventstore.store.index import Portion
-from socketio_eventstore.store.model import Change, Event, Place
+from socketio_eventstore.store.model import Answered, Change, Event, Place
 
 _BEGIN: Final = "BEGIN IMMEDIATE"
 _NEWEST_BOOT: Final = "SELECT boot FROM boots ORDER BY number DESC LIMIT 1"
@@ -52,6 +52,9 @@ class Writer:
                 events.insert(connection, number + 1, cast("list[Event]", group))
                 positions.extend(range(number + 1, number + 1 + len(group)))
                 head = number = number + len(group)
+            elif kind is Answered:
+                answers.write(connection, cast("list[Answered]", group))
+                positions.extend([head] * len(group))
             else:
                 place = Place(self._boot, head)
                 sessions.write(connection, cast("list[sessions.SessionChange]", group), place)
@@ -72,6 +75,13 @@ class Writer:
             generations.delete(connection, last)
         connection.commit()
         return deleted, last
+
+    def prune_answers(self, connection: sqlite3.Connection, answered_before: float, limit: int) -> int:
+        """See ``answers.prune``."""
+        self._begin(connection)
+        deleted = answers.prune(connection, answered_before, limit)
+        connection.commit()
+        return deleted
 
     def beat(self, connection: sqlite3.Connection, alive_at: float, service_time: float) -> None:
         """Note that this boot is alive. Raises StoreUnavailable if the files are not ours any more.

@@ -223,6 +223,7 @@ def test_a_wrong_value_is_named_with_its_place_and_what_was_expected(
         ("store", 'path = ""', "the path of a file"),
         ("store", r'path = "a\u0000b"', "the path of a file"),
         ("store", "path = 1", "the path of a file"),
+        ("store", 'path = "~nobody at all/events.db"', "the path of a file"),
         ("store", "prune_interval = 0", DURATIONS),
         ("store", "index_memory = 0", BYTES),
     ],

@@ -101,11 +101,16 @@ def session_json(value: Any, limit_bytes: int) -> str:
     """
     if not isinstance(value, dict):
         raise TypeError(f"session data must be a dict, not {type(value).__name__}")
-    _check_json(value, "session")
-    text = packets.dumps(value)
+    text = json_text(value, "session")
     if len(text) > limit_bytes:
         raise ValueError(f"session data is {len(text)} characters long, at most {limit_bytes} can be saved")
     return text
+
+
+def json_text(value: Any, place: str) -> str:
+    """A value as JSON that reads back the same. Raises TypeError that names the place and the type."""
+    _check_json(value, place)
+    return packets.dumps(value)
 
 
 def _check_json(value: Any, place: str) -> None:

@@ -143,6 +143,11 @@ class Handshake:
                 return await self._take_over(connection, answer, pid)
             if isinstance(answer, Result):
                 runtime.recovery.count(answer)
+        return await self._open(connection, namespace, offset)
+
+    async def _open(self, connection: EngineConnection, namespace: str, offset: Any) -> Attempt | None:
+        """A new session, on disk before anybody hears of it."""
+        runtime = self._runtime
         new_pid = secrets.token_urlsafe(18) if runtime.enabled else None
         session = Session(
             namespace=namespace,
@@ -175,11 +180,14 @@ class Handshake:
     async def _admit(self, connection: EngineConnection, attempt: Attempt, auth: Any) -> bool:
         """Call the connect handler and do what it decides; return whether the client was let in."""
         session, runtime = attempt.session, self._runtime
-        skipped = session.recovered and runtime.options.skip_middlewares
+        # Only its connect handler can say whether the client is the one that a session is bound to.
+        skipped = session.recovered and runtime.options.skip_middlewares and session.identity is None
         early = self._server.always_connect
         if early and not await self._accept(attempt):
             return False
         refusal = None if skipped else await self._call_connect(connection, session, auth)
+        if session.recovered and session.identity != session.vouched and (refusal is None or session.vouched):
+            return await self._start_over(connection, attempt, auth)
         if refusal is None:
             if early or await self._accept(attempt):
                 return True
@@ -201,6 +209,17 @@ class Handshake:
         displaced = attempt.displaced is not None
         await runtime.dispatcher.submit(Refuse(session, attempt.claim, error, time.time(), displaced))
         return False
+
+    async def _start_over(self, connection: EngineConnection, attempt: Attempt, auth: Any) -> bool:
+        """The client is somebody else: a new session for it, and the old one stays with its owner."""
+        session, runtime = attempt.session, self._runtime
+        runtime.recovery.count(Result.REFUSED, session.sid)
+        displaced = attempt.displaced is not None
+        await runtime.dispatcher.submit(Refuse(session, attempt.claim, None, time.time(), displaced))
+        if attempt.displaced is not None:
+            attempt.displaced.abort("its session was claimed by somebody else")
+        fresh = None if connection.closed else await self._open(connection, session.namespace, None)
+        return fresh is not None and await self._admit(connection, fresh, auth)
 
     async def _accept(self, attempt: Attempt) -> bool:
         session = attempt.session

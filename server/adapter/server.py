@@ -5,28 +5,32 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import socketio
-from socketio import packet
+from socketio import exceptions, packet
 
 from socketio_eventstore.server.adapter import codec
 from socketio_eventstore.server.adapter.handshake import Handshake
+from socketio_eventstore.server.adapter.once import ExactlyOnce
 from socketio_eventstore.server.collection import collecting, submit_or_collect
 from socketio_eventstore.server.engine import Engine
 from socketio_eventstore.server.packets import dumps, event_payload
-from socketio_eventstore.server.registry import Session
+from socketio_eventstore.server.registry import Session, State
 from socketio_eventstore.server.session_turns import End
 from socketio_eventstore.server.transport import EngineConnection, InvalidPacket
-from socketio_eventstore.server.turns import Reply, Save
+from socketio_eventstore.server.turns import Bind, Reply, Save
 from socketio_eventstore.store.errors import StoreClosed, StoreError
 
 if TYPE_CHECKING:
     from socketio_eventstore.server.adapter.manager import RecoveryManager
 
 logger = logging.getLogger(__name__)
+
+Handler = Callable[..., Awaitable[Any]]
+"""A handler that is a coroutine function."""
 
 _HOOKS = ("_handle_event", "_handle_ack", "_trigger_event", "_send_packet")
 """What this class builds on in python-socketio, proven on 5.12 to 5.18."""
@@ -45,6 +49,7 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
     eio: Engine
     handshake: Handshake | None
     connect_timeout: float
+    once: ExactlyOnce
 
     @classmethod
     def adopt(cls, server: socketio.AsyncServer, manager: RecoveryManager) -> None:
@@ -60,6 +65,7 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
             server.__class__ = cls if own is socketio.AsyncServer else type(own.__name__, (cls, own), {})
         server.reserved_events = [*server.reserved_events, "session_expired"]
         server.handshake = None
+        server.once = ExactlyOnce()
         server.connect_timeout = 45.0
         server.eio = Engine.adopt(
             server.eio,
@@ -172,6 +178,46 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
             connection = await self.handshake.end(session, farewell=False)
             if connection is not None:
                 connection.abort("its session was revoked")
+
+    async def bind(self, sid: str, identity: Any, namespace: str | None = None) -> None:
+        """Say who a session belongs to; on disk when this returns.
+
+        Call it in the connect handler, after authentication. A reconnection whose connect handler does
+        not bind the same identity gets a new session, for which the handler is called again, and
+        nothing of the old one. Raises KeyError for an unknown sid, StoreError, and ConnectionRefusedError
+        (not to be caught) in the connect handler of somebody else, TypeError unless the identity is a
+        str that is not empty.
+        """
+        session = self._known(sid, namespace)
+        if not isinstance(identity, str) or not identity:
+            raise TypeError(f"an identity must be a str that is not empty, not {identity!r}")
+        if session.state is State.CONNECTING and session.identity is not None:
+            session.vouched = identity
+            if identity != session.identity:
+                raise exceptions.ConnectionRefusedError("the session belongs to somebody else")
+            return
+        runtime = await self.manager.start()
+        await submit_or_collect(runtime.dispatcher, Bind(session, identity))
+
+    def exactly_once(self, event: str, namespace: str | None = None) -> Callable[[Handler], Handler]:
+        """Decorate the handler of an event whose last argument is an idempotency key.
+
+        The handler, a coroutine function, runs once for each key, however often the client repeats the
+        event; a repeat is acknowledged with the first answer. Its emits are stored together with that,
+        in one transaction when it returns (so they return no offset), or not at all when it raises.
+        """
+
+        def decorate(handler: Handler) -> Handler:
+            async def handle(sid: str, *arguments: Any) -> Any:
+                runtime = await self.manager.start()
+                key = arguments[-1] if arguments else None
+                session = self._known(sid, namespace)
+                return await self.once.handle(runtime, session, event, key, lambda: handler(sid, *arguments))
+
+            self.on(event, handle, namespace=namespace)
+            return handler
+
+        return decorate
 
     def _find(self, sid: str, namespace: str | None) -> Session | None:
         runtime = self.manager.runtime

@@ -1,0 +1,76 @@
+"""Events of clients that are handled exactly once, although clients repeat what was not acknowledged.
+
+The official client does so with its options ``retries`` and ``ackTimeout``. A repeat is recognised by the
+idempotency key that the event carries. What the handler emits, saves, joins and leaves is collected and
+stored in one transaction with the key and the answer, before the acknowledgement leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from socketio_eventstore.server.adapter.codec import json_text
+from socketio_eventstore.server.collection import collecting
+from socketio_eventstore.server.registry import Session
+from socketio_eventstore.server.runtime import Runtime
+from socketio_eventstore.server.turns import KeepAnswer
+from socketio_eventstore.store.model import Answered
+
+logger = logging.getLogger(__name__)
+
+MAX_KEY_CHARACTERS = 200
+
+Identified = tuple[str, str, str, str]
+"""Namespace, event, identity, key."""
+
+
+class ExactlyOnce:
+    """Runs handlers once for each idempotency key."""
+
+    def __init__(self) -> None:
+        self._running: dict[Identified, asyncio.Task[list[Any]]] = {}
+
+    async def handle(
+        self,
+        runtime: Runtime,
+        session: Session,
+        name: str,
+        key: object,
+        handler: Callable[[], Awaitable[Any]],
+    ) -> tuple[Any, ...]:
+        """The arguments of the acknowledgement: of the first run, whichever repeat this is.
+
+        A repeat during the first run waits for it. Raises what the handler raises, then nothing is
+        stored and the client's next repeat runs it again; ValueError for a key that is none, TypeError
+        for an answer that JSON does not have, StoreError.
+        """
+        if not isinstance(key, str) or not 0 < len(key) <= MAX_KEY_CHARACTERS:
+            raise ValueError(
+                f"the last argument of {name!r} must be an idempotency key, "
+                f"a text of 1 to {MAX_KEY_CHARACTERS} characters, not {str(key)[:50]!r}"
+            )
+        identified = (session.namespace, name, session.identity or "", key)
+        task = self._running.get(identified)
+        if task is None:
+            task = asyncio.create_task(self._run(runtime, identified, handler))
+            self._running[identified] = task
+            task.add_done_callback(lambda _: self._running.pop(identified, None))
+        return tuple(await asyncio.shield(task))
+
+    async def _run(
+        self, runtime: Runtime, identified: Identified, handler: Callable[[], Awaitable[Any]]
+    ) -> list[Any]:
+        first_answer = await runtime.log.answer(*identified)
+        if first_answer is not None:
+            known: list[Any] = json.loads(first_answer)
+            return known
+        with collecting() as turns:
+            result = await handler()
+        arguments = list(result) if isinstance(result, tuple) else [] if result is None else [result]
+        answered = Answered(*identified, json_text(arguments, "answer"), runtime.clock())
+        await runtime.dispatcher.submit(*turns, KeepAnswer(answered))
+        return arguments
