@@ -6,6 +6,9 @@ it acts on any session by its sid without being a recipient of anything.
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+from collections import defaultdict
 from typing import Any
 
 from socketio import exceptions
@@ -16,16 +19,46 @@ CONTROL = "/control"
 
 def register(sio: Any) -> None:
     seen: list[dict[str, Any]] = []
+    gates = Gates()
     for namespace in NAMESPACES:
-        ClientHandlers(sio, namespace, seen)
-    ControlHandlers(sio, seen)
+        ClientHandlers(sio, namespace, seen, gates)
+    ControlHandlers(sio, seen, gates)
+
+
+class FailedOnPurpose(Exception):
+    """A handler fails because the test wants it to."""
+
+
+class Gates:
+    """Places at which handlers wait until the test lets them pass, each with a name."""
+
+    def __init__(self) -> None:
+        self._reached: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._opened: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+
+    async def wait_at(self, name: str | None) -> None:
+        """For handlers; those without a gate do not wait."""
+        if name is not None:
+            self._reached[name].set()
+            await self._opened[name].wait()
+
+    async def until_reached(self, name: str) -> str:
+        await self._reached[name].wait()
+        return "reached"
+
+    def open(self, name: str) -> str:
+        self._opened[name].set()
+        return "opened"
 
 
 class ClientHandlers:
     """What the clients under test may do, in one namespace."""
 
-    def __init__(self, sio: Any, namespace: str, seen: list[dict[str, Any]]) -> None:
-        self.sio, self.namespace, self.seen = sio, namespace, seen
+    def __init__(self, sio: Any, namespace: str, seen: list[dict[str, Any]], gates: Gates) -> None:
+        self.sio, self.namespace, self.seen, self.gates = sio, namespace, seen, gates
+        self.farewells: dict[str, dict[str, Any]] = {}
+        """What the disconnect handler is to do for a sid."""
+        self.runs = itertools.count(1)
         for handler in (
             self.connect,
             self.disconnect,
@@ -37,8 +70,11 @@ class ClientHandlers:
             self.rooms,
             self.whoami,
             self.say,
+            self.count,
         ):
             sio.on(handler.__name__, handler, namespace=namespace)
+        sio.exactly_once("chat message", namespace=namespace)(self.chat_message)
+        sio.exactly_once("deed", namespace=namespace)(self.deed)
 
     async def connect(self, sid: str, _environ: dict[str, Any], auth: dict[str, Any] | None) -> None:
         recovered = self.sio.recovered(sid, namespace=self.namespace)
@@ -46,6 +82,10 @@ class ClientHandlers:
         wishes = auth or {}
         if wishes.get("refuse"):
             raise exceptions.ConnectionRefusedError("refused by the test", {"reason": wishes["refuse"]})
+        self.farewells[sid] = wishes.get("farewell", {})
+        await self.gates.wait_at(wishes.get("gate"))
+        if "bind" in wishes:
+            await self.sio.bind(sid, wishes["bind"], namespace=self.namespace)
         for room in wishes.get("rooms", ()):
             await self.sio.enter_room(sid, room, namespace=self.namespace)
         if wishes.get("greet"):
@@ -53,10 +93,20 @@ class ClientHandlers:
 
     async def disconnect(self, sid: str, reason: str) -> None:
         self.note("disconnect", sid, reason=reason)
+        farewell = self.farewells.get(sid, {})
+        await self.gates.wait_at(farewell.get("gate"))
+        for room in farewell.get("leave", ()):
+            await self.sio.leave_room(sid, room, namespace=self.namespace)
 
-    async def session_expired(self, sid: str, *_: object) -> None:
-        self.note("session_expired", sid)
+    async def session_expired(self, sid: str, data: dict[str, Any]) -> None:
+        self.note("session_expired", sid, data=data)
         await self.sio.emit("session_expired", sid, namespace=CONTROL)
+        await self.gates.wait_at(data.get("gate"))
+        runs = [
+            record for record in self.seen if record["sid"] == sid and record["what"] == "session_expired"
+        ]
+        if len(runs) <= data.get("failures", 0):
+            raise FailedOnPurpose
 
     async def join(self, sid: str, room: str) -> str:
         await self.sio.enter_room(sid, room, namespace=self.namespace)
@@ -83,6 +133,36 @@ class ClientHandlers:
         """Emits to everyone in the namespace, as a chat does."""
         return await self.sio.emit("said", data, namespace=self.namespace)
 
+    async def count(self, sid: str) -> None:
+        """Counts itself, as a handler does that knows only python-socketio."""
+        async with self.sio.session(sid, namespace=self.namespace) as data:
+            data["count"] = data.get("count", 0) + 1
+
+    async def chat_message(self, _sid: str, text: str, _key: str) -> dict[str, Any]:
+        """The tutorial's step 8, handled exactly once."""
+        await self.sio.emit("chat message", text, namespace=self.namespace)
+        return {"text": text, "run": next(self.runs)}
+
+    async def deed(self, sid: str, wishes: dict[str, Any], *_key: object) -> Any:
+        """Does what the client wishes, exactly once."""
+        run = next(self.runs)
+        for text in wishes.get("say", ()):
+            await self.sio.emit("said", text, namespace=self.namespace)
+        if "join" in wishes:
+            await self.sio.enter_room(sid, wishes["join"], namespace=self.namespace)
+        if "leave" in wishes:
+            await self.sio.leave_room(sid, wishes["leave"], namespace=self.namespace)
+        if "close" in wishes:
+            await self.sio.close_room(wishes["close"], namespace=self.namespace)
+        if "save" in wishes:
+            await self.sio.save_session(sid, wishes["save"], namespace=self.namespace)
+        for _ in range(wishes.get("count", 0)):
+            await self.count(sid)
+        await self.gates.wait_at(wishes.get("gate"))
+        if wishes.get("fail"):
+            raise FailedOnPurpose
+        return {"a set"} if wishes.get("unanswerable") else {"run": run}
+
     def note(self, what: str, sid: str, **more: Any) -> None:
         self.seen.append({"what": what, "namespace": self.namespace, "sid": sid, **more})
 
@@ -90,11 +170,12 @@ class ClientHandlers:
 class ControlHandlers:
     """What the test may do. Every message is a dict; ``sid`` and ``namespace`` in it name the session."""
 
-    def __init__(self, sio: Any, seen: list[dict[str, Any]]) -> None:
-        self.sio, self._seen = sio, seen
+    def __init__(self, sio: Any, seen: list[dict[str, Any]], gates: Gates) -> None:
+        self.sio, self._seen, self._gates = sio, seen, gates
         for handler in (
             self.publish,
             self.publish_many,
+            self.publish_at_once,
             self.ask,
             self.enter,
             self.evict,
@@ -104,6 +185,10 @@ class ControlHandlers:
             self.hang_up,
             self.revoke,
             self.seen,
+            self.close_room,
+            self.amend,
+            self.until_reached,
+            self.open_gate,
         ):
             sio.on(handler.__name__, handler, namespace=CONTROL)
 
@@ -117,6 +202,12 @@ class ControlHandlers:
     async def publish_many(self, sid: str, message: dict[str, Any]) -> list[Any]:
         count = message.pop("count")
         return [await self.publish(sid, {**message, "data": number}) for number in range(count)]
+
+    async def publish_at_once(self, sid: str, message: dict[str, Any]) -> list[Any]:
+        """Numbered events of a given size, in as few transactions as the server makes of them."""
+        count, padding = message.pop("count"), "x" * message.pop("size", 0)
+        publishing = [self.publish(sid, {**message, "args": [number, padding]}) for number in range(count)]
+        return await asyncio.gather(*publishing)
 
     async def ask(self, _sid: str, message: dict[str, Any]) -> Any:
         """An emit that the client acknowledges."""
@@ -152,6 +243,23 @@ class ControlHandlers:
     async def seen(self, _sid: str, message: dict[str, Any]) -> list[dict[str, Any]]:
         """What happened to a session since this start of the server, in order."""
         return [record for record in self._seen if record["sid"] == message["sid"]]
+
+    async def close_room(self, _sid: str, message: dict[str, Any]) -> str:
+        await self.sio.close_room(**message)
+        return "closed"
+
+    async def amend(self, _sid: str, message: dict[str, Any]) -> str:
+        """Changes some of the saved data, by ``session()``."""
+        change = message.pop("change")
+        async with self.sio.session(**message) as data:
+            data.update(change)
+        return "amended"
+
+    async def until_reached(self, _sid: str, message: dict[str, Any]) -> str:
+        return await self._gates.until_reached(message["gate"])
+
+    async def open_gate(self, _sid: str, message: dict[str, Any]) -> str:
+        return self._gates.open(message["gate"])
 
 
 def rooms_of(sio: Any, sid: str, namespace: str | None) -> list[str]:

@@ -216,8 +216,7 @@ async def test_namespaces_on_one_transport_recover_each_for_itself(tmp_path: Pat
             "publish", {"name": "missed", "data": "other", "namespace": "/other", "to": "room"}
         )
         await control.call("publish", {"name": "not other's", "to": "room"})
-        await main.connect()
-        await other.connect()
+        await main.connect()  # the neighbours on its transport connect with it
         await main.recovered_again()
         await other.recovered_again()
         await main.received("missed")

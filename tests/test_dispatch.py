@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from processes import DEADLINE
 from storing import event, opened
-from test_transport import serving
+from test_transport import Server, serving
 
 from socketio_eventstore.server import dispatch
 from socketio_eventstore.server.dispatch import Dispatcher, QueueFull, Turn
@@ -206,6 +206,19 @@ async def running(
             tasks[0].result()
 
 
+@asynccontextmanager
+async def holding(server: Server) -> AsyncIterator[HeldLog]:
+    """The commits of a running server are in the hands of the test."""
+    runtime = await server.manager.start()
+    assert isinstance(runtime.log, EventLog)
+    runtime.dispatcher.log = held = HeldLog(runtime.log)
+    try:
+        yield held
+    finally:
+        held.failure = lambda _: None
+        held.release()
+
+
 @pytest.fixture
 async def core(tmp_path: Path) -> AsyncIterator[Core]:
     async with running(tmp_path / "events.db") as core:
@@ -342,30 +355,25 @@ async def test_an_emit_whose_caller_was_cancelled_is_sent_all_the_same(core: Cor
 
 async def test_no_byte_reaches_a_websocket_while_the_commit_is_held_back(tmp_path: Path) -> None:
     async with serving(tmp_path / "events.db", ping_interval=0.05) as server:
-        client = await server.socket()
-        await client.connect()
-        runtime = await server.manager.start()
-        assert isinstance(runtime.log, EventLog)
-        runtime.dispatcher.log = held = HeldLog(runtime.log)
-        held.hold()
-        emit = asyncio.create_task(server.sio.emit("secret", "text"))
-        await held.reached.wait()
-        # A heartbeat keeps its place among the bytes: what was written before it would be here by now.
-        assert [await client.raw_packet(), await client.raw_packet()] == ["2", "2"]
-        assert not emit.done()
-        held.release()
-        assert await client.event() == ["secret", "text", await emit]
+        client = await server.client()
+        async with holding(server) as held:
+            held.hold()
+            emit = asyncio.create_task(server.sio.emit("secret", "text"))
+            await held.reached.wait()
+            # A heartbeat keeps its place among the bytes: what was written before it would be here by now.
+            for _ in range(2):
+                assert await client.raw_packet() == "2"
+                await client.send("3")
+            assert not emit.done()
+            held.release()
+            assert await client.event() == ["secret", "text", await emit]
 
 
 async def test_after_a_commit_that_failed_a_websocket_gets_the_next_event_and_no_other(
     tmp_path: Path,
 ) -> None:
-    async with serving(tmp_path / "events.db") as server:
-        client = await server.socket()
-        await client.connect()
-        runtime = await server.manager.start()
-        assert isinstance(runtime.log, EventLog)
-        runtime.dispatcher.log = held = HeldLog(runtime.log)
+    async with serving(tmp_path / "events.db") as server, holding(server) as held:
+        client = await server.client()
         held.fail_with(StoreUnavailable("The disk is full."), StoreUnavailable("The disk is full."))
         with pytest.raises(StoreUnavailable, match=r"The disk is full\."):
             await server.sio.emit("lost")
@@ -466,12 +474,9 @@ async def test_a_refusal_that_cannot_be_stored_closes_the_transport_without_a_pa
 async def test_a_transport_is_not_given_connect_error_or_disconnect_when_the_store_fails(
     tmp_path: Path,
 ) -> None:
-    async with serving(tmp_path / "events.db") as server:
+    async with serving(tmp_path / "events.db") as server, holding(server) as held:
         first = await server.socket()
         pid = (await first.connect())["pid"]
-        runtime = await server.manager.start()
-        assert isinstance(runtime.log, EventLog)
-        runtime.dispatcher.log = held = HeldLog(runtime.log)
         held.failure = lambda _: StoreUnavailable("The disk is full.")
         for auth in (None, {"pid": pid}):  # a new session, and one that takes over its own
             client = await server.socket()
@@ -663,6 +668,7 @@ async def test_of_a_group_with_a_bad_turn_nothing_happens_and_the_groups_beside_
 async def test_closing_a_room_sees_who_joined_before_it_in_the_queue(core: Core) -> None:
     early, first = await core.live("early", "room")
     late, second = await core.live("late")
+    await core.emit("to early", "room")
     core.held.hold()
     turns = [
         core.begin(Join(late, "room")),
@@ -674,11 +680,11 @@ async def test_closing_a_room_sees_who_joined_before_it_in_the_queue(core: Core)
     await core.held.reached.wait()
     core.held.release()
     await asyncio.gather(*turns)
-    assert first.packets == [] and second.packets == [said("to one", 2)]
+    assert first.packets == [said("to early", 1)] and second.packets == [said("to one", 3)]
     assert (list(early.joined), list(late.joined)) == ([], ["room"])
     stored = {session.sid: session.memberships for session in await core.log.load_sessions()}
-    assert [interval.through for interval in stored["early"]] == [0]
-    assert [(interval.after, interval.through) for interval in stored["late"]][-1] == (1, None)
+    assert [interval.through for interval in stored["early"]] == [1]
+    assert [(interval.after, interval.through) for interval in stored["late"]][-1] == (2, None)
 
 
 async def test_closing_a_room_takes_out_those_who_are_away(core: Core) -> None:
@@ -738,7 +744,7 @@ async def test_a_busy_store_does_not_hold_up_the_end(core: Core) -> None:
 async def test_a_turn_that_nobody_waits_for_is_logged_when_it_fails(
     core: Core, caplog: pytest.LogCaptureFixture, error: StoreError
 ) -> None:
-    core.held.fail_with(error)
+    core.held.fail_with(error, error)  # for the batch, then for the turn alone
     core.dispatcher.enqueue(Emit(event()))
     await core.emit()
     assert str(error) in caplog.text

@@ -570,14 +570,22 @@ async def test_an_upgrade_that_comes_to_nothing_leaves_polling_as_it_was(server:
         assert packets == [f'42["still here","{offset}"]']
 
 
-async def test_a_second_upgrade_is_refused_and_ends_the_session(server: Server) -> None:
+async def test_of_two_websockets_that_want_to_upgrade_only_one_becomes_the_transport(server: Server) -> None:
     polling = await server.polling()
     await polling.connect()
-    websocket = await polling.websocket()
-    await websocket.send("2probe")
-    assert await websocket.raw_packet() == "3probe"
-    with pytest.raises(aiohttp.WSServerHandshakeError):
-        await polling.websocket()
+    early, first, second = [await polling.websocket() for _ in range(3)]
+    await first.send("2probe")
+    assert await first.raw_packet() == "3probe"
+    await second.send("2probe")
+    assert await second.rest() == []
+    late = await polling.websocket()
+    assert await late.rest() == []
+    await first.send("5")
+    assert await first.event_of(server.sio.emit("upgraded")) == ["upgraded"]
+    await early.send("2probe")
+    assert await early.rest() == []
+    assert await (await polling.websocket()).rest() == []
+    assert await first.event_of(server.sio.emit("still here")) == ["still here"]
 
 
 async def test_an_upgrade_that_is_never_finished_ends_with_the_connection(path: Path) -> None:
@@ -666,15 +674,12 @@ async def test_a_client_that_does_not_poll_is_cut_off_beyond_its_buffer(path: Pa
 
 async def test_a_slow_client_does_not_slow_down_the_others(path: Path) -> None:
     async with serving(path, recovery={"max_client_buffer": 100_000}) as server:
-        await server.client()
-        quick = await server.client()
+        slow, quick, text = await server.client(), await server.client(), "x" * 40_000
         for number in range(600):
-            assert await quick.event_of(server.sio.emit("number", (number, "x" * 40_000))) == [
-                "number",
-                number,
-                "x" * 40_000,
-            ]
+            emit = server.sio.emit("number", (number, text))
+            assert await quick.event_of(emit) == ["number", number, text]
         assert server.engine.slow_clients == 1
+        assert len(await slow.rest()) < 600
 
 
 async def test_a_transport_on_which_nobody_connects_is_closed(path: Path) -> None:

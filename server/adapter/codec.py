@@ -13,6 +13,8 @@ from socketio_eventstore.server import packets
 from socketio_eventstore.server.packets import Codec, Dumps, Frames, TextCodec
 from socketio_eventstore.store.model import Room
 
+_JSON_TYPES = (dict, list, str, int, float, bytes, type(None))
+
 
 class PacketClassCodec:
     """Any other ``serializer``: the stored JSON is parsed again and given to its packet class."""
@@ -105,6 +107,16 @@ def session_json(value: Any, limit_bytes: int) -> str:
     if len(text) > limit_bytes:
         raise ValueError(f"session data is {len(text)} characters long, at most {limit_bytes} can be saved")
     return text
+
+
+def without_undefined(auth: Any) -> Any:
+    """The payload of a CONNECT packet without JavaScript's undefined.
+
+    Encoders of msgpack write that as an extension type, where JSON leaves it out.
+    """
+    if isinstance(auth, dict):
+        return {key: value for key, value in auth.items() if isinstance(value, _JSON_TYPES)}
+    return auth if isinstance(auth, _JSON_TYPES) else None
 
 
 def json_text(value: Any, place: str) -> str:

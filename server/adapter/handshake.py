@@ -66,7 +66,9 @@ class Handshake:
             self._reply(connection, namespace, self._error(namespace, {"message": "Invalid namespace"}))
             return
         if namespace in connection.sessions or key in self._connecting:
-            self._reply(connection, namespace, self._error(namespace, {"message": "Unable to connect"}))
+            # An error would make the client drop a socket that the server goes on sending to; the
+            # reference closes the transport, too (socket.io 4.8, Client.ondecoded, "invalid state").
+            connection.leave(self._server.reason.TRANSPORT_ERROR)
             return
         self._connecting.add(key)
         task = self._spawn(self._connect(connection, namespace, auth))

@@ -305,8 +305,7 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
         namespace = pkt.namespace or "/"
         match pkt.packet_type:
             case packet.CONNECT:
-                # Encoders of msgpack write JavaScript's undefined as an extension type.
-                auth = pkt.data if isinstance(pkt.data, dict | list | str | int | float) else None
+                auth = codec.without_undefined(pkt.data)
                 self.handshake.connect(connection, namespace, auth)
             case packet.DISCONNECT:
                 self.handshake.left(connection, namespace)

@@ -1,0 +1,259 @@
+"""The load generator: thousands of WebSocket clients on one epoll, without a task or object per message.
+
+Most clients are *counted*: their bytes are thrown away in the kernel (MSG_TRUNC) and only summed up.
+Every client of a fan-out gets the same bytes, so the sum says whether all have got everything. A few
+are *watched*: their frames are parsed, checked for order and timed, and they are served first.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterable, Sequence
+from enum import Enum, auto
+from typing import Any, Self
+
+from bench import wire
+
+_DISCARD_BYTES = 1 << 20
+_READ_BYTES = 1 << 18
+_AT_ONCE = 64
+"""Sockets that are read before the watched ones are looked at again."""
+EVENT = b'42["news",'
+"""How the events begin that clients miss."""
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+Watcher = Callable[["Client", bytes, int], None]
+"""Is given a client, the payload of a frame and its size on the wire."""
+
+
+class Stage(Enum):
+    """How far a client has come."""
+
+    UPGRADING = auto()
+    OPENING = auto()
+    CONNECTING = auto()
+    MISSING = auto()
+    """It has its CONNECT and not yet all events that it missed."""
+    READY = auto()
+
+
+class Client:
+    """One connection, and what is known of its session."""
+
+    __slots__ = ("buffer", "expected", "offset", "pid", "recovered", "sid", "sock", "stage", "watcher")
+
+    def __init__(self) -> None:
+        self.sock: socket.socket
+        self.buffer = bytearray()
+        self.stage = Stage.UPGRADING
+        self.pid: str | None = None
+        self.sid: str | None = None
+        self.offset: str | None = None
+        self.recovered = False
+        """Whether its last CONNECT had the pid that it had before."""
+        self.expected = 0
+        """Events that make it ready, after CONNECT."""
+        self.watcher: Watcher | None = None
+
+    @property
+    def auth(self) -> dict[str, Any] | None:
+        """What the official client sends on a reconnection."""
+        if self.pid is None:
+            return None
+        return {"pid": self.pid, **({"offset": self.offset} if self.offset else {})}
+
+    def send(self, frame: bytes) -> None:
+        """Send a small frame; there is always room for it."""
+        self.sock.send(frame)
+
+    def learn_offset(self) -> bool:
+        """Take the offset from the last event that it has received, as the official client does."""
+        end = self.buffer.rfind(b'"]')
+        if end >= 0:
+            self.offset = bytes(self.buffer[self.buffer.rfind(b'"', 0, end) + 1 : end]).decode()
+            self.buffer.clear()
+        return end >= 0
+
+    def advance(self) -> None:
+        """Go on with the handshake, as far as what was received allows. Raises ConnectionError."""
+        if self.stage is Stage.UPGRADING and wire.end_of_upgrade(self.buffer):
+            self.stage = Stage.OPENING
+        if self.stage is Stage.OPENING and list(wire.take_frames(self.buffer)):
+            self.send(wire.connect(self.auth))
+            self.stage = Stage.CONNECTING
+        if self.stage is Stage.CONNECTING:
+            start = self.buffer.find(b'40{"sid"')
+            end = self.buffer.find(b"}", start)
+            if start >= 0 and end >= 0:
+                answer = json.loads(bytes(self.buffer[start + 2 : end + 1]))
+                self.recovered = self.pid is not None and answer.get("pid") == self.pid
+                self.sid, self.pid = answer["sid"], answer.get("pid")
+                self.stage = Stage.MISSING
+        # A session that is new instead of recovered will miss its events for ever.
+        if self.stage is Stage.MISSING and (
+            not (self.expected and self.recovered) or self.buffer.count(EVENT) >= self.expected
+        ):
+            self.stage = Stage.READY
+
+
+class Crowd:
+    """Clients of one server, served by ``step``."""
+
+    def __init__(self, port: int) -> None:
+        self._address = ("127.0.0.1", port)
+        self._epoll = select.epoll()
+        self._watched_epoll = select.epoll()
+        self._epoll.register(self._watched_epoll.fileno(), select.EPOLLIN)
+        self._open: dict[int, Client] = {}
+        self._counted: dict[int, Callable[[bytearray, int, int], int]] = {}
+        self._discarded = bytearray(_DISCARD_BYTES)
+        self.counted_bytes = 0
+        """What all counted clients together have been sent."""
+        self.lost = 0
+        """Clients whose connection the server has ended."""
+        self._shaking = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.drop(list(self._open.values()))
+        self._epoll.close()
+        self._watched_epoll.close()
+
+    # Connecting -------------------------------------------------------------------------------------
+
+    def connect(
+        self, clients: Sequence[Client], *, missed: int = 0, at_once: int = 10_000, seconds: float = 60.0
+    ) -> None:
+        """Connect clients, with their sessions if they have any, until all have CONNECT and ``missed`` events.
+
+        At most ``at_once`` shake hands at a time. Raises TimeoutError.
+        """
+        waiting = list(reversed(clients))
+        deadline = time.monotonic() + seconds
+        while waiting or self._shaking:
+            while waiting and self._shaking < at_once:
+                self._begin(waiting.pop(), missed)
+            self.step(0.1)
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self._shaking + len(waiting)} of {len(clients)} clients did not connect.")
+            if self.lost:
+                raise ConnectionError(f"The server ended {self.lost} connections.")
+
+    def _begin(self, client: Client, missed: int) -> None:
+        client.sock = sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # A reset leaves no TIME_WAIT behind; thousands of those would use up the ports.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        client.buffer.clear()
+        client.stage, client.recovered, client.expected = Stage.UPGRADING, False, missed
+        self._shaking += 1
+        self._open[sock.fileno()] = client
+        sock.connect_ex(self._address)
+        self._epoll.register(sock.fileno(), select.EPOLLOUT)
+
+    def drop(self, clients: Iterable[Client]) -> None:
+        """Reset the connections."""
+        for client in clients:
+            fd = client.sock.fileno()
+            if self._open.pop(fd, None) is not None:
+                self._counted.pop(fd, None)
+                client.sock.close()
+
+    # Serving ----------------------------------------------------------------------------------------
+
+    def count(self, clients: Iterable[Client]) -> None:
+        """From now on, only count what these are sent."""
+        for client in clients:
+            client.buffer.clear()
+            client.watcher = None
+            self._counted[client.sock.fileno()] = client.sock.recv_into
+
+    def watch(self, client: Client, watcher: Watcher) -> None:
+        """From now on, give a client's frames to a function, before anybody else is served."""
+        fd = client.sock.fileno()
+        if client.watcher is None:
+            client.buffer.clear()
+            self._counted.pop(fd, None)
+            self._epoll.unregister(fd)
+            self._watched_epoll.register(fd, select.EPOLLIN)
+        client.watcher = watcher
+
+    def step(self, seconds: float) -> None:
+        """Wait for at most so long, then read what there is."""
+        ready = self._epoll.poll(seconds, _AT_ONCE)
+        if not ready:
+            return
+        for fd, _ in self._watched_epoll.poll(0):
+            self._read(fd)
+        counted, discarded, total = self._counted, self._discarded, 0
+        for fd, mask in ready:
+            receive = counted.get(fd)
+            if receive is None:
+                if fd in self._open and self._open[fd].watcher is None:
+                    self._shake(fd, mask)
+                continue
+            try:
+                got = receive(discarded, _DISCARD_BYTES, socket.MSG_TRUNC)
+            except ConnectionError:
+                got = 0
+            if got:
+                total += got
+            else:
+                self._lose(fd)
+        self.counted_bytes += total
+
+    def until(self, done: Callable[[], bool], seconds: float = 60.0) -> None:
+        """Serve until a condition holds. Raises TimeoutError, ConnectionError if a client was lost."""
+        deadline = time.monotonic() + seconds
+        while not done():
+            self.step(0.05)
+            if self.lost:
+                raise ConnectionError(f"The server ended {self.lost} connections.")
+            if time.monotonic() > deadline:
+                raise TimeoutError("The server did not send what was expected.")
+
+    def _read(self, fd: int) -> None:
+        client = self._open[fd]
+        if self._fill(client):
+            self._hand_over(client)
+
+    def _hand_over(self, client: Client) -> None:
+        assert client.watcher is not None
+        for payload, size in wire.take_frames(client.buffer):
+            client.watcher(client, payload, size)
+
+    def _fill(self, client: Client) -> bool:
+        try:
+            data = client.sock.recv(_READ_BYTES)
+        except BlockingIOError:
+            return False
+        except ConnectionError:
+            data = b""
+        if data:
+            client.buffer += data
+        else:
+            self._lose(client.sock.fileno())
+        return bool(data)
+
+    def _lose(self, fd: int) -> None:
+        client = self._open.pop(fd)
+        self._counted.pop(fd, None)
+        client.sock.close()
+        self.lost += 1
+
+    def _shake(self, fd: int, mask: int) -> None:
+        client = self._open[fd]
+        if mask & select.EPOLLOUT:
+            client.sock.send(wire.UPGRADE)
+            self._epoll.modify(fd, select.EPOLLIN)
+            return
+        if self._fill(client) and client.stage is not Stage.READY:
+            client.advance()
+            if client.stage is Stage.READY:
+                self._shaking -= 1

@@ -1,0 +1,137 @@
+"""The handlers of every Python server here, ours and stock python-socketio.
+
+``peers/reference.mjs`` has the same for Node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import statistics
+from collections.abc import Awaitable, Callable, Sequence
+from time import perf_counter
+from typing import Any
+
+TEXT = "x" * 74
+"""Makes the packet of an event 106 bytes long, without the offset."""
+FILL_BATCH = 1024
+
+
+class Receipts:
+    """How many events the last client has confirmed."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+        self.more = asyncio.Event()
+
+    def confirm(self, count: int) -> None:
+        """The client has received so many events of the run."""
+        self.seen = count
+        self.more.set()
+
+    async def wait_for(self, count: int) -> None:
+        """Wait until so many are confirmed."""
+        while self.seen < count:
+            self.more.clear()
+            await self.more.wait()
+
+
+def register(sio: Any) -> None:
+    """Attach the handlers to a server."""
+    receipts: dict[str, Receipts] = {}
+
+    @sio.event
+    async def join(sid: str, room: str) -> None:
+        await sio.enter_room(sid, room)
+
+    @sio.event
+    async def seen(sid: str, count: int) -> None:
+        receipts.setdefault(sid, Receipts()).confirm(count)
+
+    @sio.event
+    async def fan(sid: str, order: dict[str, Any]) -> dict[str, Any]:
+        """Emit to everyone at full rate: ``window`` emitters wait, each for its own event."""
+        receipt = receipts[sid] = Receipts()
+        run = Run(sio, receipt, order["ahead"], perf_counter() + order["seconds"])
+        commits = time_commits(sio)
+        await asyncio.gather(*(run.emitter() for _ in range(order["window"])))
+        return {"count": run.count, "emit_ms": summary_ms(run.waits), "commit_ms": summary_ms(commits)}
+
+    @sio.event
+    async def say(sid: str, data: Any) -> None:
+        await sio.emit("fan", data)
+
+    @sio.event
+    async def publish(sid: str, data: Any) -> None:
+        await sio.emit("news", data, room="news")
+
+    @sio.event
+    async def fill(sid: str, order: dict[str, Any]) -> None:
+        """Emit ``count`` events for others, and between them, evenly, ten for the members of ``mine``."""
+        count, stride = order["count"], max(1, order["count"] // 10)
+
+        def room_of(n: int) -> str:
+            return order["mine"] if n % stride == 0 and n // stride <= 10 else "others"
+
+        for start in range(1, count + 1, FILL_BATCH):
+            batch = range(start, min(start + FILL_BATCH, count + 1))
+            await asyncio.gather(*(sio.emit("news", {"n": n, "text": TEXT}, room=room_of(n)) for n in batch))
+
+    @sio.on("gc")
+    async def collect(sid: str) -> None:
+        gc.collect()
+
+
+class Run:
+    """One fan-out at full rate."""
+
+    def __init__(self, sio: Any, receipt: Receipts, ahead: int, end: float) -> None:
+        self._sio = sio
+        self._receipt = receipt
+        self._ahead = ahead
+        self._end = end
+        self.count = 0
+        self.waits: list[float] = []
+
+    async def emitter(self) -> None:
+        """Emit one event after the other, as long as the last client keeps up, until the time is over."""
+        while perf_counter() < self._end:
+            self.count += 1
+            number = self.count
+            begun = perf_counter()
+            await self._sio.emit("fan", {"n": 99_999 + number, "text": TEXT})
+            self.waits.append(perf_counter() - begun)
+            if number - self._receipt.seen > self._ahead:
+                await self._receipt.wait_for(number - self._ahead)
+
+
+def time_commits(sio: Any) -> list[float]:
+    """A list that every commit of our server adds its duration to; stays empty on stock python-socketio."""
+    durations: list[float] = []
+    runtime = getattr(sio.manager, "runtime", None)
+    if runtime is not None:
+        runtime.log.commit = timed(type(runtime.log).commit.__get__(runtime.log), durations)
+    return durations
+
+
+def timed(
+    commit: Callable[[Sequence[Any]], Awaitable[list[int]]], durations: list[float]
+) -> Callable[[Sequence[Any]], Awaitable[list[int]]]:
+    """A commit that notes how long it took."""
+
+    async def timing(changes: Sequence[Any]) -> list[int]:
+        begun = perf_counter()
+        try:
+            return await commit(changes)
+        finally:
+            durations.append(perf_counter() - begun)
+
+    return timing
+
+
+def summary_ms(seconds: list[float]) -> list[float]:
+    """The median and the 99th percentile, in milliseconds; nothing for nothing."""
+    if len(seconds) < 2:
+        return []
+    cuts = statistics.quantiles(seconds, n=100, method="inclusive")
+    return [cuts[49] * 1000, cuts[98] * 1000]

@@ -1,0 +1,107 @@
+"""What the operating system knows: cores, processor time, memory, limits."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+SERVER_CORE = 0
+LOAD_CORE = 1
+
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
+
+def claim_load_core() -> None:
+    """Put this process, the load generator, on its core, and let it open thousands of sockets.
+
+    Raises SystemExit where there are not two cores.
+    """
+    cores = os.sched_getaffinity(0)
+    if not {SERVER_CORE, LOAD_CORE} <= cores:
+        sys.exit(f"The benchmark needs the cores {SERVER_CORE} and {LOAD_CORE}; this process may use {cores}.")
+    os.sched_setaffinity(0, {LOAD_CORE})
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """Processor time that the processes have used, from /proc/<pid>/stat (user and system)."""
+    return sum(_cpu_seconds(pid) for pid in pids)
+
+
+def _cpu_seconds(pid: int) -> float:
+    # The kernel counts ticks of 10 ms in stat and nanoseconds for each thread in schedstat.
+    try:
+        threads = Path(f"/proc/{pid}/task").iterdir()
+        return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
+    except (FileNotFoundError, IndexError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
+
+
+def resident_bytes(pid: int) -> int:
+    """What the process has in memory."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise ProcessLookupError(pid)
+
+
+def settle(pids: Iterable[int], quiet_seconds: float = 0.3, longest_seconds: float = 60.0) -> None:
+    """Wait until the processes do next to nothing. Raises TimeoutError."""
+    pids = list(pids)
+    deadline = time.monotonic() + longest_seconds
+    before = cpu_seconds(pids)
+    while time.monotonic() < deadline:
+        time.sleep(quiet_seconds)
+        after = cpu_seconds(pids)
+        if after - before < 0.02 * quiet_seconds:
+            return
+        before = after
+    raise TimeoutError(f"The server was still busy after {longest_seconds} s.")
+
+
+@dataclass
+class Meter:
+    """Time, the server's processor time and the load generator's own, over a ``with`` block."""
+
+    pids: list[int]
+    wall: float = 0.0
+    server_cpu: float = 0.0
+    load_cpu: float = 0.0
+    _begun: tuple[float, float, float] = field(default=(0.0, 0.0, 0.0), repr=False)
+
+    def _now(self) -> tuple[float, float, float]:
+        return time.perf_counter(), cpu_seconds(self.pids), time.process_time()
+
+    def __enter__(self) -> Self:
+        self._begun = self._now()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        now = self._now()
+        self.wall, self.server_cpu, self.load_cpu = (b - a for a, b in zip(self._begun, now, strict=True))
+
+    @property
+    def load_share(self) -> float:
+        """The share of its core that the load generator used."""
+        return self.load_cpu / self.wall if self.wall else 0.0
+
+
+def description() -> dict[str, str]:
+    """The machine, for whoever reads the figures."""
+    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return {
+        "processor": models[0].partition(":")[2].strip() if models else platform.machine(),
+        "cores": str(os.cpu_count()),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "load average at start": " ".join(f"{load:.1f}" for load in os.getloadavg()),
+    }

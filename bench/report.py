@@ -1,0 +1,76 @@
+"""The table that is printed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from statistics import median
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.results import Results, Row
+
+FEW_LABELS = {
+    "ours-full": "full",
+    "ours-normal": "normal",
+    "other-full": "other, full",
+    "other-normal": "other, normal",
+    "node-memory": "Node, memory",
+    "node-redis-always": "Node, Redis, fsync always",
+    "node-redis-no": "Node, Redis, no fsync",
+    "stock": "python-socketio",
+}
+
+
+def number(value: float) -> str:
+    """Three digits that count, or all of a large number."""
+    if value >= 1e6:
+        return f"{value / 1e6:.2f}M"
+    if value >= 1e4:
+        return f"{value / 1e3:.0f}k"
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def show(results: Results, console: Console) -> None:
+    """Print medians, ratios and how much of its core the load generator used."""
+    table = Table(title="medians over the rounds; ratio = ours / reference, of the same round (lowest–highest)")
+    for heading in ("", "case", "metric", "ours", "", "reference", "", "ratio", "required"):
+        table.add_column(heading, justify="right" if heading in ("ratio",) else "left")
+    for row in results.rows:
+        if cells := _cells(results, row):
+            table.add_row(*cells)
+    console.print(table)
+    _show_shares(results, console)
+
+
+def _cells(results: Results, row: Row) -> list[str]:
+    ours, theirs, ratios = results.ours(row), results.theirs(row), results.ratios(row)
+    if not ours or (row.reference and not theirs):
+        return []
+    reference = FEW_LABELS.get(row.reference, row.reference)
+    if row.reference_case:
+        reference = f"{reference} {row.reference_case}".strip()
+    return [
+        row.workload,
+        row.case,
+        f"{row.metric}, {row.unit}",
+        FEW_LABELS[row.ours],
+        number(median(ours)),
+        reference,
+        number(median(theirs)) if theirs else "",
+        f"{median(ratios):.2f}× ({min(ratios):.2f}–{max(ratios):.2f})" if ratios else "",
+        row.required,
+    ]
+
+
+def _show_shares(results: Results, console: Console) -> None:
+    shares = [(case, median(values)) for case, values in results.load_shares.items()]
+    console.print("The load generator's share of its core (at 1.0 it would be the bottleneck):")
+    for case, share in _highest(shares):
+        console.print(f"  {share:.2f}  {case}", highlight=False)
+
+
+def _highest(shares: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
+    return sorted(shares, key=lambda entry: -entry[1])[:12]

@@ -1,0 +1,91 @@
+"""What was measured: medians over the rounds, and ratios of what was measured in the same round."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A comparison that is printed: ours against a reference in one metric."""
+
+    workload: str
+    case: str
+    metric: str
+    unit: str
+    ours: str
+    """The name of the server."""
+    reference: str = ""
+    """The name of the server, or of another case of ours; empty where there is nothing to compare with."""
+    more_is_better: bool = False
+    reference_case: str = ""
+    """Where the reference is measured in another case."""
+    required: str = ""
+    """What issue 4 requires, as it is to be printed."""
+
+
+@dataclass
+class Results:
+    """Everything measured so far, by (case, metric, server), a value for each round."""
+
+    values: dict[tuple[str, str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
+    rows: list[Row] = field(default_factory=list)
+    load_shares: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, case: str, server: str, **metrics: float) -> None:
+        """Note what one round has given."""
+        for metric, value in metrics.items():
+            self.values[case, metric, server].append(value)
+
+    def compare(self, row: Row) -> None:
+        """Ask for a row of the table."""
+        if row not in self.rows:
+            self.rows.append(row)
+
+    def median(self, case: str, metric: str, server: str) -> float | None:
+        """The median over the rounds, None if it was not measured."""
+        values = self.values.get((case, metric, server))
+        return median(values) if values else None
+
+    def ours(self, row: Row) -> list[float]:
+        """What the rounds gave for ours."""
+        return self.values.get((row.case, row.metric, row.ours), [])
+
+    def theirs(self, row: Row) -> list[float]:
+        """What the rounds gave for the reference."""
+        return self.values.get((row.reference_case or row.case, row.metric, row.reference), [])
+
+    def ratios(self, row: Row) -> list[float]:
+        """Ours divided by the reference, round by round."""
+        return [a / b for a, b in zip(self.ours(row), self.theirs(row), strict=False) if b]
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it."""
+        measured = [
+            {"case": case, "metric": metric, "server": server, "median": median(values), "rounds": values}
+            for (case, metric, server), values in self.values.items()
+        ]
+        compared = []
+        for row in self.rows:
+            if ours := self.ours(row):
+                theirs, ratios = self.theirs(row), self.ratios(row)
+                compared.append(
+                    {
+                        "workload": row.workload,
+                        "case": row.case,
+                        "metric": row.metric,
+                        "unit": row.unit,
+                        "server": row.ours,
+                        "median": median(ours),
+                        "reference": row.reference or None,
+                        "reference_median": median(theirs) if theirs else None,
+                        "ratio": median(ratios) if ratios else None,
+                        "ratios": ratios,
+                        "more_is_better": row.more_is_better,
+                        "required": row.required or None,
+                    }
+                )
+        return {"comparisons": compared, "measured": measured, "load_share": dict(self.load_shares)}

@@ -1,0 +1,196 @@
+"""The servers that are compared, each a process of its own on the servers' core."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from bench import machine
+
+BENCH = Path(__file__).resolve().parent
+PROJECT = BENCH.parent
+START_SECONDS = 60.0
+HOUR_SECONDS = 3600.0
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A server in one of its settings."""
+
+    name: str
+    label: str
+    synchronous: str = ""
+    """Of our log; empty for the others."""
+    appendfsync: str = ""
+    """Of Redis; empty for servers without it."""
+    source: Path | None = None
+    """Another checkout of ours than this one."""
+
+
+FULL = Kind("ours-full", "eventstore, full", synchronous="full")
+NORMAL = Kind("ours-normal", "eventstore, normal", synchronous="normal")
+MEMORY = Kind("node-memory", "Node, memory")
+REDIS_ALWAYS = Kind("node-redis-always", "Node, Redis fsync always", appendfsync="always")
+REDIS_NO = Kind("node-redis-no", "Node, Redis no fsync", appendfsync="no")
+STOCK = Kind("stock", "python-socketio")
+
+
+def redis_server() -> str | None:
+    """The Redis server of this machine, or the one named by REDIS_SERVER."""
+    return os.environ.get("REDIS_SERVER") or shutil.which("redis-server")
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass
+class Server:
+    """A context manager around a server; ``folder`` has its data and its output."""
+
+    kind: Kind
+    folder: Path
+    away_seconds: float = 120.0
+    """How long sessions are kept that are away."""
+    port: int = field(default_factory=free_port)
+    start_seconds: float = 0.0
+    """How long the last start took, until the port was open."""
+    _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def pids(self) -> list[int]:
+        """Its processes: Redis belongs to the server that stores in it."""
+        return [process.pid for process in self._processes]
+
+    @property
+    def pid(self) -> int:
+        """The process that serves."""
+        return self._processes[-1].pid
+
+    @property
+    def database(self) -> Path:
+        """Where our log is."""
+        return self.folder / "data" / "events.db"
+
+    def start(self) -> None:
+        """Start it; returns when its port is open. Raises RuntimeError with the end of its output."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        redis_port = 0
+        if self.kind.appendfsync:
+            redis_port = free_port()
+            self._spawn(_redis_command(self.kind, self.folder, redis_port), {})
+            self._await_port(redis_port)
+        begun = time.perf_counter()
+        command, environment = self._command(redis_port)
+        self._spawn(command, environment)
+        self._await_port(self.port)
+        self.start_seconds = time.perf_counter() - begun
+
+    def kill(self) -> None:
+        """SIGKILL all of it."""
+        for process in reversed(self._processes):
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        self._processes.clear()
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and self._processes and self._processes[-1].poll() is not None:
+            error.add_note(f"{self.kind.label} has ended:\n{self._output()}")
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _command(self, redis_port: int) -> tuple[Sequence[str], Mapping[str, str]]:
+        kind = self.kind
+        if kind.synchronous:
+            config = self.folder / "config.toml"
+            config.write_text(_CONFIG.format(port=self.port, away=self.away_seconds, synchronous=kind.synchronous))
+            source = kind.source or PROJECT
+            command = [sys.executable, "-m", "socketio_eventstore.server", "serve", "--config", str(config)]
+            return command, {"PYTHONPATH": f"{source / '.venv' / 'src'}:{PROJECT}"}
+        if kind is STOCK:
+            return [sys.executable, str(BENCH / "peers" / "stock.py"), str(self.port)], {
+                "PYTHONPATH": str(PROJECT)
+            }
+        arguments = [str(self.port), "redis" if redis_port else "memory", str(int(self.away_seconds * 1000))]
+        command = ["node", "--expose-gc", str(BENCH / "peers" / "reference.mjs"), *arguments]
+        return [*command, f"redis://127.0.0.1:{redis_port}"], {"NODE_ENV": "production"}
+
+    def _spawn(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        with (self.folder / "output.log").open("ab") as output:
+            process = subprocess.Popen(
+                ["taskset", "--cpu-list", str(machine.SERVER_CORE), *command],
+                cwd=self.folder,
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._processes.append(process)
+
+    def _await_port(self, port: int) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    return
+            if self._processes[-1].poll() is not None:
+                break
+            time.sleep(0.005)
+        raise RuntimeError(f"{self.kind.label} did not start:\n{self._output()}")
+
+    def _output(self) -> str:
+        return (self.folder / "output.log").read_text(errors="replace")[-2000:]
+
+
+def _redis_command(kind: Kind, folder: Path, port: int) -> Sequence[str]:
+    options = {
+        "port": str(port),
+        "bind": "127.0.0.1",
+        "dir": str(folder),
+        "save": "",
+        "appendonly": "yes",
+        "appendfsync": kind.appendfsync,
+    }
+    program = redis_server()
+    assert program is not None, "asked for before"
+    return [program, *(word for name, value in options.items() for word in (f"--{name}", value))]
+
+
+_CONFIG = """
+[server]
+port = {port}
+handlers = "bench.handlers"
+ping_interval = 300.0                 # no heartbeat falls into a measurement
+
+[connection_state_recovery]
+max_disconnection_duration = {away}
+
+[store]
+synchronous = "{synchronous}"
+"""

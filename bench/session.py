@@ -1,0 +1,72 @@
+"""What every workload is given: servers, rounds, and a place for results."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from bench.machine import Meter
+from bench.results import Results
+from bench.servers import Kind, Server, redis_server
+
+T = TypeVar("T")
+
+
+@dataclass
+class Bench:
+    """One run of the benchmark."""
+
+    folder: Path
+    rounds: int
+    quick: bool
+    only_ours: bool = False
+    """For work on our own server: the peers are left out."""
+    other: Path | None = None
+    """Another checkout of ours, to be compared with this one."""
+    results: Results = field(default_factory=Results)
+    _count: int = 0
+
+    def servers(self, *kinds: Kind) -> list[Kind]:
+        """Those of the kinds that can be run here, and the other checkout."""
+        chosen = []
+        for kind in kinds:
+            if kind.appendfsync and redis_server() is None:
+                continue
+            if kind.synchronous or not self.only_ours:
+                chosen.append(kind)
+            if kind.synchronous and self.other is not None:
+                other = Kind(f"other-{kind.synchronous}", f"other, {kind.synchronous}", kind.synchronous)
+                chosen.append(Kind(other.name, other.label, kind.synchronous, source=self.other))
+        return chosen
+
+    def start(self, kind: Kind, *, away_seconds: float = 120.0) -> Server:
+        """A server with an empty folder; a context manager."""
+        self._count += 1
+        return Server(kind, self.folder / f"{self._count}-{kind.name}", away_seconds)
+
+    def interleaved(self, cases: Iterable[T], kinds: Iterable[Kind]) -> Iterator[tuple[T, Kind]]:
+        """Every case with every server, all of it once in each round."""
+        cases, kinds = list(cases), list(kinds)
+        for number in range(1, self.rounds + 1):
+            for case in cases:
+                for kind in kinds:
+                    self.say(f"round {number} of {self.rounds}  {case}  {kind.label}")
+                    yield case, kind
+
+    def pick(self, normal: T, quick: T) -> T:
+        """One value for a real run, one for a quick look."""
+        return quick if self.quick else normal
+
+    def note_load(self, case: str, meter: Meter) -> None:
+        """Note which share of its core the load generator used."""
+        self.results.load_shares[case].append(meter.load_share)
+
+    @staticmethod
+    def say(text: str) -> None:
+        """Tell on stderr what is going on; the result alone goes to stdout."""
+        print(text, file=sys.stderr, flush=True)
+
+
