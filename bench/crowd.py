@@ -44,7 +44,19 @@ class Stage(Enum):
 class Client:
     """One connection, and what is known of its session."""
 
-    __slots__ = ("buffer", "expected", "offset", "pid", "recovered", "sid", "sock", "stage", "watcher")
+    __slots__ = (
+        "asked_at",
+        "buffer",
+        "expected",
+        "offset",
+        "pid",
+        "ready_at",
+        "recovered",
+        "sid",
+        "sock",
+        "stage",
+        "watcher",
+    )
 
     def __init__(self) -> None:
         self.sock: socket.socket
@@ -58,6 +70,10 @@ class Client:
         self.expected = 0
         """Events that make it ready, after CONNECT."""
         self.watcher: Watcher | None = None
+        self.asked_at = 0.0
+        """When it sent CONNECT."""
+        self.ready_at = 0.0
+        """When it had the answer and everything that it missed."""
 
     @property
     def auth(self) -> dict[str, Any] | None:
@@ -78,12 +94,16 @@ class Client:
             self.buffer.clear()
         return end >= 0
 
-    def advance(self) -> None:
-        """Go on with the handshake, as far as what was received allows. Raises ConnectionError."""
+    def advance(self) -> bool:
+        """Go on with the handshake, as far as what was received allows; return whether it is ready.
+
+        Raises ConnectionError.
+        """
         if self.stage is Stage.UPGRADING and wire.end_of_upgrade(self.buffer):
             self.stage = Stage.OPENING
         if self.stage is Stage.OPENING and list(wire.take_frames(self.buffer)):
             self.send(wire.connect(self.auth))
+            self.asked_at = time.perf_counter()
             self.stage = Stage.CONNECTING
         if self.stage is Stage.CONNECTING:
             start = self.buffer.find(b'40{"sid"')
@@ -98,6 +118,8 @@ class Client:
             not (self.expected and self.recovered) or self.buffer.count(EVENT) >= self.expected
         ):
             self.stage = Stage.READY
+            self.ready_at = time.perf_counter()
+        return self.stage is Stage.READY
 
 
 class Crowd:
@@ -130,7 +152,7 @@ class Crowd:
     def connect(
         self, clients: Sequence[Client], *, missed: int = 0, at_once: int = 10_000, seconds: float = 60.0
     ) -> None:
-        """Connect clients, with their sessions if they have any, until all have CONNECT and ``missed`` events.
+        """Connect clients, with the sessions that they have, until all have CONNECT and ``missed`` events.
 
         At most ``at_once`` shake hands at a time. Raises TimeoutError.
         """
@@ -141,7 +163,9 @@ class Crowd:
                 self._begin(waiting.pop(), missed)
             self.step(0.1)
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{self._shaking + len(waiting)} of {len(clients)} clients did not connect.")
+                raise TimeoutError(
+                    f"{self._shaking + len(waiting)} of {len(clients)} clients did not connect."
+                )
             if self.lost:
                 raise ConnectionError(f"The server ended {self.lost} connections.")
 
@@ -164,6 +188,18 @@ class Crowd:
             if self._open.pop(fd, None) is not None:
                 self._counted.pop(fd, None)
                 client.sock.close()
+
+    def ask(self, clients: Sequence[Client], name: str, *arguments: Any, seconds: float = 60.0) -> None:
+        """Let each of the clients send an event, and wait until all have the acknowledgement."""
+        for client in clients:
+            client.send(wire.event(name, *arguments, ack=0))
+        for client in clients:
+            self.until(lambda buffer=client.buffer: b"430[]" in buffer, seconds)  # type: ignore[misc]
+
+    def receive(self, clients: Sequence[Client], events: int, seconds: float = 60.0) -> None:
+        """Wait until each of the clients has so many events since its buffer was cleared."""
+        for client in clients:
+            self.until(lambda buffer=client.buffer: buffer.count(EVENT) >= events, seconds)  # type: ignore[misc]
 
     # Serving ----------------------------------------------------------------------------------------
 
@@ -253,7 +289,5 @@ class Crowd:
             client.sock.send(wire.UPGRADE)
             self._epoll.modify(fd, select.EPOLLIN)
             return
-        if self._fill(client) and client.stage is not Stage.READY:
-            client.advance()
-            if client.stage is Stage.READY:
-                self._shaking -= 1
+        if self._fill(client) and client.stage is not Stage.READY and client.advance():
+            self._shaking -= 1

@@ -38,17 +38,42 @@ class Receipts:
 
 def register(sio: Any) -> None:
     """Attach the handlers to a server."""
-    receipts: dict[str, Receipts] = {}
+    _register_fan_out(sio)
 
-    @sio.event
     async def join(sid: str, room: str) -> None:
         await sio.enter_room(sid, room)
 
-    @sio.event
+    async def publish(sid: str, data: Any) -> None:
+        await sio.emit("news", data, room="news")
+
+    async def fill(sid: str, order: dict[str, Any]) -> None:
+        """Emit ``count`` events, evenly among them ``for_mine`` to the room ``mine``, the rest to others."""
+        count, for_mine = order["count"], order["for_mine"]
+        stride = count // for_mine
+
+        def room_of(n: int) -> str:
+            return order["mine"] if n % stride == 0 and n // stride <= for_mine else "others"
+
+        for start in range(1, count + 1, FILL_BATCH):
+            batch = range(start, min(start + FILL_BATCH, count + 1))
+            await asyncio.gather(*(sio.emit("news", {"n": n, "text": TEXT}, room=room_of(n)) for n in batch))
+
+    async def collect(sid: str) -> None:
+        gc.collect()
+
+    for name, handler in (("join", join), ("publish", publish), ("fill", fill), ("gc", collect)):
+        sio.on(name, handler)
+
+
+def _register_fan_out(sio: Any) -> None:
+    receipts: dict[str, Receipts] = {}
+
+    async def say(sid: str, data: Any) -> None:
+        await sio.emit("fan", data)
+
     async def seen(sid: str, count: int) -> None:
         receipts.setdefault(sid, Receipts()).confirm(count)
 
-    @sio.event
     async def fan(sid: str, order: dict[str, Any]) -> dict[str, Any]:
         """Emit to everyone at full rate: ``window`` emitters wait, each for its own event."""
         receipt = receipts[sid] = Receipts()
@@ -57,29 +82,8 @@ def register(sio: Any) -> None:
         await asyncio.gather(*(run.emitter() for _ in range(order["window"])))
         return {"count": run.count, "emit_ms": summary_ms(run.waits), "commit_ms": summary_ms(commits)}
 
-    @sio.event
-    async def say(sid: str, data: Any) -> None:
-        await sio.emit("fan", data)
-
-    @sio.event
-    async def publish(sid: str, data: Any) -> None:
-        await sio.emit("news", data, room="news")
-
-    @sio.event
-    async def fill(sid: str, order: dict[str, Any]) -> None:
-        """Emit ``count`` events for others, and between them, evenly, ten for the members of ``mine``."""
-        count, stride = order["count"], max(1, order["count"] // 10)
-
-        def room_of(n: int) -> str:
-            return order["mine"] if n % stride == 0 and n // stride <= 10 else "others"
-
-        for start in range(1, count + 1, FILL_BATCH):
-            batch = range(start, min(start + FILL_BATCH, count + 1))
-            await asyncio.gather(*(sio.emit("news", {"n": n, "text": TEXT}, room=room_of(n)) for n in batch))
-
-    @sio.on("gc")
-    async def collect(sid: str) -> None:
-        gc.collect()
+    for name, handler in (("say", say), ("seen", seen), ("fan", fan)):
+        sio.on(name, handler)
 
 
 class Run:

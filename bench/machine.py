@@ -25,7 +25,9 @@ def claim_load_core() -> None:
     """
     cores = os.sched_getaffinity(0)
     if not {SERVER_CORE, LOAD_CORE} <= cores:
-        sys.exit(f"The benchmark needs the cores {SERVER_CORE} and {LOAD_CORE}; this process may use {cores}.")
+        sys.exit(
+            f"The benchmark needs the cores {SERVER_CORE} and {LOAD_CORE}; this process may use {cores}."
+        )
     os.sched_setaffinity(0, {LOAD_CORE})
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -97,7 +99,9 @@ class Meter:
 
 def description() -> dict[str, str]:
     """The machine, for whoever reads the figures."""
-    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    models = [
+        line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")
+    ]
     return {
         "processor": models[0].partition(":")[2].strip() if models else platform.machine(),
         "cores": str(os.cpu_count()),

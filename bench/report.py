@@ -35,9 +35,11 @@ def number(value: float) -> str:
 
 def show(results: Results, console: Console) -> None:
     """Print medians, ratios and how much of its core the load generator used."""
-    table = Table(title="medians over the rounds; ratio = ours / reference, of the same round (lowest–highest)")
+    table = Table(
+        title="medians over the rounds; ratio = ours / reference, of the same round (lowest–highest)"
+    )
     for heading in ("", "case", "metric", "ours", "", "reference", "", "ratio", "required"):
-        table.add_column(heading, justify="right" if heading in ("ratio",) else "left")
+        table.add_column(heading, justify="right" if heading == "ratio" else "left")
     for row in results.rows:
         if cells := _cells(results, row):
             table.add_row(*cells)

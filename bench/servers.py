@@ -70,6 +70,7 @@ class Server:
     start_seconds: float = 0.0
     """How long the last start took, until the port was open."""
     _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    _redis_port: int = 0
 
     @property
     def pids(self) -> list[int]:
@@ -89,13 +90,22 @@ class Server:
     def start(self) -> None:
         """Start it; returns when its port is open. Raises RuntimeError with the end of its output."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        redis_port = 0
         if self.kind.appendfsync:
-            redis_port = free_port()
-            self._spawn(_redis_command(self.kind, self.folder, redis_port), {})
-            self._await_port(redis_port)
+            self._redis_port = free_port()
+            self._spawn(_redis_command(self.kind, self.folder, self._redis_port), {})
+            self._await_port(self._redis_port)
+        self._start_server()
+
+    def restart(self) -> None:
+        """SIGKILL the server and start it again; Redis lives on."""
+        server = self._processes.pop()
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+        self._start_server()
+
+    def _start_server(self) -> None:
         begun = time.perf_counter()
-        command, environment = self._command(redis_port)
+        command, environment = self._command(self._redis_port)
         self._spawn(command, environment)
         self._await_port(self.port)
         self.start_seconds = time.perf_counter() - begun
@@ -128,7 +138,9 @@ class Server:
         kind = self.kind
         if kind.synchronous:
             config = self.folder / "config.toml"
-            config.write_text(_CONFIG.format(port=self.port, away=self.away_seconds, synchronous=kind.synchronous))
+            config.write_text(
+                _CONFIG.format(port=self.port, away=self.away_seconds, synchronous=kind.synchronous)
+            )
             source = kind.source or PROJECT
             command = [sys.executable, "-m", "socketio_eventstore.server", "serve", "--config", str(config)]
             return command, {"PYTHONPATH": f"{source / '.venv' / 'src'}:{PROJECT}"}

@@ -38,8 +38,8 @@ class Bench:
             if kind.synchronous or not self.only_ours:
                 chosen.append(kind)
             if kind.synchronous and self.other is not None:
-                other = Kind(f"other-{kind.synchronous}", f"other, {kind.synchronous}", kind.synchronous)
-                chosen.append(Kind(other.name, other.label, kind.synchronous, source=self.other))
+                level = kind.synchronous
+                chosen.append(Kind(f"other-{level}", f"other, {level}", level, source=self.other))
         return chosen
 
     def start(self, kind: Kind, *, away_seconds: float = 120.0) -> Server:
@@ -68,5 +68,3 @@ class Bench:
     def say(text: str) -> None:
         """Tell on stderr what is going on; the result alone goes to stdout."""
         print(text, file=sys.stderr, flush=True)
-
-

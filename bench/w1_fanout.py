@@ -1,4 +1,4 @@
-"""W1, fan-out: how many deliveries a second, how late at half the reference's rate, how much processor time."""
+"""W1, fan-out: deliveries a second, latency at half the reference's rate, processor time."""
 
 from __future__ import annotations
 
@@ -70,9 +70,11 @@ def fan_out(crowd: Crowd, control: Client, others: int, seconds: float) -> tuple
     order = {"seconds": seconds, "window": WINDOW, "ahead": AHEAD}
     control.send(wire.event("fan", order, ack=1))
     crowd.until(
-        lambda: run.answer is not None
-        and run.events == run.answer["count"]
-        and crowd.counted_bytes == others * run.size_bytes
+        lambda: (
+            run.answer is not None
+            and run.events == run.answer["count"]
+            and crowd.counted_bytes == others * run.size_bytes
+        )
     )
     taken = time.perf_counter() - begun
     assert run.answer is not None

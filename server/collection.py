@@ -7,26 +7,36 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 from socketio_eventstore.server.dispatch import Dispatcher, Turn
+from socketio_eventstore.server.registry import Session
+from socketio_eventstore.server.turns import SessionTurn
 
 
 class Collection:
     """The turns that a handler has asked for while it ran."""
 
-    def __init__(self) -> None:
+    def __init__(self, only: Session | None) -> None:
         self.turns: list[Turn] = []
         self.is_open = True
+        self._only = only
+
+    def takes(self, turn: Turn) -> bool:
+        """Whether a turn belongs in here."""
+        if not self.is_open:
+            return False
+        return self._only is None or (isinstance(turn, SessionTurn) and turn.session is self._only)
 
 
 _present: ContextVar[Collection | None] = ContextVar("collection", default=None)
 
 
 @contextmanager
-def collecting() -> Iterator[list[Turn]]:
+def collecting(only: Session | None = None) -> Iterator[list[Turn]]:
     """Collect what is asked for in this context instead of submitting it; the caller submits the list.
 
-    What a task does that outlives the block is submitted as ever.
+    With ``only`` just the changes of that session are collected. What a task does that outlives the
+    block is submitted as ever.
     """
-    collection = Collection()
+    collection = Collection(only)
     token = _present.set(collection)
     try:
         yield collection.turns
@@ -38,7 +48,15 @@ def collecting() -> Iterator[list[Turn]]:
 async def submit_or_collect(dispatcher: Dispatcher, turn: Turn) -> object:
     """Submit a turn and wait for it; inside ``collecting`` keep it for later and return None."""
     collection = _present.get()
-    if collection is not None and collection.is_open:
+    if collection is not None and collection.takes(turn):
         collection.turns.append(turn)
         return None
     return await dispatcher.submit(turn)
+
+
+def collected(session: Session) -> Iterator[SessionTurn]:
+    """The changes of a session that this context has collected and that have not taken effect."""
+    collection = _present.get()
+    for turn in collection.turns if collection is not None and collection.is_open else ():
+        if isinstance(turn, SessionTurn) and turn.session is session:
+            yield turn

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -81,6 +82,33 @@ def migrate(path: Path | None) -> None:
 
     _attempt(app.migrate, config)
     click.echo(f"{config.store.path} has this version's schema")
+
+
+@commands.command()
+@click.option("--clients", type=click.IntRange(1, 1000), default=50, show_default=True)
+@click.option("--rooms", type=click.IntRange(1, 1000), default=10, show_default=True)
+@click.option("--cuts", type=click.IntRange(0), default=200, show_default=True, help="Transports broken.")
+@click.option("--kills", type=click.IntRange(0), default=30, show_default=True, help="SIGKILLs and restarts.")
+@click.option("--events", type=click.IntRange(1), default=20_000, show_default=True, help="About so many.")
+@click.option("--duration", type=float, default=300.0, show_default=True, help="Seconds at most.")
+@click.option("--synchronous", type=click.Choice(("full", "normal")), default="full", show_default=True)
+@click.option("--seed", type=int, help="Repeats the run with this seed; a new one otherwise.")
+@click.option("--keep", is_flag=True, help="Keep the scratch store, as is done when a promise was broken.")
+def verify(duration: float, seed: int | None, keep: bool, **amounts: Any) -> None:
+    """Break a server of its own in every way it knows, and count what clients missed.
+
+    Exits with 0 if all promises were kept, 1 if one was broken, 2 if it could not run.
+    """
+    from socketio_eventstore.server.verify.plan import Settings
+    from socketio_eventstore.server.verify.process import CannotRun
+    from socketio_eventstore.server.verify.program import verify
+
+    seed = secrets.randbelow(2**32) if seed is None else seed
+    try:
+        code = verify(Settings(duration_seconds=duration, seed=seed, **amounts), keep=keep)
+    except CannotRun as error:
+        raise Refused(str(error)) from error
+    click.get_current_context().exit(code)
 
 
 def _load(path: Path | None, flags: Mapping[str, Mapping[str, object]] | None = None) -> Config:

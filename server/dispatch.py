@@ -13,26 +13,31 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeAlias
 
 from socketio_eventstore.server.outbox import Outbox
 from socketio_eventstore.server.packets import Codec
 from socketio_eventstore.server.registry import Registry, Session
 from socketio_eventstore.server.tail import Tail
 from socketio_eventstore.store.errors import StoreBusy, StoreClosed, StoreError, StoreUnavailable
-from socketio_eventstore.store.model import Change, Place
+from socketio_eventstore.store.model import Change, Place, SessionAway, SessionEnded
 
 logger = logging.getLogger(__name__)
 
 BATCH_TURNS = 1024
 """More in one transaction does not make it faster, it only makes the others wait."""
 QUEUE_TURNS = 100_000
-"""Turns that may wait for a commit; an emit beyond that is refused rather than kept in memory."""
+QUEUE_BYTES = 256_000_000
+"""What may wait for a commit; an emit beyond that is refused rather than kept in memory."""
 SLICE_BYTES = 1_000_000
 """What a batch may gather for one audience before it is sent and the event loop serves others."""
 BUSY_PATIENCE_SECONDS = 30.0
 """How long a batch is kept and tried again while another program holds the database's lock."""
 BUSY_PAUSE_SECONDS = 0.01
+
+
+Owed: TypeAlias = SessionAway | SessionEnded
+"""What has happened to a session and is written as soon as that is possible."""
 
 
 class QueueFull(StoreUnavailable):
@@ -65,6 +70,11 @@ class Turn(ABC):
     """Whether all it does is ``Outbox.broadcast``, so that its neighbours may share one audience."""
     settled: asyncio.Future[object] | None = None
 
+    @property
+    def size_bytes(self) -> int:
+        """What it weighs while it waits."""
+        return 0
+
     def changes(self, registry: Registry) -> Sequence[Change]:
         """What must be on disk before it takes effect; empty for packets that are not stored."""
         return ()
@@ -73,7 +83,7 @@ class Turn(ABC):
     def apply(self, dispatcher: Dispatcher) -> object:
         """Take effect in memory and on connections; what it returns, the submitter gets."""
 
-    def refused(self, dispatcher: Dispatcher, error: StoreError) -> Sequence[Change]:
+    def refused(self, dispatcher: Dispatcher, error: StoreError) -> Sequence[Owed]:
         """Its changes could not be stored. Returns those that must be written as soon as it is possible."""
         return ()
 
@@ -106,7 +116,8 @@ class Dispatcher:
         self._wake = asyncio.Event()
         self._busy = False
         self._closed = False
-        self._owed: list[Change] = []
+        self._queued_bytes = 0
+        self._owed: dict[tuple[str, str], Owed] = {}
 
     @property
     def offset(self) -> str | None:
@@ -116,7 +127,7 @@ class Dispatcher:
     def enqueue(self, *group: Turn) -> None:
         """Give turns their place in the order, without waiting; all of them are stored or none.
 
-        Raises QueueFull when the store is far behind, StoreClosed after ``close``.
+        For what has happened already and must have its place. Raises StoreClosed after ``close``.
         """
         if self._closed:
             raise StoreClosed
@@ -125,17 +136,17 @@ class Dispatcher:
                 self._take_effect(turn, self.position)
             self.outbox.flush()
             return
-        if len(self._queue) >= QUEUE_TURNS:
-            raise QueueFull(f"{QUEUE_TURNS} turns are waiting.")
-        self._queue.append(group)
-        self._wake.set()
+        self._append(group)
 
     async def submit(self, *group: Turn) -> object:
         """Give turns their place in the order and wait until they have taken effect.
 
         The place is taken before the first suspension, so the order of calls is the order of the log.
-        Returns what the last turn gives. Raises StoreError when the changes could not be stored.
+        Returns what the last turn gives. Raises StoreError when the changes could not be stored,
+        QueueFull when the store is too far behind to take more.
         """
+        if len(self._queue) >= QUEUE_TURNS or self._queued_bytes >= QUEUE_BYTES:
+            raise QueueFull(f"{len(self._queue)} turns of {self._queued_bytes} bytes are waiting.")
         last = group[-1]
         last.settled = asyncio.get_running_loop().create_future()
         self.enqueue(*group)
@@ -160,6 +171,11 @@ class Dispatcher:
             finally:
                 self._busy = False
 
+    def retry_owed(self) -> None:
+        """Try again to write what could not be stored although it had happened."""
+        if self._owed and not self._closed:
+            self._append(())
+
     def close(self) -> None:
         """Accept no more turns; ``run`` ends when those in the queue have taken effect."""
         self._closed = True
@@ -167,19 +183,24 @@ class Dispatcher:
 
     def _next_groups(self) -> list[Sequence[Turn]]:
         groups = [self._queue.popleft()]
-        if not groups[0][0].alone:
-            while self._queue and len(groups) < BATCH_TURNS and not self._queue[0][0].alone:
+        if not _is_alone(groups[0]):
+            while self._queue and len(groups) < BATCH_TURNS and not _is_alone(self._queue[0]):
                 groups.append(self._queue.popleft())
+        self._queued_bytes -= sum([turn.size_bytes for group in groups for turn in group])
         return groups
+
+    def _append(self, group: Sequence[Turn]) -> None:
+        self._queue.append(group)
+        self._queued_bytes += sum([turn.size_bytes for turn in group])
+        self._wake.set()
 
     async def _process(self, groups: list[Sequence[Turn]]) -> None:
         batch = list(chain.from_iterable(groups))
         try:
             positions = await self._commit(batch)
         except StoreError as error:
-            if len(groups) == 1:
-                for turn in batch:
-                    self._refuse(turn, error)
+            if len(groups) == 1 or isinstance(error, StoreBusy):
+                await self._refuse_all(batch, error)
             else:  # a bad group fails alone, and the good ones keep their order
                 for group in groups:
                     await self._process([group])
@@ -190,7 +211,8 @@ class Dispatcher:
         return list(chain.from_iterable(turn.changes(self.registry) for turn in turns))
 
     async def _commit(self, batch: list[Turn]) -> list[int]:
-        changes = list(self._owed)
+        owed = list(self._owed.values())
+        changes: list[Change] = [*owed]
         ends = []
         for turn in batch:
             changes += turn.changes(self.registry)
@@ -198,7 +220,7 @@ class Dispatcher:
         if not changes:
             return [self.position] * len(batch)
         after = [self.position, *await self._commit_patiently(changes)]
-        del self._owed[:]
+        self._owed.clear()
         return [after[end] for end in ends]
 
     async def _commit_patiently(self, changes: list[Change]) -> list[int]:
@@ -235,10 +257,25 @@ class Dispatcher:
         if turn.settled is not None and not turn.settled.done():
             turn.settled.set_result(result)
 
-    def _refuse(self, turn: Turn, error: StoreError) -> None:
-        self._owed += turn.refused(self, error)
+    async def _refuse_all(self, batch: list[Turn], error: StoreError) -> None:
+        """Fail what had to be stored; packets that had not are sent all the same, in their place."""
+        for turn in batch:
+            if turn.changes(self.registry):
+                self._refuse(turn, error)
+            else:
+                self._take_effect(turn, self.position)
         self.outbox.flush()
+
+    def _refuse(self, turn: Turn, error: StoreError) -> None:
+        for change in turn.refused(self, error):
+            key = (change.namespace, change.sid)
+            if not isinstance(self._owed.get(key), SessionEnded):
+                self._owed[key] = change
         if turn.settled is None:
             logger.error("A turn could not be stored: %s", error)
         elif not turn.settled.done():
             turn.settled.set_exception(error)
+
+
+def _is_alone(group: Sequence[Turn]) -> bool:
+    return any(turn.alone for turn in group)

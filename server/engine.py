@@ -151,7 +151,7 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
         self.sockets[connection.id] = connection
         accepted = await self._trigger_event("connect", connection.id, environ, run_async=False)
         if accepted is not None and accepted is not True:
-            del self.sockets[connection.id]
+            self.sockets.pop(connection.id, None)
             raise Refused(FORBIDDEN, "401 UNAUTHORIZED")
         if transport == "websocket":
             return await self._websocket(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -50,9 +50,18 @@ class History(Protocol):
         ...
 
     async def missed(
-        self, namespace: str, memberships: Sequence[Interval], after: int, through: int
+        self,
+        namespace: str,
+        memberships: Sequence[Interval],
+        after: int,
+        through: int,
+        *,
+        at_most: int | None = None,
     ) -> Missed:
-        """The events in (after, through] that fell into one of the memberships."""
+        """The events in (after, through] that fell into one of the memberships.
+
+        The search may end once it has found more than ``at_most``.
+        """
         ...
 
     def missed_in_memory(
@@ -114,29 +123,34 @@ class Recovery:
         return session.state is State.AWAY and service_now - session.away_since > limit
 
     async def decide(
-        self, namespace: str, pid: object, offset: object, position: int, service_now: float
+        self, namespace: str, pid: object, offset: object, position: int, clock: Callable[[], float]
     ) -> Restore | Result:
         """Whether the client with this private id may have its session back, and from where.
 
-        A result other than RECOVERED means a fresh session, and says why. Nothing is changed.
+        ``clock`` gives the service time. A result other than RECOVERED means a fresh session, and says
+        why. Nothing is changed.
         """
         if not isinstance(pid, str):
             return Result.UNKNOWN_SESSION
         session = self._registry.with_pid(hash_pid(pid))
         if session is None or session.namespace != namespace:
             return Result.UNKNOWN_SESSION
-        if self.is_expired(session, service_now):
-            return Result.EXPIRED
         cursor = self._cursor(session, offset)
         if isinstance(cursor, Result):
             return cursor
-        missed = await self._history.missed(namespace, list(session.memberships()), cursor, position)
-        limits = self._limits
+        limits, memberships = self._limits, list(session.memberships())
+        missed = await self._history.missed(
+            namespace, memberships, cursor, position, at_most=limits.max_missed_packets
+        )
         if len(missed.numbers) > limits.max_missed_packets or missed.size_bytes > limits.max_missed_bytes:
             return Result.TOO_MANY_MISSED
         if self._registry.with_pid(hash_pid(pid)) is not session:  # it ended while the log was asked
             return Result.UNKNOWN_SESSION
-        return Restore(session, max(cursor, session.confirmed, self._history.pruned_through))
+        if self.is_expired(session, clock()):
+            return Result.EXPIRED
+        # What was not for it need not be kept for it: a quiet client must not hold up pruning.
+        reached = missed.numbers[0] - 1 if missed.numbers else position
+        return Restore(session, max(cursor, reached, session.confirmed, self._history.pruned_through))
 
     def _cursor(self, session: Session, offset: object) -> int | Result:
         # What was confirmed or pruned needs no offset: positions are compared, rows never looked up.

@@ -65,10 +65,13 @@ class Connection(ABC):
         """Note what lies before a heartbeat in the connection's bytes.
 
         Engine.IO heartbeats are receipts: what was written before a ping has arrived when its pong
-        comes.
+        comes. A session that is not accepted yet was written nothing.
         """
         for session in self.sessions.values():
-            session.mark = position if session.state is State.LIVE else session.sent
+            if session.state is State.LIVE:
+                session.mark = position
+            elif session.state is State.REPLAYING:
+                session.mark = session.sent
 
     def pong_received(self) -> None:
         """The client has answered the heartbeat."""
@@ -93,6 +96,8 @@ class Session:
     """What the handlers saved, a JSON object."""
     state: State = State.CONNECTING
     connection: Connection | None = None
+    displaced: list[Connection] = field(default_factory=list)
+    """Connections that lost it to the present one, which is not accepted yet."""
     claim: int = 0
     """Counts the connections that took the session over; a late word of an earlier one is ignored."""
     recovered: bool = False
@@ -112,6 +117,10 @@ class Session:
     held_bytes: int = 0
     away_since: float = 0.0
     """Service time in seconds at which it went away."""
+    leaving: int = 0
+    """Disconnect handlers that are to run or running: meanwhile they can ask for its rooms and data."""
+    dismissed: bool = False
+    """Whether it ended by ``disconnect``, after which its client is not to come back by itself."""
 
     @classmethod
     def restore(cls, stored: StoredSession, away_since: float) -> Session:
@@ -138,14 +147,19 @@ class Session:
         self.state = state
 
     def attach(self, connection: Connection, cursor: int) -> int:
-        """Let a connection take the session over, whoever had it; return the number of its claim."""
+        """Let a connection take the session over, whoever had it; return the number of its claim.
+
+        This is no turn: the old connection must fall silent at once, and nothing else changes before
+        the new one is accepted.
+        """
         self.move(State.CONNECTING)
-        self.detach()
+        if (displaced := self.detach()) is not None:
+            self.displaced.append(displaced)
         self.claim += 1
         self.connection = connection
         self.vouched = None
         connection.sessions[self.namespace] = self
-        self.sent = self.mark = cursor
+        self.sent, self.mark = cursor, self.confirmed
         return self.claim
 
     def detach(self) -> Connection | None:
@@ -186,11 +200,13 @@ class Session:
         """Whether a twin that never disconnected was sent this event."""
         if event.namespace != self.namespace or self.sid in event.skip or number <= self.start.number:
             return False
-        if event.rooms is None:
+        if event.rooms is None or self.sid in event.rooms:
             return True
-        return any(
-            m.room in event.rooms and m.covers(number) for m in self.memberships() if m.room is not None
-        )
+        for room in event.rooms:
+            after = self.joined.get(room)
+            if after is not None and after < number:
+                return True
+        return any(stay.room in event.rooms and stay.covers(number) for stay in self.left)
 
 
 class Registry:

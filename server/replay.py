@@ -11,13 +11,14 @@ from socketio_eventstore.server.dispatch import Dispatcher
 from socketio_eventstore.server.packets import Frames
 from socketio_eventstore.server.recovery import History
 from socketio_eventstore.server.registry import Session, State
-from socketio_eventstore.store.errors import StoreError
 from socketio_eventstore.store.model import LoggedEvent
 
 logger = logging.getLogger(__name__)
 
 PAGE_EVENTS = 256
 """Events that one session is sent from the log before the next one's turn."""
+LOOK_UP_EVENTS = 4096
+"""Numbers of missed events that one look-up brings for a session; the rest is looked up after them."""
 READ_EVENTS = 4096
 """Events that one read of the log brings for all sessions of a round together."""
 CROWDED_PAUSE_SECONDS = 0.02
@@ -71,8 +72,8 @@ class Replayer:
             while self._replays:
                 try:
                     crowded = await self._round()
-                except StoreError as error:  # nobody is told half: they come back and try again
-                    logger.error("Replays were broken off. %s", error)
+                except Exception:  # of the store, or a fault of ours; nobody is told half: they try again
+                    logger.exception("Replays were broken off")
                     self._break_off()
                     continue
                 if crowded:
@@ -119,9 +120,12 @@ class Replayer:
         session, position = replay.session, self.dispatcher.position
         if not replay.numbers and session.sent < position:
             memberships = list(session.memberships())
-            missed = await self._history.missed(session.namespace, memberships, session.sent, position)
+            missed = await self._history.missed(
+                session.namespace, memberships, session.sent, position, at_most=LOOK_UP_EVENTS
+            )
             replay.numbers.extend(missed.numbers)
-            replay.through = position
+            is_all = len(missed.numbers) <= LOOK_UP_EVENTS
+            replay.through = position if is_all else missed.numbers[-1]
 
     def _send_page(
         self, replay: Replay, page: list[int], events: dict[int, LoggedEvent], built: dict[int, Frames]
@@ -156,9 +160,9 @@ class Replayer:
         dispatcher = self.dispatcher
         if session.sent < dispatcher.tail.begins_after:
             return False
-        for number, event in dispatcher.tail.after(session.sent):
-            if number <= dispatcher.position and session.receives(event, number):
-                self._put(session, number, self._frames(LoggedEvent(number, event)))
+        for number, event, frames in dispatcher.tail.after(session.sent):
+            if session.receives(event, number):
+                self._put(session, number, frames)
         self._release(session, dispatcher.position)
         session.sent = dispatcher.position
         session.move(State.LIVE)

@@ -10,7 +10,7 @@ from typing import Protocol, TypeAlias
 
 from socketio_eventstore.server.dispatch import Dispatcher
 from socketio_eventstore.server.recovery import Recovery
-from socketio_eventstore.server.registry import Session
+from socketio_eventstore.server.registry import Session, State
 from socketio_eventstore.store.errors import StoreError
 
 logger = logging.getLogger(__name__)
@@ -99,17 +99,19 @@ class Retention:
 
     async def sweep(self) -> int:
         """End the expired sessions, then delete old events in small steps; return how many events."""
+        self._dispatcher.retry_owed()
         await self._log.beat(self._clock())
+        now = self._clock()
         for session in list(self._dispatcher.registry):
-            if self._is_expired(session) and session not in self._expiring:
+            if self._recovery.is_expired(session, now) and session not in self._expiring:
                 self._expiring[session] = asyncio.create_task(self._expire(session))
         forgotten_before = self._clock() - self._retention_seconds - ANSWERS_KEPT_SECONDS
         while await self._log.prune_answers(forgotten_before, PRUNE_EVENTS) == PRUNE_EVENTS:
             pass
-        pruned = 0
+        pruned, floor = 0, self.floor()
         while True:
             deleted = await self._log.prune(
-                through=self.floor(),
+                through=floor,
                 emitted_before=self._wall_clock() - self._retention_seconds,
                 limit=PRUNE_EVENTS,
             )
@@ -124,11 +126,13 @@ class Retention:
         client behind although its events are old.
         """
         registry = self._dispatcher.registry
-        confirmed = (session.confirmed for session in registry if not self._is_expired(session))
+        now = self._clock()
+        confirmed = (
+            session.confirmed
+            for session in registry
+            if session.state is not State.ENDED and not self._recovery.is_expired(session, now)
+        )
         return min(confirmed, default=self._dispatcher.position)
-
-    def _is_expired(self, session: Session) -> bool:
-        return self._recovery.is_expired(session, self._clock())
 
     async def _expire(self, session: Session) -> None:
         try:

@@ -15,6 +15,7 @@ from socketio_eventstore.server.recovery import Limits, Recovery
 from socketio_eventstore.server.registry import Registry, Session
 from socketio_eventstore.server.replay import Replayer
 from socketio_eventstore.server.retention import Expired, Retention, ServiceClock
+from socketio_eventstore.store.errors import StoreError
 from socketio_eventstore.store.log import EventLog
 from socketio_eventstore.store.volatile import VolatileLog
 
@@ -94,9 +95,14 @@ class Runtime:
         log = await EventLog.open(
             options.path, synchronous=options.synchronous, index_memory_bytes=options.index_memory
         )
+        try:
+            sessions = await log.load_sessions()  # before anything is pruned that they need
+        except BaseException:
+            await log.close()
+            raise
         runtime = cls(options, log, codec, expired)
         now = runtime.clock()
-        for stored in await log.load_sessions():
+        for stored in sessions:
             # A session that a crash left open is away from the moment when its client can come back.
             away_since = now if stored.away_since is None else min(stored.away_since, now)
             runtime.registry.add(Session.restore(stored, away_since))
@@ -109,14 +115,19 @@ class Runtime:
 
     async def close(self) -> None:
         """Commit and dispatch what is in the queue, stop the tasks, close the store."""
+        self.dispatcher.retry_owed()
         self.dispatcher.close()
         await asyncio.gather(self._dispatching, return_exceptions=True)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if isinstance(self.log, EventLog):
-            await self.log.beat(self.clock())
-        await self.log.close()
+        try:
+            if isinstance(self.log, EventLog):
+                await self.log.beat(self.clock())
+        except StoreError as error:
+            logger.error("The last heartbeat could not be stored. %s", error)
+        finally:
+            await self.log.close()
 
     def _work(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from socketio_eventstore.server.dispatch import Dispatcher, Turn
+from socketio_eventstore.server.dispatch import Dispatcher, Owed, Turn
 from socketio_eventstore.server.packets import Frames
 from socketio_eventstore.server.registry import Connection, Registry, Session, State
 from socketio_eventstore.store.errors import StoreError
@@ -44,21 +44,28 @@ class Accept(Turn):
     claim: int
     pid: str | None
     resumed_at: float
-    displaced: Connection | None = None
-    """The connection that the session was taken from."""
+    wishes: Sequence[Turn] = ()
+    """What the connect handler asked for a recovered session: done now, or never if it was refused."""
+    _resumes: bool = False
 
     def changes(self, registry: Registry) -> Sequence[Change]:
         s = self.session
-        if s.recovered and _is_connecting(s, self.claim):
-            return (SessionResumed(s.namespace, s.sid, self.resumed_at),)
-        return ()
+        self._resumes = s.recovered and _is_connecting(s, self.claim)
+        if not self._resumes:
+            return ()
+        wished = [change for wish in self.wishes for change in wish.changes(registry)]
+        return (SessionResumed(s.namespace, s.sid, self.resumed_at), *wished)
 
     def apply(self, dispatcher: Dispatcher) -> bool:
         session = self.session
+        if self._resumes:
+            for wish in self.wishes:
+                wish.apply(dispatcher)
         if not _is_connecting(session, self.claim) or session.connection is None:
             return False
-        if self.displaced is not None:
-            dispatcher.outbox.put(self.displaced, dispatcher.codec.disconnect(session.namespace))
+        for displaced in session.displaced:
+            dispatcher.outbox.put(displaced, dispatcher.codec.disconnect(session.namespace))
+        session.displaced.clear()
         connect = dispatcher.codec.connect(session.namespace, session.sid, self.pid)
         dispatcher.outbox.put(session.connection, connect)
         session.move(State.REPLAYING)
@@ -66,7 +73,7 @@ class Accept(Turn):
         dispatcher.catch_up(session)
         return True
 
-    def refused(self, dispatcher: Dispatcher, error: StoreError) -> Sequence[Change]:
+    def refused(self, dispatcher: Dispatcher, error: StoreError) -> Sequence[Owed]:
         if self.session.connection is not None and _is_connecting(self.session, self.claim):
             self.session.connection.abort("the store is not available")
         return ()
@@ -81,16 +88,14 @@ class Refuse(Turn):
     error: Frames | None
     """The CONNECT_ERROR packet; None when the client is given another session instead."""
     refused_at: float
-    displaced: bool
-    """Whether the session was connected when it was claimed."""
 
-    def changes(self, registry: Registry) -> Sequence[Change]:
+    def changes(self, registry: Registry) -> Sequence[Owed]:
         s = self.session
         if not _is_connecting(s, self.claim):
             return ()
         if not s.recovered:
             return (SessionEnded(s.namespace, s.sid),)
-        if self.displaced:
+        if s.displaced:  # it was connected until it was claimed
             return (SessionAway(s.namespace, s.sid, self.refused_at, s.away_since, s.confirmed),)
         return ()
 
@@ -99,7 +104,7 @@ class Refuse(Turn):
         if connection is not None and self.error is not None:
             dispatcher.outbox.put(connection, self.error)
 
-    def refused(self, dispatcher: Dispatcher, error: StoreError) -> Sequence[Change]:
+    def refused(self, dispatcher: Dispatcher, error: StoreError) -> Sequence[Owed]:
         owed = self.changes(dispatcher.registry)
         connection = self._step_back(dispatcher)
         if connection is not None:  # no CONNECT_ERROR: the client may try again when the store is back
@@ -113,6 +118,9 @@ class Refuse(Turn):
         connection = session.detach()
         if session.recovered:
             session.move(State.AWAY)
+            for displaced in session.displaced:  # whoever had it may come back for it
+                displaced.abort("its session was claimed by somebody who was refused")
+            session.displaced.clear()
         else:
             session.move(State.ENDED)
             dispatcher.registry.remove(session)
@@ -131,7 +139,7 @@ class Away(Turn):
     claim: int
     disconnected_at: float
 
-    def changes(self, registry: Registry) -> Sequence[Change]:
+    def changes(self, registry: Registry) -> Sequence[Owed]:
         s = self.session
         if s.claim != self.claim or s.state is not State.AWAY:
             return ()
@@ -140,49 +148,66 @@ class Away(Turn):
     def apply(self, dispatcher: Dispatcher) -> None:
         """The connection is dead already; there is nobody to tell."""
 
-    def refused(self, dispatcher: Dispatcher, error: StoreError) -> Sequence[Change]:
+    def refused(self, dispatcher: Dispatcher, error: StoreError) -> Sequence[Owed]:
         return self.changes(dispatcher.registry)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What a session was at the moment of its end."""
+
+    connection: Connection | None
+    was_accepted: bool
 
 
 @dataclass(eq=False)
 class End(Turn):
-    """A session is over for good; nobody can claim it from here on. Gives whether it was not already."""
+    """A session is over for good; nobody can claim it from here on. Gives Ended, None if it was over.
+
+    If that cannot be stored now it ends in memory all the same.
+    """
 
     session: Session
-    farewell: bool
-    """Whether a connected client is told by a DISCONNECT packet, after which it does not return."""
-    must: bool
-    """Whether it ends in memory even if that cannot be stored now."""
-    keep: bool
-    """Whether it stays in the registry for a disconnect handler that asks for its rooms and data; who
-    calls that handler removes it then."""
 
-    def changes(self, registry: Registry) -> Sequence[Change]:
+    def changes(self, registry: Registry) -> Sequence[Owed]:
         if self.session.state is State.ENDED:
             return ()
         return (SessionEnded(self.session.namespace, self.session.sid),)
 
-    def apply(self, dispatcher: Dispatcher) -> bool:
+    def apply(self, dispatcher: Dispatcher) -> Ended | None:
         session = self.session
         if session.state is State.ENDED:
-            return False
+            return None
         accepted = session.state in (State.LIVE, State.REPLAYING)
-        connection = self._end(dispatcher)
-        if connection is not None and self.farewell and accepted:
-            dispatcher.outbox.put(connection, dispatcher.codec.disconnect(session.namespace))
-        return True
+        connection = session.detach()
+        session.move(State.ENDED)
+        if not session.leaving:  # whose handlers may still ask for it
+            dispatcher.registry.remove(session)
+        return Ended(connection, accepted)
 
-    def refused(self, dispatcher: Dispatcher, error: StoreError) -> Sequence[Change]:
-        if not self.must:
-            return ()
+    def refused(self, dispatcher: Dispatcher, error: StoreError) -> Sequence[Owed]:
         owed = self.changes(dispatcher.registry)
-        if self.session.state is not State.ENDED:
-            self._end(dispatcher)
+        End.apply(self, dispatcher)
         return owed
 
-    def _end(self, dispatcher: Dispatcher) -> Connection | None:
-        connection = self.session.detach()
-        self.session.move(State.ENDED)
-        if not self.keep:
-            dispatcher.registry.remove(self.session)
-        return connection
+
+@dataclass(eq=False)
+class Revoke(End):
+    """The application ends a session. If that cannot be stored, nothing has changed."""
+
+    def refused(self, dispatcher: Dispatcher, error: StoreError) -> Sequence[Owed]:
+        return ()
+
+
+@dataclass(eq=False)
+class Dismiss(Revoke):
+    """The application disconnects a client, who is told by a DISCONNECT packet and does not return."""
+
+    def apply(self, dispatcher: Dispatcher) -> Ended | None:
+        ended = super().apply(dispatcher)
+        if ended is not None:
+            self.session.dismissed = True
+            if ended.connection is not None and ended.was_accepted:
+                farewell = dispatcher.codec.disconnect(self.session.namespace)
+                dispatcher.outbox.put(ended.connection, farewell)
+        return ended

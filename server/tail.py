@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 
+from socketio_eventstore.server.packets import Frames
 from socketio_eventstore.store.model import Event
 
 
@@ -17,22 +18,22 @@ class Tail:
         """Every event after this number is here."""
         self._limit_bytes = limit_bytes
         self._limit_events = limit_events
-        self._events: deque[tuple[int, Event]] = deque()
+        self._events: deque[tuple[int, Event, Frames]] = deque()
         self._size_bytes = 0
 
-    def append(self, number: int, event: Event) -> None:
-        """Add the newest event and drop the oldest ones beyond the limits."""
-        self._events.append((number, event))
+    def append(self, number: int, event: Event, frames: Frames) -> None:
+        """Add the newest event, as it was sent, and drop the oldest ones beyond the limits."""
+        self._events.append((number, event, frames))
         self._size_bytes += event.size_bytes
         while self._size_bytes > self._limit_bytes or len(self._events) > self._limit_events:
-            self.begins_after, oldest = self._events.popleft()
+            self.begins_after, oldest, _ = self._events.popleft()
             self._size_bytes -= oldest.size_bytes
 
-    def after(self, number: int) -> Iterator[tuple[int, Event]]:
+    def after(self, number: int) -> Iterator[tuple[int, Event, Frames]]:
         """The events beyond a number, oldest first; the number must not be before ``begins_after``."""
         newest_first = reversed(self._events)
         count = 0
-        for found, _ in newest_first:
+        for found, _, _ in newest_first:
             if found <= number:
                 break
             count += 1

@@ -26,6 +26,11 @@ from socketio_eventstore.server.websockets import WebSocket
 
 logger = logging.getLogger(__name__)
 
+UPGRADE_PATIENCE_SECONDS = 10.0
+"""How long an upgrade may take, as the reference has it (engine.io 6, ``upgradeTimeout``)."""
+POSTED_PACKETS = 100
+"""Packets of one POST that are acted on before the event loop serves others."""
+
 Message = Callable[["EngineConnection", "str | bytes"], Coroutine[Any, Any, None]]
 
 
@@ -177,7 +182,9 @@ class EngineConnection(Connection):
     async def post(self, body: bytes) -> None:
         """Act on the packets of a POST, up to one that ends the connection. Raises InvalidRequest."""
         try:
-            for packet in body.decode().split(RECORD_SEPARATOR):
+            for count, packet in enumerate(body.decode().split(RECORD_SEPARATOR), start=1):
+                if count % POSTED_PACKETS == 0:
+                    await asyncio.sleep(0)
                 if self.closed:
                     break
                 await self.receive(b64decode(packet[1:], validate=True) if packet[:1] == "b" else packet)
@@ -217,7 +224,15 @@ class EngineConnection(Connection):
 
     async def _upgrade(self, websocket: WebSocket) -> bool:
         """Probe and switch (Engine.IO protocol, "Upgrade"); meanwhile nothing leaves by polling."""
-        if self.closed or self.upgraded or self.upgrading or await websocket.receive() != "2probe":
+        try:
+            async with asyncio.timeout(UPGRADE_PATIENCE_SECONDS):
+                probed = await websocket.receive() == "2probe"
+                return probed and await self._switch(websocket)
+        except TimeoutError:
+            return False
+
+    async def _switch(self, websocket: WebSocket) -> bool:
+        if self.closed or self.upgraded or self.upgrading:
             return False
         self.upgrading = True
         try:

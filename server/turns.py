@@ -46,13 +46,16 @@ class Emit(Turn):
     broadcasts = True
     event: Event
 
+    @property
+    def size_bytes(self) -> int:
+        return self.event.size_bytes
+
     def changes(self, registry: Registry) -> Sequence[Change]:
         return (self.event,)
 
     def apply(self, dispatcher: Dispatcher) -> str | None:
-        event, offset = self.event, dispatcher.offset
-        dispatcher.tail.append(dispatcher.position, event)
-        _broadcast(dispatcher, event, offset)
+        offset = dispatcher.offset
+        dispatcher.tail.append(dispatcher.position, self.event, _broadcast(dispatcher, self.event, offset))
         return offset
 
 
@@ -67,9 +70,10 @@ class Volatile(Turn):
         _broadcast(dispatcher, self.event, dispatcher.offset)
 
 
-def _broadcast(dispatcher: Dispatcher, event: Event, offset: str | None) -> None:
+def _broadcast(dispatcher: Dispatcher, event: Event, offset: str | None) -> Frames:
     frames = dispatcher.codec.event(event.namespace, event.payload, event.attachments, offset)
     dispatcher.outbox.broadcast((event.namespace, event.rooms, event.skip), frames)
+    return frames
 
 
 @dataclass(eq=False)
@@ -111,10 +115,16 @@ def _send_or_hold(dispatcher: Dispatcher, session: Session, frames: Frames) -> N
 
 
 @dataclass(eq=False)
-class Join(Turn):
-    """A session enters a room, for the events after this point."""
+class SessionTurn(Turn):
+    """A change of one session by the handlers."""
 
     session: Session
+
+
+@dataclass(eq=False)
+class Join(SessionTurn):
+    """A session enters a room, for the events after this point."""
+
     room: Room
 
     def changes(self, registry: Registry) -> Sequence[Change]:
@@ -126,10 +136,9 @@ class Join(Turn):
 
 
 @dataclass(eq=False)
-class Leave(Turn):
+class Leave(SessionTurn):
     """A session leaves a room; what came before this point is still for it."""
 
-    session: Session
     room: Room
 
     def changes(self, registry: Registry) -> Sequence[Change]:
@@ -158,10 +167,9 @@ class CloseRoom(Turn):
 
 
 @dataclass(eq=False)
-class Save(Turn):
+class Save(SessionTurn):
     """The handlers' data of a session is replaced."""
 
-    session: Session
     data: str
 
     def changes(self, registry: Registry) -> Sequence[Change]:
@@ -172,10 +180,9 @@ class Save(Turn):
 
 
 @dataclass(eq=False)
-class Bind(Turn):
+class Bind(SessionTurn):
     """A session belongs to an identity from here on."""
 
-    session: Session
     identity: str
 
     def changes(self, registry: Registry) -> Sequence[Change]:

@@ -18,6 +18,9 @@ from socketio_eventstore.server.packets import Frames, close_frame
 GOING_AWAY = 1001
 """The status code of a close frame when the server ends the connection (RFC 6455 section 7.4.1)."""
 
+CLOSE_PATIENCE_SECONDS = 10.0
+"""How long a client may take to read what is unsent when its WebSocket is closed."""
+
 Environ = dict[str, Any]
 Serve = Callable[["WebSocket"], Coroutine[Any, Any, None]]
 
@@ -105,6 +108,8 @@ class AiohttpWebSocket:
             if not self._response.closed:
                 self._transport.write(close_frame(GOING_AWAY))
             self._transport.close()
+            # Closing waits for what is unsent, and for ever if the client does not read.
+            asyncio.get_running_loop().call_later(CLOSE_PATIENCE_SECONDS, self._transport.abort)
 
 
 class AsgiWebSocket:
@@ -129,7 +134,8 @@ class AsgiWebSocket:
             await self._serve(self)
         finally:
             self.close(abort=False)
-            await asyncio.wait([self._writer])
+            await asyncio.wait([self._writer], timeout=CLOSE_PATIENCE_SECONDS)
+            self._writer.cancel()
         return ""
 
     def write(self, batch: Sequence[Frames]) -> None:

@@ -44,7 +44,13 @@ class VolatileLog:
         return Missed((), 0)
 
     async def missed(
-        self, namespace: str, memberships: Sequence[Interval], after: int, through: int
+        self,
+        namespace: str,
+        memberships: Sequence[Interval],
+        after: int,
+        through: int,
+        *,
+        at_most: int | None = None,
     ) -> Missed:
         """Nothing, as above."""
         return Missed((), 0)

@@ -32,6 +32,7 @@ class Writer:
         self._boot = boot
         self._head = head
         self._last_used = head
+        self._lost: Path | None = None
 
     def commit(
         self, connection: sqlite3.Connection, changes: Sequence[Change], portion: Portion | None
@@ -88,14 +89,15 @@ class Writer:
 
         On a file that was deleted SQLite goes on without an error, and all of it is gone at the end.
         """
-        for file, identity in self._files.items():
-            if _identity(file) != identity:
-                raise StoreUnavailable(f"{file} was deleted or replaced while the server was running.")
+        changed = (file for file, identity in self._files.items() if _identity(file) != identity)
+        self._lost = next(changed, None)
         self._begin(connection)
         connection.execute(_BEAT, (alive_at, service_time, self._boot))
         connection.commit()
 
     def _begin(self, connection: sqlite3.Connection) -> None:
+        if self._lost is not None:
+            raise StoreUnavailable(f"{self._lost} was deleted or replaced while the server was running.")
         connection.execute(_BEGIN)
         (newest,) = connection.execute(_NEWEST_BOOT).fetchone()
         if newest != self._boot:

@@ -122,9 +122,8 @@ class Socket:
 class Polling:
     """An Engine.IO session of bare HTTP requests."""
 
-    def __init__(self, http: aiohttp.ClientSession, url: str) -> None:
-        self._http = http
-        self.url = url
+    def __init__(self, server: Server) -> None:
+        self._server = server
         self.query = {"EIO": "4", "transport": "polling"}
 
     async def open(self) -> dict[str, Any]:
@@ -136,11 +135,11 @@ class Polling:
         return handshake
 
     async def get(self) -> tuple[int, str]:
-        async with self._http.get(self.url, params=self.query) as response:
+        async with self._server.http.get(self._server.url, params=self.query) as response:
             return response.status, await response.text()
 
     async def post(self, body: str | bytes) -> tuple[int, str]:
-        async with self._http.post(self.url, params=self.query, data=body) as response:
+        async with self._server.http.post(self._server.url, params=self.query, data=body) as response:
             return response.status, await response.text()
 
     async def poll(self) -> list[str]:
@@ -168,8 +167,7 @@ class Polling:
 
     async def websocket(self) -> Socket:
         """A WebSocket for the upgrade."""
-        query = {**self.query, "transport": "websocket"}
-        return Socket(await self._http.ws_connect(self.url, params=query))
+        return await self._server.open_socket({**self.query, "transport": "websocket"})
 
 
 class Server:
@@ -180,17 +178,25 @@ class Server:
         self.manager = manager
         self.http = http
         self.url = url
+        self._sockets: list[Socket] = []
 
     @property
     def engine(self) -> Engine:
         engine: Engine = self.sio.eio
         return engine
 
+    async def open_socket(self, query: dict[str, str]) -> Socket:
+        socket = Socket(await self.http.ws_connect(self.url, params=query, max_msg_size=0))
+        self._sockets.append(socket)
+        return socket
+
+    async def close_sockets(self) -> None:
+        for socket in self._sockets:
+            await socket.leave()
+
     async def websocket(self) -> tuple[Socket, dict[str, Any]]:
         """A WebSocket without polling before it, and its handshake."""
-        query = {"EIO": "4", "transport": "websocket"}
-        websocket = await self.http.ws_connect(self.url, params=query, max_msg_size=0)
-        socket = Socket(websocket)
+        socket = await self.open_socket({"EIO": "4", "transport": "websocket"})
         handshake = await socket.content("0")
         assert isinstance(handshake, dict)
         return socket, handshake
@@ -206,7 +212,7 @@ class Server:
 
     async def polling(self) -> Polling:
         """A session of polling whose handshake is done."""
-        polling = Polling(self.http, self.url)
+        polling = Polling(self)
         await polling.open()
         return polling
 
@@ -255,7 +261,9 @@ async def serving(
         await web.TCPSite(runner, HOST, 0).start()
         port = runner.addresses[0][1]
         http = await stack.enter_async_context(aiohttp.ClientSession())
-        yield Server(sio, manager, http, f"http://{HOST}:{port}/socket.io/")
+        server = Server(sio, manager, http, f"http://{HOST}:{port}/socket.io/")
+        stack.push_async_callback(server.close_sockets)
+        yield server
 
 
 def prefix(namespace: str) -> str:
@@ -279,7 +287,7 @@ async def server(path: Path) -> AsyncIterator[Server]:
 async def test_the_handshake_tells_the_settings_in_milliseconds_and_bytes(path: Path) -> None:
     async with serving(path, ping_interval=0.25, ping_timeout=0.125, max_http_buffer_size=5_000) as server:
         settings = {"pingInterval": 250, "pingTimeout": 125, "maxPayload": 5_000}
-        polling = await Polling(server.http, server.url).open()
+        polling = await Polling(server).open()
         sid = polling.pop("sid")
         assert polling == {**settings, "upgrades": ["websocket"]}
         _, websocket = await server.websocket()
@@ -303,7 +311,7 @@ async def test_a_cookie_is_set_when_the_application_wants_one(path: Path) -> Non
 async def test_requests_without_a_session_or_a_known_transport_are_refused(
     server: Server, query: dict[str, str]
 ) -> None:
-    stranger = Polling(server.http, server.url)
+    stranger = Polling(server)
     stranger.query = query
     assert (await stranger.get())[0] == 400
 
@@ -311,7 +319,7 @@ async def test_requests_without_a_session_or_a_known_transport_are_refused(
 async def test_a_server_whose_store_cannot_be_opened_accepts_nobody(path: Path) -> None:
     path.write_text("this is no database" * 100)
     async with serving(path) as server:
-        assert (await Polling(server.http, server.url).get())[0] == 401
+        assert (await Polling(server).get())[0] == 401
         assert server.engine.sockets == {}
 
 

@@ -57,11 +57,11 @@ io.on("connection", (socket) => {
     io.to("news").emit("news", data);
     ack();
   });
-  // `count` events for others, and between them, evenly, ten for the members of `mine`.
-  socket.on("fill", async ({ count, mine }, ack) => {
-    const stride = Math.max(1, Math.floor(count / 10));
+  // `count` events, evenly among them `for_mine` to the room `mine`, the rest to others.
+  socket.on("fill", async ({ count, mine, for_mine }, ack) => {
+    const stride = Math.floor(count / for_mine);
     for (let i = 1; i <= count; i++) {
-      if (i % stride === 0 && i / stride <= 10) io.to(mine).emit("news", { n: i, text: TEXT });
+      if (i % stride === 0 && i / stride <= for_mine) io.to(mine).emit("news", { n: i, text: TEXT });
       else io.to("others").emit("news", { n: i, text: TEXT });
       if (i % 1024 === 0) await stored();
     }

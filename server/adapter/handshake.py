@@ -1,8 +1,8 @@
 """How a client comes and goes: CONNECT, its handler, acceptance or refusal, takeover, disconnection.
 
 A session is on disk before its connect handler runs; nothing is written to the client before the
-handler accepts it. What happens between is decided by turns (see ``turns``), so it has one place in the
-order of the log.
+handler accepts it. What happens between is decided by turns (see ``session_turns``), so it has one place
+in the order of the log.
 """
 
 from __future__ import annotations
@@ -11,17 +11,20 @@ import asyncio
 import logging
 import secrets
 import time
-from contextvars import ContextVar
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from socketio import exceptions, packet
+from socketio import packet
 
+from socketio_eventstore.server.adapter.calls import HandlerCalls, Place
 from socketio_eventstore.server.adapter.codec import frames_of
+from socketio_eventstore.server.collection import collecting
+from socketio_eventstore.server.dispatch import Turn
 from socketio_eventstore.server.packets import Frames
 from socketio_eventstore.server.recovery import Restore, Result, hash_pid
 from socketio_eventstore.server.registry import Connection, Session, State
-from socketio_eventstore.server.session_turns import Accept, Away, End, Open, Refuse
+from socketio_eventstore.server.session_turns import Accept, Away, Dismiss, End, Ended, Open, Refuse, Revoke
 from socketio_eventstore.server.transport import EngineConnection
 from socketio_eventstore.server.turns import Reply
 from socketio_eventstore.store.errors import StoreError
@@ -31,9 +34,6 @@ if TYPE_CHECKING:
     from socketio_eventstore.server.runtime import Runtime
 
 logger = logging.getLogger(__name__)
-
-departing: ContextVar[Session | None] = ContextVar("departing", default=None)
-"""The session whose disconnect handler runs in this context."""
 
 MAX_FORMER_OFFSET_CHARACTERS = 100
 """A longer text is no offset of ours and not worth keeping."""
@@ -46,7 +46,13 @@ class Attempt:
     session: Session
     claim: int
     pid: str | None
-    displaced: Connection | None
+    place: Place
+    """In the line of the session's handler calls."""
+
+    @property
+    def is_current(self) -> bool:
+        """Whether nobody has claimed the session since."""
+        return self.session.claim == self.claim
 
 
 class Handshake:
@@ -55,9 +61,9 @@ class Handshake:
     def __init__(self, server: RecoverableServer, runtime: Runtime) -> None:
         self._server = server
         self._runtime = runtime
+        self._calls = HandlerCalls(server)
         self._connecting: set[tuple[str, str]] = set()
-        self._leaving: dict[Session, asyncio.Task[None]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     def connect(self, connection: EngineConnection, namespace: str, auth: Any) -> None:
         """Answer a CONNECT packet, in a task of its own: a slow handler holds up nobody else."""
@@ -78,10 +84,12 @@ class Handshake:
         """Whether a CONNECT of this connection waits for its answer."""
         return any(connection_id == connection.id for connection_id, _ in self._connecting)
 
-    def disconnected(self, connection: EngineConnection, reason: str) -> None:
-        """A transport has ended: its sessions are away, at once and without waiting."""
-        for session in list(connection.sessions.values()):
-            self._depart(session, reason, recoverable=self._runtime.enabled)
+    def disconnected(self, connection: EngineConnection, reason: str) -> Sequence[asyncio.Task[None]]:
+        """A transport has ended: its sessions are away, at once. Returns what calls their handlers."""
+        recoverable = self._runtime.enabled
+        sessions = list(connection.sessions.values())
+        tasks = [self._depart(session, reason, recoverable=recoverable) for session in sessions]
+        return [task for task in tasks if task is not None]
 
     def left(self, connection: EngineConnection, namespace: str) -> None:
         """The client sent a DISCONNECT packet."""
@@ -90,18 +98,17 @@ class Handshake:
             recoverable = self._runtime.enabled and self._runtime.options.recover_client_disconnect
             self._depart(session, self._server.reason.CLIENT_DISCONNECT, recoverable=recoverable)
 
-    async def end(self, session: Session, *, farewell: bool) -> Connection | None:
-        """End a session for good, connected or away, and call its disconnect handler if it was connected.
+    async def end(self, turn: Dismiss | Revoke) -> Connection | None:
+        """End a session, connected or away, and call its disconnect handler if it was connected.
 
         Returns the connection that it had. Raises StoreError; the session is unchanged then.
         """
-        connection, connected = session.connection, session.state in (State.LIVE, State.REPLAYING)
-        ended = await self._runtime.dispatcher.submit(End(session, farewell=farewell, must=False, keep=True))
-        if ended:
-            if connected:
-                await self._call_disconnect(session, self._server.reason.SERVER_DISCONNECT)
-            self._forget(session)
-        return connection
+        # Once its turn is in the queue it will end; that its caller is cancelled must not skip the rest.
+        return await asyncio.shield(self._spawn(self._end(turn)))
+
+    def follow(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something that the shutdown waits for."""
+        _ = self._spawn(work)
 
     async def finish(self) -> None:
         """Wait for the handlers that are running."""
@@ -120,64 +127,76 @@ class Handshake:
         if self._runtime.enabled and isinstance(auth, dict):
             pid, offset = auth.get("pid"), auth.get("offset")
             auth = {key: value for key, value in auth.items() if key not in ("pid", "offset")}
-        attempt, admitted = None, False
         try:
             attempt = await self._claim(connection, namespace, pid, offset)
-            if attempt is not None and not connection.closed:
-                admitted = await self._admit(connection, attempt, auth or None)
+            if attempt is not None:
+                await self._try(connection, attempt, auth or None)
         except StoreError as error:
             logger.error("%s could not connect to %s. %s", connection.id, namespace, error)
             connection.abort("the store is not available")  # and no CONNECT_ERROR: it is to try again
-        finally:
-            if attempt is not None and attempt.displaced is not None and not admitted:
-                # Nobody has the session now; whoever had it may come back for it.
-                attempt.displaced.abort("its session was claimed by somebody who did not get it")
+        except Exception:  # a fault of ours, or an answer of the handler that cannot be sent
+            logger.exception("%s could not connect to %s", connection.id, namespace)
+            connection.abort("its CONNECT could not be answered")
 
     async def _claim(
         self, connection: EngineConnection, namespace: str, pid: Any, offset: Any
     ) -> Attempt | None:
         runtime = self._runtime
         if pid is not None:
-            answer = await runtime.recovery.decide(
-                namespace, pid, offset, runtime.dispatcher.position, runtime.clock()
-            )
-            if isinstance(answer, Restore) and not connection.closed:
-                return await self._take_over(connection, answer, pid)
-            if isinstance(answer, Result):
-                runtime.recovery.count(answer)
+            position = runtime.dispatcher.position
+            answer = await runtime.recovery.decide(namespace, pid, offset, position, runtime.clock)
+            if connection.closed:
+                return None
+            if isinstance(answer, Restore):
+                return self._take_over(connection, answer, pid)
+            runtime.recovery.count(answer)
         return await self._open(connection, namespace, offset)
 
     async def _open(self, connection: EngineConnection, namespace: str, offset: Any) -> Attempt | None:
         """A new session, on disk before anybody hears of it."""
         runtime = self._runtime
-        new_pid = secrets.token_urlsafe(18) if runtime.enabled else None
+        pid = secrets.token_urlsafe(18) if runtime.enabled else None
         session = Session(
             namespace=namespace,
             sid=self._server.eio.generate_id(),
-            pid_hash=hash_pid(new_pid) if new_pid else secrets.token_bytes(16),
+            pid_hash=hash_pid(pid) if pid else secrets.token_bytes(16),
             start=runtime.log.place(0),
             former_offset=_former_offset(offset),
         )
         await runtime.dispatcher.submit(Open(session, time.time()))
         if connection.closed:
-            await self._end_quietly(session)
+            await runtime.dispatcher.submit(End(session))
             return None
-        return Attempt(session, session.attach(connection, session.start.number), new_pid, None)
+        claim = session.attach(connection, session.start.number)
+        return Attempt(session, claim, pid, self._calls.place(session))
 
-    async def _take_over(self, connection: EngineConnection, answer: Restore, pid: str) -> Attempt:
+    def _take_over(self, connection: EngineConnection, answer: Restore, pid: str) -> Attempt:
         session, runtime = answer.session, self._runtime
-        displaced = session.connection
+        former = session.connection
         was_connected = session.state in (State.LIVE, State.REPLAYING)
         if was_connected:
             session.away_since = runtime.clock()
         claim = session.attach(connection, answer.cursor)
         session.recovered = True
         self._server.manager.callbacks.pop(session.sid, None)
-        if was_connected:
-            self._leave_later(session, self._server.reason.TRANSPORT_CLOSE)
-        if (leaving := self._leaving.get(session)) is not None:
-            await asyncio.wait([leaving])  # handlers see a disconnection before the next connection
-        return Attempt(session, claim, pid, displaced)
+        if was_connected and former is not None:
+            _ = self._leave_later(session, former.id, self._server.reason.TRANSPORT_CLOSE)
+        return Attempt(session, claim, pid, self._calls.place(session))
+
+    async def _try(self, connection: EngineConnection, attempt: Attempt, auth: Any) -> None:
+        session, admitted = attempt.session, False
+        try:
+            async with attempt.place:
+                if attempt.is_current and not connection.closed:
+                    admitted = await self._admit(connection, attempt, auth)
+        finally:
+            attempt.place.give_up()
+            if not admitted:
+                self._server.manager.callbacks.pop(session.sid, None)
+            if not admitted and attempt.is_current:
+                for displaced in session.displaced:  # nobody has the session now; they may come back for it
+                    displaced.abort("its session was claimed by somebody who did not get it")
+                session.displaced.clear()
 
     async def _admit(self, connection: EngineConnection, attempt: Attempt, auth: Any) -> bool:
         """Call the connect handler and do what it decides; return whether the client was let in."""
@@ -185,119 +204,117 @@ class Handshake:
         # Only its connect handler can say whether the client is the one that a session is bound to.
         skipped = session.recovered and runtime.options.skip_middlewares and session.identity is None
         early = self._server.always_connect
-        if early and not await self._accept(attempt):
+        if early and not await self._accept(attempt, ()):
             return False
-        refusal = None if skipped else await self._call_connect(connection, session, auth)
+        refusal, wishes = None, list[Turn]()
+        if session.recovered and not early:
+            with collecting(only=session) as wishes:  # a refusal must leave the owner's session as it was
+                refusal = None if skipped else await self._calls.connect(session, connection.id, auth)
+        elif not skipped:
+            refusal = await self._calls.connect(session, connection.id, auth)
         if session.recovered and session.identity != session.vouched and (refusal is None or session.vouched):
             return await self._start_over(connection, attempt, auth)
-        if refusal is None:
-            if early or await self._accept(attempt):
-                return True
-            if not skipped:
-                await self._call_disconnect(session, self._server.reason.TRANSPORT_CLOSE)
-            if session.state is State.ENDED:  # by its own connect handler, which is a refusal too
-                self._reply(
-                    connection,
-                    session.namespace,
-                    self._error(session.namespace, {"message": "Unable to connect"}),
-                )
+        if refusal is not None:
+            await self._refuse(attempt, refusal, early=early)
             return False
-        if early:
-            await self._runtime.dispatcher.submit(End(session, farewell=True, must=False, keep=False))
-            return False
-        if session.recovered:
-            runtime.recovery.count(Result.REFUSED, session.sid)
-        error = self._error(session.namespace, refusal)
-        displaced = attempt.displaced is not None
-        await runtime.dispatcher.submit(Refuse(session, attempt.claim, error, time.time(), displaced))
+        if early or await self._accept_after_handler(attempt, wishes, connection, skipped=skipped):
+            return True
+        if session.state is State.ENDED and session.dismissed:  # by its connect handler: a refusal, too
+            error = self._error(session.namespace, {"message": "Unable to connect"})
+            self._reply(connection, session.namespace, error)
+        elif session.state is State.ENDED:
+            connection.abort("its session was revoked while it connected")
         return False
 
-    async def _start_over(self, connection: EngineConnection, attempt: Attempt, auth: Any) -> bool:
-        """The client is somebody else: a new session for it, and the old one stays with its owner."""
-        session, runtime = attempt.session, self._runtime
-        runtime.recovery.count(Result.REFUSED, session.sid)
-        displaced = attempt.displaced is not None
-        await runtime.dispatcher.submit(Refuse(session, attempt.claim, None, time.time(), displaced))
-        if attempt.displaced is not None:
-            attempt.displaced.abort("its session was claimed by somebody else")
-        fresh = None if connection.closed else await self._open(connection, session.namespace, None)
-        return fresh is not None and await self._admit(connection, fresh, auth)
+    async def _accept_after_handler(
+        self, attempt: Attempt, wishes: Sequence[Turn], connection: EngineConnection, *, skipped: bool
+    ) -> bool:
+        accepted = False
+        try:
+            accepted = await self._accept(attempt, wishes)
+        finally:
+            if not accepted and not skipped:  # the application believes that the client is connected
+                reason = self._server.reason.TRANSPORT_CLOSE
+                await self._calls.disconnect(attempt.session, connection.id, reason)
+        return accepted
 
-    async def _accept(self, attempt: Attempt) -> bool:
+    async def _accept(self, attempt: Attempt, wishes: Sequence[Turn]) -> bool:
         session = attempt.session
-        turn = Accept(session, attempt.claim, attempt.pid, time.time(), attempt.displaced)
+        turn = Accept(session, attempt.claim, attempt.pid, time.time(), wishes)
         accepted = bool(await self._runtime.dispatcher.submit(turn))
         if accepted and session.recovered:
             self._runtime.recovery.count(Result.RECOVERED, session.sid)
         return accepted
 
-    async def _call_connect(self, connection: EngineConnection, session: Session, auth: Any) -> Any:
-        """Call the connect handler; return why it refuses, or None if it does not."""
-        server, refused = self._server, exceptions.ConnectionRefusedError().error_args
-        environ = server.environ.get(connection.id, {})
-        arguments: tuple[Any, ...] = (session.namespace, session.sid, environ)
-        try:
-            try:
-                success = await server.call_handler("connect", *arguments, auth)
-            except TypeError:
-                if auth is not None:
-                    raise
-                try:  # handlers from before python-socketio 5 take no auth
-                    success = await server.call_handler("connect", *arguments)
-                except TypeError as second:
-                    raise second.__context__ or second from None
-        except exceptions.ConnectionRefusedError as error:
-            return error.error_args
-        except ConnectionRefusedError:
-            return {"message": "Connection refused by server"}
-        except StoreError:
-            raise
-        except Exception:  # a fault of the handler concerns this client only, who must get an answer
-            logger.exception("The connect handler of %s failed", session.namespace)
-            return refused
-        return refused if success is False else None
+    async def _refuse(self, attempt: Attempt, refusal: Any, *, early: bool) -> None:
+        session, runtime = attempt.session, self._runtime
+        if session.recovered:
+            runtime.recovery.count(Result.REFUSED, session.sid)
+        if early:
+            await runtime.dispatcher.submit(Dismiss(session))
+        else:
+            error = self._error(session.namespace, refusal)
+            await runtime.dispatcher.submit(Refuse(session, attempt.claim, error, time.time()))
+
+    async def _start_over(self, connection: EngineConnection, attempt: Attempt, auth: Any) -> bool:
+        """The client is somebody else: a new session for it, and the old one stays with its owner."""
+        session, runtime = attempt.session, self._runtime
+        runtime.recovery.count(Result.REFUSED, session.sid)
+        await runtime.dispatcher.submit(Refuse(session, attempt.claim, None, time.time()))
+        fresh = None if connection.closed else await self._open(connection, session.namespace, None)
+        if fresh is not None:
+            await self._try(connection, fresh, auth)
+        return False
 
     # Going ------------------------------------------------------------------------------------------
 
-    def _depart(self, session: Session, reason: str, *, recoverable: bool) -> None:
-        runtime = self._runtime
+    def _depart(self, session: Session, reason: str, *, recoverable: bool) -> asyncio.Task[None] | None:
         accepted = session.state in (State.LIVE, State.REPLAYING)
-        session.detach()
+        connection = session.detach()
         if accepted:
-            session.away_since = runtime.clock()
+            session.away_since = self._runtime.clock()
         session.move(State.AWAY)
         self._server.manager.callbacks.pop(session.sid, None)
+        leaving = None
+        if accepted:
+            leaving = self._leave_later(session, None if connection is None else connection.id, reason)
         if recoverable and (accepted or session.recovered):
             self._enqueue(Away(session, session.claim, time.time()))
         else:  # a client that never saw its CONNECT does not know its pid
-            self._enqueue(End(session, farewell=False, must=True, keep=accepted))
-        if accepted:
-            self._leave_later(session, reason)
+            self._enqueue(End(session))
+        return leaving
 
-    def _leave_later(self, session: Session, reason: str) -> None:
-        async def leave() -> None:
-            try:
-                await self._call_disconnect(session, reason)
-            finally:
-                self._leaving.pop(session, None)
-                if session.state is State.ENDED:
-                    self._forget(session)
+    def _leave_later(self, session: Session, connection_id: str | None, reason: str) -> asyncio.Task[None]:
+        return self._spawn(self._leave(self._leaving(session), session, connection_id, reason))
 
-        self._leaving[session] = self._spawn(leave())
+    def _leaving(self, session: Session) -> Place:
+        session.leaving += 1
+        return self._calls.place(session)
 
-    async def _call_disconnect(self, session: Session, reason: str) -> None:
-        departing.set(session)
+    async def _leave(self, place: Place, session: Session, connection_id: str | None, reason: str) -> None:
         try:
-            await self._server.call_handler("disconnect", session.namespace, session.sid, reason)
-        except Exception:  # a fault of the handler; the session is gone all the same
-            logger.exception("The disconnect handler of %s failed", session.namespace)
+            async with place:
+                await self._calls.disconnect(session, connection_id, reason)
+        finally:
+            session.leaving -= 1
+            if session.state is State.ENDED and not session.leaving:
+                self._runtime.registry.remove(session)
 
-    def _forget(self, session: Session) -> None:
-        self._runtime.registry.remove(session)
-        self._server.manager.callbacks.pop(session.sid, None)
-
-    async def _end_quietly(self, session: Session) -> None:
-        await self._runtime.dispatcher.submit(End(session, farewell=False, must=True, keep=False))
+    async def _end(self, turn: Dismiss | Revoke) -> Connection | None:
+        session = turn.session
+        session.leaving += 1  # until it is known whether its handler is to be called
+        try:
+            ended = await self._runtime.dispatcher.submit(turn)
+            if isinstance(ended, Ended) and ended.was_accepted:
+                connection_id = None if ended.connection is None else ended.connection.id
+                reason = self._server.reason.SERVER_DISCONNECT
+                await self._leave(self._leaving(session), session, connection_id, reason)
+        finally:
+            session.leaving -= 1
+            if session.state is State.ENDED and not session.leaving:
+                self._runtime.registry.remove(session)
+                self._server.manager.callbacks.pop(session.sid, None)
+        return ended.connection if isinstance(ended, Ended) else None
 
     # ------------------------------------------------------------------------------------------------
 
@@ -314,8 +331,8 @@ class Handshake:
         kind = packet.CONNECT_ERROR
         return frames_of(self._server.packet_class(kind, data=reason, namespace=namespace))
 
-    def _spawn(self, work: Any) -> asyncio.Task[None]:
-        task: asyncio.Task[None] = asyncio.create_task(work)
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task: asyncio.Task[Any] = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

@@ -12,14 +12,16 @@ from typing import Any, Literal
 
 from socketio import AsyncManager, packet
 
+from socketio_eventstore.server import packets
 from socketio_eventstore.server.adapter import codec
-from socketio_eventstore.server.adapter.handshake import departing
+from socketio_eventstore.server.adapter.calls import departure_of
 from socketio_eventstore.server.adapter.server import RecoverableServer
-from socketio_eventstore.server.collection import submit_or_collect
+from socketio_eventstore.server.collection import collected, submit_or_collect
 from socketio_eventstore.server.packets import Frames
 from socketio_eventstore.server.registry import Session, State
 from socketio_eventstore.server.runtime import Options, Runtime
 from socketio_eventstore.server.turns import Acknowledged, CloseRoom, Emit, Join, Leave, Volatile
+from socketio_eventstore.store.errors import StoreClosed
 from socketio_eventstore.store.model import Event
 
 
@@ -61,6 +63,7 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
         self.server: RecoverableServer
         self.runtime: Runtime | None = None
         self._starting: asyncio.Future[Runtime] | None = None
+        self._closed = False
         # The sid outlives a restart, so ids of acknowledgements must not begin anew with it. They stay
         # below 2**53, beyond which JavaScript cannot count.
         self._ack_ids = itertools.count(secrets.randbelow(2**21) << 31)
@@ -73,19 +76,23 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
     async def start(self) -> Runtime:
         """Open the store, unless that is done. Raises StoreNotUsable."""
         if self.runtime is None:
+            if self._closed:
+                raise StoreClosed
             if self._starting is None:
                 encoding = codec.codec_for(self.server.packet_class)
                 opening = Runtime.start(self.options, encoding, self.server.session_expired)
                 self._starting = asyncio.ensure_future(opening)
+            starting = self._starting
             try:
-                self.runtime = await asyncio.shield(self._starting)
+                self.runtime = await asyncio.shield(starting)
             finally:
-                if self._starting.done():
+                if starting.done() and self._starting is starting:
                     self._starting = None
         return self.runtime
 
     async def close(self) -> None:
-        """Commit everything and close the store."""
+        """Commit everything and close the store, for good."""
+        self._closed = True
         runtime, self.runtime = self.runtime, None
         if runtime is not None:
             await runtime.close()
@@ -120,7 +127,7 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
                 pkt = self.server.packet_class(kind, namespace=namespace, data=content, id=ack_id)
                 return codec.frames_of(pkt)
 
-            await submit_or_collect(runtime.dispatcher, Acknowledged(namespace, rooms, skip, packet_for))
+            await runtime.dispatcher.submit(Acknowledged(namespace, rooms, skip, packet_for))
             return None
         if not isinstance(event, str):
             raise TypeError(f"an event's name must be str, not {type(event).__name__}")
@@ -131,8 +138,13 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
                 f"event {event!r} is {record.size_bytes} bytes long; "
                 f"at most {runtime.options.max_event_bytes} can be sent"
             )
-        turn = Volatile(record) if volatile else Emit(record)
-        offset = await submit_or_collect(runtime.dispatcher, turn)
+        if not isinstance(runtime.dispatcher.codec, packets.TextCodec):
+            # What its serializer cannot encode must fail here, not after it was stored.
+            runtime.dispatcher.codec.event(namespace, payload, attachments, "")
+        if volatile:
+            await runtime.dispatcher.submit(Volatile(record))
+            return None
+        offset = await submit_or_collect(runtime.dispatcher, Emit(record))
         return offset if isinstance(offset, str) else None
 
     def _generate_ack_id(self, sid: str, callback: Callable[..., Any]) -> int:
@@ -157,7 +169,7 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
     async def leave_room(self, sid: str, namespace: str, room: Any) -> None:
         """Take a session out of a room; what was emitted before is still for it."""
         session = self._session(sid, namespace)
-        if session is None or (departing.get() is session and session.state is State.AWAY):
+        if session is None or departure_of(session) is not None:
             return  # its disconnect handler tidies up as ever, but the session is to come back whole
         await submit_or_collect(self._running.dispatcher, Leave(session, codec.checked_room(room)))
 
@@ -171,7 +183,15 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
     def get_rooms(self, sid: str, namespace: str) -> list[Any]:
         """The rooms that a session is in, connected or away; its own is one of them."""
         session = self._session(sid, namespace)
-        return [] if session is None else [session.sid, *session.joined]
+        if session is None:
+            return []
+        joined = dict(session.joined)
+        for turn in collected(session):
+            if isinstance(turn, Join):
+                joined[turn.room] = 0
+            elif isinstance(turn, Leave):
+                joined.pop(turn.room, None)
+        return [session.sid, *joined]
 
     # What python-socketio asks ----------------------------------------------------------------------
 
@@ -204,9 +224,16 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
         return None if session is None else session.sid
 
     def eio_sid_from_sid(self, sid: str, namespace: str) -> str | None:
-        """The Engine.IO connection of a session, None while it is away."""
+        """The Engine.IO connection of a session, None while it is away.
+
+        A disconnect handler gets the one that was lost.
+        """
         session = self._session(sid, namespace)
-        return None if session is None or session.connection is None else session.connection.id
+        if session is None:
+            return None
+        if (departure := departure_of(session)) is not None:
+            return departure.connection_id
+        return None if session.connection is None else session.connection.id
 
     def get_namespaces(self) -> list[str]:
         """The namespaces that have sessions."""

@@ -15,11 +15,11 @@ from socketio import exceptions, packet
 from socketio_eventstore.server.adapter import codec
 from socketio_eventstore.server.adapter.handshake import Handshake
 from socketio_eventstore.server.adapter.once import ExactlyOnce
-from socketio_eventstore.server.collection import collecting, submit_or_collect
+from socketio_eventstore.server.collection import collected, collecting, submit_or_collect
 from socketio_eventstore.server.engine import Engine
 from socketio_eventstore.server.packets import dumps, event_payload
 from socketio_eventstore.server.registry import Session, State
-from socketio_eventstore.server.session_turns import End
+from socketio_eventstore.server.session_turns import Dismiss, Revoke
 from socketio_eventstore.server.transport import EngineConnection, InvalidPacket
 from socketio_eventstore.server.turns import Bind, Reply, Save
 from socketio_eventstore.store.errors import StoreClosed, StoreError
@@ -34,6 +34,9 @@ Handler = Callable[..., Awaitable[Any]]
 
 _HOOKS = ("_handle_event", "_handle_ack", "_trigger_event", "_send_packet")
 """What this class builds on in python-socketio, proven on 5.12 to 5.18."""
+
+MAX_ATTACHMENTS = 1000
+"""Of one packet of a client; together they may weigh as much as ``max_payload``."""
 
 _RESERVED = {"connect", "connect_error", "disconnect", "disconnecting", "session_expired"}
 """Events that only the server raises; a client that sends one is refused (socket.io-parser 4)."""
@@ -144,7 +147,9 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
 
     async def get_session(self, sid: str, namespace: str | None = None) -> dict[str, Any]:
         """What was saved for a session, connected or away, as a copy. Raises KeyError."""
-        data: dict[str, Any] = json.loads(self._known(sid, namespace).data)
+        session = self._known(sid, namespace)
+        saved = [turn.data for turn in collected(session) if isinstance(turn, Save)]
+        data: dict[str, Any] = json.loads(saved[-1] if saved else session.data)
         return data
 
     async def save_session(self, sid: str, session: dict[str, Any], namespace: str | None = None) -> None:
@@ -164,7 +169,7 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
         """
         session = self._find(sid, namespace)
         if session is not None and self.handshake is not None:
-            await self.handshake.end(session, farewell=True)
+            await self.handshake.end(Dismiss(session))
 
     async def revoke(self, sid: str, namespace: str | None = None) -> None:
         """End a session for good: its private id opens nothing any more.
@@ -175,7 +180,7 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
         """
         session = self._find(sid, namespace)
         if session is not None and self.handshake is not None:
-            connection = await self.handshake.end(session, farewell=False)
+            connection = await self.handshake.end(Revoke(session))
             if connection is not None:
                 connection.abort("its session was revoked")
 
@@ -279,15 +284,21 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
         with collecting() as turns:
             data = json.loads(session.data)
             await self.call_handler("session_expired", session.namespace, session.sid, data)
-        end = End(session, farewell=False, must=False, keep=False)
-        await (await self.manager.start()).dispatcher.submit(*turns, end)
+        await (await self.manager.start()).dispatcher.submit(*turns, Revoke(session))
 
     def connection_closed(self, connection: EngineConnection, reason: str) -> None:
         """A transport has ended."""
         self._binary_packet.pop(connection.id, None)
-        if self.handshake is not None:
-            self.handshake.disconnected(connection, reason)
-        asyncio.get_running_loop().call_soon(self.environ.pop, connection.id, None)
+        tasks = [] if self.handshake is None else self.handshake.disconnected(connection, reason)
+        if self.handshake is None or not tasks:
+            self.environ.pop(connection.id, None)
+            return
+
+        async def forget_environ() -> None:
+            await asyncio.wait(tasks)  # their handlers may ask for it
+            self.environ.pop(connection.id, None)
+
+        self.handshake.follow(forget_environ())
 
     def ping_written(self, connection: EngineConnection) -> None:
         """A heartbeat was put behind what the connection was sent."""
@@ -312,11 +323,17 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
             case packet.EVENT | packet.BINARY_EVENT:
                 if not _is_event(pkt.data):
                     raise InvalidPacket("not an event")
-                await self._handle_event(connection.id, namespace, pkt.id, pkt.data)
+                await self._run(self._handle_event(connection.id, namespace, pkt.id, pkt.data))
             case packet.ACK | packet.BINARY_ACK if isinstance(pkt.data, list):
-                await self._handle_ack(connection.id, namespace, pkt.id, pkt.data)
+                await self._run(self._handle_ack(connection.id, namespace, pkt.id, pkt.data))
             case other:
                 raise InvalidPacket(f"unexpected packet type {other!r}")
+
+    async def _run(self, handling: Awaitable[None]) -> None:
+        try:
+            await handling
+        except Exception:  # a fault of the application's handler or callback is not the client's
+            logger.exception("A handler failed")
 
     def _assemble(self, connection_id: str, data: str | bytes) -> Any:
         """The packet that is complete with these data, None while attachments are missing."""
@@ -325,10 +342,14 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
             pkt = self.packet_class(encoded_packet=data)
             if pkt.attachment_count == 0:
                 return pkt
+            if pkt.attachment_count > MAX_ATTACHMENTS:
+                raise ValueError("too many attachments")
+            pkt.bytes_left = self.eio.max_http_buffer_size
             self._binary_packet[connection_id] = pkt
             return None
-        if isinstance(data, str):
-            raise ValueError("text instead of an attachment")
+        pkt.bytes_left -= len(data)
+        if isinstance(data, str) or pkt.bytes_left < 0:
+            raise ValueError("text instead of an attachment, or too much of them")
         if not pkt.add_attachment(data):
             return None
         del self._binary_packet[connection_id]

@@ -183,9 +183,7 @@ def _check_offsets(bench: _Bench, evidence: Evidence) -> None:
         told[str(publication.offset)].add(publication.id)
         bench.checked[Fault.UNLOGGED] += 1
         if publication.id not in bench.by_id:
-            bench.found(
-                Fault.UNLOGGED, "a publisher", f"was told {publication.offset} for {publication.id}"
-            )
+            bench.found(Fault.UNLOGGED, "a publisher", f"was told {publication.offset} for {publication.id}")
     bench.checked[Fault.REUSED] = len(told)
     for offset, ids in told.items():
         # The number alone, too: another start of the server must not give it to another event.

@@ -83,7 +83,9 @@ class Server:
         if self._process is None:
             return
         if self._process.returncode is not None:
-            raise CannotRun(f"the server ended by itself, with {self._process.returncode}{self._last_words()}")
+            raise CannotRun(
+                f"the server ended by itself, with {self._process.returncode}{self._last_words()}"
+            )
         self._process.kill()
         await self._process.wait()
 

@@ -6,7 +6,7 @@ Only then can the stored memberships say what was for whom.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from socketio_eventstore.server.verify.history import Moved
 from socketio_eventstore.server.verify.truth import Membership, Truth
@@ -19,8 +19,9 @@ def check_moves(moves: Iterable[Moved], truth: Truth) -> Iterator[tuple[str, str
         asked[move.namespace, move.sid, move.room].append(move)
     numbers = {event.offset: event.number for event in truth.events}
     for (namespace, sid), session in truth.sessions.items():
-        for room in {m.room for m in session.memberships} - {key[2] for key in asked if key[:2] == (namespace, sid)}:
-            yield sid, f"is in {room}, which nobody asked for"
+        for room in sorted({membership.room for membership in session.memberships}):
+            if (namespace, sid, room) not in asked:
+                yield sid, f"is in {room}, which nobody asked for"
     for (namespace, sid, room), wishes in asked.items():
         found = truth.sessions.get((namespace, sid))
         stored = [m for m in found.memberships if m.room == room] if found is not None else []
@@ -28,29 +29,27 @@ def check_moves(moves: Iterable[Moved], truth: Truth) -> Iterator[tuple[str, str
             yield sid, f"{what} {room}"
 
 
-def _check_room(moves: Sequence[Moved], stored: Sequence[Membership], numbers: dict[str, int]) -> Iterator[str]:
-    certain = True
-    """Whether nothing is on its way whose outcome nobody knows."""
+def _check_room(
+    moves: Sequence[Moved], stored: Sequence[Membership], numbers: Mapping[str, int]
+) -> Iterator[str]:
     inside = False
     beginnings: list[tuple[int, int]] = []
     for move in moves:
         if move.before is None or move.after is None:
-            certain = False
-            continue
+            return  # nobody knows whether or when it happened: from here on the store is believed
         before, after = numbers.get(move.before), numbers.get(move.after)
         if before is None or after is None:
-            continue  # that those are missing is a finding of its own
+            return  # that these are missing is a finding of its own
         beginnings.append((before, after))
-        if certain and inside != move.joining:
+        if inside == move.joining:
+            kept = any(m.covers(after) for m in stored) == move.joining
+        else:
             kept = any(before <= _edge(m, move.joining) < after for m in stored)
-        else:  # a former wish may have been fulfilled before it, or between
-            kept = _is_member(stored, after) == move.joining or not certain
         if not kept:
             yield f"was told at {before} to {after} that it {'joined' if move.joining else 'left'}"
-        inside, certain = move.joining, True
-    unknown = any(move.after is None for move in moves)
+        inside = move.joining
     for membership in stored:
-        if not unknown and not any(a <= membership.after < b for a, b in beginnings):
+        if not any(before <= membership.after < after for before, after in beginnings):
             yield f"is said to have joined at {membership.after}"
 
 
@@ -58,7 +57,3 @@ def _edge(membership: Membership, joining: bool) -> int:
     if joining:
         return membership.after
     return -1 if membership.through is None else membership.through
-
-
-def _is_member(stored: Sequence[Membership], number: int) -> bool:
-    return any(m.covers(number) for m in stored)

@@ -62,8 +62,9 @@ class Transport(ABC):
     async def say_goodbye(self) -> None:
         """End the connection in order; nobody may be receiving."""
 
+    @abstractmethod
     def reset(self) -> None:
-        """Let ``close`` reset the TCP connection."""
+        """Let ``close`` reset the TCP connection, where it can."""
 
     async def close(self) -> None:
         """Close the sockets. May be called again."""
@@ -123,6 +124,9 @@ class PollingTransport(Transport):
             with suppress(Lost, TimeoutError):
                 async with asyncio.timeout(_GOODBYE_SECONDS):
                     await self.send("1")
+
+    def reset(self) -> None:
+        """Nothing to do: giving up a request closes its connection."""
 
 
 class UpgradingTransport(PollingTransport):

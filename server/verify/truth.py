@@ -74,7 +74,8 @@ class Truth:
 
 def read_truth(database: Path) -> Truth:
     """Read it while the server runs, without disturbing it. Raises sqlite3.Error."""
-    with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=10)) as connection:
+    uri = f"{database.absolute().as_uri()}?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True, timeout=10)) as connection:
         connection.execute("BEGIN")  # everything from one moment
         events = _events(connection)
         memberships: dict[tuple[str, str], list[Membership]] = {}

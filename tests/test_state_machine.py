@@ -1,0 +1,749 @@
+"""Thousands of histories of the core: every client has what a twin that never disconnected has.
+
+Hypothesis plays server, network, disk and clients: it emits, joins, cuts, reconnects, crashes and forgets
+in every order it can think of, shrinks what fails, and prints it as a program. The core is the real one
+from CONNECT packet to bytes (handshake, dispatch, recovery, replay, retention); its log is simulated
+(``simulated_store``), its clocks are numbers, and nothing waits for anything but the next rule.
+
+``STATE_MACHINE_EXAMPLES=20000 pytest tests/test_state_machine.py`` tries more of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import logging
+import os
+from collections import defaultdict, deque
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, ClassVar, TypeVar, cast
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from simulated_store import Boot, Disk, SimulatedLog, Twins, text_of
+
+from socketio_eventstore.server import replay
+from socketio_eventstore.server.adapter.handshake import Handshake
+from socketio_eventstore.server.dispatch import Dispatcher, Turn
+from socketio_eventstore.server.outbox import Outbox
+from socketio_eventstore.server.packets import Frames, TextCodec
+from socketio_eventstore.server.recovery import Limits, Recovery, Restore, Result
+from socketio_eventstore.server.registry import Connection, Registry, Session, State
+from socketio_eventstore.server.replay import Replayer
+from socketio_eventstore.server.retention import Retention, ServiceClock
+from socketio_eventstore.server.runtime import Options
+from socketio_eventstore.server.session_turns import Accept, Away, End
+from socketio_eventstore.server.tail import Tail
+from socketio_eventstore.server.turns import CloseRoom, Emit, Join, Leave, Save, Volatile
+from socketio_eventstore.store.errors import StoreBusy, StoreError, StoreRejected, StoreUnavailable
+from socketio_eventstore.store.model import Change, Event, Interval, Place, Room, SessionAway
+from socketio_eventstore.store.offsets import Boots
+
+EXAMPLES = int(os.environ.get("STATE_MACHINE_EXAMPLES", "1000"))
+STEPS = 40
+DURATION = 10.0
+"""How many seconds a client may be away."""
+PING = "2"
+NAMESPACES = ("/", "/", "/", "/other")
+"""Of the clients, by number."""
+ROOMS: tuple[Room, ...] = ("red", "blue", 7)
+T = TypeVar("T")
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop whose timers are due when nothing else is left to do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+    def settle(self) -> None:
+        """Run until everything waits for the next rule, or for a timer that comes back for ever."""
+        self.run_until_complete(self._settle())
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Call what makes tasks, then settle."""
+
+        async def within() -> T:
+            return function()
+
+        result = self.run_until_complete(within())
+        self.settle()
+        return result
+
+    async def _settle(self) -> None:
+        ready, timers = vars(self)["_ready"], vars(self)["_scheduled"]
+        for _ in range(4):
+            await asyncio.sleep(0)
+            while ready:
+                await asyncio.sleep(0)
+            if not timers:
+                break
+            self.now = max(self.now, timers[0].when())
+
+
+class Wire(Connection):
+    """A transport: what the server has written to it flies until the client takes it or it breaks."""
+
+    def __init__(self, connection_id: str, closed: Callable[[Wire, str], None]) -> None:
+        super().__init__(connection_id)
+        self.flying: deque[str] = deque()
+        self.closed = False
+        """As the server sees it."""
+        self.crowded = False
+        """Whether the client reads nothing for now."""
+        self.decision: asyncio.Future[bool] | None = None
+        """What the connect handler is about to say."""
+        self._closed = closed
+
+    def write(self, batch: Sequence[Frames]) -> None:
+        if not self.closed:
+            for frames in batch:
+                self.flying.extend(cast("tuple[str, ...]", frames.packets))
+
+    def abort(self, reason: str) -> None:
+        self.close("transport error")
+
+    def leave(self, reason: str) -> None:
+        self.close(reason)
+
+    def close(self, reason: str) -> None:
+        """The server knows that it has ended."""
+        if not self.closed:
+            self.closed = True
+            self.flying.clear()
+            self._closed(self, reason)
+
+    @property
+    def unsent_bytes(self) -> int:
+        return 10**9 if self.crowded else 0
+
+
+@dataclass(eq=False)
+class Client:
+    """What the official client keeps: it never forgets pid and offset."""
+
+    namespace: str
+    wire: Wire | None = None
+    pid: str | None = None
+    offset: str | None = None
+    sid: str = ""
+    connected: bool = False
+    received: list[str] = field(default_factory=list)
+    """The texts of the stored events, since its session began."""
+    last_seen: float = 0.0
+    """When it was connected for certain, in seconds."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.namespace, self.sid
+
+
+class World:
+    """A server on a disk, its clients, and everything between them."""
+
+    def __init__(self, *, durable: bool) -> None:
+        self.loop = VirtualLoop()
+        self.durable = durable
+        self.disk, self.twins = Disk(), Twins()
+        self.seconds = 1_000.0
+        self.clients = [Client(namespace, last_seen=self.seconds) for namespace in NAMESPACES]
+        self.zombies: list[Wire] = []
+        """Transports whose client has gone, which the server does not know."""
+        self.meanings: dict[str, str] = {}
+        """By offset the text of the event to which it was given."""
+        self.ended: set[tuple[str, str]] = set()
+        """The sessions that somebody asked to end."""
+        self.displaced: set[str] = set()
+        """The sids that the server may tell DISCONNECT."""
+        self.faults: list[str] = []
+        self.ids = itertools.count(1)
+        self.loop.set_exception_handler(lambda _, context: self.faults.append(repr(context)))
+        self._tasks: list[asyncio.Task[Any]] = []
+        self.start()
+
+    # The server -------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """What ``Runtime.start`` does."""
+        self.log = SimulatedLog(self.disk, self.twins, f"boot{next(self.ids)}", durable=self.durable)
+        self.registry = Registry()
+        replayer = Replayer(self.log, max_unsent_bytes=60)
+        self.dispatcher = Dispatcher(
+            self.log, self.registry, TextCodec(), tail_bytes=60, offsets=True, catch_up=replayer.begin
+        )
+        replayer.dispatcher = self.dispatcher
+        self.recovery = Recovery(self.log, self.registry, Limits(DURATION, 10**6, 10**9))
+        self.clock = ServiceClock(self.log.service_time_at_open, lambda: self.seconds)
+        for stored in self.log.load_sessions():
+            now = self.clock()
+            away_since = now if stored.away_since is None else min(stored.away_since, now)
+            self.registry.add(Session.restore(stored, away_since))
+        self.retention = Retention(
+            self.log,
+            self.dispatcher,
+            self.recovery,
+            self.clock,
+            expired=self._expired,
+            interval_seconds=1.0,
+            retention_seconds=DURATION,
+            wall_clock=lambda: self.seconds,
+        )
+        self.handshake = Handshake(cast("Any", self._application()), cast("Any", self._runtime()))
+        self.spawn(self.dispatcher.run())
+        self.spawn(replayer.run())
+        self.loop.settle()
+
+    def _runtime(self) -> SimpleNamespace:
+        return SimpleNamespace(
+            enabled=True,
+            options=Options(path=None),
+            log=self.log,
+            registry=self.registry,
+            dispatcher=self.dispatcher,
+            recovery=self.recovery,
+            clock=self.clock,
+        )
+
+    def _application(self) -> SimpleNamespace:
+        """What the handshake needs of python-socketio's server."""
+        reasons = {"CLIENT_DISCONNECT", "SERVER_DISCONNECT", "TRANSPORT_CLOSE", "TRANSPORT_ERROR"}
+        return SimpleNamespace(
+            serves=lambda namespace: namespace in NAMESPACES,
+            eio=SimpleNamespace(generate_id=lambda: f"sid{next(self.ids)}"),
+            manager=SimpleNamespace(callbacks={}),
+            environ=defaultdict(dict),
+            always_connect=False,
+            call_handler=self._call_handler,
+            packet_class=_Packet,
+            reason=SimpleNamespace(**{reason: reason for reason in reasons}),
+        )
+
+    async def _call_handler(self, event: str, namespace: str, sid: str, *_: object) -> bool | None:
+        if event != "connect":
+            return None
+        session = self.registry.get(namespace, sid)
+        assert session is not None and isinstance(session.connection, Wire)
+        wire = session.connection
+        wire.decision = self.loop.create_future()
+        try:
+            return await wire.decision
+        finally:
+            wire.decision = None
+
+    async def _expired(self, session: Session) -> None:
+        self.ended.add((session.namespace, session.sid))
+        await self.dispatcher.submit(End(session, farewell=False, must=False, keep=False))
+
+    def closed(self, wire: Wire, reason: str) -> None:
+        self.handshake.disconnected(cast("Any", wire), reason)
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = self.loop.create_task(work)
+        self._tasks.append(task)
+        return task
+
+    def do(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Work that may fail with what the store says, and with nothing else."""
+
+        def check(task: asyncio.Task[Any]) -> None:
+            error = None if task.cancelled() else task.exception()
+            if error is not None and not isinstance(error, StoreError):
+                self.faults.append(repr(error))
+
+        self.spawn(work).add_done_callback(check)
+        self.loop.settle()
+
+    def submit(self, *turns: Turn) -> None:
+        self.do(self.dispatcher.submit(*turns))
+
+    def stop(self) -> None:
+        """The process is no more, and neither is any transport."""
+        for client in self.clients:
+            self._hang_up(client)
+        for wire in [*self.zombies, *(s.connection for s in self.registry if s.connection is not None)]:
+            cast("Wire", wire).closed = True
+        self.zombies.clear()
+        for task in asyncio.all_tasks(self.loop):
+            task.cancel()
+        self.loop.settle()
+        self._tasks.clear()
+
+    def crash(self, keep: int, *, find_uncertain: bool) -> None:
+        """Power off and on again; of what was not synced so many transactions are left."""
+        if find_uncertain and self.log.waiting is not None:
+            self.disk.uncertain = self.log.waiting
+        self.stop()
+        self.disk.crash(keep, keep_uncertain=find_uncertain)
+        self.twins = Twins(self.disk.changes())
+        self.start()
+
+    # The clients ------------------------------------------------------------------------------------
+
+    def connect(self, client: Client) -> None:
+        client.wire = Wire(f"wire{next(self.ids)}", self.closed)
+        auth = {key: value for key, value in (("pid", client.pid), ("offset", client.offset)) if value}
+        self.loop.call(
+            lambda: self.handshake.connect(cast("Any", client.wire), client.namespace, auth or None)
+        )
+
+    def _hang_up(self, client: Client) -> Wire | None:
+        """The client's end of the transport is gone."""
+        wire, client.wire = client.wire, None
+        if client.connected:
+            client.last_seen = self.seconds
+        client.connected = False
+        if wire is not None:
+            wire.flying.clear()
+        return wire
+
+    def cut(self, client: Client) -> None:
+        """Both ends notice."""
+        if (wire := self._hang_up(client)) is not None:
+            self.loop.call(lambda: wire.close("transport close"))
+
+    def strand(self, client: Client) -> None:
+        """Only the client notices."""
+        if (wire := self._hang_up(client)) is not None:
+            self.zombies.append(wire)
+
+    def say_goodbye(self, client: Client) -> None:
+        """The tutorial's button: a DISCONNECT packet, after which the client ignores what comes."""
+        if (wire := self._hang_up(client)) is not None and not wire.closed:
+            self.loop.call(lambda: self.handshake.left(cast("Any", wire), client.namespace))
+            self.loop.call(lambda: wire.close("transport close"))
+
+    def notice(self) -> None:
+        """The server notices a transport that died long ago."""
+        if self.zombies:
+            wire = self.zombies.pop(0)
+            self.loop.call(lambda: wire.close("ping timeout"))
+
+    def ping(self, client: Client) -> None:
+        """What the transport does for a heartbeat."""
+        if client.wire is not None and not client.wire.closed:
+            client.wire.write([Frames(PING)])
+            client.wire.ping_written(self.dispatcher.position)
+
+    def deliver(self, client: Client, count: int) -> None:
+        """The client takes what has come, packet by packet."""
+        self.loop.call(lambda: self._deliver(client, count))
+
+    def _deliver(self, client: Client, count: int) -> None:
+        for _ in range(count):
+            wire = client.wire
+            if wire is None or not wire.flying:
+                return
+            self._take(client, wire, wire.flying.popleft())
+
+    def _take(self, client: Client, wire: Wire, packet: str) -> None:
+        if packet == PING:
+            if not wire.closed:
+                wire.pong_received()
+            return
+        kind, start = packet[:2], packet.find("[" if packet[:2] == "42" else "{")
+        content = json.loads(packet[start:]) if start > 0 else None
+        match kind:
+            case "40":
+                self._connected(client, content)
+            case "44":
+                assert not client.connected, "an error after the acceptance"
+                assert wire.id in self.displaced, f"CONNECT_ERROR to a client that was not refused: {packet}"
+                self._hang_up(client)
+                wire.close("transport close")
+            case "41":
+                allowed = client.key in self.ended
+                assert allowed, f"DISCONNECT to a client that nobody disconnected: {client}"
+                self._hang_up(client)
+                wire.close("transport close")
+            case "42":
+                assert client.connected, f"an event before the acceptance: {packet}"
+                self._event(client, *content)
+            case _:
+                raise AssertionError(packet)
+
+    def _connected(self, client: Client, content: dict[str, str]) -> None:
+        assert not client.connected, "a second CONNECT"
+        recovered = content["pid"] == client.pid
+        if recovered:
+            assert content["sid"] == client.sid, "another sid under the same pid"
+            assert client.key not in self.twins.received or True
+        else:
+            assert not self.owes(client), f"a session that nothing was wrong with is gone: {client}"
+            client.received = []
+        client.sid, client.pid, client.connected = content["sid"], content["pid"], True
+        client.last_seen = self.seconds
+        assert client.key in self.twins.received, "a session that is not on disk"
+        expected = self.expected(client)
+        assert client.received == expected[: len(client.received)], "recovered with a past that is not its own"
+
+    def _event(self, client: Client, name: str, text: str, offset: str) -> None:
+        client.offset = offset
+        if name == "volatile":
+            return
+        assert self.meanings.setdefault(offset, text) == text, f"{offset} was given out twice"
+        expected = self.expected(client)
+        place = len(client.received)
+        assert expected[place : place + 1] == [text], (
+            f"{client.key} received {text} as number {place}, where its twin has {expected}"
+        )
+        client.received.append(text)
+
+    def expected(self, client: Client) -> list[str]:
+        """What the twin has."""
+        return [text_of(event) for _, event in self.twins.received.get(client.key, [])]
+
+    def owes(self, client: Client) -> bool:
+        """Whether the server must give a client its session back."""
+        if client.pid is None or client.key in self.ended or client.key not in self.twins.present:
+            return False
+        # The clock of the server may be slower, never faster than this.
+        return self.seconds - client.last_seen <= DURATION and not self.is_lost(client.offset)
+
+    def is_lost(self, offset: str | None) -> bool:
+        """Whether an offset lies in a future that a crash took."""
+        if offset is None:
+            return False
+        boot, _, number = offset.rpartition(".")
+        began = {entry.boot: entry.began_after for entry in self.disk.boots}
+        later = [entry.began_after for entry in self.disk.boots[list(began).index(boot) + 1 :]]
+        return int(number) > min([*later, self.log.head])
+
+    def check(self) -> None:
+        assert not self.faults, self.faults
+        for client in self.clients:
+            self._check(client)
+
+    def _check(self, client: Client) -> None:
+        wire = client.wire
+        if wire is None:
+            return
+        if wire.closed:
+            self._hang_up(client)
+            return
+        session = wire.sessions.get(client.namespace)
+        if client.connected and not wire.flying and session is not None and session.state is State.LIVE:
+            reached = [
+                text_of(event)
+                for number, event in self.twins.received[client.key]
+                if number <= self.dispatcher.position
+            ]
+            assert client.received == reached, f"{client.key} is live and lacks something"
+
+
+class _Packet:
+    """A CONNECT_ERROR, as python-socketio's packet class encodes it."""
+
+    def __init__(self, kind: int, data: object, namespace: str) -> None:
+        self._text = f"{kind}{'' if namespace == '/' else namespace + ','}{json.dumps(data)}"
+
+    def encode(self) -> str:
+        return self._text
+
+
+CLIENTS = st.integers(0, len(NAMESPACES) - 1)
+ROOM = st.sampled_from(ROOMS)
+FAILURES = st.sampled_from([StoreUnavailable, StoreBusy, StoreRejected])
+
+
+class Histories(RuleBasedStateMachine):
+    """What may happen, in any order."""
+
+    world: World
+
+    @initialize(durable=st.booleans(), connected=st.integers(0, len(NAMESPACES)))
+    def begin(self, durable: bool, connected: int) -> None:
+        self.world = World(durable=durable)
+        for client in self.world.clients[:connected]:
+            self.world.connect(client)
+            self._decide(client, accept=True)
+            self.world.deliver(client, 1)
+
+    # The application --------------------------------------------------------------------------------
+
+    @rule(data=st.data(), kind=st.sampled_from(["all", "room", "rooms", "to", "to", "skip", "skip room"]))
+    def emit(self, data: st.DataObject, kind: str) -> None:
+        self.world.submit(Emit(self._event(data, kind)))
+
+    @rule(data=st.data(), kind=st.sampled_from(["all", "room"]))
+    def emit_many(self, data: st.DataObject, kind: str) -> None:
+        """More than the tail holds, and more than a page."""
+        event = self._event(data, kind)
+        for _ in range(4):
+            self.world.submit(Emit(self._renamed(event)))
+
+    @rule(data=st.data(), kind=st.sampled_from(["all", "room", "to"]))
+    def emit_volatile(self, data: st.DataObject, kind: str) -> None:
+        self.world.submit(Volatile(self._event(data, kind, name="volatile")))
+
+    @rule(number=CLIENTS, room=ROOM)
+    def join(self, number: int, room: Room) -> None:
+        if (session := self._session(number)) is not None:
+            self.world.submit(Join(session, room))
+
+    @rule(number=CLIENTS, room=ROOM)
+    def leave(self, number: int, room: Room) -> None:
+        if (session := self._session(number)) is not None:
+            self.world.submit(Leave(session, room))
+
+    @rule(data=st.data(), number=CLIENTS, room=ROOM)
+    def join_emit_and_leave_in_one_transaction(self, data: st.DataObject, number: int, room: Room) -> None:
+        if (session := self._session(number)) is not None:
+            event = self._event(data, "room")
+            self.world.submit(Join(session, room), Emit(event), Leave(session, room))
+
+    @rule(namespace=st.sampled_from(NAMESPACES), room=ROOM)
+    def close_room(self, namespace: str, room: Room) -> None:
+        world = self.world
+        world.submit(CloseRoom(namespace, room))
+        if world.log.commits.is_open and not world.log.failures:
+            members = [key for key, rooms in world.twins.present.items() if room in rooms]
+            assert namespace not in [other for other, _ in members], "somebody is in a room that was closed"
+
+    @rule(number=CLIENTS)
+    def save(self, number: int) -> None:
+        if (session := self._session(number)) is not None:
+            self.world.submit(Save(session, f'{{"saved":{next(self.world.ids)}}}'))
+
+    @rule(number=CLIENTS, farewell=st.booleans())
+    def end(self, number: int, farewell: bool) -> None:
+        world = self.world
+        if (session := self._session(number)) is not None and number % 2:
+            world.ended.add((session.namespace, session.sid))
+            world.do(world.handshake.end(session, farewell=farewell))
+            if not farewell and (wire := world.clients[number].wire) is not None:
+                world.loop.call(lambda: wire.abort("its session was revoked"))
+
+    @rule(number=CLIENTS, accept=st.sampled_from([True, True, True, False]))
+    def decide(self, number: int, accept: bool) -> None:
+        """The connect handler of a client returns."""
+        self._decide(self.world.clients[number], accept=accept)
+
+    @rule(number=CLIENTS, accept=st.booleans())
+    def decide_about_a_zombie(self, number: int, accept: bool) -> None:
+        for wire in self.world.zombies[number : number + 1]:
+            if wire.decision is not None and not wire.decision.done():
+                wire.decision.set_result(accept)
+        self.world.loop.settle()
+
+    # The network ------------------------------------------------------------------------------------
+
+    @rule(number=CLIENTS)
+    def connect(self, number: int) -> None:
+        client = self.world.clients[number]
+        if client.wire is None:
+            self.world.connect(client)
+
+    @rule(number=CLIENTS)
+    def come_back_at_once(self, number: int) -> None:
+        """The usual way: connect, be accepted, take what comes."""
+        client = self.world.clients[number]
+        if client.wire is None:
+            self.world.connect(client)
+        self._decide(client, accept=True)
+        self.world.deliver(client, 1)
+
+    @rule(number=CLIENTS, count=st.integers(1, 3))
+    def deliver_some(self, number: int, count: int) -> None:
+        self.world.deliver(self.world.clients[number], count)
+
+    @rule(number=CLIENTS)
+    def deliver_all(self, number: int) -> None:
+        self.world.deliver(self.world.clients[number], 1_000)
+
+    @rule(number=CLIENTS, how=st.sampled_from([World.cut, World.cut, World.strand, World.say_goodbye]))
+    def disconnect(self, number: int, how: Callable[[World, Client], None]) -> None:
+        how(self.world, self.world.clients[number])
+
+    @rule()
+    def notice_a_dead_transport(self) -> None:
+        self.world.notice()
+
+    @rule(number=CLIENTS)
+    def ping(self, number: int) -> None:
+        self.world.ping(self.world.clients[number])
+
+    @rule(number=CLIENTS)
+    def ping_and_hear(self, number: int) -> None:
+        self.world.ping(self.world.clients[number])
+        self.world.deliver(self.world.clients[number], 1_000)
+
+    @rule(number=CLIENTS, crowded=st.booleans())
+    def crowd(self, number: int, crowded: bool) -> None:
+        if (wire := self.world.clients[number].wire) is not None:
+            wire.crowded = crowded
+            self.world.loop.settle()
+
+    # The disk and the clocks ------------------------------------------------------------------------
+
+    @rule(which=st.sampled_from(["commits", "commits", "reads"]))
+    def hold_the_disk(self, which: str) -> None:
+        getattr(self.world.log, which).close()
+
+    @rule()
+    def release_the_disk(self) -> None:
+        self._release()
+
+    @rule(failure=FAILURES, times=st.integers(1, 3), may_be_found=st.booleans())
+    def fail(self, failure: type[StoreError], times: int, may_be_found: bool) -> None:
+        self.world.log.failures.extend([(failure(), may_be_found)] * times)
+
+    @rule(keep=st.integers(0, 5), find_uncertain=st.booleans())
+    def crash(self, keep: int, find_uncertain: bool) -> None:
+        self.world.crash(keep, find_uncertain=find_uncertain)
+
+    @rule()
+    def sync_the_disk(self) -> None:
+        """A checkpoint, or the operating system's own will."""
+        self.world.disk.synced = len(self.world.disk.entries)
+
+    @rule(seconds=st.sampled_from([1.0, 4.0, DURATION + 1.0]))
+    def pass_time(self, seconds: float) -> None:
+        self.world.seconds += seconds
+        for client in self.world.clients:
+            if client.connected and client.wire is not None and not client.wire.closed:
+                client.last_seen = self.world.seconds
+
+    @rule()
+    def sweep(self) -> None:
+        """Sessions expire and events are pruned."""
+        self.world.do(self._sweep())
+
+    async def _sweep(self) -> None:
+        await self.world.retention.sweep()
+
+    # ------------------------------------------------------------------------------------------------
+
+    @invariant()
+    def all_is_well(self) -> None:
+        if hasattr(self, "world"):
+            self.world.check()
+
+    def teardown(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        try:
+            self._everybody_comes_back()
+        finally:
+            self.world.stop()
+            self.world.loop.close()
+
+    def _everybody_comes_back(self) -> None:
+        """However it went so far: in the end every client is connected and has what its twin has."""
+        world = self.world
+        world.check()
+        world.log.failures.clear()
+        self._release()
+        for client in world.clients:
+            if client.wire is not None:
+                client.wire.crowded = False
+        for _ in range(3):  # a transport may have been closed, and that is noticed on the way
+            for client in world.clients:
+                if client.wire is None:
+                    world.connect(client)
+                self._decide(client, accept=True)
+                world.deliver(client, 1_000)
+                world.check()
+        world.submit(Emit(self._renamed(Event("/", "e", "[]", (), None, (), world.seconds))))
+        for client in world.clients:
+            world.deliver(client, 1_000)
+            assert client.connected, f"a client that cannot come back: {client}"
+            assert client.received == world.expected(client), f"{client.key} lacks something in the end"
+            session = world.registry.get(*client.key)
+            assert session is not None and session.state is State.LIVE
+            assert session.data == world.twins.data[client.key]
+            assert {client.sid, *session.joined} == world.twins.present[client.key]
+        world.check()
+
+    def _release(self) -> None:
+        self.world.log.commits.open()
+        self.world.log.reads.open()
+        self.world.loop.settle()
+
+    def _decide(self, client: Client, *, accept: bool) -> None:
+        if client.wire is not None and (decision := client.wire.decision) is not None:
+            if not decision.done():
+                decision.set_result(accept)
+                if not accept:
+                    self.world.displaced.add(client.wire.id)
+            self.world.loop.settle()
+
+    def _session(self, number: int) -> Session | None:
+        """The session that a client has, or is getting."""
+        client = self.world.clients[number]
+        if client.wire is not None and client.namespace in client.wire.sessions:
+            return client.wire.sessions[client.namespace]
+        return self.world.registry.get(*client.key)
+
+    def _event(self, data: st.DataObject, kind: str, name: str = "e") -> Event:
+        number = data.draw(CLIENTS)
+        sid, namespace = self.world.clients[number].sid, NAMESPACES[number]
+        if (session := self._session(number)) is not None:
+            sid = session.sid
+        rooms: dict[str, tuple[Room, ...] | None] = {"all": None, "skip": None, "to": (sid,)}
+        rooms["room"] = rooms["skip room"] = (data.draw(ROOM),) if "room" in kind else ()
+        rooms["rooms"] = (*ROOMS[:2], sid)
+        skip = (sid,) if kind.startswith("skip") else ()
+        return self._renamed(Event(namespace, name, "[]", (), rooms[kind], skip, self.world.seconds))
+
+    def _renamed(self, event: Event) -> Event:
+        payload = json.dumps([event.name, f"event {next(self.world.ids)}"])
+        return Event(
+            event.namespace, event.name, payload, (), event.rooms, event.skip, self.world.seconds
+        )
+
+
+@pytest.fixture(autouse=True)
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A few events are several pages; what the core logs is seen by nobody but ``Faults``."""
+    monkeypatch.setattr(replay, "PAGE_EVENTS", 2)
+    monkeypatch.setattr(replay, "READ_EVENTS", 3)
+    root = logging.getLogger("socketio_eventstore")
+    faults = Faults()
+    root.addHandler(faults)
+    monkeypatch.setattr(root, "propagate", False)
+    yield
+    root.removeHandler(faults)
+
+
+class Faults(logging.Handler):
+    """The core logs a fault of its own and goes on, so that one client's trouble is nobody else's."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info:
+            raise AssertionError(self.format(record))
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- the name of the standard library
+        raise AssertionError(record.getMessage())
+
+
+def play(examples: int, phases: Sequence[Phase] = tuple(Phase)) -> None:
+    options = settings(
+        max_examples=examples,
+        stateful_step_count=STEPS,
+        deadline=None,
+        database=None,
+        phases=phases,
+        suppress_health_check=list(HealthCheck),
+    )
+    run_state_machine_as_test(Histories, settings=options)
+
+
+@pytest.mark.timeout(0)
+def test_every_client_has_what_its_twin_has_in_thousands_of_histories() -> None:
+    play(EXAMPLES)
