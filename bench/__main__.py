@@ -21,7 +21,7 @@ from typing import Any
 from rich.console import Console
 
 from bench import chart, machine, report
-from bench.servers import BENCH, redis_server
+from bench.servers import BENCH, PROJECT, redis_server
 from bench.session import Bench
 
 WORKLOADS = {
@@ -55,6 +55,7 @@ def main() -> None:
             rounds=1 if arguments.quick else arguments.rounds,
             quick=arguments.quick,
             only_ours=arguments.only_ours,
+            source=arguments.source.resolve(),
             other=arguments.other and arguments.other.resolve(),
         )
         failed = _measure(bench, only)
@@ -118,6 +119,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="a smoke test: one short round, few clients")
     parser.add_argument("--only-ours", action="store_true", help="leave the peers out")
+    parser.add_argument("--source", type=Path, default=PROJECT, help="the checkout that is measured")
     parser.add_argument("--other", type=Path, help="another checkout of this project, to compare with")
     parser.add_argument("--folder", type=Path, help="where databases are made; its disk is what is measured")
     return parser.parse_args()

@@ -96,6 +96,11 @@ class Meter:
         """The share of its core that the load generator used."""
         return self.load_cpu / self.wall if self.wall else 0.0
 
+    @property
+    def server_share(self) -> float:
+        """The share of its core that the server had."""
+        return self.server_cpu / self.wall if self.wall else 0.0
+
 
 def description() -> dict[str, str]:
     """The machine, for whoever reads the figures."""

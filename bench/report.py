@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from statistics import median
 
 from rich.console import Console
@@ -10,6 +10,7 @@ from rich.table import Table
 
 from bench.results import Results, Row
 
+SHOWN = 10
 FEW_LABELS = {
     "ours-full": "full",
     "ours-normal": "normal",
@@ -68,11 +69,15 @@ def _cells(results: Results, row: Row) -> list[str]:
 
 
 def _show_shares(results: Results, console: Console) -> None:
-    shares = [(case, median(values)) for case, values in results.load_shares.items()]
-    console.print("The load generator's share of its core (at 1.0 it would be the bottleneck):")
-    for case, share in _highest(shares):
+    console.print(
+        "The load generator's share of its core, highest first (at 1.0 it would be the bottleneck):"
+    )
+    for share, case in sorted(_medians(results.load_shares), reverse=True)[:SHOWN]:
+        console.print(f"  {share:.2f}  {case}", highlight=False)
+    console.print("The share of their core that servers at full rate had, lowest first (waits, or noise):")
+    for share, case in sorted(_medians(results.server_shares))[:SHOWN]:
         console.print(f"  {share:.2f}  {case}", highlight=False)
 
 
-def _highest(shares: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
-    return sorted(shares, key=lambda entry: -entry[1])[:12]
+def _medians(shares: Mapping[str, list[float]]) -> list[tuple[float, str]]:
+    return [(median(values), case) for case, values in shares.items()]

@@ -34,6 +34,8 @@ class Results:
     values: dict[tuple[str, str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
     rows: list[Row] = field(default_factory=list)
     load_shares: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    server_shares: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """Of servers at full rate: what is missing to 1 they waited for, or somebody else had it."""
 
     def add(self, case: str, server: str, **metrics: float) -> None:
         """Note what one round has given."""
@@ -88,4 +90,9 @@ class Results:
                         "required": row.required or None,
                     }
                 )
-        return {"comparisons": compared, "measured": measured, "load_share": dict(self.load_shares)}
+        return {
+            "comparisons": compared,
+            "measured": measured,
+            "load_share": dict(self.load_shares),
+            "server_share": dict(self.server_shares),
+        }

@@ -64,6 +64,8 @@ class Server:
 
     kind: Kind
     folder: Path
+    source: Path = PROJECT
+    """The checkout of ours that is run, unless the kind names another."""
     away_seconds: float = 120.0
     """How long sessions are kept that are away."""
     port: int = field(default_factory=free_port)
@@ -129,8 +131,9 @@ class Server:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None and self._processes and self._processes[-1].poll() is not None:
-            error.add_note(f"{self.kind.label} has ended:\n{self._output()}")
+        if error is not None:
+            ended = bool(self._processes) and self._processes[-1].poll() is not None
+            error.add_note(f"{self.kind.label} {'has ended' if ended else 'runs'}:\n{self._output()}")
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -141,7 +144,7 @@ class Server:
             config.write_text(
                 _CONFIG.format(port=self.port, away=self.away_seconds, synchronous=kind.synchronous)
             )
-            source = kind.source or PROJECT
+            source = kind.source or self.source
             command = [sys.executable, "-m", "socketio_eventstore.server", "serve", "--config", str(config)]
             return command, {"PYTHONPATH": f"{source / '.venv' / 'src'}:{PROJECT}"}
         if kind is STOCK:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from bench.machine import Meter
 from bench.results import Results
-from bench.servers import Kind, Server, redis_server
+from bench.servers import PROJECT, Kind, Server, redis_server
 
 T = TypeVar("T")
 
@@ -24,6 +24,8 @@ class Bench:
     quick: bool
     only_ours: bool = False
     """For work on our own server: the peers are left out."""
+    source: Path = PROJECT
+    """The checkout of ours that is measured."""
     other: Path | None = None
     """Another checkout of ours, to be compared with this one."""
     results: Results = field(default_factory=Results)
@@ -45,7 +47,8 @@ class Bench:
     def start(self, kind: Kind, *, away_seconds: float = 120.0) -> Server:
         """A server with an empty folder; a context manager."""
         self._count += 1
-        return Server(kind, self.folder / f"{self._count}-{kind.name}", away_seconds)
+        folder = self.folder / f"{self._count}-{kind.name}"
+        return Server(kind, folder, self.source, away_seconds)
 
     def interleaved(self, cases: Iterable[T], kinds: Iterable[Kind]) -> Iterator[tuple[T, Kind]]:
         """Every case with every server, all of it once in each round."""
@@ -60,9 +63,11 @@ class Bench:
         """One value for a real run, one for a quick look."""
         return quick if self.quick else normal
 
-    def note_load(self, case: str, meter: Meter) -> None:
-        """Note which share of its core the load generator used."""
+    def note_load(self, case: str, meter: Meter, *, saturated: bool = False) -> None:
+        """Note which share of its core the load generator used, and the server where it should use all."""
         self.results.load_shares[case].append(meter.load_share)
+        if saturated:
+            self.results.server_shares[case].append(meter.server_share)
 
     @staticmethod
     def say(text: str) -> None:

@@ -115,7 +115,8 @@ def measure(bench: Bench, server: Server, seconds: float) -> None:
         with Meter(server.pids) as meter:
             rate = closed_loop(publisher, 64, seconds)
         bench.note_load(f"W2 publish, window 64, {server.kind.label}", meter)
-        bench.results.add("publish, window 64", name, rate=rate)
+        per_cpu = rate * meter.wall / meter.server_cpu
+        bench.results.add("publish, window 64", name, rate=rate, rate_per_cpu=per_cpu)
 
 
 def run(bench: Bench) -> None:

@@ -89,7 +89,7 @@ def migrate(path: Path | None) -> None:
 @click.option("--rooms", type=click.IntRange(1, 1000), default=10, show_default=True)
 @click.option("--cuts", type=click.IntRange(0), default=200, show_default=True, help="Transports broken.")
 @click.option("--kills", type=click.IntRange(0), default=30, show_default=True, help="SIGKILLs and restarts.")
-@click.option("--events", type=click.IntRange(1), default=20_000, show_default=True, help="About so many.")
+@click.option("--events", type=click.IntRange(1), default=10_000, show_default=True, help="About so many.")
 @click.option("--duration", type=float, default=300.0, show_default=True, help="Seconds at most.")
 @click.option("--synchronous", type=click.Choice(("full", "normal")), default="full", show_default=True)
 @click.option("--seed", type=int, help="Repeats the run with this seed; a new one otherwise.")

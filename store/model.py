@@ -37,7 +37,8 @@ class Event:
     @property
     def size_bytes(self) -> int:
         """What the event weighs in a replay: characters of payload plus bytes of attachments."""
-        return len(self.payload) + sum(map(len, self.attachments))
+        size = len(self.payload)
+        return size + sum(map(len, self.attachments)) if self.attachments else size
 
 
 @dataclass(frozen=True, slots=True)

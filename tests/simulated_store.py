@@ -59,7 +59,14 @@ class Pruned:
     through: int
 
 
-Entry = Transaction | Boot | Pruned
+@dataclass(frozen=True)
+class Beat:
+    """For so many seconds servers had run on this disk."""
+
+    service_time: float
+
+
+Entry = Transaction | Boot | Pruned | Beat
 
 
 @dataclass
@@ -71,9 +78,6 @@ class Disk:
     """So many entries survive every crash."""
     uncertain: Transaction | None = None
     """Its COMMIT reported an error, and it may be found committed after a crash all the same."""
-    service_time: float = 0.0
-    lost: list[Transaction] = field(default_factory=list)
-    """What crashes took."""
 
     def append(self, entry: Entry, *, durable: bool) -> None:
         self.uncertain = None
@@ -81,20 +85,24 @@ class Disk:
         if durable:
             self.synced = len(self.entries)
 
-    def crash(self, keep: int, *, keep_uncertain: bool) -> None:
-        """Lose the end; at most ``keep`` of the entries that were not synced are left."""
+    def crash(self, keep: int, *, keep_uncertain: bool) -> list[Change]:
+        """Lose the end; at most ``keep`` of the entries that were not synced are left. Returns the rest."""
         left = min(self.synced + keep, len(self.entries))
-        if keep_uncertain and self.uncertain is not None and left == len(self.entries):
+        lost = self.entries[left:]
+        del self.entries[left:]
+        if keep_uncertain and self.uncertain is not None and not lost:
             self.entries.append(self.uncertain)
-        else:
-            self.lost += [entry for entry in self.entries[left:] if isinstance(entry, Transaction)]
-            del self.entries[left:]
         self.uncertain = None
         self.synced = len(self.entries)
+        return [change for entry in lost if isinstance(entry, Transaction) for _, change in entry.changes]
 
     @property
     def boots(self) -> list[Boot]:
         return [entry for entry in self.entries if isinstance(entry, Boot)]
+
+    @property
+    def service_time(self) -> float:
+        return max((entry.service_time for entry in self.entries if isinstance(entry, Beat)), default=0.0)
 
     @property
     def pruned_through(self) -> int:
@@ -238,7 +246,13 @@ class SimulatedLog:
         return self._missed(namespace, memberships, after, through)
 
     async def missed(
-        self, namespace: str, memberships: Sequence[Interval], after: int, through: int
+        self,
+        namespace: str,
+        memberships: Sequence[Interval],
+        after: int,
+        through: int,
+        *,
+        at_most: int | None = None,
     ) -> Missed:
         await self.reads.passed()
         return self._missed(namespace, memberships, after, through)
@@ -265,7 +279,7 @@ class SimulatedLog:
         return logged
 
     async def beat(self, service_time: float) -> None:
-        self.disk.service_time = service_time
+        self.disk.append(Beat(service_time), durable=self.durable)
 
     async def prune_answers(self, answered_before: float, limit: int) -> int:
         return 0

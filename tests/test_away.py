@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from typing import Any
 
 import aiohttp
 import pytest
-from clients import Client, NodeClients, NotAnswered, RawPolling
+from clients import Client, NodeClients, RawPolling
 from processes import ServerProcess
 
 
@@ -144,7 +143,7 @@ async def test_a_session_that_is_ended_is_over(
     fresh = await client.reconnected()
     assert not fresh.recovered and fresh.sid != sid
     assert await names_until(client, control) == ["end"]
-    assert f"an unknown session: {'unknown_session'}" in server.log
+    assert "reconnection of an unknown session: unknown_session" in server.log
 
 
 async def test_a_raw_client_whose_session_was_revoked_is_sent_nothing_of_it(
@@ -173,13 +172,7 @@ async def test_a_session_that_is_ended_while_its_client_is_connected_takes_its_r
     assert await client.gone() == "io server disconnect"
     records = await control.call("seen", {"sid": sid})
     assert [record["what"] for record in records] == ["connect", "disconnect"]
-    with pytest.raises(NotAnswered):
-        # Nobody answers for a session that is not there; the control client is told by a cut here.
-        async with asyncio.TaskGroup() as tasks:
-            answer = tasks.create_task(client.call("rooms"))
-            await control.call("rooms", {"sid": sid})
-            await client.disconnect()
-            await answer
+    assert await control.call("rooms", {"sid": sid}) == []
 
 
 async def test_all_of_it_is_on_disk_when_the_calls_return(server: ServerProcess, node: NodeClients) -> None:
@@ -242,5 +235,3 @@ async def test_handlers_that_change_a_session_at_the_same_time_lose_no_change(
         for _ in range(20):
             tasks.create_task(count())
     assert await client.call("load") == {"count": 20}
-
-

@@ -17,7 +17,7 @@ from socketio_eventstore.server.packets import Frames, TextCodec
 from socketio_eventstore.server.recovery import hash_pid
 from socketio_eventstore.server.registry import Connection, Registry, Session, State
 from socketio_eventstore.server.replay import Replayer
-from socketio_eventstore.server.session_turns import Accept, Away, End, Open, Refuse
+from socketio_eventstore.server.session_turns import Accept, Away, Dismiss, End, Open, Refuse, Revoke
 from socketio_eventstore.server.tail import Tail
 from socketio_eventstore.server.turns import (
     Acknowledged,
@@ -185,10 +185,10 @@ class Core:
 
 @asynccontextmanager
 async def running(
-    path: Path, *, max_unsent_bytes: int = 1_000_000, tail_bytes: int = 1_000_000
+    path: Path, *, boot: str = "boot", max_unsent_bytes: int = 1_000_000, tail_bytes: int = 1_000_000
 ) -> AsyncIterator[Core]:
     """A core whose offsets read ``boot.1``, ``boot.2`` …"""
-    async with opened(path, boot_id=lambda: "boot") as log:
+    async with opened(path, boot_id=lambda: boot) as log:
         held, registry = HeldLog(log), Registry()
         replayer = Replayer(log, max_unsent_bytes)
         dispatcher = Dispatcher(
@@ -463,7 +463,7 @@ async def test_a_refusal_that_cannot_be_stored_closes_the_transport_without_a_pa
     claim = session.attach(connection, 0)
     core.held.fail_with(StoreUnavailable())
     with pytest.raises(StoreUnavailable):
-        await core.dispatcher.submit(Refuse(session, claim, Frames("44{}"), 1_001.0, displaced=False))
+        await core.dispatcher.submit(Refuse(session, claim, Frames("44{}"), 1_001.0))
     assert connection.packets == [] and connection.aborted == ["the store is not available"]
     assert session.state is State.ENDED and core.registry.get("/", "s1") is None
     await core.emit()
@@ -489,19 +489,71 @@ async def test_a_transport_is_not_given_connect_error_or_disconnect_when_the_sto
         assert (answer["pid"], answer["sid"]) == (pid, first.sid)
 
 
-async def test_an_end_that_must_be_is_owed_and_another_changes_nothing(core: Core) -> None:
+@pytest.mark.parametrize("wanted", [Revoke, Dismiss])
+async def test_an_end_that_happened_is_owed_and_one_that_is_wanted_changes_nothing(
+    core: Core, wanted: type[End]
+) -> None:
     kept, client = await core.live("kept")
     gone, other = await core.live("gone")
     core.held.fail_with(StoreUnavailable(), StoreUnavailable())
-    with pytest.raises(StoreUnavailable):
-        await core.dispatcher.submit(End(kept, farewell=True, must=False, keep=False))
-    with pytest.raises(StoreUnavailable):
-        await core.dispatcher.submit(End(gone, farewell=True, must=True, keep=False))
+    for turn in (wanted(kept), End(gone)):
+        with pytest.raises(StoreUnavailable):
+            await core.dispatcher.submit(turn)
     assert kept.state is State.LIVE and client.packets == []
     assert gone.state is State.ENDED and other.packets == []
     assert await core.emit() == "boot.1"
     assert client.packets == [said("hello", 1)] and other.packets == []
     assert [stored.sid for stored in await core.log.load_sessions()] == ["kept"]
+    await core.dispatcher.submit(wanted(kept))
+    assert client.packets[1:] == (["41"] if wanted is Dismiss else [])
+    assert await core.log.load_sessions() == []
+
+
+async def test_of_a_session_that_went_and_ended_only_the_end_is_owed(core: Core) -> None:
+    session, _ = await core.live()
+    core.held.fail_with(StoreUnavailable(), StoreUnavailable())
+    with pytest.raises(StoreUnavailable):
+        await core.away(session)
+    with pytest.raises(StoreUnavailable):
+        await core.dispatcher.submit(End(session))
+    await core.emit()
+    assert [type(change) for change in core.held.committed[-1]] == [SessionEnded, Event]
+    assert await core.log.load_sessions() == []
+
+
+async def test_what_is_owed_can_be_tried_again_without_any_turn(core: Core) -> None:
+    session, _ = await core.live()
+    core.held.fail_with(StoreUnavailable())
+    with pytest.raises(StoreUnavailable):
+        await core.away(session, at=7.5)
+    core.held.reached.clear()
+    core.dispatcher.retry_owed()
+    await core.held.reached.wait()
+    await core.emit()
+    assert [type(change) for change in core.held.committed[-2]] == [SessionAway]
+    core.dispatcher.retry_owed()  # nothing is left
+    await core.emit()
+    assert [len(changes) for changes in core.held.committed[-2:]] == [1, 1]
+
+
+async def test_packets_that_are_not_stored_are_sent_in_their_place_although_the_store_fails(
+    core: Core,
+) -> None:
+    _, client = await core.live()
+    core.held.failure = lambda _: StoreUnavailable()
+    core.held.hold()
+    turns = [
+        core.begin(Emit(event("lost"))),
+        core.begin(Reply(client, "/", Frames("431[]"))),
+        core.begin(Volatile(event("volatile"))),
+        core.begin(Emit(event("lost, too"))),
+        core.begin(Reply(client, "/", Frames("432[]"))),
+    ]
+    await core.held.reached.wait()
+    core.held.release()
+    results = await asyncio.gather(*turns, return_exceptions=True)
+    assert [isinstance(result, StoreUnavailable) for result in results] == [True, False, False, True, False]
+    assert client.packets == ["431[]", said("volatile", 0), "432[]"]
 
 
 # One order ------------------------------------------------------------------------------------------
@@ -651,7 +703,7 @@ async def test_of_a_group_with_a_bad_turn_nothing_happens_and_the_groups_beside_
         Emit(event("one")),
         Join(session, "room"),
         Emit(BAD),
-        End(session, farewell=True, must=False, keep=False),
+        Dismiss(session),
     )
     after = core.begin(Emit(event("after")))
     core.held.release()
@@ -706,10 +758,25 @@ async def test_what_the_queue_cannot_hold_is_refused_and_the_rest_is_not_harmed(
     turns = [core.begin(Emit(event("being committed")))]
     await core.held.reached.wait()
     turns += [core.begin(Emit(event(f"waiting {number}"))) for number in range(2)]
-    with pytest.raises(QueueFull, match="2 turns are waiting"):
+    with pytest.raises(QueueFull, match="2 turns of "):
         await core.emit("too many")
     core.held.release()
     assert await asyncio.gather(*turns) == ["boot.1", "boot.2", "boot.3"]
+    assert await core.emit("fits again") == "boot.4"
+
+
+async def test_very_large_events_that_wait_are_refused_beyond_their_bytes(
+    core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "QUEUE_BYTES", 1_000)
+    core.held.hold()
+    turns = [core.begin(Emit(event("x" * 900)))]
+    await core.held.reached.wait()
+    turns += [core.begin(Emit(event("x" * 900))) for _ in range(2)]
+    with pytest.raises(QueueFull, match="2 turns of 1"):
+        await core.emit("too much")
+    core.held.release()
+    await asyncio.gather(*turns)
     assert await core.emit("fits again") == "boot.4"
 
 
@@ -752,15 +819,17 @@ async def test_a_turn_that_nobody_waits_for_is_logged_when_it_fails(
 
 # The tail -------------------------------------------------------------------------------------------
 
+SENT = Frames("as it was sent")
+
 
 def test_the_tail_has_the_events_after_a_number_oldest_first() -> None:
     tail = Tail(4, limit_bytes=1_000)
     for number in (5, 7, 8):
-        tail.append(number, event(str(number)))
-    assert [number for number, _ in tail.after(4)] == [5, 7, 8]
-    assert [number for number, _ in tail.after(6)] == [7, 8]
-    assert [number for number, _ in tail.after(7)] == [8]
-    assert [number for number, _ in tail.after(8)] == []
+        tail.append(number, event(str(number)), SENT)
+    assert [number for number, _, _ in tail.after(4)] == [5, 7, 8]
+    assert [number for number, _, _ in tail.after(6)] == [7, 8]
+    assert [number for number, _, _ in tail.after(7)] == [8]
+    assert [number for number, _, _ in tail.after(8)] == []
     assert tail.begins_after == 4
 
 
@@ -768,14 +837,14 @@ def test_the_tail_drops_the_oldest_events_beyond_its_bytes() -> None:
     size_bytes = event("x").size_bytes
     tail = Tail(0, limit_bytes=2 * size_bytes)
     for number in range(1, 5):
-        tail.append(number, event("x"))
-    assert tail.begins_after == 2 and [number for number, _ in tail.after(2)] == [3, 4]
-    tail.append(5, event("x", attachments=(b"y" * 2 * size_bytes,)))
+        tail.append(number, event("x"), SENT)
+    assert tail.begins_after == 2 and [number for number, _, _ in tail.after(2)] == [3, 4]
+    tail.append(5, event("x", attachments=(b"y" * 2 * size_bytes,)), SENT)
     assert tail.begins_after == 5 and list(tail.after(5)) == []
 
 
 def test_the_tail_drops_the_oldest_events_beyond_its_number() -> None:
     tail = Tail(0, limit_bytes=1_000_000, limit_events=2)
     for number in range(1, 5):
-        tail.append(number, event("x"))
-    assert tail.begins_after == 2 and [number for number, _ in tail.after(2)] == [3, 4]
+        tail.append(number, event("x"), SENT)
+    assert tail.begins_after == 2 and [number for number, _, _ in tail.after(2)] == [3, 4]

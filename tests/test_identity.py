@@ -111,7 +111,7 @@ async def test_somebody_else_is_written_not_one_byte_of_the_old_session(
     ann = await ann_goes_away(node, server.url, control)
     thief = RawPolling(http, server.url)
     await thief.open()
-    await thief.post('40{"pid":"%s","bind":"bob"}' % ann.pid)
+    await thief.post(f'40{{"pid":"{ann.pid}","bind":"bob"}}')
     connect = await thief.packet()
     assert connect.startswith('40{"sid":') and ann.sid not in connect and ann.pid not in connect
     offset = await control.call("publish", {"name": "end"})
@@ -191,7 +191,7 @@ async def test_a_refusal_leaks_not_one_byte_and_leaves_the_session_to_its_owner(
     stranger = RawPolling(http, server.url)
     await stranger.open()
     who = "" if identity is None else f',"bind":"{identity}"'
-    await stranger.post('40{"pid":"%s","refuse":"no"%s}' % (ann.pid, who))
+    await stranger.post(f'40{{"pid":"{ann.pid}","refuse":"no"{who}}}')
     assert await stranger.packet() == '44{"message":"refused by the test","data":{"reason":"no"}}'
     await control.call("publish", {"name": "after the refusal", "to": ann.sid})
     await stranger.close()

@@ -6,7 +6,7 @@ from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import aiohttp
 import pytest
@@ -14,6 +14,7 @@ import socketio
 from aiohttp import WSMsgType, web
 from processes import DEADLINE, HOST
 
+from socketio_eventstore.server import transport
 from socketio_eventstore.server.adapter import RecoveryManager
 from socketio_eventstore.server.engine import Engine
 from socketio_eventstore.server.registry import State
@@ -224,10 +225,9 @@ class Seen:
         self.all: list[Any] = []
         self._more = asyncio.Event()
 
-    def __call__(self, *what: Any) -> Self:
+    def __call__(self, *what: Any) -> None:
         self.all.append(what[0] if len(what) == 1 else what)
         self._more.set()
-        return self
 
     async def until(self, count: int) -> list[Any]:
         """Waits until so much was seen; returns all of it."""
@@ -266,6 +266,13 @@ async def serving(
         yield server
 
 
+async def until(happened: Callable[[], object]) -> None:
+    """Lets the server work until something has happened that nobody is told of."""
+    async with asyncio.timeout(DEADLINE):
+        while not happened():  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0)
+
+
 def prefix(namespace: str) -> str:
     return "" if namespace == "/" else f"{namespace},"
 
@@ -275,8 +282,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "events.db"
 
 
-@pytest.fixture
-async def server(path: Path) -> AsyncIterator[Server]:
+@pytest.fixture(name="server")
+async def started_server(path: Path) -> AsyncIterator[Server]:
     async with serving(path) as server:
         yield server
 
@@ -316,8 +323,8 @@ async def test_requests_without_a_session_or_a_known_transport_are_refused(
     assert (await stranger.get())[0] == 400
 
 
-async def test_a_server_whose_store_cannot_be_opened_accepts_nobody(path: Path) -> None:
-    path.write_text("this is no database" * 100)
+async def test_a_server_whose_store_cannot_be_opened_accepts_nobody(tmp_path: Path) -> None:
+    path = tmp_path  # a folder is no database
     async with serving(path) as server:
         assert (await Polling(server).get())[0] == 401
         assert server.engine.sockets == {}
@@ -344,7 +351,7 @@ async def test_an_open_poll_is_answered_by_what_is_sent(server: Server) -> None:
 
 async def test_many_packets_in_one_post_are_taken_in_order(path: Path) -> None:
     seen = Seen()
-    async with serving(path, register=lambda sio: sio.on("number", lambda _, n: seen(n) and None)) as server:
+    async with serving(path, register=lambda sio: sio.on("number", lambda _, n: seen(n))) as server:
         client = await server.polling()
         await client.connect()
         await client.send(*(f'42["number",{number}]' for number in range(40)))
@@ -355,7 +362,7 @@ async def test_binary_packets_travel_in_base64_over_polling(path: Path) -> None:
     seen = Seen()
     blob = bytes(range(256))
     coded = "b" + b64encode(blob).decode()
-    async with serving(path, register=lambda sio: sio.on("binary", lambda _, b: seen(b) and None)) as server:
+    async with serving(path, register=lambda sio: sio.on("binary", lambda _, b: seen(b))) as server:
         client = await server.polling()
         await client.connect()
         placeholder = '{"_placeholder":true,"num":0}'
@@ -391,7 +398,7 @@ async def test_a_post_that_is_neither_text_nor_base64_ends_the_session(server: S
 
 async def test_a_post_after_the_client_has_said_goodbye_does_nothing(server: Server) -> None:
     seen = Seen()
-    server.sio.on("late", lambda _: seen("late") and None)
+    server.sio.on("late", lambda _: seen("late"))
     client = await server.polling()
     await client.connect()
     await client.post('1\x1e42["late"]')
@@ -431,7 +438,7 @@ async def test_compression_is_declined(server: Server) -> None:
 
 async def test_binary_packets_travel_as_they_are_over_websocket(path: Path) -> None:
     seen = Seen()
-    async with serving(path, register=lambda sio: sio.on("binary", lambda _, b: seen(b) and None)) as server:
+    async with serving(path, register=lambda sio: sio.on("binary", lambda _, b: seen(b))) as server:
         client = await server.client()
         placeholder = '{"_placeholder":true,"num":0}'
         await client.send(f'451-["binary",{placeholder}]')
@@ -578,48 +585,51 @@ async def test_an_upgrade_that_comes_to_nothing_leaves_polling_as_it_was(server:
         assert packets == [f'42["still here","{offset}"]']
 
 
-async def test_of_two_websockets_that_want_to_upgrade_only_one_becomes_the_transport(server: Server) -> None:
+async def test_of_several_websockets_that_want_to_upgrade_one_becomes_the_transport(server: Server) -> None:
     polling = await server.polling()
     await polling.connect()
     early, first, second = [await polling.websocket() for _ in range(3)]
+
+    async def is_refused(websocket: Socket) -> bool:
+        await websocket.send("2probe")
+        return await websocket.rest() == []
+
     await first.send("2probe")
     assert await first.raw_packet() == "3probe"
-    await second.send("2probe")
-    assert await second.rest() == []
-    late = await polling.websocket()
-    assert await late.rest() == []
+    assert await is_refused(second)
     await first.send("5")
     assert await first.event_of(server.sio.emit("upgraded")) == ["upgraded"]
-    await early.send("2probe")
-    assert await early.rest() == []
-    assert await (await polling.websocket()).rest() == []
+    assert await is_refused(early) and await is_refused(await polling.websocket())
     assert await first.event_of(server.sio.emit("still here")) == ["still here"]
 
 
-async def test_an_upgrade_that_is_never_finished_ends_with_the_connection(path: Path) -> None:
-    async with serving(path, ping_interval=0.05, ping_timeout=0.05) as server:
-        polling = await server.polling()
-        silent = await polling.websocket()
-        probing = await polling.websocket()
-        await probing.send("2probe")
-        assert await probing.raw_packet() == "3probe"
-        # The heartbeats find nobody: the connection goes, and its WebSockets with it.
-        assert await probing.rest() == []
-        assert await silent.rest() == []
+async def test_an_upgrade_that_is_never_finished_is_given_up(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "UPGRADE_PATIENCE_SECONDS", 0.05)
+    polling = await server.polling()
+    await polling.connect()
+    silent = await polling.websocket()
+    probing = await polling.websocket()
+    await probing.send("2probe")
+    assert await probing.raw_packet() == "3probe"
+    assert await probing.rest() == [] and await silent.rest() == []
+    offset = await server.sio.emit("still here")
+    assert await polling.poll() == [f'42["still here","{offset}"]']
 
 
 # Heartbeat, bounds, timeouts ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("transport", ["polling", "websocket"])
-async def test_a_client_that_answers_no_ping_is_gone(path: Path, transport: str) -> None:
+@pytest.mark.parametrize("over", ["polling", "websocket"])
+async def test_a_client_that_answers_no_ping_is_gone(path: Path, over: str) -> None:
     seen = Seen()
 
     def register(sio: Any) -> None:
-        sio.on("disconnect", lambda _, reason: seen(reason) and None)
+        sio.on("disconnect", lambda _, reason: seen(reason))
 
     async with serving(path, register=register, ping_interval=0.05, ping_timeout=0.05) as server:
-        if transport == "polling":
+        if over == "polling":
             await (await server.polling()).connect()
         else:
             client = await server.client()
@@ -708,8 +718,7 @@ async def test_a_transport_whose_connect_handler_takes_long_is_not_closed(path: 
         client, handshake = await server.websocket()
         await client.send("40")
         connecting = server.engine.sockets[handshake["sid"]]
-        while not server.sio.handshake.is_connecting(connecting):
-            await asyncio.sleep(0)
+        await until(lambda: server.sio.handshake.is_connecting(connecting))
         server.sio._close_if_idle(handshake["sid"])
         may_go.set()
         assert "sid" in await client.content("40")
@@ -759,16 +768,17 @@ async def test_connect_with_what_is_no_json_closes_the_transport(server: Server,
     assert await client.rest() == []
 
 
-async def test_a_second_connect_to_the_same_namespace_is_refused_and_changes_nothing(server: Server) -> None:
-    client = await server.client()
+async def test_a_second_connect_to_the_same_namespace_closes_the_transport(server: Server) -> None:
+    client = await server.socket()
+    pid = (await client.connect())["pid"]
     await client.send("40")
-    assert "message" in await client.content("44")
-    assert await client.event_of(server.sio.emit("still", "here", to=client.sid)) == ["still", "here"]
+    assert await client.rest() == []
+    assert (await (await server.socket()).connect(auth={"pid": pid}))["sid"] == client.sid
 
 
 async def test_packets_for_a_namespace_without_a_session_are_ignored(server: Server) -> None:
     seen = Seen()
-    server.sio.on("early", lambda _: seen("early") and None)
+    server.sio.on("early", lambda _: seen("early"))
     client = await server.socket()
     await client.send('42["early"]')
     await client.send("41")
@@ -793,9 +803,7 @@ async def test_a_namespace_that_the_client_leaves_leaves_the_others_alone(path: 
 async def poll_is_open(server: Server) -> None:
     """Waits until the only connection has a poll that waits."""
     (connection,) = server.engine.sockets.values()
-    async with asyncio.timeout(DEADLINE):
-        while connection._poll is None:
-            await asyncio.sleep(0)
+    await until(lambda: connection._poll is not None)
 
 
 def numbers_of(packets: list[str]) -> list[int]:

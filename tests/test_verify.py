@@ -1,17 +1,19 @@
-"""``verify``: a server that keeps its promises passes, and every promise that is broken on purpose is found."""
+"""``verify``: a server that keeps its promises passes; each promise that is broken on purpose is found."""
 
 from __future__ import annotations
 
 import os
-import re
 import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
-import click
 import pytest
 from click.testing import CliRunner
 from processes import DEADLINE
@@ -24,10 +26,13 @@ from socketio_eventstore.server.verify.process import CannotRun
 from socketio_eventstore.server.verify.world import Outcome, run
 
 SMALL = Settings(clients=8, rooms=3, cuts=20, kills=2, events=400, seed=1)
-NAMES = [fault.value for fault in Fault]
+SABOTAGED = replace(SMALL, cuts=16, kills=1, events=300)
+OPTIONS = ("--clients", "3", "--rooms", "2", "--cuts", "3", "--kills", "1", "--events", "60", "--seed", "1")
 
 
-async def carried_out(settings: Settings, folder: Path, sabotage: str = "") -> Outcome:
+async def carried_out(
+    settings: Settings, folder: Path, sabotage: str = "", *, all_steps: bool = True
+) -> Outcome:
     """A run against a server into which the sabotage was put before it started."""
     script = folder / "sabotaged.py"
     script.write_text(f"{sabotage}\nfrom socketio_eventstore.server.__main__ import main\n\nmain()\n")
@@ -36,7 +41,7 @@ async def carried_out(settings: Settings, folder: Path, sabotage: str = "") -> O
     steps: list[None] = []
     plan = make_plan(settings)
     outcome = await run(plan, scratch, lambda: steps.append(None), (sys.executable, str(script), "serve"))
-    assert len(steps) == len(plan.steps)
+    assert not all_steps or len(steps) == len(plan.steps)
     return outcome
 
 
@@ -143,7 +148,7 @@ from socketio_eventstore.server.turns import Join
 Join.changes = lambda self, registry: ()
 """
 
-LOST_ROWS = """
+ROWS_LOST = """
 from socketio_eventstore.store import events
 honest = events.insert
 
@@ -155,25 +160,138 @@ events.insert = insert
 """
 
 
+# What else a sabotage brings about: without the right offsets nobody can come back to the right place.
 @pytest.mark.parametrize(
-    ("sabotage", "found"),
+    ("sabotage", "found", "besides"),
     [
-        pytest.param(SENT_BEFORE_COMMIT, {Fault.UNLOGGED}, id="sent before commit"),
-        pytest.param(OFFSET_REUSED, {Fault.REUSED}, id="offset reused"),
-        pytest.param(REPLAY_GAP, {Fault.LOST}, id="replay gap"),
-        pytest.param(JOINED_FOR_THE_PAST_TOO, {Fault.LEAKED}, id="join leak"),
-        pytest.param(SKIPPED_IN_VAIN, {Fault.LEAKED}, id="skip leak"),
-        pytest.param(REPLAYED_TWICE, {Fault.REPEATED}, id="duplicate"),
-        pytest.param(REPLAYED_BACKWARDS, {Fault.MISORDERED}, id="misorder"),
-        pytest.param(RECOVERY_REFUSED, {Fault.REFUSED}, id="recovery refused"),
-        pytest.param(JOIN_NOT_STORED, {Fault.ROOMS}, id="join not stored"),
-        pytest.param(LOST_ROWS, {Fault.UNLOGGED}, id="rows lost"),
+        pytest.param(SENT_BEFORE_COMMIT, Fault.UNLOGGED, set(Fault), id="sent before commit"),
+        pytest.param(OFFSET_REUSED, Fault.REUSED, {Fault.REPEATED, Fault.ROOMS}, id="offset reused"),
+        pytest.param(REPLAY_GAP, Fault.LOST, set(), id="replay gap"),
+        pytest.param(JOINED_FOR_THE_PAST_TOO, Fault.LEAKED, set(), id="join leak"),
+        pytest.param(SKIPPED_IN_VAIN, Fault.LEAKED, set(), id="skip leak"),
+        pytest.param(REPLAYED_TWICE, Fault.REPEATED, set(), id="duplicate"),
+        pytest.param(REPLAYED_BACKWARDS, Fault.MISORDERED, {Fault.REPEATED}, id="misorder"),
+        pytest.param(RECOVERY_REFUSED, Fault.REFUSED, set(), id="recovery refused"),
+        pytest.param(JOIN_NOT_STORED, Fault.ROOMS, {Fault.LEAKED}, id="join not stored"),
+        pytest.param(ROWS_LOST, Fault.UNLOGGED, {Fault.ROOMS}, id="rows lost"),
     ],
 )
-async def test_a_promise_that_is_broken_on_purpose_is_found(
-    tmp_path: Path, sabotage: str, found: set[Fault]
+async def test_a_promise_that_is_broken_on_purpose_is_found_as_what_it_is(
+    tmp_path: Path, sabotage: str, found: Fault, besides: set[Fault]
 ) -> None:
-    outcome = await carried_out(SMALL, tmp_path, sabotage)
+    outcome = await carried_out(SABOTAGED, tmp_path, sabotage)
     counts = {fault: outcome.verdict.count(fault) for fault in Fault}
-    print(counts, outcome.notes, outcome.verdict.findings[:5])
-    assert found <= {fault for fault, count in counts.items() if count}
+    print(counts, outcome.verdict.findings[:5])
+    assert counts[found] > 0
+    assert {fault for fault, count in counts.items() if count} <= {found, *besides}
+
+
+async def test_a_server_that_does_not_start_is_no_broken_promise(tmp_path: Path) -> None:
+    with pytest.raises(CannotRun, match=r"(?s)did not start.*not today"):
+        await run(
+            make_plan(SMALL), tmp_path, lambda: None, (sys.executable, "-c", "raise SystemExit('not today')")
+        )
+
+
+async def test_when_the_time_is_over_the_rest_is_left_out_and_said(tmp_path: Path) -> None:
+    outcome = await carried_out(replace(SMALL, duration_seconds=0.2), tmp_path, all_steps=False)
+    assert outcome.verdict.kept, outcome.verdict.findings[:5]
+    assert outcome.notes == ("stopped after 0.2 s, before all was done",)
+
+
+# The command ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where scratch stores are made."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_the_command_prints_a_table_and_leaves_nothing_behind(scratch: Path) -> None:
+    result = CliRunner().invoke(commands, ["verify", *OPTIONS])
+    assert (result.exit_code, result.exception) == (0, None), result.output
+    for fault in Fault:
+        assert f"  {fault.value} " in result.stdout
+    assert "All promises were kept." in result.stdout and "--seed 1" in result.stdout
+    assert "3 cuts, 1 kills" in result.stderr  # the progress bar
+    assert not list(scratch.iterdir())
+
+
+def test_a_broken_promise_is_exit_code_1_and_the_store_is_kept(
+    scratch: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = scratch / "sabotaged.py"
+    script.write_text(f"{ROWS_LOST}\nfrom socketio_eventstore.server.__main__ import main\n\nmain()\n")
+    settings = Settings(clients=3, rooms=2, cuts=0, kills=0, events=60, seed=1)
+    assert program.verify(settings, keep=False, command=(sys.executable, str(script), "serve")) == 1
+    said = capsys.readouterr().out
+    assert "PROMISES WERE BROKEN." in said
+    (folder,) = scratch.glob("socketio-eventstore-verify-*")
+    assert str(folder) in said and (folder / "events.db").exists() and (folder / "server.log").exists()
+
+
+def test_a_run_that_is_impossible_is_exit_code_2(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def impossible(*_: object, **__: object) -> int:
+        raise CannotRun("the server did not start")
+
+    monkeypatch.setattr(program, "verify", impossible)
+    result = CliRunner().invoke(commands, ["verify"])
+    assert (result.exit_code, result.stderr) == (2, "socketio-eventstore: the server did not start\n")
+
+
+# Nothing stays behind -------------------------------------------------------------------------------
+
+
+@contextmanager
+def verifying(folder: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """``verify`` in the middle of its work, and a handle of its server's process."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "socketio_eventstore.server", "verify", "--events", "100000"],
+        env={**os.environ, "TMPDIR": str(folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        try:
+            handle = os.pidfd_open(server_of(process, folder))
+            try:
+                yield process, handle
+            finally:
+                os.close(handle)
+        finally:
+            process.kill()
+
+
+def server_of(process: subprocess.Popen[str], folder: Path) -> int:
+    """The process that works in the scratch folder and has made its store."""
+    give_up = time.monotonic() + DEADLINE
+    while time.monotonic() < give_up:
+        if list(folder.glob("*/events.db-wal")):
+            for link in Path("/proc").glob("[0-9]*/cwd"):
+                with suppress(OSError):  # somebody else's, or gone meanwhile
+                    if link.readlink().parent == folder:
+                        return int(link.parent.name)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.02)
+            break
+    raise AssertionError("no server")
+
+
+def ended(handle: int) -> bool:
+    readable, _, _ = select.select([handle], [], [], DEADLINE)
+    return bool(readable)
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="only Linux has handles of processes")
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGKILL])
+def test_however_it_ends_its_server_ends_too(tmp_path: Path, by: signal.Signals) -> None:
+    with verifying(tmp_path) as (process, server):
+        process.send_signal(by)
+        assert ended(server)
+        said, _ = process.communicate(timeout=DEADLINE)
+    assert "Traceback" not in said, said
+    if by is signal.SIGINT:
+        assert process.returncode == 130
+        assert not list(tmp_path.iterdir())

@@ -94,6 +94,7 @@ class Client:
                 await transport.send(text)
                 return await answer
         except (Lost, TimeoutError) as error:
+            await asyncio.sleep(0)  # sending fails at once; whoever reads must get to see the end
             raise Unanswered from error
         finally:
             self._answers.pop(number, None)
@@ -102,14 +103,14 @@ class Client:
 
     async def cut(self, how: Ending, *, stay_away: bool) -> None:
         """End the transport, as soon as there is one, whatever it is doing; perhaps come back later."""
-        await self._trying.wait()
-        attempt = self._attempt
+        while not self._trying.is_set():  # it may have ended again before this is resumed
+            await self._trying.wait()
         if stay_away:
             self._wanted.clear()
-        if attempt is not None and not attempt.done():
-            self._ending = how
-            attempt.cancel()
-            await asyncio.wait([attempt])
+        self._ending = how
+        if self._attempt is not None:
+            self._attempt.cancel()
+            await asyncio.wait([self._attempt])
 
     def come_back(self) -> None:
         """``socket.connect()``."""

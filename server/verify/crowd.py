@@ -75,21 +75,27 @@ class Crowd:
 
     async def move(self, wish: Move) -> None:
         """Let a member join or leave a room; those of one member come one after the other."""
-        member = self.members[wish.client]
-        async with self._moving[wish.client]:
-            asked = member if wish.own else self.publishers[wish.client % PUBLISHERS]
-            if not await _connected(asked) or not member.sid:
-                return
-            sid, name = member.sid, f"move {next(self._move_ids)}"
-            message: dict[str, object] = {"id": name, "sid": sid, "namespace": member.namespace}
-            message |= {"room": wish.room, "joining": wish.joining}
-            before = after = None
+        asked = self.members[wish.client] if wish.own else self.publishers[wish.client % PUBLISHERS]
+        # Nobody waits for a connection inside of the lock: others may move a member that stays away.
+        while await _connected(asked):
+            async with self._moving[wish.client]:
+                if asked.connected.is_set():
+                    await self._ask(asked, wish, self.members[wish.client])
+                    return
+
+    async def _ask(self, asked: Client, wish: Move, member: Client) -> None:
+        sid, name = member.sid, f"move {next(self._move_ids)}"
+        message: dict[str, object] = {"id": name, "sid": sid, "namespace": member.namespace}
+        message |= {"room": wish.room, "joining": wish.joining}
+        before = after = None
+        try:
             with suppress(Unanswered):
                 before, after = await asked.call("move", message)
+        finally:  # it may happen even if nobody waits for it any more
             self.moves.append(Moved(member.namespace, sid, wish.room, wish.joining, before, after))
-            for offset, edge in ((before, "<"), (after, ">")):
-                if offset is not None:
-                    self.published.append(Published(name + edge, offset))
+        for offset, edge in ((before, "<"), (after, ">")):
+            if offset is not None:
+                self.published.append(Published(name + edge, offset))
 
     # Publishing -------------------------------------------------------------------------------------
 
@@ -104,9 +110,11 @@ class Crowd:
     def stop_publishing(self) -> None:
         """Let ``publish`` return, when what is on the way has been answered or lost."""
         self._stopping = True
+        self._meter.look()
 
     async def _pump(self, publisher: Client, supply: Iterator[Publication]) -> None:
         while not self._stopping:
+            await self._meter.until(lambda: self._meter.may_go_on or self._stopping)
             # An event is published once at most: what was on the way may be stored or not.
             if await _connected(publisher) and not self._stopping:
                 with suppress(Unanswered):

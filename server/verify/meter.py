@@ -8,15 +8,26 @@ from contextlib import suppress
 
 
 class Meter:
-    """The events that were acknowledged; the clock of the plan."""
+    """The events that were acknowledged: the clock of the plan, which also says how far it may run."""
 
     def __init__(self) -> None:
         self.count = 0
+        self._allowed: float = 0
         self._waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
 
     def add(self) -> None:
         """One more event was acknowledged."""
         self.count += 1
+        self.look()
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether more events are to be published now."""
+        return self.count < self._allowed
+
+    def allow(self, events: float) -> None:
+        """Let so many more events be published."""
+        self._allowed = self.count + events
         self.look()
 
     def look(self) -> None:

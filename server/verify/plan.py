@@ -27,7 +27,7 @@ class Settings:
     """Transports that are broken, each in one of the ways of ``Ending``."""
     kills: int = 30
     """SIGKILLs of the server, each followed by a start on the same port."""
-    events: int = 20_000
+    events: int = 10_000
     """How many events are published, about."""
     duration_seconds: float = 300.0
     """When this has passed, what has not happened yet is left out."""

@@ -99,8 +99,11 @@ class Server:
         try:
             async with asyncio.timeout(_STOP_SECONDS):
                 await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
         finally:
-            if process.returncode is None:
+            if process.returncode is None:  # cancelled while it waited
                 process.kill()
 
     def tracebacks(self) -> int:

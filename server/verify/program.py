@@ -23,7 +23,8 @@ BROKEN = 1
 def verify(settings: Settings, *, keep: bool, command: Sequence[str] = SERVE) -> int:
     """Run and report; returns the exit code. Raises CannotRun.
 
-    ``command`` starts the server. The scratch folder is removed, unless ``keep`` is set or a promise was broken.
+    ``command`` starts the server. The scratch folder is removed, unless ``keep`` is set or a promise
+    was broken.
     """
     folder = Path(tempfile.mkdtemp(prefix="socketio-eventstore-verify-"))
     try:

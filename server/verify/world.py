@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -22,6 +23,8 @@ from socketio_eventstore.server.verify.truth import read_truth
 _GATHER_SECONDS: Final = 30.0
 _STALL_SECONDS: Final = 5.0
 """The longest that a step waits for events: while the server is down there are none."""
+_AHEAD_EVENTS: Final = 25
+"""How many events are published beyond the next step, so that it finds the publishers at work."""
 
 Progress = Callable[[], None]
 """Called after every step of the plan."""
@@ -48,25 +51,32 @@ class _Chaos:
     def __init__(self, plan: Plan, server: Server, crowd: Crowd, meter: Meter) -> None:
         self._plan, self._server, self._crowd, self._meter = plan, server, crowd, meter
         self._cutting = [asyncio.Lock() for _ in crowd.everyone]
-        self._tasks: list[asyncio.Task[None]] = []
         self.done: Counter[str] = Counter()
 
     async def carry_out(self, progress: Progress) -> bool:
         """Do everything, in its order; return whether the time sufficed."""
+        tasks: list[asyncio.Task[None]] = []
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self._plan.settings.duration_seconds
         try:
-            async with asyncio.timeout(self._plan.settings.duration_seconds), asyncio.TaskGroup() as group:
-                for step in self._plan.steps:
-                    await self._meter.more(step.after_events, _STALL_SECONDS)
-                    await self._act(step.action, group.create_task)
-                    progress()
-        except TimeoutError:
-            return False
+            for step in self._plan.steps:
+                if clock() > deadline:  # between steps, where the server is running
+                    return False
+                self._meter.allow(step.after_events + _AHEAD_EVENTS)
+                await self._meter.more(step.after_events, _STALL_SECONDS)
+                if (work := await self._act(step.action)) is not None:
+                    tasks.append(asyncio.create_task(work))
+                progress()
+            self._meter.allow(math.inf)
+            await asyncio.gather(*tasks)
         finally:
-            for client in self._crowd.everyone:
-                client.come_back()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         return True
 
-    async def _act(self, action: Action, spawn: Callable[[Coroutine[Any, Any, None]], object]) -> None:
+    async def _act(self, action: Action) -> Coroutine[Any, Any, None] | None:
+        """Do it, or return what goes on beside the next steps."""
         match action:
             case Kill():
                 await self._server.kill()
@@ -75,9 +85,10 @@ class _Chaos:
             case Gather():
                 await self._crowd.gather(_STALL_SECONDS)
             case Cut():
-                spawn(self._cut(action))
+                return self._cut(action)
             case Move():
-                spawn(self._move(action))
+                return self._move(action)
+        return None
 
     async def _cut(self, cut: Cut) -> None:
         client = self._crowd.everyone[cut.client]
@@ -86,6 +97,7 @@ class _Chaos:
                 await client.cut(cut.how, stay_away=cut.away_events > 0)
                 self.done["cuts"] += 1
                 for move in cut.moves:
+                    await self._meter.more(cut.away_events // len(cut.moves), _STALL_SECONDS)
                     await self._move(move)
                 await self._meter.more(cut.away_events, _STALL_SECONDS)
             finally:
@@ -114,9 +126,11 @@ async def run(plan: Plan, folder: Path, progress: Progress, command: Sequence[st
             try:
                 if not await chaos.carry_out(progress):
                     notes.append(f"stopped after {plan.settings.duration_seconds:g} s, before all was done")
-            finally:
                 crowd.stop_publishing()
                 await publishing
+            finally:
+                publishing.cancel()
+                await asyncio.gather(publishing, return_exceptions=True)
             if not await crowd.gather(_GATHER_SECONDS):
                 notes.append("in the end not everybody was connected again")
             if not await crowd.mark_the_end():
@@ -143,4 +157,7 @@ async def _present(crowd: Crowd) -> AsyncIterator[None]:
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    for result in results:
+        if isinstance(result, Exception):  # a fault of ours: without that client nothing can be judged
+            raise result
