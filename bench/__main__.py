@@ -61,7 +61,7 @@ def main() -> None:
         failed = _measure(bench, only)
     report.show(bench.results, Console(width=None if sys.stdout.isatty() else 170))
     if not arguments.only_ours and arguments.other is None:
-        _write(bench, about, arguments)
+        _write(bench, about, arguments, failed)
     sys.exit(1 if failed else 0)
 
 
@@ -81,7 +81,7 @@ def _measure(bench: Bench, only: list[str]) -> list[str]:
     return failed
 
 
-def _write(bench: Bench, about: dict[str, str], arguments: argparse.Namespace) -> None:
+def _write(bench: Bench, about: dict[str, str], arguments: argparse.Namespace, failed: list[str]) -> None:
     folder = BENCH / "results"
     folder.mkdir(exist_ok=True)
     content = {
@@ -92,9 +92,10 @@ def _write(bench: Bench, about: dict[str, str], arguments: argparse.Namespace) -
         "versions": _versions(),
         **bench.results.as_json(),
     }
-    name = "quick" if arguments.quick else "latest"
+    whole = not arguments.quick and not arguments.only and not failed
+    name = "latest" if whole else "partial"
     (folder / f"{name}.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    if not arguments.quick:
+    if whole:
         (folder / "chart.svg").write_text(chart.draw(bench.results))
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.crowd import Client, Crowd
+from bench.client import Client
+from bench.crowd import Crowd
 
 FILL_SECONDS = 600.0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
@@ -43,9 +43,12 @@ class Results:
             self.values[case, metric, server].append(value)
 
     def compare(self, row: Row) -> None:
-        """Ask for a row of the table."""
-        if row not in self.rows:
-            self.rows.append(row)
+        """Ask for a row of the table, and for one against the other checkout if that was measured."""
+        other = row.ours.replace("ours-", "other-")
+        rows = [row]
+        if other != row.ours and (row.case, row.metric, other) in self.values:
+            rows.append(replace(row, reference=other, reference_case="", required=""))
+        self.rows += [row for row in rows if row not in self.rows]
 
     def median(self, case: str, metric: str, server: str) -> float | None:
         """The median over the rounds, None if it was not measured."""

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench import wire
-from bench.crowd import Client, Crowd
+from bench.client import Client
+from bench.crowd import Crowd
 from bench.handlers import TEXT, summary_ms
 from bench.machine import Meter
 from bench.results import Row

@@ -12,7 +12,8 @@ import select
 import time
 
 from bench import wire
-from bench.crowd import EVENT, Client, Crowd
+from bench.client import EVENT, Client
+from bench.crowd import Crowd
 from bench.handlers import TEXT, summary_ms
 from bench.machine import Meter
 from bench.results import Row

@@ -9,7 +9,8 @@ from __future__ import annotations
 from statistics import median
 
 from bench.away import fill, settle_in
-from bench.crowd import Client, Crowd
+from bench.client import Client
+from bench.crowd import Crowd
 from bench.results import Row
 from bench.servers import HOUR_SECONDS, MEMORY, NORMAL, REDIS_NO, Kind, Server
 from bench.session import Bench

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bench.away import fill, settle_in
-from bench.crowd import EVENT, Client, Crowd
+from bench.client import EVENT, Client
+from bench.crowd import Crowd
 from bench.machine import Meter, settle
 from bench.results import Row
 from bench.servers import FULL, MEMORY, NORMAL, Kind, Server

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bench.away import fill
-from bench.crowd import Client, Crowd
+from bench.client import Client
+from bench.crowd import Crowd
 from bench.machine import resident_bytes, settle
 from bench.results import Row
 from bench.servers import HOUR_SECONDS, MEMORY, NORMAL, STOCK, Server

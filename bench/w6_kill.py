@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bench.away import fill, settle_in
-from bench.crowd import Client, Crowd
+from bench.client import Client
+from bench.crowd import Crowd
 from bench.results import Row
 from bench.servers import FULL, MEMORY, NORMAL, REDIS_NO, Server
 from bench.session import Bench

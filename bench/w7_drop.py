@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bench.away import settle_in
-from bench.crowd import Client, Crowd
+from bench.client import Client
+from bench.crowd import Crowd
 from bench.machine import Meter, settle
 from bench.results import Row
 from bench.servers import FULL, MEMORY, NORMAL, STOCK, Server

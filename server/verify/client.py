@@ -138,24 +138,21 @@ class Client:
             await self._end(transport, was_connected)
 
     async def _end(self, transport: Transport, was_connected: bool) -> None:
-        match self._ending:
-            case Ending.SILENCE:
-                self._abandoned.append(transport)
-                if len(self._abandoned) > _ABANDONED:
-                    await self._abandoned.pop(0).close()
-                return
-            case Ending.RESET:
+        if self._ending is Ending.SILENCE:
+            self._abandoned.append(transport)
+            if len(self._abandoned) > _ABANDONED:
+                await self._abandoned.pop(0).close()
+            return
+        try:
+            if self._ending is Ending.RESET:
                 transport.reset()
-            case Ending.DISCONNECT:
-                if was_connected:
+            elif self._ending is not None:
+                if self._ending is Ending.DISCONNECT and was_connected:
                     with suppress(Lost):
                         await transport.send(packets.encode(packets.DISCONNECT, self.namespace))
                 await transport.say_goodbye()
-            case Ending.CLOSE:
-                await transport.say_goodbye()
-            case None:
-                pass
-        await transport.close()
+        finally:
+            await transport.close()
 
     def _disconnected(self) -> None:
         self.connected.clear()
