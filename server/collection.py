@@ -54,6 +54,12 @@ async def submit_or_collect(dispatcher: Dispatcher, turn: Turn) -> object:
     return await dispatcher.submit(turn)
 
 
+def collects(turn: Turn) -> bool:
+    """Whether the turn would be collected here instead of being submitted."""
+    collection = _present.get()
+    return collection is not None and collection.takes(turn)
+
+
 def collected(session: Session) -> Iterator[SessionTurn]:
     """The changes of a session that this context has collected and that have not taken effect."""
     collection = _present.get()

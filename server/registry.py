@@ -94,6 +94,8 @@ class Session:
     """Who the present connection is, as its connect handler has said."""
     data: str = "{}"
     """What the handlers saved, a JSON object."""
+    saving: str | None = None
+    """What was saved last, until it is on disk: the handlers see their own changes at once."""
     state: State = State.CONNECTING
     connection: Connection | None = None
     displaced: list[Connection] = field(default_factory=list)

@@ -48,6 +48,8 @@ class Attempt:
     pid: str | None
     place: Place
     """In the line of the session's handler calls."""
+    offset: object = None
+    """What the client sent, and goes on sending until it receives something."""
 
     @property
     def is_current(self) -> bool:
@@ -148,7 +150,7 @@ class Handshake:
             if connection.closed:
                 return None
             if isinstance(answer, Restore):
-                return self._take_over(connection, answer, pid)
+                return self._take_over(connection, answer, pid, offset)
             runtime.recovery.count(answer)
         return await self._open(connection, namespace, offset)
 
@@ -170,7 +172,7 @@ class Handshake:
         claim = session.attach(connection, session.start.number)
         return Attempt(session, claim, pid, self._calls.place(session))
 
-    def _take_over(self, connection: EngineConnection, answer: Restore, pid: str) -> Attempt:
+    def _take_over(self, connection: EngineConnection, answer: Restore, pid: str, offset: Any) -> Attempt:
         session, runtime = answer.session, self._runtime
         former = session.connection
         was_connected = session.state in (State.LIVE, State.REPLAYING)
@@ -181,7 +183,7 @@ class Handshake:
         self._server.manager.callbacks.pop(session.sid, None)
         if was_connected and former is not None:
             _ = self._leave_later(session, former.id, self._server.reason.TRANSPORT_CLOSE)
-        return Attempt(session, claim, pid, self._calls.place(session))
+        return Attempt(session, claim, pid, self._calls.place(session), offset)
 
     async def _try(self, connection: EngineConnection, attempt: Attempt, auth: Any) -> None:
         session, admitted = attempt.session, False
@@ -203,7 +205,8 @@ class Handshake:
         session, runtime = attempt.session, self._runtime
         # Only its connect handler can say whether the client is the one that a session is bound to.
         skipped = session.recovered and runtime.options.skip_middlewares and session.identity is None
-        early = self._server.always_connect
+        # A recovered session is its owner's: only the handler can say whether this is him.
+        early = self._server.always_connect and not session.recovered
         if early and not await self._accept(attempt, ()):
             return False
         refusal, wishes = None, list[Turn]()
@@ -261,7 +264,7 @@ class Handshake:
         session, runtime = attempt.session, self._runtime
         runtime.recovery.count(Result.REFUSED, session.sid)
         await runtime.dispatcher.submit(Refuse(session, attempt.claim, None, time.time()))
-        fresh = None if connection.closed else await self._open(connection, session.namespace, None)
+        fresh = None if connection.closed else await self._open(connection, session.namespace, attempt.offset)
         if fresh is not None:
             await self._try(connection, fresh, auth)
         return False
@@ -339,4 +342,6 @@ class Handshake:
 
 
 def _former_offset(offset: Any) -> str | None:
-    return offset if isinstance(offset, str) and len(offset) <= MAX_FORMER_OFFSET_CHARACTERS else None
+    if not isinstance(offset, str) or len(offset) > MAX_FORMER_OFFSET_CHARACTERS:
+        return None
+    return offset if offset == offset.encode(errors="ignore").decode() else None

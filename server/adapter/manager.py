@@ -178,7 +178,7 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
         if self.is_sid_room(namespace, room):
             raise ValueError("cannot close a sid room")
         runtime = await self.start()
-        await runtime.dispatcher.submit(CloseRoom(namespace, codec.checked_room(room)))
+        await submit_or_collect(runtime.dispatcher, CloseRoom(namespace, codec.checked_room(room)))
 
     def get_rooms(self, sid: str, namespace: str) -> list[Any]:
         """The rooms that a session is in, connected or away; its own is one of them."""

@@ -24,6 +24,11 @@ logger = logging.getLogger(__name__)
 
 MAX_KEY_CHARACTERS = 200
 
+
+class BadKey(ValueError):
+    """The event's last argument is not an idempotency key."""
+
+
 Identified = tuple[str, str, str, str]
 """Namespace, event, identity, key."""
 
@@ -33,6 +38,7 @@ class ExactlyOnce:
 
     def __init__(self) -> None:
         self._running: dict[Identified, asyncio.Task[list[Any]]] = {}
+        self._newest: dict[Session, asyncio.Task[list[Any]]] = {}
 
     async def handle(
         self,
@@ -45,25 +51,37 @@ class ExactlyOnce:
         """The arguments of the acknowledgement: of the first run, whichever repeat this is.
 
         A repeat during the first run waits for it. Raises what the handler raises, then nothing is
-        stored and the client's next repeat runs it again; ValueError for a key that is none, TypeError
+        stored and the client's next repeat runs it again; BadKey for a key that is none, TypeError
         for an answer that JSON does not have, StoreError.
         """
         if not isinstance(key, str) or not 0 < len(key) <= MAX_KEY_CHARACTERS:
-            raise ValueError(
+            raise BadKey(
                 f"the last argument of {name!r} must be an idempotency key, "
                 f"a text of 1 to {MAX_KEY_CHARACTERS} characters, not {str(key)[:50]!r}"
             )
         identified = (session.namespace, name, session.identity or "", key)
         task = self._running.get(identified)
         if task is None:
-            task = asyncio.create_task(self._run(runtime, identified, handler))
-            self._running[identified] = task
-            task.add_done_callback(lambda _: self._running.pop(identified, None))
+            before = self._newest.get(session)
+            task = asyncio.create_task(self._run(runtime, identified, handler, before))
+            self._running[identified] = self._newest[session] = task
+            task.add_done_callback(lambda done: self._ended(done, session, identified))
         return tuple(await asyncio.shield(task))
 
+    def _ended(self, task: asyncio.Task[list[Any]], session: Session, identified: Identified) -> None:
+        self._running.pop(identified, None)
+        if self._newest.get(session) is task:
+            del self._newest[session]
+
     async def _run(
-        self, runtime: Runtime, identified: Identified, handler: Callable[[], Awaitable[Any]]
+        self,
+        runtime: Runtime,
+        identified: Identified,
+        handler: Callable[[], Awaitable[Any]],
+        before: asyncio.Task[list[Any]] | None,
     ) -> list[Any]:
+        if before is not None:  # what it saves must be there when this one reads it
+            await asyncio.wait([before])
         first_answer = await runtime.log.answer(*identified)
         if first_answer is not None:
             known: list[Any] = json.loads(first_answer)

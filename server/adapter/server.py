@@ -14,8 +14,8 @@ from socketio import exceptions, packet
 
 from socketio_eventstore.server.adapter import codec
 from socketio_eventstore.server.adapter.handshake import Handshake
-from socketio_eventstore.server.adapter.once import ExactlyOnce
-from socketio_eventstore.server.collection import collected, collecting, submit_or_collect
+from socketio_eventstore.server.adapter.once import BadKey, ExactlyOnce
+from socketio_eventstore.server.collection import collected, collecting, collects, submit_or_collect
 from socketio_eventstore.server.engine import Engine
 from socketio_eventstore.server.packets import dumps, event_payload
 from socketio_eventstore.server.registry import Session, State
@@ -149,7 +149,7 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
         """What was saved for a session, connected or away, as a copy. Raises KeyError."""
         session = self._known(sid, namespace)
         saved = [turn.data for turn in collected(session) if isinstance(turn, Save)]
-        data: dict[str, Any] = json.loads(saved[-1] if saved else session.data)
+        data: dict[str, Any] = json.loads(saved[-1] if saved else session.saving or session.data)
         return data
 
     async def save_session(self, sid: str, session: dict[str, Any], namespace: str | None = None) -> None:
@@ -160,7 +160,15 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
         """
         text = codec.session_json(session, self.eio.max_http_buffer_size)
         runtime = await self.manager.start()
-        await submit_or_collect(runtime.dispatcher, Save(self._known(sid, namespace), text))
+        known = self._known(sid, namespace)
+        turn = Save(known, text)
+        if not collects(turn):
+            known.saving = text
+        try:
+            await submit_or_collect(runtime.dispatcher, turn)
+        finally:
+            if known.saving is text:
+                known.saving = None
 
     async def disconnect(self, sid: str, namespace: str | None = None, ignore_queue: bool = False) -> None:
         """End a session for good and disconnect its client, who does not come back by itself.
@@ -217,7 +225,13 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
                 runtime = await self.manager.start()
                 key = arguments[-1] if arguments else None
                 session = self._known(sid, namespace)
-                return await self.once.handle(runtime, session, event, key, lambda: handler(sid, *arguments))
+                try:
+                    return await self.once.handle(
+                        runtime, session, event, key, lambda: handler(sid, *arguments)
+                    )
+                except BadKey as error:
+                    logger.warning("An event of %s was not handled: %s", sid, error)
+                    return self.not_handled  # and it is not acknowledged
 
             self.on(event, handle, namespace=namespace)
             return handler

@@ -42,6 +42,7 @@ class Transport(ABC):
         name = "polling" if wire is Wire.UPGRADE else wire.value
         self._url = f"{url}/socket.io/"
         self._query = {"EIO": "4", "transport": name}
+        self._websockets: list[aiohttp.ClientWebSocketResponse] = []
         self._http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=_REQUEST_SECONDS)
         )
@@ -69,10 +70,14 @@ class Transport(ABC):
     async def close(self) -> None:
         """Close the sockets. May be called again."""
         await self._http.close()
+        for websocket in self._websockets:  # nothing is sent any more; it lets go of its connection
+            await close_websocket(websocket)
 
     async def _websocket(self) -> aiohttp.ClientWebSocketResponse:
         query = {**self._query, "transport": "websocket"}
-        return await self._http.ws_connect(self._url, params=query, max_msg_size=0)
+        websocket = await self._http.ws_connect(self._url, params=query, max_msg_size=0)
+        self._websockets.append(websocket)
+        return websocket
 
 
 class WebSocketTransport(Transport):
