@@ -74,7 +74,7 @@ def assert_refused(result: subprocess.CompletedProcess[str], *lines: str) -> Non
 def test_help_lists_the_commands(folder: Path) -> None:
     result = run(folder, "--help")
     assert result.returncode == 0
-    for command in ("serve", "check-config", "migrate"):
+    for command in ("serve", "check-config", "migrate", "verify"):
         assert re.search(rf"^  {command}  +\w", result.stdout, re.MULTILINE)
 
 
