@@ -224,6 +224,8 @@ class EngineConnection(Connection):
 
     async def _upgrade(self, websocket: WebSocket) -> bool:
         """Probe and switch (Engine.IO protocol, "Upgrade"); meanwhile nothing leaves by polling."""
+        if self.closed or self.upgraded or self.upgrading:
+            return False
         try:
             async with asyncio.timeout(UPGRADE_PATIENCE_SECONDS):
                 probed = await websocket.receive() == "2probe"
@@ -232,7 +234,7 @@ class EngineConnection(Connection):
             return False
 
     async def _switch(self, websocket: WebSocket) -> bool:
-        if self.closed or self.upgraded or self.upgrading:
+        if self.closed or self.upgraded or self.upgrading:  # another probe was faster
             return False
         self.upgrading = True
         try:
