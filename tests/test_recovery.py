@@ -317,6 +317,13 @@ async def test_what_is_not_for_the_session_does_not_count_against_its_limits(cor
     assert await decide(core, "boot.0", limits=Limits(60.0, 2, 10_000)) == 4
 
 
+async def test_what_was_confirmed_does_not_count_against_the_limits(core: Core) -> None:
+    session = await away_in_the_middle(core)
+    session.confirm(4)
+    for offset in ("boot.0", "boot.2", None):
+        assert await decide(core, offset, limits=Limits(60.0, 1, SIZE_BYTES)) == 4
+
+
 async def test_memberships_of_the_time_of_the_event_count(core: Core) -> None:
     session, _ = await core.live("s1", "left")
     await core.away(session)

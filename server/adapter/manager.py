@@ -117,35 +117,46 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
         Raises TypeError or ValueError for what cannot be sent, StoreError when it cannot be stored.
         """
         runtime = self.runtime or await self.start()
-        rooms, skip = codec.rooms_of(to or room), codec.skipped_sids(skip_sid)
-        arguments = codec.arguments_of(data)
+        record = self._record(runtime, event, data, namespace, to or room, skip_sid)
         if callback is not None:
-
-            def packet_for(session: Session) -> Frames:
-                ack_id = self._generate_ack_id(session.sid, callback)
-                kind, content = packet.EVENT, [event, *arguments]
-                pkt = self.server.packet_class(kind, namespace=namespace, data=content, id=ack_id)
-                return codec.frames_of(pkt)
-
-            await runtime.dispatcher.submit(Acknowledged(namespace, rooms, skip, packet_for))
+            await runtime.dispatcher.submit(self._acknowledged(record, data, callback))
             return None
-        if not isinstance(event, str):
-            raise TypeError(f"an event's name must be str, not {type(event).__name__}")
-        payload, attachments = self.server.encode_event(event, arguments)
-        record = Event(namespace, event, payload, attachments, rooms, skip, time.time())
-        if record.size_bytes > runtime.options.max_event_bytes:
-            raise ValueError(
-                f"event {event!r} is {record.size_bytes} bytes long; "
-                f"at most {runtime.options.max_event_bytes} can be sent"
-            )
-        if not isinstance(runtime.dispatcher.codec, packets.TextCodec):
-            # What its serializer cannot encode must fail here, not after it was stored.
-            runtime.dispatcher.codec.event(namespace, payload, attachments, "")
         if volatile:
             await runtime.dispatcher.submit(Volatile(record))
             return None
         offset = await submit_or_collect(runtime.dispatcher, Emit(record))
         return offset if isinstance(offset, str) else None
+
+    def _record(
+        self, runtime: Runtime, event: str, data: Any, namespace: str, room: Any, skip_sid: Any
+    ) -> Event:
+        """The event as it is stored; whatever is wrong with it is said here, before it has a place."""
+        if not isinstance(event, str):
+            raise TypeError(f"an event's name must be str, not {type(event).__name__}")
+        rooms, skip = codec.rooms_of(room), codec.skipped_sids(skip_sid)
+        payload, attachments = self.server.encode_event(event, codec.arguments_of(data))
+        record = Event(namespace, event, payload, attachments, rooms, skip, time.time())
+        limit = runtime.options.max_event_bytes
+        if record.size_bytes > limit:
+            raise ValueError(
+                f"event {event!r} is {record.size_bytes} bytes long; at most {limit} can be sent"
+            )
+        if not isinstance(runtime.dispatcher.codec, packets.TextCodec):
+            # What its serializer cannot encode must fail here, not after it was stored.
+            runtime.dispatcher.codec.event(namespace, payload, attachments, "")
+        return record
+
+    def _acknowledged(self, record: Event, data: Any, callback: Callable[..., Any]) -> Acknowledged:
+        content = [record.name, *codec.arguments_of(data)]
+
+        def packet_for(session: Session) -> Frames:
+            ack_id = self._generate_ack_id(session.sid, callback)
+            kind, namespace = packet.EVENT, record.namespace
+            return codec.frames_of(
+                self.server.packet_class(kind, namespace=namespace, data=content, id=ack_id)
+            )
+
+        return Acknowledged(record.namespace, record.rooms, record.skip, packet_for)
 
     def _generate_ack_id(self, sid: str, callback: Callable[..., Any]) -> int:
         ack_id = next(self._ack_ids)

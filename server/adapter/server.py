@@ -65,7 +65,7 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
                 raise RuntimeError(f"this version of python-socketio has no {name}; 5.18 to 5.x is supported")
         if not isinstance(server, cls):
             own = type(server)
-            server.__class__ = cls if own is socketio.AsyncServer else type(own.__name__, (cls, own), {})
+            server.__class__ = cls if own is socketio.AsyncServer else type(own.__name__, (own, cls), {})
         server.reserved_events = [*server.reserved_events, "session_expired"]
         server.handshake = None
         server.once = ExactlyOnce()
@@ -77,7 +77,7 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
             message=server.receive,
             ping_written=server.ping_written,
         )
-        server.eio.on("connect", server.transport_opened)
+        server.eio.on("connect", server._handle_eio_connect)  # noqa: SLF001 -- instrument() wraps it by name
 
     async def start(self) -> None:
         """Open the store; without this the first connection or emit does. Raises StoreNotUsable."""
@@ -271,7 +271,7 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
             raise ValueError(f"the server's json made {payload[:20]!r} of an array of strings")
         return payload, attachments
 
-    async def transport_opened(self, eio_sid: str, environ: dict[str, Any]) -> bool | None:
+    async def _handle_eio_connect(self, eio_sid: str, environ: dict[str, Any]) -> bool | None:
         """A transport was opened; False refuses it."""
         try:
             await self.start()
