@@ -78,6 +78,13 @@ DATA: dict[str, tuple[Any, str]] = {
 }
 
 
+KINDS: dict[str, dict[str, Any]] = {
+    "stored": {},
+    "volatile": {"volatile": True},
+    "acknowledged": {"callback": lambda *_: None},
+}
+
+
 @pytest.mark.parametrize(("data", "text"), DATA.values(), ids=DATA.keys())
 async def test_data_of_an_emit_become_arguments_and_the_offset_is_the_last(
     server: Server, data: Any, text: str
@@ -118,7 +125,7 @@ async def test_binary_data_may_be_anywhere_in_the_arguments(server: Server) -> N
         ({"room": []}, ""),
     ],
 )
-@pytest.mark.parametrize("more", [{}, {"volatile": True}, {"callback": lambda *_: None}], ids=str)
+@pytest.mark.parametrize("more", KINDS.values(), ids=KINDS.keys())
 async def test_an_emit_reaches_those_that_it_addresses(
     server: Server, address: dict[str, Any], expected: str, more: dict[str, Any]
 ) -> None:
@@ -227,7 +234,7 @@ async def test_call_gives_up_when_the_client_does_not_answer(server: Server) -> 
         ({"event": "x", "data": b"x" * 501}, ValueError, "at most 500 can be sent"),
     ],
 )
-@pytest.mark.parametrize("more", [{}, {"volatile": True}, {"callback": lambda *_: None}], ids=str)
+@pytest.mark.parametrize("more", KINDS.values(), ids=KINDS.keys())
 async def test_what_cannot_be_sent_is_refused_in_words_and_nothing_is_sent(
     path: Path, arguments: dict[str, Any], error: type[Exception], text: str, more: dict[str, Any]
 ) -> None:

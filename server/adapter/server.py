@@ -14,6 +14,7 @@ from socketio import exceptions, packet
 
 from socketio_eventstore.server.adapter import codec
 from socketio_eventstore.server.adapter.handshake import Handshake
+from socketio_eventstore.server.adapter.incoming import Assembler
 from socketio_eventstore.server.adapter.once import BadKey, ExactlyOnce
 from socketio_eventstore.server.collection import collected, collecting, collects, submit_or_collect
 from socketio_eventstore.server.engine import Engine
@@ -35,12 +36,6 @@ Handler = Callable[..., Awaitable[Any]]
 _HOOKS = ("_handle_event", "_handle_ack", "_trigger_event", "_send_packet")
 """What this class builds on in python-socketio, proven on 5.12 to 5.18."""
 
-MAX_ATTACHMENTS = 1000
-"""Of one packet of a client; together they may weigh as much as ``max_payload``."""
-
-_RESERVED = {"connect", "connect_error", "disconnect", "disconnecting", "session_expired"}
-"""Events that only the server raises; a client that sends one is refused (socket.io-parser 4)."""
-
 
 class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-socketio is not typed
     """``socketio.AsyncServer`` whose clients recover; made from one by ``RecoveryManager``.
@@ -53,6 +48,7 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
     handshake: Handshake | None
     connect_timeout: float
     once: ExactlyOnce
+    incoming: Assembler
 
     @classmethod
     def adopt(cls, server: socketio.AsyncServer, manager: RecoveryManager) -> None:
@@ -69,6 +65,7 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
         server.reserved_events = [*server.reserved_events, "session_expired"]
         server.handshake = None
         server.once = ExactlyOnce()
+        server.incoming = Assembler(server.packet_class, server.eio.max_http_buffer_size)
         server.connect_timeout = 45.0
         server.eio = Engine.adopt(
             server.eio,
@@ -302,7 +299,7 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
 
     def connection_closed(self, connection: EngineConnection, reason: str) -> None:
         """A transport has ended."""
-        self._binary_packet.pop(connection.id, None)
+        self.incoming.forget(connection.id)
         tasks = [] if self.handshake is None else self.handshake.disconnected(connection, reason)
         if self.handshake is None or not tasks:
             self.environ.pop(connection.id, None)
@@ -321,10 +318,7 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
 
     async def receive(self, connection: EngineConnection, data: str | bytes) -> None:
         """Act on a Socket.IO packet. Raises InvalidPacket, upon which the connection is closed."""
-        try:
-            pkt = self._assemble(connection.id, data)
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
-            raise InvalidPacket(f"not a Socket.IO packet: {data[:40]!r}") from error
+        pkt = self.incoming.add(connection.id, data)
         if pkt is None or self.handshake is None:
             return
         namespace = pkt.namespace or "/"
@@ -335,8 +329,6 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
             case packet.DISCONNECT:
                 self.handshake.left(connection, namespace)
             case packet.EVENT | packet.BINARY_EVENT:
-                if not _is_event(pkt.data):
-                    raise InvalidPacket("not an event")
                 await self._run(self._handle_event(connection.id, namespace, pkt.id, pkt.data))
             case packet.ACK | packet.BINARY_ACK if isinstance(pkt.data, list):
                 await self._run(self._handle_ack(connection.id, namespace, pkt.id, pkt.data))
@@ -349,33 +341,9 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
         except Exception:  # a fault of the application's handler or callback is not the client's
             logger.exception("A handler failed")
 
-    def _assemble(self, connection_id: str, data: str | bytes) -> Any:
-        """The packet that is complete with these data, None while attachments are missing."""
-        pkt = self._binary_packet.get(connection_id)
-        if pkt is None:
-            pkt = self.packet_class(encoded_packet=data)
-            if pkt.attachment_count == 0:
-                return pkt
-            if pkt.attachment_count > MAX_ATTACHMENTS:
-                raise ValueError("too many attachments")
-            pkt.bytes_left = self.eio.max_http_buffer_size
-            self._binary_packet[connection_id] = pkt
-            return None
-        pkt.bytes_left -= len(data)
-        if isinstance(data, str) or pkt.bytes_left < 0:
-            raise ValueError("text instead of an attachment, or too much of them")
-        if not pkt.add_attachment(data):
-            return None
-        del self._binary_packet[connection_id]
-        return pkt
-
     async def _send_packet(self, eio_sid: str, pkt: Any) -> None:
         connection, runtime = self.eio.connection(eio_sid), self.manager.runtime
         if connection is not None and runtime is not None:
             turn = Reply(connection, pkt.namespace or "/", codec.frames_of(pkt))
             with suppress(StoreClosed):  # the client is about to hear it from its transport
                 runtime.dispatcher.enqueue(turn)
-
-
-def _is_event(data: Any) -> bool:
-    return isinstance(data, list) and bool(data) and isinstance(data[0], str) and data[0] not in _RESERVED
