@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-DEADLINE = 30.0
+DEADLINE = 60.0
 """How long a test waits for what must happen; generous, since the machines are noisy."""
 
 HANDLERS = Path(__file__).with_name("handlers_for_tests.py")
@@ -69,6 +69,11 @@ class ServerCommand:
     @property
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     def start(self) -> None:
         """Returns when the server answers; fails with what it printed when it does not."""

@@ -53,7 +53,7 @@ from socketio_eventstore.store.errors import StoreBusy, StoreError, StoreRejecte
 from socketio_eventstore.store.model import Change, Event, Interval, Place, Room, SessionAway, SessionResumed
 from socketio_eventstore.store.offsets import Boots
 
-EXAMPLES = int(os.environ.get("STATE_MACHINE_EXAMPLES", "200"))
+EXAMPLES = int(os.environ.get("STATE_MACHINE_EXAMPLES", "100"))
 STEPS_OF_A_HISTORY = 40
 DURATION = 10.0
 """How many seconds a client may be away."""

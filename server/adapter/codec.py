@@ -109,14 +109,16 @@ def session_json(value: Any, limit_bytes: int) -> str:
     return text
 
 
-def without_undefined(auth: Any) -> Any:
-    """The payload of a CONNECT packet without JavaScript's undefined.
+def auth_of(payload: Any) -> dict[str, Any] | None:
+    """What a client sends with CONNECT. Raises ValueError for anything but an object (socket.io-parser 4).
 
-    Encoders of msgpack write that as an extension type, where JSON leaves it out.
+    Encoders of msgpack write JavaScript's undefined, which JSON leaves out, as an extension type.
     """
-    if isinstance(auth, dict):
-        return {key: value for key, value in auth.items() if isinstance(value, _JSON_TYPES)}
-    return auth if isinstance(auth, _JSON_TYPES) else None
+    if isinstance(payload, dict):
+        return {key: value for key, value in payload.items() if isinstance(value, _JSON_TYPES)}
+    if payload is not None and isinstance(payload, _JSON_TYPES):
+        raise ValueError("the payload of CONNECT must be an object")
+    return None
 
 
 def json_text(value: Any, place: str) -> str:

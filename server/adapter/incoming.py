@@ -6,6 +6,7 @@ from typing import Any
 
 from socketio import packet
 
+from socketio_eventstore.server.adapter.codec import auth_of
 from socketio_eventstore.server.transport import InvalidPacket
 
 MAX_ATTACHMENTS = 1000
@@ -43,6 +44,8 @@ class Assembler:
     def _add(self, connection_id: str, data: str | bytes) -> Any:
         if connection_id not in self._waiting:
             pkt = self._packet_class(encoded_packet=data)
+            if pkt.packet_type == packet.CONNECT:
+                pkt.data = auth_of(pkt.data)
             if pkt.attachment_count == 0:
                 return pkt
             if pkt.attachment_count > MAX_ATTACHMENTS:

@@ -324,8 +324,7 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
         namespace = pkt.namespace or "/"
         match pkt.packet_type:
             case packet.CONNECT:
-                auth = codec.without_undefined(pkt.data)
-                self.handshake.connect(connection, namespace, auth)
+                self.handshake.connect(connection, namespace, pkt.data)
             case packet.DISCONNECT:
                 self.handshake.left(connection, namespace)
             case packet.EVENT | packet.BINARY_EVENT:
