@@ -11,7 +11,7 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import ClassVar, Protocol, TypeAlias
 
@@ -153,23 +153,29 @@ class Dispatcher:
         return await last.settled
 
     async def run(self) -> None:
-        """Work until ``close`` is called and the queue is empty."""
-        while self._queue or not self._closed:
-            if not self._queue:
-                self._wake.clear()
-                await self._wake.wait()
-                continue
-            self._busy = True
-            groups = self._next_groups()
-            try:
-                await self._process(groups)
-            except Exception as error:  # a fault of ours; those who wait must hear of it
-                logger.exception("A batch of %s groups of turns failed", len(groups))
-                for turn in chain.from_iterable(groups):
-                    if turn.settled is not None and not turn.settled.done():
-                        turn.settled.set_exception(error)
-            finally:
-                self._busy = False
+        """Work until ``close`` is called and the queue is empty; when cancelled, fail all who wait."""
+        try:
+            while self._queue or not self._closed:
+                if not self._queue:
+                    self._wake.clear()
+                    await self._wake.wait()
+                    continue
+                await self._work()
+        finally:
+            self._closed = True
+            _fail(self._queue, StoreClosed())
+
+    async def _work(self) -> None:
+        self._busy = True
+        groups = self._next_groups()
+        try:
+            await self._process(groups)
+        except Exception as error:  # a fault of ours; those who wait must hear of it
+            logger.exception("A batch of %s groups of turns failed", len(groups))
+            _fail(groups, error)
+        finally:
+            _fail(groups, StoreClosed())  # nobody is left unless this was cancelled
+            self._busy = False
 
     def retry_owed(self) -> None:
         """Try again to write what could not be stored although it had happened."""
@@ -274,6 +280,12 @@ class Dispatcher:
         if turn.settled is None:
             logger.error("A turn could not be stored: %s", error)
         elif not turn.settled.done():
+            turn.settled.set_exception(error)
+
+
+def _fail(groups: Iterable[Sequence[Turn]], error: Exception) -> None:
+    for turn in chain.from_iterable(groups):
+        if turn.settled is not None and not turn.settled.done():
             turn.settled.set_exception(error)
 
 

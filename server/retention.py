@@ -100,15 +100,17 @@ class Retention:
     async def sweep(self) -> int:
         """End the expired sessions, then delete old events in small steps; return how many events."""
         self._dispatcher.retry_owed()
-        await self._log.beat(self._clock())
+        # Expiry and pruning go by the time that is on disk: after a crash the clock runs on from there, and
+        # who was expired when events were pruned must not be found waiting for them.
         now = self._clock()
+        await self._log.beat(now)
         for session in list(self._dispatcher.registry):
             if self._recovery.is_expired(session, now) and session not in self._expiring:
                 self._expiring[session] = asyncio.create_task(self._expire(session))
         forgotten_before = self._clock() - self._retention_seconds - ANSWERS_KEPT_SECONDS
         while await self._log.prune_answers(forgotten_before, PRUNE_EVENTS) == PRUNE_EVENTS:
             pass
-        pruned, floor = 0, self.floor()
+        pruned, floor = 0, self.floor(now)
         while True:
             deleted = await self._log.prune(
                 through=floor,
@@ -119,14 +121,13 @@ class Retention:
             if deleted < PRUNE_EVENTS:
                 return pruned
 
-    def floor(self) -> int:
-        """The number through which every session is known to have its events.
+    def floor(self, now: float) -> int:
+        """The number through which every session that has not expired is known to have its events.
 
         Age alone would be wrong: a downtime, a half-open connection or a replay that was cut leaves a
         client behind although its events are old.
         """
         registry = self._dispatcher.registry
-        now = self._clock()
         confirmed = (
             session.confirmed
             for session in registry

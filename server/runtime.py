@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from socketio_eventstore.server.recovery import Limits, Recovery
 from socketio_eventstore.server.registry import Registry, Session
 from socketio_eventstore.server.replay import Replayer
 from socketio_eventstore.server.retention import Expired, Retention, ServiceClock
+from socketio_eventstore.server.session_turns import Away
 from socketio_eventstore.store.errors import StoreError
 from socketio_eventstore.store.log import EventLog
 from socketio_eventstore.store.volatile import VolatileLog
@@ -105,7 +107,10 @@ class Runtime:
         for stored in sessions:
             # A session that a crash left open is away from the moment when its client can come back.
             away_since = now if stored.away_since is None else min(stored.away_since, now)
-            runtime.registry.add(Session.restore(stored, away_since))
+            session = Session.restore(stored, away_since)
+            runtime.registry.add(session)
+            if stored.away_since is None:  # and from then on, however often the server starts
+                runtime.dispatcher.enqueue(Away(session, session.claim, time.time()))
         return runtime
 
     @property

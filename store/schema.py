@@ -96,6 +96,9 @@ def _create_file(path: Path) -> None:
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     except FileExistsError:
+        if not os.access(path, os.W_OK):
+            # SQLite would open it all the same, and leave a -wal and a -shm that stay read-only.
+            raise StoreNotUsable(f"{path} is read-only.") from None
         return
     # A power cut after the first commit must not take the names of the file and its folders.
     for folder in (path.parent, *(new.parent for new in missing)):

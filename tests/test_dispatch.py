@@ -807,6 +807,27 @@ async def test_a_busy_store_does_not_hold_up_the_end(core: Core) -> None:
         await emit
 
 
+async def test_when_the_dispatcher_is_cancelled_those_who_wait_hear_of_it(tmp_path: Path) -> None:
+    async with opened(tmp_path / "events.db") as log:
+        held = HeldLog(log)
+        dispatcher = Dispatcher(
+            held, Registry(), TextCodec(), tail_bytes=0, offsets=True, catch_up=lambda _: None
+        )
+        task, turns = asyncio.create_task(dispatcher.run()), [Emit(event()), Emit(event())]
+        held.hold()
+        for turn in turns:  # the first is being committed, the second waits
+            turn.settled = asyncio.get_running_loop().create_future()
+            dispatcher.enqueue(turn)
+            await held.reached.wait()
+        task.cancel()
+        await asyncio.wait([task])
+        for turn in turns:
+            assert turn.settled is not None and turn.settled.done()
+            assert isinstance(turn.settled.exception(), StoreClosed)
+        with pytest.raises(StoreClosed):
+            await dispatcher.submit(Emit(event()))
+
+
 @pytest.mark.parametrize("error", [StoreUnavailable(), StoreRejected("a bad change")])
 async def test_a_turn_that_nobody_waits_for_is_logged_when_it_fails(
     core: Core, caplog: pytest.LogCaptureFixture, error: StoreError

@@ -112,7 +112,7 @@ async def test_no_event_goes_that_a_session_may_lack(core: Core, kept: Kept) -> 
     kept.all_events_are_old()
     one.confirm(7)
     two.confirm(4)
-    assert kept.retention.floor() == 4
+    assert kept.retention.floor(kept.monotonic()) == 4
     assert await kept.sweep() == 4
     assert await numbers(core.log) == [5, 6, 7, 8, 9, 10]
     two.confirm(9)
@@ -148,13 +148,13 @@ async def test_sessions_that_ended_or_expired_keep_nothing(core: Core, kept: Kep
     await emit(core, 3)
     await core.dispatcher.submit(End(session))
     assert list(core.registry) == [session]
-    assert kept.retention.floor() == 3
+    assert kept.retention.floor(kept.monotonic()) == 3
     gone, _ = await core.live("gone")
     await emit(core, 3)
     await core.away(gone, at=0.0)
-    assert kept.retention.floor() == 3
+    assert kept.retention.floor(kept.monotonic()) == 3
     kept.monotonic.now = LIMIT_SECONDS + 1.0
-    assert kept.retention.floor() == 6
+    assert kept.retention.floor(kept.monotonic()) == 6
     session.leaving = 0
 
 
