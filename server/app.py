@@ -21,6 +21,7 @@ from typing import Any
 
 import socketio
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from socketio_eventstore.server.adapter import RecoverableServer, RecoveryManager
 from socketio_eventstore.server.config import Config
@@ -107,6 +108,7 @@ async def _serve(config: Config) -> None:
     except StoreError as error:
         listener.close()
         raise StartError(str(error)) from error
+    logging.getLogger("aiohttp.server").addFilter(_is_our_fault)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     site = web.SockSite(runner, listener, backlog=LISTEN_BACKLOG)
@@ -120,6 +122,11 @@ async def _serve(config: Config) -> None:
     except TimeoutError:
         logger.warning("Disconnect handlers were still running after %s s.", config.server.shutdown_grace)
     await runner.cleanup()
+
+
+def _is_our_fault(record: logging.LogRecord) -> bool:
+    """Whether aiohttp's report is worth a line: what is not HTTP is answered with 400, and that is all."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
 
 
 async def _check(config: Config) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from base64 import b64decode
-from binascii import Error as Base64Error
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
@@ -188,7 +187,7 @@ class EngineConnection(Connection):
                 if self.closed:
                     break
                 await self.receive(b64decode(packet[1:], validate=True) if packet[:1] == "b" else packet)
-        except (UnicodeDecodeError, Base64Error, InvalidPacket) as error:
+        except ValueError as error:  # no UTF-8, no base64, or no packet
             self.abort(f"invalid packet: {error}")
             raise InvalidRequest from error
 

@@ -72,12 +72,15 @@ class AiohttpWebSocket:
         self._response = web.WebSocketResponse(max_msg_size=max_message_bytes, compress=False)
         self._transport: asyncio.Transport
 
-    async def __call__(self, environ: Environ) -> web.WebSocketResponse:
+    async def __call__(self, environ: Environ) -> web.StreamResponse:
         """Shake hands, then serve until the WebSocket ends; python-engineio's way to start one."""
         request: web.Request = environ["aiohttp.request"]
-        await self._response.prepare(request)
+        try:
+            await self._response.prepare(request)
+        except ConnectionResetError:
+            return web.Response()  # the client has left during the handshake; nobody reads this
         if not isinstance(request.transport, asyncio.Transport):
-            return self._response  # the client has left already
+            return self._response  # the client has left after it
         self._transport = request.transport
         await self._serve(self)
         return self._response

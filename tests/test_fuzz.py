@@ -48,17 +48,15 @@ def register(sio):
         except ValueError:
             return "too large, or no number"
 
-    async def anything(*arguments):
-        sid = arguments[0] if len(arguments) == 1 else arguments[1]  # the first for an event called "*"
+    async def anything(sid, *arguments):
         try:
-            await sio.emit("echo", arguments[2:], to=sid)
+            await sio.emit("echo", arguments, to=sid)
         except (TypeError, ValueError):
             return "cannot be sent"
         return len(arguments)
 
-    for handler in (connect, tell, join, save):
+    for handler in (connect, tell, join, save, anything):
         sio.on(handler.__name__, handler)
-    sio.on("*", anything)
     for number in range({MANY}):
         sio.on("connect", connect, namespace=f"/n{{number}}")
 """
