@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import _sqlite3
 import ctypes
+import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,8 +29,9 @@ from typing import Any
 
 SECTOR_BYTES = 512
 
-_OPEN = ctypes.CFUNCTYPE(c_int, c_void_p, c_char_p, c_void_p, c_int, POINTER(c_int))
-_DELETE = ctypes.CFUNCTYPE(c_int, c_void_p, c_char_p, c_int)
+# Paths as pointers: SQLite keeps them, and they must not become those of a copy that Python throws away.
+_OPEN = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, c_void_p, c_int, POINTER(c_int))
+_DELETE = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, c_int)
 _CLOSE = ctypes.CFUNCTYPE(c_int, c_void_p)
 _WRITE = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, c_int, c_int64)
 _TRUNCATE = ctypes.CFUNCTYPE(c_int, c_void_p, c_int64)
@@ -247,13 +249,13 @@ class _Shim:
         assert self._library.sqlite3_vfs_unregister(ctypes.byref(self._vfs)) == 0
         assert self._library.sqlite3_vfs_register(self._default, 1) == 0
 
-    def _name(self, path: bytes | None) -> str | None:
+    def _name(self, path: int | None) -> str | None:
         if path is None:
             return None
-        found = Path(path.decode())
+        found = Path(os.fsdecode(ctypes.string_at(path)))
         return found.name if found.parent == self.recording.folder.resolve() else None
 
-    def _open(self, vfs: int, path: bytes | None, file: int, flags: int, out: Any) -> int:
+    def _open(self, vfs: int, path: int | None, file: int, flags: int, out: Any) -> int:
         code: int = self._default.contents.xOpen(vfs, path, file, flags, out)
         name = self._name(path)
         handle = ctypes.cast(file, POINTER(_File)).contents
@@ -298,7 +300,7 @@ class _Shim:
         code: int = self._real.pop(file).xClose(file)
         return code
 
-    def _delete(self, vfs: int, path: bytes, sync: int) -> int:
+    def _delete(self, vfs: int, path: int, sync: int) -> int:
         code: int = self._default.contents.xDelete(vfs, path, sync)
         if code == 0 and (name := self._name(path)) is not None:
             self.recording.deleted(name)

@@ -77,11 +77,6 @@ class Target(ServerProcess):
         status = Path(f"/proc/{self._process.pid}/status").read_text()
         return int(status.partition("VmRSS:")[2].split()[0])
 
-    @property
-    def open_files(self) -> int:
-        assert self._process is not None
-        return len(list(Path(f"/proc/{self._process.pid}/fd").iterdir()))
-
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
@@ -484,10 +479,8 @@ async def test_attachments_that_are_too_many_missing_or_too_large(attacks: Run) 
 
 
 async def test_thousands_of_connections_that_are_never_completed(
-    target: Target, attacks: Run, http: aiohttp.ClientSession
+    attacks: Run, http: aiohttp.ClientSession
 ) -> None:
-    before = target.open_files
-
     async def handshake(attacker: Attacker) -> None:
         query = {"EIO": "4", "transport": "polling"}
         async with http.get(attacker.url, params=query) as response:
@@ -504,7 +497,6 @@ async def test_thousands_of_connections_that_are_never_completed(
             writer.close()
 
     await attacks(attack)
-    assert before > 0
 
 
 async def test_a_client_that_sends_without_reading(attacks: Run) -> None:

@@ -10,11 +10,14 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine
 from storing import event, opened, python, sqlite
 
 from socketio_eventstore.store.errors import DatabaseTooNew, StoreNotUsable
+from socketio_eventstore.store.model import Answered, Interval, SessionBound
 from socketio_eventstore.store.schema import HEAD_REVISION
 
 
@@ -43,10 +46,14 @@ def refusal(path: Path, error: type[StoreNotUsable] = StoreNotUsable) -> str:
     return str(refused.value)
 
 
-def migrations() -> ScriptDirectory:
+def configuration() -> Config:
     config = Config()
     config.set_main_option("script_location", "socketio_eventstore:migrations")
-    return ScriptDirectory.from_config(config)
+    return config
+
+
+def migrations() -> ScriptDirectory:
+    return ScriptDirectory.from_config(configuration())
 
 
 def test_the_store_knows_the_newest_migration() -> None:
@@ -234,3 +241,92 @@ def test_a_path_with_characters_that_mean_something_to_sqlite_is_taken_literally
     for name in ("a?mode=memory", "50%25.db", ":memory:", "ä #1.db", "file:x.db"):
         open_and_write(tmp_path / name)
         assert (tmp_path / name).is_file()
+
+
+# From one version to the next -----------------------------------------------------------------------
+
+WRITTEN_UNDER_0001 = """
+INSERT INTO boots VALUES (1, 'first', 0, 1000.0, 1060.0, 60.0);
+INSERT INTO events VALUES
+  (1, 1001.0, '/', 'message', NULL, NULL, 19, 0, '["message","to all"]'),
+  (2, 1002.0, '/', 'message', '["red",7]', '["s2"]', 21, 0, '["message","to rooms"]'),
+  (3, 1003.0, '/', 'file', '["s1"]', NULL, 45, 1, '["file",{"_placeholder":true,"num":0}]');
+INSERT INTO attachments VALUES (3, 0, x'0001ff');
+INSERT INTO sessions VALUES
+  (1, '/', 's1', x'01', 'first', 0, NULL, 1, 1000.0, 1002.0, NULL, NULL, '{"name":"Ann"}'),
+  (2, '/', 's2', x'02', 'first', 1, 'older.9', 1, 1001.0, NULL, 1003.0, 30.0, '{}');
+INSERT INTO rooms VALUES ('/', 's1', 'red', 1, NULL), ('/', 's1', 7, 0, 2), ('/', 's2', '7', 1, NULL);
+UPDATE log_state SET pruned_through = 0;
+"""
+
+
+def written_under_0001(path: Path) -> dict[str, list[tuple[object, ...]]]:
+    """A database as the first version left it; returns its rows by table."""
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        config = configuration()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+    engine.dispose()
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript(WRITTEN_UNDER_0001)
+        assert database.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
+    return rows(path)
+
+
+def rows(path: Path) -> dict[str, list[tuple[object, ...]]]:
+    tables = ("boots", "events", "attachments", "sessions", "rooms", "log_state")
+    with closing(sqlite3.connect(path)) as connection:
+        return {table: connection.execute(f"SELECT * FROM {table}").fetchall() for table in tables}
+
+
+def test_0002_keeps_every_row_that_was_written_under_0001(path: Path) -> None:
+    before = written_under_0001(path)
+    open_and_write(path)
+    after = rows(path)
+    for table, kept in before.items():
+        width = len(kept[0])  # a new column comes last
+        assert [row[:width] for row in after[table]][: len(kept)] == kept, table
+    assert {row[-1] for row in after["sessions"]} == {None}  # nobody was bound to an identity
+    assert sqlite(path, "SELECT count(*) FROM answers") == "0\n"
+    assert sqlite(path, "SELECT version_num FROM alembic_version") == f"{HEAD_REVISION}\n"
+    assert sqlite(path, "PRAGMA integrity_check") == "ok\n"
+
+
+async def test_a_database_of_0001_opens_with_its_events_and_sessions_and_takes_new_ones(path: Path) -> None:
+    written_under_0001(path)
+    async with opened(path) as log:
+        assert log.head == 3 and log.service_time_at_open == 60.0
+        assert [logged.event.attachments for logged in await log.read([1, 2, 3])] == [(), (), (b"\0\1\xff",)]
+        first, second = await log.load_sessions()
+        assert (first.sid, first.data, first.away_since, first.identity) == (
+            "s1",
+            '{"name":"Ann"}',
+            None,
+            None,
+        )
+        assert set(first.memberships) == {Interval("red", 1, None), Interval(7, 0, 2)}
+        assert (second.former_offset, second.away_since) == ("older.9", 30.0)
+        assert second.memberships == (Interval("7", 1, None),)
+        assert log.locate("first.3").number == 3 and str(log.origin(3)) == "first.3"
+        assert (await log.missed("/", list(first.memberships), 0, 3)).numbers == (2,)
+        answered = Answered("/", "buy", "ann", "key", "[1]", 61.0)
+        assert await log.commit([SessionBound("/", "s1", "ann"), answered, event()]) == [3, 3, 4]
+        assert await log.answer("/", "buy", "ann", "key") == "[1]"
+    async with opened(path) as log:
+        assert [stored.identity for stored in await log.load_sessions()] == ["ann", None]
+
+
+def test_a_kill_in_the_middle_of_0002_leaves_0001_as_it_was(path: Path) -> None:
+    before = written_under_0001(path)
+    for statement in (
+        "ALTER TABLE sessions",
+        "CREATE INDEX answers_answered",
+        "UPDATE alembic_version",
+        "COMMIT",
+    ):
+        with python(KILLED_AT_STATEMENT, path, statement) as process:
+            assert process.wait(timeout=60) == -signal.SIGKILL
+        assert rows(path) == before
+        assert sqlite(path, "SELECT version_num FROM alembic_version") == "0001\n"
+    assert open_and_write(path) == 4

@@ -43,6 +43,12 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite leaves a -shm of an image that it could not name where the test runs."""
+    monkeypatch.chdir(tmp_path)
+
+
 @dataclass(frozen=True)
 class Acknowledged:
     """What a commit said: the events' offsets with their texts, and the sessions that were opened."""
@@ -261,3 +267,4 @@ def test_the_recorder_sees_what_sqlite_writes_and_syncs(folder: Path) -> None:
             assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     content = path.read_bytes()
     assert record.cut(len(record.records), random.Random(0)).get("events.db") == content
+    assert {file.name for file in path.parent.iterdir()} == {"events.db"}
