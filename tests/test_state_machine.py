@@ -53,7 +53,7 @@ from socketio_eventstore.store.errors import StoreBusy, StoreError, StoreRejecte
 from socketio_eventstore.store.model import Change, Event, Interval, Place, Room, SessionAway, SessionResumed
 from socketio_eventstore.store.offsets import Boots
 
-EXAMPLES = int(os.environ.get("STATE_MACHINE_EXAMPLES", "200"))
+EXAMPLES = int(os.environ.get("STATE_MACHINE_EXAMPLES", "100"))
 STEPS_OF_A_HISTORY = 40
 DURATION = 10.0
 """How many seconds a client may be away."""
@@ -630,15 +630,6 @@ class Histories(RuleBasedStateMachine):
     def come_back_at_once(self, number: int) -> None:
         """The usual way: connect, be accepted, take what comes."""
         self._come_back(self.world.clients[number])
-
-    @step()
-    def come_back_and_read_nothing(self, number: int, steps: int) -> None:
-        """The replay stops on its way."""
-        client = self.world.clients[number]
-        if client.wire is None:
-            self.world.connect(client)
-            self.crowd(number, steps)
-            self._come_back(client)
 
     @step(3)
     def everybody_comes_back(self) -> None:
