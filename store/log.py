@@ -1,4 +1,4 @@
-"""The log: what the server commits, asks and reads. See DESIGN.md, "One log, one order"."""
+"""The log: what the server commits, asks and reads."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ import aiohttp
 from processes import DEADLINE
 
 DRIVER = Path(__file__).with_name("client.cjs")
-MODULE_FOLDERS = (Path(__file__).parent.parent, Path("/tmp/nodeclients"))
+MODULE_FOLDERS = (Path(__file__).parent.parent,)
 
 
 def node_command() -> list[str] | str:
