@@ -173,7 +173,7 @@ events.insert = insert
         pytest.param(REPLAYED_BACKWARDS, Fault.MISORDERED, {Fault.REPEATED}, id="misorder"),
         pytest.param(RECOVERY_REFUSED, Fault.REFUSED, set(), id="recovery refused"),
         pytest.param(JOIN_NOT_STORED, Fault.ROOMS, {Fault.LEAKED}, id="join not stored"),
-        pytest.param(ROWS_LOST, Fault.UNLOGGED, {Fault.ROOMS}, id="rows lost"),
+        pytest.param(ROWS_LOST, Fault.UNLOGGED, {Fault.ROOMS, Fault.REFUSED}, id="rows lost"),
     ],
 )
 async def test_a_promise_that_is_broken_on_purpose_is_found_as_what_it_is(
