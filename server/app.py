@@ -79,6 +79,7 @@ async def build(config: Config) -> tuple[web.Application, RecoverableServer]:
         prune_interval=config.store.prune_interval,
         index_memory=config.store.index_memory,
         max_client_buffer=settings.max_client_buffer,
+        websocket_compression=settings.websocket_compression,
         **recovery_arguments,
     )
     origins = settings.cors_allowed_origins

@@ -81,6 +81,7 @@ Seconds: TypeAlias = Annotated[
     float, Field(gt=0, lt=1e9, description="a number of seconds above 0, below 1e9")
 ]
 Bytes: TypeAlias = Annotated[int, Field(gt=0, description="a whole number of bytes above 0")]
+BytesOrNone: TypeAlias = Annotated[int, Field(ge=0, description="a whole number of bytes, or 0 for none")]
 Count: TypeAlias = Annotated[int, Field(gt=0, description="a whole number above 0")]
 Switch: TypeAlias = Annotated[bool, Field(description="true or false")]
 File: TypeAlias = Annotated[
@@ -112,6 +113,8 @@ class ServerSettings(_Table):
     """The largest message that a client may send."""
     max_client_buffer: Bytes = 4_000_000
     """What may wait to be sent to one client; beyond it, its transport is closed."""
+    websocket_compression: BytesOrNone = 0
+    """From which size on messages are compressed; 0 means that none is."""
     shutdown_grace: Seconds = 10.0
 
 

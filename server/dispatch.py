@@ -115,6 +115,7 @@ class Dispatcher:
         self._queue: deque[Sequence[Turn]] = deque()
         self._wake = asyncio.Event()
         self._busy = False
+        self._flushing = False
         self._closed = False
         self._queued_bytes = 0
         self._owed: dict[tuple[str, str], Owed] = {}
@@ -129,14 +130,33 @@ class Dispatcher:
 
         For what has happened already and must have its place. Raises StoreClosed after ``close``.
         """
+        if self._begin(group):
+            self.outbox.flush()
+
+    def post(self, turn: Turn) -> None:
+        """As ``enqueue``, but what follows in this round of the event loop shares the write.
+
+        For answers to clients: the handlers of one batch end together, and each of them has one.
+        """
+        if self._begin((turn,)) and not self._flushing:
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self.flush)
+
+    def _begin(self, group: Sequence[Turn]) -> bool:
+        """Let turns take effect, if nothing is before them and nothing to be stored, or queue them."""
         if self._closed:
             raise StoreClosed
-        if not self._busy and not self._queue and not self._owed and not self._changes(group):
-            for turn in group:
-                self._take_effect(turn, self.position)
-            self.outbox.flush()
-            return
-        self._append(group)
+        if self._busy or self._queue or self._owed or any(turn.changes(self.registry) for turn in group):
+            self._append(group)
+            return False
+        for turn in group:
+            self._take_effect(turn, self.position)
+        return True
+
+    def flush(self) -> None:
+        """Hand everything that has taken effect to the connections."""
+        self._flushing = False
+        self.outbox.flush()
 
     async def submit(self, *group: Turn) -> object:
         """Give turns their place in the order and wait until they have taken effect.
@@ -212,9 +232,6 @@ class Dispatcher:
                     await self._process([group])
             return
         await self._apply(batch, positions)
-
-    def _changes(self, turns: Sequence[Turn]) -> list[Change]:
-        return list(chain.from_iterable(turn.changes(self.registry) for turn in turns))
 
     async def _commit(self, batch: list[Turn]) -> list[int]:
         owed = list(self._owed.values())

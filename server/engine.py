@@ -10,16 +10,19 @@ codes of errors.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
 import engineio
 
+from socketio_eventstore.server.aiohttp_websocket import AiohttpWebSocket
+from socketio_eventstore.server.asgi_websocket import AsgiWebSocket
 from socketio_eventstore.server.packets import Frames, dumps, polling_body
-from socketio_eventstore.server.transport import EngineConnection, InvalidRequest, Message
-from socketio_eventstore.server.websockets import WebSocket, websocket_class
+from socketio_eventstore.server.transport import HANDLERS_AT_ONCE, EngineConnection, InvalidRequest, Message
+from socketio_eventstore.server.upgrade import Upgrade
+from socketio_eventstore.server.websockets import Serve
 
 Environ = dict[str, Any]
 Response = dict[str, Any]
@@ -48,10 +51,14 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
     """
 
     max_client_buffer: int
+    handlers_at_once: int
+    """Of one connection; beyond them its packets wait."""
+    websocket_compression: int
     slow_clients: int
     closed: Callable[[EngineConnection, str], None]
     message: Message
     ping_written: Callable[[EngineConnection], None]
+    flush: Callable[[], None]
 
     @classmethod
     def adopt(
@@ -59,14 +66,18 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
         engine: engineio.AsyncServer,
         *,
         max_client_buffer: int,
+        websocket_compression: int,
         closed: Callable[[EngineConnection, str], None],
         message: Message,
         ping_written: Callable[[EngineConnection], None],
+        flush: Callable[[], None],
     ) -> Engine:
         """Turn a server that has no connections yet into one of this class.
 
-        ``max_client_buffer`` is in bytes. ``closed`` is called at once when a connection ends,
-        ``message`` for each message, ``ping_written`` when a heartbeat was put behind what was sent.
+        ``max_client_buffer`` is in bytes, as is ``websocket_compression``, from which size on messages are
+        compressed (0: none). ``closed`` is called at once when a connection ends, ``message`` for each
+        message, ``ping_written`` when a heartbeat was put behind what was sent, ``flush`` to be handed what
+        is waiting to be sent.
         Raises RuntimeError when python-engineio lacks what this class builds on.
         """
         for name in ("_upgrades", "_generate_sid_cookie", "_make_response", "_cors_allowed_origins"):
@@ -75,10 +86,13 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
         engine.__class__ = cls
         engine.start_service_task = False  # every connection has a timer of its own
         engine.max_client_buffer = max_client_buffer
+        engine.handlers_at_once = HANDLERS_AT_ONCE
+        engine.websocket_compression = websocket_compression
         engine.slow_clients = 0
         engine.closed = closed
         engine.message = message
         engine.ping_written = ping_written
+        engine.flush = flush
         adopted: Engine = engine
         return adopted
 
@@ -95,7 +109,7 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
         return connection
 
     async def handle_request(self, *args: Any, **kwargs: Any) -> Any:
-        """Answer an HTTP request, or serve it as a WebSocket until that ends."""
+        """Answer an HTTP request, which may be the beginning of a WebSocket."""
         environ = self._async["translate_request"](*args, **kwargs)
         if inspect.isawaitable(environ):
             environ = await environ
@@ -127,7 +141,7 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
         if connection is None:
             raise Refused(UNKNOWN_SESSION)
         if transport == "websocket" and wants_websocket:
-            return await self._websocket(connection.serve)(environ)
+            return await self._websocket(partial(Upgrade, connection))(environ)
         if transport == "websocket" or connection.upgraded:
             raise Refused(BAD_REQUEST)
         try:
@@ -154,9 +168,8 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
             self.sockets.pop(connection.id, None)
             raise Refused(FORBIDDEN, "401 UNAUTHORIZED")
         if transport == "websocket":
-            return await self._websocket(
-                partial(connection.serve, handshake=self._handshake(connection, transport))
-            )(environ)
+            begin = partial(connection.begin, self._handshake(connection, transport))
+            return await self._websocket(begin)(environ)
         connection.open(self._handshake(connection, transport))
         response = _response(polling_body(connection.take_waiting()))
         if self.cookie:
@@ -175,8 +188,9 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
         }
         return Frames("0" + dumps(values))
 
-    def _websocket(self, serve: Callable[[WebSocket], Coroutine[Any, Any, None]]) -> Any:
-        return websocket_class(self._async)(serve, self.max_http_buffer_size)
+    def _websocket(self, serve: Serve) -> Any:
+        kind = _websocket_class(self._async)
+        return kind(serve, self.max_http_buffer_size, self.websocket_compression)
 
     async def _read_body(self, connection: EngineConnection, environ: Environ) -> bytes:
         limit = self.max_http_buffer_size
@@ -211,3 +225,17 @@ def _response(
 ) -> Response:
     content = body.encode() if isinstance(body, str) else body
     return {"status": status, "headers": [("Content-Type", content_type)], "response": content}
+
+
+def _websocket_class(driver: dict[str, Any]) -> type[AiohttpWebSocket] | type[AsgiWebSocket]:
+    """The class for the framework that python-engineio's driver is made for.
+
+    Raises RuntimeError for other frameworks.
+    """
+    match driver["translate_request"].__module__.rpartition(".")[2]:
+        case "aiohttp":
+            return AiohttpWebSocket
+        case "asgi":
+            return AsgiWebSocket
+        case other:
+            raise RuntimeError(f"async_mode is {other!r}; recovery works with 'aiohttp' and 'asgi'")

@@ -42,6 +42,8 @@ class Options:
     max_missed_packets: int = 100_000
     max_missed_bytes: int = 64_000_000
     max_client_buffer: int = 4_000_000
+    websocket_compression: int = 0
+    """Frames from so many bytes on are compressed; 0: none."""
 
     @property
     def max_event_bytes(self) -> int:

@@ -9,36 +9,33 @@ from __future__ import annotations
 import asyncio
 import logging
 from base64 import b64decode
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from socketio_eventstore.server.inbox import Inbox, InvalidPacket
 from socketio_eventstore.server.packets import (
     CLOSE,
     NOOP,
     PING,
-    PONG_PROBE,
     RECORD_SEPARATOR,
     Frames,
 )
 from socketio_eventstore.server.registry import Connection
-from socketio_eventstore.server.websockets import WebSocket
+from socketio_eventstore.server.websockets import Receiver, WebSocket
 
 logger = logging.getLogger(__name__)
 
-UPGRADE_PATIENCE_SECONDS = 10.0
-"""How long an upgrade may take, as the reference has it (engine.io 6, ``upgradeTimeout``)."""
 POSTED_PACKETS = 100
 """Packets of one POST that are acted on before the event loop serves others."""
+HANDLERS_AT_ONCE = 10_000
+"""Handlers of one connection that may run at a time; its further packets wait, and then it does."""
 
-Message = Callable[["EngineConnection", "str | bytes"], Coroutine[Any, Any, None]]
+Message = Callable[["EngineConnection", "str | bytes"], "asyncio.Task[None] | None"]
+"""Acts on a message; returns the task of the handler that it started."""
 
 
 class InvalidRequest(Exception):
     """The request makes no sense for this connection, which is closed."""
-
-
-class InvalidPacket(ValueError):
-    """The client sent something that is not an Engine.IO packet; its connection is closed."""
 
 
 class Endpoint(Protocol):
@@ -47,12 +44,14 @@ class Endpoint(Protocol):
     ping_interval: float
     ping_timeout: float
     max_client_buffer: int
+    handlers_at_once: int
     slow_clients: int
     sockets: dict[str, EngineConnection]
     reason: Any
     closed: Callable[[EngineConnection, str], None]
     message: Message
     ping_written: Callable[[EngineConnection], None]
+    flush: Callable[[], None]
 
 
 class EngineConnection(Connection):
@@ -75,7 +74,9 @@ class EngineConnection(Connection):
         self._waiting_bytes = 0
         self._poll: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._pinged = False
         self._last_word = CLOSE
+        self._inbox = Inbox(self, engine.handlers_at_once)
 
     @property
     def unsent_bytes(self) -> int:
@@ -122,12 +123,16 @@ class EngineConnection(Connection):
     def _ping(self) -> None:
         self.write([PING])
         self._engine.ping_written(self)
+        self._pinged = True
         self._timer = self._loop.call_later(self._engine.ping_timeout, self._ping_timed_out)
 
     def _ping_timed_out(self) -> None:
         self._shut(self._engine.reason.PING_TIMEOUT, abort=True)
 
     def _pong(self) -> None:
+        if not self._pinged:  # it would confirm what was written since the last ping
+            return
+        self._pinged = False
         if self._timer is not None:
             self._timer.cancel()
         self.pong_received()
@@ -136,6 +141,8 @@ class EngineConnection(Connection):
     def _shut(self, reason: str, *, abort: bool) -> None:
         if self.closed:
             return
+        if not abort:
+            self._engine.flush()  # to the connection, what has been dispatched to it
         self.closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -143,23 +150,56 @@ class EngineConnection(Connection):
             self._websocket.close(abort=abort)
         if abort:
             self.take_waiting()
+        self._inbox.clear()
         self._end_poll()
         self._engine.sockets.pop(self.id, None)
         self._engine.closed(self, reason)
 
-    async def receive(self, packet: str | bytes) -> None:
-        """Act on a packet of the client. Raises InvalidPacket."""
-        if isinstance(packet, bytes):
-            await self._engine.message(self, packet)
-        elif packet[:1] == "4":
-            await self._engine.message(self, packet[1:])
-        elif packet[:1] == "3":
+    # From the client --------------------------------------------------------------------------------
+
+    def received(self, message: str | bytes) -> None:
+        """A packet has come by WebSocket; one that is invalid ends the connection."""
+        try:
+            self.receive(message)
+        except InvalidPacket as error:
+            self.end_invalid(error)
+
+    def ended(self) -> None:
+        """The WebSocket has ended."""
+        self._inbox.then(lambda: self._shut(self._engine.reason.TRANSPORT_CLOSE, abort=False))
+
+    def receive(self, packet: str | bytes) -> None:
+        """Act on a packet when it is its turn. Raises InvalidPacket."""
+        if packet == "3":
             self._pong()
-        elif packet[:1] == "1":
-            self._last_word = NOOP
-            self._shut(self._engine.reason.CLIENT_DISCONNECT, abort=False)
-        elif packet[:1] not in ("5", "6"):
-            raise InvalidPacket(f"unknown packet {packet[:20]!r}")
+        elif not self.closed:
+            self._inbox.put(packet)
+
+    def act_on(self, packet: str | bytes) -> asyncio.Task[None] | None:
+        """Act on a packet now; return the task of the handler that was started. Raises InvalidPacket."""
+        if isinstance(packet, bytes):
+            return self._engine.message(self, packet)
+        match packet[:1]:
+            case "4":
+                return self._engine.message(self, packet[1:])
+            case "1":
+                self._last_word = NOOP
+                self._shut(self._engine.reason.CLIENT_DISCONNECT, abort=False)
+            case "3" | "5" | "6":
+                pass
+            case _:
+                raise InvalidPacket(f"unknown packet {packet[:20]!r}")
+        return None
+
+    def end_invalid(self, error: InvalidPacket) -> None:
+        """The client does not keep to the protocol."""
+        logger.info("%s: %s", self.id, error)
+        self._shut(self._engine.reason.TRANSPORT_CLOSE, abort=False)
+
+    def hold_back(self, *, paused: bool) -> None:
+        """Read no more from the client, or read again. One that polls waits for the answer to its POST."""
+        if self._websocket is not None:
+            (self._websocket.pause if paused else self._websocket.resume)()
 
     # Long-polling -----------------------------------------------------------------------------------
 
@@ -184,9 +224,10 @@ class EngineConnection(Connection):
             for count, packet in enumerate(body.decode().split(RECORD_SEPARATOR), start=1):
                 if count % POSTED_PACKETS == 0:
                     await asyncio.sleep(0)
+                await self._inbox.wait()
                 if self.closed:
                     break
-                await self.receive(b64decode(packet[1:], validate=True) if packet[:1] == "b" else packet)
+                self.receive(b64decode(packet[1:], validate=True) if packet[:1] == "b" else packet)
         except ValueError as error:  # no UTF-8, no base64, or no packet
             self.abort(f"invalid packet: {error}")
             raise InvalidRequest from error
@@ -202,43 +243,28 @@ class EngineConnection(Connection):
 
     # WebSocket --------------------------------------------------------------------------------------
 
-    async def serve(self, websocket: WebSocket, handshake: Frames | None = None) -> None:
-        """Work over a WebSocket until it ends: from the handshake on, or as an upgrade from polling."""
-        if handshake is None and not await self._upgrade(websocket):
-            websocket.close(abort=False)
-            return
-        self.upgraded = True
+    def begin(self, handshake: Frames, websocket: WebSocket) -> Receiver:
+        """Work over a WebSocket from the handshake on."""
         self._websocket = websocket
-        if handshake is not None:
-            self.open(handshake)
-        elif waiting := self.take_waiting():
-            websocket.write(waiting)
-        try:
-            while not self.closed and (packet := await websocket.receive()) is not None:
-                await self.receive(packet)
-        except InvalidPacket as error:
-            logger.info("%s: %s", self.id, error)
-        finally:
-            self._shut(self._engine.reason.TRANSPORT_CLOSE, abort=False)
+        self.upgraded = True
+        self.open(handshake)
+        return self
 
-    async def _upgrade(self, websocket: WebSocket) -> bool:
-        """Probe and switch (Engine.IO protocol, "Upgrade"); meanwhile nothing leaves by polling."""
-        if self.closed or self.upgraded or self.upgrading:
-            return False
-        try:
-            async with asyncio.timeout(UPGRADE_PATIENCE_SECONDS):
-                probed = await websocket.receive() == "2probe"
-                return probed and await self._switch(websocket)
-        except TimeoutError:
-            return False
+    @property
+    def may_upgrade(self) -> bool:
+        """Whether a WebSocket may take over from polling."""
+        return not (self.closed or self.upgraded or self.upgrading)
 
-    async def _switch(self, websocket: WebSocket) -> bool:
-        if self.closed or self.upgraded or self.upgrading:  # another probe was faster
-            return False
+    def hold_polls(self) -> None:
+        """An upgrade has begun: nothing leaves by polling any more."""
         self.upgrading = True
-        try:
-            websocket.write([PONG_PROBE])
-            self._end_poll()
-            return await websocket.receive() == "5" and not self.closed
-        finally:
-            self.upgrading = False
+        self._end_poll()
+
+    def upgrade_ended(self, websocket: WebSocket | None) -> None:
+        """An upgrade has brought this WebSocket, or come to nothing."""
+        self.upgrading = False
+        if websocket is not None and not self.closed:
+            self.upgraded = True
+            self._websocket = websocket
+            if waiting := self.take_waiting():
+                websocket.write(waiting)

@@ -14,7 +14,7 @@ from socketio_eventstore.server.packets import (
     TextCodec,
     close_frame,
     dumps,
-    event_payload,
+    payload_of,
     polling_body,
     with_binary,
 )
@@ -129,12 +129,12 @@ def test_types_that_json_does_not_have_are_named() -> None:
 
 @given(st.text(), st.lists(WITH_BINARY))
 def test_binary_arguments_are_taken_out_and_put_back(name: str, arguments: list[Any]) -> None:
-    payload, attachments = event_payload(name, arguments)
+    payload, attachments = payload_of([name, *arguments])
     assert with_binary(json.loads(payload), attachments) == [name, *arguments]
 
 
 def test_attachments_are_numbered_in_the_order_of_their_placeholders() -> None:
-    payload, attachments = event_payload("x", [{"a": [b"0", bytearray(b"1")]}, memoryview(b"2"), "text"])
+    payload, attachments = payload_of(["x", {"a": [b"0", bytearray(b"1")]}, memoryview(b"2"), "text"])
     first, second, third = (f'{{"_placeholder":true,"num":{number}}}' for number in range(3))
     assert payload == f'["x",{{"a":[{first},{second}]}},{third},"text"]'
     assert attachments == (b"0", b"1", b"2")
@@ -143,7 +143,7 @@ def test_attachments_are_numbered_in_the_order_of_their_placeholders() -> None:
 
 def test_the_callers_data_are_not_changed_nor_kept() -> None:
     data, blob = {"a": [b"0"]}, bytearray(b"1")
-    _, attachments = event_payload("x", [data, blob])
+    _, attachments = payload_of(["x", data, blob])
     blob[:] = b"changed"
     assert data == {"a": [b"0"]} and attachments == (b"0", b"1")
 
@@ -155,7 +155,7 @@ def test_a_placeholder_without_its_attachment_is_left_as_it_is(number: Any) -> N
 
 
 def test_another_json_encodes_what_is_left_of_the_arguments() -> None:
-    payload, attachments = event_payload("x", [b"0", 1j], lambda value: json.dumps(value, default=str))
+    payload, attachments = payload_of(["x", b"0", 1j], lambda value: json.dumps(value, default=str))
     assert payload == '["x", {"_placeholder": true, "num": 0}, "1j"]' and attachments == (b"0",)
 
 

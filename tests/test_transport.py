@@ -14,7 +14,7 @@ import socketio
 from aiohttp import WSMsgType, web
 from processes import DEADLINE, HOST
 
-from socketio_eventstore.server import transport
+from socketio_eventstore.server import upgrade
 from socketio_eventstore.server.adapter import RecoveryManager
 from socketio_eventstore.server.engine import Engine
 from socketio_eventstore.server.registry import State
@@ -606,7 +606,7 @@ async def test_of_several_websockets_that_want_to_upgrade_one_becomes_the_transp
 async def test_an_upgrade_that_is_never_finished_is_given_up(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transport, "UPGRADE_PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(upgrade, "PATIENCE_SECONDS", 0.05)
     polling = await server.polling()
     await polling.connect()
     silent = await polling.websocket()

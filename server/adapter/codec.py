@@ -27,6 +27,10 @@ class PacketClassCodec:
         data = packets.with_binary(json.loads(payload), attachments)
         return self._encode(packet.EVENT, namespace, data if offset is None else [*data, offset])
 
+    def ack(self, namespace: str, ack_id: int, values: Sequence[Any]) -> Frames:
+        """The answer to an event of a client. Raises what the packet class does for what it cannot encode."""
+        return frames_of(self._packet_class(packet.ACK, namespace=namespace, id=ack_id, data=list(values)))
+
     def connect(self, namespace: str, sid: str, pid: str | None) -> Frames:
         """The CONNECT packet of the server."""
         return self._encode(
@@ -43,14 +47,23 @@ class PacketClassCodec:
 
 def codec_for(packet_class: Any) -> Codec:
     """The codec for a server's ``serializer``."""
-    return TextCodec() if packet_class is packet.Packet else PacketClassCodec(packet_class)
+    return (
+        TextCodec(dumps_for(packet_class))
+        if packet_class is packet.Packet
+        else PacketClassCodec(packet_class)
+    )
+
+
+def has_usual_json(packet_class: Any) -> bool:
+    """Whether the application gave no ``json`` of its own."""
+    return packet_class.json in (json, engineio.json)
 
 
 def dumps_for(packet_class: Any) -> Dumps:
     """The JSON of a server's ``json`` argument, or our own where the application gave none."""
-    module = packet_class.json
-    if module is json or module is engineio.json:
+    if has_usual_json(packet_class):
         return packets.dumps
+    module = packet_class.json
 
     def dumps(value: Any) -> str:
         text: str = module.dumps(value, separators=(",", ":"))
@@ -77,6 +90,8 @@ def rooms_of(room: Any) -> tuple[Room, ...] | None:
     """The rooms that an emit addresses, None for everyone. Raises TypeError for other than str and int."""
     if room is None:
         return None
+    if type(room) is str:
+        return (room,)
     rooms = (room,) if isinstance(room, str) or not hasattr(room, "__len__") else tuple(room)
     return tuple(checked_room(one) for one in rooms)
 

@@ -46,6 +46,7 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
         max_missed_packets: int = 100_000,
         max_missed_bytes: int = 64_000_000,
         max_client_buffer: int = 4_000_000,
+        websocket_compression: int = 0,
     ) -> None:
         super().__init__()
         self.options = Options(
@@ -59,6 +60,7 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
             max_missed_packets=max_missed_packets,
             max_missed_bytes=max_missed_bytes,
             max_client_buffer=max_client_buffer,
+            websocket_compression=websocket_compression,
         )
         self.server: RecoverableServer
         self.runtime: Runtime | None = None

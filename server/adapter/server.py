@@ -14,14 +14,15 @@ from socketio import exceptions, packet
 
 from socketio_eventstore.server.adapter import codec
 from socketio_eventstore.server.adapter.handshake import Handshake
-from socketio_eventstore.server.adapter.incoming import Assembler
+from socketio_eventstore.server.adapter.incoming import Assembler, Incoming
 from socketio_eventstore.server.adapter.once import BadKey, ExactlyOnce
 from socketio_eventstore.server.collection import collected, collecting, collects, submit_or_collect
 from socketio_eventstore.server.engine import Engine
-from socketio_eventstore.server.packets import dumps, event_payload
+from socketio_eventstore.server.inbox import InvalidPacket
+from socketio_eventstore.server.packets import Dumps, dumps, payload_of
 from socketio_eventstore.server.registry import Session, State
 from socketio_eventstore.server.session_turns import Dismiss, Revoke
-from socketio_eventstore.server.transport import EngineConnection, InvalidPacket
+from socketio_eventstore.server.transport import EngineConnection
 from socketio_eventstore.server.turns import Bind, Reply, Save
 from socketio_eventstore.store.errors import StoreClosed, StoreError
 
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 Handler = Callable[..., Awaitable[Any]]
 """A handler that is a coroutine function."""
 
-_HOOKS = ("_handle_event", "_handle_ack", "_trigger_event", "_send_packet")
+_HOOKS = ("_handle_ack", "_trigger_event", "_send_packet")
 """What this class builds on in python-socketio, proven on 5.12 to 5.18."""
 
 
@@ -49,6 +50,7 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
     connect_timeout: float
     once: ExactlyOnce
     incoming: Assembler
+    encode: Dumps
 
     @classmethod
     def adopt(cls, server: socketio.AsyncServer, manager: RecoveryManager) -> None:
@@ -65,20 +67,25 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
         server.reserved_events = [*server.reserved_events, "session_expired"]
         server.handshake = None
         server.once = ExactlyOnce()
+        server.encode = codec.dumps_for(server.packet_class)
         server.incoming = Assembler(server.packet_class, server.eio.max_http_buffer_size)
         server.connect_timeout = 45.0
         server.eio = Engine.adopt(
             server.eio,
             max_client_buffer=manager.options.max_client_buffer,
+            websocket_compression=manager.options.websocket_compression,
             closed=server.connection_closed,
             message=server.receive,
             ping_written=server.ping_written,
+            flush=server.flush,
         )
         server.eio.on("connect", server._handle_eio_connect)  # noqa: SLF001 -- instrument() wraps it by name
 
     async def start(self) -> None:
         """Open the store; without this the first connection or emit does. Raises StoreNotUsable."""
         runtime = await self.manager.start()
+        if not self.async_handlers:  # which its constructor sets after it has got its manager
+            self.eio.handlers_at_once = 1
         if self.handshake is None:
             self.handshake = Handshake(self, runtime)
 
@@ -262,8 +269,8 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
 
     def encode_event(self, event: str, arguments: Sequence[Any]) -> tuple[str, tuple[bytes, ...]]:
         """An event as it is stored. Raises TypeError or ValueError for what cannot be sent."""
-        encode = codec.dumps_for(self.packet_class)
-        payload, attachments = event_payload(event, arguments, encode)
+        encode = self.encode
+        payload, attachments = payload_of([event, *arguments], encode)
         if encode is not dumps and '"' not in payload[:2]:
             raise ValueError(f"the server's json made {payload[:20]!r} of an array of strings")
         return payload, attachments
@@ -316,29 +323,48 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
         if self.manager.runtime is not None:
             connection.ping_written(self.manager.runtime.dispatcher.position)
 
-    async def receive(self, connection: EngineConnection, data: str | bytes) -> None:
-        """Act on a Socket.IO packet. Raises InvalidPacket, upon which the connection is closed."""
+    def flush(self) -> None:
+        """Hand what has been dispatched to the connections."""
+        if self.manager.runtime is not None:
+            self.manager.runtime.dispatcher.flush()
+
+    def receive(self, connection: EngineConnection, data: str | bytes) -> asyncio.Task[None] | None:
+        """Act on a Socket.IO packet; return the task of the handler that this has started.
+
+        Raises InvalidPacket, upon which the connection is closed.
+        """
         pkt = self.incoming.add(connection.id, data)
         if pkt is None or self.handshake is None:
-            return
-        namespace = pkt.namespace or "/"
+            return None
         match pkt.packet_type:
-            case packet.CONNECT:
-                self.handshake.connect(connection, namespace, pkt.data)
-            case packet.DISCONNECT:
-                self.handshake.left(connection, namespace)
             case packet.EVENT | packet.BINARY_EVENT:
-                await self._run(self._handle_event(connection.id, namespace, pkt.id, pkt.data))
+                session = connection.sessions.get(pkt.namespace)
+                if session is None or session.state not in (State.LIVE, State.REPLAYING):
+                    return None
+                return asyncio.create_task(self._handle(connection, session, pkt))
             case packet.ACK | packet.BINARY_ACK if isinstance(pkt.data, list):
-                await self._run(self._handle_ack(connection.id, namespace, pkt.id, pkt.data))
+                return asyncio.create_task(self._handle_ack(connection.id, pkt.namespace, pkt.id, pkt.data))
+            case packet.CONNECT:
+                self.handshake.connect(connection, pkt.namespace, pkt.data)
+            case packet.DISCONNECT:
+                self.handshake.left(connection, pkt.namespace)
             case other:
                 raise InvalidPacket(f"unexpected packet type {other!r}")
+        return None
 
-    async def _run(self, handling: Awaitable[None]) -> None:
-        try:
-            await handling
-        except Exception:  # a fault of the application's handler or callback is not the client's
-            logger.exception("A handler failed")
+    async def _handle(self, connection: EngineConnection, session: Session, pkt: Incoming) -> None:
+        """Call the handler of a client's event and acknowledge it.
+
+        What a handler raises is its task's exception, which the event loop reports.
+        """
+        event, *arguments = pkt.data
+        answer = await self._trigger_event(event, pkt.namespace, session.sid, *arguments)
+        runtime = self.manager.runtime
+        if pkt.id is None or answer is self.not_handled or runtime is None:
+            return
+        frames = runtime.dispatcher.codec.ack(pkt.namespace, pkt.id, codec.arguments_of(answer))
+        with suppress(StoreClosed):  # the client is about to hear it from its transport
+            runtime.dispatcher.post(Reply(connection, pkt.namespace, frames))
 
     async def _send_packet(self, eio_sid: str, pkt: Any) -> None:
         connection, runtime = self.eio.connection(eio_sid), self.manager.runtime

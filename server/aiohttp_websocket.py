@@ -1,0 +1,154 @@
+"""A WebSocket on a TCP connection that aiohttp has accepted.
+
+The connection is taken over after the handshake: aiohttp's own machinery takes a task, a queue and a
+wake-up per message, and several KiB per client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from aiohttp import hdrs, web
+
+from socketio_eventstore.server.packets import Frames, close_frame, pong_frame
+from socketio_eventstore.server.websocket_frames import CloseCode, End, FrameReader, Ping
+from socketio_eventstore.server.websockets import CLOSE_PATIENCE_SECONDS, Environ, Receiver, Serve
+
+_DEFLATE = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+"""No memory per client, and frames that all clients can share (RFC 7692 section 7.1.1)."""
+
+
+class AiohttpWebSocket(asyncio.Protocol):
+    """A WebSocket on a TCP connection that aiohttp has accepted and shaken hands on."""
+
+    __slots__ = (
+        "_compression_threshold",
+        "_max_message_bytes",
+        "_reader",
+        "_serve",
+        "_transport",
+        "receiver",
+    )
+
+    def __init__(self, serve: Serve, max_message_bytes: int, compression_threshold: int) -> None:
+        """``compression_threshold``: frames from so many bytes on are compressed, 0: none."""
+        self._serve = serve
+        self._max_message_bytes = max_message_bytes
+        self._compression_threshold = compression_threshold
+        self._reader: FrameReader
+        self._transport: asyncio.Transport
+        self.receiver: Receiver
+
+    async def __call__(self, environ: Environ) -> web.StreamResponse:
+        """Shake hands and take the connection over; python-engineio's way to start a WebSocket."""
+        request: web.Request = environ["aiohttp.request"]
+        handshake = web.WebSocketResponse(compress=False)  # what is agreed upon here is not aiohttp's to do
+        compresses = self._compression_threshold > 0 and _offers_deflate(request)
+        if compresses:
+            handshake.headers[hdrs.SEC_WEBSOCKET_EXTENSIONS] = _DEFLATE
+        else:
+            self._compression_threshold = 0
+        try:
+            await handshake.prepare(request)
+        except ConnectionResetError:
+            return _NoResponse()  # the client has left during the handshake
+        if not isinstance(request.transport, asyncio.Transport):
+            return _NoResponse()  # or right after it
+        self._reader = FrameReader(self._max_message_bytes, inflates=compresses)
+        self._transport = _taken_over(request, self)
+        self.receiver = self._serve(self)
+        return _NoResponse()
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What is in the TCP transport's buffer."""
+        return self._transport.get_write_buffer_size()
+
+    def write(self, batch: Sequence[Frames]) -> None:
+        """Send frames as one piece."""
+        if self._transport.is_closing():
+            return
+        if threshold := self._compression_threshold:
+            self._transport.write(b"".join([frames.deflated(threshold) for frames in batch]))
+        elif len(batch) == 1:
+            self._transport.write(batch[0].websocket)
+        else:
+            self._transport.write(b"".join([frames.websocket for frames in batch]))
+
+    def data_received(self, data: bytes) -> None:
+        """Hand over the messages that have become complete; called by the event loop."""
+        for message in self._reader.feed(data):
+            match message:
+                case str() | bytes():
+                    self.receiver.received(message)
+                case Ping(payload):
+                    if not self._transport.is_closing():
+                        self._transport.write(pong_frame(payload))
+                case End(code):
+                    self._close(code)
+                    self.receiver.ended()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The TCP connection has ended; called by the event loop."""
+        self.receiver.ended()
+
+    def pause(self) -> None:
+        """Let TCP hold the client back."""
+        self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read again."""
+        self._transport.resume_reading()
+
+    def close(self, *, abort: bool) -> None:
+        """Send a close frame unless aborted, and end the TCP connection."""
+        if abort:
+            self._transport.abort()
+        else:
+            self._close(CloseCode.GOING_AWAY)
+
+    def _close(self, code: CloseCode) -> None:
+        transport = self._transport
+        if transport.is_closing():
+            return
+        transport.write(close_frame(code))
+        transport.close()
+        if transport.get_write_buffer_size():
+            # Closing waits for what is unsent, and for ever if the client does not read.
+            asyncio.get_running_loop().call_later(CLOSE_PATIENCE_SECONDS, transport.abort)
+
+
+def _offers_deflate(request: web.Request) -> bool:
+    """Whether the client takes compressed messages of any window, each on its own."""
+    for offer in request.headers.get(hdrs.SEC_WEBSOCKET_EXTENSIONS, "").split(","):
+        name, *parameters = [part.strip().partition("=")[0] for part in offer.split(";")]
+        if name == "permessage-deflate" and "server_max_window_bits" not in parameters:
+            return True
+    return False
+
+
+def _taken_over(request: web.Request, protocol: asyncio.Protocol) -> asyncio.Transport:
+    """The TCP connection of a request, which belongs to another protocol from now on.
+
+    aiohttp is told what it would be told if the connection had ended, so that it lets go of everything.
+    """
+    former, transport = request.protocol, request.transport
+    assert isinstance(transport, asyncio.Transport)
+    transport.set_protocol(protocol)
+    former.transport = None  # or it would close what it believes to be its own
+    former.connection_lost(None)
+    former.transport = transport  # handlers ask the request for the peer's address or certificate
+    if not transport.is_reading():
+        transport.resume_reading()
+    return transport
+
+
+class _NoResponse(web.StreamResponse):
+    """Nothing is left to be answered on this connection."""
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Send no headers."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Send no end."""

@@ -1,0 +1,112 @@
+"""The packets of one client in their order, kept while handlers of earlier ones must end first."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+HELD_BYTES = 100_000
+"""Packets that may wait before the client is held back by TCP."""
+
+Packet = str | bytes
+
+
+class InvalidPacket(ValueError):
+    """The client sent something that is not a packet of the protocol; its connection is closed."""
+
+
+class Owner(Protocol):
+    """What the inbox needs of the connection that it belongs to."""
+
+    def act_on(self, packet: Packet) -> asyncio.Task[None] | None:
+        """Act on a packet; return the task of the handler that was started. Raises InvalidPacket."""
+        ...
+
+    def end_invalid(self, error: InvalidPacket) -> None:
+        """A packet that had to wait was invalid."""
+        ...
+
+    def hold_back(self, *, paused: bool) -> None:
+        """Read no more from the client, or read again."""
+        ...
+
+
+class Inbox:
+    """Lets packets be acted on one after the other, with so many handlers running at a time.
+
+    One at a time is python-socketio's ``async_handlers=False``; else the number is only a limit.
+    """
+
+    __slots__ = ("_handlers", "_handlers_at_once", "_held", "_held_bytes", "_owner")
+
+    def __init__(self, owner: Owner, handlers_at_once: int) -> None:
+        self._owner = owner
+        self._handlers_at_once = handlers_at_once
+        self._handlers: set[asyncio.Task[None]] = set()
+        self._held: deque[Packet | Callable[[], None]] | None = None
+        self._held_bytes = 0
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a packet would have to wait."""
+        return bool(self._held) or len(self._handlers) >= self._handlers_at_once
+
+    def put(self, packet: Packet) -> None:
+        """Act on a packet, or keep it until it is its turn. Raises InvalidPacket."""
+        if not self.is_busy:
+            self._act_on(packet)
+            return
+        self._hold(packet)
+        self._held_bytes += len(packet)
+        if self._held_bytes > HELD_BYTES:
+            self._owner.hold_back(paused=True)
+
+    def then(self, action: Callable[[], None]) -> None:
+        """Do something when all packets so far have been acted on."""
+        if self._held:
+            self._hold(action)
+        else:
+            action()
+
+    async def wait(self) -> None:
+        """Wait until a packet would not have to."""
+        while self.is_busy:
+            await asyncio.wait(self._handlers, return_when=asyncio.FIRST_COMPLETED)
+
+    def clear(self) -> None:
+        """Forget what is waiting; the connection is closed."""
+        self._held = None
+        self._held_bytes = 0
+
+    def _hold(self, what: Packet | Callable[[], None]) -> None:
+        if self._held is None:
+            self._held = deque()
+        self._held.append(what)
+
+    def _act_on(self, packet: Packet) -> None:
+        handler = self._owner.act_on(packet)
+        if handler is not None:
+            self._handlers.add(handler)
+            handler.add_done_callback(self._handled)
+
+    def _handled(self, handler: asyncio.Task[None]) -> None:
+        self._handlers.discard(handler)
+        if self._held:
+            try:
+                self._go_on()
+            except InvalidPacket as error:
+                self._owner.end_invalid(error)
+
+    def _go_on(self) -> None:
+        was_held_back = self._held_bytes > HELD_BYTES
+        while self._held and len(self._handlers) < self._handlers_at_once:
+            what = self._held.popleft()
+            if isinstance(what, str | bytes):
+                self._held_bytes -= len(what)
+                self._act_on(what)
+            else:
+                what()
+        if was_held_back and self._held_bytes <= HELD_BYTES:
+            self._owner.hold_back(paused=False)
