@@ -7,6 +7,8 @@ costs one write per batch, however many events are in it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from socketio_eventstore.server.packets import Frames
 from socketio_eventstore.server.registry import Connection, Registry, State
 from socketio_eventstore.store.model import Room
@@ -21,6 +23,7 @@ class Outbox:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._waiting: dict[Connection, list[Frames]] = {}
+        self._first: tuple[list[Connection], Frames] | None = None
         self._audience: Audience | None = None
         self._stretch: list[Frames] = []
         self.waiting_bytes = 0
@@ -44,27 +47,43 @@ class Outbox:
         (namespace, rooms, skip), self._audience = self._audience, None
         stretch, self._stretch = self._stretch, []
         joined = Frames.join(stretch)
-        for session in self._registry.members(namespace, rooms):
-            connection = session.connection
-            if session.state is State.LIVE and connection is not None and session.sid not in skip:
-                self._put(connection, joined)
+        live = State.LIVE
+        connections = [
+            session.connection
+            for session in self._registry.members(namespace, rooms)
+            if session.state is live and session.connection is not None and session.sid not in skip
+        ]
+        if self._first is None and not self._waiting:
+            self._first = connections, joined  # often nothing else follows, and this is all of the batch
+        else:
+            self._put(connections, joined)
 
     def put(self, connection: Connection, frames: Frames) -> None:
         """Add frames for one connection, behind everything that it gets before."""
         self.end_stretch()
         self.waiting_bytes += frames.size_bytes
-        self._put(connection, frames)
+        self._put((connection,), frames)
 
     def flush(self) -> None:
         """Hand everything to the connections."""
         self.end_stretch()
-        waiting, self._waiting = self._waiting, {}
         self.waiting_bytes = 0
-        for connection, batch in waiting.items():
-            connection.write(batch)
+        if self._first is not None:
+            (connections, joined), self._first = self._first, None
+            batch = (joined,)
+            for connection in connections:
+                connection.write(batch)
+        waiting, self._waiting = self._waiting, {}
+        for connection, frames in waiting.items():
+            connection.write(frames)
 
-    def _put(self, connection: Connection, frames: Frames) -> None:
-        try:
-            self._waiting[connection].append(frames)
-        except KeyError:
-            self._waiting[connection] = [frames]
+    def _put(self, connections: Iterable[Connection], frames: Frames) -> None:
+        if self._first is not None:
+            (recipients, joined), self._first = self._first, None
+            self._waiting = {connection: [joined] for connection in recipients}
+        waiting = self._waiting
+        for connection in connections:
+            try:
+                waiting[connection].append(frames)
+            except KeyError:
+                waiting[connection] = [frames]

@@ -260,11 +260,13 @@ class Registry:
         session.leave(room, position)
         self._drop(session, room)
 
-    def members(self, namespace: str, rooms: Iterable[Room] | None) -> Iterable[Session]:
+    def members(self, namespace: str, rooms: Sequence[Room] | None) -> Iterable[Session]:
         """The sessions in any of the rooms (a sid is a room too), each once; None means the namespace."""
         sessions = self.namespaces.get(namespace, {})
         if rooms is None:
             return sessions.values()
+        if len(rooms) == 1 and rooms[0] not in sessions:
+            return self.rooms.get((namespace, rooms[0]), {})
         found: dict[Session, None] = {}
         for room in rooms:
             if isinstance(room, str) and (own := sessions.get(room)) is not None:

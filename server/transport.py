@@ -87,13 +87,15 @@ class EngineConnection(Connection):
         """Send, or keep for the next poll. A client that leaves too much unread is cut off."""
         if self.closed:
             return
-        if self._websocket is not None:
-            self._websocket.write(batch)
+        websocket = self._websocket
+        if websocket is not None:
+            websocket.write(batch)
+            unsent_bytes = websocket.unsent_bytes
         else:
             self._waiting.extend(batch)
-            self._waiting_bytes += sum([frames.size_bytes for frames in batch])
+            unsent_bytes = self._waiting_bytes = self._waiting_bytes + sum([f.size_bytes for f in batch])
             self._end_poll()
-        if self.unsent_bytes > self._engine.max_client_buffer:
+        if unsent_bytes > self._engine.max_client_buffer:
             self._engine.slow_clients += 1
             self.abort("it does not read what it is sent")
 
