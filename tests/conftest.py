@@ -12,6 +12,12 @@ import pytest_asyncio
 from clients import NodeClients, node_command
 
 
+def pytest_collection_finish() -> None:
+    """What is imported by now stays; frozen, it takes no time of the collection after each test."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def nothing_gets_lost(request: pytest.FixtureRequest) -> None:
     """Every asynchronous test is guarded; the others need no event loop for it."""
