@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,14 +25,17 @@ DEADLINE = 60.0
 
 HANDLERS = Path(__file__).with_name("handlers_for_tests.py")
 HOST = "127.0.0.1"
+PORTS = range(10_000, 32_000)
+"""Below those that systems give to outgoing connections: nothing takes a server's port while it is down."""
 
 
 def free_port() -> int:
     """A port that nobody listens on; it is kept over restarts, as clients come back to the same address."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    while True:
+        port = random.SystemRandom().choice(PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((HOST, port))
+            return port
 
 
 @dataclass(frozen=True)
