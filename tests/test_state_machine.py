@@ -17,8 +17,9 @@ import json
 import logging
 import os
 import random
+import sys
 from collections import defaultdict, deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from types import SimpleNamespace
@@ -820,6 +821,15 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(root, "propagate", False)
 
 
+@pytest.fixture
+def unmeasured() -> Iterator[None]:
+    """Without coverage: the other histories run through the same lines, and it doubles the time."""
+    trace = sys.gettrace()
+    sys.settrace(None)
+    yield
+    sys.settrace(trace)
+
+
 def play_by_chance(seed: int) -> None:
     """One history without hypothesis, which spends much on being able to shrink it."""
     chance = random.Random(seed)
@@ -864,6 +874,7 @@ def test_every_client_has_what_its_twin_has_whatever_hypothesis_thinks_of() -> N
 
 
 @pytest.mark.timeout(0)
+@pytest.mark.usefixtures("unmeasured")
 def test_every_client_has_what_its_twin_has_in_thousands_of_histories() -> None:
     first = int(os.environ.get("STATE_MACHINE_SEED") or random.randrange(2**32))
     play_many_by_chance(first, 10 * EXAMPLES)
@@ -1054,6 +1065,7 @@ def play_many_by_chance(first_seed: int, count: int) -> None:
 
 @pytest.mark.parametrize("broken", BREAKS, ids=lambda broken: broken.__name__.replace("_", " "))
 @pytest.mark.timeout(0)
+@pytest.mark.usefixtures("unmeasured")
 def test_a_core_in_which_one_thing_is_broken_is_found_out(
     broken: Break, monkeypatch: pytest.MonkeyPatch
 ) -> None:
