@@ -20,6 +20,11 @@ class InvalidPacket(ValueError):
 class Owner(Protocol):
     """What the inbox needs of the connection that it belongs to."""
 
+    @property
+    def handlers_at_once(self) -> int:
+        """So many handlers may run at a time. One is python-socketio's ``async_handlers=False``."""
+        ...
+
     def act_on(self, packet: Packet) -> asyncio.Task[None] | None:
         """Act on a packet; return the task of the handler that was started. Raises InvalidPacket."""
         ...
@@ -34,16 +39,12 @@ class Owner(Protocol):
 
 
 class Inbox:
-    """Lets packets be acted on one after the other, with so many handlers running at a time.
+    """Lets packets be acted on in their order, each once few enough handlers are running."""
 
-    One at a time is python-socketio's ``async_handlers=False``; else the number is only a limit.
-    """
+    __slots__ = ("_handlers", "_held", "_held_bytes", "_owner")
 
-    __slots__ = ("_handlers", "_handlers_at_once", "_held", "_held_bytes", "_owner")
-
-    def __init__(self, owner: Owner, handlers_at_once: int) -> None:
+    def __init__(self, owner: Owner) -> None:
         self._owner = owner
-        self._handlers_at_once = handlers_at_once
         self._handlers: set[asyncio.Task[None]] = set()
         self._held: deque[Packet | Callable[[], None]] | None = None
         self._held_bytes = 0
@@ -51,7 +52,7 @@ class Inbox:
     @property
     def is_busy(self) -> bool:
         """Whether a packet would have to wait."""
-        return bool(self._held) or len(self._handlers) >= self._handlers_at_once
+        return bool(self._held) or len(self._handlers) >= self._owner.handlers_at_once
 
     def put(self, packet: Packet) -> None:
         """Act on a packet, or keep it until it is its turn. Raises InvalidPacket."""
@@ -101,7 +102,7 @@ class Inbox:
 
     def _go_on(self) -> None:
         was_held_back = self._held_bytes > HELD_BYTES
-        while self._held and len(self._handlers) < self._handlers_at_once:
+        while self._held and len(self._handlers) < self._owner.handlers_at_once:
             what = self._held.popleft()
             if isinstance(what, str | bytes):
                 self._held_bytes -= len(what)

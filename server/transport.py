@@ -76,7 +76,7 @@ class EngineConnection(Connection):
         self._timer: asyncio.TimerHandle | None = None
         self._pinged = False
         self._last_word = CLOSE
-        self._inbox = Inbox(self, engine.handlers_at_once)
+        self._inbox = Inbox(self)
 
     @property
     def unsent_bytes(self) -> int:
@@ -197,6 +197,11 @@ class EngineConnection(Connection):
         """The client does not keep to the protocol."""
         logger.info("%s: %s", self.id, error)
         self._shut(self._engine.reason.TRANSPORT_CLOSE, abort=False)
+
+    @property
+    def handlers_at_once(self) -> int:
+        """So many of its handlers may run at a time."""
+        return self._engine.handlers_at_once
 
     def hold_back(self, *, paused: bool) -> None:
         """Read no more from the client, or read again. One that polls waits for the answer to its POST."""

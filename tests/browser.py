@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from processes import DEADLINE
@@ -26,6 +26,7 @@ except ImportError:
     missing("playwright, which drives the browser, is not installed: pip install playwright")
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHAT = {"server": {"handlers": "socketio_eventstore.server.chat"}}
 FLAGS = (
     "--no-sandbox",  # containers run as root
     "--disable-gpu",
@@ -119,3 +120,23 @@ class Tab:
         away = ("Failed to load resource", "WebSocket connection to")
         if message.type == "error" and not message.text.startswith(away):
             self.errors.append(message.text)
+
+
+OpenTab = Callable[..., Tab]
+
+
+@contextmanager
+def opening_tabs(chromium: Browser, url: str) -> Iterator[OpenTab]:
+    """Opens the page, in a window with the given properties, and waits until it is connected."""
+    tabs: list[Tab] = []
+
+    def open_tab(**window: Any) -> Tab:
+        tab = Tab(chromium.new_page(**window), url)
+        tabs.append(tab)
+        tab.is_connected(recovered=False)
+        return tab
+
+    yield open_tab
+    for tab in tabs:
+        tab.page.close()
+        assert tab.errors == []

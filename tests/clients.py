@@ -423,6 +423,16 @@ class RawPolling:
         await self.post("1")
 
 
+async def rest(client: RawPolling) -> list[str]:
+    """What else comes until the transport ends."""
+    packets: list[str] = []
+    try:
+        while True:
+            packets.append(await client.packet())
+    except NotAnswered:
+        return packets
+
+
 def _prefix(namespace: str) -> str:
     return "" if namespace == "/" else f"{namespace},"
 

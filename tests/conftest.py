@@ -4,12 +4,15 @@ import asyncio
 import gc
 import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 import pytest_asyncio
 from clients import NodeClients, node_command
+from core import Core, running
+from embedded import Server, serving
 
 
 def pytest_collection_finish() -> None:
@@ -57,3 +60,21 @@ async def node() -> AsyncIterator[NodeClients]:
 async def http() -> AsyncIterator[aiohttp.ClientSession]:
     async with aiohttp.ClientSession() as session:
         yield session
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "events.db"
+
+
+@pytest.fixture(name="server")
+async def embedded_server(path: Path) -> AsyncIterator[Server]:
+    """An application in this process. Tests of another kind of server have a fixture of their own."""
+    async with serving(path) as server:
+        yield server
+
+
+@pytest.fixture(name="core")
+async def running_core(path: Path) -> AsyncIterator[Core]:
+    async with running(path) as core:
+        yield core

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -70,3 +71,9 @@ def python(code: str, *arguments: str | Path, **options: Any) -> subprocess.Pope
     """A Python process of its own that runs this code."""
     command: Sequence[str] = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options)
+
+
+def put_back(copy: Path, database: Path) -> None:
+    shutil.rmtree(database.parent)
+    database.parent.mkdir()
+    shutil.copy(copy, database)

@@ -8,7 +8,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from clients import Client, NodeClients, NotAnswered, RawPolling
+from clients import Client, NodeClients, RawPolling, rest
 from processes import EmbeddedServer, ServerProcess
 
 ALWAYS_CONNECT = """
@@ -34,16 +34,6 @@ web.run_app(app, host="127.0.0.1", port=port, print=None)
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     with ServerProcess(tmp_path_factory.mktemp("server")) as server:
         yield server
-
-
-async def rest(client: RawPolling) -> list[str]:
-    """What else comes until the transport ends."""
-    packets: list[str] = []
-    try:
-        while True:
-            packets.append(await client.packet())
-    except NotAnswered:
-        return packets
 
 
 async def publish_secrets(control: Client, sid: str) -> None:

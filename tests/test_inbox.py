@@ -17,6 +17,7 @@ class Connection:
         self.tasks: list[asyncio.Task[None]] = []
         self.invalid: list[InvalidPacket] = []
         self.is_held_back = False
+        self.handlers_at_once = 1
 
     def act_on(self, packet: Packet) -> asyncio.Task[None] | None:
         if packet == "invalid":
@@ -53,7 +54,8 @@ async def connection() -> AsyncIterator[Connection]:
 
 
 async def test_handlers_run_side_by_side_up_to_the_limit(connection: Connection) -> None:
-    inbox = Inbox(connection, 2)
+    connection.handlers_at_once = 2
+    inbox = Inbox(connection)
     for packet in ("a", "b", "c", "d"):
         inbox.put(packet)
     assert connection.begun == ["a", "b"]
@@ -64,7 +66,7 @@ async def test_handlers_run_side_by_side_up_to_the_limit(connection: Connection)
 
 
 async def test_nothing_overtakes_a_packet_that_waits(connection: Connection) -> None:
-    inbox = Inbox(connection, 1)
+    inbox = Inbox(connection)
     for packet in ("a", "no handler", "b", "no handler"):
         inbox.put(packet)
     assert connection.begun == ["a"]
@@ -75,7 +77,7 @@ async def test_nothing_overtakes_a_packet_that_waits(connection: Connection) -> 
 
 
 async def test_the_end_comes_after_what_was_put_before_it(connection: Connection) -> None:
-    inbox = Inbox(connection, 1)
+    inbox = Inbox(connection)
     ends: list[list[Packet]] = []
     inbox.put("a")
     inbox.put("b")
@@ -89,7 +91,7 @@ async def test_the_end_comes_after_what_was_put_before_it(connection: Connection
 
 
 async def test_a_client_that_sends_faster_than_handlers_end_is_held_back(connection: Connection) -> None:
-    inbox = Inbox(connection, 1)
+    inbox = Inbox(connection)
     inbox.put("a")
     inbox.put("x" * HELD_BYTES)
     assert not connection.is_held_back
@@ -100,7 +102,7 @@ async def test_a_client_that_sends_faster_than_handlers_end_is_held_back(connect
 
 
 async def test_an_invalid_packet_is_told_at_once_or_when_it_is_its_turn(connection: Connection) -> None:
-    inbox = Inbox(connection, 1)
+    inbox = Inbox(connection)
     with pytest.raises(InvalidPacket):
         inbox.put("invalid")
     inbox.put("a")
@@ -111,7 +113,7 @@ async def test_an_invalid_packet_is_told_at_once_or_when_it_is_its_turn(connecti
 
 
 async def test_what_waits_is_forgotten_when_the_connection_is_closed(connection: Connection) -> None:
-    inbox = Inbox(connection, 1)
+    inbox = Inbox(connection)
     inbox.put("a")
     inbox.put("b")
     inbox.clear()
@@ -120,7 +122,7 @@ async def test_what_waits_is_forgotten_when_the_connection_is_closed(connection:
 
 
 async def test_one_can_wait_until_a_packet_need_not(connection: Connection) -> None:
-    inbox = Inbox(connection, 1)
+    inbox = Inbox(connection)
     inbox.put("a")
     waiting = asyncio.create_task(inbox.wait())
     await asyncio.sleep(0)

@@ -21,11 +21,6 @@ from socketio_eventstore.store.model import Answered, Interval, SessionBound
 from socketio_eventstore.store.schema import HEAD_REVISION
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "events.db"
-
-
 def open_and_write(path: Path) -> int:
     """The number of the event that it wrote."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -13,6 +12,7 @@ import aiohttp
 import pytest
 from clients import NodeClients, RawPolling
 from processes import ServerProcess
+from storing import put_back
 
 
 @pytest.fixture(scope="module")
@@ -153,12 +153,6 @@ async def test_a_client_that_keeps_the_offset_of_its_former_session_recovers_the
 def copy_while_it_runs(database: Path, copy: Path) -> None:
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("VACUUM INTO ?", (str(copy),))
-
-
-def put_back(copy: Path, database: Path) -> None:
-    shutil.rmtree(database.parent)
-    database.parent.mkdir()
-    shutil.copy(copy, database)
 
 
 @pytest.mark.parametrize("later_starts", [0, 2], ids=["same start", "later start"])

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from core import Core, Recorder
 from storing import event, opened
-from test_dispatch import Core, Recorder, running
 
 from socketio_eventstore.server.recovery import Limits, Recovery, Restore, Result, hash_pid
 from socketio_eventstore.server.registry import Registry, Session, State
@@ -18,17 +18,6 @@ from socketio_eventstore.store.model import Interval, Missed, SessionOpened
 
 LIMITS = Limits(max_disconnection_seconds=60.0, max_missed_packets=100, max_missed_bytes=10_000)
 SIZE_BYTES = event("hello").size_bytes
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "events.db"
-
-
-@pytest.fixture
-async def core(path: Path) -> AsyncIterator[Core]:
-    async with running(path) as core:
-        yield core
 
 
 async def decide(

@@ -3,8 +3,8 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
+from core import Recorder
 from storing import event
-from test_dispatch import Recorder
 
 from socketio_eventstore.server.packets import Frames
 from socketio_eventstore.server.recovery import hash_pid

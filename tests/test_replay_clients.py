@@ -9,7 +9,7 @@ Where the reference loses, repeats or leaks (DESIGN section 4), and what shows t
 | no event received yet: never recovered | test_clients: a client that has never received an event |
 | | test_clocks: quiet, never messaged and reloaded clients |
 | long quiet connection, offset pruned | test_clocks: quiet, never messaged and reloaded clients |
-| half-open connection: refused, or a zombie | test_clients: a half-open connection does not keep its client |
+| half-open connection: refused, or a zombie | test_clients_that_return: a half-open connection |
 | | test_takeover: a network that goes silent again and again; what the old connection had in flight |
 | volatile event ending in a string destroys the offset | test_clients: volatile emits are not stored |
 | | here: volatile events leave a client where it was |
@@ -25,7 +25,7 @@ Where the reference loses, repeats or leaks (DESIGN section 4), and what shows t
 | unbounded replay and log memory, restore costs O(log) | here: more was missed than a replay may bring |
 | | test_index; test_transport: a reader that is too slow; here: a client that reads slowly |
 | no expiry event | test_session_expired, all of it |
-| events of clients are lost | test_exactly_once, all of it |
+| events of clients are lost | test_exactly_once and test_exactly_once_handlers, all of them |
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from clients import Client, Connected, NodeClients, number_of
 from processes import ServerProcess
+from storing import put_back
 
 ROUNDS = 20
 ROOM = "room of all five"
@@ -225,12 +226,6 @@ async def test_sessions_whose_clients_do_not_return_after_a_crash_expire_and_say
         await client.connect()
         await client.recovered_again()
         assert await control.call("seen", {"sid": first.sid}) == []
-
-
-def put_back(copy: Path, database: Path) -> None:
-    shutil.rmtree(database.parent)
-    database.parent.mkdir()
-    shutil.copy(copy, database)
 
 
 @pytest.mark.parametrize("restarted", [False, True], ids=["same start", "later start"])

@@ -33,11 +33,6 @@ asyncio.run(main())
 EVENTS_PER_COMMIT = 100
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "events.db"
-
-
 def write_until_killed(path: Path, commits: int) -> list[tuple[str, int, int]]:
     """Boot, first and last number of each commit that the process acknowledged before it was killed."""
     with python(WRITER, path, cwd=Path(__file__).parent) as process:

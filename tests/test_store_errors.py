@@ -16,11 +16,6 @@ from socketio_eventstore.store.log import EventLog
 from socketio_eventstore.store.model import Change, DataSaved, Event
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "events.db"
-
-
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Another program is in the middle of a write."""

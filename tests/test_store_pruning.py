@@ -2,18 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from storing import always, event, joined, left, opened, session, sqlite
 
 from socketio_eventstore.store.index import GENERATION_LENGTH
 from socketio_eventstore.store.model import Interval
 
 FOREVER = 10**9
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "events.db"
 
 
 async def test_the_oldest_events_go_first_and_not_more_than_allowed(path: Path) -> None:

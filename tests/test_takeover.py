@@ -7,7 +7,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from clients import Client, NodeClients, NotAnswered, RawPolling
+from clients import Client, NodeClients, RawPolling, rest
 from processes import Proxy, ServerProcess
 
 
@@ -17,16 +17,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     config = {"server": {"ping_interval": 25.0, "ping_timeout": 20.0}}
     with ServerProcess(tmp_path_factory.mktemp("server"), config) as server:
         yield server
-
-
-async def rest(client: RawPolling) -> list[str]:
-    """What else comes until the transport ends."""
-    packets: list[str] = []
-    try:
-        while True:
-            packets.append(await client.packet())
-    except NotAnswered:
-        return packets
 
 
 async def history(control: Client, sid: str) -> list[str]:

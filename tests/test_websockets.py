@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 import pytest
 from aiohttp import web
 from clients import NodeClients
+from embedded import Seen, Server, serving
 from processes import DEADLINE, ServerProcess
 from test_clients import recovers_what_it_missed
-from test_transport import Seen, Server, serving
 
 COMPRESSED = 0x40
 HANDSHAKE = (
