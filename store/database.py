@@ -20,6 +20,7 @@ from socketio_eventstore.store.errors import (
     StoreRejected,
     StoreUnavailable,
 )
+from socketio_eventstore.store.lock import Lock
 from socketio_eventstore.store.relief import GilRelief
 
 T = TypeVar("T")
@@ -50,9 +51,11 @@ def store_error(error: Exception) -> StoreError | None:
 
 
 class Connection(sqlite3.Connection):
-    """A connection that tells its event loop while it waits for the disk."""
+    """A connection that tells its event loop while it waits for the disk, and may own the file's lock."""
 
     relief: GilRelief | None = None
+    lock: Lock | None = None
+    """Held until the connection is closed."""
 
     def commit(self) -> None:
         """End the transaction, if there is one, and make it durable."""
@@ -61,6 +64,14 @@ class Connection(sqlite3.Connection):
         else:
             with self.relief.syncing():
                 super().commit()
+
+    def close(self) -> None:
+        """Close it, and let others write the file."""
+        try:
+            super().close()
+        finally:
+            if self.lock is not None:
+                self.lock.release()
 
 
 class Database:

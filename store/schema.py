@@ -16,13 +16,15 @@ from typing import Final, Literal
 
 from socketio_eventstore.store.database import Connection
 from socketio_eventstore.store.errors import DatabaseTooNew, StoreError, StoreNotUsable
+from socketio_eventstore.store.lock import Lock
 
 HEAD_REVISION: Final = "0002"
 """The newest migration. A database that is there already opens without importing alembic (0.3 s)."""
 APPLICATION_ID: Final = 0x53696F45
 """What the first migration writes into the file's header."""
 OPENING_PATIENCE: Final = 10.0
-"""Seconds to wait for another program's lock while opening, a migration in another process included."""
+"""Seconds to wait for another program's lock while opening: a server that is about to end included, which
+takes up to ``shutdown_grace``, 10 s unless told otherwise."""
 
 _BUSY_TIMEOUT: Final = "PRAGMA busy_timeout = 0"
 _READER_BUSY_TIMEOUT: Final = "PRAGMA busy_timeout = 1000"
@@ -33,12 +35,13 @@ _SYNCHRONOUS: Final = {"full": "PRAGMA synchronous = FULL", "normal": "PRAGMA sy
 def writer(path: Path) -> Connection:
     """Open the one connection that writes; create or migrate the database before.
 
-    It is durable ("full") until ``settle`` says otherwise.
+    It is durable ("full") until ``settle`` says otherwise, and the only one on this file until it is closed.
     """
     with _explained(path):
         _create_file(path)
         connection = _connect(path, "rw")
         try:
+            connection.lock = Lock(path, OPENING_PATIENCE)
             _check(connection)
             _patiently(lambda: connection.execute("PRAGMA journal_mode = WAL"))
             if _revision(connection) != HEAD_REVISION:

@@ -177,6 +177,35 @@ def test_a_file_that_is_no_database_is_said(folder: Path) -> None:
         assert line.startswith("socketio-eventstore: ") and "events.db" in line
 
 
+IMPATIENT = """
+from socketio_eventstore.server.__main__ import main
+from socketio_eventstore.store import schema
+
+schema.OPENING_PATIENCE = 0.0
+main()
+"""
+
+
+def test_a_database_that_a_server_uses_is_said(folder: Path) -> None:
+    with running(folder, "serve") as (server, _):
+        for command in ("serve", "migrate"):
+            other = subprocess.run(
+                (sys.executable, "-c", IMPATIENT, command),
+                cwd=folder,
+                env=environment({}),
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            database = folder / "data" / "events.db"
+            expected = f"The event store cannot be opened. {database} is in use by another server."
+            assert_refused(other, expected)
+        server.kill()
+        server.wait()
+        assert run(folder, "migrate").returncode == 0
+
+
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
 def test_serving_ends_in_order(folder: Path, by: signal.Signals) -> None:
     with running(folder, "serve") as (process, _):

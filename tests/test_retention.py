@@ -168,6 +168,7 @@ def test_the_service_clock_goes_on_where_the_last_server_stopped() -> None:
 async def test_a_sweep_writes_down_the_service_time(core: Core, kept: Kept, tmp_path: Path) -> None:
     kept.monotonic.now = 12.5
     await kept.sweep()
+    await core.log.close()
     async with opened(tmp_path / "events.db") as log:
         assert log.service_time_at_open == 12.5
 

@@ -11,6 +11,7 @@ from typing import cast
 import pytest
 from storing import always, event, joined, opened, session
 
+from socketio_eventstore.store import lock
 from socketio_eventstore.store.errors import StoreBusy, StoreClosed, StoreRejected, StoreUnavailable
 from socketio_eventstore.store.log import EventLog
 from socketio_eventstore.store.model import Change, DataSaved, Event
@@ -158,7 +159,10 @@ async def test_a_replaced_file_is_noticed(path: Path) -> None:
             await log.beat(2.0)
 
 
-async def test_a_second_server_on_the_same_database_stops_the_first_from_writing(path: Path) -> None:
+async def test_where_files_have_no_locks_a_second_server_stops_the_first_from_writing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "HAS_LOCKS", False)
     async with opened(path) as first:
         assert await first.commit([event()]) == [1]
         async with opened(path) as second:

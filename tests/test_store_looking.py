@@ -81,7 +81,7 @@ async def test_only_the_owner_can_read_the_files(path: Path) -> None:
     try:
         async with opened(path) as log:
             await log.commit([event()])
-            names = ["events.db", "events.db-shm", "events.db-wal"]
+            names = ["events.db", "events.db-lock", "events.db-shm", "events.db-wal"]
             assert sorted(file.name for file in path.parent.iterdir()) == names
             assert {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()} == {0o600}
     finally:
