@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from socketio_eventstore.server.milestones import Milestones
 from socketio_eventstore.server.registry import Registry, Session, State
 from socketio_eventstore.store.errors import OffsetRefused, OffsetRolledBack, OffsetUnknown
 from socketio_eventstore.store.model import Interval, LoggedEvent, Missed, Place
 
 logger = logging.getLogger(__name__)
+
+
+OVERDUE_EVENTS = 256
+OVERDUE_BYTES = 1_000_000
+"""How much is looked at to find out whether a client was to receive any of it."""
 
 
 class Result(StrEnum):
@@ -86,6 +93,19 @@ class Limits:
     max_disconnection_seconds: float
     max_missed_packets: int
     max_missed_bytes: int
+    heartbeat_seconds: float = 45.0
+    """How long a connection may be dead before the server notices."""
+
+    @property
+    def max_unconfirmed_seconds(self) -> float:
+        """How long an event is offered again and again to a client that does not confirm it.
+
+        A client that is honest lives to answer a heartbeat, or says by its offset, when it comes back,
+        what it received. It may be gone for a heartbeat before that is noticed, away for as long as is
+        allowed, have a connection too short for a heartbeat, and be away for as long again before it says
+        so.
+        """
+        return 2 * self.max_disconnection_seconds + self.heartbeat_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +128,7 @@ class Recovery:
         self._history = history
         self._registry = registry
         self._limits = limits
+        self.milestones = Milestones(limits.max_unconfirmed_seconds)
         self.results: Counter[Result] = Counter()
         """How many reconnections were answered how."""
 
@@ -119,8 +140,12 @@ class Recovery:
 
     def is_expired(self, session: Session, service_now: float) -> bool:
         """Whether a session has been away for longer than the maximum disconnection duration."""
-        limit = self._limits.max_disconnection_seconds
-        return session.state is State.AWAY and service_now - session.away_since > limit
+        return session.state is State.AWAY and self._is_overdue(session, service_now)
+
+    def _is_overdue(self, session: Session, service_now: float) -> bool:
+        # While it connects the time goes on: with a claim after the other nobody could ever be refused.
+        waits = session.state in (State.AWAY, State.CONNECTING)
+        return waits and service_now - session.away_since > self._limits.max_disconnection_seconds
 
     async def decide(
         self, namespace: str, pid: object, offset: object, position: int, clock: Callable[[], float]
@@ -144,13 +169,31 @@ class Recovery:
         )
         if len(missed.numbers) > limits.max_missed_packets or missed.size_bytes > limits.max_missed_bytes:
             return Result.TOO_MANY_MISSED
+        numbers = await self._still_missed(session, missed.numbers, clock())
         if self._registry.with_pid(hash_pid(pid)) is not session:  # it ended while the log was asked
             return Result.UNKNOWN_SESSION
-        if self.is_expired(session, clock()):
+        if numbers is None or self._is_overdue(session, clock()):
             return Result.EXPIRED
         # What was not for it need not be kept for it: a quiet client must not hold up pruning.
-        reached = missed.numbers[0] - 1 if missed.numbers else position
+        reached = numbers[0] - 1 if numbers else position
         return Restore(session, max(cursor, reached, session.confirmed, self._history.pruned_through))
+
+    async def _still_missed(
+        self, session: Session, numbers: Sequence[int], now: float
+    ) -> Sequence[int] | None:
+        """The missed events, perhaps without first ones that it is not to be sent; None if it is too late.
+
+        A client that came back for the same event for so long, and answers no heartbeat, does not mean
+        to receive it: pruning would wait for it for ever.
+        """
+        limit = self._limits.max_unconfirmed_seconds
+        overdue = numbers[: bisect_right(numbers, self.milestones.passed(now))]
+        if not overdue or now - session.answered_at <= limit:
+            return numbers
+        logged = await self._history.read(overdue[:OVERDUE_EVENTS], OVERDUE_BYTES)
+        if any(session.sid not in entry.event.skip for entry in logged):
+            return None
+        return numbers[len(logged) :]
 
     def _cursor(self, session: Session, offset: object) -> int | Result:
         # What was confirmed or pruned needs no offset: positions are compared, rows never looked up.

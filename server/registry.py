@@ -61,22 +61,23 @@ class Connection(ABC):
     def unsent_bytes(self) -> int:
         """What was handed over and has not left yet."""
 
-    def ping_written(self, position: int) -> None:
-        """Note what lies before a heartbeat in the connection's bytes.
+    def ping_written(self, position: int, now: float) -> None:
+        """Note what lies before a heartbeat in the connection's bytes; ``now`` is service time in seconds.
 
         Engine.IO heartbeats are receipts: what was written before a ping has arrived when its pong
         comes. A session that is not accepted yet was written nothing.
         """
         for session in self.sessions.values():
             if session.state is State.LIVE:
-                session.mark = position
+                session.mark, session.marked_at = position, now
             elif session.state is State.REPLAYING:
-                session.mark = session.sent
+                session.mark, session.marked_at = session.sent, now
 
     def pong_received(self) -> None:
         """The client has answered the heartbeat."""
         for session in self.sessions.values():
             session.confirm(session.mark)
+            session.answered_at = session.marked_at
 
 
 @dataclass(eq=False, slots=True)
@@ -114,6 +115,10 @@ class Session:
     """While it connects or replays: events up to this number need not be sent (again)."""
     mark: int = 0
     """What will be confirmed when the outstanding heartbeat is answered."""
+    marked_at: float = 0.0
+    """Service time in seconds at which that was written."""
+    answered_at: float = 0.0
+    """Service time in seconds at which the last heartbeat that it answered was written."""
     held: list[tuple[int, Frames]] = field(default_factory=list)
     """Packets that are not in the log, with the position at which they belong into the replay."""
     held_bytes: int = 0
@@ -161,7 +166,7 @@ class Session:
         self.connection = connection
         self.vouched = None
         connection.sessions[self.namespace] = self
-        self.sent, self.mark = cursor, self.confirmed
+        self.sent, self.mark, self.marked_at = cursor, self.confirmed, self.answered_at
         return self.claim
 
     def detach(self) -> Connection | None:

@@ -104,6 +104,7 @@ class Retention:
         # who was expired when events were pruned must not be found waiting for them.
         now = self._clock()
         await self._log.beat(now)
+        self._recovery.milestones.note(now, self._dispatcher.position)
         for session in list(self._dispatcher.registry):
             if self._recovery.is_expired(session, now) and session not in self._expiring:
                 self._expiring[session] = asyncio.create_task(self._expire(session))

@@ -44,6 +44,8 @@ class Options:
     max_client_buffer: int = 4_000_000
     websocket_compression: int = 0
     """Frames from so many bytes on are compressed; 0: none."""
+    heartbeat: float = 45.0
+    """How long a connection may be dead before that is noticed."""
 
     @property
     def max_event_bytes(self) -> int:
@@ -70,7 +72,10 @@ class Runtime:
         )
         self.replayer.dispatcher = self.dispatcher
         limits = Limits(
-            options.max_disconnection_duration, options.max_missed_packets, options.max_missed_bytes
+            options.max_disconnection_duration,
+            options.max_missed_packets,
+            options.max_missed_bytes,
+            options.heartbeat,
         )
         self.recovery = Recovery(log, self.registry, limits)
         self.clock = ServiceClock(log.service_time_at_open if isinstance(log, EventLog) else 0.0)

@@ -60,6 +60,8 @@ class Wire(Connection):
         self.flying: deque[str] = deque()
         self.closed = False
         """As the server sees it."""
+        self.pinged_at = 0.0
+        """When it was sent its last heartbeat, in seconds."""
         self.crowded = False
         """Whether the client reads nothing for now."""
         self.decision: asyncio.Future[bool] | None = None
@@ -105,6 +107,8 @@ class Client:
     """The texts of the stored events, since its session began."""
     last_seen: float = 0.0
     """When it was connected for certain, in seconds."""
+    answered_at: float = 0.0
+    """When it was sent the last heartbeat that it answered, in seconds."""
 
     @property
     def key(self) -> tuple[str, str]:

@@ -28,6 +28,7 @@ from socketio_eventstore.store.model import Change, Room, SessionAway, SessionRe
 
 DURATION = 10.0
 """How many seconds a client may be away."""
+LIMITS = Limits(DURATION, 10**6, 10**9, heartbeat_seconds=1.0)
 ROOMS: tuple[Room, ...] = ("red", "blue", 7)
 
 
@@ -95,7 +96,7 @@ class World:
             self.log, self.registry, TextCodec(), tail_bytes=60, offsets=True, catch_up=replayer.begin
         )
         replayer.dispatcher = self.dispatcher
-        self.recovery = Recovery(self.log, self.registry, Limits(DURATION, 10**6, 10**9))
+        self.recovery = Recovery(self.log, self.registry, LIMITS)
         self.clock = ServiceClock(self.log.service_time_at_open, lambda: self.seconds)
         now, left_open = self.clock(), list[Change]()
         for stored in self.log.load_sessions():
@@ -252,7 +253,8 @@ class World:
         """What the transport does for a heartbeat."""
         if client.wire is not None and not client.wire.closed and PING not in client.wire.flying:
             client.wire.write([Frames(PING)])
-            client.wire.ping_written(self.dispatcher.position)
+            client.wire.ping_written(self.dispatcher.position, self.clock())
+            client.wire.pinged_at = self.seconds
 
     def deliver(self, client: Client, count: int) -> None:
         """The client takes what has come, packet by packet."""
@@ -269,6 +271,7 @@ class World:
         if packet == PING:
             if not wire.closed:
                 wire.pong_received()
+                client.answered_at = wire.pinged_at if client.connected else client.answered_at
             return
         kind, start = packet[:2], packet.find("[" if packet[:2] == "42" else "{")
         content: Any = json.loads(packet[start:]) if start > 0 else None
@@ -329,8 +332,16 @@ class World:
             return False
         if client.key in self.away_again:  # and the time in which to return runs since long ago
             return False
+        if self.confirms_nothing(client):
+            return False
         # The clock of the server may be slower, never faster than this.
         return self.seconds - client.last_seen <= DURATION and not self.is_lost(client.offset)
+
+    def confirms_nothing(self, client: Client) -> bool:
+        """Whether it lacks something for so long, and answered no heartbeat, that it need not be believed."""
+        missed = self.twins.received[client.key][len(client.received) :]
+        too_old = self.seconds - LIMITS.max_unconfirmed_seconds
+        return bool(missed) and max(missed[0][1].emitted_at, client.answered_at) <= too_old
 
     def is_lost(self, offset: str | None) -> bool:
         """Whether an offset lies in a future that a crash took."""

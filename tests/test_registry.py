@@ -250,17 +250,17 @@ def test_a_pong_confirms_what_was_sent_before_its_ping() -> None:
     member, connection = session(), Recorder()
     member.attach(connection, 0)
     member.state = State.LIVE
-    connection.ping_written(7)
-    assert member.confirmed == 0
+    connection.ping_written(7, now=5.0)
+    assert member.confirmed == member.answered_at == 0
     connection.pong_received()
-    assert member.confirmed == 7
+    assert (member.confirmed, member.answered_at) == (7, 5.0)
 
 
 def test_in_a_replay_a_pong_confirms_only_what_the_replay_had_sent() -> None:
     member, connection = session(), Recorder()
     member.attach(connection, 3)
     member.state, member.sent = State.REPLAYING, 5
-    connection.ping_written(100)
+    connection.ping_written(100, now=5.0)
     member.sent = 9
     connection.pong_received()
     assert member.confirmed == 5
@@ -270,16 +270,16 @@ def test_a_ping_before_the_acceptance_confirms_nothing() -> None:
     member, connection = session(), Recorder()
     member.confirm(2)
     member.attach(connection, 8)
-    connection.ping_written(100)
+    connection.ping_written(100, now=5.0)
     connection.pong_received()
-    assert member.confirmed == 2
+    assert (member.confirmed, member.answered_at) == (2, 0.0)
 
 
 def test_a_pong_of_a_former_connection_confirms_nothing() -> None:
     member, old, new = session(), Recorder("old"), Recorder("new")
     member.attach(old, 0)
     member.state = State.LIVE
-    old.ping_written(7)
+    old.ping_written(7, now=5.0)
     member.attach(new, 4)
     old.pong_received()
     new.pong_received()

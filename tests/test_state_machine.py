@@ -163,9 +163,9 @@ def a_departure_confirms_what_never_arrived(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_heartbeat_confirms_what_a_replay_has_not_sent_yet(patch: pytest.MonkeyPatch) -> None:
-    def mark_all(self: Connection, position: int) -> None:
+    def mark_all(self: Connection, position: int, now: float) -> None:
         for session in self.sessions.values():
-            session.mark = position
+            session.mark, session.marked_at = position, now
 
     patch.setattr(Connection, "ping_written", mark_all)
 

@@ -7,6 +7,7 @@ import itertools
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,6 +74,8 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
     def set_server(self, server: Any) -> None:
         """Take over the server that this manager was given to; called by its constructor."""
         super().set_server(server)
+        heartbeat = server.eio.ping_interval + server.eio.ping_timeout
+        self.options = replace(self.options, heartbeat=heartbeat)
         RecoverableServer.adopt(server, self)
 
     async def start(self) -> Runtime:

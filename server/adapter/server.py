@@ -320,8 +320,9 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
 
     def ping_written(self, connection: EngineConnection) -> None:
         """A heartbeat was put behind what the connection was sent."""
-        if self.manager.runtime is not None:
-            connection.ping_written(self.manager.runtime.dispatcher.position)
+        runtime = self.manager.runtime
+        if runtime is not None:
+            connection.ping_written(runtime.dispatcher.position, runtime.clock())
 
     def flush(self) -> None:
         """Hand what has been dispatched to the connections."""
