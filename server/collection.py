@@ -8,7 +8,7 @@ from contextvars import ContextVar
 
 from socketio_eventstore.server.dispatch import Dispatcher, Turn
 from socketio_eventstore.server.registry import Session
-from socketio_eventstore.server.turns import SessionTurn
+from socketio_eventstore.server.turns import CloseRoom, Join, SessionTurn
 
 
 class Collection:
@@ -24,6 +24,14 @@ class Collection:
         if not self.is_open:
             return False
         return self._only is None or (isinstance(turn, SessionTurn) and turn.session is self._only)
+
+    def hear_of(self, turn: Turn) -> None:
+        """What is not collected overtakes what is: nobody may join a room after it was closed for all."""
+        if self.is_open and isinstance(turn, CloseRoom):
+            closed = (turn.namespace, turn.room)
+            self.turns[:] = [
+                t for t in self.turns if not (isinstance(t, Join) and (t.session.namespace, t.room) == closed)
+            ]
 
 
 _present: ContextVar[Collection | None] = ContextVar("collection", default=None)
@@ -51,6 +59,8 @@ async def submit_or_collect(dispatcher: Dispatcher, turn: Turn) -> object:
     if collection is not None and collection.takes(turn):
         collection.turns.append(turn)
         return None
+    if collection is not None:
+        collection.hear_of(turn)
     return await dispatcher.submit(turn)
 
 
@@ -60,9 +70,12 @@ def collects(turn: Turn) -> bool:
     return collection is not None and collection.takes(turn)
 
 
-def collected(session: Session) -> Iterator[SessionTurn]:
+def collected(session: Session) -> Iterator[SessionTurn | CloseRoom]:
     """The changes of a session that this context has collected and that have not taken effect."""
     collection = _present.get()
     for turn in collection.turns if collection is not None and collection.is_open else ():
-        if isinstance(turn, SessionTurn) and turn.session is session:
-            yield turn
+        match turn:
+            case SessionTurn(session=whose) if whose is session:
+                yield turn
+            case CloseRoom(namespace=where) if where == session.namespace:
+                yield turn

@@ -64,8 +64,6 @@ class Log(Protocol):
 class Turn(ABC):
     """Something that takes effect at one point of the order."""
 
-    alone: ClassVar[bool] = False
-    """Whether its changes depend on the effects of all turns before it."""
     broadcasts: ClassVar[bool] = False
     """Whether all it does is ``Outbox.broadcast``, so that its neighbours may share one audience."""
     settled: asyncio.Future[object] | None = None
@@ -209,9 +207,8 @@ class Dispatcher:
 
     def _next_groups(self) -> list[Sequence[Turn]]:
         groups = [self._queue.popleft()]
-        if not _is_alone(groups[0]):
-            while self._queue and len(groups) < BATCH_TURNS and not _is_alone(self._queue[0]):
-                groups.append(self._queue.popleft())
+        while self._queue and len(groups) < BATCH_TURNS:
+            groups.append(self._queue.popleft())
         self._queued_bytes -= sum([turn.size_bytes for group in groups for turn in group])
         return groups
 
@@ -304,7 +301,3 @@ def _fail(groups: Iterable[Sequence[Turn]], error: Exception) -> None:
     for turn in chain.from_iterable(groups):
         if turn.settled is not None and not turn.settled.done():
             turn.settled.set_exception(error)
-
-
-def _is_alone(group: Sequence[Turn]) -> bool:
-    return any(turn.alone for turn in group)

@@ -20,6 +20,7 @@ from socketio_eventstore.store.model import (
     DataSaved,
     Event,
     Room,
+    RoomClosed,
     RoomJoined,
     RoomLeft,
     SessionBound,
@@ -153,13 +154,11 @@ class Leave(SessionTurn):
 class CloseRoom(Turn):
     """Everybody leaves a room, those that are away as well."""
 
-    alone = True
     namespace: str
     room: Room
 
     def changes(self, registry: Registry) -> Sequence[Change]:
-        members = registry.rooms.get((self.namespace, self.room), {})
-        return [RoomLeft(self.namespace, session.sid, self.room) for session in members]
+        return (RoomClosed(self.namespace, self.room),)
 
     def apply(self, dispatcher: Dispatcher) -> None:
         for session in list(dispatcher.registry.rooms.get((self.namespace, self.room), {})):

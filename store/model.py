@@ -151,6 +151,14 @@ class RoomLeft:
     room: Room
 
 
+@dataclass(frozen=True, slots=True)
+class RoomClosed:
+    """Whoever is in a room at this point leaves it, also who joined it in the same transaction."""
+
+    namespace: str
+    room: Room
+
+
 Change: TypeAlias = (
     Event
     | SessionOpened
@@ -161,6 +169,7 @@ Change: TypeAlias = (
     | DataSaved
     | RoomJoined
     | RoomLeft
+    | RoomClosed
     | Answered
 )
 

@@ -73,6 +73,12 @@ class Histories(RuleBasedStateMachine):
             self.world.submit(Join(session, room), Emit(event), Leave(session, room))
 
     @step()
+    def join_emit_and_close_in_one_transaction(self, number: int, room: Room) -> None:
+        if (session := self._session(number)) is not None:
+            event = self._event("room", number, room)
+            self.world.submit(Join(session, room), Emit(event), CloseRoom(session.namespace, room))
+
+    @step()
     def close_room(self, namespace: str, room: Room) -> None:
         world = self.world
         if world.submit(CloseRoom(namespace, room)):

@@ -23,6 +23,7 @@ from socketio_eventstore.store.model import (
     Missed,
     Place,
     Room,
+    RoomClosed,
     RoomJoined,
     RoomLeft,
     SessionAway,
@@ -132,10 +133,7 @@ class Twins:
     def add(self, position: int, change: Change) -> None:
         match change:
             case Event():
-                for (namespace, sid), rooms in self.present.items():
-                    addressed = change.rooms is None or not rooms.isdisjoint(change.rooms)
-                    if namespace == change.namespace and addressed and sid not in change.skip:
-                        self.received[namespace, sid].append((position, change))
+                self._deliver(position, change)
             case SessionOpened(namespace, sid):
                 self.present[namespace, sid] = {sid}
                 self.received[namespace, sid] = []
@@ -146,10 +144,23 @@ class Twins:
                 self.present[namespace, sid].add(room)
             case RoomLeft(namespace, sid, room) if (namespace, sid) in self.present:
                 self.present[namespace, sid].discard(room)
+            case RoomClosed(namespace, room):
+                self._empty(namespace, room)
             case DataSaved(namespace, sid, data):
                 self.data[namespace, sid] = data
             case _:
                 pass
+
+    def _deliver(self, position: int, event: Event) -> None:
+        for (namespace, sid), rooms in self.present.items():
+            addressed = event.rooms is None or not rooms.isdisjoint(event.rooms)
+            if namespace == event.namespace and addressed and sid not in event.skip:
+                self.received[namespace, sid].append((position, event))
+
+    def _empty(self, namespace: str, room: Room) -> None:
+        for (other, _), rooms in self.present.items():
+            if other == namespace:
+                rooms.discard(room)
 
 
 class Gate:
@@ -310,7 +321,8 @@ class SimulatedLog:
                 for position, change in entry.changes:
                     if not isinstance(change, Event):
                         writers[position] = boot
-                        _apply(change, Place(boot, position), rows, memberships)
+                        for part in _parts(change, memberships):
+                            _apply(part, Place(boot, position), rows, memberships)
         return [
             replace(
                 row,
@@ -320,6 +332,17 @@ class SimulatedLog:
             )
             for key, row in rows.items()
         ]
+
+
+def _parts(change: Change, memberships: dict[SessionKey, list[Interval]]) -> list[Change]:
+    """What it comes to for each session."""
+    if not isinstance(change, RoomClosed):
+        return [change]
+    return [
+        RoomLeft(namespace, sid, change.room)
+        for namespace, sid in memberships
+        if namespace == change.namespace
+    ]
 
 
 def _apply(

@@ -37,7 +37,7 @@ from socketio_eventstore.server.session_turns import Accept, Away
 from socketio_eventstore.server.tail import Tail
 from socketio_eventstore.server.turns import CloseRoom, Emit
 from socketio_eventstore.store.errors import StoreError
-from socketio_eventstore.store.model import Change, Event, Interval, Place, SessionAway
+from socketio_eventstore.store.model import Change, Event, Interval, Place, RoomLeft, SessionAway
 from socketio_eventstore.store.offsets import Boots
 
 
@@ -218,13 +218,20 @@ def a_late_acceptance_of_an_older_claim_counts(patch: pytest.MonkeyPatch) -> Non
 
 
 def closing_a_room_forgets_who_is_away(patch: pytest.MonkeyPatch) -> None:
-    changes = CloseRoom.changes
-
     def only_present(self: CloseRoom, registry: Registry) -> Sequence[Change]:
-        here = {session.sid for session in registry if session.connection is not None}
-        return [change for change in changes(self, registry) if getattr(change, "sid", None) in here]
+        members = registry.rooms.get((self.namespace, self.room), {})
+        here = [session.sid for session in members if session.connection is not None]
+        return [RoomLeft(self.namespace, sid, self.room) for sid in here]
 
     patch.setattr(CloseRoom, "changes", only_present)
+
+
+def closing_a_room_overlooks_who_has_joined_just_now(patch: pytest.MonkeyPatch) -> None:
+    def already_in_memory(self: CloseRoom, registry: Registry) -> Sequence[Change]:
+        members = registry.rooms.get((self.namespace, self.room), {})
+        return [RoomLeft(self.namespace, session.sid, self.room) for session in members]
+
+    patch.setattr(CloseRoom, "changes", already_in_memory)
 
 
 BREAKS: list[Break] = [
@@ -245,6 +252,7 @@ BREAKS: list[Break] = [
     the_skipped_receive_it_too,
     a_session_is_live_before_it_was_told_so,
     closing_a_room_forgets_who_is_away,
+    closing_a_room_overlooks_who_has_joined_just_now,
 ]
 
 

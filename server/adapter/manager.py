@@ -205,7 +205,7 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
         for turn in collected(session):
             if isinstance(turn, Join):
                 joined[turn.room] = 0
-            elif isinstance(turn, Leave):
+            elif isinstance(turn, Leave | CloseRoom):
                 joined.pop(turn.room, None)
         return [session.sid, *joined]
 
