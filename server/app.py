@@ -26,6 +26,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from socketio_eventstore.server.adapter import RecoverableServer, RecoveryManager
 from socketio_eventstore.server.config import Config
 from socketio_eventstore.server.pages_and_probes import add_routes
+from socketio_eventstore.server.slow_requests import closes_slow_requests
 from socketio_eventstore.store.errors import StoreError
 from socketio_eventstore.store.log import EventLog
 
@@ -95,7 +96,7 @@ async def build(config: Config) -> tuple[web.Application, RecoverableServer]:
     sio.connect_timeout = settings.connect_timeout
     module = _import_handlers(config)
     await _register(module, sio, settings.handlers)
-    app = web.Application()
+    app = web.Application(middlewares=[closes_slow_requests(settings.connect_timeout)])
     add_routes(app, settings.path, getattr(module, "PAGES", None), manager)
     sio.attach(app, settings.path)
     return app, sio
@@ -110,7 +111,13 @@ async def _serve(config: Config) -> None:
         listener.close()
         raise StartError(str(error)) from error
     logging.getLogger("aiohttp.server").addFilter(_is_our_fault)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        shutdown_timeout=0.1,
+        # It goes on while a header is incomplete; since aiohttp 3.14.5 it begins with the connection.
+        keepalive_timeout=config.server.connect_timeout,
+    )
     await runner.setup()
     site = web.SockSite(runner, listener, backlog=LISTEN_BACKLOG)
     stop = _stop_signal()
@@ -126,8 +133,9 @@ async def _serve(config: Config) -> None:
 
 
 def _is_our_fault(record: logging.LogRecord) -> bool:
-    """Whether aiohttp's report is worth a line: what is not HTTP is answered with 400, and that is all."""
-    return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
+    """Whether aiohttp's report is worth a line: not what is no HTTP, nor a client that left in the middle."""
+    theirs = (HttpProcessingError, ConnectionError)
+    return record.exc_info is None or not isinstance(record.exc_info[1], theirs)
 
 
 async def _check(config: Config) -> None:
