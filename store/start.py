@@ -22,7 +22,21 @@ SELECT max((SELECT coalesce(max(offset), 0) FROM events),
 _BEGIN_BOOT: Final = """
 INSERT INTO boots (boot, began_after, started_at, alive_at, service_time) VALUES (?1, ?2, ?3, ?3, ?4)
 """
+# All that is older than the one that wrote the oldest event and the ones in which sessions began. What a
+# client brings along from before its session began is kept with the session, as former_offset.
+_PRUNE_BOOTS: Final = """
+DELETE FROM boots
+WHERE boots.number <= (SELECT max(number) FROM boots) - ?
+  AND boots.number < coalesce(
+    (SELECT min(b.number) FROM sessions JOIN boots AS b ON b.boot = start_boot), boots.number + 1)
+  AND boots.number < coalesce(
+    (SELECT max(b.number) FROM boots AS b WHERE b.began_after < (SELECT min(offset) FROM events)),
+    boots.number + 1)
+"""
 _BOOTS: Final = "SELECT boot, began_after FROM boots ORDER BY number"
+
+BOOTS_KEPT = 1000
+"""The newest starts are kept in any case, for people who look, and for clients that make up offsets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +64,7 @@ def begin(
     connection.execute("BEGIN IMMEDIATE")
     head, pruned_through, service_time = connection.execute(_HEAD).fetchone()
     connection.execute(_BEGIN_BOOT, (boot, head, now, service_time))
+    connection.execute(_PRUNE_BOOTS, (BOOTS_KEPT,))
     boots = Boots(connection.execute(_BOOTS))
     index = generations.load(connection, pruned_through, index_memory_bytes)
     connection.commit()
