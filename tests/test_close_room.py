@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from embedded import Seen, away, serving
 from storing import event, joined, left, opened, session
-from test_adapter import away
-from test_transport import Seen, serving
 
 from socketio_eventstore.store.log import EventLog
 from socketio_eventstore.store.model import Interval, RoomClosed

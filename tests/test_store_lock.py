@@ -10,8 +10,8 @@ import threading
 from pathlib import Path
 
 import pytest
+from embedded import until
 from storing import event, opened, python, sqlite
-from test_transport import until
 
 from socketio_eventstore.store import schema
 from socketio_eventstore.store.errors import StoreNotUsable

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from test_dispatch import Core, Recorder, running
-from test_retention import LIMIT_SECONDS, Kept
-from test_transport import Server, serving
+from core import Core, Recorder, running
+from embedded import Server, serving
+from retaining import LIMIT_SECONDS, Kept
 
 from socketio_eventstore.server.milestones import MILESTONES_KEPT, Milestones
 from socketio_eventstore.server.recovery import Limits, Restore, Result
