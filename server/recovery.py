@@ -127,7 +127,7 @@ class Recovery:
     def __init__(self, history: History, registry: Registry, limits: Limits) -> None:
         self._history = history
         self._registry = registry
-        self.limits = limits
+        self._limits = limits
         self.milestones = Milestones(limits.max_unconfirmed_seconds)
         self.results: Counter[Result] = Counter()
         """How many reconnections were answered how."""
@@ -140,21 +140,12 @@ class Recovery:
 
     def is_expired(self, session: Session, service_now: float) -> bool:
         """Whether a session has been away for longer than the maximum disconnection duration."""
-        return session.state is State.AWAY and self._was_gone_too_long(session, service_now)
+        return session.state is State.AWAY and self._is_overdue(session, service_now)
 
-    def confirms_nothing(self, session: Session, service_now: float) -> bool:
-        """Whether a connected session has kept events for too long, and answered no heartbeat meanwhile."""
-        connected = session.state in (State.LIVE, State.REPLAYING)
-        waits = connected and session.confirmed < self.milestones.passed(service_now)
-        return waits and self._is_silent(session, service_now)
-
-    def _is_silent(self, session: Session, service_now: float) -> bool:
-        return service_now - session.answered_at > self.limits.max_unconfirmed_seconds
-
-    def _was_gone_too_long(self, session: Session, service_now: float) -> bool:
+    def _is_overdue(self, session: Session, service_now: float) -> bool:
         # While it connects the time goes on: with a claim after the other nobody could ever be refused.
         waits = session.state in (State.AWAY, State.CONNECTING)
-        return waits and service_now - session.away_since > self.limits.max_disconnection_seconds
+        return waits and service_now - session.away_since > self._limits.max_disconnection_seconds
 
     async def decide(
         self, namespace: str, pid: object, offset: object, position: int, clock: Callable[[], float]
@@ -172,7 +163,7 @@ class Recovery:
         cursor = self._cursor(session, offset)
         if isinstance(cursor, Result):
             return cursor
-        limits, memberships = self.limits, list(session.memberships())
+        limits, memberships = self._limits, list(session.memberships())
         missed = await self._history.missed(
             namespace, memberships, cursor, position, at_most=limits.max_missed_packets
         )
@@ -181,7 +172,7 @@ class Recovery:
         numbers = await self._still_missed(session, missed.numbers, clock())
         if self._registry.with_pid(hash_pid(pid)) is not session:  # it ended while the log was asked
             return Result.UNKNOWN_SESSION
-        if numbers is None or self._was_gone_too_long(session, clock()):
+        if numbers is None or self._is_overdue(session, clock()):
             return Result.EXPIRED
         # What was not for it need not be kept for it: a quiet client must not hold up pruning.
         reached = numbers[0] - 1 if numbers else position
@@ -195,8 +186,9 @@ class Recovery:
         A client that came back for the same event for so long, and answers no heartbeat, does not mean
         to receive it: pruning would wait for it for ever.
         """
+        limit = self._limits.max_unconfirmed_seconds
         overdue = numbers[: bisect_right(numbers, self.milestones.passed(now))]
-        if not overdue or not self._is_silent(session, now):
+        if not overdue or now - session.answered_at <= limit:
             return numbers
         logged = await self._history.read(overdue[:OVERDUE_EVENTS], OVERDUE_BYTES)
         if any(session.sid not in entry.event.skip for entry in logged):

@@ -80,8 +80,6 @@ class Retention:
         self._clock = clock
         self._expired = expired
         self._expiring: dict[Session, asyncio.Task[None]] = {}
-        self._silent: dict[Session, tuple[int, float]] = {}
-        """Those that confirm nothing: by which claim, and since when by the service clock."""
         self._interval_seconds = interval_seconds
         self._retention_seconds = retention_seconds
         self._wall_clock = wall_clock
@@ -110,7 +108,6 @@ class Retention:
         for session in list(self._dispatcher.registry):
             if self._recovery.is_expired(session, now) and session not in self._expiring:
                 self._expiring[session] = asyncio.create_task(self._expire(session))
-        self._cut_off_the_silent(now)
         forgotten_before = self._clock() - self._retention_seconds - ANSWERS_KEPT_SECONDS
         while await self._log.prune_answers(forgotten_before, PRUNE_EVENTS) == PRUNE_EVENTS:
             pass
@@ -124,21 +121,6 @@ class Retention:
             pruned += deleted
             if deleted < PRUNE_EVENTS:
                 return pruned
-
-    def _cut_off_the_silent(self, now: float) -> None:
-        """End the transports that have kept events for too long.
-
-        A connection that is as old as a heartbeat has had the time to answer one. Its transport sees to
-        that, but a client can keep it from asking, by answers that it was not asked for.
-        """
-        silent = [s for s in self._dispatcher.registry if self._recovery.confirms_nothing(s, now)]
-        before, self._silent = self._silent, {}
-        for session in silent:
-            claim, since = before.get(session, (session.claim, now))
-            since = since if claim == session.claim else now
-            self._silent[session] = (session.claim, since)
-            if now - since > self._recovery.limits.heartbeat_seconds and session.connection is not None:
-                session.connection.abort("it answers no heartbeat")
 
     def floor(self, now: float) -> int:
         """The number through which every session that has not expired is known to have its events.
