@@ -108,10 +108,6 @@ class Handshake:
         # Once its turn is in the queue it will end; that its caller is cancelled must not skip the rest.
         return await asyncio.shield(self._spawn(self._end(turn)))
 
-    def follow(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something that the shutdown waits for."""
-        _ = self._spawn(work)
-
     async def finish(self) -> None:
         """Wait for the handlers that are running."""
         while self._tasks:

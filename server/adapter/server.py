@@ -307,16 +307,17 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
     def connection_closed(self, connection: EngineConnection, reason: str) -> None:
         """A transport has ended."""
         self.incoming.forget(connection.id)
-        tasks = [] if self.handshake is None else self.handshake.disconnected(connection, reason)
-        if self.handshake is None or not tasks:
-            self.environ.pop(connection.id, None)
-            return
-
-        async def forget_environ() -> None:
-            await asyncio.wait(tasks)  # their handlers may ask for it
+        leaving = set() if self.handshake is None else set(self.handshake.disconnected(connection, reason))
+        if not leaving:
             self.environ.pop(connection.id, None)
 
-        self.handshake.follow(forget_environ())
+        def left(task: asyncio.Task[None]) -> None:
+            leaving.discard(task)
+            if not leaving:
+                self.environ.pop(connection.id, None)  # which the handlers may have asked for
+
+        for task in list(leaving):
+            task.add_done_callback(left)
 
     def ping_written(self, connection: EngineConnection) -> None:
         """A heartbeat was put behind what the connection was sent."""
