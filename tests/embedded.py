@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,8 @@ class Socket:
     async def packet(self) -> str | bytes | None:
         """The next packet that is not a heartbeat; those are answered."""
         while (packet := await self.raw_packet()) == "2":
-            await self.send("3")
+            with suppress(ConnectionResetError):  # it was closed after the ping, as the next packet says
+                await self.send("3")
         return packet
 
     async def rest(self) -> list[str | bytes]:
