@@ -123,22 +123,23 @@ class Database:
         self._connection.relief = self._relief
         return self._connection
 
-    def submit(self, job: Job[T]) -> asyncio.Future[T]:
+    def submit(self, job: Job[T], landed: Callable[[T], None] | None = None) -> asyncio.Future[T]:
         """Queue a job. The future ends with its result or with the StoreError that it failed with.
 
-        Cancelling the future does not stop the job. Raises StoreClosed after ``close``.
+        Cancelling the future does not stop the job. ``landed`` is called with the result before anybody
+        else learns of it, also when nobody waits for it any more. Raises StoreClosed after ``close``.
         """
         if self._closing is not None:
             raise StoreClosed
         future: asyncio.Future[T] = self._loop.create_future()
         self._relief.submitted()
         # aiosqlite's own way in is a coroutine, whose future a cancellation would take away from us.
-        self._worker._tx.put_nowait((None, lambda: self._run(job, future)))  # noqa: SLF001 -- see above
+        self._worker._tx.put_nowait((None, lambda: self._run(job, future, landed)))  # noqa: SLF001 -- see above
         return future
 
     async def run(self, job: Job[T]) -> T:
         """Queue a job and wait for it. A cancelled wait leaves the job running. Raises StoreError."""
-        return await asyncio.shield(self.submit(job))
+        return await self.submit(job)
 
     async def close(self) -> None:
         """Finish the queued jobs, close the connection and end the thread. May be called again."""
@@ -146,15 +147,15 @@ class Database:
             self._closing = asyncio.ensure_future(self._worker.close())
         await asyncio.shield(self._closing)
 
-    def _run(self, job: Job[T], future: asyncio.Future[T]) -> None:
+    def _run(self, job: Job[T], future: asyncio.Future[T], landed: Callable[[T], None] | None) -> None:
         """Run a job; on the thread."""
         try:
             result = job(self._connection)
         except BaseException as error:  # noqa: BLE001 -- whatever it is, it is handed to who waits for the job
             failure = self._failed(error)
-            self._deliver(future, lambda: future.set_exception(failure))
+            self._deliver(lambda: None if future.done() else future.set_exception(failure))
         else:
-            self._deliver(future, lambda: future.set_result(result))
+            self._deliver(lambda: _land(future, result, landed))
 
     def _failed(self, error: BaseException) -> BaseException:
         if self._connection.in_transaction:
@@ -168,11 +169,20 @@ class Database:
         translated.__cause__ = error
         return translated
 
-    def _deliver(self, future: asyncio.Future[T], settle: Callable[[], None]) -> None:
+    def _deliver(self, settle: Callable[[], None]) -> None:
         try:
-            self._loop.call_soon_threadsafe(lambda: None if future.done() else settle())
+            self._loop.call_soon_threadsafe(settle)
         except RuntimeError:
             # The loop was closed, so nobody waits any more.
             return
         finally:
             self._relief.completed()
+
+
+def _land(future: asyncio.Future[T], result: T, landed: Callable[[T], None] | None) -> None:
+    try:
+        if landed is not None:
+            landed(result)
+    finally:
+        if not future.done():
+            future.set_result(result)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -130,18 +129,14 @@ class EventLog:
             return []
         changes = tuple(changes)
         portion = self._index.portion(len(changes))
-        future = self._write.submit(lambda connection: self._writer.commit(connection, changes, portion))
-        # Before anybody else learns of it, also when nobody waits for it any more.
-        future.add_done_callback(partial(self._committed, changes, portion))
-        return await asyncio.shield(future)
+        return await self._write.submit(
+            lambda connection: self._writer.commit(connection, changes, portion),
+            partial(self._committed, changes, portion),
+        )
 
-    def _committed(
-        self, changes: Sequence[Change], portion: Portion | None, future: asyncio.Future[list[int]]
-    ) -> None:
-        if future.exception() is not None:
-            return
+    def _committed(self, changes: Sequence[Change], portion: Portion | None, numbers: Sequence[int]) -> None:
         index = self._index
-        for change, number in zip(changes, future.result(), strict=True):
+        for change, number in zip(changes, numbers, strict=True):
             if type(change) is Event:
                 index.add(number, change.namespace, change.rooms, change.size_bytes)
                 self._head = number
@@ -203,17 +198,14 @@ class EventLog:
         ``emitted_before``: wall-clock time in seconds. At most ``limit`` events go in one transaction.
         Returns how many did. Raises StoreBusy, StoreUnavailable, StoreClosed.
         """
-        future = self._write.submit(
-            lambda connection: self._writer.prune(connection, through, emitted_before, limit)
+        deleted, _ = await self._write.submit(
+            lambda connection: self._writer.prune(connection, through, emitted_before, limit), self._pruned
         )
-        future.add_done_callback(self._pruned)
-        deleted, _ = await asyncio.shield(future)
         return deleted
 
-    def _pruned(self, future: asyncio.Future[tuple[int, int]]) -> None:
-        if future.exception() is None:
-            self._pruned_through = max(self._pruned_through, future.result()[1])
-            self._index.forget(self._pruned_through)
+    def _pruned(self, pruned: tuple[int, int]) -> None:
+        self._pruned_through = max(self._pruned_through, pruned[1])
+        self._index.forget(self._pruned_through)
 
     async def answer(self, namespace: str, name: str, identity: str, key: str) -> str | None:
         """The JSON array with which a client's event was answered, None for a key that is new.
