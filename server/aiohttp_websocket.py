@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import cast
 
 from aiohttp import hdrs, web
 
@@ -53,7 +54,7 @@ class AiohttpWebSocket(asyncio.Protocol):
             await handshake.prepare(request)
         except ConnectionResetError:
             return _NoResponse()  # the client has left during the handshake
-        if not isinstance(request.transport, asyncio.Transport):
+        if request.transport is None:
             return _NoResponse()  # or right after it
         self._reader = FrameReader(self._max_message_bytes, inflates=compresses)
         self._transport = _taken_over(request, self)
@@ -133,8 +134,8 @@ def _taken_over(request: web.Request, protocol: asyncio.Protocol) -> asyncio.Tra
 
     aiohttp is told what it would be told if the connection had ended, so that it lets go of everything.
     """
-    former, transport = request.protocol, request.transport
-    assert isinstance(transport, asyncio.Transport)
+    former = request.protocol
+    transport = cast("asyncio.Transport", request.transport)
     transport.set_protocol(protocol)
     former.transport = None  # or it would close what it believes to be its own
     former.connection_lost(None)
