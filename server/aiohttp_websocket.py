@@ -66,16 +66,18 @@ class AiohttpWebSocket(asyncio.Protocol):
         """What is in the TCP transport's buffer."""
         return self._transport.get_write_buffer_size()
 
-    def write(self, batch: Sequence[Frames]) -> None:
-        """Send frames as one piece."""
-        if self._transport.is_closing():
-            return
+    def write(self, batch: Sequence[Frames]) -> int:
+        """Send frames as one piece. Returns ``unsent_bytes``."""
+        transport = self._transport
+        if transport.is_closing():
+            return 0
         if threshold := self._compression_threshold:
-            self._transport.write(b"".join([frames.deflated(threshold) for frames in batch]))
+            transport.write(b"".join([frames.deflated(threshold) for frames in batch]))
         elif len(batch) == 1:
-            self._transport.write(batch[0].websocket)
+            transport.write(batch[0].websocket)
         else:
-            self._transport.write(b"".join([frames.websocket for frames in batch]))
+            transport.write(b"".join([frames.websocket for frames in batch]))
+        return transport.get_write_buffer_size()
 
     def data_received(self, data: bytes) -> None:
         """Hand over the messages that have become complete; called by the event loop."""

@@ -45,13 +45,14 @@ class AsgiWebSocket:
             self._writer.cancel()
         return ""
 
-    def write(self, batch: Sequence[Frames]) -> None:
-        """Queue frames for the writing task; the caller watches ``unsent_bytes``."""
+    def write(self, batch: Sequence[Frames]) -> int:
+        """Queue frames for the writing task. Returns ``unsent_bytes``."""
         if not self._closing:
             for frames in batch:
                 self._queue.extend(frames.packets)
                 self.unsent_bytes += frames.size_bytes
             self._wake.set()
+        return self.unsent_bytes
 
     def pause(self) -> None:
         """Ask the ASGI server for no more messages."""

@@ -144,12 +144,15 @@ class Dispatcher:
         """Let turns take effect, if nothing is before them and nothing to be stored, or queue them."""
         if self._closed:
             raise StoreClosed
-        if self._busy or self._queue or self._owed or any(turn.changes(self.registry) for turn in group):
+        if self._busy or self._queue or self._owed or self._stores(group):
             self._append(group)
             return False
         for turn in group:
             self._take_effect(turn, self.position)
         return True
+
+    def _stores(self, group: Sequence[Turn]) -> bool:
+        return any(turn.changes(self.registry) for turn in group)
 
     def flush(self) -> None:
         """Hand everything that has taken effect to the connections."""

@@ -20,10 +20,8 @@ class InvalidPacket(ValueError):
 class Owner(Protocol):
     """What the inbox needs of the connection that it belongs to."""
 
-    @property
-    def handlers_at_once(self) -> int:
-        """So many handlers may run at a time. One is python-socketio's ``async_handlers=False``."""
-        ...
+    handlers_at_once: int
+    """So many handlers may run at a time. One is python-socketio's ``async_handlers=False``."""
 
     def act_on(self, packet: Packet) -> asyncio.Task[None] | None:
         """Act on a packet; return the task of the handler that was started. Raises InvalidPacket."""
@@ -56,7 +54,7 @@ class Inbox:
 
     def put(self, packet: Packet) -> None:
         """Act on a packet, or keep it until it is its turn. Raises InvalidPacket."""
-        if not self.is_busy:
+        if not self._held and len(self._handlers) < self._owner.handlers_at_once:
             self._act_on(packet)
             return
         self._hold(packet)

@@ -76,6 +76,7 @@ class EngineConnection(Connection):
         self._timer: asyncio.TimerHandle | None = None
         self._pinged = False
         self._last_word = CLOSE
+        self.handlers_at_once = engine.handlers_at_once
         self._inbox = Inbox(self)
 
     @property
@@ -89,8 +90,7 @@ class EngineConnection(Connection):
             return
         websocket = self._websocket
         if websocket is not None:
-            websocket.write(batch)
-            unsent_bytes = websocket.unsent_bytes
+            unsent_bytes = websocket.write(batch)
         else:
             self._waiting.extend(batch)
             unsent_bytes = self._waiting_bytes = self._waiting_bytes + sum([f.size_bytes for f in batch])
@@ -119,6 +119,7 @@ class EngineConnection(Connection):
 
     def open(self, handshake: Frames) -> None:
         """Begin with the handshake and the heartbeat."""
+        self.handlers_at_once = self._engine.handlers_at_once  # which may be known only now
         self.write([handshake])
         self._timer = self._loop.call_later(self._engine.ping_interval, self._ping)
 
@@ -197,11 +198,6 @@ class EngineConnection(Connection):
         """The client does not keep to the protocol."""
         logger.info("%s: %s", self.id, error)
         self._shut(self._engine.reason.TRANSPORT_CLOSE, abort=False)
-
-    @property
-    def handlers_at_once(self) -> int:
-        """So many of its handlers may run at a time."""
-        return self._engine.handlers_at_once
 
     def hold_back(self, *, paused: bool) -> None:
         """Read no more from the client, or read again. One that polls waits for the answer to its POST."""

@@ -40,8 +40,8 @@ class WebSocket(Protocol):
         """What was written and has not been given to the operating system."""
         ...
 
-    def write(self, batch: Sequence[Frames]) -> None:
-        """Send frames in order, without waiting."""
+    def write(self, batch: Sequence[Frames]) -> int:
+        """Send frames in order, without waiting. Returns ``unsent_bytes``."""
         ...
 
     def pause(self) -> None:

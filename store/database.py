@@ -25,7 +25,7 @@ from socketio_eventstore.store.relief import GilRelief
 
 T = TypeVar("T")
 
-Job = Callable[[sqlite3.Connection], T]
+Job = Callable[["Connection"], T]
 
 _BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _REFUSED: Final = frozenset(
