@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextvars import Context, copy_context
 from typing import cast
 
 from aiohttp import hdrs, web
@@ -16,6 +17,10 @@ from socketio_eventstore.server.packets import Frames, close_frame, pong_frame
 from socketio_eventstore.server.websocket_frames import CloseCode, End, FrameReader, Ping
 from socketio_eventstore.server.websockets import CLOSE_PATIENCE_SECONDS, Environ, Receiver, Serve
 
+UNREAD_BYTES_WITHOUT_PONG = 64_000
+"""Beyond so much that a client has not read, its WebSocket pings are not answered."""
+
+_FITTING = frozenset({"client_max_window_bits", "client_no_context_takeover", "server_no_context_takeover"})
 _DEFLATE = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
 """No memory per client, and frames that all clients can share (RFC 7692 section 7.1.1)."""
 
@@ -25,6 +30,7 @@ class AiohttpWebSocket(asyncio.Protocol):
 
     __slots__ = (
         "_compression_threshold",
+        "_context",
         "_max_message_bytes",
         "_reader",
         "_serve",
@@ -37,6 +43,7 @@ class AiohttpWebSocket(asyncio.Protocol):
         self._serve = serve
         self._max_message_bytes = max_message_bytes
         self._compression_threshold = compression_threshold
+        self._context: Context
         self._reader: FrameReader
         self._transport: asyncio.Transport
         self.receiver: Receiver
@@ -56,8 +63,9 @@ class AiohttpWebSocket(asyncio.Protocol):
             return _NoResponse()  # the client has left during the handshake
         if request.transport is None:
             return _NoResponse()  # or right after it
+        self._context = copy_context()  # handlers find in it what middlewares have set for the request
         self._reader = FrameReader(self._max_message_bytes, inflates=compresses)
-        self._transport = _taken_over(request, self)
+        self._transport = _take_over(request, self)
         self.receiver = self._serve(self)
         return _NoResponse()
 
@@ -81,20 +89,28 @@ class AiohttpWebSocket(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand over the messages that have become complete; called by the event loop."""
+        self._context.run(self._receive, data)
+
+    def _receive(self, data: bytes) -> None:
         for message in self._reader.feed(data):
             match message:
                 case str() | bytes():
                     self.receiver.received(message)
                 case Ping(payload):
-                    if not self._transport.is_closing():
-                        self._transport.write(pong_frame(payload))
+                    self._answer(payload)
                 case End(code):
                     self._close(code)
                     self.receiver.ended()
 
+    def _answer(self, ping: bytes) -> None:
+        # A client that does not read gets no more of them: only the newest is owed (RFC 6455 section 5.5.3).
+        unread = self._transport.get_write_buffer_size()
+        if not self._transport.is_closing() and unread <= UNREAD_BYTES_WITHOUT_PONG:
+            self._transport.write(pong_frame(ping))
+
     def connection_lost(self, error: Exception | None) -> None:
         """The TCP connection has ended; called by the event loop."""
-        self.receiver.ended()
+        self._context.run(self.receiver.ended)
 
     def pause(self) -> None:
         """Let TCP hold the client back."""
@@ -113,10 +129,9 @@ class AiohttpWebSocket(asyncio.Protocol):
 
     def _close(self, code: CloseCode) -> None:
         transport = self._transport
-        if transport.is_closing():
-            return
-        transport.write(close_frame(code))
-        transport.close()
+        if not transport.is_closing():
+            transport.write(close_frame(code))
+            transport.close()
         if transport.get_write_buffer_size():
             # Closing waits for what is unsent, and for ever if the client does not read.
             asyncio.get_running_loop().call_later(CLOSE_PATIENCE_SECONDS, transport.abort)
@@ -124,24 +139,29 @@ class AiohttpWebSocket(asyncio.Protocol):
 
 def _offers_deflate(request: web.Request) -> bool:
     """Whether the client takes compressed messages of any window, each on its own."""
-    for offer in request.headers.get(hdrs.SEC_WEBSOCKET_EXTENSIONS, "").split(","):
-        name, *parameters = [part.strip().partition("=")[0] for part in offer.split(";")]
-        if name == "permessage-deflate" and "server_max_window_bits" not in parameters:
+    offers = ",".join(request.headers.getall(hdrs.SEC_WEBSOCKET_EXTENSIONS, []))
+    for offer in offers.split(","):
+        name, *parameters = [part.strip().partition("=")[0].strip() for part in offer.split(";")]
+        if name == "permessage-deflate" and _FITTING.issuperset(parameters):
             return True
     return False
 
 
-def _taken_over(request: web.Request, protocol: asyncio.Protocol) -> asyncio.Transport:
+def _take_over(request: web.Request, protocol: asyncio.Protocol) -> asyncio.Transport:
     """The TCP connection of a request, which belongs to another protocol from now on.
 
-    aiohttp is told what it would be told if the connection had ended, so that it lets go of everything.
+    When the request is over, aiohttp is told what it would be told if the connection had ended, so that it
+    lets go of everything. Not before: it might cancel the request (``handler_cancellation``).
     """
-    former = request.protocol
-    transport = cast("asyncio.Transport", request.transport)
+    former, transport = request.protocol, cast("asyncio.Transport", request.transport)
+
+    def let_go(_: object) -> None:
+        former.connection_lost(None)
+        former.transport = transport  # handlers ask the request for the peer's address or certificate
+
     transport.set_protocol(protocol)
-    former.transport = None  # or it would close what it believes to be its own
-    former.connection_lost(None)
-    former.transport = transport  # handlers ask the request for the peer's address or certificate
+    former.transport = None  # or aiohttp would close what it believes to be its own
+    request.task.add_done_callback(let_go)
     if not transport.is_reading():
         transport.resume_reading()
     return transport
@@ -149,6 +169,9 @@ def _taken_over(request: web.Request, protocol: asyncio.Protocol) -> asyncio.Tra
 
 class _NoResponse(web.StreamResponse):
     """Nothing is left to be answered on this connection."""
+
+    def __init__(self) -> None:
+        super().__init__(status=101)
 
     async def prepare(self, request: web.BaseRequest) -> None:
         """Send no headers."""

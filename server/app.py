@@ -152,7 +152,7 @@ def _relieve_the_garbage_collector() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(GARBAGE_THRESHOLD, 25, 25)
+    gc.set_threshold(GARBAGE_THRESHOLD, 25, 2)  # a connection that has ended must not wait for long
 
 
 def _is_our_fault(record: logging.LogRecord) -> bool:

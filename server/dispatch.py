@@ -134,8 +134,11 @@ class Dispatcher:
     def post(self, turn: Turn) -> None:
         """As ``enqueue``, but what follows in this round of the event loop shares the write.
 
-        For answers to clients: the handlers of one batch end together, and each of them has one.
+        For answers to clients: the handlers of one batch end together, and each of them has one. What is
+        stored must not wait like this: a heartbeat could go out before it that seems to confirm it.
+        Raises QueueFull as well.
         """
+        self._refuse_if_full()
         if self._begin((turn,)) and not self._flushing:
             self._flushing = True
             asyncio.get_running_loop().call_soon(self.flush)
@@ -159,6 +162,10 @@ class Dispatcher:
         self._flushing = False
         self.outbox.flush()
 
+    def _refuse_if_full(self) -> None:
+        if len(self._queue) >= QUEUE_TURNS or self._queued_bytes >= QUEUE_BYTES:
+            raise QueueFull(f"{len(self._queue)} turns of {self._queued_bytes} bytes are waiting.")
+
     async def submit(self, *group: Turn) -> object:
         """Give turns their place in the order and wait until they have taken effect.
 
@@ -166,8 +173,7 @@ class Dispatcher:
         Returns what the last turn gives. Raises StoreError when the changes could not be stored,
         QueueFull when the store is too far behind to take more.
         """
-        if len(self._queue) >= QUEUE_TURNS or self._queued_bytes >= QUEUE_BYTES:
-            raise QueueFull(f"{len(self._queue)} turns of {self._queued_bytes} bytes are waiting.")
+        self._refuse_if_full()
         last = group[-1]
         last.settled = asyncio.get_running_loop().create_future()
         self.enqueue(*group)

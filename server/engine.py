@@ -169,7 +169,11 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
             raise Refused(FORBIDDEN, "401 UNAUTHORIZED")
         if transport == "websocket":
             begin = partial(connection.begin, self._handshake(connection, transport))
-            return await self._websocket(begin)(environ)
+            try:
+                return await self._websocket(begin)(environ)
+            finally:
+                if not connection.upgraded:
+                    connection.abort("its WebSocket handshake failed")
         connection.open(self._handshake(connection, transport))
         response = _response(polling_body(connection.take_waiting()))
         if self.cookie:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 HELD_BYTES = 100_000
@@ -52,9 +52,14 @@ class Inbox:
         """Whether a packet would have to wait."""
         return bool(self._held) or len(self._handlers) >= self._owner.handlers_at_once
 
+    @property
+    def handlers(self) -> Collection[asyncio.Task[None]]:
+        """The tasks of the handlers that are running."""
+        return self._handlers
+
     def put(self, packet: Packet) -> None:
         """Act on a packet, or keep it until it is its turn. Raises InvalidPacket."""
-        if not self._held and len(self._handlers) < self._owner.handlers_at_once:
+        if not self.is_busy:
             self._act_on(packet)
             return
         self._hold(packet)

@@ -7,11 +7,14 @@ costs one write per batch, however many events are in it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Sequence
 
 from socketio_eventstore.server.packets import Frames
 from socketio_eventstore.server.registry import Connection, Registry, State
 from socketio_eventstore.store.model import Room
+
+logger = logging.getLogger(__name__)
 
 Audience = tuple[str, tuple[Room, ...] | None, tuple[str, ...]]
 """Namespace, rooms, and the sids that are skipped."""
@@ -72,10 +75,10 @@ class Outbox:
             (connections, joined), self._first = self._first, None
             batch = (joined,)
             for connection in connections:
-                connection.write(batch)
+                _write(connection, batch)
         waiting, self._waiting = self._waiting, {}
         for connection, frames in waiting.items():
-            connection.write(frames)
+            _write(connection, frames)
 
     def _put(self, connections: Iterable[Connection], frames: Frames) -> None:
         if self._first is not None:
@@ -87,3 +90,11 @@ class Outbox:
                 waiting[connection].append(frames)
             except KeyError:
                 waiting[connection] = [frames]
+
+
+def _write(connection: Connection, batch: Sequence[Frames]) -> None:
+    try:
+        connection.write(batch)
+    except Exception:  # what cannot be encoded, for instance; nobody else must miss anything for it
+        logger.exception("%s could not be written to", connection.id)
+        connection.abort("it could not be written to")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from base64 import b64decode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 from socketio_eventstore.server.inbox import Inbox, InvalidPacket
@@ -133,7 +133,7 @@ class EngineConnection(Connection):
         self._shut(self._engine.reason.PING_TIMEOUT, abort=True)
 
     def _pong(self) -> None:
-        if not self._pinged:  # it would confirm what was written since the last ping
+        if self.closed or not self._pinged:  # it would confirm what was written since the last ping
             return
         self._pinged = False
         if self._timer is not None:
@@ -146,6 +146,8 @@ class EngineConnection(Connection):
             return
         if not abort:
             self._engine.flush()  # to the connection, what has been dispatched to it
+            if self.closed:  # that was too much for it
+                return
         self.closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -199,6 +201,11 @@ class EngineConnection(Connection):
         logger.info("%s: %s", self.id, error)
         self._shut(self._engine.reason.TRANSPORT_CLOSE, abort=False)
 
+    @property
+    def handlers(self) -> Collection[asyncio.Task[None]]:
+        """The tasks of its handlers that are running."""
+        return self._inbox.handlers
+
     def hold_back(self, *, paused: bool) -> None:
         """Read no more from the client, or read again. One that polls waits for the answer to its POST."""
         if self._websocket is not None:
@@ -250,7 +257,10 @@ class EngineConnection(Connection):
         """Work over a WebSocket from the handshake on."""
         self._websocket = websocket
         self.upgraded = True
-        self.open(handshake)
+        if self.closed:  # while the WebSocket was opened
+            websocket.close(abort=False)
+        else:
+            self.open(handshake)
         return self
 
     @property

@@ -100,6 +100,10 @@ class Reply(Turn):
     namespace: str
     frames: Frames
 
+    @property
+    def size_bytes(self) -> int:
+        return self.frames.size_bytes
+
     def apply(self, dispatcher: Dispatcher) -> None:
         session = self.connection.sessions.get(self.namespace)
         if session is None:

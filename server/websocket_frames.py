@@ -110,6 +110,7 @@ class FrameReader:
         """Where the payload of a frame begins and ends, behind its mask; None if it is not there yet."""
         size = len(data)
         if size - start < 2:
+            self._needed = 2
             return None
         length = data[start + 1] - _MASKED
         if length < 0:  # a client must mask (section 5.1)
@@ -123,7 +124,8 @@ class FrameReader:
                 self._needed = payload_at - start
                 return None
             length = int.from_bytes(data[start + 2 : payload_at - 4])
-        if length + len(self._message or b"") > self._max_bytes:
+        before = 0 if data[start] & _CONTROL or self._message is None else len(self._message)
+        if before + length > self._max_bytes:
             raise _Broken(CloseCode.TOO_BIG)
         end = payload_at + length
         if end > size:

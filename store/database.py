@@ -183,6 +183,10 @@ def _land(future: asyncio.Future[T], result: T, landed: Callable[[T], None] | No
     try:
         if landed is not None:
             landed(result)
-    finally:
+    except Exception as error:  # a fault of ours, and who waits must not go on as if nothing were wrong
+        if future.done():
+            raise
+        future.set_exception(error)
+    else:
         if not future.done():
             future.set_result(result)

@@ -66,11 +66,6 @@ class Lock:
                 told = True
             time.sleep(_PAUSE_SECONDS)
 
-    @property
-    def is_held(self) -> bool:
-        """Whether nobody else can have it: not so on a file system without locks, and after ``release``."""
-        return self._handle is not None
-
     def release(self) -> None:
         """Give it back. May be called again."""
         handle, self._handle = self._handle, None

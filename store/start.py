@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from socketio_eventstore.store import generations
-from socketio_eventstore.store.database import Connection
 from socketio_eventstore.store.index import Index
 from socketio_eventstore.store.offsets import Boots
 from socketio_eventstore.store.writing import Writer
@@ -53,7 +53,9 @@ class Start:
     writer: Writer
 
 
-def begin(connection: Connection, path: Path, boot: str, now: float, index_memory_bytes: int) -> Start:
+def begin(
+    connection: sqlite3.Connection, path: Path, boot: str, now: float, index_memory_bytes: int
+) -> Start:
     """Write this boot down and read what is there, in one transaction; a job of the writer's thread.
 
     The transaction must be durable whatever the configuration says: the row tells offsets of this boot
@@ -66,5 +68,4 @@ def begin(connection: Connection, path: Path, boot: str, now: float, index_memor
     boots = Boots(connection.execute(_BOOTS))
     index = generations.load(connection, pruned_through, index_memory_bytes)
     connection.commit()
-    alone = connection.lock is not None and connection.lock.is_held
-    return Start(boots, head, pruned_through, service_time, index, Writer(path, boot, head, alone=alone))
+    return Start(boots, head, pruned_through, service_time, index, Writer(path, boot, head))

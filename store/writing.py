@@ -25,12 +25,8 @@ _BEAT: Final = "UPDATE boots SET alive_at = ?, service_time = ? WHERE boot = ?"
 class Writer:
     """The one that gives out numbers, for one boot of the server."""
 
-    def __init__(self, path: Path, boot: str, head: int, *, alone: bool) -> None:
-        """``head``: the log's last number when this boot began. The file must exist.
-
-        ``alone``: a lock keeps other servers out; else each transaction looks for their boots.
-        """
-        self._alone = alone
+    def __init__(self, path: Path, boot: str, head: int) -> None:
+        """``head``: the log's last number when this boot began. The file must exist."""
         path = path.resolve()  # SQLite puts the WAL beside what a symbolic link points to
         self._files = {file: _identity(file) for file in (path, path.with_name(path.name + "-wal"))}
         self._boot = boot
@@ -96,7 +92,6 @@ class Writer:
         changed = (file for file, identity in self._files.items() if _identity(file) != identity)
         self._lost = next(changed, None)
         self._begin(connection)
-        self._check_boot(connection)
         connection.execute(_BEAT, (alive_at, service_time, self._boot))
         connection.commit()
 
@@ -104,10 +99,7 @@ class Writer:
         if self._lost is not None:
             raise StoreUnavailable(f"{self._lost} was deleted or replaced while the server was running.")
         connection.execute(_BEGIN)
-        if not self._alone:
-            self._check_boot(connection)
-
-    def _check_boot(self, connection: sqlite3.Connection) -> None:
+        # The lock keeps other servers out, unless somebody deletes its file.
         (newest,) = connection.execute(_NEWEST_BOOT).fetchone()
         if newest != self._boot:
             # It continues the log from its own memory, as this one would: one of them has to stop.

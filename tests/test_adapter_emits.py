@@ -226,6 +226,18 @@ async def test_a_json_module_that_does_not_make_json_is_noticed(
             await server.sio.emit("price", 1)
 
 
+async def test_a_msgpack_packet_of_nonsense_ends_its_connection_only(path: Path) -> None:
+    msgpack = pytest.importorskip("msgpack")
+    async with serving(path, serializer="msgpack", async_handlers=False) as server:
+        for nonsense in (
+            {"type": 2, "nsp": [1], "data": ["x"]},
+            {"type": 2, "nsp": "/", "id": "1", "data": ["x"]},
+        ):
+            client = await server.socket()
+            await client.send(msgpack.packb(nonsense))
+            assert await client.rest() == []
+
+
 async def test_msgpack_clients_receive_and_miss_the_same_events(path: Path) -> None:
     msgpack = pytest.importorskip("msgpack")
     async with serving(path, serializer="msgpack") as server:

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from core import BAD, Core, HeldLog, said, texts
+from core import BAD, Core, HeldLog, Recorder, said, texts
 from storing import event, opened
 
 from socketio_eventstore.server import dispatch
@@ -301,3 +302,31 @@ async def test_a_turn_that_nobody_waits_for_is_logged_when_it_fails(
     core.dispatcher.enqueue(Emit(event()))
     await core.emit()
     assert str(error) in caplog.text
+
+
+async def test_a_connection_that_cannot_be_written_to_costs_nobody_else_an_event(core: Core) -> None:
+    class Broken(Recorder):
+        def write(self, batch: Sequence[Frames]) -> None:
+            raise UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed")
+
+    broken = Broken("broken")
+    assert await core.accept(await core.open("s1"), broken)
+    _, client = await core.live("s2")
+    await core.emit("for both")
+    assert client.packets == [said("for both", 1)]
+    assert broken.aborted == ["it could not be written to"] * 2  # with its CONNECT and with the event
+
+
+async def test_answers_do_not_pile_up_without_bound_behind_a_store_that_is_stuck(
+    core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "QUEUE_BYTES", 1_000)
+    _, client = await core.live()
+    core.held.hold()
+    emit = core.begin(Emit(event("stored")))
+    await core.held.reached.wait()
+    core.dispatcher.post(Reply(client, "/", Frames("43" + "x" * 2_000)))
+    with pytest.raises(QueueFull):
+        core.dispatcher.post(Reply(client, "/", Frames("43[]")))
+    core.held.release()
+    await emit

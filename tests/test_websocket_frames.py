@@ -70,6 +70,25 @@ def test_messages_come_out_as_they_went_in_however_the_bytes_are_cut(
     assert received == meant
 
 
+def test_a_short_frame_behind_a_long_one_is_read_as_soon_as_it_is_there() -> None:
+    long, short = frame(BINARY, b"x" * 1000), frame(TEXT, b"3")
+    reader = FrameReader(MAX_BYTES)
+    assert reader.feed(long[:10]) == []
+    assert reader.feed(long[10:] + short[:1]) == [b"x" * 1000]
+    assert reader.feed(short[1:]) == ["3"]
+
+
+def test_a_message_may_come_byte_by_byte() -> None:
+    reader, sent = FrameReader(MAX_BYTES), frame(BINARY, b"x" * 200) + frame(PING) + frame(TEXT, b"3")
+    received = [message for byte in sent for message in reader.feed(bytes([byte]))]
+    assert received == [b"x" * 200, Ping(b""), "3"]
+
+
+def test_a_ping_between_the_fragments_of_a_long_message_is_no_part_of_it() -> None:
+    frames = [frame(0x02, b"x" * MAX_BYTES), frame(PING, b"?"), frame(MORE)]
+    assert messages_of(*frames) == [Ping(b"?"), b"x" * MAX_BYTES]
+
+
 @given(st.binary(max_size=200), st.booleans())
 def test_no_bytes_make_it_fail(garbage: bytes, inflates: bool) -> None:
     reader = FrameReader(100, inflates=inflates)

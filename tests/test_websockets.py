@@ -10,15 +10,20 @@ import struct
 import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import socketio
 from aiohttp import web
+from aiohttp.typedefs import Handler
 from clients import NodeClients
 from embedded import Seen, Server, serving
-from processes import DEADLINE, ServerProcess
+from processes import DEADLINE, HOST, ServerProcess
 from test_clients import recovers_what_it_missed
+
+from socketio_eventstore.server.adapter import RecoveryManager
 
 COMPRESSED = 0x40
 HANDSHAKE = (
@@ -62,6 +67,12 @@ class Wire:
         self.send(0x81, b"40")
         assert (await self.frame())[1].startswith(b"40")
 
+    def stop_reading(self) -> None:
+        """From now on what the server sends stays where it is."""
+        transport = self._writer.transport
+        assert isinstance(transport, asyncio.ReadTransport)
+        transport.pause_reading()
+
     async def is_over(self) -> bool:
         """Whether the server has closed the TCP connection."""
         async with asyncio.timeout(DEADLINE):
@@ -100,7 +111,9 @@ async def test_long_messages_are_compressed_for_clients_that_offer_it(server: Se
         assert not head & COMPRESSED and payload.startswith(b'42["short"')
 
 
-@pytest.mark.parametrize("offer", ["", "permessage-deflate; server_max_window_bits=10", "x-other"])
+@pytest.mark.parametrize(
+    "offer", ["", "permessage-deflate; server_max_window_bits=10", "permessage-deflate; unknown", "x-other"]
+)
 async def test_nothing_is_compressed_for_clients_that_do_not(server: Server, offer: str) -> None:
     async with wire_to(server) as wire:
         await wire.shake_hands(offer)
@@ -189,3 +202,53 @@ async def test_a_client_that_leaves_takes_all_of_its_memory_along(server: Server
         assert await wire.is_over()
     gc.collect()
     assert await gone.until(1) == [True]
+
+
+async def test_who_does_not_read_the_answers_to_its_pings_gets_no_more_of_them(server: Server) -> None:
+    seen = Seen()
+    server.sio.on("end", lambda _: seen("end"))
+    async with wire_to(server) as wire:
+        await wire.shake_hands()
+        await wire.connect()
+        wire.stop_reading()
+        for _ in range(40_000):
+            wire.send(0x89, b"?" * 125)
+        wire.send(0x81, b'42["end"]')
+        await seen.until(1)
+        (connection,) = server.engine.sockets.values()
+        assert 0 < connection.unsent_bytes < 100_000
+
+
+request_id: ContextVar[str] = ContextVar("request_id", default="none")
+
+
+@web.middleware
+async def identifying(request: web.Request, handler: Handler) -> web.StreamResponse:
+    request_id.set("of the request")
+    return await handler(request)
+
+
+@pytest.mark.parametrize("cancellation", [False, True], ids=["", "handler_cancellation"])
+async def test_middlewares_of_an_application_end_with_the_handshake_and_what_they_set_stays(
+    tmp_path: Path, cancellation: bool
+) -> None:
+    sio = socketio.AsyncServer(async_mode="aiohttp", client_manager=RecoveryManager(tmp_path / "events.db"))
+    sio.on("id", lambda _: request_id.get())
+    app = web.Application(middlewares=[identifying])
+    sio.attach(app)
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=cancellation)
+    await runner.setup()
+    site = web.TCPSite(runner, HOST, 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    try:
+        reader, writer = await asyncio.open_connection(HOST, port)
+        wire = Wire(reader, writer)
+        await wire.shake_hands()
+        await wire.connect()
+        wire.send(0x81, b'421["id"]')
+        assert await wire.frame() == (0x81, b'431["of the request"]')
+        writer.close()
+    finally:
+        await sio.shutdown()
+        await runner.cleanup()

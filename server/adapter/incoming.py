@@ -111,6 +111,9 @@ class Assembler:
 
 
 def _complete(pkt: Any) -> Incoming:
+    # Packets of msgpack may hold anything.
+    if not isinstance(pkt.namespace, str | None) or not isinstance(pkt.id, int | None):
+        raise TypeError("no namespace, or no id")
     return Incoming(pkt.packet_type, pkt.namespace or "/", pkt.id, pkt.data)
 
 

@@ -51,6 +51,8 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
     once: ExactlyOnce
     incoming: Assembler
     encode: Dumps
+    orphans: set[asyncio.Task[None]]
+    """Handlers that go on although their connection has ended."""
 
     @classmethod
     def adopt(cls, server: socketio.AsyncServer, manager: RecoveryManager) -> None:
@@ -67,6 +69,7 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
         server.reserved_events = [*server.reserved_events, "session_expired"]
         server.handshake = None
         server.once = ExactlyOnce()
+        server.orphans = set()
         server.encode = codec.dumps_for(server.packet_class)
         server.incoming = Assembler(server.packet_class, server.eio.max_http_buffer_size)
         server.connect_timeout = 45.0
@@ -307,6 +310,9 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
     def connection_closed(self, connection: EngineConnection, reason: str) -> None:
         """A transport has ended."""
         self.incoming.forget(connection.id)
+        for handler in connection.handlers:  # nobody else holds on to them now
+            self.orphans.add(handler)
+            handler.add_done_callback(self.orphans.discard)
         leaving = set() if self.handshake is None else set(self.handshake.disconnected(connection, reason))
         if not leaving:
             self.environ.pop(connection.id, None)
@@ -365,8 +371,10 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
         if pkt.id is None or answer is self.not_handled or runtime is None:
             return
         frames = runtime.dispatcher.codec.ack(pkt.namespace, pkt.id, codec.arguments_of(answer))
-        with suppress(StoreClosed):  # the client is about to hear it from its transport
+        try:
             runtime.dispatcher.post(Reply(connection, pkt.namespace, frames))
+        except StoreError as error:  # the client may send the event again when it is back
+            connection.abort(f"it could not be answered: {error}")
 
     async def _send_packet(self, eio_sid: str, pkt: Any) -> None:
         connection, runtime = self.eio.connection(eio_sid), self.manager.runtime
