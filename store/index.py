@@ -135,7 +135,11 @@ def collect(
     limit = maxsize if at_most is None else at_most
     numbers: list[int] = []
     size_bytes = 0
+    audiences = {stretch.audience for stretch in stretches}
     for generation in generations:
+        # Of a long log most generations have nothing for one client, and this is all that they cost.
+        if generation.audiences.keys().isdisjoint(audiences):
+            continue
         found = generation.find(stretches)
         if found:
             numbers += found
@@ -239,11 +243,13 @@ class Index:
 
     def loaded(self, stretches: Sequence[Wanted]) -> Iterator[Generation]:
         """The generations in memory that the stretches touch, oldest first."""
-        return (self._loaded[key] for key in self._touched(stretches) if key in self._loaded)
+        loaded = self._loaded
+        return (loaded[key] for key in self._touched(stretches) if key in loaded)
 
     def only_on_disk(self, stretches: Sequence[Wanted]) -> list[int]:
         """The keys of the generations that the stretches touch and memory does not hold, ascending."""
-        return [key for key in self._touched(stretches) if key not in self._loaded]
+        loaded = self._loaded
+        return [key for key in self._touched(stretches) if key not in loaded]
 
     def find(self, namespace: str, memberships: Iterable[Interval], after: int, through: int) -> Missed:
         """What memory knows of the events in (after, through] that a membership covers."""
