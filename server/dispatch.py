@@ -114,6 +114,7 @@ class Dispatcher:
         self._wake = asyncio.Event()
         self._busy = False
         self._flushing = False
+        self._expects_one_answer = False
         self._closed = False
         self._queued_bytes = 0
         self._owed: dict[tuple[str, str], Owed] = {}
@@ -139,7 +140,12 @@ class Dispatcher:
         Raises QueueFull as well.
         """
         self._refuse_if_full()
-        if self._begin((turn,)) and not self._flushing:
+        if not self._begin((turn,)) or self._flushing:
+            return
+        if self._expects_one_answer:
+            self._expects_one_answer = False
+            self.outbox.flush()
+        else:
             self._flushing = True
             asyncio.get_running_loop().call_soon(self.flush)
 
@@ -265,6 +271,7 @@ class Dispatcher:
             await asyncio.sleep(BUSY_PAUSE_SECONDS)
 
     async def _apply(self, batch: list[Turn], positions: list[int]) -> None:
+        self._expects_one_answer = len(batch) == 1  # there is nothing that it could share its write with
         for turn, position in zip(batch, positions, strict=True):
             self._take_effect(turn, position)
             if self.outbox.waiting_bytes > SLICE_BYTES:

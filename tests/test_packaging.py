@@ -154,7 +154,7 @@ def test_a_python_that_is_too_old_is_refused_in_words(tmp_path: Path) -> None:
 
 def pins(name: str) -> Mapping[str, str]:
     text = (CHECKOUT / name).read_text()
-    return dict(re.findall(r"^([a-z0-9-]+)==(\S+) \\$", text, re.MULTILINE))
+    return dict(re.findall(r"^([a-z0-9-]+)==(\S+)(?: ;.*)? \\$", text, re.MULTILINE))
 
 
 def test_the_pins_fulfil_what_the_project_requires() -> None:
