@@ -1,6 +1,7 @@
 """The records that cross the border of the store: what is written, and what comes back.
 
-All of them are frozen: a record that was handed to the store cannot change before it is on disk.
+None of them can change: what was handed to the store goes to disk as it was. Those that come with every
+event are tuples, which are made in a third of the time that a frozen dataclass takes.
 Times are seconds; wall-clock times count from the Unix epoch, service times from the first start
 of this database and only while a server runs (see ``SessionAway``).
 """
@@ -8,14 +9,13 @@ of this database and only while a server runs (see ``SessionAway``).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 Room: TypeAlias = str | int
 """A room's name. python-socketio takes any hashable; a log can only keep what reads back the same."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One emitted event, as it goes into the log."""
 
     namespace: str
@@ -194,8 +194,7 @@ class Interval:
         return self.after < number and (self.through is None or number <= self.through)
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """A position in the log as one boot of the server knows it; its text is what clients call offset."""
 
     boot: str

@@ -4,7 +4,6 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -86,7 +85,7 @@ BAD_CHANGES: dict[str, Change] = {
     "a room beyond 64 bits": joined(2**63),
     "a time that is no number": event(emitted_at=float("nan")),
     "a time that is text": event(emitted_at=cast("float", "yesterday")),
-    "no name": replace(event(), name=cast("str", None)),
+    "no name": event()._replace(name=cast("str", None)),
     "an attachment that is no bytes": event(attachments=cast("tuple[bytes]", ({},))),
     "a session that is there already": session("s1"),
 }
