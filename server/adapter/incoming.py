@@ -23,11 +23,21 @@ _PLAIN = re.compile(r"([23])(?:(/[^,?]*),)?([0-9]{1,15})?(\[.*)", re.DOTALL)
 packet class, which takes five times as long."""
 
 
+_JSON_SPACE = " \t\n\r"
+
+
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
 
 
-_decode = json.JSONDecoder(parse_constant=_refuse).decode
+_decoder = json.JSONDecoder(parse_constant=_refuse)
+
+
+def _decoded(text: str) -> Any:
+    value, end = _decoder.raw_decode(text)
+    if end < len(text) and text[end:].strip(_JSON_SPACE):
+        raise ValueError("something follows the packet")
+    return value
 
 
 class _StrictJson:
@@ -35,7 +45,7 @@ class _StrictJson:
 
     @staticmethod
     def loads(text: str) -> Any:
-        return _decode(text)
+        return _decoder.decode(text)
 
 
 class _StrictPacket(packet.Packet):  # type: ignore[misc]  # python-socketio is not typed
@@ -86,7 +96,7 @@ class Assembler:
                 packet.EVENT if kind == "2" else packet.ACK,
                 namespace or "/",
                 None if number is None else int(number),
-                _decode(content),
+                _decoded(content),
             )
         pkt = self._packet_class(encoded_packet=data)
         if pkt.packet_type == packet.CONNECT:
