@@ -8,10 +8,10 @@ costs one write per batch, however many events are in it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from socketio_eventstore.server.packets import Frames
-from socketio_eventstore.server.registry import Connection, Registry, State
+from socketio_eventstore.server.registry import Connection, Registry, Session, State
 from socketio_eventstore.store.model import Room
 
 logger = logging.getLogger(__name__)
@@ -47,19 +47,11 @@ class Outbox:
         """Give the consecutive events for one audience, joined, to each of its live members."""
         if self._audience is None:
             return
-        (namespace, rooms, skip), self._audience = self._audience, None
-        stretch, self._stretch = self._stretch, []
-        joined = Frames.join(stretch)
-        live = State.LIVE
-        connections = [
-            session.connection
-            for session in self._registry.members(namespace, rooms)
-            if session.state is live and session.connection is not None and session.sid not in skip
-        ]
+        recipients, joined = self._take_stretch(self._audience)
         if self._first is None and not self._waiting:
-            self._first = connections, joined  # often nothing else follows, and this is all of the batch
+            self._first = list(recipients), joined  # often nothing else follows, and this is all of the batch
         else:
-            self._put(connections, joined)
+            self._put(recipients, joined)
 
     def put(self, connection: Connection, frames: Frames) -> None:
         """Add frames for one connection, behind everything that it gets before."""
@@ -69,16 +61,25 @@ class Outbox:
 
     def flush(self) -> None:
         """Hand everything to the connections."""
-        self.end_stretch()
         self.waiting_bytes = 0
+        if self._audience is not None and self._first is None and not self._waiting:
+            # The first client need not wait until all the others have been looked up.
+            _write_all(*self._take_stretch(self._audience))
+            return
+        self.end_stretch()
         if self._first is not None:
             (connections, joined), self._first = self._first, None
-            batch = (joined,)
-            for connection in connections:
-                _write(connection, batch)
+            _write_all(connections, joined)
         waiting, self._waiting = self._waiting, {}
         for connection, frames in waiting.items():
             _write(connection, frames)
+
+    def _take_stretch(self, audience: Audience) -> tuple[Iterator[Connection], Frames]:
+        """The present stretch, joined, and who gets it."""
+        stretch, self._stretch, self._audience = self._stretch, [], None
+        namespace, rooms, skip = audience
+        members = list(self._registry.members(namespace, rooms))  # which may change while it is written
+        return _live(members, skip), Frames.join(stretch)
 
     def _put(self, connections: Iterable[Connection], frames: Frames) -> None:
         if self._first is not None:
@@ -90,6 +91,19 @@ class Outbox:
                 waiting[connection].append(frames)
             except KeyError:
                 waiting[connection] = [frames]
+
+
+def _live(sessions: Iterable[Session], skip: Sequence[str]) -> Iterator[Connection]:
+    """The connections of those that are sent every event at its turn."""
+    for session in sessions:
+        if session.state is State.LIVE and session.connection is not None and session.sid not in skip:
+            yield session.connection
+
+
+def _write_all(connections: Iterable[Connection], frames: Frames) -> None:
+    batch = (frames,)
+    for connection in connections:
+        _write(connection, batch)
 
 
 def _write(connection: Connection, batch: Sequence[Frames]) -> None:

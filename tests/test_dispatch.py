@@ -330,3 +330,19 @@ async def test_answers_do_not_pile_up_without_bound_behind_a_store_that_is_stuck
         core.dispatcher.post(Reply(client, "/", Frames("43[]")))
     core.held.release()
     await emit
+
+
+async def test_a_session_that_ends_while_others_are_written_to_harms_nobody(core: Core) -> None:
+    _, first = await core.live("s1")
+    gone, second = await core.live("s2")
+    _, third = await core.live("s3")
+
+    class EndsAnother(Recorder):
+        def write(self, batch: Sequence[Frames]) -> None:
+            super().write(batch)
+            core.registry.remove(gone)
+            gone.detach()
+
+    first.__class__ = EndsAnother
+    await core.emit()
+    assert (first.packets, second.packets, third.packets) == ([said("hello", 1)], [], [said("hello", 1)])
