@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -53,15 +54,18 @@ def collecting(only: Session | None = None) -> Iterator[list[Turn]]:
         _present.reset(token)
 
 
-async def submit_or_collect(dispatcher: Dispatcher, turn: Turn) -> object:
-    """Submit a turn and wait for it; inside ``collecting`` keep it for later and return None."""
+def submit_or_collect(dispatcher: Dispatcher, turn: Turn) -> asyncio.Future[object]:
+    """Submit a turn; inside ``collecting`` keep it for later, and give None. Raises as ``submit``."""
     collection = _present.get()
-    if collection is not None and collection.takes(turn):
-        collection.turns.append(turn)
-        return None
-    if collection is not None:
+    if collection is None:
+        return dispatcher.submit(turn)
+    if not collection.takes(turn):
         collection.hear_of(turn)
-    return await dispatcher.submit(turn)
+        return dispatcher.submit(turn)
+    collection.turns.append(turn)
+    kept: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+    kept.set_result(None)
+    return kept
 
 
 def collects(turn: Turn) -> bool:

@@ -68,6 +68,8 @@ class Frames:
         return self._deflated
 
     def _as_websocket(self) -> bytes:
+        if len(self.packets) == 1:
+            return _frame(*_payload(self.packets[0]))
         return b"".join([_frame(*_payload(packet)) for packet in self.packets])
 
     def _as_deflated(self, threshold_bytes: int) -> bytes:

@@ -161,9 +161,7 @@ class Core:
 
     def begin(self, *turns: Turn) -> asyncio.Future[object]:
         """Give turns their place now; the future is done when they have taken effect."""
-        turns[-1].settled = settled = asyncio.get_running_loop().create_future()
-        self.dispatcher.enqueue(*turns)
-        return settled
+        return self.dispatcher.submit(*turns)
 
 
 @asynccontextmanager

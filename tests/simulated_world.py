@@ -184,7 +184,10 @@ class World:
         return task.done() and not task.cancelled() and task.exception() is None
 
     def submit(self, *turns: Turn) -> bool:
-        return self.do(self.dispatcher.submit(*turns))
+        async def submitted() -> None:
+            await self.dispatcher.submit(*turns)
+
+        return self.do(submitted())
 
     def stop(self) -> None:
         """The process is no more, and neither is any transport."""
