@@ -10,6 +10,7 @@ import random
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -49,6 +50,7 @@ class Ended:
 class ServerCommand:
     """A context manager around any program that serves Socket.IO on ``port``."""
 
+    scheme = "http"
     healthy: tuple[str, int] = ("/nothing", 404)
     """The path that is asked until the server is ready, and the status that says so."""
 
@@ -64,7 +66,7 @@ class ServerCommand:
 
     @property
     def url(self) -> str:
-        return f"http://{HOST}:{self.port}"
+        return f"{self.scheme}://{HOST}:{self.port}"
 
     @property
     def log(self) -> str:
@@ -146,9 +148,12 @@ class ServerCommand:
                 continue
         raise AssertionError(f"the server was not ready after {DEADLINE} s:\n{self.log}")
 
+    def _connection(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection(HOST, self.port, timeout=DEADLINE)
+
     def _answers(self) -> bool:
         path, status = self.healthy
-        connection = http.client.HTTPConnection(HOST, self.port, timeout=DEADLINE)
+        connection = self._connection()
         try:
             connection.request("GET", path)
             return connection.getresponse().status == status
@@ -212,6 +217,17 @@ class EmbeddedServer(ServerCommand):
 
     def command(self) -> Sequence[str]:
         return (sys.executable, str(self.script_file), str(self.port), str(self.database))
+
+
+class TlsServer(EmbeddedServer):
+    """One that serves https, with a certificate that nobody has vouched for."""
+
+    scheme = "https"
+
+    def _connection(self) -> http.client.HTTPConnection:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        return http.client.HTTPSConnection(HOST, self.port, timeout=DEADLINE, context=context)
 
 
 class Proxy:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from clients import NodeClients, number_of
-from processes import EmbeddedServer, ServerCommand, ServerProcess
+from processes import EmbeddedServer, ServerCommand, ServerProcess, TlsServer
 
 TRANSPORTS = [
     pytest.param(("websocket",), id="websocket"),
@@ -31,6 +31,29 @@ handlers_for_tests.register(sio)
 app = web.Application()
 sio.attach(app)
 web.run_app(app, host="127.0.0.1", port=port, print=None)
+"""
+
+AIOHTTP_TLS = """
+import asyncio
+import ssl
+import sys
+
+import socketio
+import trustme
+import uvloop
+from aiohttp import web
+
+import handlers_for_tests
+from socketio_eventstore.server.adapter import RecoveryManager
+
+port, database = int(sys.argv[1]), sys.argv[2]
+sio = socketio.AsyncServer(async_mode="aiohttp", client_manager=RecoveryManager(database))
+handlers_for_tests.register(sio)
+app = web.Application()
+sio.attach(app)
+context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+web.run_app(app, host="127.0.0.1", port=port, print=None, ssl_context=context, loop=LOOP.new_event_loop())
 """
 
 ASGI = """
@@ -113,6 +136,16 @@ async def test_clients_with_the_msgpack_parser_recover_in_an_application_on_aioh
     with EmbeddedServer(tmp_path, AIOHTTP_MSGPACK) as server:
         msgpack = {"parser": "msgpack"}
         await recovers_what_it_missed(server, node, transports=transports, control=msgpack, **msgpack)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("transports", TRANSPORTS)
+async def test_clients_recover_over_tls(
+    tmp_path: Path, node: NodeClients, transports: tuple[str, ...], loop: str
+) -> None:
+    with TlsServer(tmp_path, AIOHTTP_TLS.replace("LOOP", loop)) as server:
+        unchecked = {"rejectUnauthorized": False}  # each start has a certificate of its own
+        await recovers_what_it_missed(server, node, transports=transports, control=unchecked, **unchecked)
 
 
 @pytest.mark.parametrize("transports", TRANSPORTS)
