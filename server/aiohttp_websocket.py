@@ -127,7 +127,7 @@ class AiohttpWebSocket(asyncio.Protocol):
         else:
             self._close(CloseCode.GOING_AWAY)
 
-    def _close(self, code: CloseCode) -> None:
+    def _close(self, code: int) -> None:
         transport = self._transport
         if not transport.is_closing():
             transport.write(close_frame(code))

@@ -31,7 +31,8 @@ class Ping(NamedTuple):
 class End(NamedTuple):
     """The client has closed the WebSocket, or broken the protocol; nothing follows."""
 
-    code: CloseCode
+    code: int
+    """What it is told in return: its own status code, or what it has broken."""
 
 
 Message: TypeAlias = "str | bytes | Ping | End"
@@ -44,6 +45,8 @@ _CONTROL: Final = 0x08
 _MASKED: Final = 0x80
 _LONGEST_CONTROL: Final = 125
 _TWO_BYTES_FOLLOW: Final = 126
+_SENDABLE: Final = (range(1000, 1004), range(1007, 1015), range(3000, 5000))
+"""The status codes that a close frame may carry (section 7.4, and the registry that it founds)."""
 _END_OF_BLOCK: Final = b"\x00\x00\xff\xff"
 """What a sender of a compressed message leaves out of it (RFC 7692 section 7.2.1)."""
 
@@ -136,9 +139,7 @@ class FrameReader:
     def _control(self, head: int, payload: bytes) -> Message | None:
         match head:
             case 0x88:  # close
-                if len(payload) == 1:
-                    raise _Broken(CloseCode.PROTOCOL_ERROR)
-                return End(CloseCode.NORMAL)
+                return End(_status_code(payload))
             case 0x89:  # ping
                 return Ping(payload)
             case 0x8A:  # pong, which nobody has asked for
@@ -172,6 +173,16 @@ class FrameReader:
         if len(inflated) > self._max_bytes:
             raise _Broken(CloseCode.TOO_BIG)
         return inflated
+
+
+def _status_code(payload: bytes) -> int:
+    if not payload:
+        return CloseCode.NORMAL
+    code = int.from_bytes(payload[:2])
+    if len(payload) == 1 or not any(code in codes for codes in _SENDABLE):
+        raise _Broken(CloseCode.PROTOCOL_ERROR)
+    _text(payload[2:])  # the reason
+    return code
 
 
 def _unmasked(payload: bytes, mask: bytes) -> bytes:

@@ -114,6 +114,11 @@ def test_every_length_is_read(size: int) -> None:
         pytest.param([frame(MORE, b"x")], CloseCode.PROTOCOL_ERROR, id="continuation of nothing"),
         pytest.param([frame(0x01), frame(TEXT)], CloseCode.PROTOCOL_ERROR, id="message in a message"),
         pytest.param([frame(CLOSE, b"x")], CloseCode.PROTOCOL_ERROR, id="half a status code"),
+        *(
+            pytest.param([frame(CLOSE, code.to_bytes(2))], CloseCode.PROTOCOL_ERROR, id=f"status code {code}")
+            for code in (0, 999, 1004, 1005, 1006, 1015, 2999, 5000)
+        ),
+        pytest.param([frame(CLOSE, b"\x03\xe8\xff")], CloseCode.INVALID_TEXT, id="reason is no UTF-8"),
         pytest.param([frame(TEXT, b"\xff")], CloseCode.INVALID_TEXT, id="no UTF-8"),
         pytest.param([frame(0x01, b"\xc3"), frame(MORE, b"x")], CloseCode.INVALID_TEXT, id="no UTF-8 at all"),
         pytest.param([frame(TEXT, b"x" * (MAX_BYTES + 1))], CloseCode.TOO_BIG, id="too long"),
@@ -123,9 +128,13 @@ def test_every_length_is_read(size: int) -> None:
         ),
         pytest.param([frame(CLOSE)], CloseCode.NORMAL, id="close"),
         pytest.param([frame(CLOSE, b"\x03\xe8bye")], CloseCode.NORMAL, id="close with a reason"),
+        *(
+            pytest.param([frame(CLOSE, code.to_bytes(2))], code, id=f"close with {code}")
+            for code in (1001, 1003, 1007, 1014, 3000, 4999)
+        ),
     ],
 )
-def test_a_close_frame_and_each_breach_of_the_protocol_end_it(frames: list[bytes], code: CloseCode) -> None:
+def test_a_close_frame_and_each_breach_of_the_protocol_end_it(frames: list[bytes], code: int) -> None:
     assert messages_of(frame(TEXT, b"before"), *frames, frame(TEXT, b"after")) == ["before", End(code)]
 
 

@@ -141,7 +141,8 @@ async def test_a_websocket_ping_is_answered_and_does_not_count_as_a_packet(serve
 @pytest.mark.parametrize(
     ("head", "payload", "code"),
     [
-        pytest.param(0x88, b"\x03\xe8", 1000, id="close"),
+        pytest.param(0x88, b"", 1000, id="close"),
+        pytest.param(0x88, b"\x0f\xa0bye", 4000, id="close with a code of its own"),
         pytest.param(0x83, b"", 1002, id="unknown opcode"),
         pytest.param(0x81, b"\xff", 1007, id="no UTF-8"),
     ],
