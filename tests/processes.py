@@ -1,8 +1,7 @@
-"""Servers as processes of their own, so that a test can kill them for real, and a proxy that goes silent."""
+"""Servers as processes of their own, so that a test can kill them for real."""
 
 from __future__ import annotations
 
-import asyncio
 import http.client
 import json
 import os
@@ -228,61 +227,3 @@ class TlsServer(EmbeddedServer):
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         return http.client.HTTPSConnection(HOST, self.port, timeout=DEADLINE, context=context)
-
-
-class Proxy:
-    """A TCP proxy that can leave the server with connections on whose other end nobody is any more."""
-
-    def __init__(self, port: int) -> None:
-        self._target = port
-        self._pairs: list[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = []
-        self._pumps: set[asyncio.Task[None]] = set()
-        self._stranded: list[asyncio.StreamWriter] = []
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, HOST, 0)
-        port = self._server.sockets[0].getsockname()[1]
-        self.url = f"http://{HOST}:{port}"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        await self.strand()
-        await self.close_stranded()
-
-    async def strand(self) -> None:
-        """The clients see their connections close, the server notices nothing: no byte, no end."""
-        pumps, self._pumps = self._pumps, set()
-        for pump in pumps:
-            pump.cancel()
-        await asyncio.gather(*pumps, return_exceptions=True)
-        for client, server in self._pairs:
-            client.close()
-            self._stranded.append(server)
-        self._pairs.clear()
-
-    async def close_stranded(self) -> None:
-        """The server's network finally notices."""
-        for server in self._stranded:
-            server.close()
-        self._stranded.clear()
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            server_reader, server_writer = await asyncio.open_connection(HOST, self._target)
-        except ConnectionError:  # the server has ended
-            writer.close()
-            return
-        self._pairs.append((writer, server_writer))
-        for source, target in ((reader, server_writer), (server_reader, writer)):
-            self._pumps.add(asyncio.create_task(self._pump(source, target)))
-
-    @staticmethod
-    async def _pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-        try:
-            while data := await source.read(65536):
-                target.write(data)
-                await target.drain()
-        except ConnectionError:
-            pass  # the same as an end
-        target.close()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from clients import NodeClients
-from processes import Proxy, ServerProcess
+from processes import ServerProcess
+from proxies import Stranding
 
 
 async def test_membership_counts_at_the_moment_of_the_event(tmp_path: Path, node: NodeClients) -> None:
@@ -158,7 +159,7 @@ async def test_a_half_open_connection_does_not_keep_its_client_from_coming_back(
     # The server would notice the lost connection only after 45 seconds.
     config = {"server": {"ping_interval": 25.0, "ping_timeout": 20.0}}
     with ServerProcess(tmp_path, config) as server:
-        async with Proxy(server.port) as proxy:
+        async with Stranding(server.port) as proxy:
             control = await node.control(server.url)
             client = await node.client(proxy.url, reconnection=False)
             sid = (await client.connected()).sid

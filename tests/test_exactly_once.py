@@ -11,8 +11,9 @@ from collections.abc import Iterator
 import aiohttp
 import pytest
 from clients import Client, NodeClients, NotAnswered, RawPolling
-from keyed import TUTORIAL, OneWay, logged, marker, serving_keyed_events
+from keyed import TUTORIAL, logged, marker, serving_keyed_events
 from processes import ServerProcess
+from proxies import OneWay
 
 
 @pytest.fixture(scope="module")

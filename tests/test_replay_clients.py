@@ -33,14 +33,13 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import socket
 from collections.abc import Iterator
-from typing import Self
 
 import aiohttp
 import pytest
 from clients import Client, NodeClients, RawPolling
-from processes import HOST, ServerProcess
+from processes import ServerProcess
+from proxies import Wire
 
 CLIENTS = 8
 MISSED = 6
@@ -59,87 +58,6 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     limits = {"max_missed_packets": 20, "max_missed_bytes": 3_000}
     with ServerProcess(tmp_path_factory.mktemp("narrow"), {"connection_state_recovery": limits}) as server:
         yield server
-
-
-class Wire:
-    """A TCP proxy that breaks the connections after so many bytes of the server, or holds them back."""
-
-    def __init__(self, port: int, receive_buffer: int | None = None) -> None:
-        self._target = port
-        self._receive_buffer = receive_buffer
-        self._budget: int | None = None
-        self._flows = asyncio.Event()
-        self._flows.set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._writers: list[asyncio.StreamWriter] = []
-        self.carried = 0
-        """Bytes of the server that were passed on."""
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, HOST, 0)
-        self.url = f"http://{HOST}:{self._server.sockets[0].getsockname()[1]}"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._break()
-
-    def cut_after(self, size: int | None) -> None:
-        """All connections end when so many more bytes of the server have passed; later ones are whole."""
-        self._budget = size
-
-    def hold(self) -> None:
-        """From here on nothing of the server passes, and nobody reads it."""
-        self._flows.clear()
-
-    def flow(self) -> None:
-        self._flows.set()
-
-    def _break(self) -> None:
-        for writer in self._writers:
-            writer.close()
-        self._writers.clear()
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        near = socket.socket()
-        near.setblocking(False)
-        if self._receive_buffer is not None:  # before it connects, or the window is agreed on already
-            near.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
-        await asyncio.get_running_loop().sock_connect(near, (HOST, self._target))
-        server_reader, server_writer = await asyncio.open_connection(sock=near)
-        self._writers += [writer, server_writer]
-        self._tasks.add(asyncio.create_task(self._upstream(reader, server_writer)))
-        self._tasks.add(asyncio.create_task(self._downstream(server_reader, writer)))
-
-    async def _upstream(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-        try:
-            while data := await source.read(65536):
-                target.write(data)
-                await target.drain()
-        except ConnectionError:
-            pass  # the same as an end
-        target.close()
-
-    async def _downstream(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-        try:
-            while data := await source.read(65536):
-                await self._flows.wait()
-                if self._budget is not None and len(data) >= self._budget:
-                    target.write(data[: self._budget])
-                    self._budget = None
-                    self._break()
-                    return
-                if self._budget is not None:
-                    self._budget -= len(data)
-                self.carried += len(data)
-                target.write(data)
-                await target.drain()
-        except ConnectionError:
-            pass  # the same as an end
-        target.close()
 
 
 class Cutting:

@@ -10,7 +10,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 from clients import NodeClients, NotAnswered, RawPolling, number_of
-from processes import Ended, Proxy, ServerProcess
+from processes import Ended, ServerProcess
+from proxies import Stranding
 
 GRACE = 5.0
 SLACK = 10.0
@@ -82,7 +83,7 @@ async def test_a_client_whose_network_is_gone_does_not_hold_up_the_end(
 ) -> None:
     config = {"server": {"shutdown_grace": GRACE, "ping_interval": 25.0, "ping_timeout": 20.0}}
     with ServerProcess(tmp_path, config) as server:
-        async with Proxy(server.port) as proxy:
+        async with Stranding(server.port) as proxy:
             for transports in (("websocket",), ("polling",)):
                 client = await node.client(proxy.url, transports=transports, reconnection=False)
                 await client.connected()

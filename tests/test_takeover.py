@@ -8,7 +8,8 @@ from typing import Any
 import aiohttp
 import pytest
 from clients import Client, NodeClients, RawPolling, rest
-from processes import Proxy, ServerProcess
+from processes import ServerProcess
+from proxies import Stranding
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ async def test_a_network_that_goes_silent_again_and_again_loses_nothing(
     server: ServerProcess, node: NodeClients
 ) -> None:
     control = await node.control(server.url)
-    async with Proxy(server.port) as proxy:
+    async with Stranding(server.port) as proxy:
         client = await node.client(proxy.url, reconnection=False, auth={"rooms": ["silent"]})
         sid = (await client.connected()).sid
         expected = []
@@ -217,7 +218,7 @@ async def test_leaving_rooms_in_the_disconnect_handler_of_a_connection_that_was_
 ) -> None:
     control = await node.control(server.url)
     wishes: dict[str, Any] = {"rooms": ["room"], "farewell": {"leave": ["room"]}}
-    async with Proxy(server.port) as proxy:
+    async with Stranding(server.port) as proxy:
         client = await node.client(proxy.url, reconnection=False, auth=wishes)
         sid = (await client.connected()).sid
         await proxy.strand()
