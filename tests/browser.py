@@ -26,7 +26,6 @@ except ImportError:
     missing("playwright, which drives the browser, is not installed: pip install playwright")
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-CHAT = {"server": {"handlers": "socketio_eventstore.server.chat"}}
 FLAGS = (
     "--no-sandbox",  # containers run as root
     "--disable-gpu",

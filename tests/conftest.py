@@ -3,9 +3,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
@@ -13,6 +13,11 @@ import pytest_asyncio
 from clients import NodeClients, node_command
 from core import Core, running
 from embedded import Server, serving
+from processes import ServerProcess
+
+if TYPE_CHECKING:
+    from browser import OpenTab
+    from playwright.sync_api import Browser
 
 
 def pytest_collection_finish() -> None:
@@ -78,3 +83,25 @@ async def embedded_server(path: Path) -> AsyncIterator[Server]:
 async def running_core(path: Path) -> AsyncIterator[Core]:
     async with running(path) as core:
         yield core
+
+
+@pytest.fixture
+def chat_server(tmp_path: Path) -> Iterator[ServerProcess]:
+    with ServerProcess(tmp_path, {"server": {"handlers": "socketio_eventstore.server.chat"}}) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    from browser import running_chromium  # only now: where there is no playwright, its import skips
+
+    with running_chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def open_tab(chromium: Browser, chat_server: ServerProcess) -> Iterator[OpenTab]:
+    from browser import opening_tabs
+
+    with opening_tabs(chromium, chat_server.url) as open_tab:
+        yield open_tab

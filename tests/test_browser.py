@@ -4,37 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
-from browser import (  # first: it skips all of this where there is no playwright
-    CHAT,
-    OpenTab,
-    opening_tabs,
-    running_chromium,
-)
-from playwright.sync_api import Browser, expect
+from browser import OpenTab  # first: it skips all of this where there is no playwright
+from playwright.sync_api import expect
 from processes import ServerProcess
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with running_chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[ServerProcess]:
-    with ServerProcess(tmp_path, CHAT) as server:
-        yield server
-
-
-@pytest.fixture
-def open_tab(chromium: Browser, server: ServerProcess) -> Iterator[OpenTab]:
-    with opening_tabs(chromium, server.url) as open_tab:
-        yield open_tab
-
 
 # --- recovery ---------------------------------------------------------------------------------------
 
@@ -74,7 +47,7 @@ def test_the_button_may_be_pressed_before_anything_was_received_and_again_and_ag
 
 
 def test_a_kill_of_the_server_loses_neither_sessions_nor_messages(
-    open_tab: OpenTab, server: ServerProcess
+    open_tab: OpenTab, chat_server: ServerProcess
 ) -> None:
     a, b, away = open_tab(), open_tab(), open_tab()
     tabs = (a, b, away)
@@ -84,10 +57,10 @@ def test_a_kill_of_the_server_loses_neither_sessions_nor_messages(
     away.disconnect()
     b.say("right before the kill")
     b.shows("all hear this", "right before the kill")
-    server.kill()
+    chat_server.kill()
     a.is_reconnecting()
     b.is_reconnecting()
-    server.start()
+    chat_server.start()
     a.is_connected(recovered=True)
     b.is_connected(recovered=True)
     a.say("after the kill")
@@ -99,30 +72,30 @@ def test_a_kill_of_the_server_loses_neither_sessions_nor_messages(
     assert [tab.sid for tab in tabs] == sids
 
 
-def test_the_session_survives_one_kill_after_the_other(open_tab: OpenTab, server: ServerProcess) -> None:
+def test_the_session_survives_one_kill_after_the_other(open_tab: OpenTab, chat_server: ServerProcess) -> None:
     tab = open_tab()
     sid, said = tab.sid, list[str]()
     for number in range(3):
         said.append(f"before kill {number}")
         tab.say(said[-1])
         tab.shows(*said)
-        server.kill()
+        chat_server.kill()
         tab.is_reconnecting()
-        server.start()
+        chat_server.start()
         tab.is_connected(recovered=True)
         tab.shows(*said)
     assert tab.sid == sid
 
 
 def test_a_kill_amid_a_stream_of_messages_leaves_each_of_them_shown_once_or_not_confirmed(
-    open_tab: OpenTab, server: ServerProcess
+    open_tab: OpenTab, chat_server: ServerProcess
 ) -> None:
     a, b = open_tab(), open_tab()
     b.page.evaluate(START_TALKING)
     expect(a.messages.nth(20)).to_be_visible()
-    server.kill()
+    chat_server.kill()
     a.is_reconnecting()
-    server.start()
+    chat_server.start()
     a.is_connected(recovered=True)
     b.is_connected(recovered=True)
     said = [f"message {number}" for number in range(b.page.evaluate(STOP_TALKING))]
@@ -154,14 +127,14 @@ def number_of(message: str) -> int:
 
 
 def test_a_page_whose_session_is_gone_says_that_messages_may_be_missing(
-    open_tab: OpenTab, server: ServerProcess
+    open_tab: OpenTab, chat_server: ServerProcess
 ) -> None:
     a, b = open_tab(), open_tab()
     sid = a.sid
-    server.kill()
-    for file in server.database.parent.iterdir():
+    chat_server.kill()
+    for file in chat_server.database.parent.iterdir():
         file.unlink()
-    server.start()
+    chat_server.start()
     for tab in (a, b):
         tab.is_connected(recovered=False)
         expect(tab.status).to_contain_text("messages may be missing")
@@ -172,14 +145,14 @@ def test_a_page_whose_session_is_gone_says_that_messages_may_be_missing(
 
 
 def test_who_disconnects_while_reconnecting_stays_away_until_the_button_is_pressed_again(
-    open_tab: OpenTab, server: ServerProcess
+    open_tab: OpenTab, chat_server: ServerProcess
 ) -> None:
     a, b = open_tab(), open_tab()
     sid = a.sid
-    server.kill()
+    chat_server.kill()
     a.is_reconnecting()
     a.disconnect()
-    server.start()
+    chat_server.start()
     b.is_connected(recovered=True)
     b.say("a is not here")
     b.shows("a is not here")
@@ -209,30 +182,30 @@ def test_messages_written_while_disconnected_wait_and_follow_what_was_missed(ope
 
 
 def test_messages_written_while_the_server_is_down_are_sent_when_it_is_back(
-    open_tab: OpenTab, server: ServerProcess
+    open_tab: OpenTab, chat_server: ServerProcess
 ) -> None:
     a, b = open_tab(), open_tab()
-    server.kill()
+    chat_server.kill()
     a.is_reconnecting()
     a.say("is it dead?")
     expect(a.outbox).to_contain_text(["Waits for the connection"])
-    server.start()
+    chat_server.start()
     a.is_connected(recovered=True)
     for tab in (a, b):
         tab.shows("is it dead?")
 
 
 def test_a_message_whose_fate_is_unknown_is_not_sent_again_unless_the_user_says_so(
-    open_tab: OpenTab, server: ServerProcess
+    open_tab: OpenTab, chat_server: ServerProcess
 ) -> None:
     a, b = open_tab(), open_tab()
-    freeze(server)
+    freeze(chat_server)
     a.say("lost")
     a.say("dropped")
-    server.kill()
+    chat_server.kill()
     expect(a.outbox).to_contain_text(["Not confirmed", "Not confirmed"])
     expect(a.page.get_by_role("button", name="Send again")).to_have_count(0)
-    server.start()
+    chat_server.start()
     a.is_connected(recovered=True)
     b.is_connected(recovered=True)
     expect(a.page.get_by_role("button", name="Send again")).to_have_count(2)

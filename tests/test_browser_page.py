@@ -2,39 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
-from browser import (  # first: it skips all of this where there is no playwright
-    CHAT,
-    OpenTab,
-    opening_tabs,
-    running_chromium,
-)
+from browser import OpenTab  # first: it skips all of this where there is no playwright
 from playwright.sync_api import Browser, expect
 from processes import ServerProcess
 
 PHONES = [(375, 667), (320, 568), (667, 375)]
 LONG_WORD = "Donaudampfschifffahrtsgesellschaft" * 10
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with running_chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[ServerProcess]:
-    with ServerProcess(tmp_path, CHAT) as server:
-        yield server
-
-
-@pytest.fixture
-def open_tab(chromium: Browser, server: ServerProcess) -> Iterator[OpenTab]:
-    with opening_tabs(chromium, server.url) as open_tab:
-        yield open_tab
 
 
 def test_html_is_shown_as_text(open_tab: OpenTab) -> None:
@@ -51,19 +25,20 @@ def test_html_is_shown_as_text(open_tab: OpenTab) -> None:
 
 
 def test_nothing_comes_from_elsewhere_and_the_policy_forbids_it(
-    open_tab: OpenTab, server: ServerProcess
+    open_tab: OpenTab, chat_server: ServerProcess
 ) -> None:
     tab = open_tab()
     policy = tab.page.locator("meta[http-equiv=Content-Security-Policy]").get_attribute("content")
     assert policy is not None and "unsafe" not in policy and "default-src 'none'" in policy
-    assert {f"{server.url}/pages/chat.js", f"{server.url}/socket.io/socket.io.js"} <= set(tab.requested)
-    assert [url for url in tab.requested if not url.startswith(f"{server.url}/")] == []
+    url = chat_server.url
+    assert {f"{url}/pages/chat.js", f"{url}/socket.io/socket.io.js"} <= set(tab.requested)
+    assert [requested for requested in tab.requested if not requested.startswith(f"{url}/")] == []
 
 
-def test_a_page_without_the_client_says_so(chromium: Browser, server: ServerProcess) -> None:
+def test_a_page_without_the_client_says_so(chromium: Browser, chat_server: ServerProcess) -> None:
     page = chromium.new_page()
     page.route("**/socket.io.js", lambda route: route.abort())
-    page.goto(server.url)
+    page.goto(chat_server.url)
     expect(page.locator("#status")).to_contain_text("does not have /socket.io/socket.io.js")
     page.close()
 

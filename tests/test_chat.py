@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -107,9 +106,10 @@ async def test_arguments_after_the_message_are_left_out(stock: str) -> None:
         assert await a.hears() == ("hello",)
 
 
-async def test_on_this_server_the_answer_tells_the_place_of_the_message_in_the_log(tmp_path: Path) -> None:
-    with ServerProcess(tmp_path, {"server": {"handlers": "socketio_eventstore.server.chat"}}) as server:
-        async with member(server.url) as a, member(server.url) as b:
-            answer = await a.asks("hello")
-            assert answer["status"] == "ok"
-            assert await a.hears() == await b.hears() == ("hello", answer["offset"])
+async def test_on_this_server_the_answer_tells_the_place_of_the_message_in_the_log(
+    chat_server: ServerProcess,
+) -> None:
+    async with member(chat_server.url) as a, member(chat_server.url) as b:
+        answer = await a.asks("hello")
+        assert answer["status"] == "ok"
+        assert await a.hears() == await b.hears() == ("hello", answer["offset"])
