@@ -94,7 +94,7 @@ class Socket:
 
 
 class Polling:
-    """An Engine.IO session of bare HTTP requests."""
+    """An Engine.IO session whose every request a test makes itself; it sees each answer and its status."""
 
     def __init__(self, server: Server) -> None:
         self._server = server

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import aiohttp
 import pytest
-from clients import Client, NodeClients, RawPolling
+from clients import Client, NodeClients
+from polling import RawPolling
 from processes import ServerProcess
 
 

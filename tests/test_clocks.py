@@ -11,7 +11,8 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from clients import Client, NodeClients, RawPolling, number_of
+from clients import Client, NodeClients, number_of
+from polling import RawPolling
 from processes import ServerProcess
 
 HOUR = 3600.0

@@ -6,7 +6,8 @@ import asyncio
 from pathlib import Path
 
 import aiohttp
-from clients import NodeClients, RawPolling
+from clients import NodeClients
+from polling import RawPolling
 from processes import ServerProcess
 
 DISABLED = {"connection_state_recovery": None}

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 
 import aiohttp
 import pytest
-from clients import Client, NodeClients, NotAnswered, RawPolling
+from clients import Client, NodeClients, NotAnswered
 from keyed import TUTORIAL, logged, marker, serving_keyed_events
+from polling import RawPolling
 from processes import ServerProcess
 from proxies import OneWay
 

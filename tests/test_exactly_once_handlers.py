@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import aiohttp
 import pytest
-from clients import NodeClients, RawPolling
+from clients import NodeClients
 from keyed import TUTORIAL, logged, marker, rows, serving_keyed_events
+from polling import RawPolling
 from processes import ServerProcess
 
 

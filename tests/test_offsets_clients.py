@@ -10,7 +10,8 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from clients import NodeClients, RawPolling
+from clients import NodeClients
+from polling import RawPolling
 from processes import ServerProcess
 from storing import put_back
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from clients import RawPolling, number_of
+from clients import number_of
+from polling import RawPolling
 from processes import ServerProcess
 
 

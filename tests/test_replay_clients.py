@@ -37,7 +37,8 @@ from collections.abc import Iterator
 
 import aiohttp
 import pytest
-from clients import Client, NodeClients, RawPolling
+from clients import Client, NodeClients
+from polling import RawPolling
 from processes import ServerProcess
 from proxies import Wire
 

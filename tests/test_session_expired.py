@@ -11,7 +11,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from clients import Client, NodeClients, RawPolling
+from clients import Client, NodeClients
+from polling import RawPolling
 from processes import ServerProcess
 
 EVENT = "session_expired"

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from clients import NodeClients, NotAnswered, RawPolling, number_of
+from clients import NodeClients, NotAnswered, number_of
+from polling import RawPolling
 from processes import Ended, ServerProcess
 from proxies import Stranding
 

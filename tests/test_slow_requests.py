@@ -8,7 +8,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from clients import RawPolling
+from polling import RawPolling
 from processes import DEADLINE, HOST, ServerProcess
 
 HALF_HEADER = b"GET /healthz HTTP/1.1\r\nHost: server\r\nX-"

@@ -7,7 +7,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from clients import Client, NodeClients, RawPolling, rest
+from clients import Client, NodeClients
+from polling import RawPolling, rest
 from processes import ServerProcess
 from proxies import Stranding
 
