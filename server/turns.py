@@ -67,6 +67,10 @@ class Volatile(Turn):
     broadcasts = True
     event: Event
 
+    @property
+    def size_bytes(self) -> int:
+        return self.event.size_bytes
+
     def apply(self, dispatcher: Dispatcher) -> None:
         _broadcast(dispatcher, self.event, dispatcher.offset)
 
@@ -81,14 +85,16 @@ def _broadcast(dispatcher: Dispatcher, event: Event, offset: str | None) -> Fram
 class Acknowledged(Turn):
     """An event that asks for an acknowledgement: each recipient gets its own packet; not stored."""
 
-    namespace: str
-    rooms: tuple[Room, ...] | None
-    skip: tuple[str, ...]
+    event: Event
     packet_for: Callable[[Session], Frames]
 
+    @property
+    def size_bytes(self) -> int:
+        return self.event.size_bytes
+
     def apply(self, dispatcher: Dispatcher) -> None:
-        for session in dispatcher.registry.members(self.namespace, self.rooms):
-            if session.connection is not None and session.sid not in self.skip:
+        for session in dispatcher.registry.members(self.event.namespace, self.event.rooms):
+            if session.connection is not None and session.sid not in self.event.skip:
                 _send_or_hold(dispatcher, session, self.packet_for(session))
 
 
@@ -175,6 +181,10 @@ class Save(SessionTurn):
 
     data: str
 
+    @property
+    def size_bytes(self) -> int:
+        return len(self.data)
+
     def changes(self, registry: Registry) -> Sequence[Change]:
         return (DataSaved(self.session.namespace, self.session.sid, self.data),)
 
@@ -188,6 +198,10 @@ class Bind(SessionTurn):
 
     identity: str
 
+    @property
+    def size_bytes(self) -> int:
+        return len(self.identity)
+
     def changes(self, registry: Registry) -> Sequence[Change]:
         return (SessionBound(self.session.namespace, self.session.sid, self.identity),)
 
@@ -200,6 +214,10 @@ class KeepAnswer(Turn):
     """A client's event was handled; this is stored with what its handler asked for, or not at all."""
 
     answered: Answered
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.answered.answer)
 
     def changes(self, registry: Registry) -> Sequence[Change]:
         return (self.answered,)

@@ -177,7 +177,7 @@ async def test_packets_that_are_not_stored_come_between_the_events_where_they_be
     await either.emit("one")
     session.recovered = True
     claim = session.attach(back, 0)
-    ask = Acknowledged("/", ("s1",), (), lambda session: Frames(f'427["{session.sid}?"]'))
+    ask = Acknowledged(event("?", rooms=("s1",)), lambda session: Frames(f'427["{session.sid}?"]'))
     for turn in (
         Emit(event("two")),
         Reply(back, "/", Frames("43[2]")),

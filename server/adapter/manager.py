@@ -161,7 +161,7 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
                 self.server.packet_class(kind, namespace=namespace, data=content, id=ack_id)
             )
 
-        return Acknowledged(record.namespace, record.rooms, record.skip, packet_for)
+        return Acknowledged(record, packet_for)
 
     def _generate_ack_id(self, sid: str, callback: Callable[..., Any]) -> int:
         ack_id = next(self._ack_ids)
