@@ -26,7 +26,6 @@ class Outbox:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._waiting: dict[Connection, list[Frames]] = {}
-        self._first: tuple[list[Connection], Frames] | None = None
         self._audience: Audience | None = None
         self._stretch: list[Frames] = []
         self.waiting_bytes = 0
@@ -45,12 +44,8 @@ class Outbox:
 
     def end_stretch(self) -> None:
         """Give the consecutive events for one audience, joined, to each of its live members."""
-        if self._audience is None:
-            return
-        recipients, joined = self._take_stretch(self._audience)
-        if self._first is None and not self._waiting:
-            self._first = list(recipients), joined  # often nothing else follows, and this is all of the batch
-        else:
+        if self._audience is not None:
+            recipients, joined = self._take_stretch(self._audience)
             self._put(recipients, joined)
 
     def put(self, connection: Connection, frames: Frames) -> None:
@@ -62,29 +57,26 @@ class Outbox:
     def flush(self) -> None:
         """Hand everything to the connections."""
         self.waiting_bytes = 0
-        if self._audience is not None and self._first is None and not self._waiting:
-            # The first client need not wait until all the others have been looked up.
-            _write_all(*self._take_stretch(self._audience))
+        if self._audience is not None and not self._waiting:
+            # All of the batch is one stretch: the first client need not wait until the others are looked up.
+            recipients, joined = self._take_stretch(self._audience)
+            batch = (joined,)
+            for connection in recipients:
+                _write(connection, batch)
             return
         self.end_stretch()
-        if self._first is not None:
-            (connections, joined), self._first = self._first, None
-            _write_all(connections, joined)
         waiting, self._waiting = self._waiting, {}
         for connection, frames in waiting.items():
             _write(connection, frames)
 
     def _take_stretch(self, audience: Audience) -> tuple[Iterator[Connection], Frames]:
-        """The present stretch, joined, and who gets it."""
+        """End the stretch for this audience: who gets it, looked up one by one, and what, joined."""
         stretch, self._stretch, self._audience = self._stretch, [], None
         namespace, rooms, skip = audience
         members = list(self._registry.members(namespace, rooms))  # which may change while it is written
         return _live(members, skip), Frames.join(stretch)
 
     def _put(self, connections: Iterable[Connection], frames: Frames) -> None:
-        if self._first is not None:
-            (recipients, joined), self._first = self._first, None
-            self._waiting = {connection: [joined] for connection in recipients}
         waiting = self._waiting
         for connection in connections:
             try:
@@ -98,12 +90,6 @@ def _live(sessions: Iterable[Session], skip: Sequence[str]) -> Iterator[Connecti
     for session in sessions:
         if session.state is State.LIVE and session.connection is not None and session.sid not in skip:
             yield session.connection
-
-
-def _write_all(connections: Iterable[Connection], frames: Frames) -> None:
-    batch = (frames,)
-    for connection in connections:
-        _write(connection, batch)
 
 
 def _write(connection: Connection, batch: Sequence[Frames]) -> None:
