@@ -132,8 +132,9 @@ class AiohttpWebSocket(asyncio.Protocol):
         if not transport.is_closing():
             transport.write(close_frame(code))
             transport.close()
-        if transport.get_write_buffer_size():
-            # Closing waits for what is unsent, and for ever if the client does not read.
+        if transport.get_write_buffer_size() or transport.get_extra_info("sslcontext") is not None:
+            # Closing waits for what is unsent, and for ever if the client does not read. TLS does not count
+            # what it has handed on to TCP.
             asyncio.get_running_loop().call_later(CLOSE_PATIENCE_SECONDS, transport.abort)
 
 

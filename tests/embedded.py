@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -220,6 +221,7 @@ async def serving(
     recovery: Mapping[str, Any] | None = None,
     register: Callable[[Any], None] = lambda _: None,
     server_class: type[Any] = socketio.AsyncServer,
+    tls: ssl.SSLContext | None = None,
     **options: Any,
 ) -> AsyncIterator[Server]:
     """``recovery`` are options of the manager, the others are those of python-socketio's server."""
@@ -233,10 +235,11 @@ async def serving(
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         stack.push_async_callback(sio.shutdown)
-        await web.TCPSite(runner, HOST, 0).start()
+        await web.TCPSite(runner, HOST, 0, ssl_context=tls).start()
         port = runner.addresses[0][1]
         http = await stack.enter_async_context(aiohttp.ClientSession())
-        server = Server(sio, manager, http, f"http://{HOST}:{port}/socket.io/")
+        scheme = "http" if tls is None else "https"
+        server = Server(sio, manager, http, f"{scheme}://{HOST}:{port}/socket.io/")
         stack.push_async_callback(server.close_sockets)
         yield server
 

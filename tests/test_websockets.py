@@ -6,24 +6,30 @@ import asyncio
 import base64
 import gc
 import os
+import ssl
 import struct
 import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 import socketio
+import trustme
 from aiohttp import web
 from aiohttp.typedefs import Handler
 from clients import NodeClients
-from embedded import Seen, Server, serving
+from embedded import Seen, Server, serving, until
 from processes import DEADLINE, HOST, ServerProcess
 from test_clients import recovers_what_it_missed
 
+from socketio_eventstore.server import aiohttp_websocket
 from socketio_eventstore.server.adapter import RecoveryManager
+from socketio_eventstore.server.aiohttp_websocket import AiohttpWebSocket
+from socketio_eventstore.server.packets import Frames
 
 COMPRESSED = 0x40
 HANDSHAKE = (
@@ -79,10 +85,25 @@ class Wire:
             return await self._reader.read() == b""
 
 
+def trusting() -> ssl.SSLContext:
+    """Of a client that takes any certificate."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def certified() -> ssl.SSLContext:
+    """Of a server, with a certificate that nobody has vouched for."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().issue_cert(HOST).configure_cert(context)
+    return context
+
+
 @asynccontextmanager
 async def wire_to(server: Server) -> AsyncIterator[Wire]:
     address = urlsplit(server.url)
-    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    tls = trusting() if address.scheme == "https" else None
+    reader, writer = await asyncio.open_connection(address.hostname, address.port, ssl=tls)
     try:
         yield Wire(reader, writer)
     finally:
@@ -218,6 +239,28 @@ async def test_who_does_not_read_the_answers_to_its_pings_gets_no_more_of_them(s
         await seen.until(1)
         (connection,) = server.engine.sockets.values()
         assert 0 < connection.unsent_bytes < 100_000
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["", "tls"])
+async def test_who_does_not_read_cannot_keep_a_connection_that_the_server_closes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tls: bool
+) -> None:
+    monkeypatch.setattr(aiohttp_websocket, "CLOSE_PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr("asyncio.constants.SSL_SHUTDOWN_TIMEOUT", 10 * DEADLINE)
+    context = certified() if tls else None
+    async with serving(tmp_path / "events.db", tls=context) as server, wire_to(server) as wire:
+        await wire.shake_hands()
+        await wire.connect()
+        wire.stop_reading()
+        (connection,) = server.engine.sockets.values()
+        websocket = connection._websocket
+        assert isinstance(websocket, AiohttpWebSocket)
+        transport: Any = websocket._transport
+        tcp: asyncio.Transport = transport._ssl_protocol._transport if tls else transport
+        while tcp.get_write_buffer_size() == 0:
+            connection.write([Frames("4" + "x" * 10_000)])
+        connection.leave("server disconnect")
+        await until(lambda: tcp.get_extra_info("socket").fileno() == -1)
 
 
 request_id: ContextVar[str] = ContextVar("request_id", default="none")
