@@ -178,7 +178,8 @@ class Handshake:
         session.recovered = True
         self._server.manager.callbacks.pop(session.sid, None)
         if was_connected and former is not None:
-            _ = self._leave_later(session, former.id, self._server.reason.TRANSPORT_CLOSE)
+            reason = self._server.reason.TRANSPORT_CLOSE
+            _ = self._spawn(self._leave(self._leaving(session), session, former.id, reason))
         return Attempt(session, claim, pid, self._calls.place(session), offset)
 
     async def _try(self, connection: EngineConnection, attempt: Attempt, auth: Any) -> None:
@@ -274,17 +275,14 @@ class Handshake:
             session.away_since = self._runtime.clock()
         session.move(State.AWAY)
         self._server.manager.callbacks.pop(session.sid, None)
-        leaving = None
-        if accepted:
-            leaving = self._leave_later(session, None if connection is None else connection.id, reason)
+        place = self._leaving(session) if accepted else None
         if recoverable and (accepted or session.recovered):
             self._enqueue(Away(session, session.claim, time.time()))
         else:  # a client that never saw its CONNECT does not know its pid
             self._enqueue(End(session))
-        return leaving
-
-    def _leave_later(self, session: Session, connection_id: str | None, reason: str) -> asyncio.Task[None]:
-        return self._spawn(self._leave(self._leaving(session), session, connection_id, reason))
+        # After that: where tasks begin at once (asyncio.eager_task_factory) so do the handler's emits.
+        connection_id = None if connection is None else connection.id
+        return None if place is None else self._spawn(self._leave(place, session, connection_id, reason))
 
     def _leaving(self, session: Session) -> Place:
         session.leaving += 1
