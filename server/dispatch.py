@@ -180,8 +180,9 @@ class Dispatcher:
         """Give turns their place in the order; await the result for their effect.
 
         The place is taken by the call, so the order of calls is the order of the log. The future gives
-        what the last turn gives, and raises StoreError when the changes could not be stored. The call
-        raises QueueFull when the store is too far behind to take more, StoreClosed after ``close``.
+        what the last turn gives, and raises StoreError when the changes could not be stored; cancelling
+        it leaves the turns in their place. What nobody awaits is for ``enqueue``. The call raises QueueFull
+        when the store is too far behind to take more, StoreClosed after ``close``.
         """
         self._refuse_if_full()
         last = group[-1]

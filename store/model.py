@@ -41,8 +41,7 @@ class Event(NamedTuple):
         return size + sum(map(len, self.attachments)) if self.attachments else size
 
 
-@dataclass(frozen=True, slots=True)
-class LoggedEvent:
+class LoggedEvent(NamedTuple):
     """An event with its place in the log."""
 
     number: int

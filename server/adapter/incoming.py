@@ -34,6 +34,7 @@ _decoder = json.JSONDecoder(parse_constant=_refuse)
 
 
 def _decoded(text: str) -> Any:
+    """A text that begins with its value: ``decode`` would look for white space first, which takes as long."""
     value, end = _decoder.raw_decode(text)
     if end < len(text) and text[end:].strip(_JSON_SPACE):
         raise ValueError("something follows the packet")

