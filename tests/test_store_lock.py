@@ -83,9 +83,13 @@ from socketio_eventstore.store.log import EventLog
 async def main():
     await EventLog.open(Path(sys.argv[1]))
     print("open", flush=True)
-    if sys.argv[2] == "fork" and os.fork() == 0:
-        sys.stdin.read()
-        os._exit(0)
+    lives, says = os.pipe()
+    if sys.argv[2] == "fork":
+        if os.fork() == 0:
+            os.write(says, b"!")
+            sys.stdin.read()
+            os._exit(0)
+        os.read(lives, 1)
     os.kill(os.getpid(), signal.SIGKILL)
 
 asyncio.run(main())
