@@ -23,7 +23,7 @@ _KEYS: Final = "SELECT generation FROM index_generations WHERE generation >= ? O
 _READ_SIZES: Final = "SELECT sizes FROM index_generations WHERE generation = ?"
 _READ_ALL: Final = "SELECT audience, offsets FROM index_lists WHERE generation = ?"
 _READ_SOME: Final = """
-SELECT audience, offsets FROM json_each(?2) CROSS JOIN index_lists ON generation = ?1 AND audience = value
+SELECT audience, offsets FROM json_each(?) CROSS JOIN index_lists ON generation = ? AND audience = value
 """
 
 
@@ -53,7 +53,7 @@ def read(
 ) -> list[Generation]:
     """The lists of these audiences in these generations; a generation that was pruned is left out."""
     names = json.dumps([_to_text(audience) for audience in audiences], ensure_ascii=False)
-    found = (_read(connection, key, _READ_SOME, (key, names)) for key in keys)
+    found = (_read(connection, key, _READ_SOME, (names, key)) for key in keys)
     return [generation for generation in found if generation is not None]
 
 

@@ -41,38 +41,39 @@ SessionChange: TypeAlias = (
 _OPEN: Final = """
 INSERT INTO sessions (namespace, sid, pid_hash, start_boot, start_offset, former_offset,
                       confirmed, opened_at, data)
-VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?5, ?7, '{}')
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, '{}')
 """
 _RESUME: Final = """
-UPDATE sessions SET resumed_at = ?3, disconnected_at = NULL, away_since = NULL
-WHERE namespace = ?1 AND sid = ?2
+UPDATE sessions SET resumed_at = ?, disconnected_at = NULL, away_since = NULL
+WHERE namespace = ? AND sid = ?
 """
 _LEAVE_AWAY: Final = """
-UPDATE sessions SET disconnected_at = ?3, away_since = ?4, confirmed = max(confirmed, ?5)
-WHERE namespace = ?1 AND sid = ?2
+UPDATE sessions SET disconnected_at = ?, away_since = ?, confirmed = max(confirmed, ?)
+WHERE namespace = ? AND sid = ?
 """
 _END: Final = "DELETE FROM sessions WHERE namespace = ? AND sid = ?"
 _END_MEMBERSHIPS: Final = "DELETE FROM rooms WHERE namespace = ? AND sid = ?"
-_BIND: Final = "UPDATE sessions SET identity = ?3 WHERE namespace = ?1 AND sid = ?2"
-_SAVE: Final = "UPDATE sessions SET data = ?3 WHERE namespace = ?1 AND sid = ?2"
+_BIND: Final = "UPDATE sessions SET identity = ? WHERE namespace = ? AND sid = ?"
+_SAVE: Final = "UPDATE sessions SET data = ? WHERE namespace = ? AND sid = ?"
 
 # Joining a room that it is in already must not move the beginning of the membership.
 _JOIN: Final = """
 INSERT INTO rooms (namespace, sid, room, joined_after)
-SELECT ?1, ?2, ?3, ?4
-WHERE EXISTS (SELECT 1 FROM sessions WHERE namespace = ?1 AND sid = ?2)
-  AND NOT EXISTS (SELECT 1 FROM rooms
-                  WHERE namespace = ?1 AND sid = ?2 AND room = ?3 AND left_after IS NULL)
+SELECT namespace, sid, ?, ? FROM sessions
+WHERE namespace = ? AND sid = ?
+  AND NOT EXISTS (SELECT 1 FROM rooms AS r
+                  WHERE r.namespace = sessions.namespace AND r.sid = sessions.sid AND r.room = ?
+                    AND r.left_after IS NULL)
 ON CONFLICT (namespace, sid, room, joined_after) DO UPDATE SET left_after = NULL
 """
 _LEAVE: Final = """
-UPDATE rooms SET left_after = ?4
-WHERE namespace = ?1 AND sid = ?2 AND room = ?3 AND left_after IS NULL
+UPDATE rooms SET left_after = ?
+WHERE namespace = ? AND sid = ? AND room = ? AND left_after IS NULL
 """
 # It looks at every membership of the namespace, 9 ms for 100,000. An index by room would make each join
 # three times as dear, and those are many more.
 _CLOSE: Final = """
-UPDATE rooms SET left_after = ?3 WHERE namespace = ?1 AND room = ?2 AND left_after IS NULL
+UPDATE rooms SET left_after = ? WHERE namespace = ? AND room = ? AND left_after IS NULL
 """
 
 _STATEMENTS: Final[dict[type[SessionChange], tuple[str, ...]]] = {
@@ -107,24 +108,26 @@ def write(connection: sqlite3.Connection, changes: Sequence[SessionChange], posi
 
 def _parameters(change: SessionChange, position: Place) -> tuple[object, ...]:
     if isinstance(change, RoomClosed):
-        return change.namespace, change.room, position.number
+        return position.number, change.namespace, change.room
     session = (change.namespace, change.sid)
     match change:
         case SessionOpened():
-            start = (position.boot, position.number)
-            return (*session, change.pid_hash, *start, change.former_offset, change.opened_at)
+            boot, number = position
+            return (*session, change.pid_hash, boot, number, change.former_offset, number, change.opened_at)
         case SessionResumed():
-            return (*session, change.resumed_at)
+            return (change.resumed_at, *session)
         case SessionAway():
-            return (*session, change.disconnected_at, change.away_since, change.confirmed)
+            return (change.disconnected_at, change.away_since, change.confirmed, *session)
         case SessionEnded():
             return session
         case SessionBound():
-            return (*session, change.identity)
+            return (change.identity, *session)
         case DataSaved():
-            return (*session, change.data)
-        case RoomJoined() | RoomLeft():
-            return (*session, change.room, position.number)
+            return (change.data, *session)
+        case RoomJoined():
+            return (change.room, position.number, *session, change.room)
+        case RoomLeft():
+            return (position.number, *session, change.room)
 
 
 def load(connection: sqlite3.Connection, pruned_through: int) -> list[StoredSession]:

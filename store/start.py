@@ -20,7 +20,7 @@ SELECT max((SELECT coalesce(max(offset), 0) FROM events),
        (SELECT coalesce(max(service_time), 0.0) FROM boots)
 """
 _BEGIN_BOOT: Final = """
-INSERT INTO boots (boot, began_after, started_at, alive_at, service_time) VALUES (?1, ?2, ?3, ?3, ?4)
+INSERT INTO boots (boot, began_after, started_at, alive_at, service_time) VALUES (?, ?, ?, ?, ?)
 """
 # All that is older than the one that wrote the oldest event and the ones in which sessions began. What a
 # client brings along from before its session began is kept with the session, as former_offset.
@@ -63,7 +63,7 @@ def begin(
     """
     connection.execute("BEGIN IMMEDIATE")
     head, pruned_through, service_time = connection.execute(_HEAD).fetchone()
-    connection.execute(_BEGIN_BOOT, (boot, head, now, service_time))
+    connection.execute(_BEGIN_BOOT, (boot, head, now, now, service_time))
     connection.execute(_PRUNE_BOOTS, (BOOTS_KEPT,))
     boots = Boots(connection.execute(_BOOTS))
     index = generations.load(connection, pruned_through, index_memory_bytes)
