@@ -77,13 +77,20 @@ class Visitor:
         self.pid: str | None = None
         self.offset: str | None = None
         self._number = 0
+        self._sockets: list[Socket] = []
 
     async def socket(self) -> Socket:
         url = f"{self.server.url}/socket.io/?EIO=4&transport=websocket"
         socket = Socket(await self._http.ws_connect(url, max_msg_size=0))
+        self._sockets.append(socket)
         handshake = await socket.raw_packet()
         assert isinstance(handshake, str) and handshake.startswith("0")
         return socket
+
+    async def leave(self) -> None:
+        """All of its connections end."""
+        for socket in self._sockets:
+            await socket.leave()
 
     async def arrive(self) -> None:
         """Both connect, for the first time or again."""
@@ -154,10 +161,11 @@ def make_server(tmp_path: Path, **config: dict[str, object]) -> Faulty:
 
 @asynccontextmanager
 async def visiting(server: Faulty, http: aiohttp.ClientSession) -> AsyncIterator[Visitor]:
+    visitor = Visitor(server, http)
     with server:
-        visitor = Visitor(server, http)
         await visitor.arrive()
         yield visitor
+    await visitor.leave()
 
 
 async def leaves_a_healthy_database(server: Faulty, visitor: Visitor) -> None:
