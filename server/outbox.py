@@ -34,7 +34,8 @@ class Outbox:
     def broadcast(self, audience: Audience, frames: Frames) -> None:
         """Add an event for the live members of an audience.
 
-        Its recipients are settled at ``end_stretch``: until then nobody may join, leave or change state.
+        Its recipients are settled at ``end_stretch`` or ``flush``: until then nobody may join, leave or
+        change state.
         """
         if audience != self._audience:
             self.end_stretch()
