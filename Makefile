@@ -9,14 +9,13 @@ ARGS ?=
 bin := .venv/bin
 pip := $(bin)/python -m pip --disable-pip-version-check
 packages := server store migrations
-links := .venv/src/socketio_eventstore
 # An environment knows its folder's name by heart: after a move or a copy it would serve the old one's code.
 place := $(shell pwd | cksum | cut -d ' ' -f 1)
 environment := .venv/made-in-$(place)
 installed := .venv/installed-in-$(place)
 node_modules := node_modules/.package-lock.json
 bench_modules := bench/node_modules/.package-lock.json
-bundle := server/client_bundle
+bundle := server/socketio_eventstore/program/client_bundle
 bundled := $(bundle)/socket.io.js
 # Node from PyPI, where the system has none, for this file as for the tests.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -49,9 +48,8 @@ lint: $(installed)
 	@$(bin)/ruff check .
 	@$(bin)/ruff format --check .
 
-# The report names the files by where they are, not by the links through which mypy finds them.
 types: $(installed)
-	@$(bin)/mypy >.venv/types.log 2>&1; status=$$?; sed 's|^$(links)/||' .venv/types.log; exit $$status
+	@$(bin)/mypy
 
 imports: $(installed)
 	@$(bin)/lint-imports --no-logo
@@ -76,17 +74,10 @@ $(environment):
 		'on Debian and Ubuntu, apt install python3-venv.' >&2; exit 1; }
 	@touch '$@'
 
-# An editable install works by an import hook, which type checkers do not run. A path of links takes its
-# place: they follow it, new files need no new installation, and the package is a folder as in the wheel.
 $(installed): $(environment) pyproject.toml .requirements.lock
 	@echo 'Installing the pinned requirements into .venv'
 	@$(pip) install --quiet --require-hashes --requirement .requirements.lock
 	@$(pip) install --quiet --no-deps --no-build-isolation --editable .
-	@rm -rf $(links) && mkdir -p $(links)
-	@for package in $(packages); do ln -s "../../../$$package" $(links)/; done
-	@$(bin)/python -c 'import pathlib, sysconfig; \
-		[hook] = pathlib.Path(sysconfig.get_path("purelib")).glob("__editable__.socketio_eventstore-*.pth"); \
-		hook.write_text(str(pathlib.Path(".venv/src").absolute()) + "\n")'
 	@touch '$@'
 
 $(node_modules): package.json package-lock.json .npmrc | $(installed)

@@ -145,7 +145,7 @@ class Server:
                 _CONFIG.format(port=self.port, away=self.away_seconds, synchronous=kind.synchronous)
             )
             source = kind.source or self.source
-            command = [sys.executable, "-m", "socketio_eventstore.server", "serve", "--config", str(config)]
+            command = [sys.executable, "-m", "socketio_eventstore", "serve", "--config", str(config)]
             return command, {"PYTHONPATH": f"{source / '.venv' / 'src'}:{PROJECT}"}
         if kind is STOCK:
             return [sys.executable, str(BENCH / "peers" / "stock.py"), str(self.port)], {

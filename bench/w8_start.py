@@ -13,8 +13,8 @@ from bench.results import Row
 from bench.servers import HOUR_SECONDS, NORMAL
 from bench.session import Bench
 from bench.w3_recovery import label
-from socketio_eventstore.store.log import EventLog
-from socketio_eventstore.store.model import Event
+from socketio_eventlog.records import Event
+from socketio_eventlog.sqlite.log import EventLog
 
 BATCH = 5000
 ROOMS = 1000

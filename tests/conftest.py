@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 import pytest_asyncio
-from clients import NodeClients, node_command
-from core import Core, running
-from embedded import Server, serving
-from processes import ServerProcess
+
+from support.clients import NodeClients, node_command
+from support.core import Core, running
+from support.embedded import Server, serving
+from support.processes import ServerProcess
 
 if TYPE_CHECKING:
-    from browser import OpenTab
     from playwright.sync_api import Browser
+
+    from support.browser import OpenTab
 
 
 def pytest_collection_finish() -> None:
@@ -87,13 +89,13 @@ async def running_core(path: Path) -> AsyncIterator[Core]:
 
 @pytest.fixture
 def chat_server(tmp_path: Path) -> Iterator[ServerProcess]:
-    with ServerProcess(tmp_path, {"server": {"handlers": "socketio_eventstore.server.chat"}}) as server:
+    with ServerProcess(tmp_path, {"server": {"handlers": "socketio_eventstore.chat"}}) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    from browser import running_chromium  # only now: where there is no playwright, its import skips
+    from support.browser import running_chromium  # only now: where there is no playwright, its import skips
 
     with running_chromium() as browser:
         yield browser
@@ -101,7 +103,7 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture
 def open_tab(chromium: Browser, chat_server: ServerProcess) -> Iterator[OpenTab]:
-    from browser import opening_tabs
+    from support.browser import opening_tabs
 
     with opening_tabs(chromium, chat_server.url) as open_tab:
         yield open_tab

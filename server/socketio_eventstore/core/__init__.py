@@ -1,0 +1,1 @@
+"""Sessions, the commit queue and the fan-out: what python-socketio and the transports stand on."""

@@ -1,0 +1,1 @@
+"""The program: command line, configuration, composition root and HTTP routes."""

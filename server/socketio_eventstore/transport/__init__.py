@@ -1,0 +1,1 @@
+"""Engine.IO connections over HTTP long-polling and WebSocket."""

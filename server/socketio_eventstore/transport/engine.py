@@ -1,0 +1,250 @@
+"""Engine.IO over HTTP: handshakes, polls and upgrades, to the letter of the protocol.
+
+python-engineio keeps what belongs to the frameworks (requests to environ, responses, CORS, cookies);
+its request handling is replaced, since it deviates from the protocol in status codes and closing.
+
+Sources: Engine.IO protocol 4, "HTTP long-polling", "Upgrade"; engine.io 6 ``BaseServer.verify`` for the
+codes of errors.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+from urllib.parse import parse_qs
+
+import engineio
+
+from socketio_eventstore.core.packets import Frames, dumps, polling_body
+from socketio_eventstore.transport.aiohttp_websocket import AiohttpWebSocket
+from socketio_eventstore.transport.asgi_websocket import AsgiWebSocket
+from socketio_eventstore.transport.connection import (
+    HANDLERS_AT_ONCE,
+    EngineConnection,
+    InvalidRequest,
+    Message,
+)
+from socketio_eventstore.transport.upgrade import Upgrade
+from socketio_eventstore.transport.websocket import Serve
+
+Environ = dict[str, Any]
+Response = dict[str, Any]
+
+UNKNOWN_TRANSPORT = (0, "Transport unknown")
+UNKNOWN_SESSION = (1, "Session ID unknown")
+BAD_METHOD = (2, "Bad handshake method")
+BAD_REQUEST = (3, "Bad request")
+FORBIDDEN = (4, "Forbidden")
+UNSUPPORTED_VERSION = (5, "Unsupported protocol version")
+
+
+class Refused(Exception):
+    """A request is answered with an error."""
+
+    def __init__(self, error: tuple[int, str], status: str = "400 BAD REQUEST") -> None:
+        super().__init__(error[1])
+        code, message = error
+        self.response = _response(dumps({"code": code, "message": message}), status, "application/json")
+
+
+class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is not typed
+    """python-engineio's server with connections and request handling of our own.
+
+    It takes over an existing server object, since applications make theirs through python-socketio.
+    """
+
+    max_client_buffer: int
+    handlers_at_once: int
+    """Of one connection; beyond them its packets wait."""
+    websocket_compression: int
+    slow_clients: int
+    closed: Callable[[EngineConnection, str], None]
+    message: Message
+    ping_written: Callable[[EngineConnection], None]
+    flush: Callable[[], None]
+
+    @classmethod
+    def adopt(
+        cls,
+        engine: engineio.AsyncServer,
+        *,
+        max_client_buffer: int,
+        websocket_compression: int,
+        closed: Callable[[EngineConnection, str], None],
+        message: Message,
+        ping_written: Callable[[EngineConnection], None],
+        flush: Callable[[], None],
+    ) -> Engine:
+        """Turn a server that has no connections yet into one of this class.
+
+        ``max_client_buffer`` is in bytes, as is ``websocket_compression``, from which size on messages are
+        compressed (0: none). ``closed`` is called at once when a connection ends, ``message`` for each
+        message, ``ping_written`` when a heartbeat was put behind what was sent, ``flush`` to be handed what
+        is waiting to be sent.
+        Raises RuntimeError when python-engineio lacks what this class builds on.
+        """
+        for name in ("_upgrades", "_generate_sid_cookie", "_make_response", "_cors_allowed_origins"):
+            if not callable(getattr(engine, name, None)):
+                raise RuntimeError(f"this version of python-engineio has no {name}; 4.15 to 4.x is supported")
+        engine.__class__ = cls
+        engine.start_service_task = False  # every connection has a timer of its own
+        engine.max_client_buffer = max_client_buffer
+        engine.handlers_at_once = HANDLERS_AT_ONCE
+        engine.websocket_compression = websocket_compression
+        engine.slow_clients = 0
+        engine.closed = closed
+        engine.message = message
+        engine.ping_written = ping_written
+        engine.flush = flush
+        adopted: Engine = engine
+        return adopted
+
+    def attach(self, app: Any, engineio_path: str = "engine.io") -> None:
+        """Attach to an application of aiohttp, with all methods, since the protocol has an answer to each."""
+        if hasattr(app, "router"):
+            app.router.add_route("*", f"/{engineio_path.strip('/')}/", self.handle_request)
+        else:
+            super().attach(app, engineio_path)
+
+    def connection(self, connection_id: str | None) -> EngineConnection | None:
+        """The open connection with this id."""
+        connection: EngineConnection | None = self.sockets.get(connection_id)
+        return connection
+
+    async def handle_request(self, *args: Any, **kwargs: Any) -> Any:
+        """Answer an HTTP request, which may be the beginning of a WebSocket."""
+        environ = self._async["translate_request"](*args, **kwargs)
+        if inspect.isawaitable(environ):
+            environ = await environ
+        if "REQUEST_METHOD" not in environ:
+            return None  # not a request: ASGI's lifespan
+        try:
+            response = await self._respond(environ)
+        except Refused as refusal:
+            response = refusal.response
+        if not isinstance(response, dict):
+            return response
+        self._compress(response, environ)
+        return await self._make_response(response, environ)
+
+    async def _respond(self, environ: Environ) -> Any:
+        self._check_origin(environ)
+        method = environ["REQUEST_METHOD"]
+        if method == "OPTIONS":
+            return _response("")
+        parsed = parse_qs(environ.get("QUERY_STRING", ""))
+        query: dict[str, str] = {key: values[0] for key, values in parsed.items()}
+        transport = query.get("transport", "")
+        wants_websocket = environ.get("HTTP_UPGRADE", "").lower() == "websocket"
+        if transport not in self.transports:
+            raise Refused(UNKNOWN_TRANSPORT)
+        if "sid" not in query:
+            return await self._open(environ, transport, query.get("EIO"))
+        connection = self.connection(query["sid"])
+        if connection is None:
+            raise Refused(UNKNOWN_SESSION)
+        if transport == "websocket" and wants_websocket:
+            return await self._websocket(partial(Upgrade, connection))(environ)
+        if transport == "websocket" or connection.upgraded:
+            raise Refused(BAD_REQUEST)
+        try:
+            if method == "GET":
+                return _response(polling_body(await connection.poll()))
+            if method == "POST":
+                await connection.post(await self._read_body(connection, environ))
+                return _response("ok", content_type="text/html")
+        except InvalidRequest as error:
+            raise Refused(BAD_REQUEST) from error
+        raise Refused(BAD_REQUEST)
+
+    async def _open(self, environ: Environ, transport: str, version: str | None) -> Any:
+        if version != "4":
+            raise Refused(UNSUPPORTED_VERSION)
+        if environ["REQUEST_METHOD"] != "GET":
+            raise Refused(BAD_METHOD)
+        if transport == "websocket" and environ.get("HTTP_UPGRADE", "").lower() != "websocket":
+            raise Refused(BAD_REQUEST)
+        connection = EngineConnection(self, self.generate_id())
+        self.sockets[connection.id] = connection
+        accepted = await self._trigger_event("connect", connection.id, environ, run_async=False)
+        if accepted is not None and accepted is not True:
+            self.sockets.pop(connection.id, None)
+            raise Refused(FORBIDDEN, "401 UNAUTHORIZED")
+        if transport == "websocket":
+            begin = partial(connection.begin, self._handshake(connection, transport))
+            try:
+                return await self._websocket(begin)(environ)
+            finally:
+                if not connection.upgraded:
+                    connection.abort("its WebSocket handshake failed")
+        connection.open(self._handshake(connection, transport))
+        response = _response(polling_body(connection.take_waiting()))
+        if self.cookie:
+            attributes = self.cookie if isinstance(self.cookie, dict) else None
+            attributes = attributes or {"name": self.cookie, "path": "/", "SameSite": "Lax"}
+            response["headers"].append(("Set-Cookie", self._generate_sid_cookie(connection.id, attributes)))
+        return response
+
+    def _handshake(self, connection: EngineConnection, transport: str) -> Frames:
+        values = {
+            "sid": connection.id,
+            "upgrades": self._upgrades(connection.id, transport),
+            "pingTimeout": round(self.ping_timeout * 1000),
+            "pingInterval": round((self.ping_interval + self.ping_interval_grace_period) * 1000),
+            "maxPayload": self.max_http_buffer_size,
+        }
+        return Frames("0" + dumps(values))
+
+    def _websocket(self, serve: Serve) -> Any:
+        kind = _websocket_class(self._async)
+        return kind(serve, self.max_http_buffer_size, self.websocket_compression)
+
+    async def _read_body(self, connection: EngineConnection, environ: Environ) -> bytes:
+        limit = self.max_http_buffer_size
+        body = b""
+        while chunk := await environ["wsgi.input"].read(limit + 1 - len(body)):
+            body += chunk
+            if len(body) > limit:
+                connection.abort("it sent more than max_payload")
+                raise InvalidRequest
+        return body
+
+    def _check_origin(self, environ: Environ) -> None:
+        origin = environ.get("HTTP_ORIGIN")
+        if origin and self.cors_allowed_origins != []:
+            allowed: Sequence[str] | None = self._cors_allowed_origins(environ)
+            if allowed is not None and origin not in allowed:
+                raise Refused(FORBIDDEN, "403 FORBIDDEN")
+
+    def _compress(self, response: Response, environ: Environ) -> None:
+        if not self.http_compression or len(response["response"]) < self.compression_threshold:
+            return
+        for encoding in environ.get("HTTP_ACCEPT_ENCODING", "").split(","):
+            method = encoding.split(";")[0].strip()
+            if method in self.compression_methods:
+                response["response"] = getattr(self, "_" + method)(response["response"])
+                response["headers"].append(("Content-Encoding", method))
+                return
+
+
+def _response(
+    body: str | bytes, status: str = "200 OK", content_type: str = "text/plain; charset=UTF-8"
+) -> Response:
+    content = body.encode() if isinstance(body, str) else body
+    return {"status": status, "headers": [("Content-Type", content_type)], "response": content}
+
+
+def _websocket_class(driver: dict[str, Any]) -> type[AiohttpWebSocket] | type[AsgiWebSocket]:
+    """The class for the framework that python-engineio's driver is made for.
+
+    Raises RuntimeError for other frameworks.
+    """
+    match driver["translate_request"].__module__.rpartition(".")[2]:
+        case "aiohttp":
+            return AiohttpWebSocket
+        case "asgi":
+            return AsgiWebSocket
+        case other:
+            raise RuntimeError(f"async_mode is {other!r}; recovery works with 'aiohttp' and 'asgi'")

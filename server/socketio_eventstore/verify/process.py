@@ -1,0 +1,115 @@
+"""The server under test: a process of its own on a scratch store, to be killed and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from socketio_eventstore.verify.plan import Settings
+
+HOST: Final = "127.0.0.1"
+SERVE: Final = (sys.executable, "-m", "socketio_eventstore", "serve")
+"""The command that users start, too; it is called with --config and --port."""
+_START_SECONDS: Final = 60.0
+_STOP_SECONDS: Final = 15.0
+
+# Nothing expires and nothing is pruned, so afterwards the log is there from its first event. Frequent
+# heartbeats confirm what arrived; half-open connections end within the run.
+_CONFIG: Final = """\
+[server]
+host = "{host}"
+handlers = "socketio_eventstore.verify.handlers"
+ping_interval = 1.0
+ping_timeout = 5.0
+
+[connection_state_recovery]
+max_disconnection_duration = 1000000.0
+
+[store]
+path = "events.db"
+synchronous = "{synchronous}"
+"""
+
+
+class CannotRun(Exception):
+    """The run cannot take place, or cannot be judged; the text says why."""
+
+
+class Server:
+    """One server on one port, over all its lives. It ends with the process that started it."""
+
+    def __init__(self, folder: Path, settings: Settings, command: Sequence[str] = SERVE) -> None:
+        self.database = folder / "events.db"
+        self.log_file = folder / "server.log"
+        self.url = ""
+        self._folder = folder
+        self._command = command
+        self._port = 0
+        self._process: asyncio.subprocess.Process | None = None
+        (folder / "config.toml").write_text(_CONFIG.format(host=HOST, synchronous=settings.synchronous))
+
+    async def start(self) -> None:
+        """Return when it listens. Raises CannotRun."""
+        environ = {name: text for name, text in os.environ.items() if not name.startswith("EVENTSTORE_")}
+        with self.log_file.open("ab") as errors:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command,
+                *("--config", "config.toml", "--port", str(self._port)),
+                cwd=self._folder,
+                env=environ,
+                stdin=asyncio.subprocess.PIPE,  # the handlers end the server when this end is closed
+                stdout=asyncio.subprocess.PIPE,
+                stderr=errors,
+            )
+        assert self._process.stdout is not None
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                banner = (await self._process.stdout.readline()).decode()
+        except TimeoutError:
+            banner = ""
+        match = re.search(r"Listening on (http://\S+:(\d+))", banner)
+        if match is None:
+            raise CannotRun(f"the server did not start{self._last_words()}")
+        self.url, self._port = match[1], int(match[2])
+
+    async def kill(self) -> None:
+        """SIGKILL: it gets no chance to do anything. Raises CannotRun if it had ended by itself."""
+        if self._process is None:
+            return
+        if self._process.returncode is not None:
+            raise CannotRun(
+                f"the server ended by itself, with {self._process.returncode}{self._last_words()}"
+            )
+        self._process.kill()
+        await self._process.wait()
+
+    async def stop(self) -> None:
+        """End it in order, or else by force."""
+        process, self._process = self._process, None
+        if process is None or process.returncode is not None:
+            return
+        with suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            async with asyncio.timeout(_STOP_SECONDS):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+        finally:
+            if process.returncode is None:  # cancelled while it waited
+                process.kill()
+
+    def tracebacks(self) -> int:
+        """How many errors with a traceback it has logged."""
+        return self.log_file.read_text(errors="replace").count("Traceback (most recent call last)")
+
+    def _last_words(self) -> str:
+        lines = self.log_file.read_text(errors="replace").splitlines()[-5:]
+        return "".join(f"\n{line}" for line in lines)

@@ -1,0 +1,50 @@
+"""The command: a scratch folder, a run with a progress bar, the report."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from socketio_eventstore.verify.plan import Settings, make_plan
+from socketio_eventstore.verify.process import SERVE
+from socketio_eventstore.verify.report import report
+from socketio_eventstore.verify.world import Outcome, run
+
+BROKEN = 1
+"""The exit code when a promise was broken."""
+
+
+def verify(settings: Settings, *, keep: bool, command: Sequence[str] = SERVE) -> int:
+    """Run and report; returns the exit code. Raises CannotRun.
+
+    ``command`` starts the server. The scratch folder is removed, unless ``keep`` is set or a promise
+    was broken.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="socketio-eventstore-verify-"))
+    try:
+        outcome = _run(settings, folder, command)
+        keep = keep or not outcome.verdict.kept
+        click.echo(report(settings, outcome))
+    finally:
+        if keep:
+            click.echo(f"Store and server log: {folder}")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+    return 0 if outcome.verdict.kept else BROKEN
+
+
+def _run(settings: Settings, folder: Path, command: Sequence[str]) -> Outcome:
+    plan = make_plan(settings)
+    label = f"{settings.cuts} cuts, {settings.kills} kills"
+    with click.progressbar(iterable=plan.steps, label=label, file=sys.stderr) as bar:
+
+        def progress() -> None:
+            bar.update(1)
+
+        return asyncio.run(run(plan, folder, progress, command))

@@ -1,0 +1,145 @@
+"""The events' rows: written, read back, pruned. Jobs of a database thread, in the caller's transaction."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any, Final
+
+from socketio_eventlog.records import Event, LoggedEvent, Room
+
+_INSERT: Final = """
+INSERT INTO events (offset, emitted_at, namespace, event, rooms, skip, size_bytes, attachments, payload)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_INSERT_ATTACHMENT: Final = "INSERT INTO attachments (offset, num, content) VALUES (?, ?, ?)"
+
+_READ: Final = """
+SELECT offset, emitted_at, namespace, event, rooms, skip, attachments, payload, size_bytes
+FROM json_each(?) CROSS JOIN events ON offset = value ORDER BY offset
+"""
+_READ_ATTACHMENTS: Final = """
+SELECT offset, content FROM json_each(?) CROSS JOIN attachments ON offset = value ORDER BY offset, num
+"""
+_READ_TAIL: Final = """
+SELECT offset, namespace, rooms, size_bytes FROM events WHERE offset >= ? ORDER BY offset
+"""
+
+_COUNT_PRUNABLE: Final = """
+WITH oldest AS (SELECT offset, emitted_at FROM events WHERE offset <= :through ORDER BY offset LIMIT :limit)
+SELECT count(*), max(offset) FROM oldest
+WHERE offset < (SELECT coalesce(min(offset), :through + 1) FROM oldest WHERE emitted_at >= :emitted_before)
+"""
+_PRUNE: Final = (
+    "DELETE FROM events WHERE offset <= ?",
+    "DELETE FROM attachments WHERE offset <= ?",
+    "DELETE FROM rooms WHERE left_after <= ?",
+    "UPDATE log_state SET pruned_through = ?",
+)
+
+
+def insert(connection: sqlite3.Connection, first_number: int, events: Sequence[Event]) -> None:
+    """Write the events under consecutive numbers."""
+    numbered = list(enumerate(events, first_number))
+    connection.executemany(_INSERT, [_row(number, event) for number, event in numbered])
+    parts = [
+        (number, num, content) for number, event in numbered for num, content in enumerate(event.attachments)
+    ]
+    if parts:
+        connection.executemany(_INSERT_ATTACHMENT, parts)
+
+
+def _row(number: int, event: Event) -> tuple[object, ...]:
+    return (
+        number,
+        event.emitted_at,
+        event.namespace,
+        event.name,
+        None if event.rooms is None else _as_json(event.rooms),
+        _as_json(event.skip) if event.skip else None,
+        event.size_bytes,
+        len(event.attachments),
+        event.payload,
+    )
+
+
+# The same few rooms come again and again; encoding them costs more than the rest of the row.
+@lru_cache(maxsize=1024)
+def _as_json(names: tuple[Room, ...]) -> str:
+    return json.dumps(names, ensure_ascii=False, separators=(",", ":"))
+
+
+def read(
+    connection: sqlite3.Connection, numbers: Sequence[int], limit_bytes: int | None = None
+) -> list[LoggedEvent]:
+    """The events with these numbers, ascending, up to the one that passes the limit.
+
+    Those that are not there are left out.
+    """
+    rows = _until(limit_bytes, connection.execute(_READ, (json.dumps(sorted(set(numbers))),)))
+    contents = _read_attachments(connection, [row[0] for row in rows if row[6]])
+    return [
+        LoggedEvent(
+            number,
+            Event(
+                namespace=namespace,
+                name=name,
+                payload=payload,
+                attachments=tuple(contents[number]) if attachments else (),
+                rooms=_from_json(rooms),
+                skip=() if skip is None else tuple(json.loads(skip)),
+                emitted_at=emitted_at,
+            ),
+        )
+        for number, emitted_at, namespace, name, rooms, skip, attachments, payload, _ in rows
+    ]
+
+
+def _until(limit_bytes: int | None, cursor: sqlite3.Cursor) -> list[tuple[Any, ...]]:
+    if limit_bytes is None:
+        return cursor.fetchall()
+    rows = []
+    for row in cursor:
+        rows.append(row)
+        limit_bytes -= row[-1]
+        if limit_bytes < 0:
+            break
+    cursor.close()
+    return rows
+
+
+def _read_attachments(connection: sqlite3.Connection, numbers: Sequence[int]) -> dict[int, list[bytes]]:
+    contents: dict[int, list[bytes]] = {number: [] for number in numbers}
+    if numbers:
+        for number, content in connection.execute(_READ_ATTACHMENTS, (json.dumps(numbers),)):
+            contents[number].append(content)
+    return contents
+
+
+def read_tail(
+    connection: sqlite3.Connection, first_number: int
+) -> Iterator[tuple[int, str, tuple[Room, ...] | None, int]]:
+    """Number, namespace, rooms and size in bytes of every event from this number on."""
+    for number, namespace, rooms, size_bytes in connection.execute(_READ_TAIL, (first_number,)):
+        yield number, namespace, _from_json(rooms), size_bytes
+
+
+def _from_json(rooms: str | None) -> tuple[Room, ...] | None:
+    return None if rooms is None else tuple(json.loads(rooms))
+
+
+def prune(connection: sqlite3.Connection, through: int, emitted_before: float, limit: int) -> tuple[int, int]:
+    """Delete the oldest events, at most ``limit``, up to ``through`` and the first that is not old enough.
+
+    The attachments go with them, and the memberships that ended before any event that is left.
+    Returns how many events it deleted and the number of the last one (0 if there was none).
+    """
+    bounds = {"through": through, "emitted_before": emitted_before, "limit": limit}
+    deleted, last = connection.execute(_COUNT_PRUNABLE, bounds).fetchone()
+    if not deleted:
+        return 0, 0
+    for statement in _PRUNE:
+        connection.execute(statement, (last,))
+    return deleted, last

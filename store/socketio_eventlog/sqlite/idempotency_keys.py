@@ -1,0 +1,39 @@
+"""The answers to clients' events that must be handled exactly once.
+
+Jobs of a database thread; ``write`` and ``prune`` in the caller's transaction.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Final
+
+from socketio_eventlog.records import Answered
+
+_INSERT: Final = """
+INSERT INTO answers (namespace, event, identity, key, answer, answered_at) VALUES (?, ?, ?, ?, ?, ?)
+"""
+_FIND: Final = "SELECT answer FROM answers WHERE namespace = ? AND event = ? AND identity = ? AND key = ?"
+_PRUNE: Final = """
+DELETE FROM answers
+WHERE rowid IN (SELECT rowid FROM answers WHERE answered_at < ? ORDER BY answered_at LIMIT ?)
+"""
+
+
+def write(connection: sqlite3.Connection, answers: Sequence[Answered]) -> None:
+    """Keep the answers. A key that has one already is an IntegrityError, and all of it is undone."""
+    connection.executemany(
+        _INSERT, [(a.namespace, a.name, a.identity, a.key, a.answer, a.answered_at) for a in answers]
+    )
+
+
+def find(connection: sqlite3.Connection, namespace: str, name: str, identity: str, key: str) -> str | None:
+    """The JSON array that a key was answered with, None for one that is new."""
+    row = connection.execute(_FIND, (namespace, name, identity, key)).fetchone()
+    return None if row is None else str(row[0])
+
+
+def prune(connection: sqlite3.Connection, answered_before: float, limit: int) -> int:
+    """Delete some of the oldest answers from before a service time in seconds; return how many."""
+    return connection.execute(_PRUNE, (answered_before, limit)).rowcount

@@ -1,0 +1,191 @@
+"""From a path to an open connection: the file, its schema, its settings.
+
+Everything here is blocking and runs on a database thread. ``writer`` and ``reader`` raise
+StoreNotUsable with one line that names the path.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Literal
+
+from socketio_eventlog.errors import DatabaseTooNew, StoreError, StoreNotUsable
+from socketio_eventlog.sqlite.database import Connection
+from socketio_eventlog.sqlite.lock import Lock
+
+HEAD_REVISION: Final = "0002"
+"""The newest migration. A database that is there already opens without importing alembic (0.3 s)."""
+APPLICATION_ID: Final = 0x53696F45
+"""What the first migration writes into the file's header."""
+OPENING_PATIENCE: Final = 10.0
+"""Seconds to wait for another program's lock while opening: a server that is about to end included, which
+takes up to ``shutdown_grace``, 10 s unless told otherwise."""
+
+_BUSY_TIMEOUT: Final = "PRAGMA busy_timeout = 0"
+_READER_BUSY_TIMEOUT: Final = "PRAGMA busy_timeout = 1000"
+_WAL_LIMIT: Final = "PRAGMA journal_size_limit = 8000000"
+_SYNCHRONOUS: Final = {"full": "PRAGMA synchronous = FULL", "normal": "PRAGMA synchronous = NORMAL"}
+
+
+def writer(path: Path) -> Connection:
+    """Open the one connection that writes; create or migrate the database before.
+
+    It is durable ("full") until ``settle`` says otherwise, and the only one on this file until it is closed.
+    """
+    with _explained(path):
+        _create_file(path)
+        connection = _connect(path, "rw")
+        try:
+            connection.lock = Lock(path, OPENING_PATIENCE)
+            _check(connection)
+            _patiently(lambda: connection.execute("PRAGMA journal_mode = WAL"))
+            if _revision(connection) != HEAD_REVISION:
+                _migrate(path)
+            connection.execute(_SYNCHRONOUS["full"])
+            connection.execute(_WAL_LIMIT)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def settle(connection: sqlite3.Connection, synchronous: Literal["full", "normal"]) -> None:
+    """Switch from opening to running: the configured durability, and no patience.
+
+    How to retry while another program holds the lock is for the caller to say; in here a wait would
+    hold up everything behind it.
+    """
+    connection.execute(_SYNCHRONOUS[synchronous])
+    connection.execute(_BUSY_TIMEOUT)
+
+
+def reader(path: Path) -> Connection:
+    """Open a connection that only reads. It cannot checkpoint either: one connection does both.
+
+    Two connections that write or checkpoint at the same instant can corrupt the database in SQLite
+    3.7.0 to 3.51.2 (https://sqlite.org/wal.html#walresetbug).
+    """
+    with _explained(path):
+        connection = _connect(path, "ro")
+        connection.execute(_READER_BUSY_TIMEOUT)
+        return connection
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except StoreError:
+        raise
+    except sqlite3.OperationalError as error:
+        raise StoreNotUsable(f"{path}: {error}.") from error
+    except sqlite3.DatabaseError as error:
+        raise StoreNotUsable(f"{path} is not a healthy SQLite database: {error}.") from error
+    except OSError as error:
+        raise StoreNotUsable(f"{path} cannot be opened or created: {error}.") from error
+
+
+def _create_file(path: Path) -> None:
+    """Make an empty file that only its owner can read; SQLite gives the -wal and -shm the same mode."""
+    if path.is_dir():
+        raise StoreNotUsable(f"{path} is a directory; the path of a file is needed.")
+    missing = [folder for folder in path.parents if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except FileExistsError:
+        if not os.access(path, os.W_OK):
+            # SQLite would open it all the same, and leave a -wal and a -shm that stay read-only.
+            raise StoreNotUsable(f"{path} is read-only.") from None
+        return
+    # A power cut after the first commit must not take the names of the file and its folders.
+    for folder in (path.parent, *(new.parent for new in missing)):
+        _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:  # one may write into a folder without reading it
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _connect(path: Path, mode: Literal["rw", "ro"]) -> Connection:
+    # Never mode=rwc: a file that was deleted meanwhile would come back readable by everybody.
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=OPENING_PATIENCE, factory=Connection)
+
+
+def _patiently(attempt: Callable[[], object]) -> None:
+    """Repeat what SQLite refuses at once, without its busy timeout, while another program is in the way."""
+    deadline = time.monotonic() + OPENING_PATIENCE
+    while True:
+        try:
+            attempt()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
+def _check(connection: sqlite3.Connection) -> None:
+    """Refuse a database of another program, before anything in it is changed."""
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+    if tables and application_id != APPLICATION_ID:
+        path = connection.execute("PRAGMA database_list").fetchone()[2]
+        raise StoreNotUsable(f"{path} is a database of another program.")
+
+
+def _revision(connection: sqlite3.Connection) -> str | None:
+    """The last migration that the database has seen; None for an empty one."""
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone():
+        return None
+    row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    return None if row is None else str(row[0])
+
+
+def _migrate(path: Path) -> None:
+    """Bring the schema up to date, in one transaction.
+
+    The transaction begins before the version is read again, so of two servers that start at once one
+    waits and then finds everything done; and a kill at any moment leaves the former schema.
+    """
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+    from sqlalchemy import StaticPool, create_engine
+    from sqlalchemy.exc import DBAPIError
+
+    config = Config()
+    config.set_main_option("script_location", "socketio_eventlog_migrations:sqlite")
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    # Without an isolation level the driver begins and commits nothing by itself; alembic sees that
+    # SQLAlchemy is inside a transaction already and leaves it alone.
+    engine = create_engine("sqlite://", creator=lambda: _connect(path, "rw"), poolclass=StaticPool)
+    try:
+        with engine.begin() as connection:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            raw = connection.connection.driver_connection
+            assert isinstance(raw, sqlite3.Connection)
+            _check(raw)
+            revision = _revision(raw)
+            if revision is not None and revision not in known:
+                raise DatabaseTooNew(f"{path} has revision {revision}; this program knows {HEAD_REVISION}.")
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    except DBAPIError as error:
+        raise error.orig or error from error
+    finally:
+        engine.dispose()

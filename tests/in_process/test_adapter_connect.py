@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import socketio
+from socketio import exceptions
+
+from socketio_eventlog.errors import StoreNotUsable
+from socketio_eventstore.adapter import RecoveryManager
+from socketio_eventstore.core.recovery import Result
+from support.embedded import Seen, Server, results, serving, until
+
+LEGACY: dict[str, Callable[..., Any]] = {
+    "a handler that takes no auth": lambda _sid, _environ: None,
+    "a handler that takes auth": lambda _sid, _environ, _auth: None,
+    "a handler with a default": lambda _sid, _environ, auth=None: None if auth is None else False,
+}
+
+
+@pytest.mark.parametrize("handler", LEGACY.values(), ids=LEGACY.keys())
+async def test_connect_handlers_of_any_age_work_also_on_recovery(
+    path: Path, handler: Callable[..., Any]
+) -> None:
+    async with serving(path, register=lambda sio: sio.on("connect", handler)) as server:
+        client = await server.socket()
+        pid = (await client.connect())["pid"]
+        offset = await server.sio.emit("x")
+        again = await server.socket()
+        assert (await again.connect(auth={"pid": pid, "offset": offset}))["pid"] == pid
+        assert await results(server) == {Result.RECOVERED: 1}
+
+
+async def test_the_connect_handler_sees_the_clients_auth_without_pid_and_offset(path: Path) -> None:
+    seen = Seen()
+    async with serving(path, register=lambda sio: sio.on("connect", lambda *a: seen(a[2]))) as server:
+        await (await server.socket()).connect(auth={"pid": "x", "offset": "y", "token": "t"})
+        await (await server.socket()).connect(auth={"pid": "x"})
+        await (await server.socket()).connect(auth={})
+        assert seen.all == [{"token": "t"}, None, None]
+
+
+async def test_a_connect_handler_knows_whether_the_session_was_recovered(path: Path) -> None:
+    seen = Seen()
+    async with serving(path) as server:
+        server.sio.on("connect", lambda sid, *_: seen(server.sio.recovered(sid)))
+        client = await server.socket()
+        pid = (await client.connect())["pid"]
+        await (await server.socket()).connect(auth={"pid": pid})
+        assert seen.all == [False, True]
+        with pytest.raises(KeyError, match="no session 'nobody'"):
+            server.sio.recovered("nobody")
+
+
+REFUSALS: dict[str, tuple[Any, Any]] = {
+    "a refusal": (exceptions.ConnectionRefusedError(), {"message": "Connection rejected by server"}),
+    "with words": (exceptions.ConnectionRefusedError("no"), {"message": "no"}),
+    "with data": (exceptions.ConnectionRefusedError("no", {"a": 1}), {"message": "no", "data": {"a": 1}}),
+    "with more": (exceptions.ConnectionRefusedError("no", 1, 2), {"message": "no", "data": [1, 2]}),
+    "Python's own": (ConnectionRefusedError(), {"message": "Connection refused by server"}),
+    "False": (False, {"message": "Connection rejected by server"}),
+    "a fault": (ZeroDivisionError(), {"message": "Connection rejected by server"}),
+    "a fault of type TypeError": (TypeError("mine"), {"message": "Connection rejected by server"}),
+}
+
+
+@pytest.mark.parametrize(("refusal", "answer"), REFUSALS.values(), ids=REFUSALS.keys())
+async def test_a_refused_client_is_told_why_and_leaves_nothing_behind(
+    path: Path, refusal: Any, answer: Any
+) -> None:
+    async def connect(sid: str, _environ: Any) -> Any:
+        await server.sio.enter_room(sid, "room")
+        await server.sio.emit("for nobody", to=sid)
+        if isinstance(refusal, Exception):
+            raise refusal
+        return refusal
+
+    async with serving(path, register=lambda sio: sio.on("connect", connect)) as server:
+        client = await server.socket()
+        await client.send("40")
+        assert await client.content("44") == answer
+        runtime = await server.manager.start()
+        assert list(runtime.registry) == [] and runtime.registry.rooms == {}
+        await client.send("1")
+        assert await client.rest() == []
+
+
+async def test_a_connect_handler_that_disconnects_its_client_refuses_it(path: Path) -> None:
+    async def connect(sid: str, _environ: Any) -> None:
+        await server.sio.disconnect(sid)
+
+    async with serving(path, register=lambda sio: sio.on("connect", connect)) as server:
+        client = await server.socket()
+        await client.send("40")
+        assert "message" in await client.content("44")
+        assert list((await server.manager.start()).registry) == []
+
+
+async def test_what_a_connect_handler_emits_follows_connect(path: Path) -> None:
+    async def connect(sid: str, _environ: Any) -> None:
+        await server.sio.enter_room(sid, "room")
+        await server.sio.emit("stored", to=sid)
+        await server.sio.emit("to room", room="room")
+        await server.sio.emit("asked", to=sid, callback=lambda: None)
+
+    async with serving(path, register=lambda sio: sio.on("connect", connect)) as server:
+        client = await server.client()
+        assert (await client.event())[0] == "stored"
+        assert (await client.event())[0] == "to room"
+        assert str(await client.packet()).endswith('["asked"]')
+        assert server.sio.rooms(client.sid) == [client.sid, "room"]
+
+
+async def test_with_always_connect_the_client_is_told_before_its_handler_decides(path: Path) -> None:
+    decisions: asyncio.Queue[bool] = asyncio.Queue()
+
+    async def connect(*_: object) -> bool:
+        return await decisions.get()
+
+    async with serving(path, register=lambda sio: sio.on("connect", connect), always_connect=True) as server:
+        accepted, refused = await server.client(), await server.client()
+        await decisions.put(True)
+        await decisions.put(False)
+        assert await refused.packet() == "41"
+        assert await accepted.event_of(server.sio.emit("hello", to=accepted.sid)) == ["hello"]
+        assert server.sio.manager.is_connected(accepted.sid, "/")
+        assert not server.sio.manager.is_connected(refused.sid, "/")
+
+
+async def test_a_client_that_leaves_while_its_handler_runs_leaves_nothing_behind(path: Path) -> None:
+    seen, may_go = Seen(), asyncio.Event()
+
+    async def connect(sid: str, *_: object) -> None:
+        seen(sid)
+        await may_go.wait()
+
+    def register(sio: Any) -> None:
+        sio.on("connect", connect)
+        sio.on("disconnect", lambda sid, _: seen(sid))
+
+    async with serving(path, register=register) as server:
+        client = await server.socket()
+        await client.send("40")
+        (sid,) = await seen.until(1)
+        await client.leave()
+        await until(lambda: not server.engine.sockets)
+        may_go.set()
+        assert await seen.until(2) == [sid, sid]  # what its connect handler began, disconnect ends
+        runtime = await server.manager.start()
+        await until(lambda: not list(runtime.registry))
+        await server.sio.emit("so that all before it is on disk")
+        assert await runtime.log.load_sessions() == []  # type: ignore[union-attr]
+
+
+async def test_a_store_that_cannot_be_opened_is_reported_by_start_and_by_emit(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    sio = socketio.AsyncServer(
+        async_mode="aiohttp", client_manager=RecoveryManager(tmp_path / "file" / "events.db")
+    )
+    for use in (sio.start, lambda: sio.emit("x")):
+        with pytest.raises(StoreNotUsable, match=r"events\.db"):
+            await use()
+
+
+async def test_starting_at_the_same_time_opens_the_store_once(server: Server) -> None:
+    runtimes = await asyncio.gather(*(server.manager.start() for _ in range(5)))
+    assert len(set(map(id, runtimes))) == 1

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from socketio_eventstore.core.recovery import Result
+from support.embedded import Seen, away, results, serving, until
+
+
+@pytest.mark.parametrize("how", ["transport", "client", "client for good", "server"])
+async def test_a_disconnect_handler_can_ask_for_rooms_and_data(path: Path, how: str) -> None:
+    seen = Seen()
+
+    async def disconnect(sid: str, reason: str) -> None:
+        data = await server.sio.get_session(sid)
+        seen(reason, server.sio.rooms(sid), data, server.sio.recovered(sid))
+
+    recovery = {"recover_client_disconnect": how != "client for good"}
+    async with serving(
+        path, recovery=recovery, register=lambda sio: sio.on("disconnect", disconnect)
+    ) as server:
+        client = await server.client()
+        await server.sio.enter_room(client.sid, "room")
+        await server.sio.save_session(client.sid, {"name": "Ada"})
+        match how:
+            case "transport":
+                await client.leave()
+            case "server":
+                await server.sio.disconnect(client.sid)
+            case _:
+                await client.send("41")
+        reason = {"transport": "transport close", "server": "server disconnect"}.get(how, "client disconnect")
+        assert await seen.until(1) == [(reason, [client.sid, "room"], {"name": "Ada"}, False)]
+        if how in ("client for good", "server"):
+            registry = (await server.manager.start()).registry
+            await until(lambda: registry.get("/", client.sid) is None)
+
+
+async def test_a_disconnect_handler_of_the_old_kind_is_called_without_a_reason(path: Path) -> None:
+    seen = Seen()
+
+    def disconnect(sid: str) -> None:
+        seen(sid)
+
+    async with serving(path, register=lambda sio: sio.on("disconnect", disconnect)) as server:
+        client = await server.client()
+        await client.leave()
+        assert await seen.until(1) == [client.sid]
+
+
+async def test_leaving_rooms_in_the_disconnect_handler_changes_nothing(path: Path) -> None:
+    seen = Seen()
+
+    async def disconnect(sid: str, _reason: str) -> None:
+        for room in list(server.sio.rooms(sid)):
+            await server.sio.leave_room(sid, room)
+        seen("left")
+
+    async with serving(path, register=lambda sio: sio.on("disconnect", disconnect)) as server:
+        client = await server.socket()
+        pid = (await client.connect())["pid"]
+        await server.sio.enter_room(client.sid, "room")
+        await client.leave()
+        await seen.until(1)
+        offset = await server.sio.emit("missed", room="room")
+        again = await server.socket()
+        await again.connect(auth={"pid": pid})
+        assert await again.event() == ["missed", offset]
+        assert server.sio.rooms(client.sid) == [client.sid, "room"]
+        # Outside of that handler it counts.
+        await server.sio.leave_room(client.sid, "room")
+        assert server.sio.rooms(client.sid) == [client.sid]
+
+
+async def test_a_disconnect_handler_that_raises_is_logged_and_the_session_recovers(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def disconnect(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async with serving(path, register=lambda sio: sio.on("disconnect", disconnect)) as server:
+        client = await server.socket()
+        pid = (await client.connect())["pid"]
+        await away(server, client)
+        assert (await (await server.socket()).connect(auth={"pid": pid}))["sid"] == client.sid
+    assert "The disconnect handler of / failed" in caplog.text
+
+
+async def test_a_takeover_calls_disconnect_before_connect_and_the_old_transport_falls_silent(
+    path: Path,
+) -> None:
+    seen = Seen()
+
+    def register(sio: Any) -> None:
+        sio.on("connect", lambda sid, *_: seen("connect", sid))
+        sio.on("disconnect", lambda sid, reason: seen("disconnect", sid, reason))
+
+    async with serving(path, register=register) as server:
+        old = await server.socket()
+        pid = (await old.connect())["pid"]
+        new = await server.socket()
+        sid = (await new.connect(auth={"pid": pid}))["sid"]
+        assert seen.all == [("connect", sid), ("disconnect", sid, "transport close"), ("connect", sid)]
+        assert await old.packet() == "41"
+        assert await new.event_of(server.sio.emit("hello")) == ["hello"]
+        await old.send("1")
+        assert await old.rest() == []
+        assert server.sio.manager.is_connected(sid, "/")
+        assert len(seen.all) == 3
+
+
+async def test_a_takeover_that_is_refused_leaves_the_session_to_its_owner(path: Path) -> None:
+    async def connect(_sid: str, _environ: Any, auth: Any) -> bool:
+        return auth is None
+
+    async with serving(path, register=lambda sio: sio.on("connect", connect)) as server:
+        owner = await server.socket()
+        pid = (await owner.connect())["pid"]
+        thief = await server.socket()
+        await thief.send(json.dumps({"pid": pid, "token": "wrong"}).join(["40", ""]))
+        offset = await server.sio.emit("secret")
+        assert "message" in await thief.content("44")
+        packets = await owner.rest()  # closed without a DISCONNECT, so that the client comes back
+        assert "41" not in packets
+        back = await server.socket()
+        assert (await back.connect(auth={"pid": pid}))["sid"] == owner.sid
+        assert await back.event() == ["secret", offset]
+        await thief.send("1")
+        assert await thief.rest() == []
+        assert await results(server) == {Result.REFUSED: 1, Result.RECOVERED: 1}

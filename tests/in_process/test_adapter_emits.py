@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import asyncio
+import decimal
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import engineio.packet
+import pytest
+import socketio
+from socketio import exceptions
+
+from support.embedded import Seen, Server, packets_until_marker, serving
+
+DATA: dict[str, tuple[Any, str]] = {
+    "nothing": (None, ""),
+    "an empty text": ("", ',""'),
+    "a text": ("Grüße \U0001f600", ',"Grüße \U0001f600"'),
+    "a lone surrogate": ("\ud83d", ',"\\ud83d"'),
+    "zero": (0, ",0"),
+    "no": (False, ",false"),
+    "a fraction": (0.5, ",0.5"),
+    "a list is one argument": ([1, 2], ",[1,2]"),
+    "a dict": ({"a": {"b": [None, True]}}, ',{"a":{"b":[null,true]}}'),
+    "a tuple is several arguments": (("a", 1, [2]), ',"a",1,[2]'),
+    "an empty tuple": ((), ""),
+    "a tuple in a list": ([(1, 2)], ",[[1,2]]"),
+    "a key that is a number": ({1: "a"}, ',{"1":"a"}'),
+}
+
+KINDS: dict[str, dict[str, Any]] = {
+    "stored": {},
+    "volatile": {"volatile": True},
+    "acknowledged": {"callback": lambda *_: None},
+}
+
+
+@pytest.mark.parametrize(("data", "text"), DATA.values(), ids=DATA.keys())
+async def test_data_of_an_emit_become_arguments_and_the_offset_is_the_last(
+    server: Server, data: Any, text: str
+) -> None:
+    client = await server.client()
+    offset = await server.sio.emit("event", data)
+    assert await client.packet() == f'42["event"{text},"{offset}"]'
+
+
+async def test_binary_data_may_be_anywhere_in_the_arguments(server: Server) -> None:
+    client = await server.client()
+    data = (b"first", {"deep": [1, {"er": bytearray(b"second")}]}, [memoryview(b"third")])
+    offset = await server.sio.emit("binary", data)
+    first, second, third = (f'{{"_placeholder":true,"num":{number}}}' for number in range(3))
+    assert await client.packet() == (
+        f'453-["binary",{first},{{"deep":[1,{{"er":{second}}}]}},[{third}],"{offset}"]'
+    )
+    assert [await client.packet() for _ in range(3)] == [b"first", b"second", b"third"]
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ({}, "abc"),
+        ({"to": "A"}, "a"),
+        ({"room": "A"}, "a"),
+        ({"room": ["A", "B"]}, "ab"),
+        ({"room": ("A", "AB")}, "ab"),
+        ({"to": ["A", "sid c"]}, "ac"),
+        ({"room": 42}, "b"),
+        ({"room": "42"}, "c"),
+        ({"to": "sid c"}, "c"),
+        ({"to": "nobody's"}, ""),
+        ({"skip_sid": "sid a"}, "bc"),
+        ({"skip_sid": ["sid a", "sid c", None]}, "b"),
+        ({"room": "AB", "skip_sid": "sid a"}, "b"),
+        ({"to": "sid a", "skip_sid": "sid a"}, ""),
+        ({"room": []}, ""),
+    ],
+)
+@pytest.mark.parametrize("more", KINDS.values(), ids=KINDS.keys())
+async def test_an_emit_reaches_those_that_it_addresses(
+    server: Server, address: dict[str, Any], expected: str, more: dict[str, Any]
+) -> None:
+    clients = {name: await server.client() for name in "abc"}
+    for name, room in [("a", "A"), ("a", "AB"), ("b", "AB"), ("b", "B"), ("b", 42), ("c", "42")]:
+        await server.sio.enter_room(clients[name].sid, room)
+
+    def named(value: Any) -> Any:
+        if isinstance(value, list):
+            return [named(item) for item in value]
+        is_sid = isinstance(value, str) and value.startswith("sid ")
+        return clients[value.removeprefix("sid ")].sid if is_sid else value
+
+    await server.sio.emit("event", **{key: named(value) for key, value in address.items()}, **more)
+    received = await packets_until_marker(server, *clients.values())
+    assert "".join(name for name, packets in zip(clients, received, strict=True) if packets) == expected
+    assert sum(map(len, received)) == len(expected)
+
+
+async def test_an_emit_stays_in_its_namespace(path: Path) -> None:
+    async with serving(path, namespaces=["/", "/other"]) as server:
+        client = await server.client()
+        await client.connect("/other")
+        assert await client.event_of(server.sio.emit("x", 1, namespace="/other"), "/other") == ["x", 1]
+        assert await client.event_of(server.sio.emit("y", 2)) == ["y", 2]
+
+
+async def test_send_emits_the_event_message(server: Server) -> None:
+    client = await server.client()
+    assert await client.event_of(server.sio.send({"a": 1})) == ["message", {"a": 1}]
+    assert await client.event_of(server.sio.send("to me", to=client.sid)) == ["message", "to me"]
+
+
+async def test_an_emit_before_anybody_has_connected_is_stored(server: Server) -> None:
+    offset = await server.sio.emit("early")
+    client = await server.client()
+    later = await server.sio.emit("later")
+    assert await client.packet() == f'42["later","{later}"]'
+    assert offset.partition(".")[2] == "1" and later.partition(".")[2] == "2"
+
+
+async def test_a_volatile_emit_returns_nothing_and_ends_in_the_present_offset(server: Server) -> None:
+    client = await server.client()
+    offset = await server.sio.emit("stored")
+    assert await server.sio.emit("volatile", "text", volatile=True) is None
+    assert await client.packet() == f'42["stored","{offset}"]'
+    assert await client.packet() == f'42["volatile","text","{offset}"]'
+
+
+async def test_a_callback_is_called_with_what_the_client_answers(server: Server) -> None:
+    client, answers = await server.client(), Seen()
+    assert await server.sio.emit("question", ("a", 1), to=client.sid, callback=answers) is None
+    packet = await client.packet()
+    assert isinstance(packet, str) and packet.endswith('["question","a",1]')  # and no offset
+    number = packet.removeprefix("42").partition("[")[0]
+    await client.send(f'43{number}["yes",{{"really":true}}]')
+    assert await answers.until(1) == [("yes", {"really": True})]
+    await client.send(f'43{number}["again"]')
+    await packets_until_marker(server, client)
+    assert len(answers.all) == 1
+
+
+async def test_call_returns_what_the_client_answers(server: Server) -> None:
+    client = await server.client()
+    numbers = set()
+    for answer, expected in [('["yes"]', "yes"), ("[]", None), ("[1,2]", (1, 2))]:
+        asked = asyncio.create_task(server.sio.call("question", b"\x00", to=client.sid))
+        packet = await client.packet()
+        assert isinstance(packet, str) and packet.startswith("451-")
+        assert await client.packet() == b"\x00"
+        number = packet.removeprefix("451-").partition("[")[0]
+        numbers.add(int(number))
+        await client.send(f"43{number}{answer}")
+        assert await asked == expected
+    # Numbers are not used twice, and JavaScript can count so far.
+    assert len(numbers) == 3 and max(numbers) < 2**53
+
+
+async def test_call_gives_up_when_the_client_does_not_answer(server: Server) -> None:
+    client = await server.client()
+    with pytest.raises(exceptions.TimeoutError):
+        await server.sio.call("question", to=client.sid, timeout=0.01)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        (
+            {"event": "x", "room": 1.5},
+            TypeError,
+            "room's name must be str or int to be stored, not float: 1.5",
+        ),
+        ({"event": "x", "room": True}, TypeError, "not bool: True"),
+        ({"event": "x", "room": [("a", "b")]}, TypeError, "not tuple"),
+        ({"event": "x", "room": ["a", None]}, TypeError, "not NoneType: None"),
+        ({"event": "x", "data": float("nan")}, ValueError, "not JSON compliant"),
+        ({"event": "x", "data": {"a": [float("inf")]}}, ValueError, "not JSON compliant"),
+        ({"event": "x", "data": {1, 2}}, TypeError, "type set is not JSON serializable"),
+        ({"event": "x", "data": datetime.now(UTC)}, TypeError, "type datetime is not JSON"),
+        ({"event": 42}, TypeError, "an event's name must be str, not int"),
+        (
+            {"event": "x", "data": "x" * 600},
+            ValueError,
+            r"event 'x' is 60\d bytes long; at most 500 can be sent",
+        ),
+        ({"event": "x", "data": b"x" * 501}, ValueError, "at most 500 can be sent"),
+    ],
+)
+@pytest.mark.parametrize("more", KINDS.values(), ids=KINDS.keys())
+async def test_what_cannot_be_sent_is_refused_in_words_and_nothing_is_sent(
+    path: Path, arguments: dict[str, Any], error: type[Exception], text: str, more: dict[str, Any]
+) -> None:
+    async with serving(path, recovery={"max_client_buffer": 1_000}) as server:
+        client = await server.client()
+        with pytest.raises(error, match=text):
+            await server.sio.emit(**arguments, **more)
+        assert await packets_until_marker(server, client) == [[]]
+        assert (await server.manager.start()).log.head == 1  # the marker
+
+
+async def test_the_applications_json_module_encodes_events(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dumps(value: Any, **options: Any) -> str:
+        return json.dumps(value, default=str, **options)
+
+    for packet_class in (socketio.packet.Packet, engineio.packet.Packet):  # which python-socketio changes
+        monkeypatch.setattr(packet_class, "json", packet_class.json)
+    own = SimpleNamespace(dumps=dumps, loads=json.loads)
+    async with serving(path, json=own) as server:
+        client = await server.client()
+        number, reply = decimal.Decimal("1.50"), Seen()
+        assert await client.event_of(server.sio.emit("price", number)) == ["price", "1.50"]
+        await server.sio.emit("price", number, to=client.sid, callback=reply)
+        assert str(await client.packet()).endswith('["price","1.50"]')
+
+
+async def test_a_json_module_that_does_not_make_json_is_noticed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for packet_class in (socketio.packet.Packet, engineio.packet.Packet):
+        monkeypatch.setattr(packet_class, "json", packet_class.json)
+    own = SimpleNamespace(dumps=lambda value, **_: f"<{value}>", loads=json.loads)
+    async with serving(path, json=own) as server:
+        with pytest.raises(ValueError, match="the server's json made"):
+            await server.sio.emit("price", 1)
+
+
+async def test_a_msgpack_packet_of_nonsense_ends_its_connection_only(path: Path) -> None:
+    msgpack = pytest.importorskip("msgpack")
+    async with serving(path, serializer="msgpack", async_handlers=False) as server:
+        for nonsense in (
+            {"type": 2, "nsp": [1], "data": ["x"]},
+            {"type": 2, "nsp": "/", "id": "1", "data": ["x"]},
+        ):
+            client = await server.socket()
+            await client.send(msgpack.packb(nonsense))
+            assert await client.rest() == []
+
+
+async def test_msgpack_clients_receive_and_miss_the_same_events(path: Path) -> None:
+    msgpack = pytest.importorskip("msgpack")
+    async with serving(path, serializer="msgpack") as server:
+        client = await server.socket()
+        await client.send(msgpack.packb({"type": 0, "nsp": "/"}))
+        connect = msgpack.unpackb(await client.packet())
+        offset = await server.sio.emit("x", {"bin": b"\x00\xff"})
+        expected = {"type": 2, "nsp": "/", "data": ["x", {"bin": b"\x00\xff"}, offset]}
+        assert msgpack.unpackb(await client.packet()).items() >= expected.items()
+        again = await server.socket()
+        await again.send(msgpack.packb({"type": 0, "nsp": "/", "data": {"pid": connect["data"]["pid"]}}))
+        assert msgpack.unpackb(await again.packet())["data"] == connect["data"]
+        assert msgpack.unpackb(await again.packet()).items() >= expected.items()

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import socketio
+
+from socketio_eventstore.adapter import RecoverableServer, RecoveryManager
+from support.embedded import Seen, Server, away, packets_until_marker, serving
+
+
+async def test_handlers_get_the_arguments_and_what_they_return_is_the_acknowledgement(server: Server) -> None:
+    async def echo(_sid: str, *arguments: Any) -> Any:
+        return arguments
+
+    server.sio.on("echo", echo)
+    server.sio.on("none", lambda _: None)
+    server.sio.on("one", lambda _, argument: {"got": argument})
+    client = await server.client()
+    assert await client.call("echo", 1, {"a": "ü"}) == [1, {"a": "ü"}]
+    assert await client.call("none") == []
+    assert await client.call("one", "x") == [{"got": "x"}]
+    await client.send('427["nobody handles this"]')
+    assert await packets_until_marker(server, client) == [[]]
+
+
+async def test_catch_all_handlers_and_namespaces_work(path: Path) -> None:
+    def register(sio: Any) -> None:
+        sio.on("*", lambda event, sid, *_: f"{event} by {sid}")
+        sio.on("*", lambda event, namespace, *_: f"{event} in {namespace}", namespace="*")
+
+    async with serving(path, register=register, namespaces="*") as server:
+        client = await server.client()
+        assert await client.call("any") == [f"any by {client.sid}"]
+        await client.connect("/of/any/kind")
+        assert await client.call("any", namespace="/of/any/kind") == ["any in /of/any/kind"]
+
+
+@contextmanager
+def reported_errors() -> Iterator[list[str]]:
+    """What the event loop is told of: the errors of tasks that nobody awaits."""
+    reported: list[str] = []
+    loop = asyncio.get_running_loop()
+    before = loop.get_exception_handler()
+    loop.set_exception_handler(lambda _, context: reported.append(type(context["exception"]).__name__))
+    try:
+        yield reported
+        gc.collect()
+    finally:
+        loop.set_exception_handler(before)
+
+
+async def test_a_handler_that_raises_harms_nobody_but_its_event(server: Server) -> None:
+    async def fault(_sid: str) -> None:
+        raise ZeroDivisionError
+
+    with reported_errors() as errors:
+        server.sio.on("fault", fault)
+        client = await server.client()
+        await client.send('427["fault"]')
+        assert await packets_until_marker(server, client) == [[]]
+    assert errors == ["ZeroDivisionError"]
+
+
+async def test_without_async_handlers_events_are_handled_one_after_the_other(path: Path) -> None:
+    seen, may_go = Seen(), asyncio.Event()
+
+    async def slow(_sid: str) -> None:
+        seen("slow begins")
+        await may_go.wait()
+        seen("slow ends")
+
+    def register(sio: Any) -> None:
+        sio.on("slow", slow)
+        sio.on("quick", lambda _: seen("quick"))
+
+    async with serving(path, register=register, async_handlers=False) as server:
+        client = await server.client()
+        await client.send('42["slow"]')
+        await client.send('42["quick"]')
+        await seen.until(1)
+        assert await packets_until_marker(server, client) == [[]]
+        assert seen.all == ["slow begins"]
+        may_go.set()
+        assert await seen.until(3) == ["slow begins", "slow ends", "quick"]
+
+
+async def test_without_async_handlers_a_fault_does_not_close_the_transport(path: Path) -> None:
+    def fault(_sid: str) -> None:
+        raise ZeroDivisionError
+
+    async with serving(path, register=lambda sio: sio.on("fault", fault), async_handlers=False) as server:
+        server.sio.on("echo", lambda _, x: x)
+        with reported_errors() as errors:
+            client = await server.client()
+            await client.send('42["fault"]')
+            assert await client.call("echo", 1) == [1]
+            polling = await server.polling()
+            await polling.connect()
+            await polling.send('42["fault"]', '427["echo",2]')
+            assert await polling.poll() == ["437[2]"]
+        assert errors == ["ZeroDivisionError"] * 2
+
+
+async def test_a_callback_that_raises_does_not_close_the_transport(server: Server) -> None:
+    def fault(*_: object) -> None:
+        raise ZeroDivisionError
+
+    client = await server.client()
+    await server.sio.emit("question", to=client.sid, callback=fault)
+    packet = str(await client.packet())
+    with reported_errors() as errors:
+        await client.send(f"43{packet.removeprefix('42').partition('[')[0]}[]")
+        assert await client.event_of(server.sio.emit("still here")) == ["still here"]
+    assert errors == ["ZeroDivisionError"]
+
+
+class Chat(socketio.AsyncNamespace):  # type: ignore[misc]  # python-socketio is not typed
+    """Handlers in a class, as python-socketio documents them."""
+
+    def __init__(self, namespace: str) -> None:
+        super().__init__(namespace)
+        self.seen = Seen()
+
+    async def on_connect(self, sid: str, environ: dict[str, Any], auth: Any) -> None:
+        self.seen("connect", sid, environ["REQUEST_METHOD"], auth)
+        await self.enter_room(sid, "room")
+        await self.save_session(sid, {"visits": 1})
+
+    async def on_say(self, sid: str, text: str) -> Any:
+        async with self.session(sid) as session:
+            session["said"] = text
+        return await self.emit("said", text, room="room", skip_sid=None)
+
+    async def on_disconnect(self, sid: str, reason: str) -> None:
+        self.seen("disconnect", sid, reason, self.rooms(sid), await self.get_session(sid))
+
+
+async def test_class_based_namespaces_work(path: Path) -> None:
+    chat = Chat("/chat")
+    async with serving(path, register=lambda sio: sio.register_namespace(chat)) as server:
+        client = await server.socket()
+        sid = (await client.connect("/chat", auth={"token": "t"}))["sid"]
+        await client.send('42/chat,7["say","hello"]')
+        *event, offset = await client.event("/chat")
+        assert event == ["said", "hello"]
+        assert await client.content("43/chat,7") == [offset]
+        await server.sio.disconnect(sid, namespace="/chat")
+        assert await client.packet() == "41/chat,"
+        data = {"visits": 1, "said": "hello"}
+        assert await chat.seen.until(2) == [
+            ("connect", sid, "GET", {"token": "t"}),
+            ("disconnect", sid, "server disconnect", [sid, "room"], data),
+        ]
+
+
+class OwnServer(socketio.AsyncServer):  # type: ignore[misc]  # python-socketio is not typed
+    """An application's server with a method of its own, and one that it overrides."""
+
+    async def shout(self, text: str) -> Any:
+        return await self.emit("shouted", text.upper())
+
+    async def emit(self, event: str, *arguments: Any, **options: Any) -> Any:
+        return await super().emit(f"own {event}", *arguments, **options)
+
+
+async def test_a_subclass_of_the_applications_keeps_its_methods(path: Path) -> None:
+    async with serving(path, server_class=OwnServer) as server:
+        assert isinstance(server.sio, OwnServer) and isinstance(server.sio, RecoverableServer)
+        client = await server.client()
+        *event, offset = await client.event_of(server.sio.shout("hello")), ""
+        assert event == [["own shouted", "HELLO"]] and offset == ""
+
+
+async def test_an_instrumented_server_works_as_before(path: Path) -> None:
+    seen = Seen()
+
+    def register(sio: Any) -> None:
+        sio.on("connect", lambda *_: seen("connect"))
+        sio.on("disconnect", lambda *_: seen("disconnect"))
+        sio.on("echo", lambda _, x: x)
+
+    async with serving(path, register=register) as server:
+        admin = server.sio.instrument(auth=False, server_id="here")
+        try:
+            client = await server.socket()
+            pid = (await client.connect())["pid"]
+            await server.sio.enter_room(client.sid, "room")
+            assert await client.call("echo", 1) == [1]
+            assert await client.event_of(server.sio.emit("hello", room="room")) == ["hello"]
+            await away(server, client)
+            offset = await server.sio.emit("missed", room="room")
+            again = await server.socket()
+            assert (await again.connect(auth={"pid": pid}))["sid"] == client.sid
+            assert (await again.event())[0] == "hello"
+            assert await again.event() == ["missed", offset]
+            await server.sio.disconnect(client.sid)
+            assert await again.packet() == "41"
+            assert seen.all == ["connect", "disconnect", "connect", "disconnect"]
+        finally:
+            admin.uninstrument()
+            await admin.shutdown()
+
+
+def test_a_python_socketio_without_a_needed_hook_is_refused(path: Path) -> None:
+    class Changed(socketio.AsyncServer):  # type: ignore[misc]  # python-socketio is not typed
+        _send_packet = None
+
+    with pytest.raises(RuntimeError, match="has no _send_packet"):
+        Changed(async_mode="aiohttp", client_manager=RecoveryManager(path))

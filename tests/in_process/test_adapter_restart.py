@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from socketio_eventlog.errors import StoreClosed
+from support.embedded import Polling, Server, serving, until
+from support.storing import opened
+
+
+async def test_sessions_rooms_and_data_are_there_after_a_restart(path: Path) -> None:
+    async with serving(path) as server:
+        client = await server.socket()
+        pid = (await client.connect())["pid"]
+        await server.sio.enter_room(client.sid, "room")
+        await server.sio.enter_room(client.sid, 42)
+        await server.sio.save_session(client.sid, {"name": "Ada"})
+        offset = await server.sio.emit("received", room=42)
+        assert (await client.event())[-1] == offset
+    assert "41" not in await client.rest()
+    async with serving(path) as server:
+        missed = await server.sio.emit("missed", room="room")
+        again = await server.socket()
+        assert (await again.connect(auth={"pid": pid, "offset": offset}))["sid"] == client.sid
+        assert await again.event() == ["missed", missed]
+        assert set(server.sio.rooms(client.sid)) == {client.sid, "room", 42}
+        assert await server.sio.get_session(client.sid) == {"name": "Ada"}
+
+
+async def test_after_its_shutdown_a_server_takes_nothing_any_more(server: Server) -> None:
+    client = await server.client()
+    await server.sio.shutdown()
+    assert await client.rest() == []
+    with pytest.raises(StoreClosed):
+        await server.sio.emit("too late")
+    assert (await Polling(server).get())[0] == 401
+    await server.sio.shutdown()
+
+
+async def test_disconnect_handlers_run_to_their_end_before_the_store_closes(path: Path) -> None:
+    async def disconnect(sid: str, _reason: str) -> None:
+        await asyncio.sleep(0)
+        await server.sio.save_session(sid, {"said": "goodbye"})
+        await server.sio.emit("gone", sid)
+
+    async with serving(path, register=lambda sio: sio.on("disconnect", disconnect)) as server:
+        client = await server.client()
+    async with opened(path) as log:
+        assert [stored.data for stored in await log.load_sessions()] == ['{"said":"goodbye"}']
+        assert [logged.event.payload for logged in await log.read([1])] == [f'["gone","{client.sid}"]']
+
+
+async def test_without_a_path_clients_cannot_recover_and_nothing_is_added() -> None:
+    async with serving(None) as server:
+        client = await server.socket()
+        answer = await client.connect(auth={"pid": "x", "offset": "y"})
+        assert list(answer) == ["sid"]
+        assert await server.sio.emit("hello", "you") is None
+        assert await client.packet() == '42["hello","you"]'
+        await server.sio.save_session(client.sid, {"a": 1})
+        assert await server.sio.get_session(client.sid) == {"a": 1}
+        registry = (await server.manager.start()).registry
+        await client.leave()
+        await until(lambda: not list(registry))

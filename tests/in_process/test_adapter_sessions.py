@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from socketio_eventstore.core.recovery import Result
+from support.embedded import Server, away, packets_until_marker, results, serving, until
+
+
+async def test_rooms_of_a_client_that_is_away_can_be_changed_and_count_from_then_on(server: Server) -> None:
+    client = await server.socket()
+    pid = (await client.connect())["pid"]
+    await server.sio.enter_room(client.sid, "left")
+    await away(server, client)
+    expected = []
+    await server.sio.emit("before", room="joined")
+    expected.append(["before leaving", await server.sio.emit("before leaving", room="left")])
+    await server.sio.enter_room(client.sid, "joined")
+    await server.sio.leave_room(client.sid, "left")
+    assert server.sio.rooms(client.sid) == [client.sid, "joined"]
+    await server.sio.emit("after leaving", room="left")
+    expected.append(["after", await server.sio.emit("after", room=["joined", "left"])])
+    again = await server.socket()
+    await again.connect(auth={"pid": pid})
+    assert [await again.event(), await again.event()] == expected
+    assert await packets_until_marker(server, again) == [[]]
+
+
+async def test_closing_a_room_takes_out_clients_that_are_here_and_away(server: Server) -> None:
+    here, gone = await server.client(), await server.client()
+    for client in (here, gone):
+        await server.sio.enter_room(client.sid, "room")
+    await away(server, gone)
+    await server.sio.close_room("room")
+    assert [server.sio.rooms(client.sid) for client in (here, gone)] == [[here.sid], [gone.sid]]
+    await server.sio.emit("to nobody", room="room")
+    assert await packets_until_marker(server, here) == [[]]
+
+
+async def test_data_of_a_client_that_is_away_can_be_read_and_saved(server: Server) -> None:
+    client = await server.client()
+    await server.sio.save_session(client.sid, {"name": "Ada"})
+    await away(server, client)
+    assert await server.sio.get_session(client.sid) == {"name": "Ada"}
+    await server.sio.save_session(client.sid, {"name": "Grace", "list": [1, {"a": None}]})
+    async with server.sio.session(client.sid) as session:
+        session["more"] = True
+    assert await server.sio.get_session(client.sid) == {
+        "name": "Grace",
+        "list": [1, {"a": None}],
+        "more": True,
+    }
+
+
+async def test_data_are_a_copy_until_they_are_saved(server: Server) -> None:
+    client, data = await server.client(), {"list": [1]}
+    await server.sio.save_session(client.sid, data)
+    data["list"].append(2)
+    (await server.sio.get_session(client.sid))["list"].append(3)
+    assert await server.sio.get_session(client.sid) == {"list": [1]}
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "text"),
+    [
+        ({"a": [1, datetime.now(UTC)]}, TypeError, r"session\['a'\]\[1\] is of type datetime, which cannot"),
+        ({"a": {"b": b"bytes"}}, TypeError, r"session\['a'\]\['b'\] is of type bytes"),
+        ({"a": {1: "x"}}, TypeError, r"session\['a'\] has a key of type int: 1; JSON needs str"),
+        ([1], TypeError, "session data must be a dict, not list"),
+        ({"a": float("nan")}, ValueError, "not JSON compliant"),
+        ({"a": "x" * 1_000}, ValueError, r"session data is 1\d+ characters long, at most 1000 can be saved"),
+    ],
+)
+async def test_data_that_cannot_be_saved_are_refused_in_words_and_change_nothing(
+    path: Path, data: Any, error: type[Exception], text: str
+) -> None:
+    async with serving(path, max_http_buffer_size=1_000) as server:
+        client = await server.client()
+        await server.sio.save_session(client.sid, {"kept": True})
+        with pytest.raises(error, match=text):
+            await server.sio.save_session(client.sid, data)
+        assert await server.sio.get_session(client.sid) == {"kept": True}
+
+
+@pytest.mark.parametrize("is_away", [True, False])
+@pytest.mark.parametrize("how", ["disconnect", "revoke"])
+async def test_a_session_that_was_ended_is_never_recovered(server: Server, how: str, is_away: bool) -> None:
+    client = await server.socket()
+    pid = (await client.connect())["pid"]
+    if is_away:
+        await away(server, client)
+    await getattr(server.sio, how)(client.sid)
+    if not is_away and how == "disconnect":
+        assert await client.packet() == "41"
+    elif not is_away:
+        assert await client.rest() == []  # the client comes back at once, as a new one
+    await server.sio.emit("secret", to=client.sid)
+    again = await server.socket()
+    answer = await again.connect(auth={"pid": pid})
+    assert answer["sid"] != client.sid and answer["pid"] != pid
+    assert await packets_until_marker(server, again) == [[]]
+    assert await results(server) == {Result.UNKNOWN_SESSION: 1}
+    with pytest.raises(KeyError):
+        await server.sio.get_session(client.sid)
+
+
+async def test_calls_for_unknown_sids_say_so_or_do_nothing(server: Server) -> None:
+    client = await server.client()
+    for unknown in ("nobody", client.sid + "x"):
+        for call in (server.sio.get_session(unknown), server.sio.save_session(unknown, {})):
+            with pytest.raises(KeyError, match="no session"):
+                await call
+        with pytest.raises(ValueError, match="sid is not connected to requested namespace"):
+            await server.sio.enter_room(unknown, "room")
+        await server.sio.leave_room(unknown, "room")
+        await server.sio.disconnect(unknown)
+        await server.sio.revoke(unknown)
+        assert server.sio.rooms(unknown) == []
+
+
+async def test_rooms_that_cannot_be_are_refused(server: Server) -> None:
+    one, two = await server.client(), await server.client()
+    with pytest.raises(ValueError, match="cannot enter a sid room"):
+        await server.sio.enter_room(one.sid, two.sid)
+    with pytest.raises(ValueError, match="cannot close a sid room"):
+        await server.sio.close_room(one.sid)
+    for room in (1.5, True, None, ("a",)):
+        with pytest.raises(TypeError, match="a room's name must be str or int to be stored"):
+            await server.sio.enter_room(one.sid, room)
+    assert server.sio.rooms(one.sid) == [one.sid]
+
+
+async def test_what_python_socketio_tells_about_clients_is_true(server: Server) -> None:
+    client = await server.client()
+    polling = await server.polling()
+    sid = (await polling.connect())["sid"]
+    assert (server.sio.transport(client.sid), server.sio.transport(sid)) == ("websocket", "polling")
+    assert server.sio.get_environ(client.sid)["PATH_INFO"] == "/socket.io/"
+    manager = server.manager
+    assert manager.get_namespaces() == ["/"]
+    assert {sid for sid, _ in manager.get_participants("/", None)} == {client.sid, sid}
+    eio_sid = manager.eio_sid_from_sid(client.sid, "/")
+    assert eio_sid is not None and manager.sid_from_eio_sid(eio_sid, "/") == client.sid
+    assert manager.is_connected(client.sid, "/") and await manager.can_disconnect(client.sid, "/")
+    await away(server, client)
+    assert not manager.is_connected(client.sid, "/") and await manager.can_disconnect(client.sid, "/")
+    assert manager.eio_sid_from_sid(client.sid, "/") is None
+    assert [sid for sid, _ in manager.get_participants("/", None)] == [sid]
+
+
+async def test_the_environ_of_a_connection_goes_with_it(server: Server) -> None:
+    client = await server.client()
+    assert len(server.sio.environ) == 1
+    await away(server, client)
+    await until(lambda: not server.sio.environ)

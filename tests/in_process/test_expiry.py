@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from socketio_eventlog.errors import StoreClosed, StoreUnavailable
+from socketio_eventlog.records import Change, SessionEnded
+from socketio_eventstore.core.recovery import Limits, Recovery, Result
+from socketio_eventstore.core.session_operations import Revoke
+from socketio_eventstore.core.sessions import Session, State
+from support.core import Core, holding
+from support.embedded import Seen, Server, away, serving, until
+from support.retaining import LIMIT_SECONDS, Kept, emit, ending_who_has_expired
+from support.storing import opened
+
+
+@pytest.fixture(name="kept")
+def kept_core(core: Core) -> Kept:
+    return ending_who_has_expired(core)
+
+
+# Expiry ---------------------------------------------------------------------------------------------
+
+
+async def test_a_session_that_was_away_for_too_long_is_ended_once(core: Core, kept: Kept) -> None:
+    gone, here = (await core.live("gone"))[0], (await core.live("here"))[0]
+    await core.away(gone, at=10.0)
+    kept.monotonic.now = 10.0 + LIMIT_SECONDS
+    await kept.sweep()
+    assert kept.seen.all == []
+    kept.monotonic.now += 1.0
+    await kept.sweep()
+    await kept.sweep()
+    assert kept.seen.all == ["gone"]
+    assert (gone.state, here.state) == (State.ENDED, State.LIVE)
+    assert [stored.sid for stored in await core.log.load_sessions()] == ["here"]
+
+
+async def test_what_failed_is_tried_again_at_the_next_sweep_and_only_then(
+    core: Core, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def expired(session: Session) -> None:
+        if len(kept.seen.all) < 3:
+            raise ZeroDivisionError
+        await core.dispatcher.submit(Revoke(session))
+
+    kept = Kept(core, expired)
+    session, _ = await core.live()
+    await core.away(session)
+    kept.monotonic.now = LIMIT_SECONDS + 1.0
+    for count in (1, 2, 3, 3):
+        await kept.sweep()
+        assert len(kept.seen.all) == count
+    assert session.state is State.ENDED
+    assert caplog.text.count("has expired but could not be ended") == 2
+
+
+async def test_a_slow_handler_is_not_called_again_and_holds_up_nothing(core: Core) -> None:
+    may_go = asyncio.Event()
+
+    async def expired(session: Session) -> None:
+        await may_go.wait()
+        await core.dispatcher.submit(Revoke(session))
+
+    kept = Kept(core, expired)
+    session, _ = await core.live()
+    await emit(core, 3)
+    await core.away(session)
+    kept.monotonic.now = LIMIT_SECONDS + 1.0
+    kept.all_events_are_old()
+    assert await kept.retention.sweep() == 3
+    assert await kept.retention.sweep() == 0
+    assert kept.seen.all == ["s1"]
+    may_go.set()
+    await kept.sweep()
+    assert session.state is State.ENDED
+
+
+async def test_a_session_that_has_expired_is_not_recovered_while_its_handler_runs(core: Core) -> None:
+    may_go = asyncio.Event()
+
+    async def expired(session: Session) -> None:
+        await may_go.wait()
+        await core.dispatcher.submit(Revoke(session))
+
+    kept = Kept(core, expired)
+    session, _ = await core.live()
+    await core.away(session)
+    kept.monotonic.now = LIMIT_SECONDS + 1.0
+    await kept.retention.sweep()
+    recovery = Recovery(core.log, core.registry, Limits(LIMIT_SECONDS, 100, 10_000))
+    assert await recovery.decide("/", "s1", None, 0, kept.monotonic) is Result.EXPIRED
+    may_go.set()
+    await kept.sweep()
+    assert await recovery.decide("/", "s1", None, 0, kept.monotonic) is Result.UNKNOWN_SESSION
+
+
+# With the handlers of an application ----------------------------------------------------------------
+
+
+def ended(changes: Sequence[Change]) -> bool:
+    return any(isinstance(change, SessionEnded) for change in changes)
+
+
+async def session_of(server: Server, sid: str) -> Session:
+    session = (await server.manager.start()).registry.get("/", sid)
+    assert session is not None
+    return session
+
+
+async def test_the_handlers_emits_and_the_end_of_the_session_are_one_transaction(tmp_path: Path) -> None:
+    path, seen = tmp_path / "events.db", Seen()
+
+    async def session_expired(sid: str, data: Any) -> None:
+        seen(sid, data, server.sio.rooms(sid))
+        await server.sio.emit("left", data["name"])
+        await server.sio.emit("left, too", to="room")
+
+    async with serving(path, register=lambda sio: sio.on("session_expired", session_expired)) as server:
+        client, witness = await server.client(), await server.client()
+        await server.sio.save_session(client.sid, {"name": "Ada"})
+        session = await session_of(server, client.sid)
+        async with holding(server) as held:
+            await away(server, client)
+            held.failure = lambda changes: StoreUnavailable() if ended(changes) else None
+            with pytest.raises(StoreUnavailable):
+                await server.sio.session_expired(session)
+            assert server.sio.rooms(client.sid) == [client.sid]
+            runtime = await server.manager.start()
+            assert runtime.log.head == 0
+            held.fail_with()
+            await server.sio.session_expired(session)
+            assert len(held.committed[-1]) == 3
+        assert (await witness.event())[:2] == ["left", "Ada"]
+        assert seen.all == [(client.sid, {"name": "Ada"}, [client.sid])] * 2
+        assert session.state is State.ENDED and server.sio.rooms(client.sid) == []
+    async with opened(path) as log:
+        assert log.head == 2 and [stored.sid for stored in await log.load_sessions()] == [witness.sid]
+
+
+async def test_a_handler_that_fails_leaves_its_session_and_nothing_of_what_it_emitted(tmp_path: Path) -> None:
+    async def session_expired(_sid: str, _data: Any) -> None:
+        await server.sio.emit("half done")
+        raise ZeroDivisionError
+
+    path = tmp_path / "events.db"
+    async with serving(path, register=lambda sio: sio.on("session_expired", session_expired)) as server:
+        client = await server.client()
+        session = await session_of(server, client.sid)
+        with pytest.raises(ZeroDivisionError):
+            await server.sio.session_expired(session)
+        assert session.state is State.LIVE
+        assert (await server.manager.start()).log.head == 0
+
+
+async def test_sessions_expire_by_themselves_also_after_a_restart(tmp_path: Path) -> None:
+    path, seen = tmp_path / "events.db", Seen()
+
+    def register(sio: Any) -> None:
+        sio.on("session_expired", seen)
+
+    async with serving(path, register=register) as server:
+        client = await server.socket()
+        pid = (await client.connect())["pid"]
+        await server.sio.save_session(client.sid, {"name": "Ada"})
+    assert seen.all == []
+    recovery = {"prune_interval": 0.01, "max_disconnection_duration": 0.02}
+    async with serving(path, register=register, recovery=recovery) as server:
+        await server.sio.start()
+        assert await seen.until(1) == [(client.sid, {"name": "Ada"})]
+        runtime = await server.manager.start()
+        await until(lambda: not list(runtime.registry))
+        again = await server.socket()
+        assert (await again.connect(auth={"pid": pid}))["sid"] != client.sid
+        assert runtime.recovery.results == {Result.UNKNOWN_SESSION: 1}
+        assert len(seen.all) == 1
+
+
+async def test_a_client_cannot_raise_the_event_itself(tmp_path: Path) -> None:
+    seen = Seen()
+
+    def register(sio: Any) -> None:
+        sio.on("session_expired", lambda *what: seen(what))
+
+    async with serving(tmp_path / "events.db", register=register) as server:
+        client = await server.client()
+        await client.send('42["session_expired",{}]')
+        assert await client.rest() == [] and seen.all == []
+
+
+async def test_a_shutdown_in_the_middle_of_a_handler_leaves_its_session_for_the_next_start(
+    tmp_path: Path,
+) -> None:
+    path, seen = tmp_path / "events.db", Seen()
+
+    async def session_expired(sid: str, _data: Any) -> None:
+        seen(sid)
+        await asyncio.Event().wait()
+
+    def register(sio: Any) -> None:
+        sio.on("session_expired", session_expired)
+
+    async with serving(path) as server:
+        client = await server.client()
+    recovery = {"prune_interval": 0.01, "max_disconnection_duration": 0.02}
+    async with serving(path, register=register, recovery=recovery) as server:
+        await server.sio.start()
+        await seen.until(1)
+    async with opened(path) as log:
+        assert [stored.sid for stored in await log.load_sessions()] == [client.sid]
+    with pytest.raises(StoreClosed):
+        await log.counts()

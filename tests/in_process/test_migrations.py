@@ -1,0 +1,327 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine
+
+from socketio_eventlog.errors import DatabaseTooNew, StoreNotUsable
+from socketio_eventlog.records import Answered, Interval, SessionBound
+from socketio_eventlog.sqlite.schema import HEAD_REVISION
+from support.storing import event, opened, python, sqlite
+
+
+def open_and_write(path: Path) -> int:
+    """The number of the event that it wrote."""
+
+    async def commit() -> int:
+        async with opened(path) as log:
+            return (await log.commit([event()]))[0]
+
+    return asyncio.run(commit())
+
+
+def refusal(path: Path, error: type[StoreNotUsable] = StoreNotUsable) -> str:
+    """The text with which the database is refused; it has one line and names the path."""
+    with pytest.raises(StoreNotUsable) as refused:
+        open_and_write(path)
+    assert type(refused.value) is error
+    assert str(path) in str(refused.value)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def configuration() -> Config:
+    config = Config()
+    config.set_main_option("script_location", "socketio_eventlog_migrations:sqlite")
+    return config
+
+
+def migrations() -> ScriptDirectory:
+    return ScriptDirectory.from_config(configuration())
+
+
+def test_the_store_knows_the_newest_migration() -> None:
+    assert migrations().get_heads() == [HEAD_REVISION]
+
+
+def test_the_migrations_import_nothing_of_ours() -> None:
+    for script in migrations().walk_revisions():
+        assert "socketio_eventstore" not in Path(script.path).read_text(encoding="utf-8")
+
+
+def test_opening_a_database_that_is_up_to_date_imports_no_alembic(path: Path) -> None:
+    code = """
+import asyncio, sys
+from pathlib import Path
+from socketio_eventlog.sqlite.log import EventLog
+
+async def main():
+    log = await EventLog.open(Path(sys.argv[1]))
+    await log.close()
+    print("alembic" in sys.modules, "sqlalchemy" in sys.modules)
+
+asyncio.run(main())
+"""
+    outputs = [subprocess.check_output([sys.executable, "-c", code, path], text=True) for _ in range(2)]
+    assert outputs == ["True True\n", "False False\n"]
+
+
+KILLED_AT_STATEMENT = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from socketio_eventlog.sqlite import schema
+from socketio_eventlog.sqlite.log import EventLog
+
+connect = schema._connect
+
+def watched(path, mode):
+    connection = connect(path, mode)
+    connection.set_trace_callback(count)
+    return connection
+
+def count(statement):
+    if statement.startswith(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+schema._connect = watched
+asyncio.run(EventLog.open(Path(sys.argv[1])))
+"""
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "BEGIN IMMEDIATE",
+        "CREATE TABLE events",
+        "CREATE TABLE index_lists",
+        "PRAGMA application_id =",
+        "INSERT INTO alembic_version",
+        "COMMIT",
+    ],
+)
+def test_a_kill_in_the_middle_of_a_migration_leaves_nothing_of_it(path: Path, statement: str) -> None:
+    with python(KILLED_AT_STATEMENT, path, statement) as process:
+        assert process.wait(timeout=60) == -signal.SIGKILL
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == []
+    assert open_and_write(path) == 1
+
+
+def test_servers_that_start_at_once_migrate_once(path: Path) -> None:
+    code = """
+import asyncio, sys
+from pathlib import Path
+import alembic.command
+from socketio_eventlog.sqlite.log import EventLog
+
+async def main():
+    print("ready", flush=True)
+    sys.stdin.readline()
+    log = await EventLog.open(Path(sys.argv[1]))
+    await log.close()
+    print(log.boot, flush=True)
+
+asyncio.run(main())
+"""
+    for attempt in range(4):
+        database = path.with_name(f"events{attempt}.db")
+        processes = [python(code, database, stdin=subprocess.PIPE) for _ in range(2)]
+        for process in processes:
+            assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        outputs = []
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        for process in processes:
+            output, _ = process.communicate(timeout=60)
+            assert process.returncode == 0
+            outputs.append(output.strip())
+        assert sqlite(database, "SELECT boot FROM boots ORDER BY boot").split() == sorted(outputs)
+        assert sqlite(database, "SELECT version_num FROM alembic_version") == f"{HEAD_REVISION}\n"
+
+
+def test_a_start_waits_for_the_migration_of_another_process(path: Path) -> None:
+    path.touch()
+    code = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN EXCLUSIVE")
+print("locked", flush=True)
+sys.stdin.readline()
+connection.execute("ROLLBACK")
+"""
+    with python(code, path, stdin=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == "locked\n"
+        opening = python(OPENS, path)
+        assert opening.stdout is not None and opening.stdout.readline() == "opening\n"
+        process.communicate("done\n")
+    assert opening.communicate(timeout=60)[0] == "opened\n"
+    assert opening.returncode == 0
+
+
+OPENS = """
+import asyncio, sys
+from pathlib import Path
+from socketio_eventlog.sqlite.log import EventLog
+
+async def main():
+    print("opening", flush=True)
+    log = await EventLog.open(Path(sys.argv[1]))
+    await log.close()
+    print("opened", flush=True)
+
+asyncio.run(main())
+"""
+
+
+def test_a_database_of_a_newer_program_is_refused_and_left_as_it_is(path: Path) -> None:
+    open_and_write(path)
+    sqlite(path, "UPDATE alembic_version SET version_num = '0999'")
+    assert "0999" in refusal(path, DatabaseTooNew)
+    assert sqlite(path, "SELECT count(*) FROM boots") == "1\n"
+
+
+@pytest.mark.parametrize("table", ["notes (text)", "alembic_version (version_num)", "events (offset)"])
+def test_a_database_of_another_program_is_refused_and_left_as_it_is(path: Path, table: str) -> None:
+    sqlite(path, f"CREATE TABLE {table}")
+    before = path.read_bytes()
+    assert "another program" in refusal(path)
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == ["events.db"]
+
+
+@pytest.mark.parametrize("content", [b"Dear diary, today I met a database." * 100, b"{}", os.urandom(4096)])
+def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    assert "not a database" in refusal(path)
+    assert path.read_bytes() == content
+
+
+def test_a_folder_is_refused(path: Path) -> None:
+    path.mkdir()
+    assert "directory" in refusal(path)
+
+
+def test_a_path_below_a_file_is_refused(path: Path) -> None:
+    path.touch()
+    assert f"File exists: '{path}'" in refusal(path / "events.db")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_refused(path: Path) -> None:
+    path.touch(mode=0)
+    refusal(path)
+
+
+def test_an_empty_file_becomes_a_database(path: Path) -> None:
+    path.touch()
+    assert open_and_write(path) == 1
+
+
+def test_a_path_with_characters_that_mean_something_to_sqlite_is_taken_literally(
+    tmp_path: Path,
+) -> None:
+    for name in ("a?mode=memory", "50%25.db", ":memory:", "ä #1.db", "file:x.db"):
+        open_and_write(tmp_path / name)
+        assert (tmp_path / name).is_file()
+
+
+# From one version to the next -----------------------------------------------------------------------
+
+WRITTEN_UNDER_0001 = """
+INSERT INTO boots VALUES (1, 'first', 0, 1000.0, 1060.0, 60.0);
+INSERT INTO events VALUES
+  (1, 1001.0, '/', 'message', NULL, NULL, 19, 0, '["message","to all"]'),
+  (2, 1002.0, '/', 'message', '["red",7]', '["s2"]', 21, 0, '["message","to rooms"]'),
+  (3, 1003.0, '/', 'file', '["s1"]', NULL, 45, 1, '["file",{"_placeholder":true,"num":0}]');
+INSERT INTO attachments VALUES (3, 0, x'0001ff');
+INSERT INTO sessions VALUES
+  (1, '/', 's1', x'01', 'first', 0, NULL, 1, 1000.0, 1002.0, NULL, NULL, '{"name":"Ann"}'),
+  (2, '/', 's2', x'02', 'first', 1, 'older.9', 1, 1001.0, NULL, 1003.0, 30.0, '{}');
+INSERT INTO rooms VALUES ('/', 's1', 'red', 1, NULL), ('/', 's1', 7, 0, 2), ('/', 's2', '7', 1, NULL);
+UPDATE log_state SET pruned_through = 0;
+"""
+
+
+def written_under_0001(path: Path) -> dict[str, list[tuple[object, ...]]]:
+    """A database as the first version left it; returns its rows by table."""
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        config = configuration()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+    engine.dispose()
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript(WRITTEN_UNDER_0001)
+        assert database.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
+    return rows(path)
+
+
+def rows(path: Path) -> dict[str, list[tuple[object, ...]]]:
+    tables = ("boots", "events", "attachments", "sessions", "rooms", "log_state")
+    with closing(sqlite3.connect(path)) as connection:
+        return {table: connection.execute(f"SELECT * FROM {table}").fetchall() for table in tables}
+
+
+def test_0002_keeps_every_row_that_was_written_under_0001(path: Path) -> None:
+    before = written_under_0001(path)
+    open_and_write(path)
+    after = rows(path)
+    for table, kept in before.items():
+        width = len(kept[0])  # a new column comes last
+        assert [row[:width] for row in after[table]][: len(kept)] == kept, table
+    assert {row[-1] for row in after["sessions"]} == {None}  # nobody was bound to an identity
+    assert sqlite(path, "SELECT count(*) FROM answers") == "0\n"
+    assert sqlite(path, "SELECT version_num FROM alembic_version") == f"{HEAD_REVISION}\n"
+    assert sqlite(path, "PRAGMA integrity_check") == "ok\n"
+
+
+async def test_a_database_of_0001_opens_with_its_events_and_sessions_and_takes_new_ones(path: Path) -> None:
+    written_under_0001(path)
+    async with opened(path) as log:
+        assert log.head == 3 and log.service_time_at_open == 60.0
+        assert [logged.event.attachments for logged in await log.read([1, 2, 3])] == [(), (), (b"\0\1\xff",)]
+        first, second = await log.load_sessions()
+        assert (first.sid, first.data, first.away_since, first.identity) == (
+            "s1",
+            '{"name":"Ann"}',
+            None,
+            None,
+        )
+        assert set(first.memberships) == {Interval("red", 1, None), Interval(7, 0, 2)}
+        assert (second.former_offset, second.away_since) == ("older.9", 30.0)
+        assert second.memberships == (Interval("7", 1, None),)
+        assert log.locate("first.3").number == 3 and str(log.origin(3)) == "first.3"
+        assert (await log.missed("/", list(first.memberships), 0, 3)).numbers == (2,)
+        answered = Answered("/", "buy", "ann", "key", "[1]", 61.0)
+        assert await log.commit([SessionBound("/", "s1", "ann"), answered, event()]) == [3, 3, 4]
+        assert await log.answer("/", "buy", "ann", "key") == "[1]"
+    async with opened(path) as log:
+        assert [stored.identity for stored in await log.load_sessions()] == ["ann", None]
+
+
+def test_a_kill_in_the_middle_of_0002_leaves_0001_as_it_was(path: Path) -> None:
+    before = written_under_0001(path)
+    for statement in (
+        "ALTER TABLE sessions",
+        "CREATE INDEX answers_answered",
+        "UPDATE alembic_version",
+        "COMMIT",
+    ):
+        with python(KILLED_AT_STATEMENT, path, statement) as process:
+            assert process.wait(timeout=60) == -signal.SIGKILL
+        assert rows(path) == before
+        assert sqlite(path, "SELECT version_num FROM alembic_version") == "0001\n"
+    assert open_and_write(path) == 4

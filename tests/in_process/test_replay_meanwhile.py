@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from socketio_eventlog.errors import StoreUnavailable
+from socketio_eventstore.core.session_operations import Accept, Dismiss
+from socketio_eventstore.core.sessions import State
+from support.core import Core, Recorder, running, said
+from support.held_history import CONNECT, away, emit_numbers, holding, running_in_small_pages
+
+
+@pytest.fixture
+async def core(path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Core]:
+    async with running_in_small_pages(path, monkeypatch) as core:
+        yield core
+
+
+async def test_emits_that_go_on_during_a_replay_come_once_and_in_order(path: Path) -> None:
+    async with running(path, tail_bytes=500) as core:
+        session = await away(core)
+        expected = await emit_numbers(core, 300)
+        back, recovered = Recorder(), asyncio.Event()
+
+        async def emit_until_live() -> None:
+            for _ in range(2_000):
+                await emit_numbers(core, 2)
+                recovered.set()
+                if session.state is State.LIVE:
+                    break
+
+        emits = asyncio.create_task(emit_until_live())
+        await recovered.wait()
+        await core.recover(session, back, cursor=0)
+        await emits
+        assert session.state is State.LIVE
+        expected += await emit_numbers(core, 3)
+        total = core.dispatcher.position
+        assert back.packets == [CONNECT, *(said(f"number {n}", n) for n in range(1, total + 1))]
+        assert back.packets[1:301] == expected[:300]
+
+
+async def test_several_sessions_are_served_from_shared_reads(path: Path) -> None:
+    async with running(path, tail_bytes=0) as core:
+        sessions = [
+            (await core.live(f"s{number}", "even" if number % 2 == 0 else "odd"))[0] for number in range(6)
+        ]
+        for session in sessions:
+            await core.away(session)
+        for number in range(20):
+            await core.emit(f"number {number + 1}", "even" if number % 2 == 0 else "odd")
+        history, clients = holding(core), [Recorder() for _ in sessions]
+        accepts = []
+        for session, client in zip(sessions, clients, strict=True):
+            session.recovered = True
+            accepts.append(Accept(session, session.attach(client, 0), session.sid, 1_001.0))
+        await core.dispatcher.submit(*accepts)
+        for number, client in enumerate(clients):
+            expected = [said(f"number {n}", n) for n in range(1 + number % 2, 21, 2)]
+            assert (await client.sent(11))[1:] == expected
+        assert history.reads == [list(range(1, 21))]
+
+
+async def test_a_client_that_does_not_read_waits_and_the_others_are_served(core: Core) -> None:
+    crowded, other = await away(core), (await core.live("s2"))[0]
+    await core.away(other)
+    expected = await emit_numbers(core, 20)
+    slow, quick = Recorder("slow"), Recorder("quick")
+    slow.unsent = 1_000_001
+    await core.recover(crowded, slow, cursor=0)
+    await core.recover(other, quick, cursor=0)
+    assert (await quick.sent(21))[1:] == expected
+    assert slow.packets == [CONNECT] and crowded.state is State.REPLAYING
+    slow.unsent = 1_000_000
+    assert (await slow.sent(21))[1:] == expected
+
+
+async def test_a_takeover_in_the_middle_of_a_replay_gives_everything_to_the_new_one(core: Core) -> None:
+    session = await away(core)
+    expected = await emit_numbers(core, 20)
+    history, old, new = holding(core), Recorder("old"), Recorder("new")
+    await core.recover(session, old, cursor=0)
+    await old.sent(7)
+    history.open.clear()
+    history.reached.clear()
+    await history.reached.wait()
+    before = list(old.packets)
+    coming = asyncio.create_task(core.recover(session, new, cursor=3))
+    await coming
+    expected += await emit_numbers(core, 2)
+    history.open.set()
+    assert await new.sent(20) == [CONNECT, *expected[3:]]
+    assert old.packets == [*before, "41"]
+    assert session.state is State.LIVE and not core.replayer._replays
+
+
+@pytest.mark.parametrize("how", ["away", "ended"])
+async def test_a_replay_whose_session_goes_ends_without_a_word(core: Core, how: str) -> None:
+    session, other = await away(core), (await core.live("s2"))[0]
+    await core.away(other)
+    expected = await emit_numbers(core, 20)
+    history, back, client = holding(core), Recorder(), Recorder()
+    history.open.clear()
+    await core.recover(session, back, cursor=0)
+    await history.reached.wait()
+    if how == "away":
+        await core.away(session)
+    else:
+        await core.dispatcher.submit(Dismiss(session))
+    history.open.set()
+    await core.recover(other, client, cursor=0)  # the replays work on
+    assert (await client.sent(21))[1:] == expected
+    assert back.packets == ([CONNECT] if how == "away" else [CONNECT, "41"])
+
+
+@pytest.mark.parametrize("where", ["read", "look-up"])
+async def test_a_log_that_cannot_be_read_closes_the_transports_and_loses_nothing(
+    core: Core, where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    session = await away(core)
+    expected = await emit_numbers(core, 10)
+    history, back = holding(core), Recorder()
+    if where == "read":
+        history.failure = StoreUnavailable("The disk is broken.")
+    else:
+        history.missed_failure = StoreUnavailable("The disk is broken.")
+    await core.recover(session, back, cursor=0)
+    await back.until(lambda: bool(back.aborted))
+    assert back.packets == [CONNECT] and back.aborted == ["the log cannot be read"]
+    assert "The disk is broken." in caplog.text
+    history.failure = history.missed_failure = None
+    await core.away(session)
+    again = Recorder()
+    await core.recover(session, again, cursor=0)
+    assert await again.sent(11) == [CONNECT, *expected]

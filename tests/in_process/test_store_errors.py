@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from socketio_eventlog.errors import StoreBusy, StoreClosed, StoreRejected, StoreUnavailable
+from socketio_eventlog.records import Change, DataSaved, Event
+from socketio_eventlog.sqlite import lock
+from socketio_eventlog.sqlite.log import EventLog
+from support.storing import always, event, joined, opened, session
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Another program is in the middle of a write."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("ROLLBACK")
+
+
+async def assert_unharmed(log: EventLog) -> None:
+    """The log takes the next commit, and its index knows it."""
+    (number,) = await log.commit([event(rooms=("unharmed",))])
+    assert log.head == number
+    assert (await log.missed("/", always("unharmed"), number - 1, number)).numbers == (number,)
+    assert [found.number for found in await log.read([number])] == [number]
+
+
+async def test_a_lock_of_another_program_is_reported_and_uses_up_no_number(path: Path) -> None:
+    async with opened(path) as log:
+        with locked(path):
+            with pytest.raises(StoreBusy):
+                await log.commit([event()])
+            with pytest.raises(StoreBusy):
+                await log.prune(through=1, emitted_before=2_000.0)
+            with pytest.raises(StoreBusy):
+                await log.beat(1.0)
+        assert await log.commit([event()]) == [1]
+        await assert_unharmed(log)
+
+
+async def test_reading_goes_on_while_another_program_writes(path: Path) -> None:
+    async with opened(path) as log:
+        await log.commit([event()])
+        with locked(path):
+            assert [found.number for found in await log.read([1])] == [1]
+            assert await log.counts() == (0, 1)
+
+
+async def test_a_full_disk_is_reported_and_nothing_of_the_batch_is_stored(path: Path) -> None:
+    async with opened(path) as log:
+        await log.commit([session(), event()])
+        pages = "PRAGMA max_page_count = 1"  # SQLite makes it the number of pages that are there
+        await log._write.run(lambda connection: connection.execute(pages).fetchone())
+        with pytest.raises(StoreUnavailable, match="full") as failure:
+            await log.commit([joined("a"), event(), event("x" * 1_000_000)])
+        assert isinstance(failure.value.__cause__, sqlite3.OperationalError)
+        assert log.head == 1
+        assert (await log.load_sessions())[0].memberships == ()
+        await log._write.run(
+            lambda connection: connection.execute("PRAGMA max_page_count = 1000000").fetchone()
+        )
+        # 2 and 3 are used up: COMMIT may fail and the transaction be found on disk after a crash.
+        assert await log.commit([joined("a"), event()]) == [1, 4]
+        assert (await log.read(range(9)))[-1].number == 4
+        await assert_unharmed(log)
+    async with opened(path) as log:
+        assert log.head == 5
+        await assert_unharmed(log)
+
+
+BAD_CHANGES: dict[str, Change] = {
+    "a lone surrogate in the payload": event("\ud800"),
+    "a lone surrogate in a room": event(rooms=("\ud800",)),
+    "a lone surrogate in a sid": session("\ud800"),
+    "a lone surrogate in data": DataSaved("/", "s1", "\udfff"),
+    "a room that is neither text nor number": event(rooms=cast("tuple[str]", (object(),))),
+    "a room beyond 64 bits": joined(2**63),
+    "a time that is no number": event(emitted_at=float("nan")),
+    "a time that is text": event(emitted_at=cast("float", "yesterday")),
+    "no name": event()._replace(name=cast("str", None)),
+    "an attachment that is no bytes": event(attachments=cast("tuple[bytes]", ({},))),
+    "a session that is there already": session("s1"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_CHANGES.values(), ids=BAD_CHANGES.keys())
+async def test_a_bad_change_is_refused_with_its_whole_batch_and_with_nothing_else(
+    path: Path, bad: Change
+) -> None:
+    async with opened(path) as log:
+        await log.commit([session("s1")])
+        with pytest.raises(StoreRejected) as refusal:
+            await log.commit([event(), session("s2"), bad, event()])
+        assert refusal.value.__cause__ is not None
+        assert "\n" not in str(refusal.value)
+        assert await log.counts() == (1, 0)
+        assert log.head == 0
+        await assert_unharmed(log)
+
+
+async def test_the_numbers_of_a_refused_batch_are_never_given_out(path: Path) -> None:
+    bad: Event = event("\ud800")
+    async with opened(path) as log:
+        with pytest.raises(StoreRejected):
+            await log.commit([event(), bad])
+        assert await log.commit([session(), event(rooms=("a",)), event()]) == [0, 3, 4]
+        assert (await log.missed("/", always("a"), 0, 4)).numbers == (3,)
+
+
+async def test_a_closed_log_says_so(path: Path) -> None:
+    async with opened(path) as log:
+        await log.close()
+        await log.close()
+        for use in (
+            log.commit([event()]),
+            log.read([1]),
+            log.load_sessions(),
+            log.prune(through=1, emitted_before=1.0),
+            log.beat(1.0),
+            log.counts(),
+        ):
+            with pytest.raises(StoreClosed):
+                await use
+
+
+async def test_commits_under_way_are_finished_by_closing(path: Path) -> None:
+    async with opened(path) as log:
+        future = log._write.submit(lambda connection: log._writer.commit(connection, [event()], None))
+        await log.close()
+        assert await future == [1]
+    async with opened(path) as log:
+        assert log.head == 1
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal"])
+async def test_a_deleted_file_is_noticed(path: Path, suffix: str) -> None:
+    async with opened(path) as log:
+        await log.beat(1.0)
+        path.with_name(path.name + suffix).unlink()
+        with pytest.raises(StoreUnavailable, match="deleted or replaced"):
+            await log.beat(2.0)
+
+
+async def test_a_replaced_file_is_noticed(path: Path) -> None:
+    async with opened(path) as log:
+        copy = path.with_suffix(".copy")
+        shutil.copy(path, copy)
+        copy.replace(path)
+        with pytest.raises(StoreUnavailable, match=str(path)):
+            await log.beat(2.0)
+
+
+async def test_where_files_have_no_locks_a_second_server_stops_the_first_from_writing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "HAS_LOCKS", False)
+    async with opened(path) as first:
+        assert await first.commit([event()]) == [1]
+        async with opened(path) as second:
+            assert await second.commit([event("second")]) == [2]
+            for write in (
+                first.commit([event("first")]),
+                first.prune(through=9, emitted_before=2_000.0),
+                first.beat(1.0),
+            ):
+                with pytest.raises(StoreUnavailable, match="Another server"):
+                    await write
+            assert await second.commit([event("second")]) == [3]
+
+
+def damage(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2].ljust(len(content), b"\xff"))
+
+
+async def test_damage_to_the_file_is_reported_as_such(path: Path) -> None:
+    async with opened(path) as log:
+        for _ in range(20):
+            await log.commit([event("x" * 1000)] * 20)
+    damage(path)
+    with pytest.raises(Exception) as failure:
+        async with opened(path) as log:
+            await log.read(range(400))
+    assert "malformed" in str(failure.value)
+    assert type(failure.value).__module__.endswith("socketio_eventlog.errors")

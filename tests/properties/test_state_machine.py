@@ -1,0 +1,276 @@
+"""Thousands of histories of the core: every client has what a twin that never disconnected has.
+
+Hypothesis plays server, network, disk and clients: it emits, joins, cuts, reconnects, crashes and forgets
+in every order it can think of, shrinks what fails, and prints it as a program. The core is the real one
+from CONNECT packet to bytes (handshake, dispatch, recovery, replay, retention); its log is simulated
+(``simulated_store``), its clocks are numbers, and nothing waits for anything but the next rule. The rules
+are in ``histories``, what must hold after each of them in ``simulated_world``.
+
+``STATE_MACHINE_EXAMPLES=5000 pytest tests/test_state_machine.py`` tries more of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import random
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import Phase
+
+from socketio_eventlog.errors import StoreError
+from socketio_eventlog.offsets import Boots
+from socketio_eventlog.records import Change, Event, Interval, Place, RoomLeft, SessionAway
+from socketio_eventstore.core import replay
+from socketio_eventstore.core.commit_queue import Dispatcher, Turn
+from socketio_eventstore.core.fan_out import Outbox
+from socketio_eventstore.core.operations import CloseRoom, Emit
+from socketio_eventstore.core.recent_events import Tail
+from socketio_eventstore.core.recovery import Recovery, Restore, Result
+from socketio_eventstore.core.replay import Replayer
+from socketio_eventstore.core.retention import Retention
+from socketio_eventstore.core.session_operations import Accept, Away
+from socketio_eventstore.core.sessions import Connection, Registry, Session, State
+from support.histories import EXAMPLES, play, play_many_by_chance
+from support.simulated_network import Wire
+from support.simulated_store import SimulatedLog
+from support.simulated_world import LOGGED, WORLDS
+
+
+@pytest.fixture(autouse=True)
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few events are several pages; what the core logs is seen by nobody but ``Faults``."""
+    monkeypatch.setattr(replay, "PAGE_EVENTS", 2)
+    monkeypatch.setattr(replay, "READ_EVENTS", 3)
+    root = logging.getLogger("socketio_eventstore")
+    monkeypatch.setattr(root, "handlers", [LOGGED])
+    monkeypatch.setattr(root, "propagate", False)
+
+
+@pytest.fixture
+def unmeasured() -> Iterator[None]:
+    """Without coverage: the other histories run through the same lines, and it doubles the time."""
+    trace = sys.gettrace()
+    sys.settrace(None)
+    yield
+    sys.settrace(trace)
+
+
+@pytest.mark.timeout(0)
+def test_every_client_has_what_its_twin_has_whatever_hypothesis_thinks_of() -> None:
+    play(EXAMPLES)
+
+
+@pytest.mark.timeout(0)
+@pytest.mark.usefixtures("unmeasured")
+def test_every_client_has_what_its_twin_has_in_thousands_of_histories() -> None:
+    first = int(os.environ.get("STATE_MACHINE_SEED") or random.randrange(2**32))
+    play_many_by_chance(first, 10 * EXAMPLES)
+
+
+Break = Callable[[pytest.MonkeyPatch], None]
+
+
+def rooms_past_leaks_to_who_joins(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Interval, "covers", lambda self, n: self.through is None or n <= self.through)
+    patch.setattr(Session, "receives", lambda self, event, _: _is_for(self, event))
+
+
+def _is_for(session: Session, event: Event) -> bool:
+    if event.namespace != session.namespace or session.sid in event.skip:
+        return False
+    return event.rooms is None or any(m.room in event.rooms for m in session.memberships() if m.room)
+
+
+def what_was_in_flight_before_a_leave_is_lost(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Session, "leave", lambda self, room, _: self.joined.pop(room, None))
+
+
+def a_second_join_moves_the_beginning(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Session, "enter", lambda self, room, position: self.joined.update({room: position}))
+
+
+def the_first_event_of_the_tail_is_skipped_when_going_live(patch: pytest.MonkeyPatch) -> None:
+    after = Tail.after
+    patch.setattr(Tail, "after", lambda self, number: itertools.islice(after(self, number), 1, None))
+
+
+def the_last_event_is_sent_again_on_recovery(patch: pytest.MonkeyPatch) -> None:
+    decide = Recovery.decide
+
+    async def one_too_early(self: Recovery, *arguments: Any) -> Restore | Result:
+        answer = await decide(self, *arguments)
+        return Restore(answer.session, answer.cursor - 1) if isinstance(answer, Restore) else answer
+
+    patch.setattr(Recovery, "decide", one_too_early)
+
+
+def a_replay_takes_no_notice_of_the_skipped(patch: pytest.MonkeyPatch) -> None:
+    missed_page = Replayer._send_page
+
+    def to_everybody(self: Replayer, replay: Any, page: Any, events: Any, built: Any) -> None:
+        for number, logged in events.items():
+            event = logged.event
+            all_of_them = Event(
+                event.namespace, event.name, event.payload, (), event.rooms, (), event.emitted_at
+            )
+            events[number] = type(logged)(number, all_of_them)
+        missed_page(self, replay, page, events, built)
+
+    patch.setattr(Replayer, "_send_page", to_everybody)
+
+
+def offsets_of_a_lost_future_are_believed(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Boots, "check", lambda self, place, head: place)
+
+
+def offsets_are_given_out_twice(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(SimulatedLog, "place", lambda self, number: Place(self.disk.boots[0].boot, number))
+    patch.setattr(SimulatedLog, "origin", SimulatedLog.place)
+
+
+def events_are_sent_before_they_are_stored(patch: pytest.MonkeyPatch) -> None:
+    apply, process = Emit.apply, Dispatcher._process
+
+    async def too_early(self: Dispatcher, groups: list[Sequence[Turn]]) -> None:
+        for group in groups:
+            for turn in group:
+                if isinstance(turn, Emit) and turn.event.name == "e":
+                    self.position += 1
+                    apply(turn, self)
+        self.outbox.flush()
+        await process(self, groups)
+
+    patch.setattr(Dispatcher, "_process", too_early)
+    patch.setattr(Emit, "apply", lambda self, dispatcher: None)
+
+
+def a_departure_confirms_what_never_arrived(patch: pytest.MonkeyPatch) -> None:
+    changes = Away.changes
+
+    def confirm_all(self: Away, registry: Registry) -> Sequence[Change]:
+        return [
+            SessionAway(c.namespace, c.sid, c.disconnected_at, c.away_since, 10**6)
+            for c in changes(self, registry)
+            if isinstance(c, SessionAway)
+        ]
+
+    patch.setattr(Away, "changes", confirm_all)
+
+
+def a_heartbeat_confirms_what_a_replay_has_not_sent_yet(patch: pytest.MonkeyPatch) -> None:
+    def mark_all(self: Connection, position: int, now: float) -> None:
+        for session in self.sessions.values():
+            session.mark, session.marked_at = position, now
+
+    patch.setattr(Connection, "ping_written", mark_all)
+
+
+def a_pong_confirms_what_was_sent_after_its_ping(patch: pytest.MonkeyPatch) -> None:
+    live = {State.LIVE}
+
+    def confirm_all(self: Wire) -> None:
+        for session in self.sessions.values():
+            session.confirm(WORLDS[-1].dispatcher.position if session.state in live else session.mark)
+
+    patch.setattr(Wire, "pong_received", confirm_all)
+
+
+def events_are_pruned_by_age_alone(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Retention, "floor", lambda self: self._dispatcher.position)
+
+
+def a_turn_of_a_batch_that_failed_takes_effect(patch: pytest.MonkeyPatch) -> None:
+    async def anyway(self: Dispatcher, batch: list[Turn], error: StoreError) -> None:
+        await self._apply(batch, [self.position] * len(batch))
+
+    patch.setattr(Dispatcher, "_refuse_all", anyway)
+
+
+def the_skipped_receive_it_too(patch: pytest.MonkeyPatch) -> None:
+    broadcast = Outbox.broadcast
+    patch.setattr(Outbox, "broadcast", lambda self, who, frames: broadcast(self, (*who[:2], ()), frames))
+
+
+def a_session_is_live_before_it_was_told_so(patch: pytest.MonkeyPatch) -> None:
+    def eager(self: Session, connection: Connection, cursor: int) -> int:
+        claim = attach(self, connection, cursor)
+        self.state = State.LIVE
+        return claim
+
+    attach = Session.attach
+    patch.setattr(Session, "attach", eager)
+
+
+def a_late_acceptance_of_an_older_claim_counts(patch: pytest.MonkeyPatch) -> None:
+    apply = Accept.apply
+
+    def whoever(self: Accept, dispatcher: Dispatcher) -> bool:
+        self.claim = self.session.claim
+        return apply(self, dispatcher)
+
+    patch.setattr(Accept, "apply", whoever)
+    patch.setattr(Connection, "abort", lambda self, reason: None)
+
+
+def closing_a_room_forgets_who_is_away(patch: pytest.MonkeyPatch) -> None:
+    def only_present(self: CloseRoom, registry: Registry) -> Sequence[Change]:
+        members = registry.rooms.get((self.namespace, self.room), {})
+        here = [session.sid for session in members if session.connection is not None]
+        return [RoomLeft(self.namespace, sid, self.room) for sid in here]
+
+    patch.setattr(CloseRoom, "changes", only_present)
+
+
+def closing_a_room_overlooks_who_has_joined_just_now(patch: pytest.MonkeyPatch) -> None:
+    def already_in_memory(self: CloseRoom, registry: Registry) -> Sequence[Change]:
+        members = registry.rooms.get((self.namespace, self.room), {})
+        return [RoomLeft(self.namespace, session.sid, self.room) for session in members]
+
+    patch.setattr(CloseRoom, "changes", already_in_memory)
+
+
+BREAKS: list[Break] = [
+    rooms_past_leaks_to_who_joins,
+    what_was_in_flight_before_a_leave_is_lost,
+    a_second_join_moves_the_beginning,
+    the_first_event_of_the_tail_is_skipped_when_going_live,
+    the_last_event_is_sent_again_on_recovery,
+    a_replay_takes_no_notice_of_the_skipped,
+    offsets_of_a_lost_future_are_believed,
+    offsets_are_given_out_twice,
+    events_are_sent_before_they_are_stored,
+    a_departure_confirms_what_never_arrived,
+    a_heartbeat_confirms_what_a_replay_has_not_sent_yet,
+    a_pong_confirms_what_was_sent_after_its_ping,
+    events_are_pruned_by_age_alone,
+    a_turn_of_a_batch_that_failed_takes_effect,
+    the_skipped_receive_it_too,
+    a_session_is_live_before_it_was_told_so,
+    closing_a_room_forgets_who_is_away,
+    closing_a_room_overlooks_who_has_joined_just_now,
+]
+
+
+@pytest.mark.parametrize("broken", BREAKS, ids=lambda broken: broken.__name__.replace("_", " "))
+@pytest.mark.timeout(0)
+@pytest.mark.usefixtures("unmeasured")
+def test_a_core_in_which_one_thing_is_broken_is_found_out(
+    broken: Break, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken(monkeypatch)
+    with pytest.raises(AssertionError, match="seed"):
+        play_many_by_chance(0, 20_000)
+
+
+@pytest.mark.timeout(0)
+def test_what_hypothesis_finds_it_prints_as_a_short_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    a_session_is_live_before_it_was_told_so(monkeypatch)
+    with pytest.raises(AssertionError) as found:
+        play(1_000, [Phase.generate, Phase.shrink], derandomize=True)
+    program = [note for note in found.value.__notes__ if note.startswith("state.")]
+    assert "state.begin" in program[0] and program[-1] == "state.teardown()" and len(program) < 10

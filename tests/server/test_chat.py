@@ -1,0 +1,115 @@
+"""The chat's handlers, on python-socketio as it comes and on this server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import socketio
+
+from socketio_eventstore import chat
+from support.processes import EmbeddedServer, ServerProcess
+
+LONGEST = "x" * chat.MAX_MESSAGE_CHARS
+
+MALFORMED: list[tuple[Any, ...]] = [
+    (),
+    ("",),
+    (" \n\t",),
+    (LONGEST + "x",),
+    (None,),
+    (1,),
+    (True,),
+    (b"bytes",),
+    (["a list"],),
+    ({"an": "object"},),
+]
+
+
+class Member:
+    """Somebody in the chat; what it hears comes in order."""
+
+    def __init__(self) -> None:
+        self.client = socketio.AsyncClient(reconnection=False)
+        self.heard: asyncio.Queue[tuple[Any, ...]] = asyncio.Queue()
+        self.client.on("chat message", self._hear)
+
+    async def _hear(self, *args: Any) -> None:
+        await self.heard.put(args)
+
+    async def hears(self) -> tuple[Any, ...]:
+        async with asyncio.timeout(10):
+            return await self.heard.get()
+
+    async def asks(self, *args: Any) -> Any:
+        return await self.client.call("chat message", args, timeout=10)
+
+
+@asynccontextmanager
+async def member(url: str) -> AsyncIterator[Member]:
+    one = Member()
+    await one.client.connect(url, transports=["websocket"])
+    yield one
+    await one.client.disconnect()
+
+
+STOCK = """
+import sys
+import socketio
+from aiohttp import web
+from socketio_eventstore import chat
+
+sio = socketio.AsyncServer(async_mode="aiohttp")
+chat.register(sio)
+app = web.Application()
+sio.attach(app)
+web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), print=None)
+"""
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a python-socketio server with nothing of ours but the handlers."""
+    with EmbeddedServer(tmp_path_factory.mktemp("stock"), STOCK) as server:
+        yield server.url
+
+
+@pytest.mark.parametrize("message", ["hello", "  as it came ", "<b>&amp;</b>", "é🙂\u2028\0", LONGEST])
+async def test_everyone_hears_a_message_as_it_came(stock: str, message: str) -> None:
+    async with member(stock) as a, member(stock) as b:
+        await a.client.emit("chat message", message)
+        assert await a.hears() == (message,)
+        assert await b.hears() == (message,)
+
+
+async def test_who_asks_for_an_answer_gets_one(stock: str) -> None:
+    async with member(stock) as a:
+        assert await a.asks("hello") == {"status": "ok", "offset": None}
+        assert await a.hears() == ("hello",)
+
+
+@pytest.mark.parametrize("args", MALFORMED)
+async def test_a_malformed_message_is_refused_and_nobody_hears_it(stock: str, args: tuple[Any, ...]) -> None:
+    async with member(stock) as a:
+        assert await a.asks(*args) == {"status": "refused", "reason": chat.REFUSAL}
+        await a.client.emit("chat message", args)
+        await a.client.emit("chat message", "the next one")
+        assert await a.hears() == ("the next one",)
+
+
+async def test_arguments_after_the_message_are_left_out(stock: str) -> None:
+    async with member(stock) as a:
+        await a.client.emit("chat message", ("hello", "id-1", {"more": 1}))
+        assert await a.hears() == ("hello",)
+
+
+async def test_on_this_server_the_answer_tells_the_place_of_the_message_in_the_log(
+    chat_server: ServerProcess,
+) -> None:
+    async with member(chat_server.url) as a, member(chat_server.url) as b:
+        answer = await a.asks("hello")
+        assert answer["status"] == "ok"
+        assert await a.hears() == await b.hears() == ("hello", answer["offset"])

@@ -1,0 +1,240 @@
+"""Time: clocks that jump, clients that are quiet for long, and heartbeats, which are receipts."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from support.clients import Client, NodeClients, number_of
+from support.polling import RawPolling
+from support.processes import ServerProcess
+
+HOUR = 3600.0
+
+PROGRAM = """
+import sys
+import time
+from pathlib import Path
+
+ahead, real = Path(sys.argv.pop(1)), time.time
+time.time = lambda: real() + float(ahead.read_text())
+
+from socketio_eventstore.__main__ import main
+
+main()
+"""
+"""The server, before whose first import somebody has taken over the wall clock."""
+
+
+class ServerWithWrongClock(ServerProcess):
+    """A server whose wall clock can be set."""
+
+    def __init__(self, folder: Path, config: Mapping[str, Mapping[str, object] | None] | None = None) -> None:
+        super().__init__(folder, {"store": {"prune_interval": 0.05}, **(config or {})})
+        self._program = folder / "program.py"
+        self._program.write_text(PROGRAM)
+        self._ahead = folder / "ahead"
+        self.set_clock(0.0)
+
+    def set_clock(self, seconds_ahead: float) -> None:
+        new = self._ahead.with_suffix(".new")
+        new.write_text(str(seconds_ahead))
+        new.replace(self._ahead)
+
+    def command(self) -> Sequence[str]:
+        return (
+            sys.executable,
+            str(self._program),
+            str(self._ahead),
+            "serve",
+            "--config",
+            str(self.config_file),
+        )
+
+    def asked(self, query: str) -> float:
+        """One number from the database."""
+        with closing(sqlite3.connect(self.database)) as connection:
+            return float(connection.execute(query).fetchone()[0])
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerWithWrongClock]:
+    with ServerWithWrongClock(tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
+async def until(control: Client, happened: Callable[[], bool]) -> None:
+    """Waits while the server works, which every call shows."""
+    async with asyncio.timeout(30):
+        while not happened():
+            await control.call("rooms", {"sid": control.sid})
+
+
+async def swept(server: ServerWithWrongClock, control: Client) -> None:
+    """Waits until the server has looked for what is old, from the beginning to the end."""
+
+    def beats() -> float:
+        return server.asked("SELECT max(service_time) FROM boots")
+
+    last, seen = beats(), 0
+
+    def has_beaten_thrice() -> bool:  # the first sweep may have begun before the clock was set
+        nonlocal last, seen
+        seen, last = seen + (beats() > last), beats()
+        return seen >= 3
+
+    await until(control, has_beaten_thrice)
+
+
+@pytest.mark.parametrize("restart", [None, "kill", "terminate"], ids=["running", "kill -9", "graceful"])
+@pytest.mark.parametrize("hours", [-5, 5], ids=["backwards", "forwards"])
+async def test_a_wall_clock_that_jumps_costs_no_session_and_no_event(
+    server: ServerWithWrongClock, node: NodeClients, hours: int, restart: str | None
+) -> None:
+    server.set_clock(0.0)
+    control = await node.control(server.url)
+    client = await node.client(server.url, reconnection=False, auth={"rooms": ["room"]})
+    sid = (await client.connected()).sid
+    expected = [await control.call("publish", {"name": "live", "to": "room"})]
+    await client.received("live")
+    await client.cut()
+    expected += [await control.call("publish", {"name": "missed", "to": "room"}) for _ in range(3)]
+    server.set_clock(hours * HOUR)
+    if restart is not None:
+        await asyncio.to_thread(getattr(server, restart))
+        await control.gone()
+        await asyncio.to_thread(server.start)
+        await control.reconnected()
+    await swept(server, control)
+    expected += [await control.call("publish", {"name": "missed", "to": "room"}) for _ in range(3)]
+    # And back, as when somebody notices.
+    server.set_clock(0.0)
+    await swept(server, control)
+    expected += [await control.call("publish", {"name": "missed", "to": sid}) for _ in range(3)]
+    await client.connect(rooms=[])
+    await client.recovered_again()
+    await client.received("missed", 9)
+    expected.append(await control.call("publish", {"name": "live", "to": "room"}))
+    await client.received("live", 2)
+    assert [event.offset for event in client.events] == expected
+    assert [number_of(offset) for offset in expected] == sorted(number_of(offset) for offset in expected)
+
+
+async def test_a_wall_clock_that_jumps_while_a_client_is_connected_is_not_noticed_by_it(
+    server: ServerWithWrongClock, node: NodeClients, http: aiohttp.ClientSession
+) -> None:
+    server.set_clock(0.0)
+    control = await node.control(server.url)
+    client = await node.client(server.url)
+    raw = RawPolling(http, server.url)
+    sids = [(await client.connected()).sid, (await raw.connect())["sid"]]
+    for hours in (5.0, -5.0, 0.0, 10_000.0, 0.0):
+        server.set_clock(hours * HOUR)
+        offset = await control.call("publish", {"name": "live", "to": sids})
+        await swept(server, control)
+        assert await raw.event() == ["live", offset]
+    await client.received("live", 5)
+    assert len(client.connects) == 1 and len(client.events) == 5
+
+
+async def test_sessions_expire_in_their_time_however_wrong_the_wall_clock_is(
+    tmp_path: Path, node: NodeClients
+) -> None:
+    config = {"connection_state_recovery": {"max_disconnection_duration": 0.5}}
+    with ServerWithWrongClock(tmp_path, config) as server:
+        control = await node.control(server.url)
+        for number, hours in enumerate((5.0, -5.0), 1):
+            client = await node.client(server.url, reconnection=False)
+            sid = (await client.connected()).sid
+            await client.cut()
+            server.set_clock(hours * HOUR)
+            events = await control.received("session_expired", number)
+            assert events[-1].data == [sid]
+            await client.connect()
+            assert not (await client.reconnected()).recovered
+
+
+async def test_quiet_never_messaged_and_reloaded_clients_recover_when_their_offsets_are_pruned(
+    tmp_path: Path, node: NodeClients
+) -> None:
+    config = {"server": {"ping_interval": 0.05, "ping_timeout": 20.0}}
+    with ServerWithWrongClock(tmp_path, config) as server:
+        control = await node.control(server.url)
+        quiet = await node.client(server.url, reconnection=False)
+        never = await node.client(server.url, "/other", reconnection=False)
+        page = await node.client(server.url, reconnection=False)
+        clients = (quiet, never, page)
+        for client in clients:
+            await client.connected()
+        await control.call("publish", {"name": "seen"})
+        (seen,) = await quiet.received("seen")
+        await page.received("seen")
+        # Much happens, and nothing of it is for them: their offsets stay where they are.
+        await control.call("publish_at_once", {"name": "traffic", "count": 500, "to": "elsewhere"})
+        server.set_clock(5 * HOUR)
+
+        async def pruned(number: int) -> None:
+            await until(control, lambda: server.asked("SELECT pruned_through FROM log_state") >= number)
+
+        await pruned(501)
+        assert server.asked("SELECT count(*) FROM events") == 0
+        assert await quiet.last_offset() == seen.offset and await never.last_offset() is None
+        kept = {"pid": page.pid, "offset": await page.last_offset()}
+
+        for crash in (False, True):
+            for client in clients:
+                await client.cut()
+            if crash:
+                await asyncio.to_thread(server.restart)
+                await control.reconnected()
+            await control.call("publish", {"name": "missed", "to": [quiet.sid, page.sid]})
+            await control.call("publish", {"name": "missed", "to": never.sid, "namespace": "/other"})
+            for client in (quiet, never):
+                await client.connect()
+                await client.recovered_again()
+                await client.received("missed", 1 + crash)
+            # A new client object knows nothing; the application gives it what sessionStorage held.
+            reloaded = await node.client(server.url, reconnection=False, auth=kept)
+            assert (await reloaded.connected()).sid == page.sid
+            await reloaded.received("missed", 1)
+            clients = (quiet, never, reloaded)
+            kept["offset"] = await reloaded.last_offset()
+            assert [event.name for event in reloaded.events] == ["missed"]
+        assert [event.name for event in quiet.events] == ["seen", "missed", "missed"]
+        assert [event.name for event in never.events] == ["missed", "missed"]
+
+
+async def test_events_stay_until_a_heartbeat_was_answered_however_old_they_are(
+    tmp_path: Path, node: NodeClients, http: aiohttp.ClientSession
+) -> None:
+    config = {"server": {"ping_interval": 0.05, "ping_timeout": 20.0}}
+    with ServerWithWrongClock(tmp_path, config) as server:
+        control = await node.control(server.url)
+        deaf = RawPolling(http, server.url)
+        session = await deaf.connect()
+        # It gets them all and answers no heartbeat: its network may have died just before.
+        offsets = await control.call("publish_many", {"name": "numbered", "count": 5, "to": session["sid"]})
+        server.set_clock(5 * HOUR)
+        await swept(server, control)
+        assert server.asked("SELECT count(*) FROM events") == 5
+        again = RawPolling(http, server.url)
+        assert await again.connect(auth={"pid": session["pid"]}) == session
+        assert [(await again.event())[-1] for _ in offsets] == offsets
+
+        # A heartbeat later they are known to have arrived, and go.
+        async def answer() -> None:
+            while True:
+                await again.packet()
+
+        answering = asyncio.create_task(answer())
+        await until(control, lambda: server.asked("SELECT count(*) FROM events") == 0)
+        answering.cancel()
+        await asyncio.gather(answering, return_exceptions=True)
+        assert server.asked("SELECT pruned_through FROM log_state") == number_of(offsets[-1])

@@ -1,0 +1,246 @@
+"""Disks that are full, files that may not be written or are damaged: each tried for real.
+
+Whatever happens, the server says what is wrong, serves what it can, loses nothing that it acknowledged,
+tells no client to stay away, and recovers by itself when the cause goes away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from support.visitor import (
+    Faulty,
+    Visitor,
+    is_turned_away_without_a_word,
+    leaves_a_healthy_database,
+    make_server,
+    visiting,
+)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Faulty:
+    return make_server(tmp_path)
+
+
+# No room --------------------------------------------------------------------------------------------
+
+
+async def test_a_file_that_may_not_grow_stops_emits_and_nothing_else(
+    server: Faulty, http: aiohttp.ClientSession
+) -> None:
+    async with visiting(server, http) as visitor:
+        assert await visitor.publish() is None
+        _, hard = resource.prlimit(server.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (server.wal.stat().st_size + 200_000, hard))
+        for size in (50_000, 0):  # until there is no room for anything
+            assert "cannot be written" in await visitor.publish_until_it_fails(size)
+        await visitor.collect()
+        await is_turned_away_without_a_word(visitor)
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (hard, hard))
+        # The attempt to take its session over cost the client its transport, as every attempt may.
+        assert await visitor.client.rest() == []
+        assert await visitor.come_back()
+        await visitor.publish_until_it_works()
+        await visitor.collect()
+        await leaves_a_healthy_database(server, visitor)
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    folder.mkdir()
+    mount = ("mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(folder))
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small disk cannot be mounted here (it takes root, and not in every container)")
+    try:
+        yield
+    finally:
+        subprocess.run(("umount", "--lazy", str(folder)), check=True)
+
+
+async def test_a_full_disk_stops_emits_and_when_there_is_room_again_they_work(
+    server: Faulty, http: aiohttp.ClientSession
+) -> None:
+    with small_disk(server.database.parent):
+        async with visiting(server, http) as visitor:
+            assert await visitor.publish() is None
+            ballast = server.database.with_name("ballast")
+            with pytest.raises(OSError, match="No space"):
+                ballast.write_bytes(bytes(2_000_000))
+            for size in (20_000, 0):
+                assert "full" in await visitor.publish_until_it_fails(size)
+            await visitor.collect()
+            await is_turned_away_without_a_word(visitor)
+            ballast.unlink()
+            assert await visitor.client.rest() == []
+            assert await visitor.come_back()
+            await visitor.publish_until_it_works()
+            await visitor.collect()
+            await leaves_a_healthy_database(server, visitor)
+
+
+async def test_a_file_that_becomes_immutable_under_the_server_is_reported_and_recovered_from(
+    server: Faulty, http: aiohttp.ClientSession
+) -> None:
+    async with visiting(server, http) as visitor:
+        assert await visitor.publish() is None
+        await visitor.collect()
+
+        def make(flag: str) -> bool:
+            command = ("chattr", flag, str(server.wal))
+            return (
+                shutil.which("chattr") is not None
+                and not subprocess.run(command, capture_output=True, check=False).returncode
+            )
+
+        if not make("+i"):
+            pytest.skip("chattr +i does not work here (it takes root and a file system that has it)")
+        try:
+            error = await visitor.publish()
+        finally:
+            assert make("-i")
+        if error is None:
+            pytest.skip("this file system lets an immutable file be written that was open before")
+        assert "cannot be written" in error
+        await visitor.publish_until_it_works()
+        await visitor.collect()
+        await leaves_a_healthy_database(server, visitor)
+
+
+# Not allowed to write -------------------------------------------------------------------------------
+
+
+OBEDIENT = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+for capability in (1, 2, 3):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER; 24: PR_CAPBSET_DROP
+    if os.geteuid() == 0 and libc.prctl(24, capability, 0, 0, 0):
+        sys.exit(77)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+"""Root may write what it likes, unless it gives that up."""
+
+
+@pytest.fixture
+def obedient(server: Faulty) -> Faulty:
+    prefix = (sys.executable, "-c", OBEDIENT)
+    probe = server.folder / "probe"
+    probe.touch(mode=0o400)
+    code = f"open({str(probe)!r}, 'r+')"
+    done = subprocess.run((*prefix, sys.executable, "-c", code), capture_output=True, check=False)
+    if b"PermissionError" not in done.stderr:
+        pytest.skip("root cannot give up its rights here")
+    server.prefix = prefix
+    return server
+
+
+def test_a_database_that_is_read_only_is_refused_at_the_start(obedient: Faulty) -> None:
+    with obedient:
+        obedient.terminate()
+    before = obedient.database.read_bytes()
+    obedient.database.chmod(0o400)
+    assert str(obedient.database) in obedient.refusal()
+    assert obedient.database.read_bytes() == before
+    obedient.database.chmod(0o600)
+    obedient.start()
+    obedient.terminate()
+
+
+@pytest.mark.parametrize("is_there", [True, False], ids=["with a database", "without a database"])
+def test_a_folder_that_is_read_only_is_refused_at_the_start(obedient: Faulty, is_there: bool) -> None:
+    folder = obedient.database.parent
+    if is_there:
+        with obedient:
+            obedient.terminate()
+    else:
+        folder.mkdir()
+    folder.chmod(0o500)
+    try:
+        assert str(obedient.database) in obedient.refusal()
+    finally:
+        folder.chmod(0o700)
+    obedient.start()
+    obedient.terminate()
+
+
+# Damage ---------------------------------------------------------------------------------------------
+
+
+def overwrite(path: Path, start: int, content: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(content)
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "another header": lambda path: overwrite(path, 0, b"not a database any more"),
+    "half of it": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "a part of its first page": lambda path: os.truncate(path, 700),
+    "ones in the schema": lambda path: overwrite(path, 100, b"\xff" * 3_000),
+    "ones from the second page on": lambda path: overwrite(
+        path, 4096, b"\xff" * (path.stat().st_size - 4096)
+    ),
+}
+
+
+async def test_a_damaged_database_is_refused_at_the_start_in_one_line(
+    server: Faulty, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    async with visiting(server, http) as visitor:
+        for _ in range(20):
+            assert await visitor.publish(size=2_000) is None
+        server.terminate()
+    healthy = shutil.copy(server.database, tmp_path / "healthy.db")
+    for damage in DAMAGES.values():
+        shutil.copy(healthy, server.database)
+        damage(server.database)
+        said = await asyncio.to_thread(server.refusal)
+        assert str(server.database) in said
+        assert "malformed" in said or "not a database" in said
+    shutil.copy(healthy, server.database)
+    server.start()
+    assert await reconnects(visitor)
+    server.terminate()
+
+
+async def reconnects(visitor: Visitor) -> bool:
+    recovered = await visitor.come_back()
+    await visitor.collect()
+    return recovered
+
+
+RUNNING_DAMAGES = ["another header", "half of it", "ones from the second page on"]
+
+
+@pytest.mark.parametrize("damage", [DAMAGES[name] for name in RUNNING_DAMAGES], ids=RUNNING_DAMAGES)
+async def test_damage_under_a_running_server_is_said_clearly_and_does_not_end_it(
+    server: Faulty, http: aiohttp.ClientSession, damage: Callable[[Path], None]
+) -> None:
+    async with visiting(server, http) as visitor:
+        for _ in range(300):  # more than the cache and the WAL hide
+            assert await visitor.publish(size=20_000) is None
+        await visitor.collect()
+        damage(server.database)
+        errors = [error for _ in range(20) if (error := await visitor.publish(size=2_000)) is not None]
+        assert all("event store" in error and "\n" not in error for error in errors)
+        await visitor.collect()
+        # Whoever is away may or may not be recovered now, but is never told half.
+        await visitor.client.leave()
+        socket = await visitor.socket()
+        await socket.send("40" + json.dumps({"pid": visitor.pid, "offset": visitor.offset}))
+        packet = await socket.packet()
+        assert packet is None or (isinstance(packet, str) and packet.startswith("40{"))
+        async with http.get(f"{server.url}/healthz") as response:
+            assert response.status == 200

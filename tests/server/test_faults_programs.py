@@ -1,0 +1,188 @@
+"""Programs that interfere with the database, handlers that fail: each tried for real.
+
+Whatever happens, the server says what is wrong, serves what it can, loses nothing that it acknowledged,
+tells no client to stay away, and recovers by itself when the cause goes away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from support.processes import DEADLINE
+from support.storing import opened, python
+from support.visitor import (
+    Faulty,
+    Visitor,
+    is_turned_away_without_a_word,
+    leaves_a_healthy_database,
+    make_server,
+    visiting,
+)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Faulty:
+    return make_server(tmp_path)
+
+
+# Other programs -------------------------------------------------------------------------------------
+
+
+async def test_emits_wait_for_a_foreign_writer_and_all_arrive_in_order(
+    server: Faulty, http: aiohttp.ClientSession
+) -> None:
+    async with visiting(server, http) as visitor:
+        with closing(sqlite3.connect(server.database, isolation_level=None)) as foreign:
+            foreign.execute("BEGIN IMMEDIATE")
+            for number in range(1, 31):
+                await visitor.control.send(f'42/control,{number}["publish",{number}]')
+            await visitor.log_says("Trying again")
+            foreign.execute("ROLLBACK")
+        for number in range(1, 31):
+            answer = await visitor.control.packet()
+            assert isinstance(answer, str) and answer.startswith(f'43/control,{number}[{{"offset":')
+            visitor.acknowledged.append(number)
+        visitor._number = 30
+        await visitor.collect()
+        await leaves_a_healthy_database(server, visitor)
+
+
+async def test_a_client_that_goes_and_returns_while_the_database_is_locked_is_recovered(
+    server: Faulty, http: aiohttp.ClientSession
+) -> None:
+    async with visiting(server, http) as visitor:
+        assert await visitor.publish() is None
+        await visitor.collect()
+        with closing(sqlite3.connect(server.database, isolation_level=None)) as foreign:
+            foreign.execute("BEGIN IMMEDIATE")
+            await visitor.client.leave()
+            coming = asyncio.create_task(visitor.come_back())
+            await visitor.log_says("Trying again")
+            foreign.execute("ROLLBACK")
+        assert await coming
+        assert await visitor.publish() is None
+        await visitor.collect()
+
+
+async def test_a_database_that_is_deleted_under_the_server_is_noticed_and_nothing_is_acknowledged_any_more(
+    server: Faulty, http: aiohttp.ClientSession
+) -> None:
+    async with visiting(server, http) as visitor:
+        assert await visitor.publish() is None
+        for file in server.database.parent.iterdir():
+            file.unlink()
+        await visitor.log_says("was deleted or replaced while the server was running")
+        error = await visitor.publish()
+        assert error is not None and "deleted or replaced" in error and str(server.database) in error
+        await is_turned_away_without_a_word(visitor)
+        await asyncio.to_thread(server.restart)
+        await visitor.take_control()
+        assert not await visitor.come_back()  # another history, and nobody says that it is the same
+        await visitor.publish_until_it_works()
+
+
+async def test_a_vacuum_of_another_program_under_load_harms_nothing(
+    server: Faulty, http: aiohttp.ClientSession
+) -> None:
+    async with visiting(server, http) as visitor:
+        program = python(VACUUMS, server.database)
+        while program.poll() is None or len(visitor.acknowledged) < 100:
+            assert await visitor.publish(size=1_000) is None
+        assert program.communicate()[0] == "" and program.returncode == 0
+        await visitor.collect()
+        await leaves_a_healthy_database(server, visitor)
+
+
+VACUUMS = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=30)
+for _ in range(10):
+    connection.execute("VACUUM")
+"""
+
+
+async def test_a_foreign_reader_lets_the_wal_grow_and_after_it_the_wal_is_cut(
+    server: Faulty, http: aiohttp.ClientSession
+) -> None:
+    async with visiting(server, http) as visitor:
+        assert await visitor.publish() is None
+        with closing(sqlite3.connect(server.database, isolation_level=None)) as foreign:
+            foreign.execute("BEGIN")
+            assert foreign.execute("SELECT count(*) FROM events").fetchone() == (1,)
+            for _ in range(20):
+                assert await visitor.publish(size=900_000) is None
+                await visitor.collect()
+            grown = server.wal.stat().st_size
+            assert grown > 15_000_000
+            assert foreign.execute("SELECT count(*) FROM events").fetchone() == (1,)
+            foreign.execute("COMMIT")
+        for _ in range(10):
+            assert await visitor.publish(size=900_000) is None
+            await visitor.collect()
+        assert server.wal.stat().st_size <= 8_000_000
+
+
+async def test_a_backup_of_the_running_server_has_all_that_was_acknowledged_before_it(
+    server: Faulty, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    backup = tmp_path / "backup.db"
+    async with visiting(server, http) as visitor:
+        for _ in range(20):
+            assert await visitor.publish() is None
+        await visitor.collect()
+        taken = len(visitor.acknowledged)
+        program = python(BACKS_UP, server.database, backup)
+        while program.poll() is None:
+            assert await visitor.publish() is None
+        assert program.communicate()[0] == "" and program.returncode == 0
+        offset = visitor.offset
+        await visitor.collect()
+    assert offset is not None
+    async with opened(backup) as log:
+        assert log.locate(offset).number == taken
+        assert log.head >= taken and len(await log.read(range(1, log.head + 1))) == log.head
+        assert [row.namespace for row in await log.load_sessions()].count("/") == 1
+
+
+BACKS_UP = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=30)
+connection.execute("VACUUM INTO ?", (sys.argv[2],))
+"""
+
+
+# Faults of the application --------------------------------------------------------------------------
+
+
+async def test_a_session_that_has_expired_is_not_recovered_later_without_what_was_pruned(
+    tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
+    """Its end cannot be stored, since the handler of session_expired fails; the events are pruned."""
+    server = make_server(tmp_path, connection_state_recovery={"max_disconnection_duration": 0.5})
+    visitor = Visitor(server, http)
+    server.start()
+    try:
+        await visitor.arrive()
+        assert await visitor.publish() is None
+        await visitor.collect()
+        await asyncio.to_thread(server.restart)  # a crash leaves the session open
+        await visitor.take_control()
+        assert await visitor.publish() is None
+        await visitor.log_says("has expired but could not be ended")
+        with closing(sqlite3.connect(server.database)) as connection:
+            query = "SELECT pruned_through FROM log_state"
+            async with asyncio.timeout(DEADLINE):
+                while connection.execute(query).fetchone() != (2,):
+                    # Nothing is pruned before the others have confirmed it, by their heartbeats.
+                    assert await visitor.control.raw_packet() == "2"
+                    await visitor.control.send("3")
+        await asyncio.to_thread(server.restart)
+        assert not await visitor.come_back(), "recovered, although the second event is gone"
+    finally:
+        server.kill()

@@ -1,0 +1,81 @@
+"""A request that is never completed does not keep its connection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from support.polling import RawPolling
+from support.processes import DEADLINE, HOST, ServerProcess
+
+HALF_HEADER = b"GET /healthz HTTP/1.1\r\nHost: server\r\nX-"
+CONFIG: dict[str, dict[str, object]] = {
+    "server": {"connect_timeout": 1.0, "ping_interval": 25.0, "max_payload": 1000}
+}
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ServerProcess]:
+    with ServerProcess(tmp_path, CONFIG) as server:
+        yield server
+
+
+async def answer_to(server: ServerProcess, *parts: bytes) -> bytes:
+    """All that the server says before it closes the connection."""
+    reader, writer = await asyncio.open_connection(HOST, server.port)
+    try:
+        async with asyncio.timeout(DEADLINE):
+            for part in parts[:-1]:
+                writer.write(part)
+                await reader.readuntil(b"\r\n\r\nok\n")
+            writer.write(parts[-1])
+            try:
+                return await reader.read()
+            except ConnectionError:
+                return b""
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize("request_begins", [b"", b"G", HALF_HEADER])
+async def test_a_connection_without_a_whole_header_is_closed(
+    server: ServerProcess, request_begins: bytes
+) -> None:
+    assert await answer_to(server, request_begins) == b""
+
+
+async def test_the_second_request_of_a_connection_must_be_whole_too(server: ServerProcess) -> None:
+    whole = b"GET /healthz HTTP/1.1\r\nHost: server\r\n\r\n"
+    assert await answer_to(server, whole, HALF_HEADER) == b""
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 100", b"Transfer-Encoding: chunked"])
+async def test_a_connection_whose_request_has_half_a_body_is_closed(
+    server: ServerProcess, http: aiohttp.ClientSession, framing: bytes
+) -> None:
+    sid = (await RawPolling(http, server.url).open())["sid"]
+    url = f"/socket.io/?EIO=4&transport=polling&sid={sid}"
+    head = f"POST {url} HTTP/1.1\r\nHost: server\r\n".encode() + framing
+    assert await answer_to(server, head + b"\r\n\r\n5\r\n42") == b""
+    assert "was not complete in time" in server.log and "Error" not in server.log
+
+
+async def test_who_waits_for_an_answer_is_not_slow(
+    server: ServerProcess, http: aiohttp.ClientSession
+) -> None:
+    client = RawPolling(http, server.url)
+    await client.connect()
+    poll = asyncio.create_task(client.poll())
+    async with http.ws_connect(f"{server.url}/socket.io/?EIO=4&transport=websocket") as websocket:
+        assert (await websocket.receive_str()).startswith("0")
+        await websocket.send_str("40")
+        assert (await websocket.receive_str()).startswith("40")
+        assert await answer_to(server, HALF_HEADER) == b""  # more than the patience has passed
+        assert not poll.done()
+        await websocket.send_str('420["say","hello"]')
+        assert "said" in await websocket.receive_str()
+        assert any("said" in packet for packet in await poll)

@@ -1,0 +1,148 @@
+"""One process at a time writes a database."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from socketio_eventlog.errors import StoreNotUsable
+from socketio_eventlog.sqlite import schema
+from socketio_eventlog.sqlite.lock import Lock
+from socketio_eventlog.sqlite.log import EventLog
+from support.embedded import until
+from support.storing import event, opened, python, sqlite
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "events.db"
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema, "OPENING_PATIENCE", 0.0)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_second_server_does_not_start_and_the_first_goes_on(path: Path) -> None:
+    async with opened(path) as first:
+        with pytest.raises(StoreNotUsable) as refusal:
+            await EventLog.open(path)
+        assert str(path) in str(refusal.value) and "\n" not in str(refusal.value)
+        assert await first.commit([event()]) == [1]
+        await first.beat(1.0)
+        # Its locks are still there: without them SQLite would let go of the WAL under its feet.
+        with pytest.raises(subprocess.CalledProcessError):
+            sqlite(path, "PRAGMA journal_mode = DELETE")
+        assert sqlite(path, "SELECT count(*) FROM boots") == "1\n"
+    async with opened(path) as second:
+        assert second.head == 1
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_another_name_of_the_database_is_the_same_database(path: Path) -> None:
+    link = path.with_name("link.db")
+    async with opened(path):
+        link.symlink_to(path)
+        with pytest.raises(StoreNotUsable, match="in use"):
+            await EventLog.open(link)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_opening_that_fails_leaves_the_lock_to_others(path: Path) -> None:
+    path.write_bytes(b"Dear diary, " * 100)
+    for _ in range(2):
+        with pytest.raises(StoreNotUsable, match="not a database"):
+            asyncio.run(EventLog.open(path))
+
+
+async def test_a_start_waits_for_a_server_that_is_about_to_end(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    async with opened(path) as first:
+        opening = asyncio.create_task(EventLog.open(path))
+        await until(lambda: "waiting" in caplog.text)
+        assert await first.commit([event()]) == [1]
+    second = await opening
+    assert second.head == 1
+    await second.close()
+
+
+HOLDS = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from socketio_eventlog.sqlite.log import EventLog
+
+async def main():
+    await EventLog.open(Path(sys.argv[1]))
+    print("open", flush=True)
+    lives, says = os.pipe()
+    if sys.argv[2] == "fork":
+        if os.fork() == 0:
+            os.write(says, b"!")
+            sys.stdin.read()
+            os._exit(0)
+        os.read(lives, 1)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("heir", ["nobody", "fork"])
+async def test_a_killed_server_leaves_nothing_in_the_way(path: Path, heir: str) -> None:
+    with python(HOLDS, path, heir, stdin=subprocess.PIPE) as server:
+        assert server.stdout is not None and server.stdout.readline() == "open\n"
+        assert server.wait(timeout=60) == -signal.SIGKILL
+        async with opened(path) as log:  # while what it forked lives on
+            assert await log.commit([event()]) == [1]
+    assert not path.with_name("events.db-lock").exists()
+
+
+def test_it_is_one_at_a_time_however_many_come_and_go(path: Path) -> None:
+    inside: list[int] = []
+    crowds: list[int] = []
+
+    def come_and_go() -> None:
+        for _ in range(50):
+            lock = Lock(path, patience_seconds=60.0)
+            inside.append(1)
+            crowds.append(len(inside))
+            inside.pop()
+            lock.release()
+            lock.release()
+
+    threads = [threading.Thread(target=come_and_go) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert crowds == [1] * 200
+
+
+WITHOUT_FCNTL = """
+import asyncio, sys
+sys.modules["fcntl"] = None
+from pathlib import Path
+from socketio_eventlog.sqlite.log import EventLog
+
+async def main():
+    for _ in range(2):
+        await EventLog.open(Path(sys.argv[1]))
+    print("open", flush=True)
+
+asyncio.run(main())
+"""
+
+
+def test_where_files_have_no_locks_a_server_starts_without(path: Path) -> None:
+    with python(WITHOUT_FCNTL, path) as server:
+        assert server.communicate(timeout=60)[0] == "open\n" and server.returncode == 0

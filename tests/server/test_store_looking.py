@@ -1,0 +1,132 @@
+"""People look at the database with the sqlite3 program, while the server runs and after it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+
+from socketio_eventlog.records import DataSaved, SessionAway
+from support.storing import event, joined, left, opened, python, session, sqlite
+
+pytestmark = pytest.mark.skipif(shutil.which("sqlite3") is None, reason="needs the sqlite3 program")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "events.db"
+
+
+async def test_recent_events_read_as_they_are(path: Path) -> None:
+    async with opened(path, boot_id=lambda: "first") as log:
+        await log.commit([event("one", emitted_at=0.5), event("two", rooms=("lobby", 42))])
+    async with opened(path, boot_id=lambda: "second") as log:
+        await log.commit([event("three", namespace="/admin")])
+        assert sqlite(path, "SELECT * FROM recent_events").splitlines() == [
+            '1970-01-01T00:16:40.000Z|second.3|/admin|message|["message","three"]|(everyone)',
+            '1970-01-01T00:16:40.000Z|first.2|/|message|["message","two"]|lobby, 42',
+            '1970-01-01T00:00:00.500Z|first.1|/|message|["message","one"]|(everyone)',
+        ]
+
+
+async def test_current_sessions_read_as_they_are(path: Path) -> None:
+    async with opened(path) as log:
+        await log.commit([session("s1"), joined("a"), joined(42), joined("gone"), event(), left("gone")])
+        await log.commit([session("s2"), DataSaved("/", "s2", '{"name":"Ann"}')])
+        await log.commit([SessionAway("/", "s2", 2_000.0, 5.0, 0)])
+        columns = "sid, namespace, state, rooms, opened, disconnected, data"
+        assert sqlite(path, f"SELECT {columns} FROM current_sessions").splitlines() == [
+            's2|/|away||1970-01-01T00:16:40.000Z|1970-01-01T00:33:20.000Z|{"name":"Ann"}',
+            "s1|/|connected|42, a|1970-01-01T00:16:40.000Z||{}",
+        ]
+
+
+async def test_the_json_columns_work_with_the_json_functions(path: Path) -> None:
+    async with opened(path) as log:
+        await log.commit([session(), event("hi", rooms=("a", 7)), DataSaved("/", "s1", '{"user":{"id":3}}')])
+        assert sqlite(path, "SELECT payload ->> 1, json_extract(rooms, '$[1]') FROM events") == "hi|7\n"
+        assert sqlite(path, "SELECT data ->> '$.user.id' FROM sessions") == "3\n"
+        rooms = "SELECT offset FROM events WHERE EXISTS (SELECT 1 FROM json_each(rooms) WHERE value = 'a')"
+        assert sqlite(path, rooms) == "1\n"
+
+
+@pytest.mark.parametrize("view", ["recent_events", "current_sessions"])
+async def test_a_look_with_a_limit_does_not_sort_or_read_the_whole_table(path: Path, view: str) -> None:
+    async with opened(path):
+        pass
+    plan = sqlite(path, f"EXPLAIN QUERY PLAN SELECT * FROM {view} LIMIT 20")
+    assert "TEMP B-TREE" not in plan
+    assert "MATERIALIZE" not in plan
+
+
+async def test_the_schema_explains_every_column(path: Path) -> None:
+    async with opened(path):
+        pass
+    schema = sqlite(path, ".schema")
+    assert "The log: every stored event" in schema
+    tables = sqlite(path, "SELECT name FROM sqlite_master WHERE type = 'table' AND name <> 'alembic_version'")
+    for table in tables.split():
+        statement = sqlite(path, f"SELECT sql FROM sqlite_master WHERE name = '{table}'")
+        assert "\n  -- " in statement, f"{table} is not explained"
+        assert "STRICT" in statement
+
+
+async def test_only_the_owner_can_read_the_files(path: Path) -> None:
+    before = os.umask(0)
+    try:
+        async with opened(path) as log:
+            await log.commit([event()])
+            names = ["events.db", "events.db-lock", "events.db-shm", "events.db-wal"]
+            assert sorted(file.name for file in path.parent.iterdir()) == names
+            assert {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()} == {0o600}
+    finally:
+        os.umask(before)
+
+
+async def test_closing_leaves_one_file_that_can_be_copied(path: Path) -> None:
+    async with opened(path) as log:
+        await log.commit([event()])
+    assert [file.name for file in path.parent.iterdir()] == ["events.db"]
+
+
+async def test_looking_all_the_time_disturbs_no_commit(path: Path) -> None:
+    async with opened(path) as log:
+        await log.commit([event()] * 100)
+        query = "SELECT count(*) AS events, max(time) FROM recent_events;\n"
+        looker = await asyncio.create_subprocess_exec(
+            "sqlite3", "-json", str(path), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        )
+        looking = asyncio.ensure_future(looker.communicate(query.encode() * 200))
+        while not looking.done():
+            await log.commit([event()] * 10)
+            await log.prune(through=log.head - 100, emitted_before=2_000.0)
+        output, _ = await looking
+        assert looker.returncode == 0
+        seen = [json.loads(line.strip("[], ")) for line in output.decode().splitlines() if line.strip()]
+        assert len(seen) == 200
+
+
+async def test_a_look_that_is_never_finished_keeps_nobody_from_writing_or_closing(path: Path) -> None:
+    code = """
+import sqlite3, sys
+rows = sqlite3.connect(sys.argv[1]).execute("SELECT * FROM events")
+print(next(rows)[0], flush=True)
+sys.stdin.read()
+"""
+    async with opened(path) as log:
+        await log.commit([event("x" * 1000)] * 500)
+        with python(code, path, stdin=-1) as process:
+            assert process.stdout is not None and process.stdin is not None
+            assert process.stdout.readline() == "1\n"
+            for _ in range(10):
+                await log.commit([event("x" * 1000)] * 500)
+            await log.prune(through=1000, emitted_before=2_000.0)
+            await log.close()
+            process.stdin.close()
+    async with opened(path) as log:
+        assert (log.head, log.pruned_through) == (5500, 1000)

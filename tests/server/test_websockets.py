@@ -1,0 +1,298 @@
+"""What a WebSocket does on the wire: taken over from aiohttp, compressed where that was asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import gc
+import os
+import ssl
+import struct
+import weakref
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import socketio
+import trustme
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from socketio_eventstore.adapter import RecoveryManager
+from socketio_eventstore.core.packets import Frames
+from socketio_eventstore.transport import aiohttp_websocket
+from socketio_eventstore.transport.aiohttp_websocket import AiohttpWebSocket
+from support.clients import NodeClients
+from support.embedded import Seen, Server, serving, until
+from support.processes import DEADLINE, HOST, ServerProcess
+from support.recovering import recovers_what_it_missed
+
+COMPRESSED = 0x40
+HANDSHAKE = (
+    "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
+    "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n{more}\r\n"
+)
+
+
+class Wire:
+    """A WebSocket by hand: raw frames both ways."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self.response = ""
+
+    async def shake_hands(self, extensions: str = "") -> None:
+        """The WebSocket handshake, offering extensions."""
+        more = f"Sec-WebSocket-Extensions: {extensions}\r\n" if extensions else ""
+        key = base64.b64encode(os.urandom(16)).decode()
+        self._writer.write(HANDSHAKE.format(key=key, more=more).encode())
+        self.response = (await self._reader.readuntil(b"\r\n\r\n")).decode()
+        assert " 101 " in self.response
+
+    def send(self, head: int, payload: bytes, *, mask: bytes = b"\1\2\3\4") -> None:
+        assert len(payload) < 126
+        masked = bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
+        self._writer.write(bytes((head, 0x80 | len(payload))) + mask + masked)
+
+    async def frame(self) -> tuple[int, bytes]:
+        """The next frame: its first byte and its payload."""
+        async with asyncio.timeout(DEADLINE):
+            head, size = await self._reader.readexactly(2)
+            if size == 126:
+                (size,) = struct.unpack("!H", await self._reader.readexactly(2))
+            return head, await self._reader.readexactly(size)
+
+    async def connect(self) -> None:
+        """From the Engine.IO handshake to the answer to CONNECT."""
+        assert (await self.frame())[1].startswith(b"0")
+        self.send(0x81, b"40")
+        assert (await self.frame())[1].startswith(b"40")
+
+    def stop_reading(self) -> None:
+        """From now on what the server sends stays where it is."""
+        transport = self._writer.transport
+        assert isinstance(transport, asyncio.ReadTransport)
+        transport.pause_reading()
+
+    async def is_over(self) -> bool:
+        """Whether the server has closed the TCP connection."""
+        async with asyncio.timeout(DEADLINE):
+            return await self._reader.read() == b""
+
+
+def trusting() -> ssl.SSLContext:
+    """Of a client that takes any certificate."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def certified() -> ssl.SSLContext:
+    """Of a server, with a certificate that nobody has vouched for."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().issue_cert(HOST).configure_cert(context)
+    return context
+
+
+@asynccontextmanager
+async def wire_to(server: Server) -> AsyncIterator[Wire]:
+    address = urlsplit(server.url)
+    tls = trusting() if address.scheme == "https" else None
+    reader, writer = await asyncio.open_connection(address.hostname, address.port, ssl=tls)
+    try:
+        yield Wire(reader, writer)
+    finally:
+        writer.close()
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Server]:
+    async with serving(tmp_path / "events.db", recovery={"websocket_compression": 300}) as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    "offer", ["permessage-deflate; client_max_window_bits", "x-other, permessage-deflate"]
+)
+async def test_long_messages_are_compressed_for_clients_that_offer_it(server: Server, offer: str) -> None:
+    async with wire_to(server) as wire:
+        await wire.shake_hands(offer)
+        assert "permessage-deflate; server_no_context_takeover; client_no_context_takeover" in wire.response
+        await wire.connect()
+        await server.sio.emit("long", "x" * 1000)
+        await server.sio.emit("short")
+        head, payload = await wire.frame()
+        assert head & COMPRESSED and len(payload) < 100
+        head, payload = await wire.frame()
+        assert not head & COMPRESSED and payload.startswith(b'42["short"')
+
+
+@pytest.mark.parametrize(
+    "offer", ["", "permessage-deflate; server_max_window_bits=10", "permessage-deflate; unknown", "x-other"]
+)
+async def test_nothing_is_compressed_for_clients_that_do_not(server: Server, offer: str) -> None:
+    async with wire_to(server) as wire:
+        await wire.shake_hands(offer)
+        assert "permessage-deflate" not in wire.response
+        await wire.connect()
+        await server.sio.emit("long", "x" * 1000)
+        head, payload = await wire.frame()
+        assert not head & COMPRESSED and payload.startswith(b'42["long","xxx')
+
+
+async def test_official_clients_recover_over_compressed_websockets(tmp_path: Path, node: NodeClients) -> None:
+    config = {"server": {"websocket_compression": 1}}
+    with ServerProcess(tmp_path, config) as server:
+        await recovers_what_it_missed(server, node, transports=("websocket",))
+
+
+async def test_a_websocket_ping_is_answered_and_does_not_count_as_a_packet(server: Server) -> None:
+    async with wire_to(server) as wire:
+        await wire.shake_hands()
+        await wire.connect()
+        wire.send(0x89, b"are you there?")
+        assert await wire.frame() == (0x8A, b"are you there?")
+
+
+@pytest.mark.parametrize(
+    ("head", "payload", "code"),
+    [
+        pytest.param(0x88, b"", 1000, id="close"),
+        pytest.param(0x88, b"\x0f\xa0bye", 4000, id="close with a code of its own"),
+        pytest.param(0x83, b"", 1002, id="unknown opcode"),
+        pytest.param(0x81, b"\xff", 1007, id="no UTF-8"),
+    ],
+)
+async def test_a_websocket_ends_with_the_status_code_that_fits(
+    server: Server, head: int, payload: bytes, code: int
+) -> None:
+    async with wire_to(server) as wire:
+        await wire.shake_hands()
+        await wire.connect()
+        wire.send(head, payload)
+        assert await wire.frame() == (0x88, struct.pack("!H", code))
+        assert await wire.is_over()
+    assert server.engine.sockets == {}
+
+
+async def test_a_message_that_is_too_long_ends_the_websocket_before_it_is_there(tmp_path: Path) -> None:
+    async with serving(tmp_path / "events.db", max_http_buffer_size=1000) as server, wire_to(server) as wire:
+        await wire.shake_hands()
+        await wire.connect()
+        wire._writer.write(b"\x82\xfe" + struct.pack("!H", 1001))
+        wire._writer.write(b"\0\0\0\0")
+        assert await wire.frame() == (0x88, struct.pack("!H", 1009))
+        assert await wire.is_over()
+
+
+async def test_aiohttp_lets_go_of_a_connection_and_handlers_can_still_ask_for_its_address(
+    server: Server,
+) -> None:
+    seen = Seen()
+
+    def where(sid: str) -> None:
+        request: web.Request = server.sio.get_environ(sid)["aiohttp.request"]
+        assert request.transport is not None
+        seen(request.remote, request.transport.get_extra_info("sockname")[1])
+
+    server.sio.on("where", where)
+    await server.sio.start()
+    tasks_before = len(asyncio.all_tasks())
+    async with wire_to(server) as wire:
+        await wire.shake_hands()
+        await wire.connect()
+        assert len(asyncio.all_tasks()) == tasks_before
+        wire.send(0x81, b'42["where"]')
+        assert await seen.until(1) == [("127.0.0.1", urlsplit(server.url).port)]
+
+
+async def test_a_client_that_leaves_takes_all_of_its_memory_along(server: Server) -> None:
+    async with wire_to(server) as wire:
+        await wire.shake_hands()
+        await wire.connect()
+        (connection,) = server.engine.sockets.values()
+        gone = Seen()
+        weakref.finalize(connection, gone, True)
+        del connection
+        wire.send(0x88, b"")
+        assert await wire.frame()
+        assert await wire.is_over()
+    gc.collect()
+    assert await gone.until(1) == [True]
+
+
+async def test_who_does_not_read_the_answers_to_its_pings_gets_no_more_of_them(server: Server) -> None:
+    seen = Seen()
+    server.sio.on("end", lambda _: seen("end"))
+    async with wire_to(server) as wire:
+        await wire.shake_hands()
+        await wire.connect()
+        wire.stop_reading()
+        for _ in range(40_000):
+            wire.send(0x89, b"?" * 125)
+        wire.send(0x81, b'42["end"]')
+        await seen.until(1)
+        (connection,) = server.engine.sockets.values()
+        assert 0 < connection.unsent_bytes < 100_000
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["", "tls"])
+async def test_who_does_not_read_cannot_keep_a_connection_that_the_server_closes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tls: bool
+) -> None:
+    monkeypatch.setattr(aiohttp_websocket, "CLOSE_PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr("asyncio.constants.SSL_SHUTDOWN_TIMEOUT", 10 * DEADLINE)
+    context = certified() if tls else None
+    async with serving(tmp_path / "events.db", tls=context) as server, wire_to(server) as wire:
+        await wire.shake_hands()
+        await wire.connect()
+        wire.stop_reading()
+        (connection,) = server.engine.sockets.values()
+        websocket = connection._websocket
+        assert isinstance(websocket, AiohttpWebSocket)
+        transport: Any = websocket._transport
+        tcp: asyncio.Transport = transport._ssl_protocol._transport if tls else transport
+        while tcp.get_write_buffer_size() == 0:
+            connection.write([Frames("4" + "x" * 10_000)])
+        connection.leave("server disconnect")
+        await until(lambda: tcp.get_extra_info("socket").fileno() == -1)
+
+
+request_id: ContextVar[str] = ContextVar("request_id", default="none")
+
+
+@web.middleware
+async def identifying(request: web.Request, handler: Handler) -> web.StreamResponse:
+    request_id.set("of the request")
+    return await handler(request)
+
+
+@pytest.mark.parametrize("cancellation", [False, True], ids=["", "handler_cancellation"])
+async def test_middlewares_of_an_application_end_with_the_handshake_and_what_they_set_stays(
+    tmp_path: Path, cancellation: bool
+) -> None:
+    sio = socketio.AsyncServer(async_mode="aiohttp", client_manager=RecoveryManager(tmp_path / "events.db"))
+    sio.on("id", lambda _: request_id.get())
+    app = web.Application(middlewares=[identifying])
+    sio.attach(app)
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=cancellation)
+    await runner.setup()
+    site = web.TCPSite(runner, HOST, 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    try:
+        reader, writer = await asyncio.open_connection(HOST, port)
+        wire = Wire(reader, writer)
+        await wire.shake_hands()
+        await wire.connect()
+        wire.send(0x81, b'421["id"]')
+        assert await wire.frame() == (0x81, b'431["of the request"]')
+        writer.close()
+    finally:
+        await sio.shutdown()
+        await runner.cleanup()

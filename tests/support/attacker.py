@@ -1,0 +1,178 @@
+"""A server that is attacked, who attacks it, and clients that must not be disturbed by that."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from support.embedded import Socket
+from support.hostile import MAX_PAYLOAD
+from support.processes import DEADLINE, HOST, ServerProcess
+
+ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "1"))
+MANY = 2_000
+"""Namespaces, rooms, connections from one client."""
+MAX_GROWTH_KIB = 150_000
+"""What the server may take beyond what it took at the start; an unbounded buffer would take gigabytes."""
+
+HANDLERS = f"""
+def register(sio):
+    async def connect(sid, environ, auth):
+        pass
+
+    async def tell(sid, number):
+        return await sio.emit("told", number, room="well-behaved")
+
+    async def join(sid, room=None, *more):
+        if isinstance(room, str):
+            await sio.enter_room(sid, room)
+        return "joined"
+
+    async def save(sid, *data):
+        try:
+            await sio.save_session(sid, {{"data": data}})
+        except ValueError:
+            return "too large, or no number"
+
+    async def anything(sid, *arguments):
+        try:
+            await sio.emit("echo", arguments, to=sid)
+        except (TypeError, ValueError):
+            return "cannot be sent"
+        return len(arguments)
+
+    for handler in (connect, tell, join, save, anything):
+        sio.on(handler.__name__, handler)
+    for number in range({MANY}):
+        sio.on("connect", connect, namespace=f"/n{{number}}")
+"""
+CONFIG: dict[str, dict[str, object]] = {
+    "server": {"max_payload": MAX_PAYLOAD, "connect_timeout": 1.0, "ping_interval": 5.0},
+    "connection_state_recovery": {"max_disconnection_duration": 1.0},
+    "store": {"prune_interval": 0.5},
+}
+
+
+class Target(ServerProcess):
+    """The server that is attacked."""
+
+    @property
+    def memory_kib(self) -> int:
+        """The resident set, from Linux."""
+        assert self._process is not None
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return int(status.partition("VmRSS:")[2].split()[0])
+
+
+class Attacker:
+    """What one can do to a server from outside."""
+
+    def __init__(self, server: Target, http: aiohttp.ClientSession) -> None:
+        self.url = f"{server.url}/socket.io/"
+        self.port = server.port
+        self.http = http
+
+    async def socket(self) -> Socket:
+        query = {"EIO": "4", "transport": "websocket"}
+        socket = Socket(await self.http.ws_connect(self.url, params=query, max_msg_size=0))
+        await socket.raw_packet()
+        return socket
+
+    async def send(self, *packets: str | bytes, connected: bool = True) -> None:
+        """Send these on a connection of their own, and see to what end that comes."""
+        socket = await self.socket()
+        with suppress(ConnectionError):  # the server had enough
+            if connected:
+                await socket.connect()
+            for packet in packets:
+                await socket.send(packet)
+            await socket.send("1")  # the end, if it has not come already
+        await socket.rest()
+        await socket.leave()
+
+    async def post(self, body: bytes, content_type: str = "text/plain;charset=UTF-8") -> int:
+        """Send a body to a long-polling session of its own; returns the status."""
+        query = {"EIO": "4", "transport": "polling"}
+        async with self.http.get(self.url, params=query) as response:
+            query["sid"] = json.loads((await response.text())[1:])["sid"]
+        headers = {"Content-Type": content_type}
+        async with self.http.post(self.url, params=query, data=body, headers=headers) as response:
+            return response.status
+
+    async def tcp(self, *parts: bytes, close: bool = True) -> asyncio.StreamWriter:
+        reader, writer = await asyncio.open_connection(HOST, self.port)
+        with suppress(OSError):  # the server had enough
+            for part in parts:
+                writer.write(part)
+                await writer.drain()
+            if close:
+                writer.write_eof()
+                async with asyncio.timeout(DEADLINE):
+                    await reader.read()
+        if close:
+            writer.close()
+        return writer
+
+
+async def together(work: Sequence[Awaitable[Any]], at_once: int = 50) -> None:
+    """Do it all, so much at a time."""
+    for start in range(0, len(work), at_once):
+        await asyncio.gather(*work[start : start + at_once])
+
+
+class Pair:
+    """Two clients that exchange events; whatever else happens, each arrives, in order."""
+
+    def __init__(self, speaker: Socket, listener: Socket) -> None:
+        self.speaker, self.listener = speaker, listener
+        self.exchanged = 0
+
+    async def exchange(self) -> None:
+        await self.speaker.send(f'429["tell",{self.exchanged}]')
+        acknowledgement = await self.speaker.content("439")
+        name, number, offset = await self.listener.event()
+        assert (name, number, [offset]) == ("told", self.exchanged, acknowledgement)
+        self.exchanged += 1
+
+    async def talk_until(self, attack: asyncio.Future[None]) -> None:
+        async with asyncio.timeout(DEADLINE * ROUNDS):
+            while not attack.done():
+                await self.exchange()
+
+
+@asynccontextmanager
+async def undisturbed(
+    server: Target, attacker: Attacker
+) -> AsyncIterator[Callable[[Awaitable[None]], Awaitable[None]]]:
+    """Two clients that behave, while the attack runs, and a server in good health after it."""
+    speaker, listener = await attacker.socket(), await attacker.socket()
+    await speaker.connect()
+    await listener.connect()
+    assert await listener.call("join", "well-behaved") == ["joined"]
+    pair, before, logged = Pair(speaker, listener), server.memory_kib, len(server.log)
+
+    async def attack(work: Awaitable[None]) -> None:
+        future = asyncio.ensure_future(work)
+        await pair.talk_until(future)
+        await future
+
+    yield attack
+    for _ in range(10):
+        await pair.exchange()
+    grown = server.memory_kib - before
+    print(f"{pair.exchanged} events exchanged, {grown} KiB more than {before} KiB")
+    assert grown < MAX_GROWTH_KIB
+    said = server.log[logged:]
+    assert "Traceback" not in said, said[said.index("Traceback") - 300 :][:5_000]
+    await speaker.leave()
+    await listener.leave()
+
+
+Run = Callable[[Callable[[Attacker], Awaitable[None]]], Awaitable[None]]

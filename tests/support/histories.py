@@ -1,0 +1,346 @@
+"""The rules of the state machine, played by hypothesis or by chance."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, run_state_machine_as_test
+
+from socketio_eventlog.errors import StoreError
+from socketio_eventlog.records import Event, Room
+from socketio_eventstore.core.operations import CloseRoom, Emit, Join, Leave, Save, Volatile
+from socketio_eventstore.core.session_operations import Dismiss, Revoke
+from socketio_eventstore.core.sessions import Session, State
+from support.simulated_network import NAMESPACES, Client
+from support.simulated_world import ROOMS, World
+from support.steps import CHOICES, STEPS, names_of, step
+
+EXAMPLES = int(os.environ.get("STATE_MACHINE_EXAMPLES", "100"))
+STEPS_OF_A_HISTORY = 40
+
+
+class Histories(RuleBasedStateMachine):
+    """What may happen, in any order."""
+
+    world: World
+
+    @initialize(durable=st.booleans(), connected=st.sampled_from(CHOICES["connected"]))
+    def begin(self, durable: bool, connected: int) -> None:
+        self.world = World(durable=durable)
+        self.passing: list[tuple[int, Callable[[], None]]] = []
+        self.steps = 0
+        for client in self.world.clients[:connected]:
+            self._come_back(client)
+        self.sync_the_disk()
+
+    # The application --------------------------------------------------------------------------------
+
+    @step(4)
+    def emit(self, kind: str, number: int, room: Room) -> None:
+        self.world.submit(Emit(self._event(kind, number, room)))
+
+    @step(2)
+    def emit_many(self, kind: str, number: int, room: Room) -> None:
+        """More than the tail holds, and more than a page."""
+        event = self._event(kind, number, room)
+        for _ in range(4):
+            self.world.submit(Emit(self._renamed(event)))
+
+    @step()
+    def emit_volatile(self, kind: str, number: int, room: Room) -> None:
+        self.world.submit(Volatile(self._event(kind, number, room, name="volatile")))
+
+    @step(4)
+    def join(self, number: int, room: Room) -> None:
+        if (session := self._session(number)) is not None:
+            self.world.submit(Join(session, room))
+
+    @step(2)
+    def leave(self, number: int, room: Room) -> None:
+        if (session := self._session(number)) is not None:
+            self.world.submit(Leave(session, room))
+
+    @step()
+    def join_emit_and_leave_in_one_transaction(self, number: int, room: Room) -> None:
+        if (session := self._session(number)) is not None:
+            event = self._event("room", number, room)
+            self.world.submit(Join(session, room), Emit(event), Leave(session, room))
+
+    @step()
+    def join_emit_and_close_in_one_transaction(self, number: int, room: Room) -> None:
+        if (session := self._session(number)) is not None:
+            event = self._event("room", number, room)
+            self.world.submit(Join(session, room), Emit(event), CloseRoom(session.namespace, room))
+
+    @step()
+    def close_room(self, namespace: str, room: Room) -> None:
+        world = self.world
+        if world.submit(CloseRoom(namespace, room)):
+            members = [key for key, rooms in world.twins.present.items() if room in rooms]
+            assert namespace not in [other for other, _ in members], "somebody is in a room that was closed"
+
+    @step()
+    def save(self, number: int) -> None:
+        if (session := self._session(number)) is not None:
+            self.world.submit(Save(session, f'{{"saved":{next(self.world.ids)}}}'))
+
+    @step()
+    def end(self, number: int, farewell: bool) -> None:
+        world = self.world
+        if (session := self._session(number)) is not None and number % 2:
+            world.ended.add((session.namespace, session.sid))
+            world.do(world.handshake.end(Dismiss(session) if farewell else Revoke(session)))
+            if not farewell and (wire := world.clients[number].wire) is not None:
+                world.loop.call(lambda: wire.abort("its session was revoked"))
+
+    @step()
+    def decide(self, number: int, accept: bool) -> None:
+        """The connect handler of a client returns."""
+        self._decide(self.world.clients[number], accept=accept)
+
+    @step()
+    def decide_about_a_zombie(self, number: int, accept: bool) -> None:
+        for wire in self.world.zombies[number : number + 1]:
+            if wire.decision is not None and not wire.decision.done():
+                wire.decision.set_result(accept)
+        self.world.loop.settle()
+
+    # The network ------------------------------------------------------------------------------------
+
+    @step()
+    def connect(self, number: int) -> None:
+        client = self.world.clients[number]
+        if client.wire is None:
+            self.world.connect(client)
+
+    @step(3)
+    def come_back_at_once(self, number: int) -> None:
+        """The usual way: connect, be accepted, take what comes."""
+        self._come_back(self.world.clients[number])
+
+    @step(3)
+    def everybody_comes_back(self) -> None:
+        for client in self.world.clients:
+            self._come_back(client)
+
+    @step(3)
+    def everything_arrives(self) -> None:
+        for client in self.world.clients:
+            self.world.deliver(client, 1_000)
+
+    @step(3)
+    def deliver_some(self, number: int, count: int) -> None:
+        self.world.deliver(self.world.clients[number], count)
+
+    @step()
+    def deliver_all(self, number: int) -> None:
+        self.world.deliver(self.world.clients[number], 1_000)
+
+    @step(4)
+    def disconnect(self, number: int, how: Callable[[World, Client], None]) -> None:
+        how(self.world, self.world.clients[number])
+
+    @step()
+    def notice_a_dead_transport(self) -> None:
+        self.world.notice()
+
+    @step(2)
+    def ping(self, number: int) -> None:
+        self.world.ping(self.world.clients[number])
+
+    @step(2)
+    def ping_and_hear(self, number: int) -> None:
+        self.world.ping(self.world.clients[number])
+        self.world.deliver(self.world.clients[number], 1_000)
+
+    @step()
+    def crowd(self, number: int, steps: int) -> None:
+        """A client reads nothing for a while."""
+        if (wire := self.world.clients[number].wire) is not None:
+            wire.crowded = True
+            self._until(steps, lambda: setattr(wire, "crowded", False))
+
+    # The disk and the clocks ------------------------------------------------------------------------
+
+    @step()
+    def hold_the_disk(self, which: str, steps: int) -> None:
+        """It takes its time."""
+        gate = self.world.log.commits if which == "commits" else self.world.log.reads
+        gate.close()
+        self._until(steps, gate.open)
+
+    @step()
+    def fail(self, failure: type[StoreError], times: int, may_be_found: bool) -> None:
+        self.world.log.failures.extend([(failure(), may_be_found)] * times)
+
+    @step(2)
+    def crash(self, keep: int, find_uncertain: bool, back: bool) -> None:
+        self.world.crash(keep, find_uncertain=find_uncertain)
+        if back:
+            self.everybody_comes_back()
+
+    @step()
+    def sync_the_disk(self) -> None:
+        """A checkpoint, or the operating system's own will."""
+        self.world.disk.synced = len(self.world.disk.entries)
+
+    @step()
+    def pass_time(self, seconds: float, sweep: bool) -> None:
+        self.world.seconds += seconds
+        for client in self.world.clients:
+            if client.connected and client.wire is not None and not client.wire.closed:
+                client.last_seen = self.world.seconds
+        if sweep:
+            self.sweep()
+
+    @step()
+    def sweep(self) -> None:
+        """Sessions expire and events are pruned."""
+        self.world.do(self._sweep())
+
+    async def _sweep(self) -> None:
+        await self.world.retention.sweep()
+
+    # ------------------------------------------------------------------------------------------------
+
+    @invariant()
+    def all_is_well(self) -> None:
+        if hasattr(self, "world"):
+            self.steps += 1
+            for step, end in [*self.passing]:
+                if step <= self.steps:
+                    self.passing.remove((step, end))
+                    end()
+            self.world.loop.settle()
+            self.world.check()
+
+    def teardown(self) -> None:
+        if hasattr(self, "world"):
+            try:
+                self.everybody_comes_back_in_the_end()
+            finally:
+                self.close()
+
+    def close(self) -> None:
+        self.world.stop()
+        self.world.loop.close()
+
+    def everybody_comes_back_in_the_end(self) -> None:
+        """However it went so far: in the end every client is connected and has what its twin has."""
+        world = self.world
+        world.check()
+        world.log.failures.clear()
+        self._release()
+        for client in world.clients:
+            if client.wire is not None:
+                client.wire.crowded = False
+        for _ in range(3):  # a transport may have been closed, and that is noticed on the way
+            for client in world.clients:
+                if client.wire is None:
+                    world.connect(client)
+                self._decide(client, accept=True)
+                world.deliver(client, 1_000)
+                world.check()
+        world.submit(Emit(self._renamed(Event("/", "e", "[]", (), None, (), world.seconds))))
+        for client in world.clients:
+            world.deliver(client, 1_000)
+            assert client.connected, f"a client that cannot come back: {client}"
+            assert client.received == world.expected(client), f"{client.key} lacks something in the end"
+            session = world.registry.get(*client.key)
+            assert session is not None and session.state is State.LIVE
+            assert session.data == world.twins.data[client.key]
+            assert {client.sid, *session.joined} == world.twins.present[client.key]
+        world.check()
+
+    def _until(self, steps: int, end: Callable[[], None]) -> None:
+        """It passes after so many more steps."""
+        self.passing.append((self.steps + 1 + steps, end))
+
+    def _come_back(self, client: Client) -> None:
+        if client.wire is None:
+            self.world.connect(client)
+        self._decide(client, accept=True)
+        self.world.deliver(client, 1)
+
+    def _release(self) -> None:
+        self.world.log.commits.open()
+        self.world.log.reads.open()
+        self.world.loop.settle()
+
+    def _decide(self, client: Client, *, accept: bool) -> None:
+        if client.wire is not None and (decision := client.wire.decision) is not None:
+            if not decision.done():
+                decision.set_result(accept)
+                if not accept:
+                    self.world.refused.add(client.wire.id)
+            self.world.loop.settle()
+
+    def _session(self, number: int) -> Session | None:
+        """The session that a client has, or is getting."""
+        client = self.world.clients[number]
+        if client.wire is not None and client.namespace in client.wire.sessions:
+            return client.wire.sessions[client.namespace]
+        return self.world.registry.get(*client.key)
+
+    def _event(self, kind: str, number: int, room: Room, name: str = "e") -> Event:
+        sid, namespace = self.world.clients[number].sid, NAMESPACES[number]
+        if (session := self._session(number)) is not None:
+            sid = session.sid
+        rooms: dict[str, tuple[Room, ...] | None] = {"all": None, "skip": None, "to": (sid,)}
+        rooms["room"] = rooms["skip room"] = (room,)
+        rooms["rooms"] = (*ROOMS[:2], sid)
+        skip = (sid,) if kind.startswith("skip") else ()
+        return self._renamed(Event(namespace, name, "[]", (), rooms[kind], skip, self.world.seconds))
+
+    def _renamed(self, event: Event) -> Event:
+        payload = json.dumps([event.name, f"event {next(self.world.ids)}"])
+        return Event(event.namespace, event.name, payload, (), event.rooms, event.skip, self.world.seconds)
+
+
+def play_by_chance(seed: int) -> None:
+    """One history without hypothesis, which spends much on being able to shrink it."""
+    chance = random.Random(seed)
+    machine, story = Histories(), [f"seed {seed}"]
+    machine.begin(**_chosen(chance, ["durable", "connected"]))
+    try:
+        for _ in range(STEPS_OF_A_HISTORY):
+            function = chance.choice(STEPS)
+            arguments = _chosen(chance, names_of(function))
+            story.append(f"{function.__name__}({', '.join(f'{k}={v!r}' for k, v in arguments.items())})")
+            function(machine, **arguments)
+            machine.all_is_well()
+        story.append("everybody comes back")
+        machine.everybody_comes_back_in_the_end()
+    except AssertionError as error:
+        raise AssertionError("\n".join([str(error), *story])) from error
+    finally:
+        machine.close()
+
+
+def _chosen(chance: random.Random, names: Sequence[str]) -> dict[str, Any]:
+    return {name: chance.choice(CHOICES[name]) for name in names}
+
+
+def play(examples: int, phases: Sequence[Phase] = tuple(Phase), *, derandomize: bool = False) -> None:
+    options = settings(
+        max_examples=examples,
+        derandomize=derandomize,
+        stateful_step_count=STEPS_OF_A_HISTORY,
+        deadline=None,
+        database=None,
+        phases=phases,
+        suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,
+    )
+    run_state_machine_as_test(Histories, settings=options)
+
+
+def play_many_by_chance(first_seed: int, count: int) -> None:
+    for seed in range(first_seed, first_seed + count):
+        play_by_chance(seed)

@@ -1,0 +1,229 @@
+"""Servers as processes of their own, so that a test can kill them for real."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+DEADLINE = 60.0
+"""How long a test waits for what must happen; generous, since the machines are noisy."""
+
+HANDLERS = Path(__file__).with_name("handlers_for_tests.py")
+HOST = "127.0.0.1"
+PORTS = range(10_000, 32_000)
+"""Below those that systems give to outgoing connections: nothing takes a server's port while it is down."""
+
+
+def free_port() -> int:
+    """A port that nobody listens on; it is kept over restarts, as clients come back to the same address."""
+    while True:
+        port = random.SystemRandom().choice(PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((HOST, port))
+            return port
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process that was asked to end did so."""
+
+    code: int
+    duration: float
+
+
+class ServerCommand:
+    """A context manager around any program that serves Socket.IO on ``port``."""
+
+    scheme = "http"
+    healthy: tuple[str, int] = ("/nothing", 404)
+    """The path that is asked until the server is ready, and the status that says so."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.database = folder / "data" / "events.db"
+        self.log_file = folder / "server.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def command(self) -> Sequence[str]:
+        raise NotImplementedError
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://{HOST}:{self.port}"
+
+    @property
+    def log(self) -> str:
+        """What all starts of this server have printed."""
+        return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Returns when the server answers; fails with what it printed when it does not."""
+        assert not self.running, "the server runs already"
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("EVENTSTORE_")}
+        # A file takes any amount of output; a pipe that nobody reads would stop the server.
+        with self.log_file.open("ab") as output:
+            self._process = subprocess.Popen(
+                self.command(),
+                cwd=self.folder,
+                env=inherited | {"PYTHONUNBUFFERED": "1"},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            self._wait_until_it_answers(self._process)
+        except BaseException:
+            self.kill()
+            raise
+
+    def kill(self) -> None:
+        """SIGKILL: the process gets no chance to do anything."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(DEADLINE)
+
+    def terminate(self, by: signal.Signals = signal.SIGTERM) -> Ended:
+        """Asks the server to end and waits until it has."""
+        assert self._process is not None and self.running, "the server does not run"
+        asked = time.monotonic()
+        self._process.send_signal(by)
+        return Ended(self._process.wait(DEADLINE), time.monotonic() - asked)
+
+    def restart(self) -> None:
+        """A crash and a new start."""
+        self.kill()
+        self.start()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+        if error is not None:
+            print(f"--- {self.log_file}\n{self.log}")
+            return
+        # An error that a task of the server swallowed would leave the test green otherwise.
+        assert "Traceback (most recent call last)" not in self.log, self.log
+        assert "never awaited" not in self.log and "never retrieved" not in self.log, self.log
+
+    def _wait_until_it_answers(self, process: subprocess.Popen[bytes]) -> None:
+        give_up = time.monotonic() + DEADLINE
+        while time.monotonic() < give_up:
+            if process.poll() is not None:
+                raise AssertionError(f"the server ended with {process.returncode} at start:\n{self.log}")
+            if self._answers():
+                return
+            try:
+                process.wait(0.02)
+            except subprocess.TimeoutExpired:
+                continue
+        raise AssertionError(f"the server was not ready after {DEADLINE} s:\n{self.log}")
+
+    def _connection(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection(HOST, self.port, timeout=DEADLINE)
+
+    def _answers(self) -> bool:
+        path, status = self.healthy
+        connection = self._connection()
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().status == status
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+
+class ServerProcess(ServerCommand):
+    """``socketio-eventstore serve`` with a config file in ``folder`` and the handlers for tests beside it.
+
+    ``config`` is either the whole text of the file or, table by table, what differs from the defaults
+    of the tests; a table that is None is left out.
+    """
+
+    healthy = ("/healthz", 200)
+
+    def __init__(
+        self,
+        folder: Path,
+        config: str | Mapping[str, Mapping[str, object] | None] | None = None,
+        handlers: Path = HANDLERS,
+    ) -> None:
+        super().__init__(folder)
+        self.config_file = folder / "config.toml"
+        shutil.copy(handlers, folder)
+        self.config_file.write_text(
+            config if isinstance(config, str) else self._config_text(handlers.stem, config or {})
+        )
+
+    def command(self) -> Sequence[str]:
+        module = "socketio_eventstore"
+        return (sys.executable, "-m", module, "serve", "--config", str(self.config_file))
+
+    def _config_text(self, handlers: str, changes: Mapping[str, Mapping[str, object] | None]) -> str:
+        tables: dict[str, dict[str, object] | None] = {
+            # Frequent pings confirm what arrived; the long timeout lets a slow machine be slow.
+            "server": {"port": self.port, "handlers": handlers, "ping_interval": 1.0, "ping_timeout": 20.0},
+            "connection_state_recovery": {"max_disconnection_duration": 60.0},
+            "store": {"path": "data/events.db"},
+        }
+        for name, change in changes.items():
+            tables[name] = None if change is None else {**(tables.get(name) or {}), **change}
+        return "\n".join(
+            f"[{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
+            for name, table in tables.items()
+            if table is not None
+        )
+
+
+class EmbeddedServer(ServerCommand):
+    """An application of its own: a script that is called with port and database."""
+
+    def __init__(self, folder: Path, script: str) -> None:
+        super().__init__(folder)
+        self.database.parent.mkdir()
+        self.script_file = folder / "application.py"
+        self.script_file.write_text(script)
+        shutil.copy(HANDLERS, folder)
+
+    def command(self) -> Sequence[str]:
+        return (sys.executable, str(self.script_file), str(self.port), str(self.database))
+
+
+class TlsServer(EmbeddedServer):
+    """One that serves https, with a certificate that nobody has vouched for."""
+
+    scheme = "https"
+
+    def _connection(self) -> http.client.HTTPConnection:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        return http.client.HTTPSConnection(HOST, self.port, timeout=DEADLINE, context=context)

@@ -1,0 +1,79 @@
+"""The retention of a core whose clocks a test sets."""
+
+from __future__ import annotations
+
+import asyncio
+
+from socketio_eventlog.sqlite.log import EventLog
+from socketio_eventstore.core.operations import Emit
+from socketio_eventstore.core.recovery import Limits, Recovery
+from socketio_eventstore.core.retention import Expired, Retention, ServiceClock
+from socketio_eventstore.core.session_operations import Revoke
+from socketio_eventstore.core.sessions import Session
+from support.core import Core
+from support.embedded import Seen
+from support.storing import event
+
+LIMIT_SECONDS = 60.0
+NEWEST = 1_000.0
+"""When the events of ``storing.event`` were emitted."""
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self, now: float = 0.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Kept:
+    """The retention of a core, and the clocks that it goes by."""
+
+    def __init__(self, core: Core, expired: Expired) -> None:
+        self.core = core
+        self.monotonic, self.wall = Clock(), Clock(NEWEST)
+        self.seen = Seen()
+        recovery = Recovery(core.log, core.registry, Limits(LIMIT_SECONDS, 100, 10_000))
+
+        async def expire(session: Session) -> None:
+            self.seen(session.sid)
+            await expired(session)
+
+        self.retention = Retention(
+            core.log,
+            core.dispatcher,
+            recovery,
+            ServiceClock(0.0, self.monotonic),
+            expired=expire,
+            interval_seconds=0.0,
+            retention_seconds=LIMIT_SECONDS,
+            wall_clock=self.wall,
+        )
+
+    async def sweep(self) -> int:
+        """One sweep, and all that it has begun."""
+        pruned = await self.retention.sweep()
+        await asyncio.gather(*self.retention._expiring.values())
+        return pruned
+
+    def all_events_are_old(self) -> None:
+        self.wall.now = NEWEST + LIMIT_SECONDS + 1.0
+
+
+def ending_who_has_expired(core: Core) -> Kept:
+    async def end(session: Session) -> None:
+        await core.dispatcher.submit(Revoke(session))
+
+    return Kept(core, end)
+
+
+async def numbers(log: EventLog) -> list[int]:
+    """The events that are there."""
+    return [logged.number for logged in await log.read(range(1, log.head + 1))]
+
+
+async def emit(core: Core, count: int) -> None:
+    await core.dispatcher.submit(*(Emit(event()) for _ in range(count)))

@@ -1,0 +1,115 @@
+"""An event loop whose time passes at will, transports that break at will, and who is at their other end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar, cast
+
+from socketio_eventstore.core.packets import Frames
+from socketio_eventstore.core.sessions import Connection
+
+PING = "2"
+NAMESPACES = ("/", "/", "/other")
+"""Of the clients, by number."""
+T = TypeVar("T")
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop whose timers are due when nothing else is left to do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+    def settle(self) -> None:
+        """Run until everything waits for the next rule, or for a timer that comes back for ever."""
+        self.run_until_complete(self._settle())
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Call what makes tasks, then settle."""
+
+        async def within() -> T:
+            result = function()
+            await self._settle()
+            return result
+
+        return self.run_until_complete(within())
+
+    async def _settle(self) -> None:
+        ready, timers = vars(self)["_ready"], vars(self)["_scheduled"]
+        for _ in range(4):
+            await asyncio.sleep(0)
+            while ready:  # noqa: ASYNC110 -- nothing is set when nothing is left to do
+                await asyncio.sleep(0)
+            if not timers:
+                break
+            self.now = max(self.now, timers[0].when())
+
+
+class Wire(Connection):
+    """A transport: what the server has written to it flies until the client takes it or it breaks."""
+
+    def __init__(self, connection_id: str, closed: Callable[[Wire, str], None]) -> None:
+        super().__init__(connection_id)
+        self.flying: deque[str] = deque()
+        self.closed = False
+        """As the server sees it."""
+        self.pinged_at = 0.0
+        """When it was sent its last heartbeat, in seconds."""
+        self.crowded = False
+        """Whether the client reads nothing for now."""
+        self.decision: asyncio.Future[bool] | None = None
+        """What the connect handler is about to say."""
+        self.claims = ("", "")
+        """Namespace and sid of the session for which it was called."""
+        self._closed = closed
+
+    def write(self, batch: Sequence[Frames]) -> None:
+        if not self.closed:
+            for frames in batch:
+                self.flying.extend(cast("tuple[str, ...]", frames.packets))
+
+    def abort(self, reason: str) -> None:
+        self.close("transport error")
+
+    def leave(self, reason: str) -> None:
+        self.close(reason)
+
+    def close(self, reason: str) -> None:
+        """The server knows that it has ended."""
+        if not self.closed:
+            self.closed = True
+            self.flying.clear()
+            self._closed(self, reason)
+
+    @property
+    def unsent_bytes(self) -> int:
+        return 10**9 if self.crowded else 0
+
+
+@dataclass(eq=False)
+class Client:
+    """What the official client keeps: it never forgets pid and offset."""
+
+    namespace: str
+    wire: Wire | None = None
+    pid: str | None = None
+    offset: str | None = None
+    sid: str = ""
+    connected: bool = False
+    received: list[str] = field(default_factory=list)
+    """The texts of the stored events, since its session began."""
+    last_seen: float = 0.0
+    """When it was connected for certain, in seconds."""
+    answered_at: float = 0.0
+    """When it was sent the last heartbeat that it answered, in seconds."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.namespace, self.sid

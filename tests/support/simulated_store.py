@@ -1,0 +1,402 @@
+"""A log on a disk that may forget, and what the twins of its clients receive. No I/O, no threads.
+
+It keeps what the store promises (DESIGN.md, section 3) in the simplest way that could be right, so that
+the core above it can be tried in thousands of histories; that the real store keeps the same promises is
+tested elsewhere (test_power_loss.py, test_store_crashes.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from socketio_eventlog.errors import StoreError
+from socketio_eventlog.offsets import Boots
+from socketio_eventlog.records import (
+    Change,
+    DataSaved,
+    Event,
+    Interval,
+    LoggedEvent,
+    Missed,
+    Place,
+    Room,
+    RoomClosed,
+    RoomJoined,
+    RoomLeft,
+    SessionAway,
+    SessionEnded,
+    SessionOpened,
+    SessionResumed,
+    StoredSession,
+)
+
+SessionKey = tuple[str, str]
+"""Namespace and sid."""
+
+
+@dataclass(frozen=True)
+class Transaction:
+    """Changes, each with the log's position right after it."""
+
+    changes: tuple[tuple[int, Change], ...]
+
+
+@dataclass(frozen=True)
+class Boot:
+    """A start of the server."""
+
+    boot: str
+    began_after: int
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """Events up to this one can be read no more."""
+
+    through: int
+
+
+@dataclass(frozen=True)
+class Beat:
+    """For so many seconds servers had run on this disk."""
+
+    service_time: float
+
+
+Entry = Transaction | Boot | Pruned | Beat
+
+
+@dataclass
+class Disk:
+    """What a crash leaves: the entries up to the last synced one, and as many more as it likes."""
+
+    entries: list[Entry] = field(default_factory=list)
+    synced: int = 0
+    """So many entries survive every crash."""
+    uncertain: Transaction | None = None
+    """Its COMMIT reported an error, and it may be found committed after a crash all the same."""
+
+    def append(self, entry: Entry, *, durable: bool) -> None:
+        self.uncertain = None
+        self.entries.append(entry)
+        if durable:
+            self.synced = len(self.entries)
+
+    def crash(self, keep: int, *, keep_uncertain: bool) -> list[Change]:
+        """Lose the end; at most ``keep`` of the entries that were not synced are left. Returns the rest."""
+        left = min(self.synced + keep, len(self.entries))
+        lost = self.entries[left:]
+        del self.entries[left:]
+        if keep_uncertain and self.uncertain is not None and not lost:
+            self.entries.append(self.uncertain)
+        self.uncertain = None
+        self.synced = len(self.entries)
+        return [change for entry in lost if isinstance(entry, Transaction) for _, change in entry.changes]
+
+    @property
+    def boots(self) -> list[Boot]:
+        return [entry for entry in self.entries if isinstance(entry, Boot)]
+
+    @property
+    def service_time(self) -> float:
+        return max((entry.service_time for entry in self.entries if isinstance(entry, Beat)), default=0.0)
+
+    @property
+    def pruned_through(self) -> int:
+        return max((entry.through for entry in self.entries if isinstance(entry, Pruned)), default=0)
+
+    def changes(self) -> list[tuple[int, Change]]:
+        return [
+            change for entry in self.entries if isinstance(entry, Transaction) for change in entry.changes
+        ]
+
+
+class Twins:
+    """What clients that never disconnect receive, by the text of the promise: change after change.
+
+    It knows neither intervals nor cursors nor states: who is in a room when an event comes gets it.
+    """
+
+    def __init__(self, changes: Sequence[tuple[int, Change]] = ()) -> None:
+        self.received: dict[SessionKey, list[tuple[int, Event]]] = {}
+        """By session the events since it was opened, ended sessions included."""
+        self.present: dict[SessionKey, set[Room]] = {}
+        """The rooms of the sessions that have not ended."""
+        self.data: dict[SessionKey, str] = {}
+        for position, change in changes:
+            self.add(position, change)
+
+    def add(self, position: int, change: Change) -> None:
+        match change:
+            case Event():
+                self._deliver(position, change)
+            case SessionOpened(namespace, sid):
+                self.present[namespace, sid] = {sid}
+                self.received[namespace, sid] = []
+                self.data[namespace, sid] = "{}"
+            case SessionEnded(namespace, sid):
+                self.present.pop((namespace, sid), None)
+            case RoomJoined(namespace, sid, room) if (namespace, sid) in self.present:
+                self.present[namespace, sid].add(room)
+            case RoomLeft(namespace, sid, room) if (namespace, sid) in self.present:
+                self.present[namespace, sid].discard(room)
+            case RoomClosed(namespace, room):
+                self._empty(namespace, room)
+            case DataSaved(namespace, sid, data):
+                self.data[namespace, sid] = data
+            case _:
+                pass
+
+    def _deliver(self, position: int, event: Event) -> None:
+        for (namespace, sid), rooms in self.present.items():
+            addressed = event.rooms is None or not rooms.isdisjoint(event.rooms)
+            if namespace == event.namespace and addressed and sid not in event.skip:
+                self.received[namespace, sid].append((position, event))
+
+    def _empty(self, namespace: str, room: Room) -> None:
+        for (other, _), rooms in self.present.items():
+            if other == namespace:
+                rooms.discard(room)
+
+
+class Gate:
+    """Lets what waits at it through only while it is open."""
+
+    def __init__(self) -> None:
+        self._open = asyncio.Event()
+        self._open.set()
+
+    @property
+    def is_open(self) -> bool:
+        return self._open.is_set()
+
+    def close(self) -> None:
+        self._open.clear()
+
+    def open(self) -> None:
+        self._open.set()
+
+    async def passed(self) -> None:
+        await asyncio.sleep(0)
+        await self._open.wait()
+
+
+class SimulatedLog:
+    """One boot of the server on a disk: the log that dispatch, recovery, replay and retention see."""
+
+    in_memory_events = 4
+    """Of older ones the index is on disk only."""
+
+    def __init__(self, disk: Disk, twins: Twins, boot: str, *, durable: bool) -> None:
+        """``durable``: whether a crash loses nothing ("full"), or perhaps the end ("normal")."""
+        self.boot = boot
+        self.disk = disk
+        self.twins = twins
+        self.durable = durable
+        self.commits, self.reads = Gate(), Gate()
+        self.failures: deque[tuple[StoreError, bool]] = deque()
+        """How the next commits fail, and whether a crash may find them committed."""
+        self.waiting: Transaction | None = None
+        """What is being committed."""
+        self.pruned_through = disk.pruned_through
+        numbers = [position for position, change in disk.changes() if isinstance(change, Event)]
+        began = [boot.began_after for boot in disk.boots]
+        self.head = self._last_used = max(0, *numbers, *began, self.pruned_through)
+        disk.append(Boot(boot, self.head), durable=True)
+        self._boots = Boots((entry.boot, entry.began_after) for entry in disk.boots)
+        self._events = {n: change for n, change in disk.changes() if isinstance(change, Event)}
+        self.service_time_at_open = disk.service_time
+
+    def place(self, number: int) -> Place:
+        return Place(self.boot, number)
+
+    def origin(self, number: int) -> Place:
+        return Place(self._boots.writer_of(number), number)
+
+    def locate(self, offset: str) -> Place:
+        boot, _, number = offset.rpartition(".")
+        return self._boots.check(Place(boot, int(number)), self.head)
+
+    def precedes_boot(self, earlier: str, later: str) -> bool:
+        return self._boots.precedes(earlier, later)
+
+    async def commit(self, changes: Sequence[Change]) -> list[int]:
+        positions, head = [], self.head
+        for change in changes:
+            if isinstance(change, Event):
+                self._last_used += 1  # for good, even if this fails
+                head = self._last_used
+            positions.append(head)
+        transaction = Transaction(tuple(zip(positions, changes, strict=True)))
+        self.waiting = transaction
+        try:
+            await self.commits.passed()
+            if self.failures:
+                error, may_be_found = self.failures.popleft()
+                self.disk.uncertain = transaction if may_be_found else None
+                raise error
+        finally:
+            self.waiting = None
+        self.disk.append(transaction, durable=self.durable)
+        for position, change in transaction.changes:
+            self.twins.add(position, change)
+            if isinstance(change, Event):
+                self._events[position] = change
+        self.head = head
+        return positions
+
+    def missed_in_memory(
+        self, namespace: str, memberships: Sequence[Interval], after: int, through: int
+    ) -> Missed | None:
+        if max(after, self.pruned_through) < self.head - self.in_memory_events:
+            return None
+        return self._missed(namespace, memberships, after, through)
+
+    async def missed(
+        self,
+        namespace: str,
+        memberships: Sequence[Interval],
+        after: int,
+        through: int,
+        *,
+        at_most: int | None = None,
+    ) -> Missed:
+        await self.reads.passed()
+        return self._missed(namespace, memberships, after, through)
+
+    def _missed(self, namespace: str, memberships: Sequence[Interval], after: int, through: int) -> Missed:
+        found = {}
+        for number in range(max(after, self.pruned_through) + 1, through + 1):
+            event = self._events.get(number)
+            if event is not None and event.namespace == namespace:
+                rooms = (None,) if event.rooms is None else event.rooms
+                if any(m.room in rooms and m.covers(number) for m in memberships):
+                    found[number] = event.size_bytes
+        return Missed(tuple(found), sum(found.values()))
+
+    async def read(self, numbers: Sequence[int], limit_bytes: int) -> list[LoggedEvent]:
+        await self.reads.passed()
+        logged = []
+        for number in numbers:
+            if number in self._events and number > self.pruned_through:
+                logged.append(LoggedEvent(number, self._events[number]))
+                limit_bytes -= self._events[number].size_bytes
+                if limit_bytes < 0:
+                    break
+        return logged
+
+    async def beat(self, service_time: float) -> None:
+        self.disk.append(Beat(service_time), durable=self.durable)
+
+    async def prune_answers(self, answered_before: float, limit: int) -> int:
+        return 0
+
+    async def prune(self, *, through: int, emitted_before: float, limit: int) -> int:
+        deleted = 0
+        for number in range(self.pruned_through + 1, through + 1):
+            event = self._events.get(number)
+            if event is not None and (event.emitted_at >= emitted_before or deleted == limit):
+                break
+            if event is not None:
+                deleted += 1
+                self.pruned_through = number
+        if deleted:
+            self.disk.append(Pruned(self.pruned_through), durable=self.durable)
+        return deleted
+
+    def load_sessions(self) -> list[StoredSession]:
+        """As the tables would have them: a row that is not there is not changed."""
+        rows: dict[SessionKey, StoredSession] = {}
+        memberships: defaultdict[SessionKey, list[Interval]] = defaultdict(list)
+        writers: dict[int, str] = {}
+        boot = ""
+        for entry in self.disk.entries:
+            if isinstance(entry, Boot):
+                boot = entry.boot
+            elif isinstance(entry, Transaction):
+                for position, change in entry.changes:
+                    if not isinstance(change, Event):
+                        writers[position] = boot
+                        for part in _parts(change, memberships):
+                            _apply(part, Place(boot, position), rows, memberships)
+        return [
+            replace(
+                row,
+                memberships=tuple(
+                    m for m in memberships[key] if m.through is None or m.through > self.pruned_through
+                ),
+            )
+            for key, row in rows.items()
+        ]
+
+
+def _parts(change: Change, memberships: dict[SessionKey, list[Interval]]) -> list[Change]:
+    """What it comes to for each session."""
+    if not isinstance(change, RoomClosed):
+        return [change]
+    return [
+        RoomLeft(namespace, sid, change.room)
+        for namespace, sid in memberships
+        if namespace == change.namespace
+    ]
+
+
+def _apply(
+    change: Change,
+    place: Place,
+    rows: dict[SessionKey, StoredSession],
+    memberships: dict[SessionKey, list[Interval]],
+) -> None:
+    if isinstance(change, SessionOpened):
+        rows[change.namespace, change.sid] = StoredSession(
+            namespace=change.namespace,
+            sid=change.sid,
+            pid_hash=change.pid_hash,
+            start=place,
+            former_offset=change.former_offset,
+            data="{}",
+            away_since=None,
+            confirmed=place.number,
+            memberships=(),
+        )
+        return
+    if isinstance(change, Event) or (key := (change.namespace, _sid(change))) not in rows:
+        return
+    row, intervals = rows[key], memberships[key]
+    match change:
+        case SessionResumed():
+            rows[key] = replace(row, away_since=None)
+        case SessionAway(away_since=away_since, confirmed=confirmed):
+            rows[key] = replace(row, away_since=away_since, confirmed=max(row.confirmed, confirmed))
+        case SessionEnded():
+            del rows[key]
+            intervals.clear()
+        case DataSaved(data=data):
+            rows[key] = replace(row, data=data)
+        case RoomJoined(room=room):
+            if all(m.room != room or m.through is not None for m in intervals):
+                intervals.append(Interval(room, place.number, None))
+        case RoomLeft(room=room):
+            intervals[:] = [
+                replace(m, through=place.number) if m.room == room and m.through is None else m
+                for m in intervals
+            ]
+        case _:
+            raise AssertionError(f"the simulated store has no {change}")
+
+
+def _sid(change: Change) -> str:
+    sid = getattr(change, "sid", None)
+    assert isinstance(sid, str), change
+    return sid
+
+
+def text_of(event: Event) -> str:
+    """What an event says, the last of its arguments."""
+    text = json.loads(event.payload)[-1]
+    assert isinstance(text, str)
+    return text

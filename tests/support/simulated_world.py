@@ -1,0 +1,376 @@
+"""Server, disk, network and clients in one place, and what must hold of them at any moment."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Coroutine
+from types import SimpleNamespace
+from typing import Any, cast
+
+from socketio_eventlog.errors import StoreError
+from socketio_eventlog.records import Change, Room, SessionAway, SessionResumed
+from socketio_eventstore.adapter.admission import Handshake
+from socketio_eventstore.core.commit_queue import Dispatcher, Turn
+from socketio_eventstore.core.packets import Frames, TextCodec
+from socketio_eventstore.core.recovery import Limits, Recovery
+from socketio_eventstore.core.replay import Replayer
+from socketio_eventstore.core.retention import Retention, ServiceClock
+from socketio_eventstore.core.runtime import Options
+from socketio_eventstore.core.session_operations import Revoke
+from socketio_eventstore.core.sessions import Registry, Session, State
+from support.simulated_network import NAMESPACES, PING, Client, VirtualLoop, Wire
+from support.simulated_store import Disk, SimulatedLog, Twins, text_of
+
+DURATION = 10.0
+"""How many seconds a client may be away."""
+LIMITS = Limits(DURATION, 10**6, 10**9, heartbeat_seconds=1.0)
+ROOMS: tuple[Room, ...] = ("red", "blue", 7)
+
+
+class _Packet:
+    """A CONNECT_ERROR, as python-socketio's packet class encodes it."""
+
+    def __init__(self, kind: int, data: object, namespace: str) -> None:
+        self._text = f"{kind}{'' if namespace == '/' else namespace + ','}{json.dumps(data)}"
+
+    def encode(self) -> str:
+        return self._text
+
+
+class Faults(logging.Handler):
+    """The core logs a fault of its own and goes on, so that one client's trouble is nobody else's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and not isinstance(record.exc_info[1], StoreError):
+            self.texts.append(self.format(record))
+
+
+LOGGED = Faults()
+WORLDS: list[World] = []
+
+
+class World:
+    """A server on a disk, its clients, and everything between them."""
+
+    def __init__(self, *, durable: bool) -> None:
+        self.loop = VirtualLoop()
+        WORLDS[:] = [self]
+        self.durable = durable
+        self.disk, self.twins = Disk(), Twins()
+        self.seconds = 1_000.0
+        self.clients = [Client(namespace, last_seen=self.seconds) for namespace in NAMESPACES]
+        self.zombies: list[Wire] = []
+        """Transports whose client has gone, which the server does not know."""
+        self.meanings: dict[str, str] = {}
+        """By offset the text of the event to which it was given."""
+        self.ended: set[tuple[str, str]] = set()
+        """The sessions that somebody asked to end."""
+        self.away_again: set[tuple[str, str]] = set()
+        """The sessions of which the disk has forgotten that their clients were back."""
+        self.refused: set[str] = set()
+        """The transports that may be told CONNECT_ERROR."""
+        self.faults = LOGGED.texts
+        self.faults.clear()
+        self.ids = itertools.count(1)
+        self.loop.set_exception_handler(lambda _, context: self.faults.append(repr(context)))
+        self._tasks: list[asyncio.Task[Any]] = []
+        self.start()
+
+    # The server -------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """What ``Runtime.start`` does."""
+        self.log = SimulatedLog(self.disk, self.twins, f"boot{next(self.ids)}", durable=self.durable)
+        self.registry = Registry()
+        replayer = Replayer(self.log, max_unsent_bytes=60)
+        self.dispatcher = Dispatcher(
+            self.log, self.registry, TextCodec(), tail_bytes=60, offsets=True, catch_up=replayer.begin
+        )
+        replayer.dispatcher = self.dispatcher
+        self.recovery = Recovery(self.log, self.registry, LIMITS)
+        self.clock = ServiceClock(self.log.service_time_at_open, lambda: self.seconds)
+        now, left_open = self.clock(), list[Change]()
+        for stored in self.log.load_sessions():
+            if stored.away_since is None:
+                left_open.append(
+                    SessionAway(stored.namespace, stored.sid, self.seconds, now, stored.confirmed)
+                )
+            away_since = now if stored.away_since is None else min(stored.away_since, now)
+            self.registry.add(Session.restore(stored, away_since))
+        if left_open:  # or one that expires in this boot, and is pruned, could be recovered in the next
+            self.loop.run_until_complete(self.log.commit(left_open))
+        self.retention = Retention(
+            self.log,
+            self.dispatcher,
+            self.recovery,
+            self.clock,
+            expired=self._expired,
+            interval_seconds=1.0,
+            retention_seconds=DURATION,
+            wall_clock=lambda: self.seconds,
+        )
+        self.handshake = Handshake(cast("Any", self._application()), cast("Any", self._runtime()))
+        self._tasks = [self.spawn(self.dispatcher.run()), self.spawn(replayer.run())]
+        self.loop.settle()
+
+    def _runtime(self) -> SimpleNamespace:
+        return SimpleNamespace(
+            enabled=True,
+            options=Options(path=None),
+            log=self.log,
+            registry=self.registry,
+            dispatcher=self.dispatcher,
+            recovery=self.recovery,
+            clock=self.clock,
+        )
+
+    def _application(self) -> SimpleNamespace:
+        """What the handshake needs of python-socketio's server."""
+        reasons = {"CLIENT_DISCONNECT", "SERVER_DISCONNECT", "TRANSPORT_CLOSE", "TRANSPORT_ERROR"}
+        return SimpleNamespace(
+            serves=lambda namespace: namespace in NAMESPACES,
+            eio=SimpleNamespace(generate_id=lambda: f"sid{next(self.ids)}"),
+            manager=SimpleNamespace(callbacks={}),
+            environ=defaultdict(dict),
+            always_connect=False,
+            call_handler=self._call_handler,
+            packet_class=_Packet,
+            reason=SimpleNamespace(**{reason: reason for reason in reasons}),
+        )
+
+    async def _call_handler(self, event: str, namespace: str, sid: str, *_: object) -> bool | None:
+        if event != "connect":
+            return None
+        session = self.registry.get(namespace, sid)
+        assert session is not None and isinstance(session.connection, Wire)
+        wire = session.connection
+        wire.claims = (namespace, sid)
+        wire.decision = self.loop.create_future()
+        try:
+            return await wire.decision
+        finally:
+            wire.decision = None
+
+    async def _expired(self, session: Session) -> None:
+        self.ended.add((session.namespace, session.sid))
+        await self.dispatcher.submit(Revoke(session))
+
+    def closed(self, wire: Wire, reason: str) -> None:
+        self.handshake.disconnected(cast("Any", wire), reason)
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        return self.loop.create_task(work)
+
+    def do(self, work: Coroutine[Any, Any, Any]) -> bool:
+        """Work that may fail with what the store says, and with nothing else. Gives whether it is done."""
+
+        def check(task: asyncio.Task[Any]) -> None:
+            error = None if task.cancelled() else task.exception()
+            if error is not None and not isinstance(error, StoreError):
+                self.faults.append(repr(error))
+
+        task = self.spawn(work)
+        task.add_done_callback(check)
+        self.loop.settle()
+        return task.done() and not task.cancelled() and task.exception() is None
+
+    def submit(self, *turns: Turn) -> bool:
+        async def submitted() -> None:
+            await self.dispatcher.submit(*turns)
+
+        return self.do(submitted())
+
+    def stop(self) -> None:
+        """The process is no more, and neither is any transport."""
+        for client in self.clients:
+            self._hang_up(client)
+        for wire in [*self.zombies, *(s.connection for s in self.registry if s.connection is not None)]:
+            cast("Wire", wire).closed = True
+        self.zombies.clear()
+        for task in asyncio.all_tasks(self.loop):
+            task.cancel()
+        self.loop.settle()
+
+    def crash(self, keep: int, *, find_uncertain: bool) -> None:
+        """Power off and on again; of what was not synced so many transactions are left."""
+        if find_uncertain and self.log.waiting is not None:
+            self.disk.uncertain = self.log.waiting
+        self.stop()
+        for change in self.disk.crash(keep, keep_uncertain=find_uncertain):
+            if isinstance(change, SessionResumed):
+                self.away_again.add((change.namespace, change.sid))
+        self.twins = Twins(self.disk.changes())
+        self.start()
+
+    # The clients ------------------------------------------------------------------------------------
+
+    def connect(self, client: Client) -> None:
+        client.wire = Wire(f"wire{next(self.ids)}", self.closed)
+        auth = {key: value for key, value in (("pid", client.pid), ("offset", client.offset)) if value}
+        self.loop.call(
+            lambda: self.handshake.connect(cast("Any", client.wire), client.namespace, auth or None)
+        )
+
+    def _hang_up(self, client: Client) -> Wire | None:
+        """The client's end of the transport is gone."""
+        wire, client.wire = client.wire, None
+        if client.connected:
+            client.last_seen = self.seconds
+        client.connected = False
+        if wire is not None:
+            wire.flying.clear()
+        return wire
+
+    def cut(self, client: Client) -> None:
+        """Both ends notice."""
+        if (wire := self._hang_up(client)) is not None:
+            self.loop.call(lambda: wire.close("transport close"))
+
+    def strand(self, client: Client) -> None:
+        """Only the client notices."""
+        if (wire := self._hang_up(client)) is not None:
+            self.zombies.append(wire)
+
+    def say_goodbye(self, client: Client) -> None:
+        """The tutorial's button: a DISCONNECT packet, after which the client ignores what comes."""
+        if (wire := self._hang_up(client)) is not None and not wire.closed:
+            self.loop.call(lambda: self.handshake.left(cast("Any", wire), client.namespace))
+            self.loop.call(lambda: wire.close("transport close"))
+
+    def notice(self) -> None:
+        """The server notices a transport that died long ago."""
+        if self.zombies:
+            wire = self.zombies.pop(0)
+            self.loop.call(lambda: wire.close("ping timeout"))
+
+    def ping(self, client: Client) -> None:
+        """What the transport does for a heartbeat."""
+        if client.wire is not None and not client.wire.closed and PING not in client.wire.flying:
+            client.wire.write([Frames(PING)])
+            client.wire.ping_written(self.dispatcher.position, self.clock())
+            client.wire.pinged_at = self.seconds
+
+    def deliver(self, client: Client, count: int) -> None:
+        """The client takes what has come, packet by packet."""
+        self.loop.call(lambda: self._deliver(client, count))
+
+    def _deliver(self, client: Client, count: int) -> None:
+        for _ in range(count):
+            wire = client.wire
+            if wire is None or not wire.flying:
+                return
+            self._take(client, wire, wire.flying.popleft())
+
+    def _take(self, client: Client, wire: Wire, packet: str) -> None:
+        if packet == PING:
+            if not wire.closed:
+                wire.pong_received()
+                client.answered_at = wire.pinged_at if client.connected else client.answered_at
+            return
+        kind, start = packet[:2], packet.find("[" if packet[:2] == "42" else "{")
+        content: Any = json.loads(packet[start:]) if start > 0 else None
+        match kind:
+            case "40":
+                self._connected(client, content)
+            case "44":
+                assert not client.connected, "an error after the acceptance"
+                allowed = wire.id in self.refused or wire.claims in self.ended
+                assert allowed, f"CONNECT_ERROR to a client that was not refused: {packet}"
+                self._hang_up(client)
+                wire.close("transport close")
+            case "41":
+                allowed = client.key in self.ended
+                assert allowed, f"DISCONNECT to a client that nobody disconnected: {client}"
+                self._hang_up(client)
+                wire.close("transport close")
+            case "42":
+                assert client.connected, f"an event before the acceptance: {packet}"
+                self._event(client, *content)
+            case _:
+                raise AssertionError(packet)
+
+    def _connected(self, client: Client, content: dict[str, str]) -> None:
+        assert not client.connected, "a second CONNECT"
+        recovered = content["pid"] == client.pid
+        if recovered:
+            assert content["sid"] == client.sid, "another sid under the same pid"
+        else:
+            assert not self.owes(client), f"a session that nothing was wrong with is gone: {client}"
+            client.received = []
+        client.sid, client.pid, client.connected = content["sid"], content["pid"], True
+        client.last_seen = self.seconds
+        self.away_again.discard(client.key)
+        assert client.key in self.twins.received, "a session that is not on disk"
+        expected = self.expected(client)
+        assert client.received == expected[: len(client.received)], "recovered with another past"
+
+    def _event(self, client: Client, name: str, text: str, offset: str) -> None:
+        client.offset = offset
+        if name == "volatile":
+            return
+        assert self.meanings.setdefault(offset, text) == text, f"{offset} was given out twice"
+        expected = self.expected(client)
+        place = len(client.received)
+        assert expected[place : place + 1] == [text], (
+            f"{client.key} received {text} as number {place}, where its twin has {expected}"
+        )
+        client.received.append(text)
+
+    def expected(self, client: Client) -> list[str]:
+        """What the twin has."""
+        return [text_of(event) for _, event in self.twins.received.get(client.key, [])]
+
+    def owes(self, client: Client) -> bool:
+        """Whether the server must give a client its session back."""
+        if client.pid is None or client.key in self.ended or client.key not in self.twins.present:
+            return False
+        if client.key in self.away_again:  # and the time in which to return runs since long ago
+            return False
+        if self.confirms_nothing(client):
+            return False
+        # The clock of the server may be slower, never faster than this.
+        return self.seconds - client.last_seen <= DURATION and not self.is_lost(client.offset)
+
+    def confirms_nothing(self, client: Client) -> bool:
+        """Whether it lacks something for so long, and answered no heartbeat, that it need not be believed."""
+        missed = self.twins.received[client.key][len(client.received) :]
+        too_old = self.seconds - LIMITS.max_unconfirmed_seconds
+        return bool(missed) and max(missed[0][1].emitted_at, client.answered_at) <= too_old
+
+    def is_lost(self, offset: str | None) -> bool:
+        """Whether an offset lies in a future that a crash took."""
+        if offset is None:
+            return False
+        boot, _, number = offset.rpartition(".")
+        began = {entry.boot: entry.began_after for entry in self.disk.boots}
+        later = [entry.began_after for entry in self.disk.boots[list(began).index(boot) + 1 :]]
+        return int(number) > min([*later, self.log.head])
+
+    def check(self) -> None:
+        assert not self.faults, self.faults
+        for client in self.clients:
+            self._check(client)
+
+    def _check(self, client: Client) -> None:
+        wire = client.wire
+        if wire is None:
+            return
+        if wire.closed:
+            self._hang_up(client)
+            return
+        session = wire.sessions.get(client.namespace)
+        if client.connected and not wire.flying and session is not None and session.state is State.LIVE:
+            reached = [
+                text_of(event)
+                for number, event in self.twins.received[client.key]
+                if number <= self.dispatcher.position
+            ]
+            assert client.received == reached, f"{client.key} is live and lacks something"

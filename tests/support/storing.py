@@ -1,0 +1,79 @@
+"""What the tests of the store have in common: logs that are closed, and records with everything filled in."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from socketio_eventlog.records import (
+    Event,
+    Interval,
+    Room,
+    RoomJoined,
+    RoomLeft,
+    SessionOpened,
+)
+from socketio_eventlog.sqlite.log import EventLog
+
+
+@asynccontextmanager
+async def opened(path: Path, **options: Any) -> AsyncIterator[EventLog]:
+    log = await EventLog.open(path, **options)
+    try:
+        yield log
+    finally:
+        await log.close()
+
+
+def event(
+    text: str = "hello",
+    *,
+    rooms: tuple[Room, ...] | None = None,
+    namespace: str = "/",
+    attachments: tuple[bytes, ...] = (),
+    skip: tuple[str, ...] = (),
+    emitted_at: float = 1_000.0,
+) -> Event:
+    payload = f'["message","{text}"]'
+    return Event(namespace, "message", payload, attachments, rooms, skip, emitted_at)
+
+
+def session(sid: str = "s1", namespace: str = "/", former_offset: str | None = None) -> SessionOpened:
+    return SessionOpened(
+        namespace, sid, sid.encode("utf-8", "replace").ljust(32, b"."), former_offset, 1_000.0
+    )
+
+
+def joined(room: Room, sid: str = "s1", namespace: str = "/") -> RoomJoined:
+    return RoomJoined(namespace, sid, room)
+
+
+def left(room: Room, sid: str = "s1", namespace: str = "/") -> RoomLeft:
+    return RoomLeft(namespace, sid, room)
+
+
+def always(*rooms: Room | None) -> list[Interval]:
+    return [Interval(room, 0, None) for room in rooms]
+
+
+def sqlite(path: Path, *arguments: str) -> str:
+    """What the sqlite3 program prints."""
+    done = subprocess.run(["sqlite3", str(path), *arguments], check=True, capture_output=True, text=True)
+    return done.stdout
+
+
+def python(code: str, *arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
+    """A Python process of its own that runs this code."""
+    command: Sequence[str] = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options)
+
+
+def put_back(copy: Path, database: Path) -> None:
+    shutil.rmtree(database.parent)
+    database.parent.mkdir()
+    shutil.copy(copy, database)

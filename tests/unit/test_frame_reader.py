@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from socketio_eventstore.transport.frame_reader import CloseCode, End, FrameReader, Message, Ping
+
+MAX_BYTES = 70_000
+TEXT, BINARY, MORE, CLOSE, PING, PONG = 0x81, 0x82, 0x80, 0x88, 0x89, 0x8A
+
+
+def frame(head: int, payload: bytes = b"", *, masked: bool = True) -> bytes:
+    """A frame of a client, with a random mask."""
+    size, bit = len(payload), 0x80 if masked else 0
+    if size < 126:
+        header = struct.pack("!BB", head, bit | size)
+    elif size < 65536:
+        header = struct.pack("!BBH", head, bit | 126, size)
+    else:
+        header = struct.pack("!BBQ", head, bit | 127, size)
+    mask = os.urandom(4)
+    if not masked:
+        return header + payload
+    return header + mask + bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
+
+
+def deflated(payload: bytes) -> bytes:
+    """A payload as permessage-deflate has it, without its end (RFC 7692 section 7.2.1)."""
+    deflater = zlib.compressobj(wbits=-15)
+    return (deflater.compress(payload) + deflater.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+def messages_of(*frames: bytes, inflates: bool = False) -> list[Message]:
+    return FrameReader(MAX_BYTES, inflates=inflates).feed(b"".join(frames))
+
+
+@st.composite
+def conversations(draw: st.DrawFn) -> tuple[list[bytes], list[Message]]:
+    """Frames, of messages in fragments with pings between them, and what they mean."""
+    frames: list[bytes] = []
+    meant: list[Message] = []
+    for message in draw(st.lists(st.text() | st.binary(max_size=300), max_size=6)):
+        payload = message.encode() if isinstance(message, str) else message
+        cuts = sorted(draw(st.lists(st.integers(0, len(payload)), max_size=3)))
+        starts, ends = [0, *cuts], [*cuts, len(payload)]
+        for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            opcode = 0 if i else (1 if isinstance(message, str) else 2)
+            frames.append(frame(opcode | (0x80 if i == len(cuts) else 0), payload[start:end]))
+            if i < len(cuts) and draw(st.booleans()):
+                frames.append(frame(PING, b"hello?"))
+                meant.append(Ping(b"hello?"))
+        meant.append(message)
+    return frames, meant
+
+
+@given(conversations(), st.data())
+def test_messages_come_out_as_they_went_in_however_the_bytes_are_cut(
+    conversation: tuple[list[bytes], list[Message]], data: st.DataObject
+) -> None:
+    frames, meant = conversation
+    sent, reader = b"".join(frames), FrameReader(MAX_BYTES)
+    cuts = [0, *sorted(data.draw(st.lists(st.integers(0, len(sent)), max_size=20))), len(sent)]
+    received = [message for start, end in pairwise(cuts) for message in reader.feed(sent[start:end])]
+    assert received == meant
+
+
+def test_a_short_frame_behind_a_long_one_is_read_as_soon_as_it_is_there() -> None:
+    long, short = frame(BINARY, b"x" * 1000), frame(TEXT, b"3")
+    reader = FrameReader(MAX_BYTES)
+    assert reader.feed(long[:10]) == []
+    assert reader.feed(long[10:] + short[:1]) == [b"x" * 1000]
+    assert reader.feed(short[1:]) == ["3"]
+
+
+def test_a_message_may_come_byte_by_byte() -> None:
+    reader, sent = FrameReader(MAX_BYTES), frame(BINARY, b"x" * 200) + frame(PING) + frame(TEXT, b"3")
+    received = [message for byte in sent for message in reader.feed(bytes([byte]))]
+    assert received == [b"x" * 200, Ping(b""), "3"]
+
+
+def test_a_ping_between_the_fragments_of_a_long_message_is_no_part_of_it() -> None:
+    frames = [frame(0x02, b"x" * MAX_BYTES), frame(PING, b"?"), frame(MORE)]
+    assert messages_of(*frames) == [Ping(b"?"), b"x" * MAX_BYTES]
+
+
+@given(st.binary(max_size=200), st.booleans())
+def test_no_bytes_make_it_fail(garbage: bytes, inflates: bool) -> None:
+    reader = FrameReader(100, inflates=inflates)
+    for byte in garbage:
+        reader.feed(bytes([byte]))
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 65_535, 65_536, MAX_BYTES])
+def test_every_length_is_read(size: int) -> None:
+    assert messages_of(frame(BINARY, b"x" * size), frame(TEXT, b"next")) == [b"x" * size, "next"]
+
+
+@pytest.mark.parametrize(
+    ("frames", "code"),
+    [
+        pytest.param([frame(TEXT, b"x", masked=False)], CloseCode.PROTOCOL_ERROR, id="not masked"),
+        pytest.param([frame(TEXT | 0x40, b"x")], CloseCode.PROTOCOL_ERROR, id="compressed"),
+        pytest.param([frame(TEXT | 0x20, b"x")], CloseCode.PROTOCOL_ERROR, id="reserved bit"),
+        pytest.param([frame(0x83, b"x")], CloseCode.PROTOCOL_ERROR, id="unknown opcode"),
+        pytest.param([frame(0x8B, b"x")], CloseCode.PROTOCOL_ERROR, id="unknown control frame"),
+        pytest.param([frame(0x09, b"x")], CloseCode.PROTOCOL_ERROR, id="fragment of a ping"),
+        pytest.param([frame(PING, b"x" * 126)], CloseCode.PROTOCOL_ERROR, id="long ping"),
+        pytest.param([frame(MORE, b"x")], CloseCode.PROTOCOL_ERROR, id="continuation of nothing"),
+        pytest.param([frame(0x01), frame(TEXT)], CloseCode.PROTOCOL_ERROR, id="message in a message"),
+        pytest.param([frame(CLOSE, b"x")], CloseCode.PROTOCOL_ERROR, id="half a status code"),
+        *(
+            pytest.param([frame(CLOSE, code.to_bytes(2))], CloseCode.PROTOCOL_ERROR, id=f"status code {code}")
+            for code in (0, 999, 1004, 1005, 1006, 1015, 2999, 5000)
+        ),
+        pytest.param([frame(CLOSE, b"\x03\xe8\xff")], CloseCode.INVALID_TEXT, id="reason is no UTF-8"),
+        pytest.param([frame(TEXT, b"\xff")], CloseCode.INVALID_TEXT, id="no UTF-8"),
+        pytest.param([frame(0x01, b"\xc3"), frame(MORE, b"x")], CloseCode.INVALID_TEXT, id="no UTF-8 at all"),
+        pytest.param([frame(TEXT, b"x" * (MAX_BYTES + 1))], CloseCode.TOO_BIG, id="too long"),
+        pytest.param([b"\x82\xff" + b"\xff" * 8], CloseCode.TOO_BIG, id="too long by its header"),
+        pytest.param(
+            [frame(0x01, b"x" * MAX_BYTES), frame(MORE, b"x")], CloseCode.TOO_BIG, id="too long in sum"
+        ),
+        pytest.param([frame(CLOSE)], CloseCode.NORMAL, id="close"),
+        pytest.param([frame(CLOSE, b"\x03\xe8bye")], CloseCode.NORMAL, id="close with a reason"),
+        *(
+            pytest.param([frame(CLOSE, code.to_bytes(2))], code, id=f"close with {code}")
+            for code in (1001, 1003, 1007, 1014, 3000, 4999)
+        ),
+    ],
+)
+def test_a_close_frame_and_each_breach_of_the_protocol_end_it(frames: list[bytes], code: int) -> None:
+    assert messages_of(frame(TEXT, b"before"), *frames, frame(TEXT, b"after")) == ["before", End(code)]
+
+
+def test_nothing_is_read_after_the_end() -> None:
+    reader = FrameReader(MAX_BYTES)
+    assert reader.feed(frame(CLOSE)) == [End(CloseCode.NORMAL)]
+    assert reader.feed(frame(TEXT, b"after")) == []
+
+
+def test_a_pong_that_nobody_has_asked_for_is_ignored() -> None:
+    assert messages_of(frame(PONG, b"x"), frame(TEXT, b"next")) == ["next"]
+
+
+def test_compressed_messages_are_read_where_that_was_agreed_upon() -> None:
+    payload = deflated("täxt".encode() * 100)
+    frames = [frame(0x41, payload[:5]), frame(MORE, payload[5:]), frame(TEXT, b"plain")]
+    assert messages_of(*frames, inflates=True) == ["täxt" * 100, "plain"]
+
+
+@pytest.mark.parametrize(
+    ("payload", "code"),
+    [
+        pytest.param(deflated(b"x" * (MAX_BYTES + 1)), CloseCode.TOO_BIG, id="bomb"),
+        pytest.param(b"\xff\xff", CloseCode.PROTOCOL_ERROR, id="garbage"),
+    ],
+)
+def test_a_compressed_message_cannot_exceed_the_limit_or_be_garbage(payload: bytes, code: CloseCode) -> None:
+    assert messages_of(frame(TEXT | 0x40, payload), inflates=True) == [End(code)]

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import json
+import math
+import struct
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from socketio_eventstore.core.packets import (
+    Frames,
+    TextCodec,
+    close_frame,
+    dumps,
+    payload_of,
+    polling_body,
+    with_binary,
+)
+
+SIZES = [0, 1, 125, 126, 65_535, 65_536, 100_000]
+"""Around the borders at which a WebSocket frame's length is written in another way."""
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
+WITH_BINARY = st.recursive(
+    st.none() | st.integers() | st.text() | st.binary(),
+    lambda inner: (
+        st.lists(inner) | st.dictionaries(st.text().filter(lambda key: key != "_placeholder"), inner)
+    ),
+    max_leaves=10,
+)
+
+
+def unframed(data: bytes) -> list[str | bytes]:
+    """The messages in WebSocket frames of a server, read as RFC 6455 section 5.2 says."""
+    messages: list[str | bytes] = []
+    while data:
+        head, length = data[0], data[1]
+        start = 2
+        if length == 126:
+            (length,), start = struct.unpack_from("!H", data, 2), 4
+        elif length == 127:
+            (length,), start = struct.unpack_from("!Q", data, 2), 10
+        payload, data = data[start : start + length], data[start + length :]
+        assert head in (0x81, 0x82) and len(payload) == length
+        messages.append(payload.decode() if head == 0x81 else payload)
+    return messages
+
+
+# Frames ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_frames_of_any_size_are_read_by_a_websocket_client(size: int) -> None:
+    packets = ("4" + "x" * size, b"y" * size)
+    assert unframed(Frames(*packets).websocket) == list(packets)
+
+
+def test_the_length_of_a_frame_counts_bytes_and_not_characters() -> None:
+    text = "4" + "ü" * 125
+    assert unframed(Frames(text).websocket) == [text]
+
+
+def test_the_shortest_form_of_a_length_is_used() -> None:
+    assert [len(Frames(b"x" * size).websocket) - size for size in SIZES] == [2, 2, 2, 4, 4, 10, 10]
+
+
+def test_binary_packets_are_base64_in_a_polling_body_and_packets_stand_apart() -> None:
+    batch = [Frames("2"), Frames('451-["x",{"_placeholder":true,"num":0}]', b"\x00\xff"), Frames("4ü")]
+    expected = '2\x1e451-["x",{"_placeholder":true,"num":0}]\x1ebAP8=\x1e4ü'
+    assert polling_body(batch) == expected.encode()
+    assert polling_body([]) == b""
+
+
+def test_joined_frames_are_their_packets_one_after_the_other() -> None:
+    parts = [Frames("41"), Frames('451-["x"]', b"\x00"), Frames("42")]
+    joined = Frames.join(parts)
+    assert joined.packets == ("41", '451-["x"]', b"\x00", "42")
+    assert joined.websocket == b"".join(part.websocket for part in parts)
+    assert joined.polling.encode() == polling_body(parts)
+    assert joined.size_bytes == sum(part.size_bytes for part in parts)
+    assert Frames.join(parts[:1]) is parts[0]
+
+
+def test_what_frames_weigh_is_their_text_and_their_attachments() -> None:
+    assert Frames("12345", b"123", b"").size_bytes == 8
+
+
+def test_a_close_frame_carries_its_status_code() -> None:
+    assert close_frame(1001) == b"\x88\x02\x03\xe9"
+
+
+# JSON -----------------------------------------------------------------------------------------------
+
+
+@given(JSON)
+def test_json_reads_back_the_same_and_is_always_valid_utf_8(value: Any) -> None:
+    text = dumps(value)
+    text.encode()
+    assert json.loads(text) == value
+
+
+def test_json_is_compact_and_readable() -> None:
+    assert dumps({"a": [1, "ü", None], "b": "中"}) == '{"a":[1,"ü",null],"b":"中"}'
+
+
+def test_a_lone_surrogate_is_escaped() -> None:
+    assert dumps(["ü", "\ud83d"]) == '["\\u00fc","\\ud83d"]'
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_numbers_that_json_does_not_have_are_refused(value: float) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        dumps([value])
+
+
+def test_types_that_json_does_not_have_are_named() -> None:
+    with pytest.raises(TypeError, match="type complex is not JSON serializable"):
+        dumps([{"a": 1j}])
+
+
+# Payloads -------------------------------------------------------------------------------------------
+
+
+@given(st.text(), st.lists(WITH_BINARY))
+def test_binary_arguments_are_taken_out_and_put_back(name: str, arguments: list[Any]) -> None:
+    payload, attachments = payload_of([name, *arguments])
+    assert with_binary(json.loads(payload), attachments) == [name, *arguments]
+
+
+def test_attachments_are_numbered_in_the_order_of_their_placeholders() -> None:
+    payload, attachments = payload_of(["x", {"a": [b"0", bytearray(b"1")]}, memoryview(b"2"), "text"])
+    first, second, third = (f'{{"_placeholder":true,"num":{number}}}' for number in range(3))
+    assert payload == f'["x",{{"a":[{first},{second}]}},{third},"text"]'
+    assert attachments == (b"0", b"1", b"2")
+    assert all(type(attachment) is bytes for attachment in attachments)
+
+
+def test_the_callers_data_are_not_changed_nor_kept() -> None:
+    data, blob = {"a": [b"0"]}, bytearray(b"1")
+    _, attachments = payload_of(["x", data, blob])
+    blob[:] = b"changed"
+    assert data == {"a": [b"0"]} and attachments == (b"0", b"1")
+
+
+@pytest.mark.parametrize("number", [-1, 1, 10**9, "0", None, 0.5])
+def test_a_placeholder_without_its_attachment_is_left_as_it_is(number: Any) -> None:
+    value = {"_placeholder": True, "num": number}
+    assert with_binary([value], (b"only",)) == [value]
+
+
+def test_another_json_encodes_what_is_left_of_the_arguments() -> None:
+    payload, attachments = payload_of(["x", b"0", 1j], lambda value: json.dumps(value, default=str))
+    assert payload == '["x", {"_placeholder": true, "num": 0}, "1j"]' and attachments == (b"0",)
+
+
+# The standard encoding ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("namespace", "payload", "attachments", "offset", "packet"),
+    [
+        ("/", '["x"]', (), "b.1", '42["x","b.1"]'),
+        ("/", '["x"]', (), None, '42["x"]'),
+        ("/", '["x",{"a":"]"}]', (), "b.1", '42["x",{"a":"]"},"b.1"]'),
+        ("/admin", '["x"]', (), "b.1", '42/admin,["x","b.1"]'),
+        ("/", '["x",{}]', (b"0",), "b.1", '451-["x",{},"b.1"]'),
+        ("/admin", '["x",{},{}]', (b"0", b"1"), None, '452-/admin,["x",{},{}]'),
+    ],
+)
+def test_an_event_ends_in_its_offset(
+    namespace: str, payload: str, attachments: tuple[bytes, ...], offset: str | None, packet: str
+) -> None:
+    frames = TextCodec().event(namespace, payload, attachments, offset)
+    assert frames.packets == (packet, *attachments)
+
+
+@pytest.mark.parametrize(("namespace", "prefix"), [("/", ""), ("/admin", "/admin,")])
+def test_connect_and_disconnect_name_their_namespace(namespace: str, prefix: str) -> None:
+    codec = TextCodec()
+    assert codec.connect(namespace, "s", "p").packets == (f'40{prefix}{{"sid":"s","pid":"p"}}',)
+    assert codec.connect(namespace, "s", None).packets == (f'40{prefix}{{"sid":"s"}}',)
+    assert codec.disconnect(namespace).packets == (f"41{prefix}",)

@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+
+from socketio_eventlog.records import Interval, Place, StoredSession
+from socketio_eventstore.core.packets import Frames
+from socketio_eventstore.core.recovery import hash_pid
+from socketio_eventstore.core.sessions import Registry, Session, State
+from support.core import Recorder
+from support.storing import event
+
+
+def session(sid: str = "s1", *, namespace: str = "/", start: int = 0, state: State = State.LIVE) -> Session:
+    return Session(namespace, sid, hash_pid(sid), Place("boot", start), state=state)
+
+
+def sids(registry: Registry, *rooms: str | int, namespace: str = "/") -> list[str]:
+    return [found.sid for found in registry.members(namespace, rooms)]
+
+
+# Membership -----------------------------------------------------------------------------------------
+
+
+def test_a_member_receives_what_comes_after_it_joined_and_until_it_left() -> None:
+    member = session()
+    member.enter("room", 5)
+    member.leave("room", 9)
+    received = [number for number in range(1, 15) if member.receives(event(rooms=("room",)), number)]
+    assert received == [6, 7, 8, 9]
+
+
+def test_a_member_that_rejoins_misses_only_what_came_between() -> None:
+    member = session()
+    for position, change in [(1, member.enter), (3, member.leave), (5, member.enter), (7, member.leave)]:
+        change("room", position)
+    received = [number for number in range(1, 10) if member.receives(event(rooms=("room",)), number)]
+    assert received == [2, 3, 6, 7]
+
+
+def test_leaving_and_rejoining_at_one_position_misses_nothing() -> None:
+    member = session()
+    member.enter("room", 1)
+    member.leave("room", 4)
+    member.enter("room", 4)
+    assert all(member.receives(event(rooms=("room",)), number) for number in range(2, 9))
+
+
+def test_joining_and_leaving_at_one_position_leaves_no_trace() -> None:
+    member = session()
+    member.enter("room", 4)
+    member.leave("room", 4)
+    assert member.joined == {} and member.left == []
+
+
+def test_joining_twice_does_not_move_the_beginning_and_leaving_twice_not_the_end() -> None:
+    member = session()
+    member.enter("room", 1)
+    member.enter("room", 5)
+    member.leave("room", 7)
+    member.leave("room", 9)
+    assert member.left == [Interval("room", 1, 7)]
+
+
+def test_leaving_a_room_that_it_is_not_in_changes_nothing() -> None:
+    member = session()
+    member.leave("room", 7)
+    assert member.joined == {} and member.left == []
+
+
+def test_a_session_receives_what_is_for_all_and_for_itself_since_its_start() -> None:
+    member = session(start=5)
+    assert [member.receives(event(), number) for number in (5, 6)] == [False, True]
+    assert [member.receives(event(rooms=("s1", "x")), number) for number in (5, 6)] == [False, True]
+    assert not member.receives(event(rooms=("s2",)), 6)
+    assert not member.receives(event(rooms=()), 6)
+    assert not member.receives(event(skip=("s1",)), 6)
+    assert not member.receives(event(namespace="/other"), 6)
+
+
+def test_text_and_number_are_rooms_of_their_own() -> None:
+    member = session()
+    member.enter("42", 0)
+    assert member.receives(event(rooms=("42",)), 1) and not member.receives(event(rooms=(42,)), 1)
+
+
+def test_the_memberships_say_the_same_as_what_a_session_receives() -> None:
+    member = session(start=2)
+    member.enter("a", 3)
+    member.leave("a", 6)
+    member.enter("a", 8)
+    member.enter(42, 4)
+    for number, rooms in product(range(1, 12), [None, ("a",), (42,), ("s1",), ("b", "a"), ("b",)]):
+        covered = any(
+            stay.covers(number) and (stay.room is None if rooms is None else stay.room in rooms)
+            for stay in member.memberships()
+        )
+        assert covered == member.receives(event(rooms=rooms), number), (number, rooms)
+
+
+def test_what_was_confirmed_ends_the_history_before_it() -> None:
+    member = session()
+    for room, after, through in [("a", 1, 3), ("b", 2, 5)]:
+        member.enter(room, after)
+        member.leave(room, through)
+    member.confirm(3)
+    assert member.left == [Interval("b", 2, 5)] and member.confirmed == 3
+    member.confirm(2)
+    assert member.confirmed == 3
+
+
+# The registry ---------------------------------------------------------------------------------------
+
+
+def test_members_are_found_by_room_by_sid_and_by_namespace_each_once() -> None:
+    registry = Registry()
+    one, two, other = session("one"), session("two"), session("one", namespace="/other")
+    for member in (one, two, other):
+        registry.add(member)
+        registry.enter(member, "room", 0)
+    registry.enter(one, "second", 0)
+    registry.enter(two, 42, 0)
+    assert sids(registry, "room") == ["one", "two"]
+    assert sids(registry, "second", "room") == ["one", "two"]
+    assert sids(registry, "two", "room") == ["two", "one"]
+    assert sids(registry, 42) == ["two"] and sids(registry, "42") == []
+    assert [found.sid for found in registry.members("/", None)] == ["one", "two"]
+    assert list(registry.members("/other", None)) == [other]
+    assert list(registry.members("/nowhere", None)) == [] and sids(registry, "room", namespace="/x") == []
+    assert list(registry) == [one, two, other]
+
+
+def test_sessions_that_are_away_are_members_as_well() -> None:
+    registry, away = Registry(), session(state=State.AWAY)
+    registry.add(away)
+    registry.enter(away, "room", 0)
+    assert sids(registry, "room") == ["s1"] and sids(registry, "s1") == ["s1"]
+
+
+def test_a_session_comes_back_from_the_store_with_its_rooms() -> None:
+    stays = (Interval("a", 3, None), Interval(42, 4, None), Interval("b", 1, 6))
+    stored = StoredSession(
+        "/", "s1", hash_pid("p"), Place("old", 2), "older.9", '{"a":1}', 7.5, 5, stays, identity="Ada"
+    )
+    registry, restored = Registry(), Session.restore(stored, 8.0)
+    registry.add(restored)
+    assert (restored.state, restored.away_since, restored.confirmed) == (State.AWAY, 8.0, 5)
+    assert (restored.former_offset, restored.data, restored.identity) == ("older.9", '{"a":1}', "Ada")
+    assert sids(registry, "a") == sids(registry, 42) == ["s1"] and sids(registry, "b") == []
+    assert set(stays) <= set(restored.memberships())
+    assert registry.with_pid(hash_pid("p")) is restored
+
+
+def test_nothing_is_left_of_a_session_that_was_removed() -> None:
+    registry, gone, kept = Registry(), session("gone"), session("kept")
+    for member in (gone, kept):
+        registry.add(member)
+        registry.enter(member, "room", 0)
+    registry.enter(gone, "own", 0)
+    registry.remove(gone)
+    registry.remove(gone)
+    assert registry.get("/", "gone") is None and registry.with_pid(hash_pid("gone")) is None
+    assert sids(registry, "room") == ["kept"] and sids(registry, "own") == sids(registry, "gone") == []
+    registry.remove(kept)
+    assert registry.namespaces == {} and registry.rooms == {}
+
+
+def test_leaving_a_room_takes_the_session_out_and_the_last_one_removes_the_room() -> None:
+    registry, member = Registry(), session()
+    registry.add(member)
+    registry.enter(member, "room", 0)
+    registry.leave(member, "room", 3)
+    assert sids(registry, "room") == [] and registry.rooms == {}
+    assert member.receives(event(rooms=("room",)), 3)
+    registry.leave(member, "room", 5)
+    assert registry.rooms == {}
+
+
+@pytest.mark.parametrize("sid", [None, 42, ["s1"], b"s1", "nobody"])
+def test_asking_for_what_is_no_sid_finds_nobody(sid: object) -> None:
+    registry = Registry()
+    registry.add(session())
+    assert registry.get("/", sid) is None
+    assert registry.get("/other", "s1") is None
+
+
+def test_a_pid_opens_nothing_when_its_session_is_over() -> None:
+    registry, over = Registry(), session()
+    registry.add(over)
+    over.move(State.ENDED)
+    assert registry.with_pid(hash_pid("s1")) is None
+    assert registry.with_pid(hash_pid("nobody")) is None
+
+
+# States ---------------------------------------------------------------------------------------------
+
+ALLOWED = {
+    State.CONNECTING: {State.CONNECTING, State.REPLAYING, State.AWAY, State.ENDED},
+    State.REPLAYING: {State.CONNECTING, State.LIVE, State.AWAY, State.ENDED},
+    State.LIVE: {State.CONNECTING, State.AWAY, State.ENDED},
+    State.AWAY: {State.CONNECTING, State.ENDED},
+    State.ENDED: set[State](),
+}
+
+
+@pytest.mark.parametrize(("before", "after"), list(product(State, State)))
+def test_a_session_takes_only_steps_that_there_are(before: State, after: State) -> None:
+    member = session(state=before)
+    if after in ALLOWED[before]:
+        member.move(after)
+        assert member.state is after
+    else:
+        with pytest.raises(RuntimeError, match=f"s1 cannot go from {before.name} to {after.name}"):
+            member.move(after)
+        assert member.state is before
+
+
+# Connections ----------------------------------------------------------------------------------------
+
+
+def test_the_last_claim_has_the_session_and_the_one_before_falls_silent() -> None:
+    member, old, new = session(), Recorder("old"), Recorder("new")
+    first = member.attach(old, 3)
+    second = member.attach(new, 5)
+    assert second > first
+    assert (old.sessions, new.sessions) == ({}, {"/": member})
+    assert (member.connection, member.sent, member.displaced) == (new, 5, [old])
+
+
+def test_detaching_drops_what_was_held_for_the_connection() -> None:
+    member, connection = session(), Recorder()
+    member.attach(connection, 0)
+    member.held.append((1, Frames("4x")))
+    member.held_bytes = 2
+    assert member.detach() is connection
+    assert (member.connection, member.held, member.held_bytes, connection.sessions) == (None, [], 0, {})
+    assert member.detach() is None
+
+
+def test_a_connection_carries_one_session_in_each_namespace() -> None:
+    connection, main, other = Recorder(), session(), session(namespace="/other")
+    main.attach(connection, 0)
+    other.attach(connection, 0)
+    main.detach()
+    assert connection.sessions == {"/other": other}
+
+
+def test_a_pong_confirms_what_was_sent_before_its_ping() -> None:
+    member, connection = session(), Recorder()
+    member.attach(connection, 0)
+    member.state = State.LIVE
+    connection.ping_written(7, now=5.0)
+    assert member.confirmed == member.answered_at == 0
+    connection.pong_received()
+    assert (member.confirmed, member.answered_at) == (7, 5.0)
+
+
+def test_in_a_replay_a_pong_confirms_only_what_the_replay_had_sent() -> None:
+    member, connection = session(), Recorder()
+    member.attach(connection, 3)
+    member.state, member.sent = State.REPLAYING, 5
+    connection.ping_written(100, now=5.0)
+    member.sent = 9
+    connection.pong_received()
+    assert member.confirmed == 5
+
+
+def test_a_ping_before_the_acceptance_confirms_nothing() -> None:
+    member, connection = session(), Recorder()
+    member.confirm(2)
+    member.attach(connection, 8)
+    connection.ping_written(100, now=5.0)
+    connection.pong_received()
+    assert (member.confirmed, member.answered_at) == (2, 0.0)
+
+
+def test_a_pong_of_a_former_connection_confirms_nothing() -> None:
+    member, old, new = session(), Recorder("old"), Recorder("new")
+    member.attach(old, 0)
+    member.state = State.LIVE
+    old.ping_written(7, now=5.0)
+    member.attach(new, 4)
+    old.pong_received()
+    new.pong_received()
+    assert member.confirmed == 0
