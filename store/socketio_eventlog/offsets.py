@@ -13,24 +13,24 @@ from bisect import bisect_left
 from collections.abc import Iterable
 
 from socketio_eventlog.errors import OffsetMalformed, OffsetRolledBack, OffsetUnknown
-from socketio_eventlog.records import Place
+from socketio_eventlog.records import Offset
 
-BOOT_ID = re.compile(r"[A-Za-z0-9_-]{1,32}")
+EPOCH_ID = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _OFFSET = re.compile(r"([A-Za-z0-9_-]{1,32})\.(0|[1-9][0-9]{0,15})")
 _LARGEST_NUMBER = 2**53 - 1
 """What every JSON reader takes for an exact integer."""
 
 
-def parse(offset: str) -> Place:
+def parse(offset: str) -> Offset:
     """Take the text apart. Raises OffsetMalformed unless it is exactly what ``str(place)`` writes."""
     match = _OFFSET.fullmatch(offset)
     if match is None or int(match[2]) > _LARGEST_NUMBER:
         # Anybody can send this text, at any length; what goes into the server's log has an end.
         raise OffsetMalformed(f"It reads {offset[:60]!a}.")
-    return Place(match[1], int(match[2]))
+    return Offset(match[1], int(match[2]))
 
 
-class Boots:
+class Epochs:
     """Every start of the server on this database, in order, and the position at which it began."""
 
     def __init__(self, began: Iterable[tuple[str, int]]) -> None:
@@ -38,12 +38,12 @@ class Boots:
         self._order: dict[str, int] = {}
         self._ids: list[str] = []
         self._began_after: list[int] = []
-        for boot, began_after in began:
-            self._order[boot] = len(self._began_after)
+        for epoch, began_after in began:
+            self._order[epoch] = len(self._began_after)
             self._began_after.append(began_after)
-            self._ids.append(boot)
+            self._ids.append(epoch)
 
-    def check(self, place: Place, head: int) -> Place:
+    def check(self, offset: Offset, head: int) -> Offset:
         """Return the place if it lies in the part of the log that its boot wrote.
 
         ``head`` is the log's last number, where the last boot ends for now. Raises OffsetUnknown for a
@@ -51,23 +51,23 @@ class Boots:
         here. Below a boot's beginning lies another boot's part: an offset that names it there was
         given out by a different history of the same boot.
         """
-        order = self._position(place.boot)
+        order = self._position(offset.epoch)
         is_last = order + 1 == len(self._began_after)
         end = head if is_last else self._began_after[order + 1]
-        if not self._began_after[order] <= place.number <= end:
-            raise OffsetRolledBack(f"{place} lies outside of what that start of the server wrote.")
-        return place
+        if not self._began_after[order] <= offset.sequence <= end:
+            raise OffsetRolledBack(f"{offset} lies outside of what that start of the server wrote.")
+        return offset
 
-    def writer_of(self, number: int) -> str:
+    def writer_of(self, sequence: int) -> str:
         """The boot that gave this number to an event: the last one that began before it."""
-        return self._ids[max(bisect_left(self._began_after, number) - 1, 0)]
+        return self._ids[max(bisect_left(self._began_after, sequence) - 1, 0)]
 
     def precedes(self, earlier: str, later: str) -> bool:
         """Whether one boot came before the other. Raises OffsetUnknown for one that is not here."""
         return self._position(earlier) < self._position(later)
 
-    def _position(self, boot: str) -> int:
+    def _position(self, epoch: str) -> int:
         try:
-            return self._order[boot]
+            return self._order[epoch]
         except KeyError:
-            raise OffsetUnknown(f"No start {boot!r} of the server is recorded.") from None
+            raise OffsetUnknown(f"No start {epoch!r} of the server is recorded.") from None

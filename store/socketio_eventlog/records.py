@@ -44,7 +44,7 @@ class Event(NamedTuple):
 class LoggedEvent(NamedTuple):
     """An event with its place in the log."""
 
-    number: int
+    sequence: int
     event: Event
 
 
@@ -116,7 +116,7 @@ class SessionBound:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class EventHandled:
     """A client's event was handled, once and for all; a repeat of it gets the same answer."""
 
     namespace: str
@@ -126,9 +126,9 @@ class Answered:
     """Who sent it; empty for a session that is bound to nobody."""
     key: str
     """The idempotency key that the client gave it."""
-    answer: str
+    acknowledgement: str
     """The JSON array of the acknowledgement's arguments."""
-    answered_at: float
+    handled_at: float
     """Service time in seconds (see ``SessionAway.away_since``)."""
 
 
@@ -169,12 +169,12 @@ Change: TypeAlias = (
     | RoomJoined
     | RoomLeft
     | RoomClosed
-    | Answered
+    | EventHandled
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
+class Membership:
     """A stretch of the log in which a session was a member of a room.
 
     A session that joined at position 5 and left at position 9 receives the room's events 6, 7, 8
@@ -188,21 +188,21 @@ class Interval:
     through: int | None
     """The log's position when it ended; None while it lasts."""
 
-    def covers(self, number: int) -> bool:
+    def covers(self, sequence: int) -> bool:
         """Whether the event with this number fell into the membership."""
-        return self.after < number and (self.through is None or number <= self.through)
+        return self.after < sequence and (self.through is None or sequence <= self.through)
 
 
-class Place(NamedTuple):
+class Offset(NamedTuple):
     """A position in the log as one boot of the server knows it; its text is what clients call offset."""
 
-    boot: str
+    epoch: str
     """The random id of the server start during which it was given out."""
-    number: int
+    sequence: int
     """Events up to and including this number lie before it."""
 
     def __str__(self) -> str:
-        return f"{self.boot}.{self.number}"
+        return f"{self.epoch}.{self.sequence}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +212,7 @@ class StoredSession:
     namespace: str
     sid: str
     pid_hash: bytes
-    start: Place
+    start: Offset
     """Where the session began. Its boot tells offsets of earlier boots from those of a lost future."""
     former_offset: str | None
     data: str
@@ -221,7 +221,7 @@ class StoredSession:
     """Service time in seconds; None when a crash left the session open."""
     confirmed: int
     """Every event up to this number is known to have reached the client (at least the start's number)."""
-    memberships: tuple[Interval, ...]
+    memberships: tuple[Membership, ...]
     """Rooms joined, and those left that may still matter; not the namespace nor the sid's own room."""
     identity: str | None = None
     """Who it belongs to, if it was bound."""
@@ -231,7 +231,7 @@ class StoredSession:
 class Missed:
     """What a session has not received."""
 
-    numbers: tuple[int, ...]
+    sequences: tuple[int, ...]
     """The numbers of the events, ascending, each once."""
     size_bytes: int
     """Their weight together, as ``Event.size_bytes`` counts."""

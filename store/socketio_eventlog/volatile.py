@@ -5,26 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from socketio_eventlog.errors import OffsetUnknown
-from socketio_eventlog.records import Change, Event, Interval, LoggedEvent, Missed, Place
+from socketio_eventlog.records import Change, Event, LoggedEvent, Membership, Missed, Offset
 
 
 class VolatileLog:
     """Counts events and stores nothing; the disabled twin of ``EventLog``."""
 
     def __init__(self) -> None:
-        self.boot = "volatile"
+        self.epoch = "volatile"
         self.head = 0
         self.pruned_through = 0
 
-    def place(self, number: int) -> Place:
+    def offset_at(self, sequence: int) -> Offset:
         """The place of a number; no client is ever told."""
-        return Place(self.boot, number)
+        return Offset(self.epoch, sequence)
 
-    def locate(self, offset: str) -> Place:
+    def locate(self, offset: str) -> Offset:
         """No offset was ever given out. Raises OffsetUnknown."""
         raise OffsetUnknown
 
-    def precedes_boot(self, earlier: str, later: str) -> bool:
+    def precedes_epoch(self, earlier: str, later: str) -> bool:
         """There is one start only."""
         return False
 
@@ -38,7 +38,7 @@ class VolatileLog:
         return positions
 
     def missed_in_memory(
-        self, namespace: str, memberships: Sequence[Interval], after: int, through: int
+        self, namespace: str, memberships: Sequence[Membership], after: int, through: int
     ) -> Missed | None:
         """Nothing: what is not in the dispatcher's tail is gone."""
         return Missed((), 0)
@@ -46,7 +46,7 @@ class VolatileLog:
     async def missed(
         self,
         namespace: str,
-        memberships: Sequence[Interval],
+        memberships: Sequence[Membership],
         after: int,
         through: int,
         *,
@@ -55,15 +55,15 @@ class VolatileLog:
         """Nothing, as above."""
         return Missed((), 0)
 
-    async def read(self, numbers: Sequence[int], limit_bytes: int) -> list[LoggedEvent]:
+    async def read(self, sequences: Sequence[int], limit_bytes: int) -> list[LoggedEvent]:
         """Nothing, as above."""
         return []
 
-    def origin(self, number: int) -> Place:
+    def offset_of(self, sequence: int) -> Offset:
         """As ``place``."""
-        return self.place(number)
+        return self.offset_at(sequence)
 
-    async def answer(self, namespace: str, name: str, identity: str, key: str) -> str | None:
+    async def acknowledgement(self, namespace: str, name: str, identity: str, key: str) -> str | None:
         """Nothing is remembered."""
         return None
 

@@ -11,7 +11,7 @@ from socketio import exceptions
 
 from socketio_eventlog.errors import StoreNotUsable
 from socketio_eventstore.adapter import RecoveryManager
-from socketio_eventstore.core.recovery import Result
+from socketio_eventstore.core.recovery import RecoveryResult
 from support.embedded import Seen, Server, results, serving, until
 
 LEGACY: dict[str, Callable[..., Any]] = {
@@ -31,7 +31,7 @@ async def test_connect_handlers_of_any_age_work_also_on_recovery(
         offset = await server.sio.emit("x")
         again = await server.socket()
         assert (await again.connect(auth={"pid": pid, "offset": offset}))["pid"] == pid
-        assert await results(server) == {Result.RECOVERED: 1}
+        assert await results(server) == {RecoveryResult.RECOVERED: 1}
 
 
 async def test_the_connect_handler_sees_the_clients_auth_without_pid_and_offset(path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from socketio_eventstore.core.recovery import Result
+from socketio_eventstore.core.recovery import RecoveryResult
 from support.embedded import Seen, away, results, serving, until
 
 
@@ -130,4 +130,4 @@ async def test_a_takeover_that_is_refused_leaves_the_session_to_its_owner(path: 
         assert await back.event() == ["secret", offset]
         await thief.send("1")
         assert await thief.rest() == []
-        assert await results(server) == {Result.REFUSED: 1, Result.RECOVERED: 1}
+        assert await results(server) == {RecoveryResult.REFUSED: 1, RecoveryResult.RECOVERED: 1}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import socketio
 
-from socketio_eventstore.adapter import RecoverableServer, RecoveryManager
+from socketio_eventstore.adapter import AsyncServer, RecoveryManager
 from support.embedded import Seen, Server, away, packets_until_marker, serving
 
 
@@ -171,7 +171,7 @@ class OwnServer(socketio.AsyncServer):  # type: ignore[misc]  # python-socketio 
 
 async def test_a_subclass_of_the_applications_keeps_its_methods(path: Path) -> None:
     async with serving(path, server_class=OwnServer) as server:
-        assert isinstance(server.sio, OwnServer) and isinstance(server.sio, RecoverableServer)
+        assert isinstance(server.sio, OwnServer) and isinstance(server.sio, AsyncServer)
         client = await server.client()
         *event, offset = await client.event_of(server.sio.shout("hello")), ""
         assert event == [["own shouted", "HELLO"]] and offset == ""

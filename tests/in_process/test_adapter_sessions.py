@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from socketio_eventstore.core.recovery import Result
+from socketio_eventstore.core.recovery import RecoveryResult
 from support.embedded import Server, away, packets_until_marker, results, serving, until
 
 
@@ -102,7 +102,7 @@ async def test_a_session_that_was_ended_is_never_recovered(server: Server, how: 
     answer = await again.connect(auth={"pid": pid})
     assert answer["sid"] != client.sid and answer["pid"] != pid
     assert await packets_until_marker(server, again) == [[]]
-    assert await results(server) == {Result.UNKNOWN_SESSION: 1}
+    assert await results(server) == {RecoveryResult.UNKNOWN_SESSION: 1}
     with pytest.raises(KeyError):
         await server.sio.get_session(client.sid)
 

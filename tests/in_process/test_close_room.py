@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from socketio_eventlog.records import Interval, RoomClosed
+from socketio_eventlog.records import Membership, RoomClosed
 from socketio_eventlog.sqlite.log import EventLog
 from support.embedded import Seen, away, serving
 from support.storing import event, joined, left, opened, session
@@ -38,9 +38,9 @@ async def test_the_store_takes_out_who_joined_in_the_same_transaction(path: Path
             ]
         )
         memberships = {row.sid: set(row.memberships) for row in await log.load_sessions()}
-    assert memberships["s1"] == {Interval("room", 0, 2), Interval("room", 3, None)}
-    assert memberships["s2"] == {Interval("room", 1, 2), Interval("another", 1, None)}
-    assert memberships["s3"] == {Interval("room", 1, None)}
+    assert memberships["s1"] == {Membership("room", 0, 2), Membership("room", 3, None)}
+    assert memberships["s2"] == {Membership("room", 1, 2), Membership("another", 1, None)}
+    assert memberships["s3"] == {Membership("room", 1, None)}
 
 
 async def test_a_room_that_is_joined_and_closed_in_one_transaction_is_empty(path: Path) -> None:

@@ -15,23 +15,23 @@ from socketio_eventlog.errors import (
     StoreRejected,
     StoreUnavailable,
 )
-from socketio_eventlog.records import Answered
+from socketio_eventlog.records import EventHandled
 from socketio_eventstore.core import commit_queue
-from socketio_eventstore.core.commit_queue import Dispatcher, QueueFull, Turn
+from socketio_eventstore.core.commit_queue import Dispatcher, Operation, QueueFull
 from socketio_eventstore.core.operations import (
-    Acknowledged,
-    Bind,
+    BindIdentity,
     CloseRoom,
     Emit,
-    Join,
-    KeepAnswer,
-    Leave,
-    Reply,
-    Save,
-    Volatile,
+    EmitVolatile,
+    EmitWithAck,
+    JoinRoom,
+    LeaveRoom,
+    SaveData,
+    SendPacket,
+    StoreIdempotencyKey,
 )
-from socketio_eventstore.core.packets import Frames, TextCodec
-from socketio_eventstore.core.session_operations import Dismiss
+from socketio_eventstore.core.packets import Frames, TextEncoder
+from socketio_eventstore.core.session_operations import DisconnectSession
 from socketio_eventstore.core.sessions import Registry, Session, State
 from support.core import BAD, Core, HeldLog, Recorder, said, texts
 from support.storing import event, opened
@@ -44,14 +44,14 @@ async def test_everything_takes_effect_in_the_order_in_which_it_was_asked_for(co
     core.held.hold()
     turns = [
         core.begin(Emit(event("to nobody yet", rooms=("room",)))),
-        core.begin(Join(session, "room")),
+        core.begin(JoinRoom(session, "room")),
         core.begin(Emit(event("to room", rooms=("room",)))),
-        core.begin(Volatile(event("volatile", rooms=("room",)))),
-        core.begin(Reply(client, "/", Frames('431["reply"]'))),
+        core.begin(EmitVolatile(event("volatile", rooms=("room",)))),
+        core.begin(SendPacket(client, "/", Frames('431["reply"]'))),
         core.begin(
-            Acknowledged(event("?", rooms=("room",)), lambda session: Frames(f'427["{session.sid}?"]'))
+            EmitWithAck(event("?", rooms=("room",)), lambda session: Frames(f'427["{session.sid}?"]'))
         ),
-        core.begin(Leave(session, "room")),
+        core.begin(LeaveRoom(session, "room")),
         core.begin(Emit(event("to room again", rooms=("room",)))),
         core.begin(Emit(event("to all"))),
     ]
@@ -73,8 +73,8 @@ async def test_nothing_overtakes_the_commit_that_runs(core: Core) -> None:
     core.held.hold()
     emit = core.begin(Emit(event("stored")))
     await core.held.reached.wait()
-    core.dispatcher.enqueue(Volatile(event("volatile")))
-    core.dispatcher.enqueue(Reply(client, "/", Frames("43[]")))
+    core.dispatcher.enqueue(EmitVolatile(event("volatile")))
+    core.dispatcher.enqueue(SendPacket(client, "/", Frames("43[]")))
     assert client.batches == []
     core.held.release()
     await emit
@@ -84,7 +84,7 @@ async def test_nothing_overtakes_the_commit_that_runs(core: Core) -> None:
 async def test_an_unstored_packet_goes_at_once_when_nothing_is_before_it(core: Core) -> None:
     _, client = await core.live()
     core.held.hold()
-    core.dispatcher.enqueue(Volatile(event("volatile")))
+    core.dispatcher.enqueue(EmitVolatile(event("volatile")))
     assert client.packets == [said("volatile", 0)]
 
 
@@ -92,7 +92,7 @@ async def test_an_unstored_event_ends_in_the_present_offset(core: Core) -> None:
     _, client = await core.live()
     for _ in range(3):
         await core.emit()
-    await core.dispatcher.submit(Volatile(event("volatile")))
+    await core.dispatcher.submit(EmitVolatile(event("volatile")))
     assert client.packets[-1] == said("volatile", 3)
     assert await texts(core.log) == ['["message","hello"]'] * 3
 
@@ -100,7 +100,7 @@ async def test_an_unstored_event_ends_in_the_present_offset(core: Core) -> None:
 async def test_without_offsets_no_event_carries_one(tmp_path: Path) -> None:
     async with opened(tmp_path / "events.db") as log:
         dispatcher = Dispatcher(
-            log, Registry(), TextCodec(), tail_bytes=1, offsets=False, catch_up=lambda _: None
+            log, Registry(), TextEncoder(), tail_bytes=1, offsets=False, catch_up=lambda _: None
         )
         assert dispatcher.offset is None
 
@@ -129,7 +129,7 @@ async def test_a_batch_with_very_much_to_send_lets_others_run_and_keeps_its_orde
     core.held.release()
     await emits[4]
     assert not emits[7].done()
-    core.dispatcher.enqueue(Volatile(event("volatile")))
+    core.dispatcher.enqueue(EmitVolatile(event("volatile")))
     await asyncio.gather(*emits)
     for client in clients:
         expected = [said(f"event {number}", number + 1) for number in range(8)]
@@ -160,7 +160,7 @@ async def test_text_and_attachments_of_a_binary_event_are_next_to_each_other(cor
 
 async def test_saved_data_are_on_disk_and_in_memory(core: Core) -> None:
     session, _ = await core.live()
-    await core.dispatcher.submit(Save(session, '{"a":1}'))
+    await core.dispatcher.submit(SaveData(session, '{"a":1}'))
     assert session.data == '{"a":1}'
     assert [stored.data for stored in await core.log.load_sessions()] == ['{"a":1}']
 
@@ -170,7 +170,7 @@ async def test_saved_data_are_on_disk_and_in_memory(core: Core) -> None:
 
 async def test_a_group_is_one_transaction_and_gives_what_its_last_turn_gives(core: Core) -> None:
     session, client = await core.live()
-    group = (Emit(event("one")), Join(session, "room"), Emit(event("two", rooms=("room",))))
+    group = (Emit(event("one")), JoinRoom(session, "room"), Emit(event("two", rooms=("room",))))
     assert await core.dispatcher.submit(*group) == "boot.2"
     assert len(core.held.committed[-1]) == 3
     assert client.packets == [said("one", 1), said("two", 2)]
@@ -183,9 +183,9 @@ async def test_of_a_group_with_a_bad_turn_nothing_happens_and_the_groups_beside_
     await core.held.reached.wait()
     group = core.begin(
         Emit(event("one")),
-        Join(session, "room"),
+        JoinRoom(session, "room"),
         Emit(BAD),
-        Dismiss(session),
+        DisconnectSession(session),
     )
     after = core.begin(Emit(event("after")))
     core.held.release()
@@ -205,10 +205,10 @@ async def test_closing_a_room_sees_who_joined_before_it_in_the_queue(core: Core)
     await core.emit("to early", "room")
     core.held.hold()
     turns = [
-        core.begin(Join(late, "room")),
+        core.begin(JoinRoom(late, "room")),
         core.begin(CloseRoom("/", "room")),
         core.begin(Emit(event("to nobody", rooms=("room",)))),
-        core.begin(Join(late, "room")),
+        core.begin(JoinRoom(late, "room")),
         core.begin(Emit(event("to one", rooms=("room",)))),
     ]
     await core.held.reached.wait()
@@ -235,7 +235,7 @@ async def test_closing_a_room_takes_out_those_who_are_away(core: Core) -> None:
 async def test_what_the_queue_cannot_hold_is_refused_and_the_rest_is_not_harmed(
     core: Core, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commit_queue, "QUEUE_TURNS", 2)
+    monkeypatch.setattr(commit_queue, "QUEUE_OPERATIONS", 2)
     core.held.hold()
     turns = [core.begin(Emit(event("being committed")))]
     await core.held.reached.wait()
@@ -247,19 +247,19 @@ async def test_what_the_queue_cannot_hold_is_refused_and_the_rest_is_not_harmed(
     assert await core.emit("fits again") == "boot.4"
 
 
-LARGE: list[Callable[[Session], Turn]] = [
+LARGE: list[Callable[[Session], Operation]] = [
     lambda _: Emit(event("x" * 900)),
-    lambda _: Volatile(event("x" * 900)),
-    lambda _: Acknowledged(event("x" * 900), lambda _: Frames("421[]")),
-    lambda session: Save(session, json.dumps({"x": "x" * 900})),
-    lambda session: Bind(session, "x" * 900),
-    lambda _: KeepAnswer(Answered("/", "event", "", token_hex(), json.dumps(["x" * 900]), 0.0)),
+    lambda _: EmitVolatile(event("x" * 900)),
+    lambda _: EmitWithAck(event("x" * 900), lambda _: Frames("421[]")),
+    lambda session: SaveData(session, json.dumps({"x": "x" * 900})),
+    lambda session: BindIdentity(session, "x" * 900),
+    lambda _: StoreIdempotencyKey(EventHandled("/", "event", "", token_hex(), json.dumps(["x" * 900]), 0.0)),
 ]
 
 
 @pytest.mark.parametrize("large", LARGE)
 async def test_very_large_turns_that_wait_are_refused_beyond_their_bytes(
-    core: Core, monkeypatch: pytest.MonkeyPatch, large: Callable[[Session], Turn]
+    core: Core, monkeypatch: pytest.MonkeyPatch, large: Callable[[Session], Operation]
 ) -> None:
     monkeypatch.setattr(commit_queue, "QUEUE_BYTES", 1_000)
     session, _ = await core.live()
@@ -279,12 +279,12 @@ async def test_closing_lets_everything_in_the_queue_take_effect_and_nothing_more
     core.held.hold()
     turns = [core.begin(Emit(event("one"))), core.begin(Emit(event("two")))]
     await core.held.reached.wait()
-    turns.append(core.begin(Volatile(event("three"))))
+    turns.append(core.begin(EmitVolatile(event("three"))))
     core.dispatcher.close()
     with pytest.raises(StoreClosed):
         await core.emit("too late")
     with pytest.raises(StoreClosed):
-        core.dispatcher.enqueue(Volatile(event("too late")))
+        core.dispatcher.enqueue(EmitVolatile(event("too late")))
     core.held.release()
     await asyncio.gather(*turns)
     assert client.packets == [said("one", 1), said("two", 2), said("three", 2)]
@@ -305,7 +305,7 @@ async def test_when_the_dispatcher_is_cancelled_those_who_wait_hear_of_it(tmp_pa
     async with opened(tmp_path / "events.db") as log:
         held = HeldLog(log)
         dispatcher = Dispatcher(
-            held, Registry(), TextCodec(), tail_bytes=0, offsets=True, catch_up=lambda _: None
+            held, Registry(), TextEncoder(), tail_bytes=0, offsets=True, catch_up=lambda _: None
         )
         task, turns = asyncio.create_task(dispatcher.run()), [Emit(event()), Emit(event())]
         held.hold()
@@ -353,9 +353,9 @@ async def test_answers_do_not_pile_up_without_bound_behind_a_store_that_is_stuck
     core.held.hold()
     emit = core.begin(Emit(event("stored")))
     await core.held.reached.wait()
-    core.dispatcher.post(Reply(client, "/", Frames("43" + "x" * 2_000)))
+    core.dispatcher.post(SendPacket(client, "/", Frames("43" + "x" * 2_000)))
     with pytest.raises(QueueFull):
-        core.dispatcher.post(Reply(client, "/", Frames("43[]")))
+        core.dispatcher.post(SendPacket(client, "/", Frames("43[]")))
     core.held.release()
     await emit
 

@@ -7,8 +7,8 @@ import pytest
 
 from socketio_eventlog.errors import StoreBusy, StoreRejected, StoreUnavailable
 from socketio_eventstore.core import commit_queue
-from socketio_eventstore.core.commit_queue import Dispatcher, Turn
-from socketio_eventstore.core.operations import Emit, Join, Reply
+from socketio_eventstore.core.commit_queue import Dispatcher, Operation
+from socketio_eventstore.core.operations import Emit, JoinRoom, SendPacket
 from socketio_eventstore.core.packets import Frames
 from support.core import BAD, Core, holding, said, texts
 from support.embedded import serving
@@ -49,8 +49,8 @@ async def test_one_bad_turn_fails_alone_and_the_others_keep_their_order(core: Co
     await core.held.reached.wait()
     good = [core.begin(Emit(event(f"good {number}"))) for number in range(3)]
     bad = core.begin(Emit(BAD))
-    reply = core.begin(Reply(client, "/", Frames("43[]")))
-    more = [core.begin(Join(session, "room")), core.begin(Emit(event("to room", rooms=("room",))))]
+    reply = core.begin(SendPacket(client, "/", Frames("43[]")))
+    more = [core.begin(JoinRoom(session, "room")), core.begin(Emit(event("to room", rooms=("room",))))]
     core.held.release()
     results = await asyncio.gather(first, *good, bad, reply, *more, return_exceptions=True)
     assert isinstance(results.pop(4), StoreRejected)
@@ -78,7 +78,7 @@ async def test_a_busy_store_is_tried_again_and_nothing_is_lost_or_doubled(core: 
 async def test_a_store_that_stays_busy_is_reported_when_patience_is_at_its_end(
     core: Core, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commit_queue, "BUSY_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(commit_queue, "BUSY_TIMEOUT_SECONDS", 0.0)
     core.held.failure = lambda _: StoreBusy()
     with pytest.raises(StoreBusy, match="Another program holds the write lock"):
         await core.emit()
@@ -99,7 +99,7 @@ async def test_a_fault_of_the_log_reaches_those_who_wait_and_the_next_emit_works
 async def test_a_turn_that_cannot_take_effect_does_not_stop_those_behind_it(
     core: Core, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Faulty(Turn):
+    class Faulty(Operation):
         def apply(self, dispatcher: Dispatcher) -> None:
             raise ZeroDivisionError
 

@@ -9,20 +9,20 @@ import pytest
 from socketio_eventlog.errors import OffsetUnknown
 from socketio_eventlog.records import SessionEnded, SessionOpened
 from socketio_eventlog.sqlite import start
-from socketio_eventstore.core.recovery import Limits, Recovery, Restore, hash_pid
+from socketio_eventstore.core.recovery import Recovery, RecoveryLimits, Restore, hash_pid
 from socketio_eventstore.core.sessions import Registry, Session
 from support.storing import event, opened, session, sqlite
 
 
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(start, "BOOTS_KEPT", 2)
+    monkeypatch.setattr(start, "EPOCHS_KEPT", 2)
     return tmp_path / "events.db"
 
 
 async def start_as(path: Path, *boots: str) -> None:
     for boot in boots:
-        async with opened(path, boot_id=lambda boot=boot: boot):
+        async with opened(path, new_epoch=lambda boot=boot: boot):
             pass
 
 
@@ -31,54 +31,54 @@ def kept(path: Path) -> list[str]:
 
 
 async def test_starts_that_nobody_can_refer_to_are_forgotten(path: Path) -> None:
-    async with opened(path, boot_id=lambda: "a") as log:
+    async with opened(path, new_epoch=lambda: "a") as log:
         await log.commit([session("s1"), event(), event(), SessionEnded("/", "s1")])
-        await log.beat(7.5)
+        await log.heartbeat(7.5)
     await start_as(path, "b", "c", "d")
     assert kept(path) == ["a", "b", "c", "d"]
-    async with opened(path, boot_id=lambda: "e") as log:
+    async with opened(path, new_epoch=lambda: "e") as log:
         await log.prune(through=2, emitted_before=2_000.0)
     await start_as(path, "f")
     assert kept(path) == ["e", "f"]
-    async with opened(path, boot_id=lambda: "g") as log:
-        assert (log.head, log.pruned_through, log.service_time_at_open) == (2, 2, 7.5)
+    async with opened(path, new_epoch=lambda: "g") as log:
+        assert (log.head, log.pruned_through, log.uptime_at_open) == (2, 2, 7.5)
         assert await log.commit([event()]) == [3]
-        assert str(log.origin(3)) == "g.3"
+        assert str(log.offset_of(3)) == "g.3"
         with pytest.raises(OffsetUnknown):
             log.locate("a.2")
 
 
 async def test_the_start_that_wrote_the_oldest_event_is_kept_with_all_after_it(path: Path) -> None:
     await start_as(path, "a")
-    async with opened(path, boot_id=lambda: "b") as log:
+    async with opened(path, new_epoch=lambda: "b") as log:
         await log.commit([event(), event()])
     await start_as(path, "c", "d", "e", "f")
     assert kept(path) == ["b", "c", "d", "e", "f"]
-    async with opened(path, boot_id=lambda: "g") as log:
+    async with opened(path, new_epoch=lambda: "g") as log:
         await log.commit([event()])
-        assert [str(log.origin(number)) for number in (1, 2, 3)] == ["b.1", "b.2", "g.3"]
-        assert log.locate("b.2").number == 2
+        assert [str(log.offset_of(number)) for number in (1, 2, 3)] == ["b.1", "b.2", "g.3"]
+        assert log.locate("b.2").sequence == 2
 
 
 async def test_a_session_recovers_with_every_offset_that_it_can_have_however_many_starts_ago(
     path: Path,
 ) -> None:
     opening = SessionOpened("/", "s1", hash_pid("s1"), "a.1", 1_000.0)
-    async with opened(path, boot_id=lambda: "a") as log:
+    async with opened(path, new_epoch=lambda: "a") as log:
         await log.commit([event()])
-    async with opened(path, boot_id=lambda: "b") as log:
+    async with opened(path, new_epoch=lambda: "b") as log:
         await log.commit([opening, event(), event()])
-    async with opened(path, boot_id=lambda: "c") as log:
+    async with opened(path, new_epoch=lambda: "c") as log:
         await log.prune(through=3, emitted_before=2_000.0)
         await log.commit([event()])
         await log.prune(through=4, emitted_before=2_000.0)
     await start_as(path, "d", "e", "f")
-    async with opened(path, boot_id=lambda: "g") as log:
+    async with opened(path, new_epoch=lambda: "g") as log:
         assert kept(path) == ["b", "c", "d", "e", "f", "g"]
         registry = Registry()
         for stored in await log.load_sessions():
             registry.add(Session.restore(stored, 0.0))
-        recovery = Recovery(log, registry, Limits(60.0, 100, 10_000))
+        recovery = Recovery(log, registry, RecoveryLimits(60.0, 100, 10_000))
         for offset in (None, "a.1", "b.1", "b.2", "b.3", "c.3", "c.4", "d.4", "g.4"):
             answer = await recovery.decide("/", "s1", offset, log.head, lambda: 0.0)
             assert isinstance(answer, Restore) and answer.cursor == 4, (offset, answer)

@@ -9,8 +9,8 @@ import pytest
 
 from socketio_eventlog.errors import StoreClosed, StoreUnavailable
 from socketio_eventlog.records import Change, SessionEnded
-from socketio_eventstore.core.recovery import Limits, Recovery, Result
-from socketio_eventstore.core.session_operations import Revoke
+from socketio_eventstore.core.recovery import Recovery, RecoveryLimits, RecoveryResult
+from socketio_eventstore.core.session_operations import RevokeSession
 from socketio_eventstore.core.sessions import Session, State
 from support.core import Core, holding
 from support.embedded import Seen, Server, away, serving, until
@@ -46,7 +46,7 @@ async def test_what_failed_is_tried_again_at_the_next_sweep_and_only_then(
     async def expired(session: Session) -> None:
         if len(kept.seen.all) < 3:
             raise ZeroDivisionError
-        await core.dispatcher.submit(Revoke(session))
+        await core.dispatcher.submit(RevokeSession(session))
 
     kept = Kept(core, expired)
     session, _ = await core.live()
@@ -64,7 +64,7 @@ async def test_a_slow_handler_is_not_called_again_and_holds_up_nothing(core: Cor
 
     async def expired(session: Session) -> None:
         await may_go.wait()
-        await core.dispatcher.submit(Revoke(session))
+        await core.dispatcher.submit(RevokeSession(session))
 
     kept = Kept(core, expired)
     session, _ = await core.live()
@@ -85,18 +85,18 @@ async def test_a_session_that_has_expired_is_not_recovered_while_its_handler_run
 
     async def expired(session: Session) -> None:
         await may_go.wait()
-        await core.dispatcher.submit(Revoke(session))
+        await core.dispatcher.submit(RevokeSession(session))
 
     kept = Kept(core, expired)
     session, _ = await core.live()
     await core.away(session)
     kept.monotonic.now = LIMIT_SECONDS + 1.0
     await kept.retention.sweep()
-    recovery = Recovery(core.log, core.registry, Limits(LIMIT_SECONDS, 100, 10_000))
-    assert await recovery.decide("/", "s1", None, 0, kept.monotonic) is Result.EXPIRED
+    recovery = Recovery(core.log, core.registry, RecoveryLimits(LIMIT_SECONDS, 100, 10_000))
+    assert await recovery.decide("/", "s1", None, 0, kept.monotonic) is RecoveryResult.EXPIRED
     may_go.set()
     await kept.sweep()
-    assert await recovery.decide("/", "s1", None, 0, kept.monotonic) is Result.UNKNOWN_SESSION
+    assert await recovery.decide("/", "s1", None, 0, kept.monotonic) is RecoveryResult.UNKNOWN_SESSION
 
 
 # With the handlers of an application ----------------------------------------------------------------
@@ -176,7 +176,7 @@ async def test_sessions_expire_by_themselves_also_after_a_restart(tmp_path: Path
         await until(lambda: not list(runtime.registry))
         again = await server.socket()
         assert (await again.connect(auth={"pid": pid}))["sid"] != client.sid
-        assert runtime.recovery.results == {Result.UNKNOWN_SESSION: 1}
+        assert runtime.recovery.results == {RecoveryResult.UNKNOWN_SESSION: 1}
         assert len(seen.all) == 1
 
 

@@ -16,7 +16,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
 from socketio_eventlog.errors import DatabaseTooNew, StoreNotUsable
-from socketio_eventlog.records import Answered, Interval, SessionBound
+from socketio_eventlog.records import EventHandled, Membership, SessionBound
 from socketio_eventlog.sqlite.schema import HEAD_REVISION
 from support.storing import event, opened, python, sqlite
 
@@ -130,7 +130,7 @@ async def main():
     sys.stdin.readline()
     log = await EventLog.open(Path(sys.argv[1]))
     await log.close()
-    print(log.boot, flush=True)
+    print(log.epoch, flush=True)
 
 asyncio.run(main())
 """
@@ -291,7 +291,7 @@ def test_0002_keeps_every_row_that_was_written_under_0001(path: Path) -> None:
 async def test_a_database_of_0001_opens_with_its_events_and_sessions_and_takes_new_ones(path: Path) -> None:
     written_under_0001(path)
     async with opened(path) as log:
-        assert log.head == 3 and log.service_time_at_open == 60.0
+        assert log.head == 3 and log.uptime_at_open == 60.0
         assert [logged.event.attachments for logged in await log.read([1, 2, 3])] == [(), (), (b"\0\1\xff",)]
         first, second = await log.load_sessions()
         assert (first.sid, first.data, first.away_since, first.identity) == (
@@ -300,14 +300,14 @@ async def test_a_database_of_0001_opens_with_its_events_and_sessions_and_takes_n
             None,
             None,
         )
-        assert set(first.memberships) == {Interval("red", 1, None), Interval(7, 0, 2)}
+        assert set(first.memberships) == {Membership("red", 1, None), Membership(7, 0, 2)}
         assert (second.former_offset, second.away_since) == ("older.9", 30.0)
-        assert second.memberships == (Interval("7", 1, None),)
-        assert log.locate("first.3").number == 3 and str(log.origin(3)) == "first.3"
-        assert (await log.missed("/", list(first.memberships), 0, 3)).numbers == (2,)
-        answered = Answered("/", "buy", "ann", "key", "[1]", 61.0)
+        assert second.memberships == (Membership("7", 1, None),)
+        assert log.locate("first.3").sequence == 3 and str(log.offset_of(3)) == "first.3"
+        assert (await log.missed("/", list(first.memberships), 0, 3)).sequences == (2,)
+        answered = EventHandled("/", "buy", "ann", "key", "[1]", 61.0)
         assert await log.commit([SessionBound("/", "s1", "ann"), answered, event()]) == [3, 3, 4]
-        assert await log.answer("/", "buy", "ann", "key") == "[1]"
+        assert await log.acknowledgement("/", "buy", "ann", "key") == "[1]"
     async with opened(path) as log:
         assert [stored.identity for stored in await log.load_sessions()] == ["ann", None]
 

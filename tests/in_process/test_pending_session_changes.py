@@ -8,9 +8,15 @@ import pytest
 from socketio_eventlog.errors import StoreUnavailable
 from socketio_eventlog.records import Event, SessionAway, SessionEnded
 from socketio_eventlog.sqlite.log import EventLog
-from socketio_eventstore.core.operations import Emit, Reply, Volatile
+from socketio_eventstore.core.operations import Emit, EmitVolatile, SendPacket
 from socketio_eventstore.core.packets import Frames
-from socketio_eventstore.core.session_operations import Accept, Dismiss, End, Refuse, Revoke
+from socketio_eventstore.core.session_operations import (
+    AcceptSession,
+    DisconnectSession,
+    EndSession,
+    RefuseSession,
+    RevokeSession,
+)
 from socketio_eventstore.core.sessions import State
 from support.core import Core, Recorder, holding, said
 from support.embedded import serving
@@ -55,7 +61,7 @@ async def test_an_unstored_packet_writes_what_is_owed_and_is_sent_after_it(core:
     with pytest.raises(StoreUnavailable):
         await core.away(gone, at=7.5)
     core.held.hold()
-    reply = core.begin(Reply(client, "/", Frames("43[]")))
+    reply = core.begin(SendPacket(client, "/", Frames("43[]")))
     await core.held.reached.wait()
     assert client.batches == []
     core.held.release()
@@ -76,7 +82,7 @@ async def test_a_client_that_is_back_before_its_departure_could_be_stored_stays_
     core.held.release()
     await asyncio.gather(away, return_exceptions=True)
     core.held.fail_with()
-    await core.dispatcher.submit(Accept(session, session.claim, "s1", 1_003.0))
+    await core.dispatcher.submit(AcceptSession(session, session.claim, "s1", 1_003.0))
     assert await only_away_since(core.log) is None
     assert session.state is State.LIVE and back.packets == ['40{"sid":"s1","pid":"s1"}']
 
@@ -99,7 +105,7 @@ async def test_a_refusal_that_cannot_be_stored_closes_the_transport_without_a_pa
     claim = session.attach(connection, 0)
     core.held.fail_with(StoreUnavailable())
     with pytest.raises(StoreUnavailable):
-        await core.dispatcher.submit(Refuse(session, claim, Frames("44{}"), 1_001.0))
+        await core.dispatcher.submit(RefuseSession(session, claim, Frames("44{}"), 1_001.0))
     assert connection.packets == [] and connection.aborted == ["the store is not available"]
     assert session.state is State.ENDED and core.registry.get("/", "s1") is None
     await core.emit()
@@ -125,14 +131,14 @@ async def test_a_transport_is_not_given_connect_error_or_disconnect_when_the_sto
         assert (answer["pid"], answer["sid"]) == (pid, first.sid)
 
 
-@pytest.mark.parametrize("wanted", [Revoke, Dismiss])
+@pytest.mark.parametrize("wanted", [RevokeSession, DisconnectSession])
 async def test_an_end_that_happened_is_owed_and_one_that_is_wanted_changes_nothing(
-    core: Core, wanted: type[End]
+    core: Core, wanted: type[EndSession]
 ) -> None:
     kept, client = await core.live("kept")
     gone, other = await core.live("gone")
     core.held.fail_with(StoreUnavailable(), StoreUnavailable())
-    for turn in (wanted(kept), End(gone)):
+    for turn in (wanted(kept), EndSession(gone)):
         with pytest.raises(StoreUnavailable):
             await core.dispatcher.submit(turn)
     assert kept.state is State.LIVE and client.packets == []
@@ -141,7 +147,7 @@ async def test_an_end_that_happened_is_owed_and_one_that_is_wanted_changes_nothi
     assert client.packets == [said("hello", 1)] and other.packets == []
     assert [stored.sid for stored in await core.log.load_sessions()] == ["kept"]
     await core.dispatcher.submit(wanted(kept))
-    assert client.packets[1:] == (["41"] if wanted is Dismiss else [])
+    assert client.packets[1:] == (["41"] if wanted is DisconnectSession else [])
     assert await core.log.load_sessions() == []
 
 
@@ -151,7 +157,7 @@ async def test_of_a_session_that_went_and_ended_only_the_end_is_owed(core: Core)
     with pytest.raises(StoreUnavailable):
         await core.away(session)
     with pytest.raises(StoreUnavailable):
-        await core.dispatcher.submit(End(session))
+        await core.dispatcher.submit(EndSession(session))
     await core.emit()
     assert [type(change) for change in core.held.committed[-1]] == [SessionEnded, Event]
     assert await core.log.load_sessions() == []
@@ -163,11 +169,11 @@ async def test_what_is_owed_can_be_tried_again_without_any_turn(core: Core) -> N
     with pytest.raises(StoreUnavailable):
         await core.away(session, at=7.5)
     core.held.reached.clear()
-    core.dispatcher.retry_owed()
+    core.dispatcher.retry_pending_changes()
     await core.held.reached.wait()
     await core.emit()
     assert [type(change) for change in core.held.committed[-2]] == [SessionAway]
-    core.dispatcher.retry_owed()  # nothing is left
+    core.dispatcher.retry_pending_changes()  # nothing is left
     await core.emit()
     assert [len(changes) for changes in core.held.committed[-2:]] == [1, 1]
 
@@ -180,10 +186,10 @@ async def test_packets_that_are_not_stored_are_sent_in_their_place_although_the_
     core.held.hold()
     turns = [
         core.begin(Emit(event("lost"))),
-        core.begin(Reply(client, "/", Frames("431[]"))),
-        core.begin(Volatile(event("volatile"))),
+        core.begin(SendPacket(client, "/", Frames("431[]"))),
+        core.begin(EmitVolatile(event("volatile"))),
         core.begin(Emit(event("lost, too"))),
-        core.begin(Reply(client, "/", Frames("432[]"))),
+        core.begin(SendPacket(client, "/", Frames("432[]"))),
     ]
     await core.held.reached.wait()
     core.held.release()

@@ -22,11 +22,11 @@ from typing import Literal
 import pytest
 
 from socketio_eventlog.errors import OffsetRefused
-from socketio_eventlog.offsets import Boots
+from socketio_eventlog.offsets import Epochs
 from socketio_eventlog.records import Change, Event, SessionOpened
 from socketio_eventlog.sqlite import schema
 from socketio_eventlog.sqlite.log import EventLog
-from socketio_eventstore.core.recovery import Limits, Recovery, Restore, hash_pid
+from socketio_eventstore.core.recovery import Recovery, RecoveryLimits, Restore, hash_pid
 from socketio_eventstore.core.sessions import Registry, Session
 from support.disk_recorder import Recording, Synced, recording, why_not
 from support.storing import event, joined, opened, session
@@ -50,7 +50,7 @@ def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @dataclass(frozen=True)
-class Acknowledged:
+class EmitWithAck:
     """What a commit said: the events' offsets with their texts, and the sessions that were opened."""
 
     offsets: tuple[tuple[str, str], ...]
@@ -65,7 +65,7 @@ class Claims:
     sids: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, noted: Sequence[Acknowledged]) -> Claims:
+    def of(cls, noted: Sequence[EmitWithAck]) -> Claims:
         claims = cls()
         for note in noted:
             claims.offsets.update(note.offsets)
@@ -98,7 +98,7 @@ async def work(path: Path, level: Level, chance: random.Random, record: Recordin
             for number in range(COMMITS):
                 await commit(log, f"sid{boot}.{number}", texts, chance, record)
                 if chance.random() < 0.1:
-                    await log.beat(float(number))
+                    await log.heartbeat(float(number))
                 if chance.random() < 0.05:
                     await log.prune(through=log.head // 4, emitted_before=2_000.0)
 
@@ -113,9 +113,9 @@ async def commit(
         changes = [with_pid(sid), joined("room", sid), *changes]
     positions = await log.commit(changes)
     record.note(
-        Acknowledged(
+        EmitWithAck(
             tuple(
-                (str(log.place(position)), change.payload)
+                (str(log.offset_at(position)), change.payload)
                 for position, change in zip(positions, changes, strict=True)
                 if isinstance(change, Event)
             ),
@@ -140,7 +140,7 @@ def put_disk(folder: Path, files: dict[str, bytes]) -> Path:
 
 
 async def stored(log: EventLog) -> dict[int, str]:
-    return {logged.number: logged.event.payload for logged in await log.read(range(1, log.head + 1))}
+    return {logged.sequence: logged.event.payload for logged in await log.read(range(1, log.head + 1))}
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ async def test_full_loses_nothing_that_was_acknowledged_whenever_the_power_goes(
             found = await stored(log)
             for offset, text in claims.offsets.items():
                 place = log.locate(offset)
-                assert place.number <= log.pruned_through or found[place.number] == text
+                assert place.sequence <= log.pruned_through or found[place.sequence] == text
             assert claims.sids == [s.sid for s in await log.load_sessions()][: len(claims.sids)]
 
 
@@ -184,7 +184,7 @@ async def check_that_the_lost_future_is_known(path: Path, claims: Claims) -> Cou
         assert list(kept) == sorted(kept)
         # The log grows again over the place of what was lost.
         new = await log.commit([event(f"new {n}", rooms=("room",)) for n in range(50)])
-        given_anew = {str(log.place(number)) for number in new}
+        given_anew = {str(log.offset_at(number)) for number in new}
         assert given_anew.isdisjoint(claims.offsets), "an offset was given out twice"
         found = await stored(log)
         registry = Registry()
@@ -196,7 +196,7 @@ async def check_that_the_lost_future_is_known(path: Path, claims: Claims) -> Cou
                 continue
             if kept.get(number) == text:
                 counted["offsets kept"] += 1
-                assert log.locate(offset).number == number and str(log.origin(number)) == offset
+                assert log.locate(offset).sequence == number and str(log.offset_of(number)) == offset
             else:
                 counted["offsets lost"] += 1
                 with pytest.raises(OffsetRefused):
@@ -210,18 +210,18 @@ async def check_recoveries(
     log: EventLog, registry: Registry, claims: Claims, kept: dict[int, str], found: dict[int, str]
 ) -> None:
     """A client that has seen the lost future is told so, and another lacks nothing."""
-    recovery = Recovery(log, registry, Limits(60.0, 10**6, 10**9))
+    recovery = Recovery(log, registry, RecoveryLimits(60.0, 10**6, 10**9))
     for session_ in list(registry)[-3:]:
         for offset, text in [*claims.offsets.items()][-40::8]:
             number = int(offset.rpartition(".")[2])
             answer = await recovery.decide("/", session_.sid, offset, log.head, lambda: 0.0)
             if kept.get(number) != text and number > log.pruned_through:
                 assert not isinstance(answer, Restore), f"{offset} was lost"
-            elif number > session_.start.number:
+            elif number > session_.start.sequence:
                 assert isinstance(answer, Restore)
                 missed = await log.missed("/", list(session_.memberships()), answer.cursor, log.head)
                 wanted = [n for n in found if n > max(number, log.pruned_through)]
-                assert list(missed.numbers) == wanted
+                assert list(missed.sequences) == wanted
 
 
 # It must be able to fail ----------------------------------------------------------------------------
@@ -239,7 +239,7 @@ async def test_full_without_a_sync_for_each_commit_is_found_out(
 async def test_normal_that_believes_every_offset_is_found_out(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Boots, "check", lambda self, place, head: place)
+    monkeypatch.setattr(Epochs, "check", lambda self, place, head: place)
     with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
         await test_normal_may_lose_the_end_and_then_knows_it(folder)
 

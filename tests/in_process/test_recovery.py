@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from socketio_eventlog.records import Interval, Missed, SessionOpened
+from socketio_eventlog.records import Membership, Missed, SessionOpened
 from socketio_eventlog.sqlite.log import EventLog
-from socketio_eventstore.core.operations import Emit, Join, Leave
-from socketio_eventstore.core.recovery import Limits, Recovery, Restore, Result, hash_pid
+from socketio_eventstore.core.operations import Emit, JoinRoom, LeaveRoom
+from socketio_eventstore.core.recovery import Recovery, RecoveryLimits, RecoveryResult, Restore, hash_pid
 from socketio_eventstore.core.sessions import Registry, Session, State
 from support.core import Core, Recorder
 from support.storing import event, opened
 
-LIMITS = Limits(max_disconnection_seconds=60.0, max_missed_packets=100, max_missed_bytes=10_000)
+LIMITS = RecoveryLimits(max_disconnection_seconds=60.0, max_missed_packets=100, max_missed_bytes=10_000)
 SIZE_BYTES = event("hello").size_bytes
 
 
@@ -27,8 +27,8 @@ async def decide(
     pid: object = "s1",
     namespace: str = "/",
     now: float = 0.0,
-    limits: Limits = LIMITS,
-) -> int | Result:
+    limits: RecoveryLimits = LIMITS,
+) -> int | RecoveryResult:
     """The cursor from which the session of the pid is restored, or why it is not."""
     recovery = Recovery(core.log, core.registry, limits)
     answer = await recovery.decide(namespace, pid, offset, core.dispatcher.position, lambda: now)
@@ -101,7 +101,7 @@ async def test_the_offset_that_the_client_brought_along_means_that_it_has_receiv
     await core.away(session)
     await core.emit()
     assert await decide(core, "elsewhere.77") == 1
-    assert await decide(core, "elsewhere.78") is Result.ROLLED_BACK
+    assert await decide(core, "elsewhere.78") is RecoveryResult.ROLLED_BACK
     assert await decide(core, "boot.2") == 2
 
 
@@ -127,19 +127,19 @@ async def test_deciding_changes_nothing(core: Core) -> None:
 )
 async def test_a_pid_that_is_nobodys_opens_nothing(core: Core, pid: object) -> None:
     await core.live()
-    assert await decide(core, None, pid=pid) is Result.UNKNOWN_SESSION
+    assert await decide(core, None, pid=pid) is RecoveryResult.UNKNOWN_SESSION
 
 
 async def test_a_pid_opens_only_its_own_namespace(core: Core) -> None:
     await core.live()
-    assert await decide(core, None, namespace="/other") is Result.UNKNOWN_SESSION
+    assert await decide(core, None, namespace="/other") is RecoveryResult.UNKNOWN_SESSION
     assert await decide(core, None, namespace="/") == 0
 
 
 async def test_a_session_that_is_over_is_unknown(core: Core) -> None:
     session, _ = await core.live()
     session.move(State.ENDED)
-    assert await decide(core, None) is Result.UNKNOWN_SESSION
+    assert await decide(core, None) is RecoveryResult.UNKNOWN_SESSION
 
 
 class AskedLog:
@@ -153,7 +153,7 @@ class AskedLog:
         return getattr(self._log, name)
 
     async def missed(
-        self, namespace: str, memberships: Sequence[Interval], after: int, through: int, **options: Any
+        self, namespace: str, memberships: Sequence[Membership], after: int, through: int, **options: Any
     ) -> Missed:
         missed = await self._log.missed(namespace, memberships, after, through, **options)
         self._meanwhile()
@@ -164,7 +164,7 @@ async def test_a_session_that_ends_while_the_log_is_asked_is_unknown(core: Core)
     session = await away_in_the_middle(core)
     log: Any = AskedLog(core.log, lambda: session.move(State.ENDED))
     recovery = Recovery(log, core.registry, LIMITS)
-    assert await recovery.decide("/", "s1", None, 5, lambda: 0.0) is Result.UNKNOWN_SESSION
+    assert await recovery.decide("/", "s1", None, 5, lambda: 0.0) is RecoveryResult.UNKNOWN_SESSION
 
 
 async def test_a_session_that_expires_while_the_log_is_asked_has_expired(core: Core) -> None:
@@ -172,7 +172,7 @@ async def test_a_session_that_expires_while_the_log_is_asked_has_expired(core: C
     now = [0.0]
     log: Any = AskedLog(core.log, lambda: now.append(61.0))
     recovery = Recovery(log, core.registry, LIMITS)
-    assert await recovery.decide("/", "s1", None, 5, lambda: now[-1]) is Result.EXPIRED
+    assert await recovery.decide("/", "s1", None, 5, lambda: now[-1]) is RecoveryResult.EXPIRED
 
 
 def test_a_pid_is_known_by_its_hash_only() -> None:
@@ -193,13 +193,13 @@ def test_a_pid_is_known_by_its_hash_only() -> None:
 )
 async def test_what_is_not_of_our_form_is_a_bad_offset(core: Core, offset: object) -> None:
     await away_in_the_middle(core)
-    assert await decide(core, offset) is Result.BAD_OFFSET
+    assert await decide(core, offset) is RecoveryResult.BAD_OFFSET
 
 
 @pytest.mark.parametrize("offset", ["boot.6", "boot.999999999", "another.3", "another.0"])
 async def test_an_offset_of_another_future_is_recognised(core: Core, offset: str) -> None:
     await away_in_the_middle(core)
-    assert await decide(core, offset) is Result.ROLLED_BACK
+    assert await decide(core, offset) is RecoveryResult.ROLLED_BACK
 
 
 async def sessions_of(log: EventLog) -> Registry:
@@ -214,28 +214,28 @@ def opening(former_offset: str | None = None) -> SessionOpened:
 
 
 async def test_offsets_of_earlier_starts_of_the_server_are_known(path: Path) -> None:
-    async with opened(path, boot_id=lambda: "one") as log:
+    async with opened(path, new_epoch=lambda: "one") as log:
         await log.commit([event("a"), opening(), event("b"), event("c")])
-    async with opened(path, boot_id=lambda: "two") as log:
+    async with opened(path, new_epoch=lambda: "two") as log:
         await log.commit([event("d"), event("e")])
         recovery = Recovery(log, await sessions_of(log), LIMITS)
 
-        async def cursor(offset: str | None) -> int | Result:
+        async def cursor(offset: str | None) -> int | RecoveryResult:
             answer = await recovery.decide("/", "s1", offset, 5, lambda: 0.0)
             return answer.cursor if isinstance(answer, Restore) else answer
 
         assert [await cursor(f"one.{number}") for number in range(4)] == [1, 1, 2, 3]
         assert [await cursor(f"two.{number}") for number in (3, 4, 5)] == [3, 4, 5]
         assert await cursor(None) == 1
-        assert await cursor("one.4") is Result.ROLLED_BACK  # its boot did not write that far
-        assert await cursor("two.6") is Result.ROLLED_BACK
-        assert await cursor("two.2") is Result.ROLLED_BACK  # nor did this one begin so early
+        assert await cursor("one.4") is RecoveryResult.ROLLED_BACK  # its boot did not write that far
+        assert await cursor("two.6") is RecoveryResult.ROLLED_BACK
+        assert await cursor("two.2") is RecoveryResult.ROLLED_BACK  # nor did this one begin so early
 
 
 async def test_a_lost_future_from_before_the_session_means_its_start(path: Path) -> None:
-    async with opened(path, boot_id=lambda: "one") as log:
+    async with opened(path, new_epoch=lambda: "one") as log:
         await log.commit([event("a"), event("b")])
-    async with opened(path, boot_id=lambda: "two") as log:
+    async with opened(path, new_epoch=lambda: "two") as log:
         await log.commit([opening(), event("c")])
         recovery = Recovery(log, await sessions_of(log), LIMITS)
         answer = await recovery.decide("/", "s1", "one.99", 3, lambda: 0.0)
@@ -244,16 +244,16 @@ async def test_a_lost_future_from_before_the_session_means_its_start(path: Path)
 
 async def test_an_older_copy_of_the_database_knows_its_own_offsets_only(tmp_path: Path) -> None:
     original, copy = tmp_path / "events.db", tmp_path / "copy.db"
-    async with opened(original, boot_id=lambda: "one") as log:
+    async with opened(original, new_epoch=lambda: "one") as log:
         await log.commit([opening(), event("a")])
     copy.write_bytes(original.read_bytes())
-    async with opened(original, boot_id=lambda: "two") as log:
+    async with opened(original, new_epoch=lambda: "two") as log:
         await log.commit([event("lost")])
-        lost = str(log.place(2))
-    async with opened(copy, boot_id=lambda: "three") as log:
+        lost = str(log.offset_at(2))
+    async with opened(copy, new_epoch=lambda: "three") as log:
         await log.commit([event("b")])
         recovery = Recovery(log, await sessions_of(log), LIMITS)
-        assert await recovery.decide("/", "s1", lost, 2, lambda: 0.0) is Result.ROLLED_BACK
+        assert await recovery.decide("/", "s1", lost, 2, lambda: 0.0) is RecoveryResult.ROLLED_BACK
         answer = await recovery.decide("/", "s1", "one.1", 2, lambda: 0.0)
         assert isinstance(answer, Restore) and answer.cursor == 1
 
@@ -265,7 +265,7 @@ async def test_a_session_expires_by_the_service_clock(core: Core) -> None:
     session, _ = await core.live()
     await core.away(session, at=10.0)
     assert await decide(core, None, now=70.0) == 0
-    assert await decide(core, None, now=70.001) is Result.EXPIRED
+    assert await decide(core, None, now=70.001) is RecoveryResult.EXPIRED
 
 
 async def test_only_what_is_away_expires(core: Core) -> None:
@@ -282,20 +282,20 @@ async def test_only_what_is_away_expires(core: Core) -> None:
 
 async def test_more_packets_than_the_limit_are_too_many(core: Core) -> None:
     await away_in_the_middle(core)
-    three, two = Limits(60.0, 3, 10_000), Limits(60.0, 2, 10_000)
+    three, two = RecoveryLimits(60.0, 3, 10_000), RecoveryLimits(60.0, 2, 10_000)
     assert await decide(core, "boot.2", limits=three) == 2
-    assert await decide(core, "boot.2", limits=two) is Result.TOO_MANY_MISSED
+    assert await decide(core, "boot.2", limits=two) is RecoveryResult.TOO_MANY_MISSED
     assert await decide(core, "boot.3", limits=two) == 3
 
 
 async def test_more_bytes_than_the_limit_are_too_many(core: Core) -> None:
     await away_in_the_middle(core)
-    enough, short = Limits(60.0, 100, 3 * SIZE_BYTES), Limits(60.0, 100, 3 * SIZE_BYTES - 1)
+    enough, short = RecoveryLimits(60.0, 100, 3 * SIZE_BYTES), RecoveryLimits(60.0, 100, 3 * SIZE_BYTES - 1)
     assert await decide(core, "boot.2", limits=enough) == 2
-    assert await decide(core, "boot.2", limits=short) is Result.TOO_MANY_MISSED
+    assert await decide(core, "boot.2", limits=short) is RecoveryResult.TOO_MANY_MISSED
     attached = Emit(event("x", attachments=(b"y" * 3 * SIZE_BYTES,)))
     await core.dispatcher.submit(attached)
-    assert await decide(core, "boot.5", limits=enough) is Result.TOO_MANY_MISSED
+    assert await decide(core, "boot.5", limits=enough) is RecoveryResult.TOO_MANY_MISSED
 
 
 async def test_what_is_not_for_the_session_does_not_count_against_its_limits(core: Core) -> None:
@@ -303,14 +303,14 @@ async def test_what_is_not_for_the_session_does_not_count_against_its_limits(cor
     await core.away(session)
     for number in range(20):
         await core.emit("x", "room" if number in (4, 14) else "other")
-    assert await decide(core, "boot.0", limits=Limits(60.0, 2, 10_000)) == 4
+    assert await decide(core, "boot.0", limits=RecoveryLimits(60.0, 2, 10_000)) == 4
 
 
 async def test_what_was_confirmed_does_not_count_against_the_limits(core: Core) -> None:
     session = await away_in_the_middle(core)
     session.confirm(4)
     for offset in ("boot.0", "boot.2", None):
-        assert await decide(core, offset, limits=Limits(60.0, 1, SIZE_BYTES)) == 4
+        assert await decide(core, offset, limits=RecoveryLimits(60.0, 1, SIZE_BYTES)) == 4
 
 
 async def test_memberships_of_the_time_of_the_event_count(core: Core) -> None:
@@ -319,22 +319,24 @@ async def test_memberships_of_the_time_of_the_event_count(core: Core) -> None:
     changes = [
         Emit(event("before", rooms=("joined",))),
         Emit(event("hers 1", rooms=("left",))),
-        Leave(session, "left"),
-        Join(session, "joined"),
+        LeaveRoom(session, "left"),
+        JoinRoom(session, "joined"),
         Emit(event("after", rooms=("left",))),
         Emit(event("hers 2", rooms=("joined",))),
     ]
     for turn in changes:
         await core.dispatcher.submit(turn)
-    assert await decide(core, "boot.0", limits=Limits(60.0, 2, 10_000)) == 1
-    assert await decide(core, "boot.0", limits=Limits(60.0, 1, 10_000)) is Result.TOO_MANY_MISSED
+    assert await decide(core, "boot.0", limits=RecoveryLimits(60.0, 2, 10_000)) == 1
+    assert (
+        await decide(core, "boot.0", limits=RecoveryLimits(60.0, 1, 10_000)) is RecoveryResult.TOO_MANY_MISSED
+    )
 
 
 # Counting -------------------------------------------------------------------------------------------
 
 
 def test_the_results_have_the_names_of_the_metric() -> None:
-    assert [str(result) for result in Result] == [
+    assert [str(result) for result in RecoveryResult] == [
         "recovered",
         "unknown_session",
         "expired",
@@ -348,8 +350,8 @@ def test_the_results_have_the_names_of_the_metric() -> None:
 async def test_answers_are_counted_and_logged(core: Core, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     recovery = Recovery(core.log, core.registry, LIMITS)
-    recovery.count(Result.EXPIRED, "s1")
-    recovery.count(Result.EXPIRED)
-    recovery.count(Result.RECOVERED, "s2")
-    assert recovery.results == {Result.EXPIRED: 2, Result.RECOVERED: 1}
+    recovery.count(RecoveryResult.EXPIRED, "s1")
+    recovery.count(RecoveryResult.EXPIRED)
+    recovery.count(RecoveryResult.RECOVERED, "s2")
+    assert recovery.results == {RecoveryResult.EXPIRED: 2, RecoveryResult.RECOVERED: 1}
     assert caplog.messages == ["reconnection of s1: expired", "reconnection of an unknown session: expired"]

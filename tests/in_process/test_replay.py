@@ -9,9 +9,16 @@ import pytest
 
 from socketio_eventlog.records import Room
 from socketio_eventstore.core import operations, replay
-from socketio_eventstore.core.operations import Acknowledged, Emit, Join, Leave, Reply, Volatile
+from socketio_eventstore.core.operations import (
+    Emit,
+    EmitVolatile,
+    EmitWithAck,
+    JoinRoom,
+    LeaveRoom,
+    SendPacket,
+)
 from socketio_eventstore.core.packets import Frames
-from socketio_eventstore.core.session_operations import Accept
+from socketio_eventstore.core.session_operations import AcceptSession
 from socketio_eventstore.core.sessions import Session, State
 from support.core import Core, Recorder, running, said
 from support.held_history import CONNECT, away, emit_numbers, holding, running_in_small_pages
@@ -160,9 +167,9 @@ async def change_both(core: Core, random: Random, both: tuple[Session, ...], num
     room = random.choice(ROOMS)
     match random.randint(0, 5):
         case 0:
-            await core.dispatcher.submit(*(Join(session, room) for session in both))
+            await core.dispatcher.submit(*(JoinRoom(session, room) for session in both))
         case 1:
-            await core.dispatcher.submit(*(Leave(session, room) for session in both))
+            await core.dispatcher.submit(*(LeaveRoom(session, room) for session in both))
         case 2:
             await core.emit(f"to all {number}", skip=("twin", "s1") if number % 5 == 0 else ())
         case _:
@@ -177,19 +184,19 @@ async def test_packets_that_are_not_stored_come_between_the_events_where_they_be
     await either.emit("one")
     session.recovered = True
     claim = session.attach(back, 0)
-    ask = Acknowledged(event("?", rooms=("s1",)), lambda session: Frames(f'427["{session.sid}?"]'))
+    ask = EmitWithAck(event("?", rooms=("s1",)), lambda session: Frames(f'427["{session.sid}?"]'))
     for turn in (
         Emit(event("two")),
-        Reply(back, "/", Frames("43[2]")),
-        Volatile(event("volatile")),
+        SendPacket(back, "/", Frames("43[2]")),
+        EmitVolatile(event("volatile")),
         Emit(event("three")),
         ask,
         Emit(event("not hers", rooms=("nobody's",))),
-        Reply(back, "/", Frames("43[4]")),
+        SendPacket(back, "/", Frames("43[4]")),
     ):
         await either.dispatcher.submit(turn)
     assert back.packets == []
-    await either.dispatcher.submit(Accept(session, claim, "s1", 1_001.0))
+    await either.dispatcher.submit(AcceptSession(session, claim, "s1", 1_001.0))
     events = [said("one", 1), said("two", 2), said("three", 3)]
     assert await back.sent(7) == [CONNECT, *events[:2], "43[2]", events[2], '427["s1?"]', "43[4]"]
 
@@ -201,32 +208,32 @@ async def test_what_comes_in_for_a_session_in_replay_keeps_its_place(core: Core)
     history.open.clear()
     await core.recover(session, back, cursor=0)
     await history.reached.wait()
-    await core.dispatcher.submit(Reply(back, "/", Frames("43[10]")))
+    await core.dispatcher.submit(SendPacket(back, "/", Frames("43[10]")))
     expected += ["43[10]", *await emit_numbers(core, 2)]
-    await core.dispatcher.submit(Volatile(event("volatile")))
-    await core.dispatcher.submit(Reply(back, "/", Frames("43[12]")))
+    await core.dispatcher.submit(EmitVolatile(event("volatile")))
+    await core.dispatcher.submit(SendPacket(back, "/", Frames("43[12]")))
     assert back.packets == [CONNECT]
     history.open.set()
     assert await back.sent(15) == [CONNECT, *expected, "43[12]"]
-    assert session.state is State.LIVE and session.held == [] and session.held_bytes == 0
+    assert session.state is State.LIVE and session.deferred_packets == [] and session.deferred_bytes == 0
 
 
 async def test_a_new_session_gets_what_is_addressed_to_it_after_its_connect(either: Core) -> None:
     await either.emit("before")
     session, connection = await either.open(), Recorder()
-    claim = session.attach(connection, session.start.number)
-    await either.dispatcher.submit(Join(session, "room"))
+    claim = session.attach(connection, session.start.sequence)
+    await either.dispatcher.submit(JoinRoom(session, "room"))
     await either.emit("to all")
     await either.emit("to room", "room")
-    await either.dispatcher.submit(Reply(connection, "/", Frames("43[]")))
+    await either.dispatcher.submit(SendPacket(connection, "/", Frames("43[]")))
     await either.emit("to it", "s1")
     assert connection.packets == []
-    await either.dispatcher.submit(Accept(session, claim, "s1", 1_001.0))
+    await either.dispatcher.submit(AcceptSession(session, claim, "s1", 1_001.0))
     expected = [said("to all", 2), said("to room", 3), "43[]", said("to it", 4)]
     assert await connection.sent(5) == [CONNECT, *expected]
 
 
-@pytest.mark.parametrize(("limit", "value"), [("HELD_PACKETS", 3), ("HELD_BYTES", 30)])
+@pytest.mark.parametrize(("limit", "value"), [("MAX_DEFERRED_PACKETS", 3), ("MAX_DEFERRED_BYTES", 30)])
 async def test_a_session_for_which_too_much_is_held_loses_its_transport(
     core: Core, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
 ) -> None:
@@ -235,5 +242,5 @@ async def test_a_session_for_which_too_much_is_held_loses_its_transport(
     session.attach(connection, 0)
     for number in range(4):
         assert connection.aborted == []
-        await core.dispatcher.submit(Reply(connection, "/", Frames(f"43[{number:05}]")))
+        await core.dispatcher.submit(SendPacket(connection, "/", Frames(f"43[{number:05}]")))
     assert connection.aborted == ["too much is waiting for the replay"] and connection.packets == []

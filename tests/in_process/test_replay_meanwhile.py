@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from socketio_eventlog.errors import StoreUnavailable
-from socketio_eventstore.core.session_operations import Accept, Dismiss
+from socketio_eventstore.core.session_operations import AcceptSession, DisconnectSession
 from socketio_eventstore.core.sessions import State
 from support.core import Core, Recorder, running, said
 from support.held_history import CONNECT, away, emit_numbers, holding, running_in_small_pages
@@ -56,7 +56,7 @@ async def test_several_sessions_are_served_from_shared_reads(path: Path) -> None
         accepts = []
         for session, client in zip(sessions, clients, strict=True):
             session.recovered = True
-            accepts.append(Accept(session, session.attach(client, 0), session.sid, 1_001.0))
+            accepts.append(AcceptSession(session, session.attach(client, 0), session.sid, 1_001.0))
         await core.dispatcher.submit(*accepts)
         for number, client in enumerate(clients):
             expected = [said(f"number {n}", n) for n in range(1 + number % 2, 21, 2)]
@@ -109,7 +109,7 @@ async def test_a_replay_whose_session_goes_ends_without_a_word(core: Core, how: 
     if how == "away":
         await core.away(session)
     else:
-        await core.dispatcher.submit(Dismiss(session))
+        await core.dispatcher.submit(DisconnectSession(session))
     history.open.set()
     await core.recover(other, client, cursor=0)  # the replays work on
     assert (await client.sent(21))[1:] == expected

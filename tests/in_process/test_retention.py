@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from socketio_eventlog.errors import StoreUnavailable
-from socketio_eventlog.records import Answered
+from socketio_eventlog.records import EventHandled
 from socketio_eventstore.core import retention
-from socketio_eventstore.core.retention import ANSWERS_KEPT_SECONDS, ServiceClock
-from socketio_eventstore.core.session_operations import End, Revoke
+from socketio_eventstore.core.retention import IDEMPOTENCY_KEYS_KEPT_SECONDS, UptimeClock
+from socketio_eventstore.core.session_operations import EndSession, RevokeSession
 from socketio_eventstore.core.sessions import Session, State
 from support.core import Core, Recorder, running
 from support.embedded import Seen
-from support.retaining import LIMIT_SECONDS, NEWEST, Clock, Kept, emit, ending_who_has_expired, numbers
+from support.retaining import LIMIT_SECONDS, NEWEST, Clock, Kept, emit, ending_who_has_expired, sequences
 from support.storing import event, opened
 
 
@@ -30,7 +30,7 @@ async def test_old_events_go_and_young_ones_stay(core: Core, kept: Kept) -> None
     await core.log.commit([event(emitted_at=NEWEST - age) for age in (90.0, 61.0, 60.0, 10.0)])
     core.dispatcher.position = core.log.head
     assert await kept.sweep() == 2
-    assert await numbers(core.log) == [3, 4]
+    assert await sequences(core.log) == [3, 4]
     kept.wall.now += 1.0
     assert await kept.sweep() == 1
 
@@ -44,7 +44,7 @@ async def test_no_event_goes_that_a_session_may_lack(core: Core, kept: Kept) -> 
     two.confirm(4)
     assert kept.retention.floor(kept.monotonic()) == 4
     assert await kept.sweep() == 4
-    assert await numbers(core.log) == [5, 6, 7, 8, 9, 10]
+    assert await sequences(core.log) == [5, 6, 7, 8, 9, 10]
     two.confirm(9)
     assert await kept.sweep() == 3
     assert core.log.pruned_through == 7
@@ -60,23 +60,23 @@ async def test_a_session_in_any_state_keeps_what_it_has_not_confirmed(
     await emit(core, 3)
     kept.all_events_are_old()
     await kept.sweep()
-    assert await numbers(core.log) == [4, 5, 6]
+    assert await sequences(core.log) == [4, 5, 6]
 
 
 async def test_without_sessions_everything_old_goes(core: Core, kept: Kept) -> None:
     session, _ = await core.live()
     await emit(core, 5)
-    await core.dispatcher.submit(End(session))
+    await core.dispatcher.submit(EndSession(session))
     kept.all_events_are_old()
-    assert await kept.sweep() == 5 and await numbers(core.log) == []
+    assert await kept.sweep() == 5 and await sequences(core.log) == []
     assert await core.emit() == "boot.6"
 
 
 async def test_sessions_that_ended_or_expired_keep_nothing(core: Core, kept: Kept) -> None:
     session, _ = await core.live()
-    session.leaving = 1  # its disconnect handler is still running
+    session.running_disconnect_handlers = 1  # its disconnect handler is still running
     await emit(core, 3)
-    await core.dispatcher.submit(End(session))
+    await core.dispatcher.submit(EndSession(session))
     assert list(core.registry) == [session]
     assert kept.retention.floor(kept.monotonic()) == 3
     gone, _ = await core.live("gone")
@@ -85,7 +85,7 @@ async def test_sessions_that_ended_or_expired_keep_nothing(core: Core, kept: Kep
     assert kept.retention.floor(kept.monotonic()) == 3
     kept.monotonic.now = LIMIT_SECONDS + 1.0
     assert kept.retention.floor(kept.monotonic()) == 6
-    session.leaving = 0
+    session.running_disconnect_handlers = 0
 
 
 async def test_pruning_goes_in_small_steps(core: Core, kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,11 +117,11 @@ async def test_events_that_come_during_a_sweep_stay(core: Core, kept: Kept) -> N
 
 
 async def test_old_answers_to_clients_are_forgotten(core: Core, kept: Kept) -> None:
-    await core.log.commit([Answered("/", "x", "", f"key {at}", "[]", at) for at in (0.0, 100.0)])
-    kept.monotonic.now = LIMIT_SECONDS + ANSWERS_KEPT_SECONDS + 50.0
+    await core.log.commit([EventHandled("/", "x", "", f"key {at}", "[]", at) for at in (0.0, 100.0)])
+    kept.monotonic.now = LIMIT_SECONDS + IDEMPOTENCY_KEYS_KEPT_SECONDS + 50.0
     await kept.sweep()
-    assert await core.log.answer("/", "x", "", "key 0.0") is None
-    assert await core.log.answer("/", "x", "", "key 100.0") == "[]"
+    assert await core.log.acknowledgement("/", "x", "", "key 0.0") is None
+    assert await core.log.acknowledgement("/", "x", "", "key 100.0") == "[]"
 
 
 async def test_after_a_restart_nothing_goes_until_the_sessions_have_returned_or_expired(
@@ -138,7 +138,7 @@ async def test_after_a_restart_nothing_goes_until_the_sessions_have_returned_or_
             core.registry.add(Session.restore(stored, 0.0))
 
         async def end(session: Session) -> None:
-            await core.dispatcher.submit(Revoke(session))
+            await core.dispatcher.submit(RevokeSession(session))
 
         kept = Kept(core, end)
         kept.all_events_are_old()
@@ -159,7 +159,7 @@ async def test_after_a_restart_nothing_goes_until_the_sessions_have_returned_or_
 
 def test_the_service_clock_goes_on_where_the_last_server_stopped() -> None:
     monotonic = Clock(1_000.0)
-    clock = ServiceClock(7.5, monotonic)
+    clock = UptimeClock(7.5, monotonic)
     assert clock() == 7.5
     monotonic.now += 2.0
     assert clock() == 9.5
@@ -170,13 +170,13 @@ async def test_a_sweep_writes_down_the_service_time(core: Core, kept: Kept, tmp_
     await kept.sweep()
     await core.log.close()
     async with opened(tmp_path / "events.db") as log:
-        assert log.service_time_at_open == 12.5
+        assert log.uptime_at_open == 12.5
 
 
 async def test_a_store_that_is_unavailable_is_swept_again(
     core: Core, kept: Kept, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    seen, beat = Seen(), core.log.beat
+    seen, beat = Seen(), core.log.heartbeat
 
     async def failing_beat(service_time: float) -> None:
         seen("beat")
@@ -184,7 +184,7 @@ async def test_a_store_that_is_unavailable_is_swept_again(
             raise StoreUnavailable("The disk is full.")
         await beat(service_time)
 
-    monkeypatch.setattr(core.log, "beat", failing_beat)
+    monkeypatch.setattr(core.log, "heartbeat", failing_beat)
     task = asyncio.create_task(kept.retention.run())
     await seen.until(4)
     task.cancel()

@@ -12,12 +12,12 @@ from typing import Self
 import pytest
 
 from socketio_eventlog.errors import StoreClosed, StoreRejected, StoreUnavailable
-from socketio_eventlog.sqlite.database import Connection, Database
+from socketio_eventlog.sqlite.database import Database, StoreConnection
 from support.storing import event, opened
 
 
-def connect() -> Connection:
-    return sqlite3.connect(":memory:", isolation_level=None, factory=Connection)
+def connect() -> StoreConnection:
+    return sqlite3.connect(":memory:", isolation_level=None, factory=StoreConnection)
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ async def test_closing_finishes_the_queue_and_ends_the_thread() -> None:
 
 
 async def test_a_connection_that_fails_raises_what_it_failed_with_and_leaves_no_thread() -> None:
-    def failing() -> Connection:
+    def failing() -> StoreConnection:
         raise ZeroDivisionError
 
     before = set(threading.enumerate())
@@ -148,9 +148,9 @@ async def test_a_job_that_hangs_does_not_stop_the_loop(database: Database, synci
     may_end = threading.Event()
 
     def hang(connection: sqlite3.Connection) -> None:
-        assert isinstance(connection, Connection) and connection.relief is not None
+        assert isinstance(connection, StoreConnection) and connection.gil_relief is not None
         if syncing:
-            with connection.relief.syncing():
+            with connection.gil_relief.committing():
                 may_end.wait()
         else:
             may_end.wait()
@@ -165,7 +165,7 @@ async def test_a_job_that_hangs_does_not_stop_the_loop(database: Database, synci
 
 async def test_the_loop_is_left_alone_when_there_is_nothing_to_wait_for(database: Database) -> None:
     await database.run(lambda _connection: None)
-    while database._relief._watching:  # noqa: ASYNC110 -- nothing tells when it ends
+    while database._gil_relief._watching:  # noqa: ASYNC110 -- nothing tells when it ends
         await asyncio.sleep(0)
 
 
@@ -173,7 +173,7 @@ async def test_a_start_that_is_cancelled_waits_for_its_thread() -> None:
     begun, may_end = threading.Event(), threading.Event()
     before = set(threading.enumerate())
 
-    def slow() -> Connection:
+    def slow() -> StoreConnection:
         begun.set()
         may_end.wait()
         return connect()

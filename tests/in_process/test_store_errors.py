@@ -29,8 +29,8 @@ async def assert_unharmed(log: EventLog) -> None:
     """The log takes the next commit, and its index knows it."""
     (number,) = await log.commit([event(rooms=("unharmed",))])
     assert log.head == number
-    assert (await log.missed("/", always("unharmed"), number - 1, number)).numbers == (number,)
-    assert [found.number for found in await log.read([number])] == [number]
+    assert (await log.missed("/", always("unharmed"), number - 1, number)).sequences == (number,)
+    assert [found.sequence for found in await log.read([number])] == [number]
 
 
 async def test_a_lock_of_another_program_is_reported_and_uses_up_no_number(path: Path) -> None:
@@ -41,7 +41,7 @@ async def test_a_lock_of_another_program_is_reported_and_uses_up_no_number(path:
             with pytest.raises(StoreBusy):
                 await log.prune(through=1, emitted_before=2_000.0)
             with pytest.raises(StoreBusy):
-                await log.beat(1.0)
+                await log.heartbeat(1.0)
         assert await log.commit([event()]) == [1]
         await assert_unharmed(log)
 
@@ -50,7 +50,7 @@ async def test_reading_goes_on_while_another_program_writes(path: Path) -> None:
     async with opened(path) as log:
         await log.commit([event()])
         with locked(path):
-            assert [found.number for found in await log.read([1])] == [1]
+            assert [found.sequence for found in await log.read([1])] == [1]
             assert await log.counts() == (0, 1)
 
 
@@ -69,7 +69,7 @@ async def test_a_full_disk_is_reported_and_nothing_of_the_batch_is_stored(path: 
         )
         # 2 and 3 are used up: COMMIT may fail and the transaction be found on disk after a crash.
         assert await log.commit([joined("a"), event()]) == [1, 4]
-        assert (await log.read(range(9)))[-1].number == 4
+        assert (await log.read(range(9)))[-1].sequence == 4
         await assert_unharmed(log)
     async with opened(path) as log:
         assert log.head == 5
@@ -112,7 +112,7 @@ async def test_the_numbers_of_a_refused_batch_are_never_given_out(path: Path) ->
         with pytest.raises(StoreRejected):
             await log.commit([event(), bad])
         assert await log.commit([session(), event(rooms=("a",)), event()]) == [0, 3, 4]
-        assert (await log.missed("/", always("a"), 0, 4)).numbers == (3,)
+        assert (await log.missed("/", always("a"), 0, 4)).sequences == (3,)
 
 
 async def test_a_closed_log_says_so(path: Path) -> None:
@@ -124,7 +124,7 @@ async def test_a_closed_log_says_so(path: Path) -> None:
             log.read([1]),
             log.load_sessions(),
             log.prune(through=1, emitted_before=1.0),
-            log.beat(1.0),
+            log.heartbeat(1.0),
             log.counts(),
         ):
             with pytest.raises(StoreClosed):
@@ -143,10 +143,10 @@ async def test_commits_under_way_are_finished_by_closing(path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["", "-wal"])
 async def test_a_deleted_file_is_noticed(path: Path, suffix: str) -> None:
     async with opened(path) as log:
-        await log.beat(1.0)
+        await log.heartbeat(1.0)
         path.with_name(path.name + suffix).unlink()
         with pytest.raises(StoreUnavailable, match="deleted or replaced"):
-            await log.beat(2.0)
+            await log.heartbeat(2.0)
 
 
 async def test_a_replaced_file_is_noticed(path: Path) -> None:
@@ -155,7 +155,7 @@ async def test_a_replaced_file_is_noticed(path: Path) -> None:
         shutil.copy(path, copy)
         copy.replace(path)
         with pytest.raises(StoreUnavailable, match=str(path)):
-            await log.beat(2.0)
+            await log.heartbeat(2.0)
 
 
 async def test_where_files_have_no_locks_a_second_server_stops_the_first_from_writing(
@@ -169,7 +169,7 @@ async def test_where_files_have_no_locks_a_second_server_stops_the_first_from_wr
             for write in (
                 first.commit([event("first")]),
                 first.prune(through=9, emitted_before=2_000.0),
-                first.beat(1.0),
+                first.heartbeat(1.0),
             ):
                 with pytest.raises(StoreUnavailable, match="Another server"):
                     await write

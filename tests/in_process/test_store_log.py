@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from socketio_eventlog.errors import OffsetMalformed, OffsetRolledBack, OffsetUnknown
-from socketio_eventlog.index import GENERATION_LENGTH
+from socketio_eventlog.index import SEGMENT_LENGTH
 from socketio_eventlog.records import (
     Change,
     DataSaved,
     Event,
-    Interval,
     LoggedEvent,
+    Membership,
     Missed,
-    Place,
+    Offset,
     SessionAway,
     SessionEnded,
     SessionResumed,
@@ -37,7 +37,7 @@ async def only_session(log: EventLog) -> StoredSession:
 
 async def test_a_new_log_is_empty(path: Path) -> None:
     async with opened(path) as log:
-        assert (log.head, log.pruned_through, log.service_time_at_open) == (0, 0, 0.0)
+        assert (log.head, log.pruned_through, log.uptime_at_open) == (0, 0, 0.0)
         assert await log.counts() == (0, 0)
         assert await log.load_sessions() == []
         assert await log.commit([]) == []
@@ -49,7 +49,7 @@ async def test_every_change_learns_the_position_right_after_it(path: Path) -> No
         assert await log.commit(changes) == [0, 1, 2, 2, 3, 3]
         assert await log.commit([event()]) == [4]
         assert log.head == 4
-        assert log.place(4) == Place(log.boot, 4)
+        assert log.offset_at(4) == Offset(log.epoch, 4)
 
 
 async def test_events_are_read_as_they_were_written(path: Path) -> None:
@@ -81,7 +81,7 @@ async def test_the_missed_events_are_those_that_a_membership_covers(path: Path) 
             [event("x", rooms=("a",)), event("y", rooms=("b",)), event("z"), event("w", rooms=("a",))]
         )
         size_bytes = event("x").size_bytes
-        memberships = [Interval("a", 0, 3), Interval(None, 0, None)]
+        memberships = [Membership("a", 0, 3), Membership(None, 0, None)]
         assert await log.missed("/", memberships, 0, 4) == Missed((1, 3), 2 * size_bytes)
         assert log.missed_in_memory("/", memberships, 1, 4) == Missed((3,), size_bytes)
         assert log.missed_in_memory("/other", memberships, 0, 4) == Missed((), 0)
@@ -90,35 +90,35 @@ async def test_the_missed_events_are_those_that_a_membership_covers(path: Path) 
 async def test_the_log_goes_on_after_a_restart(path: Path) -> None:
     async with opened(path) as first:
         await first.commit([event("before", rooms=("a",))])
-        await first.beat(12.5)
-        sent = str(first.place(1))
+        await first.heartbeat(12.5)
+        sent = str(first.offset_at(1))
     async with opened(path) as second:
-        assert second.boot != first.boot
-        assert (second.head, second.service_time_at_open) == (1, 12.5)
+        assert second.epoch != first.epoch
+        assert (second.head, second.uptime_at_open) == (1, 12.5)
         assert await second.commit([event("after", rooms=("a",))]) == [2]
-        assert second.locate(sent) == Place(first.boot, 1)
+        assert second.locate(sent) == Offset(first.epoch, 1)
         assert second.missed_in_memory("/", always("a"), 0, 2) == await second.missed("/", always("a"), 0, 2)
-        assert (await second.missed("/", always("a"), 0, 2)).numbers == (1, 2)
-        assert second.precedes_boot(first.boot, second.boot)
-        assert not second.precedes_boot(second.boot, first.boot)
-        assert [str(second.origin(number)) for number in (1, 2)] == [sent, f"{second.boot}.2"]
+        assert (await second.missed("/", always("a"), 0, 2)).sequences == (1, 2)
+        assert second.precedes_epoch(first.epoch, second.epoch)
+        assert not second.precedes_epoch(second.epoch, first.epoch)
+        assert [str(second.offset_of(number)) for number in (1, 2)] == [sent, f"{second.epoch}.2"]
 
 
 async def test_the_service_time_adds_up_over_boots_that_never_beat(path: Path) -> None:
     async with opened(path) as log:
-        await log.beat(7.0)
+        await log.heartbeat(7.0)
     async with opened(path):
         pass
     async with opened(path) as log:
-        assert log.service_time_at_open == 7.0
+        assert log.uptime_at_open == 7.0
 
 
 async def test_offsets_that_this_log_never_gave_out_are_refused(path: Path) -> None:
     async with opened(path) as log:
         await log.commit([event()] * 3)
-        assert log.locate(f"{log.boot}.3") == log.place(3)
+        assert log.locate(f"{log.epoch}.3") == log.offset_at(3)
         with pytest.raises(OffsetRolledBack):
-            log.locate(f"{log.boot}.4")
+            log.locate(f"{log.epoch}.4")
         with pytest.raises(OffsetUnknown):
             log.locate("somewhere.3")
         with pytest.raises(OffsetMalformed):
@@ -132,7 +132,7 @@ async def test_a_session_begins_at_the_position_at_which_it_was_opened(path: Pat
             namespace="/",
             sid="s1",
             pid_hash=session().pid_hash,
-            start=Place(log.boot, 1),
+            start=Offset(log.epoch, 1),
             former_offset="older.9",
             data="{}",
             away_since=None,
@@ -169,9 +169,9 @@ async def test_a_membership_begins_and_ends_at_the_position_of_its_change(path: 
             [session(), event(), joined("a"), event(), joined("b"), event(), left("a"), event(), joined("a")]
         )
         assert set((await only_session(log)).memberships) == {
-            Interval("a", 1, 3),
-            Interval("b", 2, None),
-            Interval("a", 4, None),
+            Membership("a", 1, 3),
+            Membership("b", 2, None),
+            Membership("a", 4, None),
         }
 
 
@@ -185,13 +185,13 @@ async def test_room_names_keep_their_type(path: Path) -> None:
 async def test_joining_a_room_twice_does_not_move_the_beginning(path: Path) -> None:
     async with opened(path) as log:
         await log.commit([session(), joined("a"), event(), joined("a")])
-        assert (await only_session(log)).memberships == (Interval("a", 0, None),)
+        assert (await only_session(log)).memberships == (Membership("a", 0, None),)
 
 
 async def test_leaving_and_joining_at_one_position_is_as_if_nothing_had_happened(path: Path) -> None:
     async with opened(path) as log:
         await log.commit([session(), joined("a"), left("a"), joined("a")])
-        assert (await only_session(log)).memberships == (Interval("a", 0, None),)
+        assert (await only_session(log)).memberships == (Membership("a", 0, None),)
 
 
 async def test_a_session_that_ended_leaves_nothing_behind(path: Path) -> None:
@@ -199,7 +199,7 @@ async def test_a_session_that_ended_leaves_nothing_behind(path: Path) -> None:
         await log.commit([session("s1"), session("s2"), joined("a", "s1"), joined("a", "s2")])
         await log.commit([SessionEnded("/", "s1")])
         stored = await only_session(log)
-        assert (stored.sid, stored.memberships) == ("s2", (Interval("a", 0, None),))
+        assert (stored.sid, stored.memberships) == ("s2", (Membership("a", 0, None),))
         # The sid can be opened again, and does not inherit the rooms.
         await log.commit([session("s1")])
         assert [s.memberships for s in await log.load_sessions() if s.sid == "s1"] == [()]
@@ -209,7 +209,7 @@ async def test_one_sid_in_two_namespaces_is_two_sessions(path: Path) -> None:
     async with opened(path) as log:
         await log.commit([session("s1", "/"), session("s1", "/admin"), joined("a", "s1", "/admin")])
         await log.commit([SessionEnded("/", "s1")])
-        assert (await only_session(log)).memberships == (Interval("a", 0, None),)
+        assert (await only_session(log)).memberships == (Membership("a", 0, None),)
 
 
 async def test_a_change_of_an_unknown_session_does_nothing(path: Path) -> None:
@@ -251,11 +251,11 @@ async def test_a_commit_goes_on_when_nobody_waits_for_it_any_more(path: Path) ->
             await waiting
         assert await log.commit([event(rooms=("a",))]) == [2]
         assert log.head == 2
-        assert (await log.missed("/", always("a"), 0, 2)).numbers == (1, 2)
+        assert (await log.missed("/", always("a"), 0, 2)).sequences == (1, 2)
 
 
 async def test_an_index_without_memory_finds_the_same(path: Path) -> None:
-    total = 3 * GENERATION_LENGTH
+    total = 3 * SEGMENT_LENGTH
     async with opened(path, index_memory_bytes=0) as log:
         for start in range(0, total, 1024):
             await log.commit([event(rooms=(f"r{n % 3}", "ü")) for n in range(start, start + 1024)])
@@ -263,7 +263,7 @@ async def test_an_index_without_memory_finds_the_same(path: Path) -> None:
         await assert_every_third(log, total)
         assert log.missed_in_memory("/", always("r1"), total - 3, total) is not None
         few = await log.missed("/", always("ü"), 0, total, at_most=10)
-        assert 10 < len(few.numbers) <= GENERATION_LENGTH
+        assert 10 < len(few.sequences) <= SEGMENT_LENGTH
     for index_memory_bytes in (0, 50_000, 64_000_000):
         async with opened(path, index_memory_bytes=index_memory_bytes) as log:
             await assert_every_third(log, total)
@@ -280,7 +280,7 @@ async def assert_every_third(log: EventLog, total: int) -> None:
 
 async def test_an_index_that_a_restart_found_half_written_is_completed(path: Path) -> None:
     async with opened(path, index_memory_bytes=0) as log:
-        for start in range(0, GENERATION_LENGTH, 1024):
+        for start in range(0, SEGMENT_LENGTH, 1024):
             await log.commit([event(rooms=(f"r{n}",)) for n in range(start + 1, start + 1025)])
         await log.commit([event()])
         assert log.missed_in_memory("/", always("r1"), 0, log.head) is not None
@@ -288,5 +288,5 @@ async def test_an_index_that_a_restart_found_half_written_is_completed(path: Pat
         for _ in range(20):
             await log.commit([event()])
         assert log.missed_in_memory("/", always("r1"), 0, log.head) is None
-        for number in (1, 255, 256, 257, 2000, GENERATION_LENGTH - 1):
-            assert (await log.missed("/", always(f"r{number}"), 0, log.head)).numbers == (number,)
+        for number in (1, 255, 256, 257, 2000, SEGMENT_LENGTH - 1):
+            assert (await log.missed("/", always(f"r{number}"), 0, log.head)).sequences == (number,)

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from socketio_eventlog.index import GENERATION_LENGTH
-from socketio_eventlog.records import Interval
+from socketio_eventlog.index import SEGMENT_LENGTH
+from socketio_eventlog.records import Membership
 from support.storing import always, event, joined, left, opened, session, sqlite
 
 FOREVER = 10**9
@@ -14,7 +14,7 @@ async def test_the_oldest_events_go_first_and_not_more_than_allowed(path: Path) 
         await log.commit([event()] * 10)
         assert await log.prune(through=FOREVER, emitted_before=2_000.0, limit=4) == 4
         assert (log.pruned_through, log.head) == (4, 10)
-        assert [found.number for found in await log.read(range(11))] == [5, 6, 7, 8, 9, 10]
+        assert [found.sequence for found in await log.read(range(11))] == [5, 6, 7, 8, 9, 10]
         assert await log.counts() == (0, 6)
 
 
@@ -50,7 +50,7 @@ async def test_memberships_that_ended_go_when_their_last_event_is_gone(path: Pat
         )
         await log.prune(through=1, emitted_before=2_000.0)
         (stored,) = await log.load_sessions()
-        assert set(stored.memberships) == {Interval("b", 0, 2), Interval("c", 0, None)}
+        assert set(stored.memberships) == {Membership("b", 0, 2), Membership("c", 0, None)}
         assert sqlite(path, "SELECT room FROM rooms") == "b\nc\n"
 
 
@@ -58,36 +58,36 @@ async def test_pruned_events_are_not_missed_any_more(path: Path) -> None:
     async with opened(path) as log:
         await log.commit([event(rooms=("a",))] * 5)
         await log.prune(through=3, emitted_before=2_000.0)
-        assert (await log.missed("/", always("a"), 0, 5)).numbers == (4, 5)
+        assert (await log.missed("/", always("a"), 0, 5)).sequences == (4, 5)
     async with opened(path) as log:
-        assert (await log.missed("/", always("a"), 0, 5)).numbers == (4, 5)
+        assert (await log.missed("/", always("a"), 0, 5)).sequences == (4, 5)
 
 
 async def test_numbers_go_on_after_everything_was_pruned_and_the_server_restarted(path: Path) -> None:
     async with opened(path) as log:
         await log.commit([event()] * 3)
-        sent = str(log.place(3))
+        sent = str(log.offset_at(3))
         assert await log.prune(through=FOREVER, emitted_before=2_000.0) == 3
     async with opened(path) as log:
         assert (log.head, log.pruned_through) == (3, 3)
-        assert log.locate(sent).number == 3
+        assert log.locate(sent).sequence == 3
         assert await log.commit([event()]) == [4]
 
 
 async def test_the_index_of_a_generation_goes_with_its_last_event(path: Path) -> None:
-    total = 2 * GENERATION_LENGTH + 500
+    total = 2 * SEGMENT_LENGTH + 500
     async with opened(path, index_memory_bytes=0) as log:
         for _ in range(0, total, 1000):
             await log.commit([event(rooms=("a",))] * 1000)
         await log.commit([event()])  # writes what the commit before it has completed
         assert sqlite(path, "SELECT generation FROM index_generations") == "0\n1\n"
-        await log.prune(through=GENERATION_LENGTH - 2, emitted_before=2_000.0, limit=FOREVER)
+        await log.prune(through=SEGMENT_LENGTH - 2, emitted_before=2_000.0, limit=FOREVER)
         assert sqlite(path, "SELECT generation FROM index_lists") == "0\n1\n"
-        await log.prune(through=GENERATION_LENGTH - 1, emitted_before=2_000.0)
+        await log.prune(through=SEGMENT_LENGTH - 1, emitted_before=2_000.0)
         assert sqlite(path, "SELECT generation FROM index_lists") == "1\n"
         assert sqlite(path, "SELECT generation FROM index_generations") == "1\n"
-        assert (await log.missed("/", always("a"), 0, total)).numbers == tuple(
-            range(GENERATION_LENGTH, total + 1)
+        assert (await log.missed("/", always("a"), 0, total)).sequences == tuple(
+            range(SEGMENT_LENGTH, total + 1)
         )
 
 

@@ -152,7 +152,7 @@ async def test_a_transport_whose_connect_handler_takes_long_is_not_closed(path: 
         client, handshake = await server.websocket()
         await client.send("40")
         connecting = server.engine.sockets[handshake["sid"]]
-        await until(lambda: server.sio.handshake.is_connecting(connecting))
+        await until(lambda: server.sio.admission.is_connecting(connecting))
         server.sio._close_if_idle(handshake["sid"])
         may_go.set()
         assert "sid" in await client.content("40")

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from socketio_eventstore.core.operations import Reply
+from socketio_eventstore.core.operations import SendPacket
 from socketio_eventstore.core.packets import Frames
 from socketio_eventstore.transport.connection import EngineConnection
 from support.embedded import Seen, Server, serving, until
@@ -17,7 +17,7 @@ def post(server: Server, connection: EngineConnection, *packets: str) -> None:
     runtime = server.manager.runtime
     assert runtime is not None
     for packet in packets:
-        runtime.dispatcher.post(Reply(connection, "/", Frames(packet)))
+        runtime.dispatcher.post(SendPacket(connection, "/", Frames(packet)))
 
 
 async def test_an_answer_on_its_way_leaves_before_the_connection_is_closed(server: Server) -> None:

@@ -189,7 +189,7 @@ async def test_of_several_websockets_that_want_to_upgrade_one_becomes_the_transp
 async def test_an_upgrade_that_is_never_finished_is_given_up(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upgrade, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(upgrade, "UPGRADE_TIMEOUT_SECONDS", 0.05)
     polling = await server.polling()
     await polling.connect()
     silent = await polling.websocket()

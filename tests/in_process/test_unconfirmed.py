@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from socketio_eventstore.core.position_history import MILESTONES_KEPT, Milestones
-from socketio_eventstore.core.recovery import Limits, Restore, Result
-from socketio_eventstore.core.session_operations import Revoke
-from socketio_eventstore.core.sessions import Connection, Session, State
+from socketio_eventstore.core.position_history import POSITIONS_KEPT, PositionHistory
+from socketio_eventstore.core.recovery import RecoveryLimits, RecoveryResult, Restore
+from socketio_eventstore.core.session_operations import RevokeSession
+from socketio_eventstore.core.sessions import ClientConnection, Session, State
 from support.core import Core, Recorder, running
 from support.embedded import Server, serving
 from support.retaining import LIMIT_SECONDS, Kept
 
-PATIENCE_SECONDS = Limits(LIMIT_SECONDS, 1, 1).max_unconfirmed_seconds
+PATIENCE_SECONDS = RecoveryLimits(LIMIT_SECONDS, 1, 1).max_unconfirmed_seconds
 STEP_SECONDS = 10.0
 
 
@@ -24,7 +24,7 @@ class Returning(Kept):
 
     def __init__(self, core: Core) -> None:
         async def end(session: Session) -> None:
-            await core.dispatcher.submit(Revoke(session))
+            await core.dispatcher.submit(RevokeSession(session))
 
         super().__init__(core, end)
         self.recovery = self.retention._recovery
@@ -35,25 +35,25 @@ class Returning(Kept):
         self.wall.now += seconds
         await self.sweep()
 
-    async def decide(self, offset: str | None = None) -> Restore | Result:
+    async def decide(self, offset: str | None = None) -> Restore | RecoveryResult:
         return await self.recovery.decide("/", "s1", offset, self.core.dispatcher.position, self.now)
 
-    async def come_back(self, offset: str | None = None) -> Connection | Result:
+    async def come_back(self, offset: str | None = None) -> ClientConnection | RecoveryResult:
         """The connection, or why there is none."""
         answer = await self.decide(offset)
-        if isinstance(answer, Result):
+        if isinstance(answer, RecoveryResult):
             return answer
         connection = Recorder()
         await self.core.recover(answer.session, connection, answer.cursor)
         return connection
 
-    async def visit(self, offset: str | None = None) -> Result:
+    async def visit(self, offset: str | None = None) -> RecoveryResult:
         """Come back, and be gone again before any heartbeat."""
         answer = await self.come_back(offset)
-        if isinstance(answer, Result):
+        if isinstance(answer, RecoveryResult):
             return answer
         await self.core.away(answer.sessions["/"], self.now())
-        return Result.RECOVERED
+        return RecoveryResult.RECOVERED
 
 
 @pytest.fixture(name="client")
@@ -72,11 +72,11 @@ async def test_who_returns_for_ever_without_confirming_is_refused_and_pruning_go
 ) -> None:
     await client.pass_time()
     while client.now() <= PATIENCE_SECONDS:
-        assert await client.visit() is Result.RECOVERED
+        assert await client.visit() is RecoveryResult.RECOVERED
         assert client.core.log.pruned_through == 0
         await client.pass_time()
     await client.pass_time()
-    assert await client.visit() is Result.EXPIRED
+    assert await client.visit() is RecoveryResult.EXPIRED
     while client.core.log.pruned_through == 0:
         assert client.now() < PATIENCE_SECONDS + LIMIT_SECONDS + 5 * STEP_SECONDS
         await client.pass_time()
@@ -89,9 +89,9 @@ async def test_a_takeover_without_an_end_helps_it_no_more(client: Returning) -> 
     for _ in range(int(PATIENCE_SECONDS // STEP_SECONDS)):
         await client.pass_time()
         connection = await client.come_back()
-        assert isinstance(connection, Connection)
+        assert isinstance(connection, ClientConnection)
     await client.pass_time(2 * STEP_SECONDS)
-    assert await client.come_back() is Result.EXPIRED
+    assert await client.come_back() is RecoveryResult.EXPIRED
     (session,) = client.core.registry
     assert session.state is State.LIVE  # its last connection ends as any that answers no heartbeat
 
@@ -102,7 +102,7 @@ async def test_who_answers_a_heartbeat_may_take_as_long_as_it_needs(client: Retu
     await client.pass_time()
     for _ in range(int(3 * PATIENCE_SECONDS // STEP_SECONDS)):
         connection = await client.come_back()
-        assert isinstance(connection, Connection)
+        assert isinstance(connection, ClientConnection)
         session.state, session.sent = State.REPLAYING, 0
         connection.ping_written(client.core.dispatcher.position, client.now())
         connection.pong_received()
@@ -116,7 +116,7 @@ async def test_who_says_by_its_offset_what_it_received_is_believed(client: Retur
     """Every connection is too short for a heartbeat, and each time there is something new."""
     for number in range(1, int(3 * PATIENCE_SECONDS // LIMIT_SECONDS)):
         await client.pass_time(LIMIT_SECONDS - 1.0)
-        assert await client.visit(f"boot.{number - 1}") is Result.RECOVERED
+        assert await client.visit(f"boot.{number - 1}") is RecoveryResult.RECOVERED
         await client.core.emit("another")
     assert client.core.log.pruned_through > 0
 
@@ -124,7 +124,7 @@ async def test_who_says_by_its_offset_what_it_received_is_believed(client: Retur
 async def test_a_quiet_client_is_not_waited_for(client: Returning) -> None:
     for _ in range(int(3 * PATIENCE_SECONDS // STEP_SECONDS)):
         await client.pass_time()
-        assert await client.visit("boot.1") is Result.RECOVERED
+        assert await client.visit("boot.1") is RecoveryResult.RECOVERED
     assert client.core.log.pruned_through == 1
 
 
@@ -133,12 +133,12 @@ async def test_events_that_a_client_is_not_sent_are_neither_waited_for_nor_held_
 ) -> None:
     """What it says itself and others hear: it is among its missed events, but never sent to it."""
     await client.pass_time()
-    assert await client.visit("boot.1") is Result.RECOVERED
+    assert await client.visit("boot.1") is RecoveryResult.RECOVERED
     await client.core.emit("its own", skip=("s1",))
     while client.core.log.pruned_through < 2:
         assert client.now() < PATIENCE_SECONDS + 10 * STEP_SECONDS
         await client.pass_time()
-        assert await client.visit("boot.1") is Result.RECOVERED
+        assert await client.visit("boot.1") is RecoveryResult.RECOVERED
 
 
 async def test_while_it_connects_the_time_in_which_to_return_goes_on(client: Returning) -> None:
@@ -149,7 +149,7 @@ async def test_while_it_connects_the_time_in_which_to_return_goes_on(client: Ret
         session.attach(Recorder(), 0)
         await client.pass_time()
     assert session.state is State.CONNECTING
-    assert await client.decide() is Result.EXPIRED
+    assert await client.decide() is RecoveryResult.EXPIRED
 
 
 async def test_the_client_gets_a_new_session_and_the_reason_is_counted(tmp_path: Path) -> None:
@@ -167,18 +167,20 @@ async def test_the_client_gets_a_new_session_and_the_reason_is_counted(tmp_path:
         await server.sio.emit("missed")
         now = runtime.clock()
         assert await come_and_go(server, pid) == pid
-        runtime.recovery.milestones.note(now - limits.max_unconfirmed_seconds, runtime.dispatcher.position)
+        runtime.recovery.position_history.note(
+            now - limits.max_unconfirmed_seconds, runtime.dispatcher.position
+        )
         (session,) = runtime.registry
-        session.answered_at = now - limits.max_unconfirmed_seconds - 1.0
+        session.pong_at = now - limits.max_unconfirmed_seconds - 1.0
         assert await come_and_go(server, pid) != pid
-        assert runtime.recovery.results == {Result.RECOVERED: 1, Result.EXPIRED: 1}
+        assert runtime.recovery.results == {RecoveryResult.RECOVERED: 1, RecoveryResult.EXPIRED: 1}
 
 
 # Milestones -----------------------------------------------------------------------------------------
 
 
 def test_a_milestone_counts_when_it_is_far_enough() -> None:
-    milestones = Milestones(100.0)
+    milestones = PositionHistory(100.0)
     assert milestones.passed(1_000.0) == 0
     for at, position in ((0.0, 5), (50.0, 7), (120.0, 9)):
         milestones.note(at, position)
@@ -186,8 +188,8 @@ def test_a_milestone_counts_when_it_is_far_enough() -> None:
 
 
 def test_milestones_are_few_however_often_they_are_noted() -> None:
-    milestones = Milestones(100.0)
+    milestones = PositionHistory(100.0)
     for step in range(10_000):
         milestones.note(step / 10, step)
-    assert len(milestones._noted) <= MILESTONES_KEPT + 2
+    assert len(milestones._noted) <= POSITIONS_KEPT + 2
     assert 8_950 <= milestones.passed(1_000.0) <= 9_000

@@ -23,18 +23,18 @@ import pytest
 from hypothesis import Phase
 
 from socketio_eventlog.errors import StoreError
-from socketio_eventlog.offsets import Boots
-from socketio_eventlog.records import Change, Event, Interval, Place, RoomLeft, SessionAway
+from socketio_eventlog.offsets import Epochs
+from socketio_eventlog.records import Change, Event, Membership, Offset, RoomLeft, SessionAway
 from socketio_eventstore.core import replay
-from socketio_eventstore.core.commit_queue import Dispatcher, Turn
-from socketio_eventstore.core.fan_out import Outbox
+from socketio_eventstore.core.commit_queue import Dispatcher, Operation
+from socketio_eventstore.core.fan_out import FanOut
 from socketio_eventstore.core.operations import CloseRoom, Emit
-from socketio_eventstore.core.recent_events import Tail
-from socketio_eventstore.core.recovery import Recovery, Restore, Result
+from socketio_eventstore.core.recent_events import RecentEvents
+from socketio_eventstore.core.recovery import Recovery, RecoveryResult, Restore
 from socketio_eventstore.core.replay import Replayer
 from socketio_eventstore.core.retention import Retention
-from socketio_eventstore.core.session_operations import Accept, Away
-from socketio_eventstore.core.sessions import Connection, Registry, Session, State
+from socketio_eventstore.core.session_operations import AcceptSession, MarkAway
+from socketio_eventstore.core.sessions import ClientConnection, Registry, Session, State
 from support.histories import EXAMPLES, play, play_many_by_chance
 from support.simulated_network import Wire
 from support.simulated_store import SimulatedLog
@@ -76,7 +76,7 @@ Break = Callable[[pytest.MonkeyPatch], None]
 
 
 def rooms_past_leaks_to_who_joins(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Interval, "covers", lambda self, n: self.through is None or n <= self.through)
+    patch.setattr(Membership, "covers", lambda self, n: self.through is None or n <= self.through)
     patch.setattr(Session, "receives", lambda self, event, _: _is_for(self, event))
 
 
@@ -95,14 +95,14 @@ def a_second_join_moves_the_beginning(patch: pytest.MonkeyPatch) -> None:
 
 
 def the_first_event_of_the_tail_is_skipped_when_going_live(patch: pytest.MonkeyPatch) -> None:
-    after = Tail.after
-    patch.setattr(Tail, "after", lambda self, number: itertools.islice(after(self, number), 1, None))
+    after = RecentEvents.after
+    patch.setattr(RecentEvents, "after", lambda self, number: itertools.islice(after(self, number), 1, None))
 
 
 def the_last_event_is_sent_again_on_recovery(patch: pytest.MonkeyPatch) -> None:
     decide = Recovery.decide
 
-    async def one_too_early(self: Recovery, *arguments: Any) -> Restore | Result:
+    async def one_too_early(self: Recovery, *arguments: Any) -> Restore | RecoveryResult:
         answer = await decide(self, *arguments)
         return Restore(answer.session, answer.cursor - 1) if isinstance(answer, Restore) else answer
 
@@ -125,24 +125,24 @@ def a_replay_takes_no_notice_of_the_skipped(patch: pytest.MonkeyPatch) -> None:
 
 
 def offsets_of_a_lost_future_are_believed(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Boots, "check", lambda self, place, head: place)
+    patch.setattr(Epochs, "check", lambda self, place, head: place)
 
 
 def offsets_are_given_out_twice(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(SimulatedLog, "place", lambda self, number: Place(self.disk.boots[0].boot, number))
-    patch.setattr(SimulatedLog, "origin", SimulatedLog.place)
+    patch.setattr(SimulatedLog, "offset_at", lambda self, number: Offset(self.disk.epochs[0].epoch, number))
+    patch.setattr(SimulatedLog, "offset_of", SimulatedLog.offset_at)
 
 
 def events_are_sent_before_they_are_stored(patch: pytest.MonkeyPatch) -> None:
     apply, process = Emit.apply, Dispatcher._process
 
-    async def too_early(self: Dispatcher, groups: list[Sequence[Turn]]) -> None:
+    async def too_early(self: Dispatcher, groups: list[Sequence[Operation]]) -> None:
         for group in groups:
             for turn in group:
                 if isinstance(turn, Emit) and turn.event.name == "e":
                     self.position += 1
                     apply(turn, self)
-        self.outbox.flush()
+        self.fan_out.flush()
         await process(self, groups)
 
     patch.setattr(Dispatcher, "_process", too_early)
@@ -150,24 +150,24 @@ def events_are_sent_before_they_are_stored(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_departure_confirms_what_never_arrived(patch: pytest.MonkeyPatch) -> None:
-    changes = Away.changes
+    changes = MarkAway.changes
 
-    def confirm_all(self: Away, registry: Registry) -> Sequence[Change]:
+    def confirm_all(self: MarkAway, registry: Registry) -> Sequence[Change]:
         return [
             SessionAway(c.namespace, c.sid, c.disconnected_at, c.away_since, 10**6)
             for c in changes(self, registry)
             if isinstance(c, SessionAway)
         ]
 
-    patch.setattr(Away, "changes", confirm_all)
+    patch.setattr(MarkAway, "changes", confirm_all)
 
 
 def a_heartbeat_confirms_what_a_replay_has_not_sent_yet(patch: pytest.MonkeyPatch) -> None:
-    def mark_all(self: Connection, position: int, now: float) -> None:
+    def mark_all(self: ClientConnection, position: int, now: float) -> None:
         for session in self.sessions.values():
-            session.mark, session.marked_at = position, now
+            session.pinged_position, session.pinged_at = position, now
 
-    patch.setattr(Connection, "ping_written", mark_all)
+    patch.setattr(ClientConnection, "ping_written", mark_all)
 
 
 def a_pong_confirms_what_was_sent_after_its_ping(patch: pytest.MonkeyPatch) -> None:
@@ -175,7 +175,9 @@ def a_pong_confirms_what_was_sent_after_its_ping(patch: pytest.MonkeyPatch) -> N
 
     def confirm_all(self: Wire) -> None:
         for session in self.sessions.values():
-            session.confirm(WORLDS[-1].dispatcher.position if session.state in live else session.mark)
+            session.confirm(
+                WORLDS[-1].dispatcher.position if session.state in live else session.pinged_position
+            )
 
     patch.setattr(Wire, "pong_received", confirm_all)
 
@@ -185,19 +187,19 @@ def events_are_pruned_by_age_alone(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_turn_of_a_batch_that_failed_takes_effect(patch: pytest.MonkeyPatch) -> None:
-    async def anyway(self: Dispatcher, batch: list[Turn], error: StoreError) -> None:
+    async def anyway(self: Dispatcher, batch: list[Operation], error: StoreError) -> None:
         await self._apply(batch, [self.position] * len(batch))
 
     patch.setattr(Dispatcher, "_refuse_all", anyway)
 
 
 def the_skipped_receive_it_too(patch: pytest.MonkeyPatch) -> None:
-    broadcast = Outbox.broadcast
-    patch.setattr(Outbox, "broadcast", lambda self, who, frames: broadcast(self, (*who[:2], ()), frames))
+    broadcast = FanOut.broadcast
+    patch.setattr(FanOut, "broadcast", lambda self, who, frames: broadcast(self, (*who[:2], ()), frames))
 
 
 def a_session_is_live_before_it_was_told_so(patch: pytest.MonkeyPatch) -> None:
-    def eager(self: Session, connection: Connection, cursor: int) -> int:
+    def eager(self: Session, connection: ClientConnection, cursor: int) -> int:
         claim = attach(self, connection, cursor)
         self.state = State.LIVE
         return claim
@@ -207,14 +209,14 @@ def a_session_is_live_before_it_was_told_so(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_late_acceptance_of_an_older_claim_counts(patch: pytest.MonkeyPatch) -> None:
-    apply = Accept.apply
+    apply = AcceptSession.apply
 
-    def whoever(self: Accept, dispatcher: Dispatcher) -> bool:
+    def whoever(self: AcceptSession, dispatcher: Dispatcher) -> bool:
         self.claim = self.session.claim
         return apply(self, dispatcher)
 
-    patch.setattr(Accept, "apply", whoever)
-    patch.setattr(Connection, "abort", lambda self, reason: None)
+    patch.setattr(AcceptSession, "apply", whoever)
+    patch.setattr(ClientConnection, "abort", lambda self, reason: None)
 
 
 def closing_a_room_forgets_who_is_away(patch: pytest.MonkeyPatch) -> None:

@@ -181,7 +181,7 @@ IMPATIENT = """
 from socketio_eventstore.__main__ import main
 from socketio_eventlog.sqlite import schema
 
-schema.OPENING_PATIENCE = 0.0
+schema.OPENING_TIMEOUT_SECONDS = 0.0
 main()
 """
 

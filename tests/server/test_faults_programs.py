@@ -145,7 +145,7 @@ async def test_a_backup_of_the_running_server_has_all_that_was_acknowledged_befo
         await visitor.collect()
     assert offset is not None
     async with opened(backup) as log:
-        assert log.locate(offset).number == taken
+        assert log.locate(offset).sequence == taken
         assert log.head >= taken and len(await log.read(range(1, log.head + 1))) == log.head
         assert [row.namespace for row in await log.load_sessions()].count("/") == 1
 

@@ -12,7 +12,7 @@ import pytest
 
 from support.clients import NodeClients, NotAnswered, number_of
 from support.polling import RawPolling
-from support.processes import Ended, ServerProcess
+from support.processes import EndedSession, ServerProcess
 from support.proxies import Stranding
 
 GRACE = 5.0
@@ -23,7 +23,7 @@ SIGNALS = [signal.SIGTERM, signal.SIGINT]
 
 
 async def ends_well(server: ServerProcess, by: signal.Signals) -> None:
-    ended: Ended = await asyncio.to_thread(server.terminate, by)
+    ended: EndedSession = await asyncio.to_thread(server.terminate, by)
     assert ended.code == 0, server.log
     assert ended.duration < GRACE + SLACK
     assert "Traceback" not in server.log, server.log

@@ -21,12 +21,12 @@ from socketio_eventlog.sqlite.log import EventLog
 
 async def main():
     log = await EventLog.open(Path(sys.argv[1]), index_memory_bytes=0)
-    await log.commit([session(log.boot)])
+    await log.commit([session(log.epoch)])
     while True:
         batch = [event(rooms=("a",), attachments=(b"x",))] * 99
-        batch += [joined("a", log.boot), event(), left("a", log.boot)]
+        batch += [joined("a", log.epoch), event(), left("a", log.epoch)]
         positions = await log.commit(batch)
-        print(log.boot, positions[0], positions[-1], flush=True)
+        print(log.epoch, positions[0], positions[-1], flush=True)
 
 asyncio.run(main())
 """
@@ -56,14 +56,14 @@ async def test_a_kill_loses_nothing_acknowledged_and_no_number_is_given_out_twic
     async with opened(path) as log:
         assert log.head >= last_numbers[-1]
         stored = await log.read(range(1, log.head + 1))
-        assert [found.number for found in stored] == list(range(1, log.head + 1))
+        assert [found.sequence for found in stored] == list(range(1, log.head + 1))
         assert log.head % EVENTS_PER_COMMIT == 0  # no part of a transaction
         assert {found.event.attachments for found in stored} == {(b"x",), ()}
         for boot, first, last in acknowledged:
-            assert log.locate(f"{boot}.{last}").number == last
-            assert log.origin(first).boot == boot
-        in_room_a = tuple(found.number for found in stored if found.event.rooms)
-        assert (await log.missed("/", always("a"), 0, log.head)).numbers == in_room_a
+            assert log.locate(f"{boot}.{last}").sequence == last
+            assert log.offset_of(first).epoch == boot
+        in_room_a = tuple(found.sequence for found in stored if found.event.rooms)
+        assert (await log.missed("/", always("a"), 0, log.head)).sequences == in_room_a
         assert {found.sid for found in await log.load_sessions()} == {boot for boot, _, _ in acknowledged}
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -73,19 +73,19 @@ async def test_offsets_from_a_future_that_an_older_copy_does_not_have_are_refuse
     copy = path.with_suffix(".copy")
     async with opened(path) as first:
         await first.commit([session(), event(), event()])
-        before_copy = str(first.place(2))
+        before_copy = str(first.offset_at(2))
         with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
             source.backup(target)
         await first.commit([event("lost")] * 3)
-        lost = str(first.place(5))
+        lost = str(first.offset_at(5))
     async with opened(path) as second:
         await second.commit([event("lost as well")])
-        of_lost_boot = str(second.place(6))
+        of_lost_boot = str(second.offset_at(6))
     copy.replace(path)
     async with opened(path) as third:
         assert third.head == 2
         assert await third.commit([event("new")] * 9) == list(range(3, 12))
-        assert third.locate(before_copy).number == 2
+        assert third.locate(before_copy).sequence == 2
         with pytest.raises(OffsetRolledBack):
             third.locate(lost)  # although a number 5 is there again
         with pytest.raises(OffsetUnknown):
@@ -101,12 +101,12 @@ async def test_a_tail_that_a_power_cut_took_is_recognised(path: Path) -> None:
         for suffix in ("", "-wal"):
             shutil.copy(f"{path}{suffix}", f"{copy}{suffix}")
         await log.commit([event("lost")] * 3)
-        boot = log.boot
+        boot = log.epoch
     for suffix in ("", "-wal"):
         shutil.move(f"{copy}{suffix}", f"{path}{suffix}")
     async with opened(path) as log:
         assert log.head == 3
-        assert log.locate(f"{boot}.3").number == 3
+        assert log.locate(f"{boot}.3").sequence == 3
         await log.commit([event("other")] * 3)
         with pytest.raises(OffsetRolledBack):
             log.locate(f"{boot}.4")

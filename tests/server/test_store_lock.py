@@ -26,7 +26,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schema, "OPENING_PATIENCE", 0.0)
+    monkeypatch.setattr(schema, "OPENING_TIMEOUT_SECONDS", 0.0)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -36,7 +36,7 @@ async def test_a_second_server_does_not_start_and_the_first_goes_on(path: Path) 
             await EventLog.open(path)
         assert str(path) in str(refusal.value) and "\n" not in str(refusal.value)
         assert await first.commit([event()]) == [1]
-        await first.beat(1.0)
+        await first.heartbeat(1.0)
         # Its locks are still there: without them SQLite would let go of the WAL under its feet.
         with pytest.raises(subprocess.CalledProcessError):
             sqlite(path, "PRAGMA journal_mode = DELETE")
@@ -113,7 +113,7 @@ def test_it_is_one_at_a_time_however_many_come_and_go(path: Path) -> None:
 
     def come_and_go() -> None:
         for _ in range(50):
-            lock = Lock(path, patience_seconds=60.0)
+            lock = Lock(path, timeout_seconds=60.0)
             inside.append(1)
             crowds.append(len(inside))
             inside.pop()

@@ -23,9 +23,9 @@ def path(tmp_path: Path) -> Path:
 
 
 async def test_recent_events_read_as_they_are(path: Path) -> None:
-    async with opened(path, boot_id=lambda: "first") as log:
+    async with opened(path, new_epoch=lambda: "first") as log:
         await log.commit([event("one", emitted_at=0.5), event("two", rooms=("lobby", 42))])
-    async with opened(path, boot_id=lambda: "second") as log:
+    async with opened(path, new_epoch=lambda: "second") as log:
         await log.commit([event("three", namespace="/admin")])
         assert sqlite(path, "SELECT * FROM recent_events").splitlines() == [
             '1970-01-01T00:16:40.000Z|second.3|/admin|message|["message","three"]|(everyone)',

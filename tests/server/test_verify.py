@@ -81,7 +81,7 @@ OFFSET_REUSED = """
 from socketio_eventstore.core.commit_queue import Dispatcher
 
 def offset(self):
-    return str(self.log.place(self.position - (self.position % 20 == 0)))
+    return str(self.log.offset_at(self.position - (self.position % 20 == 0)))
 
 Dispatcher.offset = property(offset)
 """
@@ -109,43 +109,43 @@ Replayer._put = put
 """
 
 REPLAYED_BACKWARDS = """
-from socketio_eventstore.core.recent_events import Tail
-honest = Tail.after
-Tail.after = lambda self, number: reversed(list(honest(self, number)))
+from socketio_eventstore.core.recent_events import RecentEvents
+honest = RecentEvents.after
+RecentEvents.after = lambda self, number: reversed(list(honest(self, number)))
 """
 
 JOINED_FOR_THE_PAST_TOO = """
 from socketio_eventstore.core.sessions import Session
-from socketio_eventlog.records import Interval
+from socketio_eventlog.records import Membership
 
 def memberships(self):
     for room in (None, self.sid, *self.joined):
-        yield Interval(room, self.start.number, None)
+        yield Membership(room, self.start.sequence, None)
     yield from self.left
 
 Session.memberships = memberships
 """
 
 SKIPPED_IN_VAIN = """
-from socketio_eventstore.core.fan_out import Outbox
-honest = Outbox.broadcast
-Outbox.broadcast = lambda self, audience, frames: honest(self, (*audience[:2], ()), frames)
+from socketio_eventstore.core.fan_out import FanOut
+honest = FanOut.broadcast
+FanOut.broadcast = lambda self, audience, frames: honest(self, (*audience[:2], ()), frames)
 """
 
 RECOVERY_REFUSED = """
 from itertools import count
-from socketio_eventstore.core.recovery import Recovery, Result
+from socketio_eventstore.core.recovery import Recovery, RecoveryResult
 honest, times = Recovery.decide, count(1)
 
 async def decide(self, *arguments, **more):
-    return Result.EXPIRED if next(times) % 5 == 0 else await honest(self, *arguments, **more)
+    return RecoveryResult.EXPIRED if next(times) % 5 == 0 else await honest(self, *arguments, **more)
 
 Recovery.decide = decide
 """
 
 JOIN_NOT_STORED = """
-from socketio_eventstore.core.operations import Join
-Join.changes = lambda self, registry: ()
+from socketio_eventstore.core.operations import JoinRoom
+JoinRoom.changes = lambda self, registry: ()
 """
 
 ROWS_LOST = """

@@ -245,7 +245,7 @@ async def test_who_does_not_read_the_answers_to_its_pings_gets_no_more_of_them(s
 async def test_who_does_not_read_cannot_keep_a_connection_that_the_server_closes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tls: bool
 ) -> None:
-    monkeypatch.setattr(aiohttp_websocket, "CLOSE_PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(aiohttp_websocket, "CLOSE_TIMEOUT_SECONDS", 0.05)
     monkeypatch.setattr("asyncio.constants.SSL_SHUTDOWN_TIMEOUT", 10 * DEADLINE)
     context = certified() if tls else None
     async with serving(tmp_path / "events.db", tls=context) as server, wire_to(server) as wire:

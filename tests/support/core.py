@@ -8,15 +8,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from socketio_eventlog.records import Change, Place, Room
+from socketio_eventlog.records import Change, Offset, Room
 from socketio_eventlog.sqlite.log import EventLog
-from socketio_eventstore.core.commit_queue import Dispatcher, Turn
-from socketio_eventstore.core.operations import Emit, Join
-from socketio_eventstore.core.packets import Frames, TextCodec
+from socketio_eventstore.core.commit_queue import Dispatcher, Operation
+from socketio_eventstore.core.operations import Emit, JoinRoom
+from socketio_eventstore.core.packets import Frames, TextEncoder
 from socketio_eventstore.core.recovery import hash_pid
 from socketio_eventstore.core.replay import Replayer
-from socketio_eventstore.core.session_operations import Accept, Away, Open
-from socketio_eventstore.core.sessions import Connection, Registry, Session, State
+from socketio_eventstore.core.session_operations import AcceptSession, MarkAway, OpenSession
+from socketio_eventstore.core.sessions import ClientConnection, Registry, Session, State
 from support.embedded import Server
 from support.processes import DEADLINE
 from support.storing import event, opened
@@ -25,7 +25,7 @@ BAD = event("\ud800")
 """A lone surrogate: the real store refuses it."""
 
 
-class Recorder(Connection):
+class Recorder(ClientConnection):
     """A connection that keeps what it was given, batch by batch."""
 
     def __init__(self, connection_id: str = "connection") -> None:
@@ -94,8 +94,8 @@ class HeldLog:
     def head(self) -> int:
         return self._log.head
 
-    def place(self, number: int) -> Place:
-        return self._log.place(number)
+    def offset_at(self, number: int) -> Offset:
+        return self._log.offset_at(number)
 
     async def commit(self, changes: Sequence[Change]) -> list[int]:
         self.reached.set()
@@ -119,16 +119,16 @@ class Core:
 
     async def open(self, sid: str = "s1", *, namespace: str = "/", former: str | None = None) -> Session:
         """A new session whose client is connecting; its pid is its sid."""
-        session = Session(namespace, sid, hash_pid(sid), self.log.place(0), former_offset=former)
-        await self.dispatcher.submit(Open(session, 1_000.0))
+        session = Session(namespace, sid, hash_pid(sid), self.log.offset_at(0), former_offset=former)
+        await self.dispatcher.submit(OpenSession(session, 1_000.0))
         return session
 
-    async def accept(self, session: Session, connection: Connection, cursor: int | None = None) -> bool:
+    async def accept(self, session: Session, connection: ClientConnection, cursor: int | None = None) -> bool:
         """A connection claims the session and its connect handler accepts it."""
-        claim = session.attach(connection, session.start.number if cursor is None else cursor)
-        return bool(await self.dispatcher.submit(Accept(session, claim, session.sid, 1_001.0)))
+        claim = session.attach(connection, session.start.sequence if cursor is None else cursor)
+        return bool(await self.dispatcher.submit(AcceptSession(session, claim, session.sid, 1_001.0)))
 
-    async def recover(self, session: Session, connection: Connection, cursor: int) -> bool:
+    async def recover(self, session: Session, connection: ClientConnection, cursor: int) -> bool:
         """The same for a session that was away."""
         session.recovered = True
         return await self.accept(session, connection, cursor)
@@ -139,7 +139,7 @@ class Core:
         session = await self.open(sid, namespace=namespace)
         assert await self.accept(session, connection)
         for room in rooms:
-            await self.dispatcher.submit(Join(session, room))
+            await self.dispatcher.submit(JoinRoom(session, room))
         assert session.state is State.LIVE
         connection.batches.clear()
         return session, connection
@@ -148,17 +148,17 @@ class Core:
         """The transport of a session ends."""
         await self.dispatcher.submit(self.leave(session, at))
 
-    def leave(self, session: Session, at: float = 0.0) -> Away:
+    def leave(self, session: Session, at: float = 0.0) -> MarkAway:
         """As the handshake does it: away in memory at once, the turn follows."""
         session.detach()
         session.away_since = at
         session.move(State.AWAY)
-        return Away(session, session.claim, 1_002.0)
+        return MarkAway(session, session.claim, 1_002.0)
 
     async def emit(self, text: str = "hello", *rooms: Room, skip: tuple[str, ...] = ()) -> object:
         return await self.dispatcher.submit(Emit(event(text, rooms=rooms or None, skip=skip)))
 
-    def begin(self, *turns: Turn) -> asyncio.Future[object]:
+    def begin(self, *turns: Operation) -> asyncio.Future[object]:
         """Give turns their place now; the future is done when they have taken effect."""
         return self.dispatcher.submit(*turns)
 
@@ -168,11 +168,11 @@ async def running(
     path: Path, *, boot: str = "boot", max_unsent_bytes: int = 1_000_000, tail_bytes: int = 1_000_000
 ) -> AsyncIterator[Core]:
     """A core whose offsets read ``boot.1``, ``boot.2`` …"""
-    async with opened(path, boot_id=lambda: boot) as log:
+    async with opened(path, new_epoch=lambda: boot) as log:
         held, registry = HeldLog(log), Registry()
         replayer = Replayer(log, max_unsent_bytes)
         dispatcher = Dispatcher(
-            held, registry, TextCodec(), tail_bytes=tail_bytes, offsets=True, catch_up=replayer.begin
+            held, registry, TextEncoder(), tail_bytes=tail_bytes, offsets=True, catch_up=replayer.begin
         )
         replayer.dispatcher = dispatcher
         tasks = [asyncio.create_task(dispatcher.run()), asyncio.create_task(replayer.run())]

@@ -15,7 +15,7 @@ import socketio
 from aiohttp import WSMsgType, web
 
 from socketio_eventstore.adapter import RecoveryManager
-from socketio_eventstore.core.recovery import Result
+from socketio_eventstore.core.recovery import RecoveryResult
 from socketio_eventstore.core.sessions import State
 from socketio_eventstore.transport.engine import Engine
 from support.processes import DEADLINE, HOST
@@ -282,5 +282,5 @@ async def away(server: Server, client: Socket) -> None:
     await until(lambda: session.state is State.AWAY)
 
 
-async def results(server: Server) -> dict[Result, int]:
+async def results(server: Server) -> dict[RecoveryResult, int]:
     return dict((await server.manager.start()).recovery.results)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from socketio_eventlog.records import Interval, LoggedEvent, Missed
+from socketio_eventlog.records import LoggedEvent, Membership, Missed
 from socketio_eventlog.sqlite.log import EventLog
 from socketio_eventstore.core import replay
 from socketio_eventstore.core.sessions import Session
@@ -36,12 +36,12 @@ class HeldHistory:
         return getattr(self._log, name)
 
     async def missed(
-        self, namespace: str, memberships: Sequence[Interval], after: int, through: int, **options: Any
+        self, namespace: str, memberships: Sequence[Membership], after: int, through: int, **options: Any
     ) -> Missed:
         if self.missed_failure is not None:
             raise self.missed_failure
         found = await self._log.missed(namespace, memberships, after, through, **options)
-        return replace(found, numbers=found.numbers[: options["at_most"] + 1])
+        return replace(found, sequences=found.sequences[: options["at_most"] + 1])
 
     async def read(self, numbers: Sequence[int], limit_bytes: int) -> list[LoggedEvent]:
         self.reads.append(list(numbers))

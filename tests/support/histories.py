@@ -14,8 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from socketio_eventlog.errors import StoreError
 from socketio_eventlog.records import Event, Room
-from socketio_eventstore.core.operations import CloseRoom, Emit, Join, Leave, Save, Volatile
-from socketio_eventstore.core.session_operations import Dismiss, Revoke
+from socketio_eventstore.core.operations import CloseRoom, Emit, EmitVolatile, JoinRoom, LeaveRoom, SaveData
+from socketio_eventstore.core.session_operations import DisconnectSession, RevokeSession
 from socketio_eventstore.core.sessions import Session, State
 from support.simulated_network import NAMESPACES, Client
 from support.simulated_world import ROOMS, World
@@ -54,29 +54,29 @@ class Histories(RuleBasedStateMachine):
 
     @step()
     def emit_volatile(self, kind: str, number: int, room: Room) -> None:
-        self.world.submit(Volatile(self._event(kind, number, room, name="volatile")))
+        self.world.submit(EmitVolatile(self._event(kind, number, room, name="volatile")))
 
     @step(4)
     def join(self, number: int, room: Room) -> None:
         if (session := self._session(number)) is not None:
-            self.world.submit(Join(session, room))
+            self.world.submit(JoinRoom(session, room))
 
     @step(2)
     def leave(self, number: int, room: Room) -> None:
         if (session := self._session(number)) is not None:
-            self.world.submit(Leave(session, room))
+            self.world.submit(LeaveRoom(session, room))
 
     @step()
     def join_emit_and_leave_in_one_transaction(self, number: int, room: Room) -> None:
         if (session := self._session(number)) is not None:
             event = self._event("room", number, room)
-            self.world.submit(Join(session, room), Emit(event), Leave(session, room))
+            self.world.submit(JoinRoom(session, room), Emit(event), LeaveRoom(session, room))
 
     @step()
     def join_emit_and_close_in_one_transaction(self, number: int, room: Room) -> None:
         if (session := self._session(number)) is not None:
             event = self._event("room", number, room)
-            self.world.submit(Join(session, room), Emit(event), CloseRoom(session.namespace, room))
+            self.world.submit(JoinRoom(session, room), Emit(event), CloseRoom(session.namespace, room))
 
     @step()
     def close_room(self, namespace: str, room: Room) -> None:
@@ -88,14 +88,14 @@ class Histories(RuleBasedStateMachine):
     @step()
     def save(self, number: int) -> None:
         if (session := self._session(number)) is not None:
-            self.world.submit(Save(session, f'{{"saved":{next(self.world.ids)}}}'))
+            self.world.submit(SaveData(session, f'{{"saved":{next(self.world.ids)}}}'))
 
     @step()
     def end(self, number: int, farewell: bool) -> None:
         world = self.world
         if (session := self._session(number)) is not None and number % 2:
             world.ended.add((session.namespace, session.sid))
-            world.do(world.handshake.end(Dismiss(session) if farewell else Revoke(session)))
+            world.do(world.admission.end(DisconnectSession(session) if farewell else RevokeSession(session)))
             if not farewell and (wire := world.clients[number].wire) is not None:
                 world.loop.call(lambda: wire.abort("its session was revoked"))
 

@@ -39,7 +39,7 @@ def free_port() -> int:
 
 
 @dataclass(frozen=True)
-class Ended:
+class EndedSession:
     """How a process that was asked to end did so."""
 
     code: int
@@ -107,12 +107,12 @@ class ServerCommand:
             self._process.kill()
             self._process.wait(DEADLINE)
 
-    def terminate(self, by: signal.Signals = signal.SIGTERM) -> Ended:
+    def terminate(self, by: signal.Signals = signal.SIGTERM) -> EndedSession:
         """Asks the server to end and waits until it has."""
         assert self._process is not None and self.running, "the server does not run"
         asked = time.monotonic()
         self._process.send_signal(by)
-        return Ended(self._process.wait(DEADLINE), time.monotonic() - asked)
+        return EndedSession(self._process.wait(DEADLINE), time.monotonic() - asked)
 
     def restart(self) -> None:
         """A crash and a new start."""

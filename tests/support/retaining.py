@@ -6,9 +6,9 @@ import asyncio
 
 from socketio_eventlog.sqlite.log import EventLog
 from socketio_eventstore.core.operations import Emit
-from socketio_eventstore.core.recovery import Limits, Recovery
-from socketio_eventstore.core.retention import Expired, Retention, ServiceClock
-from socketio_eventstore.core.session_operations import Revoke
+from socketio_eventstore.core.recovery import Recovery, RecoveryLimits
+from socketio_eventstore.core.retention import Expired, Retention, UptimeClock
+from socketio_eventstore.core.session_operations import RevokeSession
 from socketio_eventstore.core.sessions import Session
 from support.core import Core
 from support.embedded import Seen
@@ -36,7 +36,7 @@ class Kept:
         self.core = core
         self.monotonic, self.wall = Clock(), Clock(NEWEST)
         self.seen = Seen()
-        recovery = Recovery(core.log, core.registry, Limits(LIMIT_SECONDS, 100, 10_000))
+        recovery = Recovery(core.log, core.registry, RecoveryLimits(LIMIT_SECONDS, 100, 10_000))
 
         async def expire(session: Session) -> None:
             self.seen(session.sid)
@@ -46,7 +46,7 @@ class Kept:
             core.log,
             core.dispatcher,
             recovery,
-            ServiceClock(0.0, self.monotonic),
+            UptimeClock(0.0, self.monotonic),
             expired=expire,
             interval_seconds=0.0,
             retention_seconds=LIMIT_SECONDS,
@@ -65,14 +65,14 @@ class Kept:
 
 def ending_who_has_expired(core: Core) -> Kept:
     async def end(session: Session) -> None:
-        await core.dispatcher.submit(Revoke(session))
+        await core.dispatcher.submit(RevokeSession(session))
 
     return Kept(core, end)
 
 
-async def numbers(log: EventLog) -> list[int]:
+async def sequences(log: EventLog) -> list[int]:
     """The events that are there."""
-    return [logged.number for logged in await log.read(range(1, log.head + 1))]
+    return [logged.sequence for logged in await log.read(range(1, log.head + 1))]
 
 
 async def emit(core: Core, count: int) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
 from socketio_eventstore.core.packets import Frames
-from socketio_eventstore.core.sessions import Connection
+from socketio_eventstore.core.sessions import ClientConnection
 
 PING = "2"
 NAMESPACES = ("/", "/", "/other")
@@ -52,7 +52,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             self.now = max(self.now, timers[0].when())
 
 
-class Wire(Connection):
+class Wire(ClientConnection):
     """A transport: what the server has written to it flies until the client takes it or it breaks."""
 
     def __init__(self, connection_id: str, closed: Callable[[Wire, str], None]) -> None:

@@ -14,15 +14,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from socketio_eventlog.errors import StoreError
-from socketio_eventlog.offsets import Boots
+from socketio_eventlog.offsets import Epochs
 from socketio_eventlog.records import (
     Change,
     DataSaved,
     Event,
-    Interval,
     LoggedEvent,
+    Membership,
     Missed,
-    Place,
+    Offset,
     Room,
     RoomClosed,
     RoomJoined,
@@ -98,11 +98,11 @@ class Disk:
         return [change for entry in lost if isinstance(entry, Transaction) for _, change in entry.changes]
 
     @property
-    def boots(self) -> list[Boot]:
+    def epochs(self) -> list[Boot]:
         return [entry for entry in self.entries if isinstance(entry, Boot)]
 
     @property
-    def service_time(self) -> float:
+    def uptime(self) -> float:
         return max((entry.service_time for entry in self.entries if isinstance(entry, Beat)), default=0.0)
 
     @property
@@ -193,7 +193,7 @@ class SimulatedLog:
 
     def __init__(self, disk: Disk, twins: Twins, boot: str, *, durable: bool) -> None:
         """``durable``: whether a crash loses nothing ("full"), or perhaps the end ("normal")."""
-        self.boot = boot
+        self.epoch = boot
         self.disk = disk
         self.twins = twins
         self.durable = durable
@@ -204,25 +204,25 @@ class SimulatedLog:
         """What is being committed."""
         self.pruned_through = disk.pruned_through
         numbers = [position for position, change in disk.changes() if isinstance(change, Event)]
-        began = [boot.began_after for boot in disk.boots]
+        began = [boot.began_after for boot in disk.epochs]
         self.head = self._last_used = max(0, *numbers, *began, self.pruned_through)
         disk.append(Boot(boot, self.head), durable=True)
-        self._boots = Boots((entry.boot, entry.began_after) for entry in disk.boots)
+        self._epochs = Epochs((entry.boot, entry.began_after) for entry in disk.epochs)
         self._events = {n: change for n, change in disk.changes() if isinstance(change, Event)}
-        self.service_time_at_open = disk.service_time
+        self.uptime_at_open = disk.uptime
 
-    def place(self, number: int) -> Place:
-        return Place(self.boot, number)
+    def offset_at(self, number: int) -> Offset:
+        return Offset(self.epoch, number)
 
-    def origin(self, number: int) -> Place:
-        return Place(self._boots.writer_of(number), number)
+    def offset_of(self, number: int) -> Offset:
+        return Offset(self._epochs.writer_of(number), number)
 
-    def locate(self, offset: str) -> Place:
+    def locate(self, offset: str) -> Offset:
         boot, _, number = offset.rpartition(".")
-        return self._boots.check(Place(boot, int(number)), self.head)
+        return self._epochs.check(Offset(boot, int(number)), self.head)
 
-    def precedes_boot(self, earlier: str, later: str) -> bool:
-        return self._boots.precedes(earlier, later)
+    def precedes_epoch(self, earlier: str, later: str) -> bool:
+        return self._epochs.precedes(earlier, later)
 
     async def commit(self, changes: Sequence[Change]) -> list[int]:
         positions, head = [], self.head
@@ -250,7 +250,7 @@ class SimulatedLog:
         return positions
 
     def missed_in_memory(
-        self, namespace: str, memberships: Sequence[Interval], after: int, through: int
+        self, namespace: str, memberships: Sequence[Membership], after: int, through: int
     ) -> Missed | None:
         if max(after, self.pruned_through) < self.head - self.in_memory_events:
             return None
@@ -259,7 +259,7 @@ class SimulatedLog:
     async def missed(
         self,
         namespace: str,
-        memberships: Sequence[Interval],
+        memberships: Sequence[Membership],
         after: int,
         through: int,
         *,
@@ -268,7 +268,7 @@ class SimulatedLog:
         await self.reads.passed()
         return self._missed(namespace, memberships, after, through)
 
-    def _missed(self, namespace: str, memberships: Sequence[Interval], after: int, through: int) -> Missed:
+    def _missed(self, namespace: str, memberships: Sequence[Membership], after: int, through: int) -> Missed:
         found = {}
         for number in range(max(after, self.pruned_through) + 1, through + 1):
             event = self._events.get(number)
@@ -289,10 +289,10 @@ class SimulatedLog:
                     break
         return logged
 
-    async def beat(self, service_time: float) -> None:
-        self.disk.append(Beat(service_time), durable=self.durable)
+    async def heartbeat(self, uptime: float) -> None:
+        self.disk.append(Beat(uptime), durable=self.durable)
 
-    async def prune_answers(self, answered_before: float, limit: int) -> int:
+    async def prune_idempotency_keys(self, answered_before: float, limit: int) -> int:
         return 0
 
     async def prune(self, *, through: int, emitted_before: float, limit: int) -> int:
@@ -311,7 +311,7 @@ class SimulatedLog:
     def load_sessions(self) -> list[StoredSession]:
         """As the tables would have them: a row that is not there is not changed."""
         rows: dict[SessionKey, StoredSession] = {}
-        memberships: defaultdict[SessionKey, list[Interval]] = defaultdict(list)
+        memberships: defaultdict[SessionKey, list[Membership]] = defaultdict(list)
         writers: dict[int, str] = {}
         boot = ""
         for entry in self.disk.entries:
@@ -322,7 +322,7 @@ class SimulatedLog:
                     if not isinstance(change, Event):
                         writers[position] = boot
                         for part in _parts(change, memberships):
-                            _apply(part, Place(boot, position), rows, memberships)
+                            _apply(part, Offset(boot, position), rows, memberships)
         return [
             replace(
                 row,
@@ -334,7 +334,7 @@ class SimulatedLog:
         ]
 
 
-def _parts(change: Change, memberships: dict[SessionKey, list[Interval]]) -> list[Change]:
+def _parts(change: Change, memberships: dict[SessionKey, list[Membership]]) -> list[Change]:
     """What it comes to for each session."""
     if not isinstance(change, RoomClosed):
         return [change]
@@ -347,9 +347,9 @@ def _parts(change: Change, memberships: dict[SessionKey, list[Interval]]) -> lis
 
 def _apply(
     change: Change,
-    place: Place,
+    place: Offset,
     rows: dict[SessionKey, StoredSession],
-    memberships: dict[SessionKey, list[Interval]],
+    memberships: dict[SessionKey, list[Membership]],
 ) -> None:
     if isinstance(change, SessionOpened):
         rows[change.namespace, change.sid] = StoredSession(
@@ -360,7 +360,7 @@ def _apply(
             former_offset=change.former_offset,
             data="{}",
             away_since=None,
-            confirmed=place.number,
+            confirmed=place.sequence,
             memberships=(),
         )
         return
@@ -379,10 +379,10 @@ def _apply(
             rows[key] = replace(row, data=data)
         case RoomJoined(room=room):
             if all(m.room != room or m.through is not None for m in intervals):
-                intervals.append(Interval(room, place.number, None))
+                intervals.append(Membership(room, place.sequence, None))
         case RoomLeft(room=room):
             intervals[:] = [
-                replace(m, through=place.number) if m.room == room and m.through is None else m
+                replace(m, through=place.sequence) if m.room == room and m.through is None else m
                 for m in intervals
             ]
         case _:

@@ -13,21 +13,21 @@ from typing import Any, cast
 
 from socketio_eventlog.errors import StoreError
 from socketio_eventlog.records import Change, Room, SessionAway, SessionResumed
-from socketio_eventstore.adapter.admission import Handshake
-from socketio_eventstore.core.commit_queue import Dispatcher, Turn
-from socketio_eventstore.core.packets import Frames, TextCodec
-from socketio_eventstore.core.recovery import Limits, Recovery
+from socketio_eventstore.adapter.admission import Admission
+from socketio_eventstore.core.commit_queue import Dispatcher, Operation
+from socketio_eventstore.core.packets import Frames, TextEncoder
+from socketio_eventstore.core.recovery import Recovery, RecoveryLimits
 from socketio_eventstore.core.replay import Replayer
-from socketio_eventstore.core.retention import Retention, ServiceClock
+from socketio_eventstore.core.retention import Retention, UptimeClock
 from socketio_eventstore.core.runtime import Options
-from socketio_eventstore.core.session_operations import Revoke
+from socketio_eventstore.core.session_operations import RevokeSession
 from socketio_eventstore.core.sessions import Registry, Session, State
 from support.simulated_network import NAMESPACES, PING, Client, VirtualLoop, Wire
 from support.simulated_store import Disk, SimulatedLog, Twins, text_of
 
 DURATION = 10.0
 """How many seconds a client may be away."""
-LIMITS = Limits(DURATION, 10**6, 10**9, heartbeat_seconds=1.0)
+LIMITS = RecoveryLimits(DURATION, 10**6, 10**9, heartbeat_seconds=1.0)
 ROOMS: tuple[Room, ...] = ("red", "blue", 7)
 
 
@@ -92,11 +92,11 @@ class World:
         self.registry = Registry()
         replayer = Replayer(self.log, max_unsent_bytes=60)
         self.dispatcher = Dispatcher(
-            self.log, self.registry, TextCodec(), tail_bytes=60, offsets=True, catch_up=replayer.begin
+            self.log, self.registry, TextEncoder(), tail_bytes=60, offsets=True, catch_up=replayer.begin
         )
         replayer.dispatcher = self.dispatcher
         self.recovery = Recovery(self.log, self.registry, LIMITS)
-        self.clock = ServiceClock(self.log.service_time_at_open, lambda: self.seconds)
+        self.clock = UptimeClock(self.log.uptime_at_open, lambda: self.seconds)
         now, left_open = self.clock(), list[Change]()
         for stored in self.log.load_sessions():
             if stored.away_since is None:
@@ -117,7 +117,7 @@ class World:
             retention_seconds=DURATION,
             wall_clock=lambda: self.seconds,
         )
-        self.handshake = Handshake(cast("Any", self._application()), cast("Any", self._runtime()))
+        self.admission = Admission(cast("Any", self._application()), cast("Any", self._runtime()))
         self._tasks = [self.spawn(self.dispatcher.run()), self.spawn(replayer.run())]
         self.loop.settle()
 
@@ -161,10 +161,10 @@ class World:
 
     async def _expired(self, session: Session) -> None:
         self.ended.add((session.namespace, session.sid))
-        await self.dispatcher.submit(Revoke(session))
+        await self.dispatcher.submit(RevokeSession(session))
 
     def closed(self, wire: Wire, reason: str) -> None:
-        self.handshake.disconnected(cast("Any", wire), reason)
+        self.admission.disconnected(cast("Any", wire), reason)
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         return self.loop.create_task(work)
@@ -182,7 +182,7 @@ class World:
         self.loop.settle()
         return task.done() and not task.cancelled() and task.exception() is None
 
-    def submit(self, *turns: Turn) -> bool:
+    def submit(self, *turns: Operation) -> bool:
         async def submitted() -> None:
             await self.dispatcher.submit(*turns)
 
@@ -216,7 +216,7 @@ class World:
         client.wire = Wire(f"wire{next(self.ids)}", self.closed)
         auth = {key: value for key, value in (("pid", client.pid), ("offset", client.offset)) if value}
         self.loop.call(
-            lambda: self.handshake.connect(cast("Any", client.wire), client.namespace, auth or None)
+            lambda: self.admission.connect(cast("Any", client.wire), client.namespace, auth or None)
         )
 
     def _hang_up(self, client: Client) -> Wire | None:
@@ -242,7 +242,7 @@ class World:
     def say_goodbye(self, client: Client) -> None:
         """The tutorial's button: a DISCONNECT packet, after which the client ignores what comes."""
         if (wire := self._hang_up(client)) is not None and not wire.closed:
-            self.loop.call(lambda: self.handshake.left(cast("Any", wire), client.namespace))
+            self.loop.call(lambda: self.admission.client_left(cast("Any", wire), client.namespace))
             self.loop.call(lambda: wire.close("transport close"))
 
     def notice(self) -> None:
@@ -350,8 +350,8 @@ class World:
         if offset is None:
             return False
         boot, _, number = offset.rpartition(".")
-        began = {entry.boot: entry.began_after for entry in self.disk.boots}
-        later = [entry.began_after for entry in self.disk.boots[list(began).index(boot) + 1 :]]
+        began = {entry.boot: entry.began_after for entry in self.disk.epochs}
+        later = [entry.began_after for entry in self.disk.epochs[list(began).index(boot) + 1 :]]
         return int(number) > min([*later, self.log.head])
 
     def check(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from socketio_eventlog.records import (
     Event,
-    Interval,
+    Membership,
     Room,
     RoomJoined,
     RoomLeft,
@@ -57,8 +57,8 @@ def left(room: Room, sid: str = "s1", namespace: str = "/") -> RoomLeft:
     return RoomLeft(namespace, sid, room)
 
 
-def always(*rooms: Room | None) -> list[Interval]:
-    return [Interval(room, 0, None) for room in rooms]
+def always(*rooms: Room | None) -> list[Membership]:
+    return [Membership(room, 0, None) for room in rooms]
 
 
 def sqlite(path: Path, *arguments: str) -> str:

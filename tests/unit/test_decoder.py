@@ -3,13 +3,13 @@ from __future__ import annotations
 import pytest
 from socketio import packet
 
-from socketio_eventstore.adapter.decoder import Assembler, Incoming
+from socketio_eventstore.adapter.decoder import ClientPacket, Decoder
 from socketio_eventstore.transport.inbox import InvalidPacket
 
 
 @pytest.fixture
-def assembler() -> Assembler:
-    return Assembler(packet.Packet, max_bytes=10)
+def assembler() -> Decoder:
+    return Decoder(packet.Packet, max_bytes=10)
 
 
 @pytest.mark.parametrize(
@@ -25,9 +25,9 @@ def assembler() -> Assembler:
     ],
 )
 def test_a_packet_is_read_as_the_protocol_has_it(
-    assembler: Assembler, text: str, expected: tuple[int, str, int | None, list[object]]
+    assembler: Decoder, text: str, expected: tuple[int, str, int | None, list[object]]
 ) -> None:
-    assert assembler.add("connection", text) == Incoming(*expected)
+    assert assembler.add("connection", text) == ClientPacket(*expected)
 
 
 @pytest.mark.parametrize(
@@ -50,23 +50,23 @@ def test_a_packet_is_read_as_the_protocol_has_it(
         "2" + "[" * 100_000,
     ],
 )
-def test_what_is_no_packet_is_refused(assembler: Assembler, text: str) -> None:
+def test_what_is_no_packet_is_refused(assembler: Decoder, text: str) -> None:
     with pytest.raises(InvalidPacket):
         assembler.add("connection", text)
 
 
-def test_attachments_complete_a_packet(assembler: Assembler) -> None:
+def test_attachments_complete_a_packet(assembler: Decoder) -> None:
     assert (
         assembler.add("connection", '52-["a",{"_placeholder":true,"num":1},{"_placeholder":true,"num":0}]')
         is None
     )
     assert assembler.add("connection", b"12345") is None
-    assert assembler.add("connection", b"67890") == Incoming(5, "/", None, ["a", b"67890", b"12345"])
+    assert assembler.add("connection", b"67890") == ClientPacket(5, "/", None, ["a", b"67890", b"12345"])
 
 
 @pytest.mark.parametrize("attachments", [(b"12345678901",), (b"123456", b"78901"), ('2["a"]',)])
 def test_attachments_are_bounded_and_nothing_comes_between_them(
-    assembler: Assembler, attachments: tuple[bytes | str, ...]
+    assembler: Decoder, attachments: tuple[bytes | str, ...]
 ) -> None:
     assembler.add("connection", '52-["a",{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}]')
     *first, last = attachments
@@ -76,7 +76,7 @@ def test_attachments_are_bounded_and_nothing_comes_between_them(
         assembler.add("connection", last)
 
 
-def test_what_was_begun_is_forgotten_with_its_connection(assembler: Assembler) -> None:
+def test_what_was_begun_is_forgotten_with_its_connection(assembler: Decoder) -> None:
     assembler.add("connection", '51-["a",{"_placeholder":true,"num":0}]')
     assembler.forget("connection")
-    assert assembler.add("connection", '2["b"]') == Incoming(2, "/", None, ["b"])
+    assert assembler.add("connection", '2["b"]') == ClientPacket(2, "/", None, ["b"])

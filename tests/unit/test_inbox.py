@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from socketio_eventstore.transport.inbox import HELD_BYTES, Inbox, InvalidPacket, Packet
+from socketio_eventstore.transport.inbox import MAX_QUEUED_BYTES, Inbox, InvalidPacket, Packet
 
 
 class Connection:
@@ -19,7 +19,7 @@ class Connection:
         self.is_held_back = False
         self.handlers_at_once = 1
 
-    def act_on(self, packet: Packet) -> asyncio.Task[None] | None:
+    def handle_packet(self, packet: Packet) -> asyncio.Task[None] | None:
         if packet == "invalid":
             raise InvalidPacket(packet)
         self.begun.append(packet)
@@ -32,7 +32,7 @@ class Connection:
     async def _handle(self, may_end: asyncio.Event) -> None:
         await may_end.wait()
 
-    def end_invalid(self, error: InvalidPacket) -> None:
+    def close_invalid(self, error: InvalidPacket) -> None:
         self.invalid.append(error)
 
     def hold_back(self, *, paused: bool) -> None:
@@ -81,19 +81,19 @@ async def test_the_end_comes_after_what_was_put_before_it(connection: Connection
     ends: list[list[Packet]] = []
     inbox.put("a")
     inbox.put("b")
-    inbox.then(lambda: ends.append(list(connection.begun)))
+    inbox.call_when_idle(lambda: ends.append(list(connection.begun)))
     assert ends == []
     await connection.end_one()
     await connection.end_one()
     assert ends == [["a", "b"]]
-    inbox.then(lambda: ends.append([]))
+    inbox.call_when_idle(lambda: ends.append([]))
     assert ends[1:] == [[]]
 
 
 async def test_a_client_that_sends_faster_than_handlers_end_is_held_back(connection: Connection) -> None:
     inbox = Inbox(connection)
     inbox.put("a")
-    inbox.put("x" * HELD_BYTES)
+    inbox.put("x" * MAX_QUEUED_BYTES)
     assert not connection.is_held_back
     inbox.put("b")
     assert connection.is_held_back

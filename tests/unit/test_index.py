@@ -7,19 +7,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from socketio_eventlog.index import GENERATION_LENGTH, Generation, Index, collect, wanted
-from socketio_eventlog.records import Interval, Missed, Room
+from socketio_eventlog.index import SEGMENT_LENGTH, Index, Segment, collect, wanted
+from socketio_eventlog.records import Membership, Missed, Room
 
 ENOUGH_BYTES = 1_000_000_000
 
 NAMESPACES = st.sampled_from(["/", "/admin"])
 ROOMS: st.SearchStrategy[Room] = st.sampled_from(["lobby", "42", 42])
-STEPS = st.sampled_from([1, 1, 1, 2, 1000, GENERATION_LENGTH - 1, GENERATION_LENGTH, 10 * GENERATION_LENGTH])
+STEPS = st.sampled_from([1, 1, 1, 2, 1000, SEGMENT_LENGTH - 1, SEGMENT_LENGTH, 10 * SEGMENT_LENGTH])
 """How far the numbers advance: gaps are left by commits that failed."""
 ENTRIES = st.lists(
     st.tuples(STEPS, NAMESPACES, st.none() | st.lists(ROOMS, max_size=4), st.integers(0, 2**40)), max_size=60
 )
-NUMBERS = st.integers(0, 100 * GENERATION_LENGTH)
+NUMBERS = st.integers(0, 100 * SEGMENT_LENGTH)
 
 Entry = tuple[int, str, list[Room] | None, int]
 
@@ -35,8 +35,8 @@ def logs(draw: st.DrawFn) -> list[Entry]:
 
 
 @st.composite
-def memberships(draw: st.DrawFn, numbers: st.SearchStrategy[int]) -> list[Interval]:
-    interval = st.builds(Interval, st.none() | ROOMS, numbers, st.none() | numbers)
+def memberships(draw: st.DrawFn, numbers: st.SearchStrategy[int]) -> list[Membership]:
+    interval = st.builds(Membership, st.none() | ROOMS, numbers, st.none() | numbers)
     return draw(st.lists(interval, max_size=6))
 
 
@@ -48,7 +48,7 @@ def indexed(entries: list[Entry]) -> Index:
 
 
 def filtered(
-    entries: list[Entry], namespace: str, intervals: list[Interval], after: int, through: int
+    entries: list[Entry], namespace: str, intervals: list[Membership], after: int, through: int
 ) -> Missed:
     """The same question, answered by looking at every event."""
     hits = [
@@ -83,8 +83,8 @@ def test_forgetting_drops_the_generations_that_are_pruned_whole_and_no_others(
 ) -> None:
     index = indexed(entries)
     index.forget(through)
-    everything = [Interval(room, 0, None) for room in (None, "lobby", "42", 42)]
-    first_kept = (through + 1) // GENERATION_LENGTH * GENERATION_LENGTH
+    everything = [Membership(room, 0, None) for room in (None, "lobby", "42", 42)]
+    first_kept = (through + 1) // SEGMENT_LENGTH * SEGMENT_LENGTH
     kept = [entry for entry in entries if entry[0] >= first_kept]
     found = index.find("/", everything, 0, 10**9)
     assert found == filtered(kept, "/", everything, 0, 10**9)
@@ -94,36 +94,36 @@ def test_forgetting_drops_the_generations_that_are_pruned_whole_and_no_others(
 
 def test_a_number_and_its_text_are_different_rooms() -> None:
     index = indexed([(1, "/", ["42"], 1), (2, "/", [42], 1)])
-    assert index.find("/", [Interval("42", 0, None)], 0, 2).numbers == (1,)
-    assert index.find("/", [Interval(42, 0, None)], 0, 2).numbers == (2,)
+    assert index.find("/", [Membership("42", 0, None)], 0, 2).sequences == (1,)
+    assert index.find("/", [Membership(42, 0, None)], 0, 2).sequences == (2,)
 
 
 def test_an_event_that_several_memberships_cover_is_found_once() -> None:
     index = indexed([(1, "/", ["a", "b", "a"], 7)])
-    rejoined = [Interval("a", 0, 1), Interval("a", 0, None), Interval("b", 0, None)]
+    rejoined = [Membership("a", 0, 1), Membership("a", 0, None), Membership("b", 0, None)]
     assert index.find("/", rejoined, 0, 1) == Missed((1,), 7)
 
 
 def test_a_search_with_a_limit_ends_soon_after_it() -> None:
-    entries: list[Entry] = [(number, "/", None, 1) for number in range(3 * GENERATION_LENGTH)]
+    entries: list[Entry] = [(number, "/", None, 1) for number in range(3 * SEGMENT_LENGTH)]
     index = indexed(entries)
-    stretches = wanted("/", [Interval(None, 0, None)], 0, len(entries))
+    stretches = wanted("/", [Membership(None, 0, None)], 0, len(entries))
     found = collect(index.loaded(stretches), stretches, at_most=10)
-    assert 10 < len(found.numbers) <= GENERATION_LENGTH
+    assert 10 < len(found.sequences) <= SEGMENT_LENGTH
 
 
 def fill(index: Index, generations: int, room: Callable[[int], Room]) -> None:
-    for number in range(generations * GENERATION_LENGTH):
+    for number in range(generations * SEGMENT_LENGTH):
         index.add(number, "/", [room(number)], 1)
 
 
 def write_all(index: Index) -> list[int]:
     """Write what is complete, and say which generations it was."""
     keys = []
-    while (portion := index.portion(1)) is not None:
+    while (portion := index.chunk(1)) is not None:
         index.written(portion)
         if portion.is_last:
-            keys.append(portion.generation.key)
+            keys.append(portion.segment.key)
     return keys
 
 
@@ -131,7 +131,7 @@ def test_a_generation_is_written_when_the_log_has_moved_past_it() -> None:
     index = Index(ENOUGH_BYTES)
     fill(index, 2, lambda _: "lobby")
     assert write_all(index) == [0]
-    index.add(2 * GENERATION_LENGTH, "/", None, 1)
+    index.add(2 * SEGMENT_LENGTH, "/", None, 1)
     assert write_all(index) == [1]
 
 
@@ -139,31 +139,31 @@ def test_a_generation_with_many_lists_is_written_in_portions_without_a_gap() -> 
     index = Index(0)
     fill(index, 2, lambda number: number)
     written: list[int] = []
-    while (portion := index.portion(1)) is not None:
+    while (portion := index.chunk(1)) is not None:
         assert portion.stop - portion.start <= 256
         written += range(portion.start, portion.stop)
         index.written(portion)
         index.written(portion)  # two commits at the same time may carry the same
         index.evict()
-    assert written == list(range(GENERATION_LENGTH))
-    assert index.only_on_disk(wanted("/", [Interval(5, 0, None)], 0, 10)) == [0]
+    assert written == list(range(SEGMENT_LENGTH))
+    assert index.only_on_disk(wanted("/", [Membership(5, 0, None)], 0, 10)) == [0]
 
 
 @pytest.mark.parametrize("rooms", [1, 20])
 def test_the_index_is_written_faster_than_it_grows(rooms: int) -> None:
     index = Index(0)
-    for number in range(20 * GENERATION_LENGTH):
+    for number in range(20 * SEGMENT_LENGTH):
         index.add(number, "/", [number * rooms + room for room in range(rooms)], 1)
-        if number % 1024 == 0 and (portion := index.portion(1024)) is not None:
+        if number % 1024 == 0 and (portion := index.chunk(1024)) is not None:
             index.written(portion)
             index.evict()
-    stretches = wanted("/", [Interval(None, 0, None)], 0, 20 * GENERATION_LENGTH)
+    stretches = wanted("/", [Membership(None, 0, None)], 0, 20 * SEGMENT_LENGTH)
     assert len(list(index.loaded(stretches))) <= 2
 
 
 def test_a_generation_in_which_nobody_was_addressed_is_written_too() -> None:
     index = Index(0)
-    for number in range(GENERATION_LENGTH + 1):
+    for number in range(SEGMENT_LENGTH + 1):
         index.add(number, "/", [], 1)
     assert write_all(index) == [0]
 
@@ -172,7 +172,7 @@ def test_only_what_is_on_disk_is_evicted_and_the_oldest_first() -> None:
     index = Index(3 * 40_000)
     fill(index, 5, lambda _: "lobby")
     index.evict()
-    stretches = wanted("/", [Interval("lobby", 0, None)], 0, 5 * GENERATION_LENGTH)
+    stretches = wanted("/", [Membership("lobby", 0, None)], 0, 5 * SEGMENT_LENGTH)
     assert index.only_on_disk(stretches) == []
     write_all(index)
     index.evict()
@@ -186,20 +186,20 @@ def test_the_newest_generation_stays_however_small_the_bound() -> None:
     fill(index, 3, lambda _: "lobby")
     write_all(index)
     index.evict()
-    assert index.find("/", [Interval("lobby", 0, None)], 0, 10**6).numbers == tuple(
-        range(2 * GENERATION_LENGTH, 3 * GENERATION_LENGTH)
+    assert index.find("/", [Membership("lobby", 0, None)], 0, 10**6).sequences == tuple(
+        range(2 * SEGMENT_LENGTH, 3 * SEGMENT_LENGTH)
     )
 
 
 def test_a_generation_read_back_continues_where_it_was() -> None:
     index = Index(ENOUGH_BYTES)
     index.know(0)
-    second = Generation(1)
-    second.add(GENERATION_LENGTH, "/", None, 5)
+    second = Segment(1)
+    second.add(SEGMENT_LENGTH, "/", None, 5)
     index.hold(second, on_disk=True)
-    index.add(GENERATION_LENGTH + 1, "/", None, 6)
-    everyone = [Interval(None, 0, None)]
-    assert index.find("/", everyone, 0, 10**6) == Missed((GENERATION_LENGTH, GENERATION_LENGTH + 1), 11)
+    index.add(SEGMENT_LENGTH + 1, "/", None, 6)
+    everyone = [Membership(None, 0, None)]
+    assert index.find("/", everyone, 0, 10**6) == Missed((SEGMENT_LENGTH, SEGMENT_LENGTH + 1), 11)
     assert index.only_on_disk(wanted("/", everyone, 0, 10**6)) == [0]
 
 

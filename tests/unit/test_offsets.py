@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from socketio_eventlog.errors import OffsetMalformed, OffsetRefused, OffsetRolledBack, OffsetUnknown
-from socketio_eventlog.offsets import Boots, parse
-from socketio_eventlog.records import Place
+from socketio_eventlog.offsets import Epochs, parse
+from socketio_eventlog.records import Offset
 
 BOOT_IDS = st.from_regex(r"[A-Za-z0-9_-]{1,32}", fullmatch=True)
 HISTORIES = st.lists(st.integers(0, 5), min_size=1, max_size=8)
@@ -17,7 +17,7 @@ HISTORIES = st.lists(st.integers(0, 5), min_size=1, max_size=8)
 
 @given(BOOT_IDS, st.integers(0, 2**53 - 1))
 def test_the_text_of_a_place_reads_back_as_the_place(boot: str, number: int) -> None:
-    place = Place(boot, number)
+    place = Offset(boot, number)
     assert parse(str(place)) == place
 
 
@@ -69,11 +69,11 @@ def test_the_message_about_a_huge_offset_is_short() -> None:
     assert len(str(refusal.value)) < 200
 
 
-def boots_of(history: list[int]) -> tuple[Boots, list[tuple[int, int]], int]:
+def boots_of(history: list[int]) -> tuple[Epochs, list[tuple[int, int]], int]:
     """The boots b0, b1 …; where each began and ended; and the head."""
     ends = list(accumulate(history))
     begins = [0, *ends[:-1]]
-    boots = Boots((f"b{order}", begin) for order, begin in enumerate(begins))
+    boots = Epochs((f"b{order}", begin) for order, begin in enumerate(begins))
     return boots, list(zip(begins, ends, strict=True)), ends[-1]
 
 
@@ -82,7 +82,7 @@ def test_an_offset_is_placed_exactly_when_its_boot_reached_it(
     history: list[int], order: int, number: int
 ) -> None:
     boots, spans, head = boots_of(history)
-    place = Place(f"b{order}", number)
+    place = Offset(f"b{order}", number)
     if order >= len(spans):
         expected: type[OffsetRefused] | None = OffsetUnknown
     else:

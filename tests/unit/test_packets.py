@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from socketio_eventstore.core.packets import (
     Frames,
-    TextCodec,
+    TextEncoder,
     close_frame,
     dumps,
     payload_of,
@@ -176,13 +176,13 @@ def test_another_json_encodes_what_is_left_of_the_arguments() -> None:
 def test_an_event_ends_in_its_offset(
     namespace: str, payload: str, attachments: tuple[bytes, ...], offset: str | None, packet: str
 ) -> None:
-    frames = TextCodec().event(namespace, payload, attachments, offset)
+    frames = TextEncoder().event(namespace, payload, attachments, offset)
     assert frames.packets == (packet, *attachments)
 
 
 @pytest.mark.parametrize(("namespace", "prefix"), [("/", ""), ("/admin", "/admin,")])
 def test_connect_and_disconnect_name_their_namespace(namespace: str, prefix: str) -> None:
-    codec = TextCodec()
+    codec = TextEncoder()
     assert codec.connect(namespace, "s", "p").packets == (f'40{prefix}{{"sid":"s","pid":"p"}}',)
     assert codec.connect(namespace, "s", None).packets == (f'40{prefix}{{"sid":"s"}}',)
     assert codec.disconnect(namespace).packets == (f"41{prefix}",)

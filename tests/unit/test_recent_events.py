@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 from socketio_eventstore.core.packets import Frames
-from socketio_eventstore.core.recent_events import Tail
+from socketio_eventstore.core.recent_events import RecentEvents
 from support.storing import event
 
 SENT = Frames("as it was sent")
 
 
 def test_the_tail_has_the_events_after_a_number_oldest_first() -> None:
-    tail = Tail(4, limit_bytes=1_000)
+    tail = RecentEvents(4, limit_bytes=1_000)
     for number in (5, 7, 8):
         tail.append(number, event(str(number)), SENT)
     assert [number for number, _, _ in tail.after(4)] == [5, 7, 8]
@@ -20,7 +20,7 @@ def test_the_tail_has_the_events_after_a_number_oldest_first() -> None:
 
 def test_the_tail_drops_the_oldest_events_beyond_its_bytes() -> None:
     size_bytes = event("x").size_bytes
-    tail = Tail(0, limit_bytes=2 * size_bytes)
+    tail = RecentEvents(0, limit_bytes=2 * size_bytes)
     for number in range(1, 5):
         tail.append(number, event("x"), SENT)
     assert tail.begins_after == 2 and [number for number, _, _ in tail.after(2)] == [3, 4]
@@ -29,7 +29,7 @@ def test_the_tail_drops_the_oldest_events_beyond_its_bytes() -> None:
 
 
 def test_the_tail_drops_the_oldest_events_beyond_its_number() -> None:
-    tail = Tail(0, limit_bytes=1_000_000, limit_events=2)
+    tail = RecentEvents(0, limit_bytes=1_000_000, limit_events=2)
     for number in range(1, 5):
         tail.append(number, event("x"), SENT)
     assert tail.begins_after == 2 and [number for number, _, _ in tail.after(2)] == [3, 4]

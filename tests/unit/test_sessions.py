@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 
-from socketio_eventlog.records import Interval, Place, StoredSession
+from socketio_eventlog.records import Membership, Offset, StoredSession
 from socketio_eventstore.core.packets import Frames
 from socketio_eventstore.core.recovery import hash_pid
 from socketio_eventstore.core.sessions import Registry, Session, State
@@ -13,7 +13,7 @@ from support.storing import event
 
 
 def session(sid: str = "s1", *, namespace: str = "/", start: int = 0, state: State = State.LIVE) -> Session:
-    return Session(namespace, sid, hash_pid(sid), Place("boot", start), state=state)
+    return Session(namespace, sid, hash_pid(sid), Offset("boot", start), state=state)
 
 
 def sids(registry: Registry, *rooms: str | int, namespace: str = "/") -> list[str]:
@@ -60,7 +60,7 @@ def test_joining_twice_does_not_move_the_beginning_and_leaving_twice_not_the_end
     member.enter("room", 5)
     member.leave("room", 7)
     member.leave("room", 9)
-    assert member.left == [Interval("room", 1, 7)]
+    assert member.left == [Membership("room", 1, 7)]
 
 
 def test_leaving_a_room_that_it_is_not_in_changes_nothing() -> None:
@@ -105,7 +105,7 @@ def test_what_was_confirmed_ends_the_history_before_it() -> None:
         member.enter(room, after)
         member.leave(room, through)
     member.confirm(3)
-    assert member.left == [Interval("b", 2, 5)] and member.confirmed == 3
+    assert member.left == [Membership("b", 2, 5)] and member.confirmed == 3
     member.confirm(2)
     assert member.confirmed == 3
 
@@ -139,9 +139,9 @@ def test_sessions_that_are_away_are_members_as_well() -> None:
 
 
 def test_a_session_comes_back_from_the_store_with_its_rooms() -> None:
-    stays = (Interval("a", 3, None), Interval(42, 4, None), Interval("b", 1, 6))
+    stays = (Membership("a", 3, None), Membership(42, 4, None), Membership("b", 1, 6))
     stored = StoredSession(
-        "/", "s1", hash_pid("p"), Place("old", 2), "older.9", '{"a":1}', 7.5, 5, stays, identity="Ada"
+        "/", "s1", hash_pid("p"), Offset("old", 2), "older.9", '{"a":1}', 7.5, 5, stays, identity="Ada"
     )
     registry, restored = Registry(), Session.restore(stored, 8.0)
     registry.add(restored)
@@ -225,16 +225,21 @@ def test_the_last_claim_has_the_session_and_the_one_before_falls_silent() -> Non
     second = member.attach(new, 5)
     assert second > first
     assert (old.sessions, new.sessions) == ({}, {"/": member})
-    assert (member.connection, member.sent, member.displaced) == (new, 5, [old])
+    assert (member.connection, member.sent, member.superseded) == (new, 5, [old])
 
 
 def test_detaching_drops_what_was_held_for_the_connection() -> None:
     member, connection = session(), Recorder()
     member.attach(connection, 0)
-    member.held.append((1, Frames("4x")))
-    member.held_bytes = 2
+    member.deferred_packets.append((1, Frames("4x")))
+    member.deferred_bytes = 2
     assert member.detach() is connection
-    assert (member.connection, member.held, member.held_bytes, connection.sessions) == (None, [], 0, {})
+    assert (member.connection, member.deferred_packets, member.deferred_bytes, connection.sessions) == (
+        None,
+        [],
+        0,
+        {},
+    )
     assert member.detach() is None
 
 
@@ -251,9 +256,9 @@ def test_a_pong_confirms_what_was_sent_before_its_ping() -> None:
     member.attach(connection, 0)
     member.state = State.LIVE
     connection.ping_written(7, now=5.0)
-    assert member.confirmed == member.answered_at == 0
+    assert member.confirmed == member.pong_at == 0
     connection.pong_received()
-    assert (member.confirmed, member.answered_at) == (7, 5.0)
+    assert (member.confirmed, member.pong_at) == (7, 5.0)
 
 
 def test_in_a_replay_a_pong_confirms_only_what_the_replay_had_sent() -> None:
@@ -272,7 +277,7 @@ def test_a_ping_before_the_acceptance_confirms_nothing() -> None:
     member.attach(connection, 8)
     connection.ping_written(100, now=5.0)
     connection.pong_received()
-    assert (member.confirmed, member.answered_at) == (2, 0.0)
+    assert (member.confirmed, member.pong_at) == (2, 0.0)
 
 
 def test_a_pong_of_a_former_connection_confirms_nothing() -> None:

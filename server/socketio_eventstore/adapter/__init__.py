@@ -6,6 +6,6 @@
 """
 
 from socketio_eventstore.adapter.manager import RecoveryManager
-from socketio_eventstore.adapter.server import RecoverableServer
+from socketio_eventstore.adapter.server import AsyncServer
 
-__all__ = ["RecoverableServer", "RecoveryManager"]
+__all__ = ["AsyncServer", "RecoveryManager"]

@@ -19,27 +19,27 @@ from socketio import packet
 
 from socketio_eventlog.errors import StoreError
 from socketio_eventstore.adapter.encoder import frames_of
-from socketio_eventstore.adapter.handlers import HandlerCalls, Place
-from socketio_eventstore.core.commit_queue import Turn
-from socketio_eventstore.core.handler_transaction import collecting
-from socketio_eventstore.core.operations import Reply
+from socketio_eventstore.adapter.handlers import HandlerCalls, HandlerSlot
+from socketio_eventstore.core.commit_queue import Operation
+from socketio_eventstore.core.handler_transaction import handler_transaction
+from socketio_eventstore.core.operations import SendPacket
 from socketio_eventstore.core.packets import Frames
-from socketio_eventstore.core.recovery import Restore, Result, hash_pid
+from socketio_eventstore.core.recovery import RecoveryResult, Restore, hash_pid
 from socketio_eventstore.core.session_operations import (
-    Accept,
-    Away,
-    Dismiss,
-    End,
-    Ended,
-    Open,
-    Refuse,
-    Revoke,
+    AcceptSession,
+    DisconnectSession,
+    EndedSession,
+    EndSession,
+    MarkAway,
+    OpenSession,
+    RefuseSession,
+    RevokeSession,
 )
-from socketio_eventstore.core.sessions import Connection, Session, State
+from socketio_eventstore.core.sessions import ClientConnection, Session, State
 from socketio_eventstore.transport.connection import EngineConnection
 
 if TYPE_CHECKING:
-    from socketio_eventstore.adapter.server import RecoverableServer
+    from socketio_eventstore.adapter.server import AsyncServer
     from socketio_eventstore.core.runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Attempt:
     session: Session
     claim: int
     pid: str | None
-    place: Place
+    slot: HandlerSlot
     """In the line of the session's handler calls."""
     offset: object = None
     """What the client sent, and goes on sending until it receives something."""
@@ -66,10 +66,10 @@ class Attempt:
         return self.session.claim == self.claim
 
 
-class Handshake:
+class Admission:
     """Connects and disconnects the clients of a server."""
 
-    def __init__(self, server: RecoverableServer, runtime: Runtime) -> None:
+    def __init__(self, server: AsyncServer, runtime: Runtime) -> None:
         self._server = server
         self._runtime = runtime
         self._calls = HandlerCalls(server)
@@ -102,20 +102,20 @@ class Handshake:
         tasks = [self._depart(session, reason, recoverable=recoverable) for session in sessions]
         return [task for task in tasks if task is not None]
 
-    def left(self, connection: EngineConnection, namespace: str) -> None:
+    def client_left(self, connection: EngineConnection, namespace: str) -> None:
         """The client sent a DISCONNECT packet."""
         session = connection.sessions.get(namespace)
         if session is not None:
             recoverable = self._runtime.enabled and self._runtime.options.recover_client_disconnect
             self._depart(session, self._server.reason.CLIENT_DISCONNECT, recoverable=recoverable)
 
-    async def end(self, turn: Dismiss | Revoke) -> Connection | None:
+    async def end(self, operation: DisconnectSession | RevokeSession) -> ClientConnection | None:
         """End a session, connected or away, and call its disconnect handler if it was connected.
 
         Returns the connection that it had. Raises StoreError; the session is unchanged then.
         """
         # Once its turn is in the queue it will end; that its caller is cancelled must not skip the rest.
-        return await asyncio.shield(self._spawn(self._end(turn)))
+        return await asyncio.shield(self._spawn(self._end(operation)))
 
     async def finish(self) -> None:
         """Wait for the handlers that are running."""
@@ -167,15 +167,15 @@ class Handshake:
             namespace=namespace,
             sid=self._server.eio.generate_id(),
             pid_hash=hash_pid(pid) if pid else secrets.token_bytes(16),
-            start=runtime.log.place(0),
+            start=runtime.log.offset_at(0),
             former_offset=_former_offset(offset),
         )
-        await runtime.dispatcher.submit(Open(session, time.time()))
+        await runtime.dispatcher.submit(OpenSession(session, time.time()))
         if connection.closed:
-            await runtime.dispatcher.submit(End(session))
+            await runtime.dispatcher.submit(EndSession(session))
             return None
-        claim = session.attach(connection, session.start.number)
-        return Attempt(session, claim, pid, self._calls.place(session))
+        claim = session.attach(connection, session.start.sequence)
+        return Attempt(session, claim, pid, self._calls.slot(session))
 
     def _take_over(self, connection: EngineConnection, answer: Restore, pid: str, offset: Any) -> Attempt:
         session, runtime = answer.session, self._runtime
@@ -188,23 +188,23 @@ class Handshake:
         self._server.manager.callbacks.pop(session.sid, None)
         if was_connected and former is not None:
             reason = self._server.reason.TRANSPORT_CLOSE
-            _ = self._spawn(self._leave(self._leaving(session), session, former.id, reason))
-        return Attempt(session, claim, pid, self._calls.place(session), offset)
+            _ = self._spawn(self._leave(self._running_disconnect(session), session, former.id, reason))
+        return Attempt(session, claim, pid, self._calls.slot(session), offset)
 
     async def _try(self, connection: EngineConnection, attempt: Attempt, auth: Any) -> None:
         session, admitted = attempt.session, False
         try:
-            async with attempt.place:
+            async with attempt.slot:
                 if attempt.is_current and not connection.closed:
                     admitted = await self._admit(connection, attempt, auth)
         finally:
-            attempt.place.give_up()
+            attempt.slot.give_up()
             if not admitted:
                 self._server.manager.callbacks.pop(session.sid, None)
             if not admitted and attempt.is_current:
-                for displaced in session.displaced:  # nobody has the session now; they may come back for it
-                    displaced.abort("its session was claimed by somebody who did not get it")
-                session.displaced.clear()
+                for superseded in session.superseded:  # nobody has the session now; they may come back for it
+                    superseded.abort("its session was claimed by somebody who did not get it")
+                session.superseded.clear()
 
     async def _admit(self, connection: EngineConnection, attempt: Attempt, auth: Any) -> bool:
         """Call the connect handler and do what it decides; return whether the client was let in."""
@@ -215,20 +215,28 @@ class Handshake:
         early = self._server.always_connect and not session.recovered
         if early and not await self._accept(attempt, ()):
             return False
-        refusal, wishes = None, list[Turn]()
+        refusal, deferred = None, list[Operation]()
         if session.recovered and not early:
-            with collecting(only=session) as wishes:  # a refusal must leave the owner's session as it was
+            with handler_transaction(
+                only=session
+            ) as deferred:  # a refusal must leave the owner's session as it was
                 refusal = None if skipped else await self._calls.connect(session, connection.id, auth)
         elif not skipped:
             refusal = await self._calls.connect(session, connection.id, auth)
-        if session.recovered and session.identity != session.vouched and (refusal is None or session.vouched):
+        if (
+            session.recovered
+            and session.identity != session.authenticated_as
+            and (refusal is None or session.authenticated_as)
+        ):
             return await self._start_over(connection, attempt, auth)
         if refusal is not None:
             await self._refuse(attempt, refusal, early=early)
             return False
-        if early or await self._accept_after_handler(attempt, wishes, connection, skipped=skipped):
+        if early or await self._accept_after_handler(attempt, deferred, connection, skipped=skipped):
             return True
-        if session.state is State.ENDED and session.dismissed:  # by its connect handler: a refusal, too
+        if (
+            session.state is State.ENDED and session.disconnected_by_server
+        ):  # by its connect handler: a refusal, too
             error = self._error(session.namespace, {"message": "Unable to connect"})
             self._reply(connection, session.namespace, error)
         elif session.state is State.ENDED:
@@ -236,40 +244,40 @@ class Handshake:
         return False
 
     async def _accept_after_handler(
-        self, attempt: Attempt, wishes: Sequence[Turn], connection: EngineConnection, *, skipped: bool
+        self, attempt: Attempt, deferred: Sequence[Operation], connection: EngineConnection, *, skipped: bool
     ) -> bool:
         accepted = False
         try:
-            accepted = await self._accept(attempt, wishes)
+            accepted = await self._accept(attempt, deferred)
         finally:
             if not accepted and not skipped:  # the application believes that the client is connected
                 reason = self._server.reason.TRANSPORT_CLOSE
                 await self._calls.disconnect(attempt.session, connection.id, reason)
         return accepted
 
-    async def _accept(self, attempt: Attempt, wishes: Sequence[Turn]) -> bool:
+    async def _accept(self, attempt: Attempt, deferred: Sequence[Operation]) -> bool:
         session = attempt.session
-        turn = Accept(session, attempt.claim, attempt.pid, time.time(), wishes)
-        accepted = bool(await self._runtime.dispatcher.submit(turn))
+        operation = AcceptSession(session, attempt.claim, attempt.pid, time.time(), deferred)
+        accepted = bool(await self._runtime.dispatcher.submit(operation))
         if accepted and session.recovered:
-            self._runtime.recovery.count(Result.RECOVERED, session.sid)
+            self._runtime.recovery.count(RecoveryResult.RECOVERED, session.sid)
         return accepted
 
     async def _refuse(self, attempt: Attempt, refusal: Any, *, early: bool) -> None:
         session, runtime = attempt.session, self._runtime
         if session.recovered:
-            runtime.recovery.count(Result.REFUSED, session.sid)
+            runtime.recovery.count(RecoveryResult.REFUSED, session.sid)
         if early:
-            await runtime.dispatcher.submit(Dismiss(session))
+            await runtime.dispatcher.submit(DisconnectSession(session))
         else:
             error = self._error(session.namespace, refusal)
-            await runtime.dispatcher.submit(Refuse(session, attempt.claim, error, time.time()))
+            await runtime.dispatcher.submit(RefuseSession(session, attempt.claim, error, time.time()))
 
     async def _start_over(self, connection: EngineConnection, attempt: Attempt, auth: Any) -> bool:
         """The client is somebody else: a new session for it, and the old one stays with its owner."""
         session, runtime = attempt.session, self._runtime
-        runtime.recovery.count(Result.REFUSED, session.sid)
-        await runtime.dispatcher.submit(Refuse(session, attempt.claim, None, time.time()))
+        runtime.recovery.count(RecoveryResult.REFUSED, session.sid)
+        await runtime.dispatcher.submit(RefuseSession(session, attempt.claim, None, time.time()))
         fresh = None if connection.closed else await self._open(connection, session.namespace, attempt.offset)
         if fresh is not None:
             await self._try(connection, fresh, auth)
@@ -284,54 +292,56 @@ class Handshake:
             session.away_since = self._runtime.clock()
         session.move(State.AWAY)
         self._server.manager.callbacks.pop(session.sid, None)
-        place = self._leaving(session) if accepted else None
+        slot = self._running_disconnect(session) if accepted else None
         if recoverable and (accepted or session.recovered):
-            self._enqueue(Away(session, session.claim, time.time()))
+            self._enqueue(MarkAway(session, session.claim, time.time()))
         else:  # a client that never saw its CONNECT does not know its pid
-            self._enqueue(End(session))
+            self._enqueue(EndSession(session))
         # After that: where tasks begin at once (asyncio.eager_task_factory) so do the handler's emits.
         connection_id = None if connection is None else connection.id
-        return None if place is None else self._spawn(self._leave(place, session, connection_id, reason))
+        return None if slot is None else self._spawn(self._leave(slot, session, connection_id, reason))
 
-    def _leaving(self, session: Session) -> Place:
-        session.leaving += 1
-        return self._calls.place(session)
+    def _running_disconnect(self, session: Session) -> HandlerSlot:
+        session.running_disconnect_handlers += 1
+        return self._calls.slot(session)
 
-    async def _leave(self, place: Place, session: Session, connection_id: str | None, reason: str) -> None:
+    async def _leave(
+        self, slot: HandlerSlot, session: Session, connection_id: str | None, reason: str
+    ) -> None:
         try:
-            async with place:
+            async with slot:
                 await self._calls.disconnect(session, connection_id, reason)
         finally:
-            session.leaving -= 1
-            if session.state is State.ENDED and not session.leaving:
+            session.running_disconnect_handlers -= 1
+            if session.state is State.ENDED and not session.running_disconnect_handlers:
                 self._runtime.registry.remove(session)
 
-    async def _end(self, turn: Dismiss | Revoke) -> Connection | None:
-        session = turn.session
-        session.leaving += 1  # until it is known whether its handler is to be called
+    async def _end(self, operation: DisconnectSession | RevokeSession) -> ClientConnection | None:
+        session = operation.session
+        session.running_disconnect_handlers += 1  # until it is known whether its handler is to be called
         try:
-            ended = await self._runtime.dispatcher.submit(turn)
-            if isinstance(ended, Ended) and ended.was_accepted:
+            ended = await self._runtime.dispatcher.submit(operation)
+            if isinstance(ended, EndedSession) and ended.was_accepted:
                 connection_id = None if ended.connection is None else ended.connection.id
                 reason = self._server.reason.SERVER_DISCONNECT
-                await self._leave(self._leaving(session), session, connection_id, reason)
+                await self._leave(self._running_disconnect(session), session, connection_id, reason)
         finally:
-            session.leaving -= 1
-            if session.state is State.ENDED and not session.leaving:
+            session.running_disconnect_handlers -= 1
+            if session.state is State.ENDED and not session.running_disconnect_handlers:
                 self._runtime.registry.remove(session)
                 self._server.manager.callbacks.pop(session.sid, None)
-        return ended.connection if isinstance(ended, Ended) else None
+        return ended.connection if isinstance(ended, EndedSession) else None
 
     # ------------------------------------------------------------------------------------------------
 
-    def _enqueue(self, turn: Away | End | Reply) -> None:
+    def _enqueue(self, operation: MarkAway | EndSession | SendPacket) -> None:
         try:
-            self._runtime.dispatcher.enqueue(turn)
+            self._runtime.dispatcher.enqueue(operation)
         except StoreError as error:
             logger.error("A disconnection could not be stored. %s", error)
 
     def _reply(self, connection: EngineConnection, namespace: str, frames: Frames) -> None:
-        self._enqueue(Reply(connection, namespace, frames))
+        self._enqueue(SendPacket(connection, namespace, frames))
 
     def _error(self, namespace: str, reason: Any) -> Frames:
         kind = packet.CONNECT_ERROR

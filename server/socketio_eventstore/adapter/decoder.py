@@ -53,7 +53,7 @@ class _StrictPacket(packet.Packet):  # type: ignore[misc]  # python-socketio is 
     json = _StrictJson
 
 
-class Incoming(NamedTuple):
+class ClientPacket(NamedTuple):
     """A complete packet; the names are python-socketio's."""
 
     packet_type: int
@@ -62,7 +62,7 @@ class Incoming(NamedTuple):
     data: Any
 
 
-class Assembler:
+class Decoder:
     """Decodes packets, and waits for the attachments of binary ones."""
 
     def __init__(self, packet_class: Any, max_bytes: int) -> None:
@@ -71,7 +71,7 @@ class Assembler:
         self._max_bytes = max_bytes
         self._waiting: dict[str, tuple[Any, int]] = {}
 
-    def add(self, connection_id: str, data: str | bytes) -> Incoming | None:
+    def add(self, connection_id: str, data: str | bytes) -> ClientPacket | None:
         """The packet that is complete with these data, None while attachments are missing.
 
         Raises InvalidPacket.
@@ -88,12 +88,12 @@ class Assembler:
         """A connection has ended."""
         self._waiting.pop(connection_id, None)
 
-    def _add(self, connection_id: str, data: str | bytes) -> Incoming | None:
+    def _add(self, connection_id: str, data: str | bytes) -> ClientPacket | None:
         if connection_id in self._waiting:
             return self._add_attachment(connection_id, data)
         if self._is_standard and isinstance(data, str) and (match := _PLAIN.fullmatch(data)) is not None:
             kind, namespace, number, content = match.groups()
-            return Incoming(
+            return ClientPacket(
                 packet.EVENT if kind == "2" else packet.ACK,
                 namespace or "/",
                 None if number is None else int(number),
@@ -109,7 +109,7 @@ class Assembler:
         self._waiting[connection_id] = pkt, self._max_bytes
         return None
 
-    def _add_attachment(self, connection_id: str, data: str | bytes) -> Incoming | None:
+    def _add_attachment(self, connection_id: str, data: str | bytes) -> ClientPacket | None:
         pkt, bytes_left = self._waiting[connection_id]
         bytes_left -= len(data)
         if isinstance(data, str) or bytes_left < 0:
@@ -121,11 +121,11 @@ class Assembler:
         return _complete(pkt)
 
 
-def _complete(pkt: Any) -> Incoming:
+def _complete(pkt: Any) -> ClientPacket:
     # Packets of msgpack may hold anything.
     if not isinstance(pkt.namespace, str | None) or not isinstance(pkt.id, int | None):
         raise TypeError("no namespace, or no id")
-    return Incoming(pkt.packet_type, pkt.namespace or "/", pkt.id, pkt.data)
+    return ClientPacket(pkt.packet_type, pkt.namespace or "/", pkt.id, pkt.data)
 
 
 def _check_event(data: Any) -> None:

@@ -11,12 +11,12 @@ from socketio import packet
 
 from socketio_eventlog.records import Room
 from socketio_eventstore.core import packets
-from socketio_eventstore.core.packets import Codec, Dumps, Frames, TextCodec
+from socketio_eventstore.core.packets import Dumps, Frames, PacketEncoder, TextEncoder
 
 _JSON_TYPES = (dict, list, str, int, float, bytes, type(None))
 
 
-class PacketClassCodec:
+class PacketClassEncoder:
     """Any other ``serializer``: the stored JSON is parsed again and given to its packet class."""
 
     def __init__(self, packet_class: Any) -> None:
@@ -45,12 +45,12 @@ class PacketClassCodec:
         return frames_of(self._packet_class(kind, namespace=namespace, data=data))
 
 
-def codec_for(packet_class: Any) -> Codec:
+def encoder_for(packet_class: Any) -> PacketEncoder:
     """The codec for a server's ``serializer``."""
     return (
-        TextCodec(dumps_for(packet_class))
+        TextEncoder(dumps_for(packet_class))
         if packet_class is packet.Packet
-        else PacketClassCodec(packet_class)
+        else PacketClassEncoder(packet_class)
     )
 
 
@@ -136,25 +136,23 @@ def auth_of(payload: Any) -> dict[str, Any] | None:
     return None
 
 
-def json_text(value: Any, place: str) -> str:
+def json_text(value: Any, slot: str) -> str:
     """A value as JSON that reads back the same. Raises TypeError that names the place and the type."""
-    _check_json(value, place)
+    _check_json(value, slot)
     return packets.dumps(value)
 
 
-def _check_json(value: Any, place: str) -> None:
+def _check_json(value: Any, slot: str) -> None:
     match value:
         case None | str() | int() | float():
             pass
         case dict():
             for key, item in value.items():
                 if not isinstance(key, str):
-                    raise TypeError(
-                        f"{place} has a key of type {type(key).__name__}: {key!r}; JSON needs str"
-                    )
-                _check_json(item, f"{place}[{key!r}]")
+                    raise TypeError(f"{slot} has a key of type {type(key).__name__}: {key!r}; JSON needs str")
+                _check_json(item, f"{slot}[{key!r}]")
         case list() | tuple():
             for index, item in enumerate(value):
-                _check_json(item, f"{place}[{index}]")
+                _check_json(item, f"{slot}[{index}]")
         case _:
-            raise TypeError(f"{place} is of type {type(value).__name__}, which cannot be saved as JSON")
+            raise TypeError(f"{slot} is of type {type(value).__name__}, which cannot be saved as JSON")

@@ -13,10 +13,10 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from socketio_eventlog.records import Answered
+from socketio_eventlog.records import EventHandled
 from socketio_eventstore.adapter.encoder import json_text
-from socketio_eventstore.core.handler_transaction import collecting
-from socketio_eventstore.core.operations import KeepAnswer
+from socketio_eventstore.core.handler_transaction import handler_transaction
+from socketio_eventstore.core.operations import StoreIdempotencyKey
 from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.sessions import Session
 
@@ -25,11 +25,11 @@ logger = logging.getLogger(__name__)
 MAX_KEY_CHARACTERS = 200
 
 
-class BadKey(ValueError):
+class InvalidIdempotencyKey(ValueError):
     """The event's last argument is not an idempotency key."""
 
 
-Identified = tuple[str, str, str, str]
+KeyScope = tuple[str, str, str, str]
 """Namespace, event, identity, key."""
 
 
@@ -37,7 +37,7 @@ class ExactlyOnce:
     """Runs handlers once for each idempotency key."""
 
     def __init__(self) -> None:
-        self._running: dict[Identified, asyncio.Task[list[Any]]] = {}
+        self._running: dict[KeyScope, asyncio.Task[list[Any]]] = {}
         self._newest: dict[Session, asyncio.Task[list[Any]]] = {}
 
     async def handle(
@@ -55,7 +55,7 @@ class ExactlyOnce:
         for an answer that JSON does not have, StoreError.
         """
         if not isinstance(key, str) or not 0 < len(key) <= MAX_KEY_CHARACTERS:
-            raise BadKey(
+            raise InvalidIdempotencyKey(
                 f"the last argument of {name!r} must be an idempotency key, "
                 f"a text of 1 to {MAX_KEY_CHARACTERS} characters, not {str(key)[:50]!r}"
             )
@@ -68,7 +68,7 @@ class ExactlyOnce:
             task.add_done_callback(lambda done: self._ended(done, session, identified))
         return tuple(await asyncio.shield(task))
 
-    def _ended(self, task: asyncio.Task[list[Any]], session: Session, identified: Identified) -> None:
+    def _ended(self, task: asyncio.Task[list[Any]], session: Session, identified: KeyScope) -> None:
         self._running.pop(identified, None)
         if self._newest.get(session) is task:
             del self._newest[session]
@@ -76,19 +76,19 @@ class ExactlyOnce:
     async def _run(
         self,
         runtime: Runtime,
-        identified: Identified,
+        identified: KeyScope,
         handler: Callable[[], Awaitable[Any]],
         before: asyncio.Task[list[Any]] | None,
     ) -> list[Any]:
         if before is not None:  # what it saves must be there when this one reads it
             await asyncio.wait([before])
-        first_answer = await runtime.log.answer(*identified)
+        first_answer = await runtime.log.acknowledgement(*identified)
         if first_answer is not None:
             known: list[Any] = json.loads(first_answer)
             return known
-        with collecting() as turns:
+        with handler_transaction() as operations:
             result = await handler()
         arguments = list(result) if isinstance(result, tuple) else [] if result is None else [result]
-        answered = Answered(*identified, json_text(arguments, "answer"), runtime.clock())
-        await runtime.dispatcher.submit(*turns, KeepAnswer(answered))
+        answered = EventHandled(*identified, json_text(arguments, "answer"), runtime.clock())
+        await runtime.dispatcher.submit(*operations, StoreIdempotencyKey(answered))
         return arguments

@@ -18,15 +18,15 @@ from socketio_eventlog.errors import StoreError
 from socketio_eventstore.core.sessions import Session
 
 if TYPE_CHECKING:
-    from socketio_eventstore.adapter.server import RecoverableServer
+    from socketio_eventstore.adapter.server import AsyncServer
 
 logger = logging.getLogger(__name__)
 
-HANDLER_PATIENCE_SECONDS = 5.0
+HANDLER_TIMEOUT_SECONDS = 5.0
 """How long a client that is back waits for the handlers of its former connection."""
 
 
-class Departure:
+class RunningDisconnect:
     """The disconnect handler of a session, while it runs."""
 
     def __init__(self, session: Session, connection_id: str | None) -> None:
@@ -35,10 +35,10 @@ class Departure:
         self.is_open = True
 
 
-_departing: ContextVar[Departure | None] = ContextVar("departing", default=None)
+_departing: ContextVar[RunningDisconnect | None] = ContextVar("departing", default=None)
 
 
-def departure_of(session: Session) -> Departure | None:
+def running_disconnect_of(session: Session) -> RunningDisconnect | None:
     """The departure of a session, asked from within its disconnect handler; None from elsewhere."""
     departure = _departing.get()
     if departure is not None and departure.is_open and departure.session is session:
@@ -46,7 +46,7 @@ def departure_of(session: Session) -> Departure | None:
     return None
 
 
-class Place:
+class HandlerSlot:
     """A place in the line of handler calls of one session; taken at once, waited for on entering."""
 
     def __init__(self, line: dict[Session, asyncio.Future[None]], session: Session) -> None:
@@ -58,7 +58,7 @@ class Place:
 
     async def __aenter__(self) -> None:
         if self._before is not None:
-            _, late = await asyncio.wait([self._before], timeout=HANDLER_PATIENCE_SECONDS)
+            _, late = await asyncio.wait([self._before], timeout=HANDLER_TIMEOUT_SECONDS)
             if late:
                 logger.warning("A handler of %s still runs; not waiting for it any longer", self._session.sid)
 
@@ -78,13 +78,13 @@ class Place:
 class HandlerCalls:
     """The handlers of connect and disconnect of a server."""
 
-    def __init__(self, server: RecoverableServer) -> None:
+    def __init__(self, server: AsyncServer) -> None:
         self._server = server
         self._line: dict[Session, asyncio.Future[None]] = {}
 
-    def place(self, session: Session) -> Place:
+    def slot(self, session: Session) -> HandlerSlot:
         """The next place in a session's line."""
-        return Place(self._line, session)
+        return HandlerSlot(self._line, session)
 
     async def connect(self, session: Session, connection_id: str, auth: Any) -> Any:
         """Call the connect handler; return why it refuses, or None if it does not. Raises StoreError."""
@@ -114,7 +114,7 @@ class HandlerCalls:
 
     async def disconnect(self, session: Session, connection_id: str | None, reason: str) -> None:
         """Call the disconnect handler."""
-        departure = Departure(session, connection_id)
+        departure = RunningDisconnect(session, connection_id)
         token = _departing.set(departure)
         try:
             await self._server.call_handler("disconnect", session.namespace, session.sid, reason)

@@ -16,11 +16,18 @@ from socketio import AsyncManager, packet
 from socketio_eventlog.errors import StoreClosed
 from socketio_eventlog.records import Event
 from socketio_eventstore.adapter import encoder
-from socketio_eventstore.adapter.handlers import departure_of
-from socketio_eventstore.adapter.server import RecoverableServer
+from socketio_eventstore.adapter.handlers import running_disconnect_of
+from socketio_eventstore.adapter.server import AsyncServer
 from socketio_eventstore.core import packets
-from socketio_eventstore.core.handler_transaction import collected, submit_or_collect
-from socketio_eventstore.core.operations import Acknowledged, CloseRoom, Emit, Join, Leave, Volatile
+from socketio_eventstore.core.handler_transaction import deferred_changes, submit_or_defer
+from socketio_eventstore.core.operations import (
+    CloseRoom,
+    Emit,
+    EmitVolatile,
+    EmitWithAck,
+    JoinRoom,
+    LeaveRoom,
+)
 from socketio_eventstore.core.packets import Frames
 from socketio_eventstore.core.runtime import Options, Runtime
 from socketio_eventstore.core.sessions import Session, State
@@ -63,7 +70,7 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
             max_client_buffer=max_client_buffer,
             websocket_compression=websocket_compression,
         )
-        self.server: RecoverableServer
+        self.server: AsyncServer
         self.runtime: Runtime | None = None
         self._starting: asyncio.Future[Runtime] | None = None
         self._closed = False
@@ -76,7 +83,7 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
         super().set_server(server)
         heartbeat = server.eio.ping_interval + server.eio.ping_timeout
         self.options = replace(self.options, heartbeat=heartbeat)
-        RecoverableServer.adopt(server, self)
+        AsyncServer.adopt(server, self)
 
     async def start(self) -> Runtime:
         """Open the store, unless that is done. Raises StoreNotUsable."""
@@ -84,7 +91,7 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
             if self._closed:
                 raise StoreClosed
             if self._starting is None:
-                encoding = encoder.codec_for(self.server.packet_class)
+                encoding = encoder.encoder_for(self.server.packet_class)
                 opening = Runtime.start(self.options, encoding, self.server.session_expired)
                 self._starting = asyncio.ensure_future(opening)
             starting = self._starting
@@ -127,9 +134,9 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
             await runtime.dispatcher.submit(self._acknowledged(record, data, callback))
             return None
         if volatile:
-            await runtime.dispatcher.submit(Volatile(record))
+            await runtime.dispatcher.submit(EmitVolatile(record))
             return None
-        offset = await submit_or_collect(runtime.dispatcher, Emit(record))
+        offset = await submit_or_defer(runtime.dispatcher, Emit(record))
         return offset if isinstance(offset, str) else None
 
     def _record(
@@ -146,12 +153,12 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
             raise ValueError(
                 f"event {event!r} is {record.size_bytes} bytes long; at most {limit} can be sent"
             )
-        if not isinstance(runtime.dispatcher.codec, packets.TextCodec):
+        if not isinstance(runtime.dispatcher.encoder, packets.TextEncoder):
             # What its serializer cannot encode must fail here, not after it was stored.
-            runtime.dispatcher.codec.event(namespace, payload, attachments, "")
+            runtime.dispatcher.encoder.event(namespace, payload, attachments, "")
         return record
 
-    def _acknowledged(self, record: Event, data: Any, callback: Callable[..., Any]) -> Acknowledged:
+    def _acknowledged(self, record: Event, data: Any, callback: Callable[..., Any]) -> EmitWithAck:
         content = [record.name, *encoder.arguments_of(data)]
 
         def packet_for(session: Session) -> Frames:
@@ -161,7 +168,7 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
                 self.server.packet_class(kind, namespace=namespace, data=content, id=ack_id)
             )
 
-        return Acknowledged(record, packet_for)
+        return EmitWithAck(record, packet_for)
 
     def _generate_ack_id(self, sid: str, callback: Callable[..., Any]) -> int:
         ack_id = next(self._ack_ids)
@@ -180,21 +187,21 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
             raise ValueError("cannot enter a sid room")
         if session is None:
             raise ValueError("sid is not connected to requested namespace")
-        await submit_or_collect(self._running.dispatcher, Join(session, encoder.checked_room(room)))
+        await submit_or_defer(self._running.dispatcher, JoinRoom(session, encoder.checked_room(room)))
 
     async def leave_room(self, sid: str, namespace: str, room: Any) -> None:
         """Take a session out of a room; what was emitted before is still for it."""
         session = self._session(sid, namespace)
-        if session is None or departure_of(session) is not None:
+        if session is None or running_disconnect_of(session) is not None:
             return  # its disconnect handler tidies up as ever, but the session is to come back whole
-        await submit_or_collect(self._running.dispatcher, Leave(session, encoder.checked_room(room)))
+        await submit_or_defer(self._running.dispatcher, LeaveRoom(session, encoder.checked_room(room)))
 
     async def close_room(self, room: Any, namespace: str) -> None:
         """Take everybody out of a room. Raises ValueError for a room that is somebody's sid."""
         if self.is_sid_room(namespace, room):
             raise ValueError("cannot close a sid room")
         runtime = await self.start()
-        await submit_or_collect(runtime.dispatcher, CloseRoom(namespace, encoder.checked_room(room)))
+        await submit_or_defer(runtime.dispatcher, CloseRoom(namespace, encoder.checked_room(room)))
 
     def get_rooms(self, sid: str, namespace: str) -> list[Any]:
         """The rooms that a session is in, connected or away; its own is one of them."""
@@ -202,11 +209,11 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
         if session is None:
             return []
         joined = dict(session.joined)
-        for turn in collected(session):
-            if isinstance(turn, Join):
-                joined[turn.room] = 0
-            elif isinstance(turn, Leave | CloseRoom):
-                joined.pop(turn.room, None)
+        for operation in deferred_changes(session):
+            if isinstance(operation, JoinRoom):
+                joined[operation.room] = 0
+            elif isinstance(operation, LeaveRoom | CloseRoom):
+                joined.pop(operation.room, None)
         return [session.sid, *joined]
 
     # What python-socketio asks ----------------------------------------------------------------------
@@ -247,7 +254,7 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
         session = self._session(sid, namespace)
         if session is None:
             return None
-        if (departure := departure_of(session)) is not None:
+        if (departure := running_disconnect_of(session)) is not None:
             return departure.connection_id
         return None if session.connection is None else session.connection.id
 

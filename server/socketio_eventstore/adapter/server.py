@@ -14,13 +14,18 @@ from socketio import exceptions, packet
 
 from socketio_eventlog.errors import StoreClosed, StoreError
 from socketio_eventstore.adapter import encoder
-from socketio_eventstore.adapter.admission import Handshake
-from socketio_eventstore.adapter.decoder import Assembler, Incoming
-from socketio_eventstore.adapter.exactly_once import BadKey, ExactlyOnce
-from socketio_eventstore.core.handler_transaction import collected, collecting, collects, submit_or_collect
-from socketio_eventstore.core.operations import Bind, Reply, Save
+from socketio_eventstore.adapter.admission import Admission
+from socketio_eventstore.adapter.decoder import ClientPacket, Decoder
+from socketio_eventstore.adapter.exactly_once import ExactlyOnce, InvalidIdempotencyKey
+from socketio_eventstore.core.handler_transaction import (
+    deferred_changes,
+    handler_transaction,
+    is_deferred,
+    submit_or_defer,
+)
+from socketio_eventstore.core.operations import BindIdentity, SaveData, SendPacket
 from socketio_eventstore.core.packets import Dumps, dumps, payload_of
-from socketio_eventstore.core.session_operations import Dismiss, Revoke
+from socketio_eventstore.core.session_operations import DisconnectSession, RevokeSession
 from socketio_eventstore.core.sessions import Session, State
 from socketio_eventstore.transport.connection import EngineConnection
 from socketio_eventstore.transport.engine import Engine
@@ -38,7 +43,7 @@ _HOOKS = ("_handle_ack", "_trigger_event", "_send_packet")
 """What this class builds on in python-socketio, proven on 5.12 to 5.18."""
 
 
-class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-socketio is not typed
+class AsyncServer(socketio.AsyncServer):  # type: ignore[misc]  # python-socketio is not typed
     """``socketio.AsyncServer`` whose clients recover; made from one by ``RecoveryManager``.
 
     All of python-socketio works. Room and session calls also work for sids that are away.
@@ -46,10 +51,10 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
 
     manager: RecoveryManager
     eio: Engine
-    handshake: Handshake | None
+    admission: Admission | None
     connect_timeout: float
-    once: ExactlyOnce
-    incoming: Assembler
+    idempotency: ExactlyOnce
+    decoder: Decoder
     encode: Dumps
     orphans: set[asyncio.Task[None]]
     """Handlers that go on although their connection has ended."""
@@ -67,11 +72,11 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
             own = type(server)
             server.__class__ = cls if own is socketio.AsyncServer else type(own.__name__, (own, cls), {})
         server.reserved_events = [*server.reserved_events, "session_expired"]
-        server.handshake = None
-        server.once = ExactlyOnce()
+        server.admission = None
+        server.idempotency = ExactlyOnce()
         server.orphans = set()
         server.encode = encoder.dumps_for(server.packet_class)
-        server.incoming = Assembler(server.packet_class, server.eio.max_http_buffer_size)
+        server.decoder = Decoder(server.packet_class, server.eio.max_http_buffer_size)
         server.connect_timeout = 45.0
         server.eio = Engine.adopt(
             server.eio,
@@ -89,8 +94,8 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
         runtime = await self.manager.start()
         if not self.async_handlers:  # which its constructor sets after it has got its manager
             self.eio.handlers_at_once = 1
-        if self.handshake is None:
-            self.handshake = Handshake(self, runtime)
+        if self.admission is None:
+            self.admission = Admission(self, runtime)
 
     async def shutdown(self) -> None:
         """Close all transports, so that their clients come back, and the store.
@@ -101,14 +106,14 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
         for connection in list(self.eio.sockets.values()):
             connection.leave(self.reason.SERVER_DISCONNECT)
         try:
-            if self.handshake is not None:
-                await self.handshake.finish()
+            if self.admission is not None:
+                await self.admission.finish()
         except asyncio.CancelledError:
-            if self.handshake is not None:
-                self.handshake.cancel()
+            if self.admission is not None:
+                self.admission.cancel()
             raise
         finally:
-            self.handshake = None
+            self.admission = None
             await asyncio.shield(self.manager.close())
             await super().shutdown()
 
@@ -155,7 +160,7 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
     async def get_session(self, sid: str, namespace: str | None = None) -> dict[str, Any]:
         """What was saved for a session, connected or away, as a copy. Raises KeyError."""
         session = self._known(sid, namespace)
-        saved = [turn.data for turn in collected(session) if isinstance(turn, Save)]
+        saved = [operation.data for operation in deferred_changes(session) if isinstance(operation, SaveData)]
         data: dict[str, Any] = json.loads(saved[-1] if saved else session.saving or session.data)
         return data
 
@@ -168,11 +173,11 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
         text = encoder.session_json(session, self.eio.max_http_buffer_size)
         runtime = await self.manager.start()
         known = self._known(sid, namespace)
-        turn = Save(known, text)
-        if not collects(turn):
+        operation = SaveData(known, text)
+        if not is_deferred(operation):
             known.saving = text
         try:
-            await submit_or_collect(runtime.dispatcher, turn)
+            await submit_or_defer(runtime.dispatcher, operation)
         finally:
             if known.saving is text:
                 known.saving = None
@@ -183,8 +188,8 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
         A session that is away ends too. Nothing happens for an unknown sid. Raises StoreError.
         """
         session = self._find(sid, namespace)
-        if session is not None and self.handshake is not None:
-            await self.handshake.end(Dismiss(session))
+        if session is not None and self.admission is not None:
+            await self.admission.end(DisconnectSession(session))
 
     async def revoke(self, sid: str, namespace: str | None = None) -> None:
         """End a session for good: its private id opens nothing any more.
@@ -194,8 +199,8 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
         for an unknown sid. Raises StoreError.
         """
         session = self._find(sid, namespace)
-        if session is not None and self.handshake is not None:
-            connection = await self.handshake.end(Revoke(session))
+        if session is not None and self.admission is not None:
+            connection = await self.admission.end(RevokeSession(session))
             if connection is not None:
                 connection.abort("its session was revoked")
 
@@ -212,12 +217,12 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
         if not isinstance(identity, str) or not identity:
             raise TypeError(f"an identity must be a str that is not empty, not {identity!r}")
         if session.state is State.CONNECTING and session.identity is not None:
-            session.vouched = identity
+            session.authenticated_as = identity
             if identity != session.identity:
                 raise exceptions.ConnectionRefusedError("the session belongs to somebody else")
             return
         runtime = await self.manager.start()
-        await submit_or_collect(runtime.dispatcher, Bind(session, identity))
+        await submit_or_defer(runtime.dispatcher, BindIdentity(session, identity))
 
     def exactly_once(self, event: str, namespace: str | None = None) -> Callable[[Handler], Handler]:
         """Decorate the handler of an event whose last argument is an idempotency key.
@@ -233,10 +238,10 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
                 key = arguments[-1] if arguments else None
                 session = self._known(sid, namespace)
                 try:
-                    return await self.once.handle(
+                    return await self.idempotency.handle(
                         runtime, session, event, key, lambda: handler(sid, *arguments)
                     )
-                except BadKey as error:
+                except InvalidIdempotencyKey as error:
                     logger.warning("An event of %s was not handled: %s", sid, error)
                     return self.not_handled  # and it is not acknowledged
 
@@ -292,9 +297,9 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
 
     def _close_if_idle(self, eio_sid: str) -> None:
         connection = self.eio.connection(eio_sid)
-        if connection is None or connection.sessions or self.handshake is None:
+        if connection is None or connection.sessions or self.admission is None:
             return
-        if not self.handshake.is_connecting(connection):
+        if not self.admission.is_connecting(connection):
             connection.leave(self.reason.SERVER_DISCONNECT)
 
     async def session_expired(self, session: Session) -> None:
@@ -302,28 +307,28 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
 
         Only an error or a crash inside the handler therefore repeats it. Raises StoreError.
         """
-        with collecting() as turns:
+        with handler_transaction() as operations:
             data = json.loads(session.data)
             await self.call_handler("session_expired", session.namespace, session.sid, data)
-        await (await self.manager.start()).dispatcher.submit(*turns, Revoke(session))
+        await (await self.manager.start()).dispatcher.submit(*operations, RevokeSession(session))
 
     def connection_closed(self, connection: EngineConnection, reason: str) -> None:
         """A transport has ended."""
-        self.incoming.forget(connection.id)
+        self.decoder.forget(connection.id)
         for handler in connection.handlers:  # nobody else holds on to them now
             self.orphans.add(handler)
             handler.add_done_callback(self.orphans.discard)
-        leaving = set() if self.handshake is None else set(self.handshake.disconnected(connection, reason))
-        if not leaving:
+        running = set() if self.admission is None else set(self.admission.disconnected(connection, reason))
+        if not running:
             self.environ.pop(connection.id, None)
 
-        def left(task: asyncio.Task[None]) -> None:
-            leaving.discard(task)
-            if not leaving:
+        def client_left(task: asyncio.Task[None]) -> None:
+            running.discard(task)
+            if not running:
                 self.environ.pop(connection.id, None)  # which the handlers may have asked for
 
-        for task in list(leaving):
-            task.add_done_callback(left)
+        for task in list(running):
+            task.add_done_callback(client_left)
 
     def ping_written(self, connection: EngineConnection) -> None:
         """A heartbeat was put behind what the connection was sent."""
@@ -341,8 +346,8 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
 
         Raises InvalidPacket, upon which the connection is closed.
         """
-        pkt = self.incoming.add(connection.id, data)
-        if pkt is None or self.handshake is None:
+        pkt = self.decoder.add(connection.id, data)
+        if pkt is None or self.admission is None:
             return None
         match pkt.packet_type:
             case packet.EVENT | packet.BINARY_EVENT:
@@ -355,14 +360,14 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
                 handler = self._handle_ack(connection.id, pkt.namespace, pkt.id, pkt.data)
                 return asyncio.get_running_loop().create_task(handler)
             case packet.CONNECT:
-                self.handshake.connect(connection, pkt.namespace, pkt.data)
+                self.admission.connect(connection, pkt.namespace, pkt.data)
             case packet.DISCONNECT:
-                self.handshake.left(connection, pkt.namespace)
+                self.admission.client_left(connection, pkt.namespace)
             case other:
                 raise InvalidPacket(f"unexpected packet type {other!r}")
         return None
 
-    async def _handle(self, connection: EngineConnection, session: Session, pkt: Incoming) -> None:
+    async def _handle(self, connection: EngineConnection, session: Session, pkt: ClientPacket) -> None:
         """Call the handler of a client's event and acknowledge it.
 
         What a handler raises is its task's exception, which the event loop reports.
@@ -372,15 +377,15 @@ class RecoverableServer(socketio.AsyncServer):  # type: ignore[misc]  # python-s
         runtime = self.manager.runtime
         if pkt.id is None or answer is self.not_handled or runtime is None:
             return
-        frames = runtime.dispatcher.codec.ack(pkt.namespace, pkt.id, encoder.arguments_of(answer))
+        frames = runtime.dispatcher.encoder.ack(pkt.namespace, pkt.id, encoder.arguments_of(answer))
         try:
-            runtime.dispatcher.post(Reply(connection, pkt.namespace, frames))
+            runtime.dispatcher.post(SendPacket(connection, pkt.namespace, frames))
         except StoreError as error:  # the client may send the event again when it is back
             connection.abort(f"it could not be answered: {error}")
 
     async def _send_packet(self, eio_sid: str, pkt: Any) -> None:
         connection, runtime = self.eio.connection(eio_sid), self.manager.runtime
         if connection is not None and runtime is not None:
-            turn = Reply(connection, pkt.namespace or "/", encoder.frames_of(pkt))
+            operation = SendPacket(connection, pkt.namespace or "/", encoder.frames_of(pkt))
             with suppress(StoreClosed):  # the client is about to hear it from its transport
-                runtime.dispatcher.enqueue(turn)
+                runtime.dispatcher.enqueue(operation)

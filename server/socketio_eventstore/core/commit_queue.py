@@ -16,27 +16,27 @@ from itertools import chain
 from typing import ClassVar, Protocol, TypeAlias
 
 from socketio_eventlog.errors import StoreBusy, StoreClosed, StoreError, StoreUnavailable
-from socketio_eventlog.records import Change, Place, SessionAway, SessionEnded
-from socketio_eventstore.core.fan_out import Outbox
-from socketio_eventstore.core.packets import Codec
-from socketio_eventstore.core.recent_events import Tail
+from socketio_eventlog.records import Change, Offset, SessionAway, SessionEnded
+from socketio_eventstore.core.fan_out import FanOut
+from socketio_eventstore.core.packets import PacketEncoder
+from socketio_eventstore.core.recent_events import RecentEvents
 from socketio_eventstore.core.sessions import Registry, Session
 
 logger = logging.getLogger(__name__)
 
-BATCH_TURNS = 1024
+BATCH_OPERATIONS = 1024
 """More in one transaction does not make it faster, it only makes the others wait."""
-QUEUE_TURNS = 100_000
+QUEUE_OPERATIONS = 100_000
 QUEUE_BYTES = 256_000_000
 """What may wait for a commit; an emit beyond that is refused rather than kept in memory."""
 SLICE_BYTES = 1_000_000
 """What a batch may gather for one audience before it is sent and the event loop serves others."""
-BUSY_PATIENCE_SECONDS = 30.0
+BUSY_TIMEOUT_SECONDS = 30.0
 """How long a batch is kept and tried again while another program holds the database's lock."""
 BUSY_PAUSE_SECONDS = 0.01
 
 
-Owed: TypeAlias = SessionAway | SessionEnded
+PendingChange: TypeAlias = SessionAway | SessionEnded
 """What has happened to a session and is written as soon as that is possible."""
 
 
@@ -44,7 +44,7 @@ class QueueFull(StoreUnavailable):
     """The event store does not keep up and too much is waiting for it; nothing was stored."""
 
 
-class Log(Protocol):
+class WritableLog(Protocol):
     """What the dispatcher needs of a log; who else writes to it is the log's own business."""
 
     @property
@@ -52,7 +52,7 @@ class Log(Protocol):
         """The number of the last committed event."""
         ...
 
-    def place(self, number: int) -> Place:
+    def offset_at(self, sequence: int) -> Offset:
         """The place that clients are told for a number."""
         ...
 
@@ -61,7 +61,7 @@ class Log(Protocol):
         ...
 
 
-class Turn(ABC):
+class Operation(ABC):
     """Something that takes effect at one point of the order."""
 
     broadcasts: ClassVar[bool] = False
@@ -81,7 +81,7 @@ class Turn(ABC):
     def apply(self, dispatcher: Dispatcher) -> object:
         """Take effect in memory and on connections; what it returns, the submitter gets."""
 
-    def refused(self, dispatcher: Dispatcher, error: StoreError) -> Sequence[Owed]:
+    def refused(self, dispatcher: Dispatcher, error: StoreError) -> Sequence[PendingChange]:
         """Its changes could not be stored. Returns those that must be written as soon as it is possible."""
         return ()
 
@@ -91,9 +91,9 @@ class Dispatcher:
 
     def __init__(
         self,
-        log: Log,
+        log: WritableLog,
         registry: Registry,
-        codec: Codec,
+        encoder: PacketEncoder,
         *,
         tail_bytes: int,
         offsets: bool,
@@ -101,16 +101,16 @@ class Dispatcher:
     ) -> None:
         self.log = log
         self.registry = registry
-        self.codec = codec
+        self.encoder = encoder
         self.catch_up = catch_up
         """Called with a session that was just accepted, to send it what it missed."""
         self.position = log.head
         """The number of the last event that has taken effect."""
-        self.outbox = Outbox(registry)
-        self.tail = Tail(log.head, tail_bytes)
+        self.fan_out = FanOut(registry)
+        self.recent_events = RecentEvents(log.head, tail_bytes)
         self.offsets = offsets
         """Whether clients are told offsets: only when recovery is enabled."""
-        self._queue: deque[tuple[Sequence[Turn], int]] = deque()
+        self._queue: deque[tuple[Sequence[Operation], int]] = deque()
         """The groups of turns that wait, and what each weighs in bytes."""
         self._wake = asyncio.Event()
         self._busy = False
@@ -118,22 +118,22 @@ class Dispatcher:
         self._expects_one_answer = False
         self._closed = False
         self._queued_bytes = 0
-        self._owed: dict[tuple[str, str], Owed] = {}
+        self._pending_changes: dict[tuple[str, str], PendingChange] = {}
 
     @property
     def offset(self) -> str | None:
         """The place that dispatch has reached, as clients are told; None when recovery is disabled."""
-        return str(self.log.place(self.position)) if self.offsets else None
+        return str(self.log.offset_at(self.position)) if self.offsets else None
 
-    def enqueue(self, *group: Turn) -> None:
+    def enqueue(self, *group: Operation) -> None:
         """Give turns their place in the order, without waiting; all of them are stored or none.
 
         For what has happened already and must have its place. Raises StoreClosed after ``close``.
         """
         if self._begin(group):
-            self.outbox.flush()
+            self.fan_out.flush()
 
-    def post(self, turn: Turn) -> None:
+    def post(self, operation: Operation) -> None:
         """As ``enqueue``, but what follows in this round of the event loop shares the write.
 
         For answers to clients: the handlers of one batch end together, and each of them has one. What is
@@ -141,42 +141,42 @@ class Dispatcher:
         Raises QueueFull as well.
         """
         self._refuse_if_full()
-        if not self._begin((turn,)) or self._flushing:
+        if not self._begin((operation,)) or self._flushing:
             return
         if self._expects_one_answer:
             self._expects_one_answer = False
-            self.outbox.flush()
+            self.fan_out.flush()
         else:
             self._flushing = True
             asyncio.get_running_loop().call_soon(self.flush)
 
-    def _begin(self, group: Sequence[Turn]) -> bool:
+    def _begin(self, group: Sequence[Operation]) -> bool:
         """Let turns take effect, if nothing is before them and nothing to be stored, or queue them."""
         if self._closed:
             raise StoreClosed
-        if self._busy or self._queue or self._owed or self._stores(group):
+        if self._busy or self._queue or self._pending_changes or self._stores(group):
             self._append(group)
             return False
-        for turn in group:
-            self._take_effect(turn, self.position)
+        for operation in group:
+            self._take_effect(operation, self.position)
         return True
 
-    def _stores(self, group: Sequence[Turn]) -> bool:
-        for turn in group:  # noqa: SIM110 -- a generator for any() takes twice as long, for each packet
-            if turn.changes(self.registry):
+    def _stores(self, group: Sequence[Operation]) -> bool:
+        for operation in group:  # noqa: SIM110 -- a generator for any() takes twice as long, for each packet
+            if operation.changes(self.registry):
                 return True
         return False
 
     def flush(self) -> None:
         """Hand everything that has taken effect to the connections."""
         self._flushing = False
-        self.outbox.flush()
+        self.fan_out.flush()
 
     def _refuse_if_full(self) -> None:
-        if len(self._queue) >= QUEUE_TURNS or self._queued_bytes >= QUEUE_BYTES:
+        if len(self._queue) >= QUEUE_OPERATIONS or self._queued_bytes >= QUEUE_BYTES:
             raise QueueFull(f"{len(self._queue)} turns of {self._queued_bytes} bytes are waiting.")
 
-    def submit(self, *group: Turn) -> asyncio.Future[object]:
+    def submit(self, *group: Operation) -> asyncio.Future[object]:
         """Give turns their place in the order; await the result for their effect.
 
         The place is taken by the call, so the order of calls is the order of the log. The future gives
@@ -215,9 +215,9 @@ class Dispatcher:
             _fail(groups, StoreClosed())  # nobody is left unless this was cancelled
             self._busy = False
 
-    def retry_owed(self) -> None:
+    def retry_pending_changes(self) -> None:
         """Try again to write what could not be stored although it had happened."""
-        if self._owed and not self._closed:
+        if self._pending_changes and not self._closed:
             self._append(())
 
     def close(self) -> None:
@@ -225,21 +225,21 @@ class Dispatcher:
         self._closed = True
         self._wake.set()
 
-    def _next_groups(self) -> list[Sequence[Turn]]:
-        groups: list[Sequence[Turn]] = []
-        while self._queue and len(groups) < BATCH_TURNS:
+    def _next_groups(self) -> list[Sequence[Operation]]:
+        groups: list[Sequence[Operation]] = []
+        while self._queue and len(groups) < BATCH_OPERATIONS:
             group, size_bytes = self._queue.popleft()
             groups.append(group)
             self._queued_bytes -= size_bytes
         return groups
 
-    def _append(self, group: Sequence[Turn]) -> None:
-        size_bytes = sum([turn.size_bytes for turn in group])
+    def _append(self, group: Sequence[Operation]) -> None:
+        size_bytes = sum([operation.size_bytes for operation in group])
         self._queue.append((group, size_bytes))
         self._queued_bytes += size_bytes
         self._wake.set()
 
-    async def _process(self, groups: list[Sequence[Turn]]) -> None:
+    async def _process(self, groups: list[Sequence[Operation]]) -> None:
         batch = list(chain.from_iterable(groups))
         try:
             positions = await self._commit(batch)
@@ -252,22 +252,22 @@ class Dispatcher:
             return
         await self._apply(batch, positions)
 
-    async def _commit(self, batch: list[Turn]) -> list[int]:
-        owed = list(self._owed.values())
-        changes: list[Change] = [*owed]
+    async def _commit(self, batch: list[Operation]) -> list[int]:
+        pending = list(self._pending_changes.values())
+        changes: list[Change] = [*pending]
         ends = []
-        for turn in batch:
-            changes += turn.changes(self.registry)
+        for operation in batch:
+            changes += operation.changes(self.registry)
             ends.append(len(changes))
         if not changes:
             return [self.position] * len(batch)
-        after = [self.position, *await self._commit_patiently(changes)]
-        self._owed.clear()
+        after = [self.position, *await self._commit_with_retry(changes)]
+        self._pending_changes.clear()
         return [after[end] for end in ends]
 
-    async def _commit_patiently(self, changes: list[Change]) -> list[int]:
+    async def _commit_with_retry(self, changes: list[Change]) -> list[int]:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + BUSY_PATIENCE_SECONDS
+        deadline = loop.time() + BUSY_TIMEOUT_SECONDS
         while True:
             try:
                 return await self.log.commit(changes)
@@ -277,50 +277,50 @@ class Dispatcher:
                 logger.warning("%s Trying again.", error)
             await asyncio.sleep(BUSY_PAUSE_SECONDS)
 
-    async def _apply(self, batch: list[Turn], positions: list[int]) -> None:
+    async def _apply(self, batch: list[Operation], positions: list[int]) -> None:
         self._expects_one_answer = len(batch) == 1  # there is nothing that it could share its write with
-        for turn, position in zip(batch, positions, strict=True):
-            self._take_effect(turn, position)
-            if self.outbox.waiting_bytes > SLICE_BYTES:
-                self.outbox.flush()
+        for operation, position in zip(batch, positions, strict=True):
+            self._take_effect(operation, position)
+            if self.fan_out.waiting_bytes > SLICE_BYTES:
+                self.fan_out.flush()
                 await asyncio.sleep(0)
-        self.outbox.flush()
+        self.fan_out.flush()
 
-    def _take_effect(self, turn: Turn, position: int) -> None:
+    def _take_effect(self, operation: Operation, position: int) -> None:
         self.position = position
-        if not turn.broadcasts:
-            self.outbox.end_stretch()
+        if not operation.broadcasts:
+            self.fan_out.end_group()
         try:
-            result = turn.apply(self)
+            result = operation.apply(self)
         except Exception as error:  # a fault in one turn must not stop the order for all others
-            logger.exception("A turn could not take effect: %r", turn)
-            if turn.settled is not None and not turn.settled.done():
-                turn.settled.set_exception(error)
+            logger.exception("A turn could not take effect: %r", operation)
+            if operation.settled is not None and not operation.settled.done():
+                operation.settled.set_exception(error)
             return
-        if turn.settled is not None and not turn.settled.done():
-            turn.settled.set_result(result)
+        if operation.settled is not None and not operation.settled.done():
+            operation.settled.set_result(result)
 
-    async def _refuse_all(self, batch: list[Turn], error: StoreError) -> None:
+    async def _refuse_all(self, batch: list[Operation], error: StoreError) -> None:
         """Fail what had to be stored; packets that had not are sent all the same, in their place."""
-        for turn in batch:
-            if turn.changes(self.registry):
-                self._refuse(turn, error)
+        for operation in batch:
+            if operation.changes(self.registry):
+                self._refuse(operation, error)
             else:
-                self._take_effect(turn, self.position)
-        self.outbox.flush()
+                self._take_effect(operation, self.position)
+        self.fan_out.flush()
 
-    def _refuse(self, turn: Turn, error: StoreError) -> None:
-        for change in turn.refused(self, error):
+    def _refuse(self, operation: Operation, error: StoreError) -> None:
+        for change in operation.refused(self, error):
             key = (change.namespace, change.sid)
-            if not isinstance(self._owed.get(key), SessionEnded):
-                self._owed[key] = change
-        if turn.settled is None:
+            if not isinstance(self._pending_changes.get(key), SessionEnded):
+                self._pending_changes[key] = change
+        if operation.settled is None:
             logger.error("A turn could not be stored: %s", error)
-        elif not turn.settled.done():
-            turn.settled.set_exception(error)
+        elif not operation.settled.done():
+            operation.settled.set_exception(error)
 
 
-def _fail(groups: Iterable[Sequence[Turn]], error: Exception) -> None:
-    for turn in chain.from_iterable(groups):
-        if turn.settled is not None and not turn.settled.done():
-            turn.settled.set_exception(error)
+def _fail(groups: Iterable[Sequence[Operation]], error: Exception) -> None:
+    for operation in chain.from_iterable(groups):
+        if operation.settled is not None and not operation.settled.done():
+            operation.settled.set_exception(error)

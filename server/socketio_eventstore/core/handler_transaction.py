@@ -7,79 +7,83 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from socketio_eventstore.core.commit_queue import Dispatcher, Turn
-from socketio_eventstore.core.operations import CloseRoom, Join, SessionTurn
+from socketio_eventstore.core.commit_queue import Dispatcher, Operation
+from socketio_eventstore.core.operations import CloseRoom, JoinRoom, SessionOperation
 from socketio_eventstore.core.sessions import Session
 
 
-class Collection:
+class HandlerTransaction:
     """The turns that a handler has asked for while it ran."""
 
     def __init__(self, only: Session | None) -> None:
-        self.turns: list[Turn] = []
+        self.operations: list[Operation] = []
         self.is_open = True
         self._only = only
 
-    def takes(self, turn: Turn) -> bool:
+    def takes(self, operation: Operation) -> bool:
         """Whether a turn belongs in here."""
         if not self.is_open:
             return False
-        return self._only is None or (isinstance(turn, SessionTurn) and turn.session is self._only)
+        return self._only is None or (
+            isinstance(operation, SessionOperation) and operation.session is self._only
+        )
 
-    def hear_of(self, turn: Turn) -> None:
+    def hear_of(self, operation: Operation) -> None:
         """What is not collected overtakes what is: nobody may join a room after it was closed for all."""
-        if self.is_open and isinstance(turn, CloseRoom):
-            closed = (turn.namespace, turn.room)
-            self.turns[:] = [
-                t for t in self.turns if not (isinstance(t, Join) and (t.session.namespace, t.room) == closed)
+        if self.is_open and isinstance(operation, CloseRoom):
+            closed = (operation.namespace, operation.room)
+            self.operations[:] = [
+                t
+                for t in self.operations
+                if not (isinstance(t, JoinRoom) and (t.session.namespace, t.room) == closed)
             ]
 
 
-_present: ContextVar[Collection | None] = ContextVar("collection", default=None)
+_present: ContextVar[HandlerTransaction | None] = ContextVar("collection", default=None)
 
 
 @contextmanager
-def collecting(only: Session | None = None) -> Iterator[list[Turn]]:
+def handler_transaction(only: Session | None = None) -> Iterator[list[Operation]]:
     """Collect what is asked for in this context instead of submitting it; the caller submits the list.
 
     With ``only`` just the changes of that session are collected. What a task does that outlives the
     block is submitted as ever.
     """
-    collection = Collection(only)
+    collection = HandlerTransaction(only)
     token = _present.set(collection)
     try:
-        yield collection.turns
+        yield collection.operations
     finally:
         collection.is_open = False
         _present.reset(token)
 
 
-def submit_or_collect(dispatcher: Dispatcher, turn: Turn) -> asyncio.Future[object]:
+def submit_or_defer(dispatcher: Dispatcher, operation: Operation) -> asyncio.Future[object]:
     """Submit a turn; inside ``collecting`` keep it for later, and give None. Raises as ``submit``."""
     collection = _present.get()
     if collection is None:
-        return dispatcher.submit(turn)
-    if not collection.takes(turn):
-        collection.hear_of(turn)
-        return dispatcher.submit(turn)
-    collection.turns.append(turn)
+        return dispatcher.submit(operation)
+    if not collection.takes(operation):
+        collection.hear_of(operation)
+        return dispatcher.submit(operation)
+    collection.operations.append(operation)
     kept: asyncio.Future[object] = asyncio.get_running_loop().create_future()
     kept.set_result(None)
     return kept
 
 
-def collects(turn: Turn) -> bool:
+def is_deferred(operation: Operation) -> bool:
     """Whether the turn would be collected here instead of being submitted."""
     collection = _present.get()
-    return collection is not None and collection.takes(turn)
+    return collection is not None and collection.takes(operation)
 
 
-def collected(session: Session) -> Iterator[SessionTurn | CloseRoom]:
+def deferred_changes(session: Session) -> Iterator[SessionOperation | CloseRoom]:
     """The changes of a session that this context has collected and that have not taken effect."""
     collection = _present.get()
-    for turn in collection.turns if collection is not None and collection.is_open else ():
-        match turn:
-            case SessionTurn(session=whose) if whose is session:
-                yield turn
+    for operation in collection.operations if collection is not None and collection.is_open else ():
+        match operation:
+            case SessionOperation(session=whose) if whose is session:
+                yield operation
             case CloseRoom(namespace=where) if where == session.namespace:
-                yield turn
+                yield operation

@@ -12,36 +12,38 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from socketio_eventlog.records import (
-    Answered,
     Change,
     DataSaved,
     Event,
+    EventHandled,
     Room,
     RoomClosed,
     RoomJoined,
     RoomLeft,
     SessionBound,
 )
-from socketio_eventstore.core.commit_queue import Dispatcher, Turn
+from socketio_eventstore.core.commit_queue import Dispatcher, Operation
 from socketio_eventstore.core.packets import Frames
-from socketio_eventstore.core.sessions import Connection, Registry, Session, State
+from socketio_eventstore.core.sessions import ClientConnection, Registry, Session, State
 
-HELD_PACKETS = 1000
+MAX_DEFERRED_PACKETS = 1000
 """Packets outside the log that may wait for a session's replay; beyond that its transport is closed."""
-HELD_BYTES = 1_000_000
+MAX_DEFERRED_BYTES = 1_000_000
 
 
-def hold(session: Session, frames: Frames, position: int) -> None:
+def defer_packet(session: Session, frames: Frames, position: int) -> None:
     """Keep a packet that is not in the log until the session's replay has come to its position."""
-    session.held.append((position, frames))
-    session.held_bytes += frames.size_bytes
-    too_much = len(session.held) > HELD_PACKETS or session.held_bytes > HELD_BYTES
+    session.deferred_packets.append((position, frames))
+    session.deferred_bytes += frames.size_bytes
+    too_much = (
+        len(session.deferred_packets) > MAX_DEFERRED_PACKETS or session.deferred_bytes > MAX_DEFERRED_BYTES
+    )
     if too_much and session.connection is not None:
         session.connection.abort("too much is waiting for the replay")
 
 
 @dataclass(eq=False)
-class Emit(Turn):
+class Emit(Operation):
     """A recoverable event: stored, then sent to the members that are live. Gives its offset."""
 
     broadcasts = True
@@ -56,12 +58,14 @@ class Emit(Turn):
 
     def apply(self, dispatcher: Dispatcher) -> str | None:
         offset = dispatcher.offset
-        dispatcher.tail.append(dispatcher.position, self.event, _broadcast(dispatcher, self.event, offset))
+        dispatcher.recent_events.append(
+            dispatcher.position, self.event, _broadcast(dispatcher, self.event, offset)
+        )
         return offset
 
 
 @dataclass(eq=False)
-class Volatile(Turn):
+class EmitVolatile(Operation):
     """An event that is not stored. It ends in the present offset, since clients read one from it."""
 
     broadcasts = True
@@ -76,13 +80,13 @@ class Volatile(Turn):
 
 
 def _broadcast(dispatcher: Dispatcher, event: Event, offset: str | None) -> Frames:
-    frames = dispatcher.codec.event(event.namespace, event.payload, event.attachments, offset)
-    dispatcher.outbox.broadcast((event.namespace, event.rooms, event.skip), frames)
+    frames = dispatcher.encoder.event(event.namespace, event.payload, event.attachments, offset)
+    dispatcher.fan_out.broadcast((event.namespace, event.rooms, event.skip), frames)
     return frames
 
 
 @dataclass(eq=False)
-class Acknowledged(Turn):
+class EmitWithAck(Operation):
     """An event that asks for an acknowledgement: each recipient gets its own packet; not stored."""
 
     event: Event
@@ -95,14 +99,14 @@ class Acknowledged(Turn):
     def apply(self, dispatcher: Dispatcher) -> None:
         for session in dispatcher.registry.members(self.event.namespace, self.event.rooms):
             if session.connection is not None and session.sid not in self.event.skip:
-                _send_or_hold(dispatcher, session, self.packet_for(session))
+                _send_or_defer(dispatcher, session, self.packet_for(session))
 
 
 @dataclass(eq=False)
-class Reply(Turn):
+class SendPacket(Operation):
     """A packet for one connection, such as an acknowledgement; not stored."""
 
-    connection: Connection
+    connection: ClientConnection
     namespace: str
     frames: Frames
 
@@ -113,27 +117,27 @@ class Reply(Turn):
     def apply(self, dispatcher: Dispatcher) -> None:
         session = self.connection.sessions.get(self.namespace)
         if session is None:
-            dispatcher.outbox.put(self.connection, self.frames)
+            dispatcher.fan_out.put(self.connection, self.frames)
         else:
-            _send_or_hold(dispatcher, session, self.frames)
+            _send_or_defer(dispatcher, session, self.frames)
 
 
-def _send_or_hold(dispatcher: Dispatcher, session: Session, frames: Frames) -> None:
+def _send_or_defer(dispatcher: Dispatcher, session: Session, frames: Frames) -> None:
     if session.state is State.LIVE and session.connection is not None:
-        dispatcher.outbox.put(session.connection, frames)
+        dispatcher.fan_out.put(session.connection, frames)
     else:
-        hold(session, frames, dispatcher.position)
+        defer_packet(session, frames, dispatcher.position)
 
 
 @dataclass(eq=False)
-class SessionTurn(Turn):
+class SessionOperation(Operation):
     """A change of one session by the handlers."""
 
     session: Session
 
 
 @dataclass(eq=False)
-class Join(SessionTurn):
+class JoinRoom(SessionOperation):
     """A session enters a room, for the events after this point."""
 
     room: Room
@@ -147,7 +151,7 @@ class Join(SessionTurn):
 
 
 @dataclass(eq=False)
-class Leave(SessionTurn):
+class LeaveRoom(SessionOperation):
     """A session leaves a room; what came before this point is still for it."""
 
     room: Room
@@ -161,7 +165,7 @@ class Leave(SessionTurn):
 
 
 @dataclass(eq=False)
-class CloseRoom(Turn):
+class CloseRoom(Operation):
     """Everybody leaves a room, those that are away as well."""
 
     namespace: str
@@ -176,7 +180,7 @@ class CloseRoom(Turn):
 
 
 @dataclass(eq=False)
-class Save(SessionTurn):
+class SaveData(SessionOperation):
     """The handlers' data of a session is replaced."""
 
     data: str
@@ -193,7 +197,7 @@ class Save(SessionTurn):
 
 
 @dataclass(eq=False)
-class Bind(SessionTurn):
+class BindIdentity(SessionOperation):
     """A session belongs to an identity from here on."""
 
     identity: str
@@ -206,21 +210,21 @@ class Bind(SessionTurn):
         return (SessionBound(self.session.namespace, self.session.sid, self.identity),)
 
     def apply(self, dispatcher: Dispatcher) -> None:
-        self.session.identity = self.session.vouched = self.identity
+        self.session.identity = self.session.authenticated_as = self.identity
 
 
 @dataclass(eq=False)
-class KeepAnswer(Turn):
+class StoreIdempotencyKey(Operation):
     """A client's event was handled; this is stored with what its handler asked for, or not at all."""
 
-    answered: Answered
+    handled: EventHandled
 
     @property
     def size_bytes(self) -> int:
-        return len(self.answered.answer)
+        return len(self.handled.acknowledgement)
 
     def changes(self, registry: Registry) -> Sequence[Change]:
-        return (self.answered,)
+        return (self.handled,)
 
     def apply(self, dispatcher: Dispatcher) -> None:
         """The acknowledgement follows as a turn of its own."""

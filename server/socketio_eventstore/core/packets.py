@@ -188,8 +188,8 @@ def _without_binary(value: Any, attachments: list[bytes]) -> Any:
 def with_binary(value: Any, attachments: Sequence[bytes]) -> Any:
     """The inverse of what ``payload_of`` does to binary arguments."""
     match value:
-        case {"_placeholder": True, "num": int(number)} if 0 <= number < len(attachments):
-            return attachments[number]
+        case {"_placeholder": True, "num": int(sequence)} if 0 <= sequence < len(attachments):
+            return attachments[sequence]
         case dict():
             return {key: with_binary(item, attachments) for key, item in value.items()}
         case list():
@@ -198,7 +198,7 @@ def with_binary(value: Any, attachments: Sequence[bytes]) -> Any:
             return value
 
 
-class Codec(Protocol):
+class PacketEncoder(Protocol):
     """How packets of the server become frames; python-socketio's ``serializer`` decides which."""
 
     def event(self, namespace: str, payload: str, attachments: Sequence[bytes], offset: str | None) -> Frames:
@@ -218,7 +218,7 @@ class Codec(Protocol):
         ...
 
 
-class TextCodec:
+class TextEncoder:
     """The standard encoding (Socket.IO protocol 5, "Packet encoding")."""
 
     def __init__(self, encode: Dumps = dumps) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 
-MILESTONES_KEPT = 64
+POSITIONS_KEPT = 64
 
 
-class Milestones:
+class PositionHistory:
     """What dispatch had reached a certain time ago.
 
     The events say when they were emitted, but by the wall clock, which somebody may have set meanwhile.
@@ -21,7 +21,7 @@ class Milestones:
 
     def note(self, now: float, position: int) -> None:
         """Dispatch is at this position at this service time; to be called now and then."""
-        if self._noted and now - self._noted[-1][0] < self._reach_seconds / MILESTONES_KEPT:
+        if self._noted and now - self._noted[-1][0] < self._reach_seconds / POSITIONS_KEPT:
             return
         self._noted.append((now, position))
         while len(self._noted) > 1 and self._noted[1][0] <= now - self._reach_seconds:

@@ -10,7 +10,7 @@ from socketio_eventlog.records import Event
 from socketio_eventstore.core.packets import Frames
 
 
-class Tail:
+class RecentEvents:
     """The newest events in memory: a session that missed only these needs no disk and no waiting."""
 
     def __init__(self, begins_after: int, limit_bytes: int, limit_events: int = 4096) -> None:
@@ -21,20 +21,20 @@ class Tail:
         self._events: deque[tuple[int, Event, Frames]] = deque()
         self._size_bytes = 0
 
-    def append(self, number: int, event: Event, frames: Frames) -> None:
+    def append(self, sequence: int, event: Event, frames: Frames) -> None:
         """Add the newest event, as it was sent, and drop the oldest ones beyond the limits."""
-        self._events.append((number, event, frames))
+        self._events.append((sequence, event, frames))
         self._size_bytes += event.size_bytes
         while self._size_bytes > self._limit_bytes or len(self._events) > self._limit_events:
             self.begins_after, oldest, _ = self._events.popleft()
             self._size_bytes -= oldest.size_bytes
 
-    def after(self, number: int) -> Iterator[tuple[int, Event, Frames]]:
+    def after(self, sequence: int) -> Iterator[tuple[int, Event, Frames]]:
         """The events beyond a number, oldest first; the number must not be before ``begins_after``."""
         newest_first = reversed(self._events)
         count = 0
         for found, _, _ in newest_first:
-            if found <= number:
+            if found <= sequence:
                 break
             count += 1
         return islice(self._events, len(self._events) - count, None)

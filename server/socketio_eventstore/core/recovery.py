@@ -16,8 +16,8 @@ from enum import StrEnum
 from typing import Protocol
 
 from socketio_eventlog.errors import OffsetRefused, OffsetRolledBack, OffsetUnknown
-from socketio_eventlog.records import Interval, LoggedEvent, Missed, Place
-from socketio_eventstore.core.position_history import Milestones
+from socketio_eventlog.records import LoggedEvent, Membership, Missed, Offset
+from socketio_eventstore.core.position_history import PositionHistory
 from socketio_eventstore.core.sessions import Registry, Session, State
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ OVERDUE_BYTES = 1_000_000
 """How much is looked at to find out whether a client was to receive any of it."""
 
 
-class Result(StrEnum):
+class RecoveryResult(StrEnum):
     """How a reconnection was answered; the label of ``recoveries_total``."""
 
     RECOVERED = "recovered"
@@ -40,7 +40,7 @@ class Result(StrEnum):
     REFUSED = "refused"
 
 
-class History(Protocol):
+class ReadableLog(Protocol):
     """What a recovery needs of the log."""
 
     @property
@@ -48,18 +48,18 @@ class History(Protocol):
         """Events up to this number are gone; every unexpired session had confirmed its own of them."""
         ...
 
-    def locate(self, offset: str) -> Place:
+    def locate(self, offset: str) -> Offset:
         """The place that an offset names. Raises OffsetRefused when it cannot be one of this log."""
         ...
 
-    def precedes_boot(self, earlier: str, later: str) -> bool:
+    def precedes_epoch(self, earlier: str, later: str) -> bool:
         """Whether a server start came before another."""
         ...
 
     async def missed(
         self,
         namespace: str,
-        memberships: Sequence[Interval],
+        memberships: Sequence[Membership],
         after: int,
         through: int,
         *,
@@ -72,22 +72,22 @@ class History(Protocol):
         ...
 
     def missed_in_memory(
-        self, namespace: str, memberships: Sequence[Interval], after: int, through: int
+        self, namespace: str, memberships: Sequence[Membership], after: int, through: int
     ) -> Missed | None:
         """The same at once, or None when a part of the answer is on disk only."""
         ...
 
-    async def read(self, numbers: Sequence[int], limit_bytes: int) -> list[LoggedEvent]:
+    async def read(self, sequences: Sequence[int], limit_bytes: int) -> list[LoggedEvent]:
         """The events with these numbers, ascending, until the limit is passed: at least one, if there."""
         ...
 
-    def origin(self, number: int) -> Place:
+    def offset_of(self, sequence: int) -> Offset:
         """The place that an event was given when it was emitted, perhaps by an earlier server start."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class RecoveryLimits:
     """What a recovery may cost."""
 
     max_disconnection_seconds: float
@@ -124,62 +124,62 @@ def hash_pid(pid: str) -> bytes:
 class Recovery:
     """Decides whether a reconnection recovers its session."""
 
-    def __init__(self, history: History, registry: Registry, limits: Limits) -> None:
+    def __init__(self, history: ReadableLog, registry: Registry, limits: RecoveryLimits) -> None:
         self._history = history
         self._registry = registry
         self._limits = limits
-        self.milestones = Milestones(limits.max_unconfirmed_seconds)
-        self.results: Counter[Result] = Counter()
+        self.position_history = PositionHistory(limits.max_unconfirmed_seconds)
+        self.results: Counter[RecoveryResult] = Counter()
         """How many reconnections were answered how."""
 
-    def count(self, result: Result, sid: str | None = None) -> None:
+    def count(self, result: RecoveryResult, sid: str | None = None) -> None:
         """Count and log how a reconnection was answered."""
         self.results[result] += 1
-        level = logging.DEBUG if result is Result.RECOVERED else logging.INFO
+        level = logging.DEBUG if result is RecoveryResult.RECOVERED else logging.INFO
         logger.log(level, "reconnection of %s: %s", sid or "an unknown session", result)
 
-    def is_expired(self, session: Session, service_now: float) -> bool:
+    def is_expired(self, session: Session, uptime_now: float) -> bool:
         """Whether a session has been away for longer than the maximum disconnection duration."""
-        return session.state is State.AWAY and self._is_overdue(session, service_now)
+        return session.state is State.AWAY and self._is_overdue(session, uptime_now)
 
-    def _is_overdue(self, session: Session, service_now: float) -> bool:
+    def _is_overdue(self, session: Session, uptime_now: float) -> bool:
         # While it connects the time goes on: with a claim after the other nobody could ever be refused.
         waits = session.state in (State.AWAY, State.CONNECTING)
-        return waits and service_now - session.away_since > self._limits.max_disconnection_seconds
+        return waits and uptime_now - session.away_since > self._limits.max_disconnection_seconds
 
     async def decide(
         self, namespace: str, pid: object, offset: object, position: int, clock: Callable[[], float]
-    ) -> Restore | Result:
+    ) -> Restore | RecoveryResult:
         """Whether the client with this private id may have its session back, and from where.
 
         ``clock`` gives the service time. A result other than RECOVERED means a fresh session, and says
         why. Nothing is changed.
         """
         if not isinstance(pid, str):
-            return Result.UNKNOWN_SESSION
+            return RecoveryResult.UNKNOWN_SESSION
         session = self._registry.with_pid(hash_pid(pid))
         if session is None or session.namespace != namespace:
-            return Result.UNKNOWN_SESSION
+            return RecoveryResult.UNKNOWN_SESSION
         cursor = self._cursor(session, offset)
-        if isinstance(cursor, Result):
+        if isinstance(cursor, RecoveryResult):
             return cursor
         limits, memberships = self._limits, list(session.memberships())
         missed = await self._history.missed(
             namespace, memberships, cursor, position, at_most=limits.max_missed_packets
         )
-        if len(missed.numbers) > limits.max_missed_packets or missed.size_bytes > limits.max_missed_bytes:
-            return Result.TOO_MANY_MISSED
-        numbers = await self._still_missed(session, missed.numbers, clock())
+        if len(missed.sequences) > limits.max_missed_packets or missed.size_bytes > limits.max_missed_bytes:
+            return RecoveryResult.TOO_MANY_MISSED
+        sequences = await self._still_missed(session, missed.sequences, clock())
         if self._registry.with_pid(hash_pid(pid)) is not session:  # it ended while the log was asked
-            return Result.UNKNOWN_SESSION
-        if numbers is None or self._is_overdue(session, clock()):
-            return Result.EXPIRED
+            return RecoveryResult.UNKNOWN_SESSION
+        if sequences is None or self._is_overdue(session, clock()):
+            return RecoveryResult.EXPIRED
         # What was not for it need not be kept for it: a quiet client must not hold up pruning.
-        reached = numbers[0] - 1 if numbers else position
+        reached = sequences[0] - 1 if sequences else position
         return Restore(session, max(cursor, reached, session.confirmed, self._history.pruned_through))
 
     async def _still_missed(
-        self, session: Session, numbers: Sequence[int], now: float
+        self, session: Session, sequences: Sequence[int], now: float
     ) -> Sequence[int] | None:
         """The missed events, perhaps without first ones that it is not to be sent; None if it is too late.
 
@@ -187,29 +187,33 @@ class Recovery:
         to receive it: pruning would wait for it for ever.
         """
         limit = self._limits.max_unconfirmed_seconds
-        overdue = numbers[: bisect_right(numbers, self.milestones.passed(now))]
-        if not overdue or now - session.answered_at <= limit:
-            return numbers
+        overdue = sequences[: bisect_right(sequences, self.position_history.passed(now))]
+        if not overdue or now - session.pong_at <= limit:
+            return sequences
         logged = await self._history.read(overdue[:OVERDUE_EVENTS], OVERDUE_BYTES)
         if any(session.sid not in entry.event.skip for entry in logged):
             return None
-        return numbers[len(logged) :]
+        return sequences[len(logged) :]
 
-    def _cursor(self, session: Session, offset: object) -> int | Result:
+    def _cursor(self, session: Session, offset: object) -> int | RecoveryResult:
         # What was confirmed or pruned needs no offset: positions are compared, rows never looked up.
-        known = max(session.start.number, session.confirmed, self._history.pruned_through)
+        known = max(session.start.sequence, session.confirmed, self._history.pruned_through)
         if offset is None or offset == session.former_offset:
             return known
         if not isinstance(offset, str):
-            return Result.BAD_OFFSET
+            return RecoveryResult.BAD_OFFSET
         try:
             place = self._history.locate(offset)
         except OffsetUnknown:
-            return Result.ROLLED_BACK
+            return RecoveryResult.ROLLED_BACK
         except OffsetRolledBack:
-            boot = offset.partition(".")[0]
+            epoch = offset.partition(".")[0]
             # The client keeps the offset of its former session until it receives something.
-            return known if self._history.precedes_boot(boot, session.start.boot) else Result.ROLLED_BACK
+            return (
+                known
+                if self._history.precedes_epoch(epoch, session.start.epoch)
+                else RecoveryResult.ROLLED_BACK
+            )
         except OffsetRefused:
-            return Result.BAD_OFFSET
-        return max(known, place.number)
+            return RecoveryResult.BAD_OFFSET
+        return max(known, place.sequence)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from socketio_eventlog.records import LoggedEvent
 from socketio_eventstore.core.commit_queue import Dispatcher
 from socketio_eventstore.core.packets import Frames
-from socketio_eventstore.core.recovery import History
+from socketio_eventstore.core.recovery import ReadableLog
 from socketio_eventstore.core.sessions import Session, State
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class Replay:
 
     session: Session
     claim: int
-    numbers: deque[int] = field(default_factory=deque)
+    sequences: deque[int] = field(default_factory=deque)
     """What it still has to get of the stretch that was looked up."""
     through: int = -1
     """The end of that stretch; -1 before the first look-up."""
@@ -49,7 +49,7 @@ class Replayer:
     are left, which are in the dispatcher's tail, and goes live at one point of the order.
     """
 
-    def __init__(self, history: History, max_unsent_bytes: int) -> None:
+    def __init__(self, history: ReadableLog, max_unsent_bytes: int) -> None:
         self.dispatcher: Dispatcher
         self._history = history
         self._max_unsent_bytes = max_unsent_bytes
@@ -85,18 +85,18 @@ class Replayer:
         if not self._served:
             return bool(self._replays)
         logged = await self._history.read(sorted(wanted), self._max_unsent_bytes)
-        events = {entry.number: entry for entry in logged}
+        events = {entry.sequence: entry for entry in logged}
         complete = sum(entry.event.size_bytes for entry in logged) <= self._max_unsent_bytes
-        last = logged[-1].number if logged else -1
+        last = logged[-1].sequence if logged else -1
         built: dict[int, Frames] = {}
         while self._served:
             replay, page = self._served.pop()
             if not replay.is_over:
                 if not complete:  # the read stopped at its limit: the rest is for a later round
-                    replay.numbers.extendleft(reversed([n for n in page if n > last]))
+                    replay.sequences.extendleft(reversed([n for n in page if n > last]))
                     page = [n for n in page if n <= last]
                 self._send_page(replay, page, events, built)
-        self.dispatcher.outbox.flush()
+        self.dispatcher.fan_out.flush()
         return False
 
     async def _choose(self) -> set[int]:
@@ -112,57 +112,57 @@ class Replayer:
             page: list[int] = []
             self._served.append((replay, page))
             await self._look_up(replay)
-            page += [replay.numbers.popleft() for _ in range(min(PAGE_EVENTS, len(replay.numbers)))]
+            page += [replay.sequences.popleft() for _ in range(min(PAGE_EVENTS, len(replay.sequences)))]
             wanted.update(page)
         return wanted
 
     async def _look_up(self, replay: Replay) -> None:
         session, position = replay.session, self.dispatcher.position
-        if not replay.numbers and session.sent < position:
+        if not replay.sequences and session.sent < position:
             memberships = list(session.memberships())
             missed = await self._history.missed(
                 session.namespace, memberships, session.sent, position, at_most=LOOK_UP_EVENTS
             )
-            replay.numbers.extend(missed.numbers)
-            is_all = len(missed.numbers) <= LOOK_UP_EVENTS
-            replay.through = position if is_all else missed.numbers[-1]
+            replay.sequences.extend(missed.sequences)
+            is_all = len(missed.sequences) <= LOOK_UP_EVENTS
+            replay.through = position if is_all else missed.sequences[-1]
 
     def _send_page(
         self, replay: Replay, page: list[int], events: dict[int, LoggedEvent], built: dict[int, Frames]
     ) -> None:
         session = replay.session
-        for number in page:
-            logged = events.get(number)
+        for sequence in page:
+            logged = events.get(sequence)
             if logged is not None and session.sid not in logged.event.skip:
-                if number not in built:
-                    built[number] = self._frames(logged)
-                self._put(session, number, built[number])
-        if replay.numbers:
+                if sequence not in built:
+                    built[sequence] = self._frames(logged)
+                self._put(session, sequence, built[sequence])
+        if replay.sequences:
             session.sent = page[-1] if page else session.sent
         else:
             session.sent = max(session.sent, replay.through)
-        if replay.numbers or not self._go_live(session):
+        if replay.sequences or not self._go_live(session):
             self._replays.append(replay)
 
     def _skip_to_tail(self, session: Session) -> bool:
-        tail = self.dispatcher.tail
-        if session.sent < tail.begins_after:
+        recent_events = self.dispatcher.recent_events
+        if session.sent < recent_events.begins_after:
             missed = self._history.missed_in_memory(
-                session.namespace, list(session.memberships()), session.sent, tail.begins_after
+                session.namespace, list(session.memberships()), session.sent, recent_events.begins_after
             )
-            if missed is None or missed.numbers:
+            if missed is None or missed.sequences:
                 return False
-            session.sent = tail.begins_after
+            session.sent = recent_events.begins_after
         return True
 
     def _go_live(self, session: Session) -> bool:
         """Send what the tail has for the session and let it take part from here on."""
         dispatcher = self.dispatcher
-        if session.sent < dispatcher.tail.begins_after:
+        if session.sent < dispatcher.recent_events.begins_after:
             return False
-        for number, event, frames in dispatcher.tail.after(session.sent):
-            if session.receives(event, number):
-                self._put(session, number, frames)
+        for sequence, event, frames in dispatcher.recent_events.after(session.sent):
+            if session.receives(event, sequence):
+                self._put(session, sequence, frames)
         self._release(session, dispatcher.position)
         session.sent = dispatcher.position
         session.move(State.LIVE)
@@ -170,21 +170,21 @@ class Replayer:
 
     def _frames(self, logged: LoggedEvent) -> Frames:
         event = logged.event
-        place = str(self._history.origin(logged.number)) if self.dispatcher.offsets else None
-        return self.dispatcher.codec.event(event.namespace, event.payload, event.attachments, place)
+        offset = str(self._history.offset_of(logged.sequence)) if self.dispatcher.offsets else None
+        return self.dispatcher.encoder.event(event.namespace, event.payload, event.attachments, offset)
 
-    def _put(self, session: Session, number: int, frames: Frames) -> None:
-        self._release(session, number - 1)
+    def _put(self, session: Session, sequence: int, frames: Frames) -> None:
+        self._release(session, sequence - 1)
         if session.connection is not None:
-            self.dispatcher.outbox.put(session.connection, frames)
+            self.dispatcher.fan_out.put(session.connection, frames)
 
     def _release(self, session: Session, position: int) -> None:
         """Let the held packets go that belong before the event after this position."""
-        while session.held and session.held[0][0] <= position:
-            _, frames = session.held.pop(0)
-            session.held_bytes -= frames.size_bytes
+        while session.deferred_packets and session.deferred_packets[0][0] <= position:
+            _, frames = session.deferred_packets.pop(0)
+            session.deferred_bytes -= frames.size_bytes
             if session.connection is not None:
-                self.dispatcher.outbox.put(session.connection, frames)
+                self.dispatcher.fan_out.put(session.connection, frames)
 
     def _break_off(self) -> None:
         broken = [*self._replays, *(replay for replay, _ in self._served)]

@@ -19,7 +19,7 @@ PRUNE_EVENTS = 1000
 """Events that one transaction deletes: little enough that no emit notices."""
 
 
-ANSWERS_KEPT_SECONDS = 3600.0
+IDEMPOTENCY_KEYS_KEPT_SECONDS = 3600.0
 """How much longer than a session the answers to its events are kept: a client repeats an event in its
 next session, too."""
 
@@ -27,7 +27,7 @@ Expired: TypeAlias = Callable[[Session], Awaitable[None]]
 """Ends a session that has expired. When it raises, the session is tried again at the next sweep."""
 
 
-class ServiceClock:
+class UptimeClock:
     """Seconds that the server has been up, over all its starts.
 
     The maximum disconnection duration is measured by it: clients cannot come back while the server is
@@ -43,14 +43,14 @@ class ServiceClock:
         return self._monotonic() - self._zero
 
 
-class Prunable(Protocol):
+class PrunableLog(Protocol):
     """What retention needs of the log."""
 
-    async def beat(self, service_time: float) -> None:
+    async def heartbeat(self, uptime: float) -> None:
         """Write down that the server is alive and how long it has been up, in seconds."""
         ...
 
-    async def prune_answers(self, answered_before: float, limit: int) -> int:
+    async def prune_idempotency_keys(self, handled_before: float, limit: int) -> int:
         """Forget some of the oldest answers to clients' events; return how many."""
         ...
 
@@ -64,10 +64,10 @@ class Retention:
 
     def __init__(
         self,
-        log: Prunable,
+        log: PrunableLog,
         dispatcher: Dispatcher,
         recovery: Recovery,
-        clock: ServiceClock,
+        clock: UptimeClock,
         *,
         expired: Expired,
         interval_seconds: float,
@@ -99,17 +99,17 @@ class Retention:
 
     async def sweep(self) -> int:
         """End the expired sessions, then delete old events in small steps; return how many events."""
-        self._dispatcher.retry_owed()
+        self._dispatcher.retry_pending_changes()
         # Expiry and pruning go by the time that is on disk: after a crash the clock runs on from there, and
         # who was expired when events were pruned must not be found waiting for them.
         now = self._clock()
-        await self._log.beat(now)
-        self._recovery.milestones.note(now, self._dispatcher.position)
+        await self._log.heartbeat(now)
+        self._recovery.position_history.note(now, self._dispatcher.position)
         for session in list(self._dispatcher.registry):
             if self._recovery.is_expired(session, now) and session not in self._expiring:
                 self._expiring[session] = asyncio.create_task(self._expire(session))
-        forgotten_before = self._clock() - self._retention_seconds - ANSWERS_KEPT_SECONDS
-        while await self._log.prune_answers(forgotten_before, PRUNE_EVENTS) == PRUNE_EVENTS:
+        forgotten_before = self._clock() - self._retention_seconds - IDEMPOTENCY_KEYS_KEPT_SECONDS
+        while await self._log.prune_idempotency_keys(forgotten_before, PRUNE_EVENTS) == PRUNE_EVENTS:
             pass
         pruned, floor = 0, self.floor(now)
         while True:

@@ -14,11 +14,11 @@ from socketio_eventlog.errors import StoreError
 from socketio_eventlog.sqlite.log import EventLog
 from socketio_eventlog.volatile import VolatileLog
 from socketio_eventstore.core.commit_queue import Dispatcher
-from socketio_eventstore.core.packets import Codec
-from socketio_eventstore.core.recovery import Limits, Recovery
+from socketio_eventstore.core.packets import PacketEncoder
+from socketio_eventstore.core.recovery import Recovery, RecoveryLimits
 from socketio_eventstore.core.replay import Replayer
-from socketio_eventstore.core.retention import Expired, Retention, ServiceClock
-from socketio_eventstore.core.session_operations import Away
+from socketio_eventstore.core.retention import Expired, Retention, UptimeClock
+from socketio_eventstore.core.session_operations import MarkAway
 from socketio_eventstore.core.sessions import Registry, Session
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,9 @@ class Options:
 class Runtime:
     """A log, what is in memory of it, and the tasks that work on both."""
 
-    def __init__(self, options: Options, log: EventLog | VolatileLog, codec: Codec, expired: Expired) -> None:
+    def __init__(
+        self, options: Options, log: EventLog | VolatileLog, encoder: PacketEncoder, expired: Expired
+    ) -> None:
         self.options = options
         self.log = log
         self.registry = Registry()
@@ -65,20 +67,20 @@ class Runtime:
         self.dispatcher = Dispatcher(
             log,
             self.registry,
-            codec,
+            encoder,
             tail_bytes=min(TAIL_BYTES, page_bytes),
             offsets=isinstance(log, EventLog),
             catch_up=self.replayer.begin,
         )
         self.replayer.dispatcher = self.dispatcher
-        limits = Limits(
+        limits = RecoveryLimits(
             options.max_disconnection_duration,
             options.max_missed_packets,
             options.max_missed_bytes,
             options.heartbeat,
         )
         self.recovery = Recovery(log, self.registry, limits)
-        self.clock = ServiceClock(log.service_time_at_open if isinstance(log, EventLog) else 0.0)
+        self.clock = UptimeClock(log.uptime_at_open if isinstance(log, EventLog) else 0.0)
         self._dispatching = self._work(self.dispatcher.run())
         self._tasks = [self._work(self.replayer.run())]
         if isinstance(log, EventLog):
@@ -94,13 +96,13 @@ class Runtime:
             self._tasks.append(self._work(retention.run()))
 
     @classmethod
-    async def start(cls, options: Options, codec: Codec, expired: Expired) -> Runtime:
+    async def start(cls, options: Options, encoder: PacketEncoder, expired: Expired) -> Runtime:
         """Open the store, bring its schema up to date and take in its sessions.
 
         ``expired`` ends a session that has expired, and tells the application. Raises StoreNotUsable.
         """
         if options.path is None:
-            return cls(options, VolatileLog(), codec, expired)
+            return cls(options, VolatileLog(), encoder, expired)
         log = await EventLog.open(
             options.path, synchronous=options.synchronous, index_memory_bytes=options.index_memory
         )
@@ -109,7 +111,7 @@ class Runtime:
         except BaseException:
             await log.close()
             raise
-        runtime = cls(options, log, codec, expired)
+        runtime = cls(options, log, encoder, expired)
         now = runtime.clock()
         for stored in sessions:
             # A session that a crash left open is away from the moment when its client can come back.
@@ -117,7 +119,7 @@ class Runtime:
             session = Session.restore(stored, away_since)
             runtime.registry.add(session)
             if stored.away_since is None:  # and from then on, however often the server starts
-                runtime.dispatcher.enqueue(Away(session, session.claim, time.time()))
+                runtime.dispatcher.enqueue(MarkAway(session, session.claim, time.time()))
         return runtime
 
     @property
@@ -127,7 +129,7 @@ class Runtime:
 
     async def close(self) -> None:
         """Commit and dispatch what is in the queue, stop the tasks, close the store."""
-        self.dispatcher.retry_owed()
+        self.dispatcher.retry_pending_changes()
         self.dispatcher.close()
         await asyncio.gather(self._dispatching, return_exceptions=True)
         for task in self._tasks:
@@ -135,7 +137,7 @@ class Runtime:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
             if isinstance(self.log, EventLog):
-                await self.log.beat(self.clock())
+                await self.log.heartbeat(self.clock())
         except StoreError as error:
             logger.error("The last heartbeat could not be stored. %s", error)
         finally:

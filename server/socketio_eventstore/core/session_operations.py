@@ -13,13 +13,13 @@ from socketio_eventlog.records import (
     SessionOpened,
     SessionResumed,
 )
-from socketio_eventstore.core.commit_queue import Dispatcher, Owed, Turn
+from socketio_eventstore.core.commit_queue import Dispatcher, Operation, PendingChange
 from socketio_eventstore.core.packets import Frames
-from socketio_eventstore.core.sessions import Connection, Registry, Session, State
+from socketio_eventstore.core.sessions import ClientConnection, Registry, Session, State
 
 
 @dataclass(eq=False)
-class Open(Turn):
+class OpenSession(Operation):
     """A new session. It begins at this point of the order, and is on disk before anybody hears of it."""
 
     session: Session
@@ -31,20 +31,22 @@ class Open(Turn):
 
     def apply(self, dispatcher: Dispatcher) -> None:
         session = self.session
-        session.start = dispatcher.log.place(dispatcher.position)  # of this boot, whoever wrote the position
-        session.confirmed = session.sent = session.mark = dispatcher.position
+        session.start = dispatcher.log.offset_at(
+            dispatcher.position
+        )  # of this boot, whoever wrote the position
+        session.confirmed = session.sent = session.pinged_position = dispatcher.position
         dispatcher.registry.add(session)
 
 
 @dataclass(eq=False)
-class Accept(Turn):
+class AcceptSession(Operation):
     """The connect handler agreed: CONNECT, then what was missed, then live. Gives whether it came to that."""
 
     session: Session
     claim: int
     pid: str | None
     resumed_at: float
-    wishes: Sequence[Turn] = ()
+    deferred: Sequence[Operation] = ()
     """What the connect handler asked for a recovered session: done now, or never if it was refused."""
     _resumes: bool = False
 
@@ -53,34 +55,34 @@ class Accept(Turn):
         self._resumes = s.recovered and _is_connecting(s, self.claim)
         if not self._resumes:
             return ()
-        wished = [change for wish in self.wishes for change in wish.changes(registry)]
-        return (SessionResumed(s.namespace, s.sid, self.resumed_at), *wished)
+        changes_deferred = [change for operation in self.deferred for change in operation.changes(registry)]
+        return (SessionResumed(s.namespace, s.sid, self.resumed_at), *changes_deferred)
 
     def apply(self, dispatcher: Dispatcher) -> bool:
         session = self.session
         if self._resumes:
-            for wish in self.wishes:
-                wish.apply(dispatcher)
+            for operation in self.deferred:
+                operation.apply(dispatcher)
         if not _is_connecting(session, self.claim) or session.connection is None:
             return False
-        for displaced in session.displaced:
-            dispatcher.outbox.put(displaced, dispatcher.codec.disconnect(session.namespace))
-        session.displaced.clear()
-        connect = dispatcher.codec.connect(session.namespace, session.sid, self.pid)
-        dispatcher.outbox.put(session.connection, connect)
+        for superseded in session.superseded:
+            dispatcher.fan_out.put(superseded, dispatcher.encoder.disconnect(session.namespace))
+        session.superseded.clear()
+        connect = dispatcher.encoder.connect(session.namespace, session.sid, self.pid)
+        dispatcher.fan_out.put(session.connection, connect)
         session.move(State.REPLAYING)
         session.confirm(session.sent)
         dispatcher.catch_up(session)
         return True
 
-    def refused(self, dispatcher: Dispatcher, error: StoreError) -> Sequence[Owed]:
+    def refused(self, dispatcher: Dispatcher, error: StoreError) -> Sequence[PendingChange]:
         if self.session.connection is not None and _is_connecting(self.session, self.claim):
             self.session.connection.abort("the store is not available")
         return ()
 
 
 @dataclass(eq=False)
-class Refuse(Turn):
+class RefuseSession(Operation):
     """The connect handler refused. A new session is deleted, a recovered one stays as it was."""
 
     session: Session
@@ -89,38 +91,38 @@ class Refuse(Turn):
     """The CONNECT_ERROR packet; None when the client is given another session instead."""
     refused_at: float
 
-    def changes(self, registry: Registry) -> Sequence[Owed]:
+    def changes(self, registry: Registry) -> Sequence[PendingChange]:
         s = self.session
         if not _is_connecting(s, self.claim):
             return ()
         if not s.recovered:
             return (SessionEnded(s.namespace, s.sid),)
-        if s.displaced:  # it was connected until it was claimed
+        if s.superseded:  # it was connected until it was claimed
             return (SessionAway(s.namespace, s.sid, self.refused_at, s.away_since, s.confirmed),)
         return ()
 
     def apply(self, dispatcher: Dispatcher) -> None:
         connection = self._step_back(dispatcher)
         if connection is not None and self.error is not None:
-            dispatcher.outbox.put(connection, self.error)
+            dispatcher.fan_out.put(connection, self.error)
 
-    def refused(self, dispatcher: Dispatcher, error: StoreError) -> Sequence[Owed]:
-        owed = self.changes(dispatcher.registry)
+    def refused(self, dispatcher: Dispatcher, error: StoreError) -> Sequence[PendingChange]:
+        pending = self.changes(dispatcher.registry)
         connection = self._step_back(dispatcher)
         if connection is not None:  # no CONNECT_ERROR: the client may try again when the store is back
             connection.abort("the store is not available")
-        return owed
+        return pending
 
-    def _step_back(self, dispatcher: Dispatcher) -> Connection | None:
+    def _step_back(self, dispatcher: Dispatcher) -> ClientConnection | None:
         session = self.session
         if not _is_connecting(session, self.claim):
             return None
         connection = session.detach()
         if session.recovered:
             session.move(State.AWAY)
-            for displaced in session.displaced:  # whoever had it may come back for it
-                displaced.abort("its session was claimed by somebody who was refused")
-            session.displaced.clear()
+            for superseded in session.superseded:  # whoever had it may come back for it
+                superseded.abort("its session was claimed by somebody who was refused")
+            session.superseded.clear()
         else:
             session.move(State.ENDED)
             dispatcher.registry.remove(session)
@@ -132,14 +134,14 @@ def _is_connecting(session: Session, claim: int) -> bool:
 
 
 @dataclass(eq=False)
-class Away(Turn):
+class MarkAway(Operation):
     """A transport ended in a recoverable way; the session waits for its owner."""
 
     session: Session
     claim: int
     disconnected_at: float
 
-    def changes(self, registry: Registry) -> Sequence[Owed]:
+    def changes(self, registry: Registry) -> Sequence[PendingChange]:
         s = self.session
         if s.claim != self.claim or s.state is not State.AWAY:
             return ()
@@ -148,20 +150,20 @@ class Away(Turn):
     def apply(self, dispatcher: Dispatcher) -> None:
         """The connection is dead already; there is nobody to tell."""
 
-    def refused(self, dispatcher: Dispatcher, error: StoreError) -> Sequence[Owed]:
+    def refused(self, dispatcher: Dispatcher, error: StoreError) -> Sequence[PendingChange]:
         return self.changes(dispatcher.registry)
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class EndedSession:
     """What a session was at the moment of its end."""
 
-    connection: Connection | None
+    connection: ClientConnection | None
     was_accepted: bool
 
 
 @dataclass(eq=False)
-class End(Turn):
+class EndSession(Operation):
     """A session is over for good; nobody can claim it from here on. Gives Ended, None if it was over.
 
     If that cannot be stored now it ends in memory all the same.
@@ -169,45 +171,45 @@ class End(Turn):
 
     session: Session
 
-    def changes(self, registry: Registry) -> Sequence[Owed]:
+    def changes(self, registry: Registry) -> Sequence[PendingChange]:
         if self.session.state is State.ENDED:
             return ()
         return (SessionEnded(self.session.namespace, self.session.sid),)
 
-    def apply(self, dispatcher: Dispatcher) -> Ended | None:
+    def apply(self, dispatcher: Dispatcher) -> EndedSession | None:
         session = self.session
         if session.state is State.ENDED:
             return None
         accepted = session.state in (State.LIVE, State.REPLAYING)
         connection = session.detach()
         session.move(State.ENDED)
-        if not session.leaving:  # whose handlers may still ask for it
+        if not session.running_disconnect_handlers:  # whose handlers may still ask for it
             dispatcher.registry.remove(session)
-        return Ended(connection, accepted)
+        return EndedSession(connection, accepted)
 
-    def refused(self, dispatcher: Dispatcher, error: StoreError) -> Sequence[Owed]:
-        owed = self.changes(dispatcher.registry)
-        End.apply(self, dispatcher)
-        return owed
+    def refused(self, dispatcher: Dispatcher, error: StoreError) -> Sequence[PendingChange]:
+        pending = self.changes(dispatcher.registry)
+        EndSession.apply(self, dispatcher)
+        return pending
 
 
 @dataclass(eq=False)
-class Revoke(End):
+class RevokeSession(EndSession):
     """The application ends a session. If that cannot be stored, nothing has changed."""
 
-    def refused(self, dispatcher: Dispatcher, error: StoreError) -> Sequence[Owed]:
+    def refused(self, dispatcher: Dispatcher, error: StoreError) -> Sequence[PendingChange]:
         return ()
 
 
 @dataclass(eq=False)
-class Dismiss(Revoke):
+class DisconnectSession(RevokeSession):
     """The application disconnects a client, who is told by a DISCONNECT packet and does not return."""
 
-    def apply(self, dispatcher: Dispatcher) -> Ended | None:
+    def apply(self, dispatcher: Dispatcher) -> EndedSession | None:
         ended = super().apply(dispatcher)
         if ended is not None:
-            self.session.dismissed = True
+            self.session.disconnected_by_server = True
             if ended.connection is not None and ended.was_accepted:
-                farewell = dispatcher.codec.disconnect(self.session.namespace)
-                dispatcher.outbox.put(ended.connection, farewell)
+                farewell = dispatcher.encoder.disconnect(self.session.namespace)
+                dispatcher.fan_out.put(ended.connection, farewell)
         return ended

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from socketio_eventlog.records import Event, Interval, Place, Room, StoredSession
+from socketio_eventlog.records import Event, Membership, Offset, Room, StoredSession
 from socketio_eventstore.core.packets import Frames
 
 
@@ -40,7 +40,7 @@ _MOVES = {
 }
 
 
-class Connection(ABC):
+class ClientConnection(ABC):
     """One Engine.IO connection as the core sees it; several namespaces share it."""
 
     def __init__(self, connection_id: str) -> None:
@@ -69,15 +69,15 @@ class Connection(ABC):
         """
         for session in self.sessions.values():
             if session.state is State.LIVE:
-                session.mark, session.marked_at = position, now
+                session.pinged_position, session.pinged_at = position, now
             elif session.state is State.REPLAYING:
-                session.mark, session.marked_at = session.sent, now
+                session.pinged_position, session.pinged_at = session.sent, now
 
     def pong_received(self) -> None:
         """The client has answered the heartbeat."""
         for session in self.sessions.values():
-            session.confirm(session.mark)
-            session.answered_at = session.marked_at
+            session.confirm(session.pinged_position)
+            session.pong_at = session.pinged_at
 
 
 @dataclass(eq=False, slots=True)
@@ -87,19 +87,19 @@ class Session:
     namespace: str
     sid: str
     pid_hash: bytes
-    start: Place
+    start: Offset
     former_offset: str | None = None
     identity: str | None = None
     """Who it belongs to, if the handlers have said so."""
-    vouched: str | None = None
+    authenticated_as: str | None = None
     """Who the present connection is, as its connect handler has said."""
     data: str = "{}"
     """What the handlers saved, a JSON object."""
     saving: str | None = None
     """What was saved last, until it is on disk: the handlers see their own changes at once."""
     state: State = State.CONNECTING
-    connection: Connection | None = None
-    displaced: list[Connection] = field(default_factory=list)
+    connection: ClientConnection | None = None
+    superseded: list[ClientConnection] = field(default_factory=list)
     """Connections that lost it to the present one, which is not accepted yet."""
     claim: int = 0
     """Counts the connections that took the session over; a late word of an earlier one is ignored."""
@@ -107,26 +107,26 @@ class Session:
     """Whether the present connection recovered the session."""
     joined: dict[Room, int] = field(default_factory=dict)
     """The rooms it is in, with the log's position at which it entered."""
-    left: list[Interval] = field(default_factory=list)
+    left: list[Membership] = field(default_factory=list)
     """Memberships that ended and may still be needed for a replay."""
     confirmed: int = 0
     """Events up to this number are known to have reached the client."""
     sent: int = 0
     """While it connects or replays: events up to this number need not be sent (again)."""
-    mark: int = 0
+    pinged_position: int = 0
     """What will be confirmed when the outstanding heartbeat is answered."""
-    marked_at: float = 0.0
+    pinged_at: float = 0.0
     """Service time in seconds at which that was written."""
-    answered_at: float = 0.0
+    pong_at: float = 0.0
     """Service time in seconds at which the last heartbeat that it answered was written."""
-    held: list[tuple[int, Frames]] = field(default_factory=list)
+    deferred_packets: list[tuple[int, Frames]] = field(default_factory=list)
     """Packets that are not in the log, with the position at which they belong into the replay."""
-    held_bytes: int = 0
+    deferred_bytes: int = 0
     away_since: float = 0.0
     """Service time in seconds at which it went away."""
-    leaving: int = 0
+    running_disconnect_handlers: int = 0
     """Disconnect handlers that are to run or running: meanwhile they can ask for its rooms and data."""
-    dismissed: bool = False
+    disconnected_by_server: bool = False
     """Whether it ended by ``disconnect``, after which its client is not to come back by itself."""
 
     @classmethod
@@ -153,37 +153,37 @@ class Session:
             raise RuntimeError(f"session {self.sid} cannot go from {self.state.name} to {state.name}")
         self.state = state
 
-    def attach(self, connection: Connection, cursor: int) -> int:
+    def attach(self, connection: ClientConnection, cursor: int) -> int:
         """Let a connection take the session over, whoever had it; return the number of its claim.
 
         This is no turn: the old connection must fall silent at once, and nothing else changes before
         the new one is accepted.
         """
         self.move(State.CONNECTING)
-        if (displaced := self.detach()) is not None:
-            self.displaced.append(displaced)
+        if (superseded := self.detach()) is not None:
+            self.superseded.append(superseded)
         self.claim += 1
         self.connection = connection
-        self.vouched = None
+        self.authenticated_as = None
         connection.sessions[self.namespace] = self
-        self.sent, self.mark, self.marked_at = cursor, self.confirmed, self.answered_at
+        self.sent, self.pinged_position, self.pinged_at = cursor, self.confirmed, self.pong_at
         return self.claim
 
-    def detach(self) -> Connection | None:
+    def detach(self) -> ClientConnection | None:
         """Take the session off its connection, which falls silent for it."""
         connection, self.connection = self.connection, None
         if connection is not None and connection.sessions.get(self.namespace) is self:
             del connection.sessions[self.namespace]
-        self.held.clear()
-        self.held_bytes = 0
+        self.deferred_packets.clear()
+        self.deferred_bytes = 0
         return connection
 
-    def confirm(self, number: int) -> None:
+    def confirm(self, sequence: int) -> None:
         """The client has everything up to this number; memberships from before it are history."""
-        if number > self.confirmed:
-            self.confirmed = number
+        if sequence > self.confirmed:
+            self.confirmed = sequence
             if self.left:
-                self.left = [m for m in self.left if m.through is None or m.through > number]
+                self.left = [m for m in self.left if m.through is None or m.through > sequence]
 
     def enter(self, room: Room, position: int) -> None:
         """Become a member for the events after the position."""
@@ -193,27 +193,27 @@ class Session:
         """Stay a member for the events up to the position only."""
         after = self.joined.pop(room, None)
         if after is not None and after < position:
-            self.left.append(Interval(room, after, position))
+            self.left.append(Membership(room, after, position))
 
-    def memberships(self) -> Iterator[Interval]:
+    def memberships(self) -> Iterator[Membership]:
         """All stretches of the log in which something was for this session."""
-        yield Interval(None, self.start.number, None)
-        yield Interval(self.sid, self.start.number, None)
+        yield Membership(None, self.start.sequence, None)
+        yield Membership(self.sid, self.start.sequence, None)
         for room, after in self.joined.items():
-            yield Interval(room, after, None)
+            yield Membership(room, after, None)
         yield from self.left
 
-    def receives(self, event: Event, number: int) -> bool:
+    def receives(self, event: Event, sequence: int) -> bool:
         """Whether a twin that never disconnected was sent this event."""
-        if event.namespace != self.namespace or self.sid in event.skip or number <= self.start.number:
+        if event.namespace != self.namespace or self.sid in event.skip or sequence <= self.start.sequence:
             return False
         if event.rooms is None or self.sid in event.rooms:
             return True
         for room in event.rooms:
             after = self.joined.get(room)
-            if after is not None and after < number:
+            if after is not None and after < sequence:
                 return True
-        return any(stay.room in event.rooms and stay.covers(number) for stay in self.left)
+        return any(stay.room in event.rooms and stay.covers(sequence) for stay in self.left)
 
 
 class Registry:

@@ -22,7 +22,7 @@ DEFAULT_CONFIG = Path("config.toml")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
-class Refused(click.ClickException):
+class CommandError(click.ClickException):
     """The program cannot do what it was asked for; the message has a line for each reason."""
 
     exit_code = 2
@@ -107,20 +107,20 @@ def verify(duration: float, seed: int | None, keep: bool, **amounts: Any) -> Non
     try:
         code = verify(Settings(duration_seconds=duration, seed=seed, **amounts), keep=keep)
     except CannotRun as error:
-        raise Refused(str(error)) from error
+        raise CommandError(str(error)) from error
     click.get_current_context().exit(code)
 
 
 def _load(path: Path | None, flags: Mapping[str, Mapping[str, object]] | None = None) -> Config:
     if path is None and not DEFAULT_CONFIG.exists():
-        raise Refused(
+        raise CommandError(
             f"there is no {DEFAULT_CONFIG} in {Path.cwd()}; name a file with --config, or make one: "
             f"echo '[connection_state_recovery]' >{DEFAULT_CONFIG}"
         )
     try:
         return Config.load(path or DEFAULT_CONFIG, flags, os.environ)
     except ConfigError as error:
-        raise Refused(str(error)) from error
+        raise CommandError(str(error)) from error
 
 
 def _log_to_stderr(level: str) -> None:
@@ -135,4 +135,4 @@ def _attempt(action: Callable[[Config], None], config: Config) -> None:
     try:
         action(config)
     except StartError as error:
-        raise Refused(str(error)) from error
+        raise CommandError(str(error)) from error

@@ -14,20 +14,20 @@ from aiohttp.typedefs import Handler, Middleware
 logger = logging.getLogger(__name__)
 
 
-def closes_slow_requests(patience_seconds: float) -> Middleware:
+def closes_slow_requests(timeout_seconds: float) -> Middleware:
     """A middleware that closes the connection when a body is not complete in time."""
 
     @web.middleware
-    async def with_patience(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def with_timeout(request: web.Request, handler: Handler) -> web.StreamResponse:
         if not request.body_exists:  # a WebSocket among them, which may take as long as it likes
             return await handler(request)
-        timer = asyncio.get_running_loop().call_later(patience_seconds, _close_unless_complete, request)
+        timer = asyncio.get_running_loop().call_later(timeout_seconds, _close_unless_complete, request)
         try:
             return await handler(request)
         finally:
             timer.cancel()
 
-    return with_patience
+    return with_timeout
 
 
 def _close_unless_complete(request: web.Request) -> None:

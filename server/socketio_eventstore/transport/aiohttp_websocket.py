@@ -15,7 +15,7 @@ from aiohttp import hdrs, web
 
 from socketio_eventstore.core.packets import Frames, close_frame, pong_frame
 from socketio_eventstore.transport.frame_reader import CloseCode, End, FrameReader, Ping
-from socketio_eventstore.transport.websocket import CLOSE_PATIENCE_SECONDS, Environ, Receiver, Serve
+from socketio_eventstore.transport.websocket import CLOSE_TIMEOUT_SECONDS, Environ, Receiver, Serve
 
 UNREAD_BYTES_WITHOUT_PONG = 64_000
 """Beyond so much that a client has not read, its WebSocket pings are not answered."""
@@ -95,12 +95,12 @@ class AiohttpWebSocket(asyncio.Protocol):
         for message in self._reader.feed(data):
             match message:
                 case str() | bytes():
-                    self.receiver.received(message)
+                    self.receiver.data_received(message)
                 case Ping(payload):
                     self._answer(payload)
                 case End(code):
                     self._close(code)
-                    self.receiver.ended()
+                    self.receiver.connection_lost()
 
     def _answer(self, ping: bytes) -> None:
         # A client that does not read gets no more of them: only the newest is owed (RFC 6455 section 5.5.3).
@@ -110,13 +110,13 @@ class AiohttpWebSocket(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """The TCP connection has ended; called by the event loop."""
-        self._context.run(self.receiver.ended)
+        self._context.run(self.receiver.connection_lost)
 
-    def pause(self) -> None:
+    def pause_reading(self) -> None:
         """Let TCP hold the client back."""
         self._transport.pause_reading()
 
-    def resume(self) -> None:
+    def resume_reading(self) -> None:
         """Read again."""
         self._transport.resume_reading()
 
@@ -135,7 +135,7 @@ class AiohttpWebSocket(asyncio.Protocol):
         if transport.get_write_buffer_size() or transport.get_extra_info("sslcontext") is not None:
             # Closing waits for what is unsent, and for ever if the client does not read. TLS does not count
             # what it has handed on to TCP.
-            asyncio.get_running_loop().call_later(CLOSE_PATIENCE_SECONDS, transport.abort)
+            asyncio.get_running_loop().call_later(CLOSE_TIMEOUT_SECONDS, transport.abort)
 
 
 def _offers_deflate(request: web.Request) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from socketio_eventstore.core.packets import Frames
 from socketio_eventstore.transport.frame_reader import CloseCode
-from socketio_eventstore.transport.websocket import CLOSE_PATIENCE_SECONDS, Environ, Receiver, Serve
+from socketio_eventstore.transport.websocket import CLOSE_TIMEOUT_SECONDS, Environ, Receiver, Serve
 
 
 class AsgiWebSocket:
@@ -37,11 +37,11 @@ class AsgiWebSocket:
         self.receiver = self._serve(self)
         try:
             while (message := await self._next()) is not None:
-                self.receiver.received(message)
+                self.receiver.data_received(message)
         finally:
-            self.receiver.ended()
+            self.receiver.connection_lost()
             self.close(abort=False)
-            await asyncio.wait([self._writer], timeout=CLOSE_PATIENCE_SECONDS)
+            await asyncio.wait([self._writer], timeout=CLOSE_TIMEOUT_SECONDS)
             self._writer.cancel()
         return ""
 
@@ -54,11 +54,11 @@ class AsgiWebSocket:
             self._wake.set()
         return self.unsent_bytes
 
-    def pause(self) -> None:
+    def pause_reading(self) -> None:
         """Ask the ASGI server for no more messages."""
         self._may_receive.clear()
 
-    def resume(self) -> None:
+    def resume_reading(self) -> None:
         """Ask again."""
         self._may_receive.set()
 

@@ -19,7 +19,7 @@ from socketio_eventstore.core.packets import (
     RECORD_SEPARATOR,
     Frames,
 )
-from socketio_eventstore.core.sessions import Connection
+from socketio_eventstore.core.sessions import ClientConnection
 from socketio_eventstore.transport.inbox import Inbox, InvalidPacket
 from socketio_eventstore.transport.websocket import Receiver, WebSocket
 
@@ -30,7 +30,7 @@ POSTED_PACKETS = 100
 HANDLERS_AT_ONCE = 10_000
 """Handlers of one connection that may run at a time; its further packets wait, and then it does."""
 
-Message = Callable[["EngineConnection", "str | bytes"], "asyncio.Task[None] | None"]
+HandlePacket = Callable[["EngineConnection", "str | bytes"], "asyncio.Task[None] | None"]
 """Acts on a message; returns the task of the handler that it started."""
 
 
@@ -49,12 +49,12 @@ class Endpoint(Protocol):
     sockets: dict[str, EngineConnection]
     reason: Any
     closed: Callable[[EngineConnection, str], None]
-    message: Message
+    message: HandlePacket
     ping_written: Callable[[EngineConnection], None]
     flush: Callable[[], None]
 
 
-class EngineConnection(Connection):
+class EngineConnection(ClientConnection):
     """One Engine.IO session: long-polling, WebSocket, or the one upgraded to the other.
 
     ``sid``, ``upgraded``, ``closed`` and ``session`` are read by python-engineio.
@@ -154,7 +154,7 @@ class EngineConnection(Connection):
         if self._websocket is not None:
             self._websocket.close(abort=abort)
         if abort:
-            self.take_waiting()
+            self.take_unsent()
         self._inbox.clear()
         self._end_poll()
         self._engine.sockets.pop(self.id, None)
@@ -162,16 +162,16 @@ class EngineConnection(Connection):
 
     # From the client --------------------------------------------------------------------------------
 
-    def received(self, message: str | bytes) -> None:
+    def data_received(self, message: str | bytes) -> None:
         """A packet has come by WebSocket; one that is invalid ends the connection."""
         try:
             self.receive(message)
         except InvalidPacket as error:
-            self.end_invalid(error)
+            self.close_invalid(error)
 
-    def ended(self) -> None:
+    def connection_lost(self) -> None:
         """The WebSocket has ended."""
-        self._inbox.then(lambda: self._shut(self._engine.reason.TRANSPORT_CLOSE, abort=False))
+        self._inbox.call_when_idle(lambda: self._shut(self._engine.reason.TRANSPORT_CLOSE, abort=False))
 
     def receive(self, packet: str | bytes) -> None:
         """Act on a packet when it is its turn. Raises InvalidPacket."""
@@ -180,7 +180,7 @@ class EngineConnection(Connection):
         elif not self.closed:
             self._inbox.put(packet)
 
-    def act_on(self, packet: str | bytes) -> asyncio.Task[None] | None:
+    def handle_packet(self, packet: str | bytes) -> asyncio.Task[None] | None:
         """Act on a packet now; return the task of the handler that was started. Raises InvalidPacket."""
         if isinstance(packet, bytes):
             return self._engine.message(self, packet)
@@ -196,7 +196,7 @@ class EngineConnection(Connection):
                 raise InvalidPacket(f"unknown packet {packet[:20]!r}")
         return None
 
-    def end_invalid(self, error: InvalidPacket) -> None:
+    def close_invalid(self, error: InvalidPacket) -> None:
         """The client does not keep to the protocol."""
         logger.info("%s: %s", self.id, error)
         self._shut(self._engine.reason.TRANSPORT_CLOSE, abort=False)
@@ -209,7 +209,7 @@ class EngineConnection(Connection):
     def hold_back(self, *, paused: bool) -> None:
         """Read no more from the client, or read again. One that polls waits for the answer to its POST."""
         if self._websocket is not None:
-            (self._websocket.pause if paused else self._websocket.resume)()
+            (self._websocket.pause_reading if paused else self._websocket.resume_reading)()
 
     # Long-polling -----------------------------------------------------------------------------------
 
@@ -226,7 +226,7 @@ class EngineConnection(Connection):
                 await self._poll
             finally:
                 self._poll = None
-        return self.take_waiting() or [self._last_word if self.closed else NOOP]
+        return self.take_unsent() or [self._last_word if self.closed else NOOP]
 
     async def post(self, body: bytes) -> None:
         """Act on the packets of a POST, up to one that ends the connection. Raises InvalidRequest."""
@@ -242,7 +242,7 @@ class EngineConnection(Connection):
             self.abort(f"invalid packet: {error}")
             raise InvalidRequest from error
 
-    def take_waiting(self) -> list[Frames]:
+    def take_unsent(self) -> list[Frames]:
         """What waits for a poll, which carries it now."""
         batch, self._waiting, self._waiting_bytes = self._waiting, [], 0
         return batch
@@ -279,5 +279,5 @@ class EngineConnection(Connection):
         if websocket is not None and not self.closed:
             self.upgraded = True
             self._websocket = websocket
-            if waiting := self.take_waiting():
+            if waiting := self.take_unsent():
                 websocket.write(waiting)

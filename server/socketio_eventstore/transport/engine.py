@@ -23,8 +23,8 @@ from socketio_eventstore.transport.asgi_websocket import AsgiWebSocket
 from socketio_eventstore.transport.connection import (
     HANDLERS_AT_ONCE,
     EngineConnection,
+    HandlePacket,
     InvalidRequest,
-    Message,
 )
 from socketio_eventstore.transport.upgrade import Upgrade
 from socketio_eventstore.transport.websocket import Serve
@@ -40,7 +40,7 @@ FORBIDDEN = (4, "Forbidden")
 UNSUPPORTED_VERSION = (5, "Unsupported protocol version")
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """A request is answered with an error."""
 
     def __init__(self, error: tuple[int, str], status: str = "400 BAD REQUEST") -> None:
@@ -61,7 +61,7 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
     websocket_compression: int
     slow_clients: int
     closed: Callable[[EngineConnection, str], None]
-    message: Message
+    message: HandlePacket
     ping_written: Callable[[EngineConnection], None]
     flush: Callable[[], None]
 
@@ -73,7 +73,7 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
         max_client_buffer: int,
         websocket_compression: int,
         closed: Callable[[EngineConnection, str], None],
-        message: Message,
+        message: HandlePacket,
         ping_written: Callable[[EngineConnection], None],
         flush: Callable[[], None],
     ) -> Engine:
@@ -122,7 +122,7 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
             return None  # not a request: ASGI's lifespan
         try:
             response = await self._respond(environ)
-        except Refused as refusal:
+        except RequestRefused as refusal:
             response = refusal.response
         if not isinstance(response, dict):
             return response
@@ -139,16 +139,16 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
         transport = query.get("transport", "")
         wants_websocket = environ.get("HTTP_UPGRADE", "").lower() == "websocket"
         if transport not in self.transports:
-            raise Refused(UNKNOWN_TRANSPORT)
+            raise RequestRefused(UNKNOWN_TRANSPORT)
         if "sid" not in query:
             return await self._open(environ, transport, query.get("EIO"))
         connection = self.connection(query["sid"])
         if connection is None:
-            raise Refused(UNKNOWN_SESSION)
+            raise RequestRefused(UNKNOWN_SESSION)
         if transport == "websocket" and wants_websocket:
             return await self._websocket(partial(Upgrade, connection))(environ)
         if transport == "websocket" or connection.upgraded:
-            raise Refused(BAD_REQUEST)
+            raise RequestRefused(BAD_REQUEST)
         try:
             if method == "GET":
                 return _response(polling_body(await connection.poll()))
@@ -156,22 +156,22 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
                 await connection.post(await self._read_body(connection, environ))
                 return _response("ok", content_type="text/html")
         except InvalidRequest as error:
-            raise Refused(BAD_REQUEST) from error
-        raise Refused(BAD_REQUEST)
+            raise RequestRefused(BAD_REQUEST) from error
+        raise RequestRefused(BAD_REQUEST)
 
     async def _open(self, environ: Environ, transport: str, version: str | None) -> Any:
         if version != "4":
-            raise Refused(UNSUPPORTED_VERSION)
+            raise RequestRefused(UNSUPPORTED_VERSION)
         if environ["REQUEST_METHOD"] != "GET":
-            raise Refused(BAD_METHOD)
+            raise RequestRefused(BAD_METHOD)
         if transport == "websocket" and environ.get("HTTP_UPGRADE", "").lower() != "websocket":
-            raise Refused(BAD_REQUEST)
+            raise RequestRefused(BAD_REQUEST)
         connection = EngineConnection(self, self.generate_id())
         self.sockets[connection.id] = connection
         accepted = await self._trigger_event("connect", connection.id, environ, run_async=False)
         if accepted is not None and accepted is not True:
             self.sockets.pop(connection.id, None)
-            raise Refused(FORBIDDEN, "401 UNAUTHORIZED")
+            raise RequestRefused(FORBIDDEN, "401 UNAUTHORIZED")
         if transport == "websocket":
             begin = partial(connection.begin, self._handshake(connection, transport))
             try:
@@ -180,7 +180,7 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
                 if not connection.upgraded:
                     connection.abort("its WebSocket handshake failed")
         connection.open(self._handshake(connection, transport))
-        response = _response(polling_body(connection.take_waiting()))
+        response = _response(polling_body(connection.take_unsent()))
         if self.cookie:
             attributes = self.cookie if isinstance(self.cookie, dict) else None
             attributes = attributes or {"name": self.cookie, "path": "/", "SameSite": "Lax"}
@@ -216,7 +216,7 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
         if origin and self.cors_allowed_origins != []:
             allowed: Sequence[str] | None = self._cors_allowed_origins(environ)
             if allowed is not None and origin not in allowed:
-                raise Refused(FORBIDDEN, "403 FORBIDDEN")
+                raise RequestRefused(FORBIDDEN, "403 FORBIDDEN")
 
     def _compress(self, response: Response, environ: Environ) -> None:
         if not self.http_compression or len(response["response"]) < self.compression_threshold:

@@ -8,7 +8,7 @@ from socketio_eventstore.core.packets import PONG_PROBE
 from socketio_eventstore.transport.connection import EngineConnection
 from socketio_eventstore.transport.websocket import WebSocket
 
-PATIENCE_SECONDS = 10.0
+UPGRADE_TIMEOUT_SECONDS = 10.0
 """How long an upgrade may take, as the reference has it (engine.io 6, ``upgradeTimeout``)."""
 
 
@@ -19,14 +19,14 @@ class Upgrade:
         self._connection = connection
         self._websocket = websocket
         self._probed = False
-        patience = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._give_up)
-        self._patience: asyncio.TimerHandle | None = patience
+        timeout = asyncio.get_running_loop().call_later(UPGRADE_TIMEOUT_SECONDS, self._give_up)
+        self._timeout: asyncio.TimerHandle | None = timeout
         if not connection.may_upgrade:
             self._give_up()
 
-    def received(self, message: str | bytes) -> None:
+    def data_received(self, message: str | bytes) -> None:
         """A packet on the new WebSocket: the probe, then the upgrade."""
-        if self._patience is None:
+        if self._timeout is None:
             return
         connection = self._connection
         if not self._probed and message == "2probe" and connection.may_upgrade:
@@ -39,18 +39,18 @@ class Upgrade:
         else:
             self._give_up()
 
-    def ended(self) -> None:
+    def connection_lost(self) -> None:
         """The WebSocket has ended before it was taken over."""
         self._give_up()
 
     def _give_up(self) -> None:
-        if self._patience is not None:
+        if self._timeout is not None:
             self._end(None)
             self._websocket.close(abort=False)
 
     def _end(self, taken_over_by: WebSocket | None) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
+        if self._timeout is not None:
+            self._timeout.cancel()
+            self._timeout = None
         if self._probed:
             self._connection.upgrade_ended(taken_over_by)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from socketio_eventstore.core.packets import Frames
 
-CLOSE_PATIENCE_SECONDS = 10.0
+CLOSE_TIMEOUT_SECONDS = 10.0
 """How long a client may take to read what is unsent when its WebSocket is closed."""
 
 Environ = dict[str, Any]
@@ -20,11 +20,11 @@ Environ = dict[str, Any]
 class Receiver(Protocol):
     """Who gets the messages of a WebSocket."""
 
-    def received(self, message: str | bytes) -> None:
+    def data_received(self, message: str | bytes) -> None:
         """A text or binary message has come."""
         ...
 
-    def ended(self) -> None:
+    def connection_lost(self) -> None:
         """The WebSocket has ended; nothing more comes. May be called twice."""
         ...
 
@@ -44,11 +44,11 @@ class WebSocket(Protocol):
         """Send frames in order, without waiting. Returns ``unsent_bytes``."""
         ...
 
-    def pause(self) -> None:
+    def pause_reading(self) -> None:
         """Receive no more for now; a message or two may still come."""
         ...
 
-    def resume(self) -> None:
+    def resume_reading(self) -> None:
         """Receive again."""
         ...
 

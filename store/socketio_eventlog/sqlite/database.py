@@ -25,7 +25,7 @@ from socketio_eventlog.sqlite.lock import Lock
 
 T = TypeVar("T")
 
-Job = Callable[["Connection"], T]
+Job = Callable[["StoreConnection"], T]
 
 _BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _REFUSED: Final = frozenset(
@@ -50,19 +50,19 @@ def store_error(error: Exception) -> StoreError | None:
     return StoreUnavailable(f"SQLite says: {error}.")
 
 
-class Connection(sqlite3.Connection):
+class StoreConnection(sqlite3.Connection):
     """A connection that tells its event loop while it waits for the disk, and may own the file's lock."""
 
-    relief: GilRelief | None = None
+    gil_relief: GilRelief | None = None
     lock: Lock | None = None
     """Held until the connection is closed."""
 
     def commit(self) -> None:
         """End the transaction, if there is one, and make it durable."""
-        if self.relief is None:
+        if self.gil_relief is None:
             super().commit()
         else:
-            with self.relief.syncing():
+            with self.gil_relief.committing():
                 super().commit()
 
     def close(self) -> None:
@@ -81,21 +81,21 @@ class Database:
     transaction open behind it.
     """
 
-    def __init__(self, connect: Callable[[], Connection]) -> None:
+    def __init__(self, connect: Callable[[], StoreConnection]) -> None:
         """``connect`` is called on the thread. Use ``open``; this alone does not start it."""
         self._connect = connect
         self._loop = asyncio.get_running_loop()
-        self._relief = GilRelief(self._loop)
+        self._gil_relief = GilRelief(self._loop)
         self._closing: asyncio.Future[None] | None = None
         self._failure: Exception | None = None
-        self._connection: Connection
+        self._connection: StoreConnection
         self._worker = aiosqlite.Connection(self._connected, iter_chunk_size=64)
         # The thread waits for jobs until it is told to stop, and the interpreter waits at its exit for
         # every thread that is not a daemon: a program that fails before it closes would hang forever.
         self._worker._thread.daemon = True  # noqa: SLF001 -- aiosqlite has no option for it
 
     @classmethod
-    async def open(cls, connect: Callable[[], Connection]) -> Database:
+    async def open(cls, connect: Callable[[], StoreConnection]) -> Database:
         """Start the thread and connect there. What ``connect`` raises is raised here."""
         database = cls(connect)
         starting = asyncio.ensure_future(database._start())
@@ -120,10 +120,10 @@ class Database:
         except Exception as error:  # noqa: BLE001 -- raised by open, after the thread has ended in order
             self._failure = error
             return sqlite3.connect(":memory:")
-        self._connection.relief = self._relief
+        self._connection.gil_relief = self._gil_relief
         return self._connection
 
-    def submit(self, job: Job[T], landed: Callable[[T], None] | None = None) -> asyncio.Future[T]:
+    def submit(self, job: Job[T], on_committed: Callable[[T], None] | None = None) -> asyncio.Future[T]:
         """Queue a job. The future ends with its result or with the StoreError that it failed with.
 
         Cancelling the future does not stop the job. ``landed`` is called with the result before anybody
@@ -132,9 +132,9 @@ class Database:
         if self._closing is not None:
             raise StoreClosed
         future: asyncio.Future[T] = self._loop.create_future()
-        self._relief.submitted()
+        self._gil_relief.submitted()
         # aiosqlite's own way in is a coroutine, whose future a cancellation would take away from us.
-        self._worker._tx.put_nowait((None, lambda: self._run(job, future, landed)))  # noqa: SLF001 -- see above
+        self._worker._tx.put_nowait((None, lambda: self._run(job, future, on_committed)))  # noqa: SLF001 -- see above
         return future
 
     async def run(self, job: Job[T]) -> T:
@@ -147,7 +147,7 @@ class Database:
             self._closing = asyncio.ensure_future(self._worker.close())
         await asyncio.shield(self._closing)
 
-    def _run(self, job: Job[T], future: asyncio.Future[T], landed: Callable[[T], None] | None) -> None:
+    def _run(self, job: Job[T], future: asyncio.Future[T], on_committed: Callable[[T], None] | None) -> None:
         """Run a job; on the thread."""
         try:
             result = job(self._connection)
@@ -155,7 +155,7 @@ class Database:
             failure = self._failed(error)
             self._deliver(lambda: None if future.done() else future.set_exception(failure))
         else:
-            self._deliver(lambda: _land(future, result, landed))
+            self._deliver(lambda: _complete(future, result, on_committed))
 
     def _failed(self, error: BaseException) -> BaseException:
         if self._connection.in_transaction:
@@ -169,20 +169,20 @@ class Database:
         translated.__cause__ = error
         return translated
 
-    def _deliver(self, settle: Callable[[], None]) -> None:
+    def _deliver(self, configure: Callable[[], None]) -> None:
         try:
-            self._loop.call_soon_threadsafe(settle)
+            self._loop.call_soon_threadsafe(configure)
         except RuntimeError:
             # The loop was closed, so nobody waits any more.
             return
         finally:
-            self._relief.completed()
+            self._gil_relief.completed()
 
 
-def _land(future: asyncio.Future[T], result: T, landed: Callable[[T], None] | None) -> None:
+def _complete(future: asyncio.Future[T], result: T, on_committed: Callable[[T], None] | None) -> None:
     try:
-        if landed is not None:
-            landed(result)
+        if on_committed is not None:
+            on_committed(result)
     except Exception as error:  # a fault of ours, and who waits must not go on as if nothing were wrong
         if future.done():
             raise

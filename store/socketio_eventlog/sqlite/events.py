@@ -40,20 +40,22 @@ _PRUNE: Final = (
 )
 
 
-def insert(connection: sqlite3.Connection, first_number: int, events: Sequence[Event]) -> None:
+def insert(connection: sqlite3.Connection, first_sequence: int, events: Sequence[Event]) -> None:
     """Write the events under consecutive numbers."""
-    numbered = list(enumerate(events, first_number))
-    connection.executemany(_INSERT, [_row(number, event) for number, event in numbered])
+    numbered = list(enumerate(events, first_sequence))
+    connection.executemany(_INSERT, [_row(sequence, event) for sequence, event in numbered])
     parts = [
-        (number, num, content) for number, event in numbered for num, content in enumerate(event.attachments)
+        (sequence, num, content)
+        for sequence, event in numbered
+        for num, content in enumerate(event.attachments)
     ]
     if parts:
         connection.executemany(_INSERT_ATTACHMENT, parts)
 
 
-def _row(number: int, event: Event) -> tuple[object, ...]:
+def _row(sequence: int, event: Event) -> tuple[object, ...]:
     return (
-        number,
+        sequence,
         event.emitted_at,
         event.namespace,
         event.name,
@@ -72,28 +74,28 @@ def _as_json(names: tuple[Room, ...]) -> str:
 
 
 def read(
-    connection: sqlite3.Connection, numbers: Sequence[int], limit_bytes: int | None = None
+    connection: sqlite3.Connection, sequences: Sequence[int], limit_bytes: int | None = None
 ) -> list[LoggedEvent]:
     """The events with these numbers, ascending, up to the one that passes the limit.
 
     Those that are not there are left out.
     """
-    rows = _until(limit_bytes, connection.execute(_READ, (json.dumps(sorted(set(numbers))),)))
+    rows = _until(limit_bytes, connection.execute(_READ, (json.dumps(sorted(set(sequences))),)))
     contents = _read_attachments(connection, [row[0] for row in rows if row[6]])
     return [
         LoggedEvent(
-            number,
+            sequence,
             Event(
                 namespace=namespace,
                 name=name,
                 payload=payload,
-                attachments=tuple(contents[number]) if attachments else (),
+                attachments=tuple(contents[sequence]) if attachments else (),
                 rooms=_from_json(rooms),
                 skip=() if skip is None else tuple(json.loads(skip)),
                 emitted_at=emitted_at,
             ),
         )
-        for number, emitted_at, namespace, name, rooms, skip, attachments, payload, _ in rows
+        for sequence, emitted_at, namespace, name, rooms, skip, attachments, payload, _ in rows
     ]
 
 
@@ -110,20 +112,20 @@ def _until(limit_bytes: int | None, cursor: sqlite3.Cursor) -> list[tuple[Any, .
     return rows
 
 
-def _read_attachments(connection: sqlite3.Connection, numbers: Sequence[int]) -> dict[int, list[bytes]]:
-    contents: dict[int, list[bytes]] = {number: [] for number in numbers}
-    if numbers:
-        for number, content in connection.execute(_READ_ATTACHMENTS, (json.dumps(numbers),)):
-            contents[number].append(content)
+def _read_attachments(connection: sqlite3.Connection, sequences: Sequence[int]) -> dict[int, list[bytes]]:
+    contents: dict[int, list[bytes]] = {sequence: [] for sequence in sequences}
+    if sequences:
+        for sequence, content in connection.execute(_READ_ATTACHMENTS, (json.dumps(sequences),)):
+            contents[sequence].append(content)
     return contents
 
 
 def read_tail(
-    connection: sqlite3.Connection, first_number: int
+    connection: sqlite3.Connection, first_sequence: int
 ) -> Iterator[tuple[int, str, tuple[Room, ...] | None, int]]:
     """Number, namespace, rooms and size in bytes of every event from this number on."""
-    for number, namespace, rooms, size_bytes in connection.execute(_READ_TAIL, (first_number,)):
-        yield number, namespace, _from_json(rooms), size_bytes
+    for sequence, namespace, rooms, size_bytes in connection.execute(_READ_TAIL, (first_sequence,)):
+        yield sequence, namespace, _from_json(rooms), size_bytes
 
 
 def _from_json(rooms: str | None) -> tuple[Room, ...] | None:

@@ -24,7 +24,7 @@ PAUSE_GROWTH: Final = 1.5
 """After each wait in vain the loop leaves itself more time, so a slow job costs it a share only."""
 LONGEST_WAIT: Final = 0.005
 """Seconds to step aside for a job that runs statements, each of which needs the lock."""
-LONGEST_SYNC_WAIT: Final = 0.0003
+LONGEST_COMMIT_WAIT: Final = 0.0003
 """Seconds to step aside for a job that commits. Until the disk has answered waiting longer is lost
 time (a disk with 4 ms per fsync would take 70 % of the loop's); after that it needs the lock once."""
 
@@ -36,7 +36,7 @@ class GilRelief:
         self._loop = loop
         self._submitted = 0
         self._completed = 0  # like the next two, written on the thread only
-        self._is_syncing = False
+        self._is_committing = False
         self._progress = threading.Event()
         self._watching = False
 
@@ -53,14 +53,14 @@ class GilRelief:
         self._progress.set()
 
     @contextmanager
-    def syncing(self) -> Iterator[None]:
+    def committing(self) -> Iterator[None]:
         """While the job waits for the disk; on the thread."""
-        self._is_syncing = True
+        self._is_committing = True
         self._progress.set()
         try:
             yield
         finally:
-            self._is_syncing = False
+            self._is_committing = False
 
     def _look_again(self, pause: float) -> None:
         self._loop.call_later(pause, self._look, self._completed, pause)
@@ -70,17 +70,17 @@ class GilRelief:
             self._watching = False
             return
         if self._completed == completed:
-            self._step_aside(completed)
+            self._yield_gil(completed)
         if self._completed == completed:
             self._look_again(min(pause * PAUSE_GROWTH, LONGEST_PAUSE))
         else:
             self._look_again(FIRST_PAUSE)
 
-    def _step_aside(self, completed: int) -> None:
-        if not self._is_syncing:
+    def _yield_gil(self, completed: int) -> None:
+        if not self._is_committing:
             self._wait(completed, LONGEST_WAIT)
-        if self._is_syncing:
-            self._wait(completed, LONGEST_SYNC_WAIT)
+        if self._is_committing:
+            self._wait(completed, LONGEST_COMMIT_WAIT)
 
     def _wait(self, completed: int, longest: float) -> None:
         # Cleared before the count is read: a job that ends in between sets it again.

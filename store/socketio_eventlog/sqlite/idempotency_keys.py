@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Final
 
-from socketio_eventlog.records import Answered
+from socketio_eventlog.records import EventHandled
 
 _INSERT: Final = """
 INSERT INTO answers (namespace, event, identity, key, answer, answered_at) VALUES (?, ?, ?, ?, ?, ?)
@@ -21,10 +21,10 @@ WHERE rowid IN (SELECT rowid FROM answers WHERE answered_at < ? ORDER BY answere
 """
 
 
-def write(connection: sqlite3.Connection, answers: Sequence[Answered]) -> None:
+def write(connection: sqlite3.Connection, handled: Sequence[EventHandled]) -> None:
     """Keep the answers. A key that has one already is an IntegrityError, and all of it is undone."""
     connection.executemany(
-        _INSERT, [(a.namespace, a.name, a.identity, a.key, a.answer, a.answered_at) for a in answers]
+        _INSERT, [(a.namespace, a.name, a.identity, a.key, a.acknowledgement, a.handled_at) for a in handled]
     )
 
 
@@ -34,6 +34,6 @@ def find(connection: sqlite3.Connection, namespace: str, name: str, identity: st
     return None if row is None else str(row[0])
 
 
-def prune(connection: sqlite3.Connection, answered_before: float, limit: int) -> int:
+def prune(connection: sqlite3.Connection, handled_before: float, limit: int) -> int:
     """Delete some of the oldest answers from before a service time in seconds; return how many."""
-    return connection.execute(_PRUNE, (answered_before, limit)).rowcount
+    return connection.execute(_PRUNE, (handled_before, limit)).rowcount

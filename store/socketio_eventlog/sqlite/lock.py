@@ -47,7 +47,7 @@ if hasattr(os, "register_at_fork"):
 class Lock:
     """The right to write a database, until ``release`` or the end of the process."""
 
-    def __init__(self, path: Path, patience_seconds: float) -> None:
+    def __init__(self, path: Path, timeout_seconds: float) -> None:
         """Take it, or wait for whoever has it; blocking. The folder must exist.
 
         Raises StoreNotUsable when it was not free in time, OSError when its file cannot be made.
@@ -55,13 +55,13 @@ class Lock:
         path = path.resolve()  # servers that go by different symbolic links must meet
         self._file = path.with_name(path.name + "-lock")
         self._handle: int | None = None
-        deadline, told = time.monotonic() + patience_seconds, False
+        deadline, told = time.monotonic() + timeout_seconds, False
         while HAS_LOCKS and not self._try():
             if time.monotonic() >= deadline:
                 raise StoreNotUsable(f"{path} is in use by another server.")
             if not told:
                 logger.warning(
-                    "%s is in use by another server; waiting up to %g s for its end.", path, patience_seconds
+                    "%s is in use by another server; waiting up to %g s for its end.", path, timeout_seconds
                 )
                 told = True
             time.sleep(_PAUSE_SECONDS)

@@ -12,18 +12,18 @@ from typing import Final, Literal
 
 from socketio_eventlog import offsets
 from socketio_eventlog.errors import StoreError, StoreNotUsable
-from socketio_eventlog.index import Generation, Portion, Wanted, collect, wanted
-from socketio_eventlog.records import Change, Event, Interval, LoggedEvent, Missed, Place, StoredSession
+from socketio_eventlog.index import AudienceRange, Segment, SegmentChunk, collect, wanted
+from socketio_eventlog.records import Change, Event, LoggedEvent, Membership, Missed, Offset, StoredSession
 from socketio_eventlog.sqlite import events, idempotency_keys, schema, segments, sessions
 from socketio_eventlog.sqlite.database import Database
 from socketio_eventlog.sqlite.start import Start, begin
 
 _COUNTS: Final = "SELECT (SELECT count(*) FROM sessions), (SELECT count(*) FROM events)"
 
-_GENERATIONS_PER_READ: Final = 64
+_SEGMENTS_PER_READ: Final = 64
 
 
-def _random_boot_id() -> str:
+def _random_epoch() -> str:
     return secrets.token_urlsafe(6)
 
 
@@ -31,14 +31,14 @@ class EventLog:
     """The durable log, as the one process that writes it sees it. Use it from one event loop."""
 
     def __init__(
-        self, boot: str, start: Start, write: Database, read: Database, clock: Callable[[], float]
+        self, epoch: str, start: Start, write: Database, read: Database, clock: Callable[[], float]
     ) -> None:
         """Use ``open``."""
-        self.boot = boot
+        self.epoch = epoch
         """The random id of this start of the server."""
-        self.service_time_at_open = start.service_time
+        self.uptime_at_open = start.uptime
         """For how many seconds servers had run on this database when this one started."""
-        self._boots = start.boots
+        self._epochs = start.epochs
         self._head = start.head
         self._pruned_through = start.pruned_through
         self._index = start.index
@@ -55,7 +55,7 @@ class EventLog:
         synchronous: Literal["full", "normal"] = "full",
         index_memory_bytes: int = 64_000_000,
         wall_clock: Callable[[], float] = time.time,
-        boot_id: Callable[[], str] = _random_boot_id,
+        new_epoch: Callable[[], str] = _random_epoch,
     ) -> EventLog:
         """Open the database, create or migrate it if needed, and note this start in it durably.
 
@@ -64,23 +64,23 @@ class EventLog:
         ``boot_id`` returns up to 32 letters, digits, ``-`` or ``_``.
         Raises StoreNotUsable (DatabaseTooNew among it) with one line that names the path.
         """
-        boot = boot_id()
-        if offsets.BOOT_ID.fullmatch(boot) is None:
-            raise ValueError(f"a boot id cannot be {boot!r}")
-        boot_begins = partial(
-            begin, path=path, boot=boot, now=wall_clock(), index_memory_bytes=index_memory_bytes
+        epoch = new_epoch()
+        if offsets.EPOCH_ID.fullmatch(epoch) is None:
+            raise ValueError(f"a boot id cannot be {epoch!r}")
+        epoch_begins = partial(
+            begin, path=path, epoch=epoch, now=wall_clock(), index_memory_bytes=index_memory_bytes
         )
         write = await Database.open(lambda: schema.writer(path))
         try:
-            start = await write.run(boot_begins)
-            await write.run(lambda connection: schema.settle(connection, synchronous))
+            start = await write.run(epoch_begins)
+            await write.run(lambda connection: schema.configure(connection, synchronous))
             read = await Database.open(lambda: schema.reader(path))
         except BaseException as error:
             await write.close()
             if isinstance(error, StoreError) and not isinstance(error, StoreNotUsable):
                 raise StoreNotUsable(f"{path}: {error}") from error
             raise
-        return cls(boot, start, write, read, wall_clock)
+        return cls(epoch, start, write, read, wall_clock)
 
     @property
     def head(self) -> int:
@@ -92,25 +92,25 @@ class EventLog:
         """The number of the last event that was deleted; 0 before the first."""
         return self._pruned_through
 
-    def place(self, number: int) -> Place:
+    def offset_at(self, sequence: int) -> Offset:
         """The position after this event, as this boot gives it out."""
-        return Place(self.boot, number)
+        return Offset(self.epoch, sequence)
 
-    def origin(self, number: int) -> Place:
+    def offset_of(self, sequence: int) -> Offset:
         """The place that the event with this number was given when it was emitted, by whatever boot."""
-        return Place(self._boots.writer_of(number), number)
+        return Offset(self._epochs.writer_of(sequence), sequence)
 
-    def locate(self, offset: str) -> Place:
+    def locate(self, offset: str) -> Offset:
         """Read a client's offset.
 
         Raises OffsetMalformed if it is not of our form, OffsetUnknown if its boot is not recorded here,
         OffsetRolledBack if its boot did not write that far, or began later, in this history of the log.
         """
-        return self._boots.check(offsets.parse(offset), self._head)
+        return self._epochs.check(offsets.parse(offset), self._head)
 
-    def precedes_boot(self, earlier: str, later: str) -> bool:
+    def precedes_epoch(self, earlier: str, later: str) -> bool:
         """Whether one boot came before the other. Raises OffsetUnknown for one that is not recorded."""
-        return self._boots.precedes(earlier, later)
+        return self._epochs.precedes(earlier, later)
 
     async def load_sessions(self) -> list[StoredSession]:
         """All sessions, in the order in which they were opened. Raises StoreUnavailable, StoreClosed."""
@@ -129,26 +129,28 @@ class EventLog:
         if not changes:
             return []
         changes = tuple(changes)
-        portion = self._index.portion(len(changes))
+        chunk = self._index.chunk(len(changes))
         return await self._write.submit(
-            lambda connection: self._writer.commit(connection, changes, portion),
-            partial(self._committed, changes, portion),
+            lambda connection: self._writer.commit(connection, changes, chunk),
+            partial(self._committed, changes, chunk),
         )
 
-    def _committed(self, changes: Sequence[Change], portion: Portion | None, numbers: Sequence[int]) -> None:
+    def _committed(
+        self, changes: Sequence[Change], chunk: SegmentChunk | None, sequences: Sequence[int]
+    ) -> None:
         index = self._index
-        for change, number in zip(changes, numbers, strict=True):
+        for change, sequence in zip(changes, sequences, strict=True):
             if type(change) is Event:
-                index.add(number, change.namespace, change.rooms, change.size_bytes)
-                self._head = number
-        if portion is not None:
-            index.written(portion)
+                index.add(sequence, change.namespace, change.rooms, change.size_bytes)
+                self._head = sequence
+        if chunk is not None:
+            index.written(chunk)
         index.evict()
 
     async def missed(
         self,
         namespace: str,
-        memberships: Sequence[Interval],
+        memberships: Sequence[Membership],
         after: int,
         through: int,
         *,
@@ -159,39 +161,39 @@ class EventLog:
         With ``at_most`` the search ends once it has found more than so many. Raises StoreUnavailable,
         StoreClosed.
         """
-        stretches = wanted(namespace, memberships, max(after, self._pruned_through), through)
-        found = list(self._index.loaded(stretches))
-        keys = self._index.only_on_disk(stretches)
-        for start in range(0, len(keys), _GENERATIONS_PER_READ):
-            found += await self._fetch(keys[start : start + _GENERATIONS_PER_READ], stretches)
-        return collect(sorted(found, key=lambda generation: generation.key), stretches, at_most)
+        ranges = wanted(namespace, memberships, max(after, self._pruned_through), through)
+        found = list(self._index.loaded(ranges))
+        keys = self._index.only_on_disk(ranges)
+        for start in range(0, len(keys), _SEGMENTS_PER_READ):
+            found += await self._fetch(keys[start : start + _SEGMENTS_PER_READ], ranges)
+        return collect(sorted(found, key=lambda segment: segment.key), ranges, at_most)
 
-    async def _fetch(self, keys: Sequence[int], stretches: Sequence[Wanted]) -> list[Generation]:
-        audiences = {stretch.audience for stretch in stretches}
+    async def _fetch(self, keys: Sequence[int], ranges: Sequence[AudienceRange]) -> list[Segment]:
+        audiences = {range_.audience for range_ in ranges}
         return await self._read.run(partial(segments.read, keys=keys, audiences=audiences))
 
     def missed_in_memory(
         self,
         namespace: str,
-        memberships: Sequence[Interval],
+        memberships: Sequence[Membership],
         after: int,
         through: int,
         *,
         at_most: int | None = None,
     ) -> Missed | None:
         """The same as ``missed`` without awaiting; None when part of the answer is only on disk."""
-        stretches = wanted(namespace, memberships, max(after, self._pruned_through), through)
-        if self._index.only_on_disk(stretches):
+        ranges = wanted(namespace, memberships, max(after, self._pruned_through), through)
+        if self._index.only_on_disk(ranges):
             return None
-        return collect(self._index.loaded(stretches), stretches, at_most)
+        return collect(self._index.loaded(ranges), ranges, at_most)
 
-    async def read(self, numbers: Sequence[int], limit_bytes: int | None = None) -> list[LoggedEvent]:
+    async def read(self, sequences: Sequence[int], limit_bytes: int | None = None) -> list[LoggedEvent]:
         """The events with these numbers, ascending, each once; those that are not there are left out.
 
         With ``limit_bytes`` the reading ends with the event that passes the limit. Raises
         StoreUnavailable, StoreClosed.
         """
-        return await self._read.run(partial(events.read, numbers=numbers, limit_bytes=limit_bytes))
+        return await self._read.run(partial(events.read, sequences=sequences, limit_bytes=limit_bytes))
 
     async def prune(self, *, through: int, emitted_before: float, limit: int = 1000) -> int:
         """Delete the oldest events, up to ``through`` and to the first that is not older.
@@ -208,7 +210,7 @@ class EventLog:
         self._pruned_through = max(self._pruned_through, pruned[1])
         self._index.forget(self._pruned_through)
 
-    async def answer(self, namespace: str, name: str, identity: str, key: str) -> str | None:
+    async def acknowledgement(self, namespace: str, name: str, identity: str, key: str) -> str | None:
         """The JSON array with which a client's event was answered, None for a key that is new.
 
         Raises StoreUnavailable, StoreClosed.
@@ -216,22 +218,22 @@ class EventLog:
         find = partial(idempotency_keys.find, namespace=namespace, name=name, identity=identity, key=key)
         return await self._read.run(find)
 
-    async def prune_answers(self, answered_before: float, limit: int = 1000) -> int:
+    async def prune_idempotency_keys(self, handled_before: float, limit: int = 1000) -> int:
         """Forget at most ``limit`` answers from before a service time in seconds; return how many.
 
         Raises StoreBusy, StoreUnavailable, StoreClosed.
         """
         return await self._write.run(
-            lambda connection: self._writer.prune_answers(connection, answered_before, limit)
+            lambda connection: self._writer.prune_idempotency_keys(connection, handled_before, limit)
         )
 
-    async def beat(self, service_time: float) -> None:
+    async def heartbeat(self, uptime: float) -> None:
         """Write down that this server is alive, and how many seconds servers have run on this database.
 
         Raises StoreUnavailable when the file was deleted or replaced, StoreBusy, StoreClosed.
         """
         now = self._wall_clock()
-        await self._write.run(lambda connection: self._writer.beat(connection, now, service_time))
+        await self._write.run(lambda connection: self._writer.heartbeat(connection, now, uptime))
 
     async def counts(self) -> tuple[int, int]:
         """How many sessions and how many events there are. Raises StoreUnavailable, StoreClosed."""

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Final, Literal
 
 from socketio_eventlog.errors import DatabaseTooNew, StoreError, StoreNotUsable
-from socketio_eventlog.sqlite.database import Connection
+from socketio_eventlog.sqlite.database import StoreConnection
 from socketio_eventlog.sqlite.lock import Lock
 
 HEAD_REVISION: Final = "0002"
 """The newest migration. A database that is there already opens without importing alembic (0.3 s)."""
 APPLICATION_ID: Final = 0x53696F45
 """What the first migration writes into the file's header."""
-OPENING_PATIENCE: Final = 10.0
+OPENING_TIMEOUT_SECONDS: Final = 10.0
 """Seconds to wait for another program's lock while opening: a server that is about to end included, which
 takes up to ``shutdown_grace``, 10 s unless told otherwise."""
 
@@ -32,18 +32,18 @@ _WAL_LIMIT: Final = "PRAGMA journal_size_limit = 8000000"
 _SYNCHRONOUS: Final = {"full": "PRAGMA synchronous = FULL", "normal": "PRAGMA synchronous = NORMAL"}
 
 
-def writer(path: Path) -> Connection:
+def writer(path: Path) -> StoreConnection:
     """Open the one connection that writes; create or migrate the database before.
 
     It is durable ("full") until ``settle`` says otherwise, and the only one on this file until it is closed.
     """
-    with _explained(path):
+    with _translate_errors(path):
         _create_file(path)
         connection = _connect(path, "rw")
         try:
-            connection.lock = Lock(path, OPENING_PATIENCE)
+            connection.lock = Lock(path, OPENING_TIMEOUT_SECONDS)
             _check(connection)
-            _patiently(lambda: connection.execute("PRAGMA journal_mode = WAL"))
+            _retry_while_busy(lambda: connection.execute("PRAGMA journal_mode = WAL"))
             if _revision(connection) != HEAD_REVISION:
                 _migrate(path)
             connection.execute(_SYNCHRONOUS["full"])
@@ -54,7 +54,7 @@ def writer(path: Path) -> Connection:
         return connection
 
 
-def settle(connection: sqlite3.Connection, synchronous: Literal["full", "normal"]) -> None:
+def configure(connection: sqlite3.Connection, synchronous: Literal["full", "normal"]) -> None:
     """Switch from opening to running: the configured durability, and no patience.
 
     How to retry while another program holds the lock is for the caller to say; in here a wait would
@@ -64,20 +64,20 @@ def settle(connection: sqlite3.Connection, synchronous: Literal["full", "normal"
     connection.execute(_BUSY_TIMEOUT)
 
 
-def reader(path: Path) -> Connection:
+def reader(path: Path) -> StoreConnection:
     """Open a connection that only reads. It cannot checkpoint either: one connection does both.
 
     Two connections that write or checkpoint at the same instant can corrupt the database in SQLite
     3.7.0 to 3.51.2 (https://sqlite.org/wal.html#walresetbug).
     """
-    with _explained(path):
+    with _translate_errors(path):
         connection = _connect(path, "ro")
         connection.execute(_READER_BUSY_TIMEOUT)
         return connection
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _translate_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except StoreError:
@@ -119,15 +119,17 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _connect(path: Path, mode: Literal["rw", "ro"]) -> Connection:
+def _connect(path: Path, mode: Literal["rw", "ro"]) -> StoreConnection:
     # Never mode=rwc: a file that was deleted meanwhile would come back readable by everybody.
     uri = f"{path.absolute().as_uri()}?mode={mode}"
-    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=OPENING_PATIENCE, factory=Connection)
+    return sqlite3.connect(
+        uri, uri=True, isolation_level=None, timeout=OPENING_TIMEOUT_SECONDS, factory=StoreConnection
+    )
 
 
-def _patiently(attempt: Callable[[], object]) -> None:
+def _retry_while_busy(attempt: Callable[[], object]) -> None:
     """Repeat what SQLite refuses at once, without its busy timeout, while another program is in the way."""
-    deadline = time.monotonic() + OPENING_PATIENCE
+    deadline = time.monotonic() + OPENING_TIMEOUT_SECONDS
     while True:
         try:
             attempt()

@@ -13,8 +13,8 @@ from typing import Final, TypeAlias
 
 from socketio_eventlog.records import (
     DataSaved,
-    Interval,
-    Place,
+    Membership,
+    Offset,
     RoomClosed,
     RoomJoined,
     RoomLeft,
@@ -99,21 +99,29 @@ WHERE left_after IS NULL OR left_after > ? ORDER BY joined_after
 """
 
 
-def write(connection: sqlite3.Connection, changes: Sequence[SessionChange], position: Place) -> None:
+def write(connection: sqlite3.Connection, changes: Sequence[SessionChange], position: Offset) -> None:
     """Write changes of one kind, all at the same position of the log."""
     rows = [_parameters(change, position) for change in changes]
     for statement in _STATEMENTS[type(changes[0])]:
         connection.executemany(statement, rows)
 
 
-def _parameters(change: SessionChange, position: Place) -> tuple[object, ...]:
+def _parameters(change: SessionChange, position: Offset) -> tuple[object, ...]:
     if isinstance(change, RoomClosed):
-        return position.number, change.namespace, change.room
+        return position.sequence, change.namespace, change.room
     session = (change.namespace, change.sid)
     match change:
         case SessionOpened():
-            boot, number = position
-            return (*session, change.pid_hash, boot, number, change.former_offset, number, change.opened_at)
+            epoch, sequence = position
+            return (
+                *session,
+                change.pid_hash,
+                epoch,
+                sequence,
+                change.former_offset,
+                sequence,
+                change.opened_at,
+            )
         case SessionResumed():
             return (change.resumed_at, *session)
         case SessionAway():
@@ -125,9 +133,9 @@ def _parameters(change: SessionChange, position: Place) -> tuple[object, ...]:
         case DataSaved():
             return (change.data, *session)
         case RoomJoined():
-            return (change.room, position.number, *session, change.room)
+            return (change.room, position.sequence, *session, change.room)
         case RoomLeft():
-            return (position.number, *session, change.room)
+            return (position.sequence, *session, change.room)
 
 
 def load(connection: sqlite3.Connection, pruned_through: int) -> list[StoredSession]:
@@ -135,18 +143,18 @@ def load(connection: sqlite3.Connection, pruned_through: int) -> list[StoredSess
 
     Memberships that ended at or before ``pruned_through`` are left out: no event is left for them.
     """
-    memberships: defaultdict[tuple[str, str], list[Interval]] = defaultdict(list)
+    memberships: defaultdict[tuple[str, str], list[Membership]] = defaultdict(list)
     for namespace, sid, room, joined_after, left_after in connection.execute(
         _LOAD_MEMBERSHIPS, (pruned_through,)
     ):
-        memberships[namespace, sid].append(Interval(room, joined_after, left_after))
+        memberships[namespace, sid].append(Membership(room, joined_after, left_after))
     rows = connection.execute(_LOAD)
     return [
         StoredSession(
             namespace=namespace,
             sid=sid,
             pid_hash=pid_hash,
-            start=Place(boot, number),
+            start=Offset(epoch, sequence),
             former_offset=former_offset,
             identity=identity,
             data=data,
@@ -158,8 +166,8 @@ def load(connection: sqlite3.Connection, pruned_through: int) -> list[StoredSess
             namespace,
             sid,
             pid_hash,
-            boot,
-            number,
+            epoch,
+            sequence,
             former_offset,
             identity,
             data,

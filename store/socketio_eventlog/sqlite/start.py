@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from socketio_eventlog.index import Index
-from socketio_eventlog.offsets import Boots
+from socketio_eventlog.offsets import Epochs
 from socketio_eventlog.sqlite import segments
 from socketio_eventlog.sqlite.writer import Writer
 
@@ -35,7 +35,7 @@ WHERE boots.number <= (SELECT max(number) FROM boots) - ?
 """
 _BOOTS: Final = "SELECT boot, began_after FROM boots ORDER BY number"
 
-BOOTS_KEPT = 1000
+EPOCHS_KEPT = 1000
 """The newest starts are kept in any case, for people who look, and for clients that make up offsets."""
 
 
@@ -43,18 +43,18 @@ BOOTS_KEPT = 1000
 class Start:
     """What the database held when this boot was written into it."""
 
-    boots: Boots
+    epochs: Epochs
     head: int
     """The number of the last event."""
     pruned_through: int
-    service_time: float
+    uptime: float
     """Seconds that servers had run on this database."""
     index: Index
     writer: Writer
 
 
 def begin(
-    connection: sqlite3.Connection, path: Path, boot: str, now: float, index_memory_bytes: int
+    connection: sqlite3.Connection, path: Path, epoch: str, now: float, index_memory_bytes: int
 ) -> Start:
     """Write this boot down and read what is there, in one transaction; a job of the writer's thread.
 
@@ -62,10 +62,10 @@ def begin(
     that a power cut took from those that it did not.
     """
     connection.execute("BEGIN IMMEDIATE")
-    head, pruned_through, service_time = connection.execute(_HEAD).fetchone()
-    connection.execute(_BEGIN_BOOT, (boot, head, now, now, service_time))
-    connection.execute(_PRUNE_BOOTS, (BOOTS_KEPT,))
-    boots = Boots(connection.execute(_BOOTS))
+    head, pruned_through, uptime = connection.execute(_HEAD).fetchone()
+    connection.execute(_BEGIN_BOOT, (epoch, head, now, now, uptime))
+    connection.execute(_PRUNE_BOOTS, (EPOCHS_KEPT,))
+    epochs = Epochs(connection.execute(_BOOTS))
     index = segments.load(connection, pruned_through, index_memory_bytes)
     connection.commit()
-    return Start(boots, head, pruned_through, service_time, index, Writer(path, boot, head))
+    return Start(epochs, head, pruned_through, uptime, index, Writer(path, epoch, head))

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Final, cast
 
 from socketio_eventlog.errors import StoreUnavailable
-from socketio_eventlog.index import Portion
-from socketio_eventlog.records import Answered, Change, Event, Place
+from socketio_eventlog.index import SegmentChunk
+from socketio_eventlog.records import Change, Event, EventHandled, Offset
 from socketio_eventlog.sqlite import events, idempotency_keys, segments, sessions
 
 _BEGIN: Final = "BEGIN IMMEDIATE"
@@ -25,17 +25,17 @@ _BEAT: Final = "UPDATE boots SET alive_at = ?, service_time = ? WHERE boot = ?"
 class Writer:
     """The one that gives out numbers, for one boot of the server."""
 
-    def __init__(self, path: Path, boot: str, head: int) -> None:
+    def __init__(self, path: Path, epoch: str, head: int) -> None:
         """``head``: the log's last number when this boot began. The file must exist."""
         path = path.resolve()  # SQLite puts the WAL beside what a symbolic link points to
         self._files = {file: _identity(file) for file in (path, path.with_name(path.name + "-wal"))}
-        self._boot = boot
+        self._epoch = epoch
         self._head = head
         self._last_used = head
         self._lost: Path | None = None
 
     def commit(
-        self, connection: sqlite3.Connection, changes: Sequence[Change], portion: Portion | None
+        self, connection: sqlite3.Connection, changes: Sequence[Change], chunk: SegmentChunk | None
     ) -> list[int]:
         """Write the changes in their order, and a portion of the index, in one transaction.
 
@@ -44,24 +44,24 @@ class Writer:
         """
         self._begin(connection)
         head = self._head
-        number = self._last_used
+        sequence = self._last_used
         self._last_used += sum(1 for change in changes if type(change) is Event)
         positions: list[int] = []
         for kind, run in groupby(changes, type):
             group = list(run)
             if kind is Event:
-                events.insert(connection, number + 1, cast("list[Event]", group))
-                positions.extend(range(number + 1, number + 1 + len(group)))
-                head = number = number + len(group)
-            elif kind is Answered:
-                idempotency_keys.write(connection, cast("list[Answered]", group))
+                events.insert(connection, sequence + 1, cast("list[Event]", group))
+                positions.extend(range(sequence + 1, sequence + 1 + len(group)))
+                head = sequence = sequence + len(group)
+            elif kind is EventHandled:
+                idempotency_keys.write(connection, cast("list[EventHandled]", group))
                 positions.extend([head] * len(group))
             else:
-                place = Place(self._boot, head)
-                sessions.write(connection, cast("list[sessions.SessionChange]", group), place)
+                offset = Offset(self._epoch, head)
+                sessions.write(connection, cast("list[sessions.SessionChange]", group), offset)
                 positions.extend([head] * len(group))
-        if portion is not None:
-            segments.write(connection, portion)
+        if chunk is not None:
+            segments.write(connection, chunk)
         connection.commit()
         self._head = head
         return positions
@@ -77,14 +77,16 @@ class Writer:
         connection.commit()
         return deleted, last
 
-    def prune_answers(self, connection: sqlite3.Connection, answered_before: float, limit: int) -> int:
+    def prune_idempotency_keys(
+        self, connection: sqlite3.Connection, handled_before: float, limit: int
+    ) -> int:
         """See ``idempotency_keys.prune``."""
         self._begin(connection)
-        deleted = idempotency_keys.prune(connection, answered_before, limit)
+        deleted = idempotency_keys.prune(connection, handled_before, limit)
         connection.commit()
         return deleted
 
-    def beat(self, connection: sqlite3.Connection, alive_at: float, service_time: float) -> None:
+    def heartbeat(self, connection: sqlite3.Connection, alive_at: float, uptime: float) -> None:
         """Note that this boot is alive. Raises StoreUnavailable if the files are not ours any more.
 
         On a file that was deleted SQLite goes on without an error, and all of it is gone at the end.
@@ -92,7 +94,7 @@ class Writer:
         changed = (file for file, identity in self._files.items() if _identity(file) != identity)
         self._lost = next(changed, None)
         self._begin(connection)
-        connection.execute(_BEAT, (alive_at, service_time, self._boot))
+        connection.execute(_BEAT, (alive_at, uptime, self._epoch))
         connection.commit()
 
     def _begin(self, connection: sqlite3.Connection) -> None:
@@ -101,7 +103,7 @@ class Writer:
         connection.execute(_BEGIN)
         # The lock keeps other servers out, unless somebody deletes its file.
         (newest,) = connection.execute(_NEWEST_BOOT).fetchone()
-        if newest != self._boot:
+        if newest != self._epoch:
             # It continues the log from its own memory, as this one would: one of them has to stop.
             raise StoreUnavailable("Another server was started on this database and has taken it over.")
 
