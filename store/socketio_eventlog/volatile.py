@@ -1,15 +1,19 @@
-"""Positions without storage, for a server whose recovery is disabled: the same order, nothing kept."""
+"""A log without storage, for a server whose recovery is disabled."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from socketio_eventlog.errors import OffsetUnknown
-from socketio_eventlog.records import Change, Event, LoggedEvent, Membership, Missed, Offset
+from socketio_eventlog.records import Change, Event, LoggedEvent, Membership, Missed, Offset, StoredSession
 
 
 class VolatileLog:
-    """Counts events and stores nothing; the disabled twin of ``EventLog``."""
+    """A ``Log`` that counts events and stores nothing."""
+
+    is_durable: Final = False
+    uptime_at_open: Final = 0.0
 
     def __init__(self) -> None:
         self.epoch = "volatile"
@@ -17,31 +21,30 @@ class VolatileLog:
         self.pruned_through = 0
 
     def offset_at(self, sequence: int) -> Offset:
-        """The place of a number; no client is ever told."""
+        """Return an offset for use inside the server only; no client receives the offset."""
+        return Offset(self.epoch, sequence)
+
+    def offset_of(self, sequence: int) -> Offset:
         return Offset(self.epoch, sequence)
 
     def locate(self, offset: str) -> Offset:
-        """No offset was ever given out. Raises OffsetUnknown."""
+        """Refuse every offset, since no client ever received one. Raises OffsetUnknown."""
         raise OffsetUnknown
 
     def precedes_epoch(self, earlier: str, later: str) -> bool:
-        """There is one start only."""
+        """Return False: a volatile log has one epoch only."""
         return False
 
+    async def load_sessions(self) -> list[StoredSession]:
+        return []
+
     async def commit(self, changes: Sequence[Change]) -> list[int]:
-        """Give every event its number; return the position after each change."""
-        positions = []
+        heads = []
         for change in changes:
             if isinstance(change, Event):
                 self.head += 1
-            positions.append(self.head)
-        return positions
-
-    def missed_in_memory(
-        self, namespace: str, memberships: Sequence[Membership], after: int, through: int
-    ) -> Missed | None:
-        """Nothing: what is not in the dispatcher's tail is gone."""
-        return Missed((), 0)
+            heads.append(self.head)
+        return heads
 
     async def missed(
         self,
@@ -52,20 +55,36 @@ class VolatileLog:
         *,
         at_most: int | None = None,
     ) -> Missed:
-        """Nothing, as above."""
         return Missed((), 0)
 
-    async def read(self, sequences: Sequence[int], limit_bytes: int) -> list[LoggedEvent]:
-        """Nothing, as above."""
+    def missed_in_memory(
+        self,
+        namespace: str,
+        memberships: Sequence[Membership],
+        after: int,
+        through: int,
+        *,
+        at_most: int | None = None,
+    ) -> Missed | None:
+        return Missed((), 0)
+
+    async def read(self, sequences: Sequence[int], limit_bytes: int | None = None) -> list[LoggedEvent]:
         return []
 
-    def offset_of(self, sequence: int) -> Offset:
-        """As ``place``."""
-        return self.offset_at(sequence)
+    async def prune(self, *, through: int, emitted_before: float, limit: int = 1000) -> int:
+        return 0
 
     async def acknowledgement(self, namespace: str, name: str, identity: str, key: str) -> str | None:
-        """Nothing is remembered."""
         return None
 
+    async def prune_idempotency_keys(self, handled_before: float, limit: int = 1000) -> int:
+        return 0
+
+    async def heartbeat(self, uptime: float) -> None:
+        pass
+
+    async def counts(self) -> tuple[int, int]:
+        return 0, 0
+
     async def close(self) -> None:
-        """There is nothing to close."""
+        pass

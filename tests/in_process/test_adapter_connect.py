@@ -152,7 +152,7 @@ async def test_a_client_that_leaves_while_its_handler_runs_leaves_nothing_behind
         runtime = await server.manager.start()
         await until(lambda: not list(runtime.registry))
         await server.sio.emit("so that all before it is on disk")
-        assert await runtime.log.load_sessions() == []  # type: ignore[union-attr]
+        assert await runtime.log.load_sessions() == []
 
 
 async def test_a_store_that_cannot_be_opened_is_reported_by_start_and_by_emit(tmp_path: Path) -> None:

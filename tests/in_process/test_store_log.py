@@ -8,6 +8,7 @@ import pytest
 
 from socketio_eventlog.errors import OffsetMalformed, OffsetRolledBack, OffsetUnknown
 from socketio_eventlog.index import SEGMENT_LENGTH
+from socketio_eventlog.log import Log
 from socketio_eventlog.records import (
     Change,
     DataSaved,
@@ -36,7 +37,9 @@ async def only_session(log: EventLog) -> StoredSession:
 
 
 async def test_a_new_log_is_empty(path: Path) -> None:
-    async with opened(path) as log:
+    async with opened(path) as event_log:
+        log: Log = event_log
+        assert log.is_durable
         assert (log.head, log.pruned_through, log.uptime_at_open) == (0, 0, 0.0)
         assert await log.counts() == (0, 0)
         assert await log.load_sessions() == []

@@ -30,6 +30,8 @@ def _random_epoch() -> str:
 class EventLog:
     """The durable log, as the one process that writes it sees it. Use it from one event loop."""
 
+    is_durable: Final = True
+
     def __init__(
         self, epoch: str, start: Start, write: Database, read: Database, clock: Callable[[], float]
     ) -> None:
