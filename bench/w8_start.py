@@ -13,6 +13,7 @@ from bench.results import Row
 from bench.servers import HOUR_SECONDS, NORMAL
 from bench.session import Bench
 from bench.w3_recovery import label
+from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.records import Event
 from socketio_eventlog.sqlite.log import EventLog
 
@@ -23,7 +24,7 @@ ROOMS = 1000
 async def fill_log(path: Path, size: int) -> None:
     """A log of events to a thousand rooms, as a server would have written it."""
     path.parent.mkdir(parents=True)
-    log = await EventLog.open(path, synchronous="normal")
+    log = await EventLog.open(StoreOptions(path=path, synchronous="normal"))
     now = time.time()
     for start in range(0, size, BATCH):
         await log.commit([_event(number, now) for number in range(start, min(start + BATCH, size))])

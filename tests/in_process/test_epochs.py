@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 async def start_as(path: Path, *boots: str) -> None:
     for boot in boots:
-        async with opened(path, new_epoch=lambda boot=boot: boot):
+        async with opened(path, new_epoch=partial(str, boot)):
             pass
 
 

@@ -64,10 +64,11 @@ def test_opening_a_database_that_is_up_to_date_imports_no_alembic(path: Path) ->
     code = """
 import asyncio, sys
 from pathlib import Path
+from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.sqlite.log import EventLog
 
 async def main():
-    log = await EventLog.open(Path(sys.argv[1]))
+    log = await EventLog.open(StoreOptions(path=Path(sys.argv[1])))
     await log.close()
     print("alembic" in sys.modules, "sqlalchemy" in sys.modules)
 
@@ -81,6 +82,7 @@ KILLED_AT_STATEMENT = """
 import asyncio, os, signal, sys
 from pathlib import Path
 from socketio_eventlog.sqlite import schema
+from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.sqlite.log import EventLog
 
 connect = schema._connect
@@ -95,7 +97,7 @@ def count(statement):
         os.kill(os.getpid(), signal.SIGKILL)
 
 schema._connect = watched
-asyncio.run(EventLog.open(Path(sys.argv[1])))
+asyncio.run(EventLog.open(StoreOptions(path=Path(sys.argv[1]))))
 """
 
 
@@ -123,12 +125,13 @@ def test_servers_that_start_at_once_migrate_once(path: Path) -> None:
 import asyncio, sys
 from pathlib import Path
 import alembic.command
+from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.sqlite.log import EventLog
 
 async def main():
     print("ready", flush=True)
     sys.stdin.readline()
-    log = await EventLog.open(Path(sys.argv[1]))
+    log = await EventLog.open(StoreOptions(path=Path(sys.argv[1])))
     await log.close()
     print(log.epoch, flush=True)
 
@@ -174,11 +177,12 @@ connection.execute("ROLLBACK")
 OPENS = """
 import asyncio, sys
 from pathlib import Path
+from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.sqlite.log import EventLog
 
 async def main():
     print("opening", flush=True)
-    log = await EventLog.open(Path(sys.argv[1]))
+    log = await EventLog.open(StoreOptions(path=Path(sys.argv[1])))
     await log.close()
     print("opened", flush=True)
 

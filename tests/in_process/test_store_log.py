@@ -9,6 +9,7 @@ import pytest
 from socketio_eventlog.errors import OffsetMalformed, OffsetRolledBack, OffsetUnknown
 from socketio_eventlog.index import SEGMENT_LENGTH
 from socketio_eventlog.log import Log
+from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.records import (
     Change,
     DataSaved,
@@ -259,7 +260,7 @@ async def test_a_commit_goes_on_when_nobody_waits_for_it_any_more(path: Path) ->
 
 async def test_an_index_without_memory_finds_the_same(path: Path) -> None:
     total = 3 * SEGMENT_LENGTH
-    async with opened(path, index_memory_bytes=0) as log:
+    async with opened(path, index_memory=0) as log:
         for start in range(0, total, 1024):
             await log.commit([event(rooms=(f"r{n % 3}", "ü")) for n in range(start, start + 1024)])
         assert log.missed_in_memory("/", always("r1"), 0, total) is None
@@ -267,8 +268,8 @@ async def test_an_index_without_memory_finds_the_same(path: Path) -> None:
         assert log.missed_in_memory("/", always("r1"), total - 3, total) is not None
         few = await log.missed("/", always("ü"), 0, total, at_most=10)
         assert 10 < len(few.sequences) <= SEGMENT_LENGTH
-    for index_memory_bytes in (0, 50_000, 64_000_000):
-        async with opened(path, index_memory_bytes=index_memory_bytes) as log:
+    for index_memory in (0, 50_000, 64_000_000):
+        async with opened(path, index_memory=index_memory) as log:
             await assert_every_third(log, total)
     async with opened(path) as log:
         assert log.missed_in_memory("/", always("r1"), 0, total) is not None
@@ -282,14 +283,20 @@ async def assert_every_third(log: EventLog, total: int) -> None:
 
 
 async def test_an_index_that_a_restart_found_half_written_is_completed(path: Path) -> None:
-    async with opened(path, index_memory_bytes=0) as log:
+    async with opened(path, index_memory=0) as log:
         for start in range(0, SEGMENT_LENGTH, 1024):
             await log.commit([event(rooms=(f"r{n}",)) for n in range(start + 1, start + 1025)])
         await log.commit([event()])
         assert log.missed_in_memory("/", always("r1"), 0, log.head) is not None
-    async with opened(path, index_memory_bytes=0) as log:
+    async with opened(path, index_memory=0) as log:
         for _ in range(20):
             await log.commit([event()])
         assert log.missed_in_memory("/", always("r1"), 0, log.head) is None
         for number in (1, 255, 256, 257, 2000, SEGMENT_LENGTH - 1):
             assert (await log.missed("/", always(f"r{number}"), 0, log.head)).sequences == (number,)
+
+
+async def test_a_log_without_a_path_is_a_mistake() -> None:
+    """The options of a server without recovery cannot open a durable log."""
+    with pytest.raises(ValueError, match="needs a path"):
+        await EventLog.open(StoreOptions(path=None))

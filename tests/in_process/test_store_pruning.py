@@ -76,7 +76,7 @@ async def test_numbers_go_on_after_everything_was_pruned_and_the_server_restarte
 
 async def test_the_index_of_a_generation_goes_with_its_last_event(path: Path) -> None:
     total = 2 * SEGMENT_LENGTH + 500
-    async with opened(path, index_memory_bytes=0) as log:
+    async with opened(path, index_memory=0) as log:
         for _ in range(0, total, 1000):
             await log.commit([event(rooms=("a",))] * 1000)
         await log.commit([event()])  # writes what the commit before it has completed

@@ -17,10 +17,11 @@ WRITER = """
 import asyncio, sys
 from pathlib import Path
 from support.storing import event, joined, left, session
+from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.sqlite.log import EventLog
 
 async def main():
-    log = await EventLog.open(Path(sys.argv[1]), index_memory_bytes=0)
+    log = await EventLog.open(StoreOptions(path=Path(sys.argv[1]), index_memory=0))
     await log.commit([session(log.epoch)])
     while True:
         batch = [event(rooms=("a",), attachments=(b"x",))] * 99
@@ -117,10 +118,11 @@ async def test_a_program_that_forgets_to_close_ends_all_the_same(path: Path) -> 
 import asyncio, sys
 from pathlib import Path
 from support.storing import event
+from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.sqlite.log import EventLog
 
 async def main():
-    log = await EventLog.open(Path(sys.argv[1]))
+    log = await EventLog.open(StoreOptions(path=Path(sys.argv[1])))
     await log.commit([event()])
     raise SystemExit(7)
 

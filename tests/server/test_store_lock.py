@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from socketio_eventlog.errors import StoreNotUsable
+from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.sqlite import schema
 from socketio_eventlog.sqlite.lock import Lock
 from socketio_eventlog.sqlite.log import EventLog
@@ -33,7 +34,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_second_server_does_not_start_and_the_first_goes_on(path: Path) -> None:
     async with opened(path) as first:
         with pytest.raises(StoreNotUsable) as refusal:
-            await EventLog.open(path)
+            await EventLog.open(StoreOptions(path=path))
         assert str(path) in str(refusal.value) and "\n" not in str(refusal.value)
         assert await first.commit([event()]) == [1]
         await first.heartbeat(1.0)
@@ -51,7 +52,7 @@ async def test_another_name_of_the_database_is_the_same_database(path: Path) -> 
     async with opened(path):
         link.symlink_to(path)
         with pytest.raises(StoreNotUsable, match="in use"):
-            await EventLog.open(link)
+            await EventLog.open(StoreOptions(path=link))
 
 
 @pytest.mark.usefixtures("impatient")
@@ -59,7 +60,7 @@ def test_an_opening_that_fails_leaves_the_lock_to_others(path: Path) -> None:
     path.write_bytes(b"Dear diary, " * 100)
     for _ in range(2):
         with pytest.raises(StoreNotUsable, match="not a database"):
-            asyncio.run(EventLog.open(path))
+            asyncio.run(EventLog.open(StoreOptions(path=path)))
 
 
 async def test_a_start_waits_for_a_server_that_is_about_to_end(
@@ -67,7 +68,7 @@ async def test_a_start_waits_for_a_server_that_is_about_to_end(
 ) -> None:
     caplog.set_level(logging.WARNING)
     async with opened(path) as first:
-        opening = asyncio.create_task(EventLog.open(path))
+        opening = asyncio.create_task(EventLog.open(StoreOptions(path=path)))
         await until(lambda: "waiting" in caplog.text)
         assert await first.commit([event()]) == [1]
     second = await opening
@@ -78,10 +79,11 @@ async def test_a_start_waits_for_a_server_that_is_about_to_end(
 HOLDS = """
 import asyncio, os, signal, sys
 from pathlib import Path
+from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.sqlite.log import EventLog
 
 async def main():
-    await EventLog.open(Path(sys.argv[1]))
+    await EventLog.open(StoreOptions(path=Path(sys.argv[1])))
     print("open", flush=True)
     lives, says = os.pipe()
     if sys.argv[2] == "fork":
@@ -132,11 +134,12 @@ WITHOUT_FCNTL = """
 import asyncio, sys
 sys.modules["fcntl"] = None
 from pathlib import Path
+from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.sqlite.log import EventLog
 
 async def main():
     for _ in range(2):
-        await EventLog.open(Path(sys.argv[1]))
+        await EventLog.open(StoreOptions(path=Path(sys.argv[1])))
     print("open", flush=True)
 
 asyncio.run(main())

@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.records import (
     Event,
     Membership,
@@ -18,12 +20,18 @@ from socketio_eventlog.records import (
     RoomLeft,
     SessionOpened,
 )
-from socketio_eventlog.sqlite.log import EventLog
+from socketio_eventlog.sqlite.log import EventLog, random_epoch
 
 
 @asynccontextmanager
-async def opened(path: Path, **options: Any) -> AsyncIterator[EventLog]:
-    log = await EventLog.open(path, **options)
+async def opened(
+    path: Path,
+    *,
+    wall_clock: Callable[[], float] = time.time,
+    new_epoch: Callable[[], str] = random_epoch,
+    **options: Any,
+) -> AsyncIterator[EventLog]:
+    log = await EventLog.open(StoreOptions(path=path, **options), wall_clock=wall_clock, new_epoch=new_epoch)
     try:
         yield log
     finally:

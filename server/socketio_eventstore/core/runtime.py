@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from socketio_eventlog.errors import StoreError
+from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.sqlite.log import EventLog
 from socketio_eventlog.volatile import VolatileLog
 from socketio_eventstore.core.commit_queue import Dispatcher
@@ -104,7 +105,9 @@ class Runtime:
         if options.path is None:
             return cls(options, VolatileLog(), encoder, expired)
         log = await EventLog.open(
-            options.path, synchronous=options.synchronous, index_memory_bytes=options.index_memory
+            StoreOptions(
+                path=options.path, synchronous=options.synchronous, index_memory=options.index_memory
+            )
         )
         try:
             sessions = await log.load_sessions()  # before anything is pruned that they need

@@ -25,6 +25,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from socketio_eventlog.errors import StoreError
+from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.sqlite.log import EventLog
 from socketio_eventstore.adapter import AsyncServer, RecoveryManager
 from socketio_eventstore.program.config import Config
@@ -69,7 +70,7 @@ def migrate(config: Config) -> None:
     """Bring the database to the schema of this version. Raises StartError."""
 
     async def open_and_close() -> None:
-        log = await EventLog.open(config.store.path, synchronous=config.store.synchronous)
+        log = await EventLog.open(StoreOptions(path=config.store.path, synchronous=config.store.synchronous))
         await log.close()
 
     try:

@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from socketio_eventlog import offsets
 from socketio_eventlog.errors import StoreError, StoreNotUsable
 from socketio_eventlog.index import AudienceRange, Segment, SegmentChunk, collect, wanted
+from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.records import Change, Event, LoggedEvent, Membership, Missed, Offset, StoredSession
 from socketio_eventlog.sqlite import events, idempotency_keys, schema, segments, sessions
 from socketio_eventlog.sqlite.database import Database
@@ -23,7 +23,8 @@ _COUNTS: Final = "SELECT (SELECT count(*) FROM sessions), (SELECT count(*) FROM 
 _SEGMENTS_PER_READ: Final = 64
 
 
-def _random_epoch() -> str:
+def random_epoch() -> str:
+    """Return a random epoch id of 8 URL-safe characters."""
     return secrets.token_urlsafe(6)
 
 
@@ -52,30 +53,29 @@ class EventLog:
     @classmethod
     async def open(
         cls,
-        path: Path,
+        options: StoreOptions,
         *,
-        synchronous: Literal["full", "normal"] = "full",
-        index_memory_bytes: int = 64_000_000,
         wall_clock: Callable[[], float] = time.time,
-        new_epoch: Callable[[], str] = _random_epoch,
+        new_epoch: Callable[[], str] = random_epoch,
     ) -> EventLog:
-        """Open the database, create or migrate it if needed, and note this start in it durably.
+        """Open the database, create or migrate the schema if needed, and record the new epoch durably.
 
-        ``synchronous``: "full" survives a power cut, "normal" only the end of the process.
-        ``index_memory_bytes``: what the index by room may take in memory; the rest of it stays on disk.
-        ``boot_id`` returns up to 32 letters, digits, ``-`` or ``_``.
-        Raises StoreNotUsable (DatabaseTooNew among it) with one line that names the path.
+        ``options.path`` must not be None. ``new_epoch`` returns 1 to 32 letters, digits, ``-`` or ``_``.
+        Raises StoreNotUsable (DatabaseTooNew included) with one line that names the path.
         """
+        path = options.path
+        if path is None:
+            raise ValueError("an event log needs a path")
         epoch = new_epoch()
         if offsets.EPOCH_ID.fullmatch(epoch) is None:
             raise ValueError(f"a boot id cannot be {epoch!r}")
         epoch_begins = partial(
-            begin, path=path, epoch=epoch, now=wall_clock(), index_memory_bytes=index_memory_bytes
+            begin, path=path, epoch=epoch, now=wall_clock(), index_memory_bytes=options.index_memory
         )
         write = await Database.open(lambda: schema.writer(path))
         try:
             start = await write.run(epoch_begins)
-            await write.run(lambda connection: schema.configure(connection, synchronous))
+            await write.run(lambda connection: schema.configure(connection, options.synchronous))
             read = await Database.open(lambda: schema.reader(path))
         except BaseException as error:
             await write.close()

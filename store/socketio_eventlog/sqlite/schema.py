@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from socketio_eventlog.errors import DatabaseTooNew, StoreError, StoreNotUsable
+from socketio_eventlog.options import Synchronous
 from socketio_eventlog.sqlite.database import StoreConnection
 from socketio_eventlog.sqlite.lock import Lock
 
@@ -54,7 +55,7 @@ def writer(path: Path) -> StoreConnection:
         return connection
 
 
-def configure(connection: sqlite3.Connection, synchronous: Literal["full", "normal"]) -> None:
+def configure(connection: sqlite3.Connection, synchronous: Synchronous) -> None:
     """Switch from opening to running: the configured durability, and no patience.
 
     How to retry while another program holds the lock is for the caller to say; in here a wait would
