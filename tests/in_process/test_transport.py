@@ -13,7 +13,8 @@ from support.embedded import Polling, Seen, Server, serving, until
 # Handshake ------------------------------------------------------------------------------------------
 
 
-async def test_the_handshake_tells_the_settings_in_milliseconds_and_bytes(path: Path) -> None:
+async def test_handshake_settings(path: Path) -> None:
+    """The handshake contains the server's settings in milliseconds and bytes."""
     async with serving(path, ping_interval=0.25, ping_timeout=0.125, max_http_buffer_size=5_000) as server:
         settings = {"pingInterval": 250, "pingTimeout": 125, "maxPayload": 5_000}
         polling = await Polling(server).open()
@@ -24,7 +25,8 @@ async def test_the_handshake_tells_the_settings_in_milliseconds_and_bytes(path: 
         assert websocket == {**settings, "upgrades": []}
 
 
-async def test_a_cookie_is_set_when_the_application_wants_one(path: Path) -> None:
+async def test_cookie(path: Path) -> None:
+    """The polling handshake sets a cookie with the sid if the application configures a cookie."""
     async with (
         serving(path, cookie="io") as server,
         server.http.get(server.url, params={"EIO": "4", "transport": "polling"}) as response,
@@ -37,16 +39,16 @@ async def test_a_cookie_is_set_when_the_application_wants_one(path: Path) -> Non
     "query",
     [{"EIO": "4", "transport": "pigeon"}, {"transport": "polling"}, {"EIO": "3"}, {"sid": "nobody's"}],
 )
-async def test_requests_without_a_session_or_a_known_transport_are_refused(
-    server: Server, query: dict[str, str]
-) -> None:
+async def test_invalid_query(server: Server, query: dict[str, str]) -> None:
+    """The server answers 400 to a request without an open session and without a valid handshake."""
     stranger = Polling(server)
     stranger.query = query
     assert (await stranger.get())[0] == 400
 
 
-async def test_a_server_whose_store_cannot_be_opened_accepts_nobody(tmp_path: Path) -> None:
-    path = tmp_path  # a folder is no database
+async def test_handshake_without_store(tmp_path: Path) -> None:
+    """The server answers 401 to a handshake while the store cannot be opened."""
+    path = tmp_path  # a folder, which is not a database
     async with serving(path) as server:
         assert (await Polling(server).get())[0] == 401
         assert server.engine.sockets == {}
@@ -56,7 +58,8 @@ async def test_a_server_whose_store_cannot_be_opened_accepts_nobody(tmp_path: Pa
 
 
 @pytest.mark.parametrize("over", ["polling", "websocket"])
-async def test_a_client_that_answers_no_ping_is_gone(path: Path, over: str) -> None:
+async def test_ping_timeout(path: Path, over: str) -> None:
+    """The server disconnects a client without a pong, with the reason "ping timeout"."""
     seen = Seen()
 
     def register(sio: Any) -> None:
@@ -73,7 +76,8 @@ async def test_a_client_that_answers_no_ping_is_gone(path: Path, over: str) -> N
         assert server.engine.sockets == {}
 
 
-async def test_an_answered_ping_confirms_what_was_sent_before_it(path: Path) -> None:
+async def test_pong_confirms_position(path: Path) -> None:
+    """A pong confirms the events written before the ping, and no later event."""
     async with serving(path, ping_interval=0.05) as server:
         client = await server.client()
         runtime = await server.manager.start()
@@ -93,7 +97,8 @@ async def test_an_answered_ping_confirms_what_was_sent_before_it(path: Path) -> 
         assert session.confirmed == 2
 
 
-async def test_a_reader_that_is_too_slow_is_cut_off_and_recovers_everything(path: Path) -> None:
+async def test_slow_client_is_aborted_and_recovers(path: Path) -> None:
+    """A client above max_client_buffer is aborted without a DISCONNECT and recovers all events."""
     text = "x" * 40_000
     async with serving(path, recovery={"max_client_buffer": 100_000}) as server:
         slow = await server.socket()
@@ -114,7 +119,8 @@ async def test_a_reader_that_is_too_slow_is_cut_off_and_recovers_everything(path
         assert "41" not in await slow.rest()
 
 
-async def test_a_client_that_does_not_poll_is_cut_off_beyond_its_buffer(path: Path) -> None:
+async def test_client_without_polls_is_aborted(path: Path) -> None:
+    """A client that does not poll is aborted when its unsent bytes exceed max_client_buffer."""
     async with serving(path, recovery={"max_client_buffer": 10_000}) as server:
         slow = await server.polling()
         await slow.connect()
@@ -124,7 +130,8 @@ async def test_a_client_that_does_not_poll_is_cut_off_beyond_its_buffer(path: Pa
         assert (await slow.get())[0] == 400
 
 
-async def test_a_slow_client_does_not_slow_down_the_others(path: Path) -> None:
+async def test_slow_client_does_not_delay_others(path: Path) -> None:
+    """A slow client does not delay the events of another client."""
     async with serving(path, recovery={"max_client_buffer": 100_000}) as server:
         slow, quick, text = await server.client(), await server.client(), "x" * 40_000
         for number in range(600):
@@ -134,7 +141,8 @@ async def test_a_slow_client_does_not_slow_down_the_others(path: Path) -> None:
         assert len(await slow.rest()) < 600
 
 
-async def test_a_transport_on_which_nobody_connects_is_closed(path: Path) -> None:
+async def test_connect_timeout(path: Path) -> None:
+    """A transport without a CONNECT is closed after connect_timeout."""
     async with serving(path) as server:
         server.sio.connect_timeout = 0.05
         idle = await server.socket()
@@ -142,7 +150,8 @@ async def test_a_transport_on_which_nobody_connects_is_closed(path: Path) -> Non
         assert server.engine.sockets == {}
 
 
-async def test_a_transport_whose_connect_handler_takes_long_is_not_closed(path: Path) -> None:
+async def test_connect_timeout_with_slow_handler(path: Path) -> None:
+    """A running connect handler keeps the transport open beyond connect_timeout."""
     may_go = asyncio.Event()
 
     async def connect(*_: object) -> None:
@@ -161,7 +170,8 @@ async def test_a_transport_whose_connect_handler_takes_long_is_not_closed(path: 
 # CONNECT --------------------------------------------------------------------------------------------
 
 
-async def test_an_unknown_namespace_is_refused_in_the_words_of_the_protocol(server: Server) -> None:
+async def test_unknown_namespace(server: Server) -> None:
+    """CONNECT to an unknown namespace gets the CONNECT_ERROR of the protocol."""
     client = await server.client()
     await client.send("40/nowhere,")
     assert await client.content("44/nowhere,") == {"message": "Invalid namespace"}
@@ -184,7 +194,8 @@ async def test_an_unknown_namespace_is_refused_in_the_words_of_the_protocol(serv
         '{"pid":""}',
     ],
 )
-async def test_garbage_in_connect_gives_a_session_of_its_own(server: Server, payload: str) -> None:
+async def test_garbage_in_connect(server: Server, payload: str) -> None:
+    """An invalid pid or offset in CONNECT gives the client a new session."""
     client = await server.socket()
     await client.send("40" + payload)
     answer = await client.content("40")
@@ -193,13 +204,15 @@ async def test_garbage_in_connect_gives_a_session_of_its_own(server: Server, pay
 
 
 @pytest.mark.parametrize("payload", ["{", "x", "[[[", "[]", '"text"', "true"])
-async def test_connect_with_what_is_no_json_object_closes_the_transport(server: Server, payload: str) -> None:
+async def test_connect_payload_not_an_object(server: Server, payload: str) -> None:
+    """A CONNECT with a payload other than a JSON object closes the transport."""
     client = await server.socket()
     await client.send("40" + payload)
     assert await client.rest() == []
 
 
-async def test_a_second_connect_to_the_same_namespace_closes_the_transport(server: Server) -> None:
+async def test_second_connect_to_a_namespace(server: Server) -> None:
+    """A second CONNECT to a namespace closes the transport, and the session stays recoverable."""
     client = await server.socket()
     pid = (await client.connect())["pid"]
     await client.send("40")
@@ -207,7 +220,8 @@ async def test_a_second_connect_to_the_same_namespace_closes_the_transport(serve
     assert (await (await server.socket()).connect(auth={"pid": pid}))["sid"] == client.sid
 
 
-async def test_packets_for_a_namespace_without_a_session_are_ignored(server: Server) -> None:
+async def test_packets_without_a_session(server: Server) -> None:
+    """The server ignores packets for a namespace without a session."""
     seen = Seen()
     server.sio.on("early", lambda _: seen("early"))
     client = await server.socket()
@@ -217,7 +231,8 @@ async def test_packets_for_a_namespace_without_a_session_are_ignored(server: Ser
     assert "pid" in await client.connect() and seen.all == []
 
 
-async def test_a_namespace_that_the_client_leaves_leaves_the_others_alone(path: Path) -> None:
+async def test_disconnect_from_one_namespace(path: Path) -> None:
+    """A DISCONNECT from one namespace does not affect the other namespaces of the connection."""
     async with serving(path, namespaces=["/", "/other"]) as server:
         client = await server.client()
         await client.connect("/other")

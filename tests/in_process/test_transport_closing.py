@@ -1,4 +1,4 @@
-"""The last moments of a connection: what was on its way, who is told, what goes on."""
+"""The close of a connection: unsent packets, callbacks and running handlers."""
 
 from __future__ import annotations
 
@@ -13,39 +13,42 @@ from support.embedded import Seen, Server, serving, until
 
 
 def post(server: Server, connection: EngineConnection, *packets: str) -> None:
-    """Answers as those of handlers that end together: the last ones share a write that is still to come."""
+    """Post packets like the acks of handlers that end together: the last packets share a later write."""
     runtime = server.manager.runtime
     assert runtime is not None
     for packet in packets:
         runtime.dispatcher.post(SendPacket(connection, "/", Frames(packet)))
 
 
-async def test_an_answer_on_its_way_leaves_before_the_connection_is_closed(server: Server) -> None:
+async def test_close_flushes_dispatched_packets(server: Server) -> None:
+    """close_after_flush sends the dispatched packets before the transport closes."""
     client = await server.client()
     (connection,) = server.engine.sockets.values()
     post(server, connection, "431[]", "432[]", "433[]")
-    connection.leave("server disconnect")
+    connection.close_after_flush("server disconnect")
     assert await client.rest() == ["431[]", "432[]", "433[]"]
 
 
-async def test_a_connection_that_overflows_while_it_is_closed_ends_once(path: Path) -> None:
+async def test_overflow_during_close(path: Path) -> None:
+    """A connection that exceeds max_client_buffer during its close is closed once."""
     async with serving(path, recovery={"max_client_buffer": 10_000}) as server:
         polling = await server.polling()
         await polling.connect()
-        ends, closed = list[str](), server.engine.closed
+        ends, closed = list[str](), server.engine.connection_closed
 
         def counting(connection: EngineConnection, reason: str) -> None:
             ends.append(reason)
             closed(connection, reason)
 
-        server.engine.closed = counting
+        server.engine.connection_closed = counting
         (connection,) = server.engine.sockets.values()
         post(server, connection, "431[]", "43" + "x" * 20_000)
-        connection.leave("server disconnect")
+        connection.close_after_flush("server disconnect")
         assert ends == ["transport error"]
 
 
-async def test_answers_to_heartbeats_that_nobody_asked_for_do_not_put_them_off(path: Path) -> None:
+async def test_unsolicited_pongs(path: Path) -> None:
+    """A pong without a ping does not delay the next ping."""
     async with serving(path, ping_interval=0.2) as server:
         client = await server.client()
 
@@ -61,12 +64,13 @@ async def test_answers_to_heartbeats_that_nobody_asked_for_do_not_put_them_off(p
             pestering.cancel()
 
 
-async def test_a_handler_goes_on_when_its_connection_has_ended(server: Server) -> None:
+async def test_handler_outlives_its_connection(server: Server) -> None:
+    """A running handler continues after its connection has closed."""
     seen = Seen()
 
     async def wait(_sid: str) -> None:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        seen("waits")  # for a future that only it has: nothing but the server holds on to it
+        seen("waits")  # only the server has a reference to the handler's task
         await future
 
     server.sio.on("wait", wait)

@@ -13,13 +13,15 @@ from support.hostile import GARBAGE
 # WebSocket ------------------------------------------------------------------------------------------
 
 
-async def test_compression_is_declined(server: Server) -> None:
+async def test_compression_is_off_by_default(server: Server) -> None:
+    """The server declines permessage-deflate by default."""
     query = {"EIO": "4", "transport": "websocket"}
     async with server.http.ws_connect(server.url, params=query, compress=15) as websocket:
         assert websocket.compress == 0
 
 
-async def test_binary_packets_travel_as_they_are_over_websocket(path: Path) -> None:
+async def test_binary_packets_over_websocket(path: Path) -> None:
+    """Attachments are binary WebSocket messages in both directions."""
     seen = Seen()
     async with serving(path, register=lambda sio: sio.on("binary", lambda _, b: seen(b))) as server:
         client = await server.client()
@@ -34,7 +36,8 @@ async def test_binary_packets_travel_as_they_are_over_websocket(path: Path) -> N
 
 
 @pytest.mark.parametrize("garbage", GARBAGE, ids=lambda text: text[:30])
-async def test_garbage_over_websocket_closes_it_without_a_packet(server: Server, garbage: str) -> None:
+async def test_garbage_over_websocket(server: Server, garbage: str) -> None:
+    """An invalid packet closes the WebSocket, and the server sends no further packet."""
     client = await server.client()
     await client.send(garbage)
     assert await client.rest() == []
@@ -50,16 +53,16 @@ async def test_garbage_over_websocket_closes_it_without_a_packet(server: Server,
         ['451-["x",{"_placeholder":true,"num":7}]', b"for another placeholder"],
     ],
 )
-async def test_attachments_out_of_place_close_the_websocket(
-    server: Server, packets: list[str | bytes]
-) -> None:
+async def test_unexpected_attachments(server: Server, packets: list[str | bytes]) -> None:
+    """An unexpected or missing attachment closes the WebSocket."""
     client = await server.client()
     for packet in packets:
         await client.send(packet)
     assert await client.rest() == []
 
 
-async def test_a_message_that_is_too_large_closes_the_websocket(path: Path) -> None:
+async def test_message_above_max_payload(path: Path) -> None:
+    """A message above max_http_buffer_size closes the WebSocket."""
     async with serving(path, max_http_buffer_size=1_000) as server:
         client = await server.client()
         await client.send('42["x","' + "x" * 2_000 + '"]')
@@ -67,7 +70,8 @@ async def test_a_message_that_is_too_large_closes_the_websocket(path: Path) -> N
         assert server.engine.sockets == {}
 
 
-async def test_garbage_of_one_client_leaves_its_session_recoverable(server: Server) -> None:
+async def test_session_recovers_after_garbage(server: Server) -> None:
+    """A session stays recoverable after the client has sent an invalid packet."""
     client = await server.socket()
     pid = (await client.connect())["pid"]
     await client.send("garbage")
@@ -78,7 +82,8 @@ async def test_garbage_of_one_client_leaves_its_session_recoverable(server: Serv
     assert await again.event() == ["missed", 1, offset]
 
 
-async def test_the_client_closes_the_transport_by_a_packet(server: Server) -> None:
+async def test_close_packet(server: Server) -> None:
+    """The CLOSE packet of a client closes the transport."""
     client = await server.client()
     await client.send("1")
     assert await client.rest() == []
@@ -88,14 +93,15 @@ async def test_the_client_closes_the_transport_by_a_packet(server: Server) -> No
 # Upgrade --------------------------------------------------------------------------------------------
 
 
-async def test_events_of_every_phase_of_an_upgrade_come_once_and_in_order(server: Server) -> None:
+async def test_events_in_each_phase_of_an_upgrade(server: Server) -> None:
+    """An event emitted in any phase of an upgrade arrives once and in order."""
     polling, received, numbers = await server.polling(), list[str](), iter(range(100))
 
     async def emit() -> None:
         await server.sio.emit("number", next(numbers))
 
     await polling.connect()
-    await emit()  # waits for a poll
+    await emit()  # no poll is open
     received += await polling.poll()
     poll = asyncio.create_task(polling.poll())
     await poll_is_open(server)
@@ -108,8 +114,8 @@ async def test_events_of_every_phase_of_an_upgrade_come_once_and_in_order(server
     await poll_is_open(server)
     await websocket.send("2probe")
     assert await websocket.raw_packet() == "3probe"
-    assert await poll == ["6"]  # so that the client can go over
-    await emit()  # nothing leaves by polling any more
+    assert await poll == ["6"]  # the server ends the open poll with a NOOP
+    await emit()  # no event is sent by polling any more
     assert await polling.poll() == ["6"]
     await emit()
     await websocket.send("5")
@@ -118,10 +124,11 @@ async def test_events_of_every_phase_of_an_upgrade_come_once_and_in_order(server
     await emit()
     received += [str(packet) for packet in [*first, await websocket.packet()]]
     assert numbers_of(received) == list(range(7))
-    assert (await polling.get())[0] == 400  # polling is over
+    assert (await polling.get())[0] == 400  # an upgraded session refuses polls
 
 
-async def test_emits_that_go_on_during_an_upgrade_come_once_and_in_order(server: Server) -> None:
+async def test_continuous_emits_during_an_upgrade(server: Server) -> None:
+    """Continuous emits during an upgrade arrive once and in order."""
     polling, received, total, enough = await server.polling(), list[str](), 300, asyncio.Event()
     await polling.connect()
 
@@ -149,7 +156,8 @@ async def test_emits_that_go_on_during_an_upgrade_come_once_and_in_order(server:
     assert numbers_of(received) == list(range(total))
 
 
-async def test_an_upgrade_that_comes_to_nothing_leaves_polling_as_it_was(server: Server) -> None:
+async def test_polling_after_a_cancelled_upgrade(server: Server) -> None:
+    """Polling continues after a cancelled upgrade."""
     polling = await server.polling()
     await polling.connect()
     for words in (["hello"], ["2probe", "hello"], ["2probe", None]):
@@ -163,12 +171,13 @@ async def test_an_upgrade_that_comes_to_nothing_leaves_polling_as_it_was(server:
         await websocket.rest()
         offset = await server.sio.emit("still here")
         packets = await polling.poll()
-        while packets == ["6"]:  # the server has not noticed yet
+        while packets == ["6"]:  # the server has not cancelled the upgrade yet
             packets = await polling.poll()
         assert packets == [f'42["still here","{offset}"]']
 
 
-async def test_of_several_websockets_that_want_to_upgrade_one_becomes_the_transport(server: Server) -> None:
+async def test_one_of_several_upgrades_succeeds(server: Server) -> None:
+    """Only one of several WebSockets of a session completes the upgrade."""
     polling = await server.polling()
     await polling.connect()
     early, first, second = [await polling.websocket() for _ in range(3)]
@@ -186,9 +195,8 @@ async def test_of_several_websockets_that_want_to_upgrade_one_becomes_the_transp
     assert await first.event_of(server.sio.emit("still here")) == ["still here"]
 
 
-async def test_an_upgrade_that_is_never_finished_is_given_up(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_upgrade_timeout(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upgrade is cancelled after UPGRADE_TIMEOUT_SECONDS, and polling continues."""
     monkeypatch.setattr(upgrade, "UPGRADE_TIMEOUT_SECONDS", 0.05)
     polling = await server.polling()
     await polling.connect()
@@ -205,8 +213,8 @@ async def test_an_upgrade_that_is_never_finished_is_given_up(
 
 
 def numbers_of(packets: list[str]) -> list[int]:
-    """The numbers in events that are called so; each ends in a higher offset than the one before."""
+    """Return the arguments of ``number`` events, after checking that the offsets increase strictly."""
     events = [json.loads(packet.removeprefix("42")) for packet in packets]
-    places = [int(event[-1].rpartition(".")[2]) for event in events]
-    assert places == sorted(set(places))
+    sequences = [int(event[-1].rpartition(".")[2]) for event in events]
+    assert sequences == sorted(set(sequences))
     return [event[1] for event in events]

@@ -1,8 +1,8 @@
-"""Clients that send whatever comes to mind: the server neither falls nor grows, and nobody else notices.
+"""Hostile clients: the server does not crash, its memory does not grow, and other clients are undisturbed.
 
-One server process serves all attacks, and throughout them two clients that behave exchange events; each
-attack is followed by a look at the server's memory and log. ``FUZZ_ROUNDS=100 FUZZ_SEED=7`` attacks longer,
-or in the same way again.
+One server process serves all attacks. During each attack two normal clients exchange events, and after
+each attack the tests check the server's memory and log. ``FUZZ_ROUNDS=100`` attacks longer, and
+``FUZZ_SEED=7`` repeats the attacks of a seed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from support.processes import DEADLINE, HOST
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     if not Path("/proc/self/status").exists():
-        pytest.skip("the memory of another process can be seen on Linux only")
+        pytest.skip("only Linux shows the memory of another process")
     source, folder = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("server")
     handlers = source / "handlers_of_fuzz.py"
     handlers.write_text(HANDLERS)
@@ -58,7 +58,9 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-async def test_packets_like_and_unlike_those_of_the_protocol(attacks: Run, chance: random.Random) -> None:
+async def test_valid_and_invalid_packets(attacks: Run, chance: random.Random) -> None:
+    """Clients send valid and invalid packets."""
+
     async def attack(attacker: Attacker) -> None:
         for _ in range(ROUNDS):
             work = [
@@ -72,7 +74,9 @@ async def test_packets_like_and_unlike_those_of_the_protocol(attacks: Run, chanc
     await attacks(attack)
 
 
-async def test_bodies_of_long_polling(attacks: Run, chance: random.Random) -> None:
+async def test_post_bodies(attacks: Run, chance: random.Random) -> None:
+    """Clients POST valid and invalid bodies."""
+
     def body() -> bytes:
         parts = [packet(chance) for _ in range(chance.choice([1, 1, 2, 30]))]
         encoded = [part if isinstance(part, bytes) else part.encode() for part in parts]
@@ -89,7 +93,9 @@ async def test_bodies_of_long_polling(attacks: Run, chance: random.Random) -> No
     await attacks(attack)
 
 
-async def test_bytes_that_are_no_websocket_frames_and_no_http(attacks: Run, chance: random.Random) -> None:
+async def test_random_bytes_over_tcp(attacks: Run, chance: random.Random) -> None:
+    """Clients send random bytes instead of HTTP requests and WebSocket frames."""
+
     def upgrade(port: int) -> bytes:
         return (
             f"GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: {HOST}:{port}\r\n"
@@ -98,7 +104,7 @@ async def test_bytes_that_are_no_websocket_frames_and_no_http(attacks: Run, chan
         ).encode()
 
     def frame() -> bytes:
-        """With any flags and opcode, masked or not, of a length that may not be true."""
+        """Return a frame with any flags and opcode, masked or not, and with a true or false length."""
         head, mask = chance.randrange(256), chance.choice([0, 0x80])
         length = chance.choice(
             [bytes([mask | 5]), struct.pack("!BH", mask | 126, 70), struct.pack("!BQ", mask | 127, 2**62)]
@@ -114,7 +120,9 @@ async def test_bytes_that_are_no_websocket_frames_and_no_http(attacks: Run, chan
     await attacks(attack)
 
 
-async def test_headers_that_are_too_long(attacks: Run) -> None:
+async def test_long_headers(attacks: Run) -> None:
+    """Clients send headers above aiohttp's limit."""
+
     async def attack(attacker: Attacker) -> None:
         await together([attacker.tcp(b"GET / HTTP/1.1\r\nX: " + b"y" * 100_000) for _ in range(5)])
 
@@ -122,6 +130,8 @@ async def test_headers_that_are_too_long(attacks: Run) -> None:
 
 
 async def test_hostile_private_ids_and_offsets(attacks: Run) -> None:
+    """A client sends invalid pids and offsets."""
+
     async def attack(attacker: Attacker) -> None:
         victim = await attacker.socket()
         pid = (await victim.connect())["pid"]
@@ -131,7 +141,7 @@ async def test_hostile_private_ids_and_offsets(attacks: Run) -> None:
             socket = await attacker.socket()
             await socket.send(f"40{auth}")
             answer = await socket.packet()
-            # A new session, or none; or the victim's own, to whoever knows its secret.
+            # A new session, or no session, or the victim's session for its correct pid.
             if isinstance(answer, str) and f'"{pid}"' in answer:
                 assert json.loads(auth)["pid"] == pid
             else:
@@ -145,7 +155,9 @@ async def test_hostile_private_ids_and_offsets(attacks: Run) -> None:
     await attacks(attack)
 
 
-async def test_thousands_of_namespaces_of_one_client(attacks: Run) -> None:
+async def test_many_namespaces(attacks: Run) -> None:
+    """One client connects to thousands of namespaces."""
+
     async def attack(attacker: Attacker) -> None:
         client = await attacker.socket()
         for number in range(MANY):
@@ -159,7 +171,9 @@ async def test_thousands_of_namespaces_of_one_client(attacks: Run) -> None:
     await attacks(attack)
 
 
-async def test_thousands_of_rooms_of_one_client(attacks: Run) -> None:
+async def test_many_rooms(attacks: Run) -> None:
+    """One client joins thousands of rooms and recovers."""
+
     async def attack(attacker: Attacker) -> None:
         client = await attacker.socket()
         pid = (await client.connect())["pid"]
@@ -174,7 +188,9 @@ async def test_thousands_of_rooms_of_one_client(attacks: Run) -> None:
     await attacks(attack)
 
 
-async def test_attachments_that_are_too_many_missing_or_too_large(attacks: Run) -> None:
+async def test_invalid_attachments(attacks: Run) -> None:
+    """Clients send too many, too few and too large attachments."""
+
     async def attack(attacker: Attacker) -> None:
         header = '453-["anything",{"_placeholder":true,"num":0},{"_placeholder":true,"num":1},7]'
         sequences: list[list[str | bytes]] = [
@@ -195,9 +211,9 @@ async def test_attachments_that_are_too_many_missing_or_too_large(attacks: Run) 
     await attacks(attack)
 
 
-async def test_thousands_of_connections_that_are_never_completed(
-    attacks: Run, http: aiohttp.ClientSession
-) -> None:
+async def test_many_incomplete_connections(attacks: Run, http: aiohttp.ClientSession) -> None:
+    """Thousands of connections send no complete handshake or no CONNECT."""
+
     async def handshake(attacker: Attacker) -> None:
         query = {"EIO": "4", "transport": "polling"}
         async with http.get(attacker.url, params=query) as response:
@@ -207,7 +223,7 @@ async def test_thousands_of_connections_that_are_never_completed(
         await together([handshake(attacker) for _ in range(MANY)])
         slow = [await attacker.tcp(b"GET /socket.io/?EIO=4&tra", close=False) for _ in range(200)]
         idle = [await attacker.socket() for _ in range(100)]
-        # Those that join no namespace are sent away after ``connect_timeout``.
+        # Connections without a namespace are closed after ``connect_timeout``.
         for socket in idle:
             assert await socket.rest() == []
         for writer in slow:
@@ -217,6 +233,8 @@ async def test_thousands_of_connections_that_are_never_completed(
 
 
 async def test_a_client_that_sends_without_reading(attacks: Run) -> None:
+    """A client sends events and does not read the answers."""
+
     async def attack(attacker: Attacker) -> None:
         reader, writer = await asyncio.open_connection(HOST, attacker.port, limit=1_000)
         writer.write(
@@ -227,7 +245,7 @@ async def test_a_client_that_sends_without_reading(attacks: Run) -> None:
         text = b'42["anything","' + b"x" * 60_000 + b'"]'
         echo = b"\x81\xff" + struct.pack("!Q", len(text)) + bytes(4) + text
         writer.write(b"\x81\x82\0\0\0\x0040")
-        with suppress(ConnectionError, TimeoutError):  # it is sent away, or the server stops reading
+        with suppress(ConnectionError, TimeoutError):  # the server closes the connection or stops reading
             async with asyncio.timeout(DEADLINE):
                 for _ in range(1_000):
                     writer.write(echo)

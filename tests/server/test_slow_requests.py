@@ -25,7 +25,7 @@ def server(tmp_path: Path) -> Iterator[ServerProcess]:
 
 
 async def answer_to(server: ServerProcess, *parts: bytes) -> bytes:
-    """All that the server says before it closes the connection."""
+    """Return all bytes sent by the server before the server closes the connection."""
     reader, writer = await asyncio.open_connection(HOST, server.port)
     try:
         async with asyncio.timeout(DEADLINE):
@@ -42,21 +42,20 @@ async def answer_to(server: ServerProcess, *parts: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("request_begins", [b"", b"G", HALF_HEADER])
-async def test_a_connection_without_a_whole_header_is_closed(
-    server: ServerProcess, request_begins: bytes
-) -> None:
+async def test_incomplete_header(server: ServerProcess, request_begins: bytes) -> None:
+    """A connection without a complete request header is closed."""
     assert await answer_to(server, request_begins) == b""
 
 
-async def test_the_second_request_of_a_connection_must_be_whole_too(server: ServerProcess) -> None:
+async def test_incomplete_second_request(server: ServerProcess) -> None:
+    """A connection with an incomplete second request is closed."""
     whole = b"GET /healthz HTTP/1.1\r\nHost: server\r\n\r\n"
     assert await answer_to(server, whole, HALF_HEADER) == b""
 
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 100", b"Transfer-Encoding: chunked"])
-async def test_a_connection_whose_request_has_half_a_body_is_closed(
-    server: ServerProcess, http: aiohttp.ClientSession, framing: bytes
-) -> None:
+async def test_incomplete_body(server: ServerProcess, http: aiohttp.ClientSession, framing: bytes) -> None:
+    """A connection with an incomplete request body is closed, and the log has one line."""
     sid = (await RawPolling(http, server.url).open())["sid"]
     url = f"/socket.io/?EIO=4&transport=polling&sid={sid}"
     head = f"POST {url} HTTP/1.1\r\nHost: server\r\n".encode() + framing
@@ -64,9 +63,10 @@ async def test_a_connection_whose_request_has_half_a_body_is_closed(
     assert "was not complete in time" in server.log and "Error" not in server.log
 
 
-async def test_who_waits_for_an_answer_is_not_slow(
+async def test_open_poll_and_websocket_are_not_slow(
     server: ServerProcess, http: aiohttp.ClientSession
 ) -> None:
+    """An open poll and an open WebSocket are not closed as slow requests."""
     client = RawPolling(http, server.url)
     await client.connect()
     poll = asyncio.create_task(client.poll())
@@ -74,7 +74,7 @@ async def test_who_waits_for_an_answer_is_not_slow(
         assert (await websocket.receive_str()).startswith("0")
         await websocket.send_str("40")
         assert (await websocket.receive_str()).startswith("40")
-        assert await answer_to(server, HALF_HEADER) == b""  # more than the patience has passed
+        assert await answer_to(server, HALF_HEADER) == b""  # connect_timeout has passed
         assert not poll.done()
         await websocket.send_str('420["say","hello"]')
         assert "said" in await websocket.receive_str()

@@ -11,14 +11,16 @@ from support.hostile import GARBAGE
 from support.processes import DEADLINE
 
 
-async def test_what_is_sent_between_two_polls_comes_with_the_next_in_order(server: Server) -> None:
+async def test_events_between_two_polls(server: Server) -> None:
+    """The events emitted between two polls are sent in order with the next poll."""
     client = await server.polling()
     await client.connect()
     offsets = [await server.sio.emit("number", number) for number in range(20)]
     assert await client.poll() == [f'42["number",{n},"{offset}"]' for n, offset in enumerate(offsets)]
 
 
-async def test_an_open_poll_is_answered_by_what_is_sent(server: Server) -> None:
+async def test_event_during_an_open_poll(server: Server) -> None:
+    """An emitted event answers an open poll."""
     client = await server.polling()
     await client.connect()
     poll = asyncio.create_task(client.poll())
@@ -27,7 +29,8 @@ async def test_an_open_poll_is_answered_by_what_is_sent(server: Server) -> None:
     assert await poll == [f'42["text","Grüße 中 \U0001f600","{offset}"]']
 
 
-async def test_many_packets_in_one_post_are_taken_in_order(path: Path) -> None:
+async def test_many_packets_in_one_post(path: Path) -> None:
+    """The packets of one POST are handled in order."""
     seen = Seen()
     async with serving(path, register=lambda sio: sio.on("number", lambda _, n: seen(n))) as server:
         client = await server.polling()
@@ -36,7 +39,8 @@ async def test_many_packets_in_one_post_are_taken_in_order(path: Path) -> None:
         assert await seen.until(40) == list(range(40))
 
 
-async def test_binary_packets_travel_in_base64_over_polling(path: Path) -> None:
+async def test_binary_packets_over_polling(path: Path) -> None:
+    """Attachments are base64 over polling in both directions."""
     seen = Seen()
     blob = bytes(range(256))
     coded = "b" + b64encode(blob).decode()
@@ -50,7 +54,8 @@ async def test_binary_packets_travel_in_base64_over_polling(path: Path) -> None:
         assert await client.poll() == [f'451-["binary",{placeholder},"{offset}"]', coded]
 
 
-async def test_a_post_that_is_too_large_ends_the_session(path: Path) -> None:
+async def test_post_above_max_payload(path: Path) -> None:
+    """A POST above max_http_buffer_size closes the session."""
     async with serving(path, max_http_buffer_size=1_000) as server:
         client = await server.polling()
         await client.connect()
@@ -60,7 +65,8 @@ async def test_a_post_that_is_too_large_ends_the_session(path: Path) -> None:
 
 
 @pytest.mark.parametrize("garbage", GARBAGE, ids=lambda text: text[:30])
-async def test_garbage_in_a_post_ends_the_session(server: Server, garbage: str) -> None:
+async def test_garbage_in_a_post(server: Server, garbage: str) -> None:
+    """An invalid packet in a POST closes the session."""
     client = await server.polling()
     await client.connect()
     assert (await client.post(garbage))[0] == 400
@@ -68,13 +74,15 @@ async def test_garbage_in_a_post_ends_the_session(server: Server, garbage: str) 
 
 
 @pytest.mark.parametrize("body", [b"4\xff", b"b!", b"bAA"])
-async def test_a_post_that_is_neither_text_nor_base64_ends_the_session(server: Server, body: bytes) -> None:
+async def test_post_with_invalid_encoding(server: Server, body: bytes) -> None:
+    """A POST with invalid UTF-8 or invalid base64 closes the session."""
     client = await server.polling()
     assert (await client.post(body))[0] == 400
     assert await client.is_over()
 
 
-async def test_a_post_after_the_client_has_said_goodbye_does_nothing(server: Server) -> None:
+async def test_packet_after_a_close_packet(server: Server) -> None:
+    """A packet after the client's CLOSE packet is ignored."""
     seen = Seen()
     server.sio.on("late", lambda _: seen("late"))
     client = await server.polling()
@@ -83,7 +91,8 @@ async def test_a_post_after_the_client_has_said_goodbye_does_nothing(server: Ser
     assert await client.is_over() and seen.all == []
 
 
-async def test_a_second_poll_while_one_is_open_ends_the_session(server: Server) -> None:
+async def test_second_open_poll(server: Server) -> None:
+    """A second poll during an open poll closes the session."""
     client = await server.polling()
     await client.connect()
     first = asyncio.create_task(client.get())
@@ -93,7 +102,8 @@ async def test_a_second_poll_while_one_is_open_ends_the_session(server: Server) 
     assert await client.is_over()
 
 
-async def test_an_open_poll_ends_when_the_server_stops(path: Path) -> None:
+async def test_open_poll_at_shutdown(path: Path) -> None:
+    """The shutdown answers an open poll, without a DISCONNECT packet."""
     async with serving(path) as server:
         client = await server.polling()
         await client.connect()

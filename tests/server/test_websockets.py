@@ -1,4 +1,4 @@
-"""What a WebSocket does on the wire: taken over from aiohttp, compressed where that was asked for."""
+"""WebSockets on aiohttp, on the wire: frames, close codes, compression and the takeover from aiohttp."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ HANDSHAKE = (
 
 
 class Wire:
-    """A WebSocket by hand: raw frames both ways."""
+    """A WebSocket client that sends and reads raw frames."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -47,7 +47,7 @@ class Wire:
         self.response = ""
 
     async def shake_hands(self, extensions: str = "") -> None:
-        """The WebSocket handshake, offering extensions."""
+        """Complete the WebSocket handshake with an offer of extensions."""
         more = f"Sec-WebSocket-Extensions: {extensions}\r\n" if extensions else ""
         key = base64.b64encode(os.urandom(16)).decode()
         self._writer.write(HANDSHAKE.format(key=key, more=more).encode())
@@ -60,7 +60,7 @@ class Wire:
         self._writer.write(bytes((head, 0x80 | len(payload))) + mask + masked)
 
     async def frame(self) -> tuple[int, bytes]:
-        """The next frame: its first byte and its payload."""
+        """Return the first byte and the payload of the next frame."""
         async with asyncio.timeout(DEADLINE):
             head, size = await self._reader.readexactly(2)
             if size == 126:
@@ -68,13 +68,13 @@ class Wire:
             return head, await self._reader.readexactly(size)
 
     async def connect(self) -> None:
-        """From the Engine.IO handshake to the answer to CONNECT."""
+        """Read the Engine.IO handshake and connect to the namespace /."""
         assert (await self.frame())[1].startswith(b"0")
         self.send(0x81, b"40")
         assert (await self.frame())[1].startswith(b"40")
 
     def stop_reading(self) -> None:
-        """From now on what the server sends stays where it is."""
+        """Leave all further bytes of the server in the buffers of TCP."""
         transport = self._writer.transport
         assert isinstance(transport, asyncio.ReadTransport)
         transport.pause_reading()
@@ -86,14 +86,14 @@ class Wire:
 
 
 def trusting() -> ssl.SSLContext:
-    """Of a client that takes any certificate."""
+    """Return the TLS context of a client that accepts any certificate."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context
 
 
 def certified() -> ssl.SSLContext:
-    """Of a server, with a certificate that nobody has vouched for."""
+    """Return the TLS context of a server with a certificate of an unknown authority."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     trustme.CA().issue_cert(HOST).configure_cert(context)
     return context
@@ -119,7 +119,8 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
 @pytest.mark.parametrize(
     "offer", ["permessage-deflate; client_max_window_bits", "x-other, permessage-deflate"]
 )
-async def test_long_messages_are_compressed_for_clients_that_offer_it(server: Server, offer: str) -> None:
+async def test_compression_is_accepted(server: Server, offer: str) -> None:
+    """Messages from websocket_compression bytes on are compressed if the client offers compression."""
     async with wire_to(server) as wire:
         await wire.shake_hands(offer)
         assert "permessage-deflate; server_no_context_takeover; client_no_context_takeover" in wire.response
@@ -135,7 +136,8 @@ async def test_long_messages_are_compressed_for_clients_that_offer_it(server: Se
 @pytest.mark.parametrize(
     "offer", ["", "permessage-deflate; server_max_window_bits=10", "permessage-deflate; unknown", "x-other"]
 )
-async def test_nothing_is_compressed_for_clients_that_do_not(server: Server, offer: str) -> None:
+async def test_compression_is_not_accepted(server: Server, offer: str) -> None:
+    """No message is compressed without a fitting offer of the client."""
     async with wire_to(server) as wire:
         await wire.shake_hands(offer)
         assert "permessage-deflate" not in wire.response
@@ -145,13 +147,15 @@ async def test_nothing_is_compressed_for_clients_that_do_not(server: Server, off
         assert not head & COMPRESSED and payload.startswith(b'42["long","xxx')
 
 
-async def test_official_clients_recover_over_compressed_websockets(tmp_path: Path, node: NodeClients) -> None:
+async def test_recovery_over_compressed_websockets(tmp_path: Path, node: NodeClients) -> None:
+    """Official clients recover over compressed WebSockets."""
     config = {"server": {"websocket_compression": 1}}
     with ServerProcess(tmp_path, config) as server:
         await recovers_what_it_missed(server, node, transports=("websocket",))
 
 
-async def test_a_websocket_ping_is_answered_and_does_not_count_as_a_packet(server: Server) -> None:
+async def test_websocket_ping(server: Server) -> None:
+    """A WebSocket ping gets a pong and is not passed on as a packet."""
     async with wire_to(server) as wire:
         await wire.shake_hands()
         await wire.connect()
@@ -168,9 +172,8 @@ async def test_a_websocket_ping_is_answered_and_does_not_count_as_a_packet(serve
         pytest.param(0x81, b"\xff", 1007, id="no UTF-8"),
     ],
 )
-async def test_a_websocket_ends_with_the_status_code_that_fits(
-    server: Server, head: int, payload: bytes, code: int
-) -> None:
+async def test_close_status_codes(server: Server, head: int, payload: bytes, code: int) -> None:
+    """The server's close frame has the status code for the client's frame."""
     async with wire_to(server) as wire:
         await wire.shake_hands()
         await wire.connect()
@@ -180,7 +183,8 @@ async def test_a_websocket_ends_with_the_status_code_that_fits(
     assert server.engine.sockets == {}
 
 
-async def test_a_message_that_is_too_long_ends_the_websocket_before_it_is_there(tmp_path: Path) -> None:
+async def test_message_header_above_max_payload(tmp_path: Path) -> None:
+    """The header of a message above max_payload closes the WebSocket before the payload arrives."""
     async with serving(tmp_path / "events.db", max_http_buffer_size=1000) as server, wire_to(server) as wire:
         await wire.shake_hands()
         await wire.connect()
@@ -190,9 +194,10 @@ async def test_a_message_that_is_too_long_ends_the_websocket_before_it_is_there(
         assert await wire.is_over()
 
 
-async def test_aiohttp_lets_go_of_a_connection_and_handlers_can_still_ask_for_its_address(
+async def test_aiohttp_releases_the_request(
     server: Server,
 ) -> None:
+    """aiohttp's task of the request ends, and handlers can still read the client's address."""
     seen = Seen()
 
     def where(sid: str) -> None:
@@ -211,7 +216,8 @@ async def test_aiohttp_lets_go_of_a_connection_and_handlers_can_still_ask_for_it
         assert await seen.until(1) == [("127.0.0.1", urlsplit(server.url).port)]
 
 
-async def test_a_client_that_leaves_takes_all_of_its_memory_along(server: Server) -> None:
+async def test_connection_is_garbage_collected(server: Server) -> None:
+    """A closed connection is garbage-collected."""
     async with wire_to(server) as wire:
         await wire.shake_hands()
         await wire.connect()
@@ -226,7 +232,8 @@ async def test_a_client_that_leaves_takes_all_of_its_memory_along(server: Server
     assert await gone.until(1) == [True]
 
 
-async def test_who_does_not_read_the_answers_to_its_pings_gets_no_more_of_them(server: Server) -> None:
+async def test_pongs_stop_for_a_client_without_reading(server: Server) -> None:
+    """The server sends no further pongs to a client that does not read."""
     seen = Seen()
     server.sio.on("end", lambda _: seen("end"))
     async with wire_to(server) as wire:
@@ -242,9 +249,8 @@ async def test_who_does_not_read_the_answers_to_its_pings_gets_no_more_of_them(s
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["", "tls"])
-async def test_who_does_not_read_cannot_keep_a_connection_that_the_server_closes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tls: bool
-) -> None:
+async def test_close_timeout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tls: bool) -> None:
+    """A client that does not read cannot keep open a connection closed by the server."""
     monkeypatch.setattr(aiohttp_websocket, "CLOSE_TIMEOUT_SECONDS", 0.05)
     monkeypatch.setattr("asyncio.constants.SSL_SHUTDOWN_TIMEOUT", 10 * DEADLINE)
     context = certified() if tls else None
@@ -259,7 +265,7 @@ async def test_who_does_not_read_cannot_keep_a_connection_that_the_server_closes
         tcp: asyncio.Transport = transport._ssl_protocol._transport if tls else transport
         while tcp.get_write_buffer_size() == 0:
             connection.write([Frames("4" + "x" * 10_000)])
-        connection.leave("server disconnect")
+        connection.close_after_flush("server disconnect")
         await until(lambda: tcp.get_extra_info("socket").fileno() == -1)
 
 
@@ -273,9 +279,8 @@ async def identifying(request: web.Request, handler: Handler) -> web.StreamRespo
 
 
 @pytest.mark.parametrize("cancellation", [False, True], ids=["", "handler_cancellation"])
-async def test_middlewares_of_an_application_end_with_the_handshake_and_what_they_set_stays(
-    tmp_path: Path, cancellation: bool
-) -> None:
+async def test_context_variables_of_middlewares(tmp_path: Path, cancellation: bool) -> None:
+    """Handlers see the context variables set by middlewares for the handshake."""
     sio = socketio.AsyncServer(async_mode="aiohttp", client_manager=RecoveryManager(tmp_path / "events.db"))
     sio.on("id", lambda _: request_id.get())
     app = web.Application(middlewares=[identifying])

@@ -258,7 +258,7 @@ def prefix(namespace: str) -> str:
 async def poll_is_open(server: Server) -> None:
     """Waits until the only connection has a poll that waits."""
     (connection,) = server.engine.sockets.values()
-    await until(lambda: connection._poll is not None)
+    await until(lambda: connection._poll_buffer.has_poll)
 
 
 async def packets_until_marker(server: Server, *clients: Socket) -> list[list[str | bytes]]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketio_eventstore.transport.frame_reader import CloseCode, End, FrameReader, Message, Ping
+from socketio_eventstore.transport.frame_reader import Close, CloseCode, FrameReader, Message, Ping
 
 MAX_BYTES = 70_000
 TEXT, BINARY, MORE, CLOSE, PING, PONG = 0x81, 0x82, 0x80, 0x88, 0x89, 0x8A
@@ -31,7 +31,7 @@ def frame(head: int, payload: bytes = b"", *, masked: bool = True) -> bytes:
 
 
 def deflated(payload: bytes) -> bytes:
-    """A payload as permessage-deflate has it, without its end (RFC 7692 section 7.2.1)."""
+    """Compress a payload for permessage-deflate, without the last four bytes (RFC 7692 section 7.2.1)."""
     deflater = zlib.compressobj(wbits=-15)
     return (deflater.compress(payload) + deflater.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
@@ -42,9 +42,9 @@ def messages_of(*frames: bytes, inflates: bool = False) -> list[Message]:
 
 @st.composite
 def conversations(draw: st.DrawFn) -> tuple[list[bytes], list[Message]]:
-    """Frames, of messages in fragments with pings between them, and what they mean."""
+    """Frames of fragmented messages with pings between fragments, and the expected messages."""
     frames: list[bytes] = []
-    meant: list[Message] = []
+    expected: list[Message] = []
     for message in draw(st.lists(st.text() | st.binary(max_size=300), max_size=6)):
         payload = message.encode() if isinstance(message, str) else message
         cuts = sorted(draw(st.lists(st.integers(0, len(payload)), max_size=3)))
@@ -54,23 +54,23 @@ def conversations(draw: st.DrawFn) -> tuple[list[bytes], list[Message]]:
             frames.append(frame(opcode | (0x80 if i == len(cuts) else 0), payload[start:end]))
             if i < len(cuts) and draw(st.booleans()):
                 frames.append(frame(PING, b"hello?"))
-                meant.append(Ping(b"hello?"))
-        meant.append(message)
-    return frames, meant
+                expected.append(Ping(b"hello?"))
+        expected.append(message)
+    return frames, expected
 
 
 @given(conversations(), st.data())
-def test_messages_come_out_as_they_went_in_however_the_bytes_are_cut(
-    conversation: tuple[list[bytes], list[Message]], data: st.DataObject
-) -> None:
-    frames, meant = conversation
+def test_any_split_of_the_bytes(conversation: tuple[list[bytes], list[Message]], data: st.DataObject) -> None:
+    """The messages do not depend on the split of the bytes."""
+    frames, expected = conversation
     sent, reader = b"".join(frames), FrameReader(MAX_BYTES)
     cuts = [0, *sorted(data.draw(st.lists(st.integers(0, len(sent)), max_size=20))), len(sent)]
     received = [message for start, end in pairwise(cuts) for message in reader.feed(sent[start:end])]
-    assert received == meant
+    assert received == expected
 
 
-def test_a_short_frame_behind_a_long_one_is_read_as_soon_as_it_is_there() -> None:
+def test_short_frame_after_a_long_frame() -> None:
+    """A short frame after a long frame is read as soon as the short frame is complete."""
     long, short = frame(BINARY, b"x" * 1000), frame(TEXT, b"3")
     reader = FrameReader(MAX_BYTES)
     assert reader.feed(long[:10]) == []
@@ -78,26 +78,30 @@ def test_a_short_frame_behind_a_long_one_is_read_as_soon_as_it_is_there() -> Non
     assert reader.feed(short[1:]) == ["3"]
 
 
-def test_a_message_may_come_byte_by_byte() -> None:
+def test_one_byte_at_a_time() -> None:
+    """A message may arrive one byte at a time."""
     reader, sent = FrameReader(MAX_BYTES), frame(BINARY, b"x" * 200) + frame(PING) + frame(TEXT, b"3")
     received = [message for byte in sent for message in reader.feed(bytes([byte]))]
     assert received == [b"x" * 200, Ping(b""), "3"]
 
 
-def test_a_ping_between_the_fragments_of_a_long_message_is_no_part_of_it() -> None:
+def test_ping_between_fragments() -> None:
+    """A ping between two fragments does not count towards the message's size."""
     frames = [frame(0x02, b"x" * MAX_BYTES), frame(PING, b"?"), frame(MORE)]
     assert messages_of(*frames) == [Ping(b"?"), b"x" * MAX_BYTES]
 
 
 @given(st.binary(max_size=200), st.booleans())
-def test_no_bytes_make_it_fail(garbage: bytes, inflates: bool) -> None:
+def test_garbage_raises_nothing(garbage: bytes, inflates: bool) -> None:
+    """No bytes from a client raise an exception."""
     reader = FrameReader(100, inflates=inflates)
     for byte in garbage:
         reader.feed(bytes([byte]))
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 65_535, 65_536, MAX_BYTES])
-def test_every_length_is_read(size: int) -> None:
+def test_payload_lengths(size: int) -> None:
+    """Each encoding of a payload's length is read."""
     assert messages_of(frame(BINARY, b"x" * size), frame(TEXT, b"next")) == [b"x" * size, "next"]
 
 
@@ -134,21 +138,25 @@ def test_every_length_is_read(size: int) -> None:
         ),
     ],
 )
-def test_a_close_frame_and_each_breach_of_the_protocol_end_it(frames: list[bytes], code: int) -> None:
-    assert messages_of(frame(TEXT, b"before"), *frames, frame(TEXT, b"after")) == ["before", End(code)]
+def test_close_and_protocol_violations(frames: list[bytes], code: int) -> None:
+    """A close frame and each protocol violation end the messages with the right status code."""
+    assert messages_of(frame(TEXT, b"before"), *frames, frame(TEXT, b"after")) == ["before", Close(code)]
 
 
-def test_nothing_is_read_after_the_end() -> None:
+def test_feed_after_close() -> None:
+    """feed returns no message after a Close."""
     reader = FrameReader(MAX_BYTES)
-    assert reader.feed(frame(CLOSE)) == [End(CloseCode.NORMAL)]
+    assert reader.feed(frame(CLOSE)) == [Close(CloseCode.NORMAL)]
     assert reader.feed(frame(TEXT, b"after")) == []
 
 
-def test_a_pong_that_nobody_has_asked_for_is_ignored() -> None:
+def test_unsolicited_pong() -> None:
+    """An unsolicited pong is ignored."""
     assert messages_of(frame(PONG, b"x"), frame(TEXT, b"next")) == ["next"]
 
 
-def test_compressed_messages_are_read_where_that_was_agreed_upon() -> None:
+def test_compressed_messages() -> None:
+    """Compressed messages are read if the handshake agreed on compression."""
     payload = deflated("täxt".encode() * 100)
     frames = [frame(0x41, payload[:5]), frame(MORE, payload[5:]), frame(TEXT, b"plain")]
     assert messages_of(*frames, inflates=True) == ["täxt" * 100, "plain"]
@@ -161,5 +169,6 @@ def test_compressed_messages_are_read_where_that_was_agreed_upon() -> None:
         pytest.param(b"\xff\xff", CloseCode.PROTOCOL_ERROR, id="garbage"),
     ],
 )
-def test_a_compressed_message_cannot_exceed_the_limit_or_be_garbage(payload: bytes, code: CloseCode) -> None:
-    assert messages_of(frame(TEXT | 0x40, payload), inflates=True) == [End(code)]
+def test_invalid_compressed_messages(payload: bytes, code: CloseCode) -> None:
+    """A compressed message above the limit and an invalid one close the WebSocket."""
+    assert messages_of(frame(TEXT | 0x40, payload), inflates=True) == [Close(code)]

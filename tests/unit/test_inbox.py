@@ -9,20 +9,20 @@ from socketio_eventstore.transport.inbox import MAX_QUEUED_BYTES, Inbox, Invalid
 
 
 class Connection:
-    """Starts a handler for each packet, which runs until it is told to end."""
+    """An inbox owner; the handler of each packet runs until ``end_one``."""
 
     def __init__(self) -> None:
-        self.begun: list[Packet] = []
+        self.handled: list[Packet] = []
         self.running: list[asyncio.Event] = []
         self.tasks: list[asyncio.Task[None]] = []
         self.invalid: list[InvalidPacket] = []
-        self.is_held_back = False
+        self.is_paused = False
         self.handlers_at_once = 1
 
     def handle_packet(self, packet: Packet) -> asyncio.Task[None] | None:
         if packet == "invalid":
             raise InvalidPacket(packet)
-        self.begun.append(packet)
+        self.handled.append(packet)
         if packet == "no handler":
             return None
         self.running.append(asyncio.Event())
@@ -32,14 +32,17 @@ class Connection:
     async def _handle(self, may_end: asyncio.Event) -> None:
         await may_end.wait()
 
-    def close_invalid(self, error: InvalidPacket) -> None:
+    def fail(self, error: InvalidPacket) -> None:
         self.invalid.append(error)
 
-    def hold_back(self, *, paused: bool) -> None:
-        self.is_held_back = paused
+    def pause_reading(self) -> None:
+        self.is_paused = True
+
+    def resume_reading(self) -> None:
+        self.is_paused = False
 
     async def end_one(self) -> None:
-        """Lets the oldest handler end, and what follows from it happen."""
+        """End the oldest handler and run the callbacks of its end."""
         self.running.pop(0).set()
         await self.tasks.pop(0)
         await asyncio.sleep(0)
@@ -53,35 +56,38 @@ async def connection() -> AsyncIterator[Connection]:
         await connection.end_one()
 
 
-async def test_handlers_run_side_by_side_up_to_the_limit(connection: Connection) -> None:
+async def test_handlers_run_concurrently(connection: Connection) -> None:
+    """Handlers run concurrently up to handlers_at_once."""
     connection.handlers_at_once = 2
     inbox = Inbox(connection)
     for packet in ("a", "b", "c", "d"):
         inbox.put(packet)
-    assert connection.begun == ["a", "b"]
+    assert connection.handled == ["a", "b"]
     await connection.end_one()
-    assert connection.begun == ["a", "b", "c"]
+    assert connection.handled == ["a", "b", "c"]
     await connection.end_one()
-    assert connection.begun == ["a", "b", "c", "d"]
+    assert connection.handled == ["a", "b", "c", "d"]
 
 
-async def test_nothing_overtakes_a_packet_that_waits(connection: Connection) -> None:
+async def test_packets_keep_their_order(connection: Connection) -> None:
+    """A packet without a handler does not overtake a queued packet."""
     inbox = Inbox(connection)
     for packet in ("a", "no handler", "b", "no handler"):
         inbox.put(packet)
-    assert connection.begun == ["a"]
+    assert connection.handled == ["a"]
     await connection.end_one()
-    assert connection.begun == ["a", "no handler", "b"]
+    assert connection.handled == ["a", "no handler", "b"]
     await connection.end_one()
-    assert connection.begun == ["a", "no handler", "b", "no handler"]
+    assert connection.handled == ["a", "no handler", "b", "no handler"]
 
 
-async def test_the_end_comes_after_what_was_put_before_it(connection: Connection) -> None:
+async def test_call_when_idle(connection: Connection) -> None:
+    """call_when_idle runs the action after the earlier packets."""
     inbox = Inbox(connection)
     ends: list[list[Packet]] = []
     inbox.put("a")
     inbox.put("b")
-    inbox.call_when_idle(lambda: ends.append(list(connection.begun)))
+    inbox.call_when_idle(lambda: ends.append(list(connection.handled)))
     assert ends == []
     await connection.end_one()
     await connection.end_one()
@@ -90,18 +96,20 @@ async def test_the_end_comes_after_what_was_put_before_it(connection: Connection
     assert ends[1:] == [[]]
 
 
-async def test_a_client_that_sends_faster_than_handlers_end_is_held_back(connection: Connection) -> None:
+async def test_reading_pauses_above_the_limit(connection: Connection) -> None:
+    """Reading pauses above MAX_QUEUED_BYTES and resumes when handlers have ended."""
     inbox = Inbox(connection)
     inbox.put("a")
     inbox.put("x" * MAX_QUEUED_BYTES)
-    assert not connection.is_held_back
+    assert not connection.is_paused
     inbox.put("b")
-    assert connection.is_held_back
+    assert connection.is_paused
     await connection.end_one()
-    assert not connection.is_held_back
+    assert not connection.is_paused
 
 
-async def test_an_invalid_packet_is_told_at_once_or_when_it_is_its_turn(connection: Connection) -> None:
+async def test_invalid_packet(connection: Connection) -> None:
+    """An invalid packet raises at once, or fails the connection when taken from the queue."""
     inbox = Inbox(connection)
     with pytest.raises(InvalidPacket):
         inbox.put("invalid")
@@ -112,19 +120,21 @@ async def test_an_invalid_packet_is_told_at_once_or_when_it_is_its_turn(connecti
     assert [str(error) for error in connection.invalid] == ["invalid"]
 
 
-async def test_what_waits_is_forgotten_when_the_connection_is_closed(connection: Connection) -> None:
+async def test_clear(connection: Connection) -> None:
+    """clear drops the queued packets."""
     inbox = Inbox(connection)
     inbox.put("a")
     inbox.put("b")
     inbox.clear()
     await connection.end_one()
-    assert connection.begun == ["a"]
+    assert connection.handled == ["a"]
 
 
-async def test_one_can_wait_until_a_packet_need_not(connection: Connection) -> None:
+async def test_wait_until_idle(connection: Connection) -> None:
+    """wait_until_idle returns when the next packet is not queued."""
     inbox = Inbox(connection)
     inbox.put("a")
-    waiting = asyncio.create_task(inbox.wait())
+    waiting = asyncio.create_task(inbox.wait_until_idle())
     await asyncio.sleep(0)
     assert not waiting.done()
     await connection.end_one()

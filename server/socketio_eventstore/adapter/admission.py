@@ -85,7 +85,7 @@ class Admission:
         if namespace in connection.sessions or key in self._connecting:
             # An error would make the client drop a socket that the server goes on sending to; the
             # reference closes the transport, too (socket.io 4.8, Client.ondecoded, "invalid state").
-            connection.leave(self._server.reason.TRANSPORT_ERROR)
+            connection.close_after_flush(self._server.reason.TRANSPORT_ERROR)
             return
         self._connecting.add(key)
         task = self._spawn(self._connect(connection, namespace, auth))

@@ -82,8 +82,8 @@ class AsyncServer(socketio.AsyncServer):  # type: ignore[misc]  # python-socketi
             server.eio,
             max_client_buffer=manager.options.max_client_buffer,
             websocket_compression=manager.options.websocket_compression,
-            closed=server.connection_closed,
-            message=server.receive,
+            connection_closed=server.connection_closed,
+            handle_message=server.receive,
             ping_written=server.ping_written,
             flush=server.flush,
         )
@@ -104,7 +104,7 @@ class AsyncServer(socketio.AsyncServer):  # type: ignore[misc]  # python-socketi
         up on them: what was emitted is committed all the same.
         """
         for connection in list(self.eio.sockets.values()):
-            connection.leave(self.reason.SERVER_DISCONNECT)
+            connection.close_after_flush(self.reason.SERVER_DISCONNECT)
         try:
             if self.admission is not None:
                 await self.admission.finish()
@@ -300,7 +300,7 @@ class AsyncServer(socketio.AsyncServer):  # type: ignore[misc]  # python-socketi
         if connection is None or connection.sessions or self.admission is None:
             return
         if not self.admission.is_connecting(connection):
-            connection.leave(self.reason.SERVER_DISCONNECT)
+            connection.close_after_flush(self.reason.SERVER_DISCONNECT)
 
     async def session_expired(self, session: Session) -> None:
         """Call the handler of ``session_expired`` and end the session in the transaction of its emits.

@@ -1,7 +1,7 @@
-"""A WebSocket on a TCP connection that aiohttp has accepted.
+"""A WebSocket on a TCP connection accepted by aiohttp.
 
-The connection is taken over after the handshake: aiohttp's own machinery takes a task, a queue and a
-wake-up per message, and several KiB per client.
+After the handshake ``AiohttpWebSocket`` replaces aiohttp's protocol on the TCP connection. aiohttp's own
+WebSocket needs a task, a queue and a wake-up per message, and several KiB per client.
 """
 
 from __future__ import annotations
@@ -14,33 +14,42 @@ from typing import cast
 from aiohttp import hdrs, web
 
 from socketio_eventstore.core.packets import Frames, close_frame, pong_frame
-from socketio_eventstore.transport.frame_reader import CloseCode, End, FrameReader, Ping
-from socketio_eventstore.transport.websocket import CLOSE_TIMEOUT_SECONDS, Environ, Receiver, Serve
+from socketio_eventstore.transport.frame_reader import Close, CloseCode, FrameReader, Ping
+from socketio_eventstore.transport.websocket import (
+    CLOSE_TIMEOUT_SECONDS,
+    Environ,
+    MakeReceiver,
+    Receiver,
+)
 
 UNREAD_BYTES_WITHOUT_PONG = 64_000
-"""Beyond so much that a client has not read, its WebSocket pings are not answered."""
+"""Unsent bytes of one client beyond which its WebSocket pings get no pong."""
 
-_FITTING = frozenset({"client_max_window_bits", "client_no_context_takeover", "server_no_context_takeover"})
+_ACCEPTED_PARAMETERS = frozenset(
+    {"client_max_window_bits", "client_no_context_takeover", "server_no_context_takeover"}
+)
 _DEFLATE = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
-"""No memory per client, and frames that all clients can share (RFC 7692 section 7.1.1)."""
+"""No context takeover: no memory per client, and frames shared by all clients (RFC 7692 section 7.1.1)."""
 
 
 class AiohttpWebSocket(asyncio.Protocol):
-    """A WebSocket on a TCP connection that aiohttp has accepted and shaken hands on."""
+    """A WebSocket on a TCP connection accepted by aiohttp."""
 
     __slots__ = (
         "_compression_threshold",
         "_context",
+        "_make_receiver",
         "_max_message_bytes",
         "_reader",
-        "_serve",
         "_transport",
         "receiver",
     )
 
-    def __init__(self, serve: Serve, max_message_bytes: int, compression_threshold: int) -> None:
-        """``compression_threshold``: frames from so many bytes on are compressed, 0: none."""
-        self._serve = serve
+    def __init__(
+        self, make_receiver: MakeReceiver, max_message_bytes: int, compression_threshold: int
+    ) -> None:
+        """``compression_threshold`` is the smallest payload to compress, in bytes; 0 compresses none."""
+        self._make_receiver = make_receiver
         self._max_message_bytes = max_message_bytes
         self._compression_threshold = compression_threshold
         self._context: Context
@@ -49,9 +58,12 @@ class AiohttpWebSocket(asyncio.Protocol):
         self.receiver: Receiver
 
     async def __call__(self, environ: Environ) -> web.StreamResponse:
-        """Shake hands and take the connection over; python-engineio's way to start a WebSocket."""
+        """Complete the handshake and take over the TCP connection.
+
+        python-engineio starts a WebSocket by calling an object of the driver's class with the request.
+        """
         request: web.Request = environ["aiohttp.request"]
-        handshake = web.WebSocketResponse(compress=False)  # what is agreed upon here is not aiohttp's to do
+        handshake = web.WebSocketResponse(compress=False)  # FrameReader and Frames compress, not aiohttp
         compresses = self._compression_threshold > 0 and _offers_deflate(request)
         if compresses:
             handshake.headers[hdrs.SEC_WEBSOCKET_EXTENSIONS] = _DEFLATE
@@ -60,22 +72,22 @@ class AiohttpWebSocket(asyncio.Protocol):
         try:
             await handshake.prepare(request)
         except ConnectionResetError:
-            return _NoResponse()  # the client has left during the handshake
+            return _NoResponse()  # the client disconnected during the handshake
         if request.transport is None:
-            return _NoResponse()  # or right after it
-        self._context = copy_context()  # handlers find in it what middlewares have set for the request
+            return _NoResponse()  # the client disconnected right after the handshake
+        self._context = copy_context()  # handlers see the context variables set by middlewares
         self._reader = FrameReader(self._max_message_bytes, inflates=compresses)
         self._transport = _take_over(request, self)
-        self.receiver = self._serve(self)
+        self.receiver = self._make_receiver(self)
         return _NoResponse()
 
     @property
     def unsent_bytes(self) -> int:
-        """What is in the TCP transport's buffer."""
+        """The bytes in the buffer of the TCP transport."""
         return self._transport.get_write_buffer_size()
 
     def write(self, batch: Sequence[Frames]) -> int:
-        """Send frames as one piece. Returns ``unsent_bytes``."""
+        """Send frames with one write. Returns ``unsent_bytes``."""
         transport = self._transport
         if transport.is_closing():
             return 0
@@ -88,7 +100,7 @@ class AiohttpWebSocket(asyncio.Protocol):
         return transport.get_write_buffer_size()
 
     def data_received(self, data: bytes) -> None:
-        """Hand over the messages that have become complete; called by the event loop."""
+        """Pass complete messages to the receiver. Called by the event loop."""
         self._context.run(self._receive, data)
 
     def _receive(self, data: bytes) -> None:
@@ -97,35 +109,36 @@ class AiohttpWebSocket(asyncio.Protocol):
                 case str() | bytes():
                     self.receiver.data_received(message)
                 case Ping(payload):
-                    self._answer(payload)
-                case End(code):
+                    self._send_pong(payload)
+                case Close(code):
                     self._close(code)
                     self.receiver.connection_lost()
 
-    def _answer(self, ping: bytes) -> None:
-        # A client that does not read gets no more of them: only the newest is owed (RFC 6455 section 5.5.3).
+    def _send_pong(self, payload: bytes) -> None:
+        # While the client does not read, pongs stop: RFC 6455 section 5.5.3 requires only the newest.
         unread = self._transport.get_write_buffer_size()
         if not self._transport.is_closing() and unread <= UNREAD_BYTES_WITHOUT_PONG:
-            self._transport.write(pong_frame(ping))
+            self._transport.write(pong_frame(payload))
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The TCP connection has ended; called by the event loop."""
+        """Tell the receiver that the TCP connection has ended. Called by the event loop."""
         self._context.run(self.receiver.connection_lost)
 
     def pause_reading(self) -> None:
-        """Let TCP hold the client back."""
+        """Stop reading, so that TCP flow control slows the client."""
         self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Read again."""
         self._transport.resume_reading()
 
-    def close(self, *, abort: bool) -> None:
-        """Send a close frame unless aborted, and end the TCP connection."""
-        if abort:
-            self._transport.abort()
-        else:
-            self._close(CloseCode.GOING_AWAY)
+    def close(self) -> None:
+        """Send a close frame and close the TCP connection after sending the unsent bytes."""
+        self._close(CloseCode.GOING_AWAY)
+
+    def abort(self) -> None:
+        """Close the TCP connection at once, without a close frame."""
+        self._transport.abort()
 
     def _close(self, code: int) -> None:
         transport = self._transport
@@ -133,43 +146,43 @@ class AiohttpWebSocket(asyncio.Protocol):
             transport.write(close_frame(code))
             transport.close()
         if transport.get_write_buffer_size() or transport.get_extra_info("sslcontext") is not None:
-            # Closing waits for what is unsent, and for ever if the client does not read. TLS does not count
-            # what it has handed on to TCP.
+            # asyncio's close() waits for the unsent bytes, and waits for ever if the client does not read.
+            # With TLS, get_write_buffer_size() leaves out the bytes already passed on to TCP.
             asyncio.get_running_loop().call_later(CLOSE_TIMEOUT_SECONDS, transport.abort)
 
 
 def _offers_deflate(request: web.Request) -> bool:
-    """Whether the client takes compressed messages of any window, each on its own."""
+    """Whether the client accepts compression with any window and without context takeover."""
     offers = ",".join(request.headers.getall(hdrs.SEC_WEBSOCKET_EXTENSIONS, []))
     for offer in offers.split(","):
         name, *parameters = [part.strip().partition("=")[0].strip() for part in offer.split(";")]
-        if name == "permessage-deflate" and _FITTING.issuperset(parameters):
+        if name == "permessage-deflate" and _ACCEPTED_PARAMETERS.issuperset(parameters):
             return True
     return False
 
 
 def _take_over(request: web.Request, protocol: asyncio.Protocol) -> asyncio.Transport:
-    """The TCP connection of a request, which belongs to another protocol from now on.
+    """Give the TCP connection of a request to ``protocol``. Returns the connection's transport.
 
-    When the request is over, aiohttp is told what it would be told if the connection had ended, so that it
-    lets go of everything. Not before: it might cancel the request (``handler_cancellation``).
+    After the request, aiohttp's protocol gets ``connection_lost`` and so releases the request's resources.
+    An earlier call might cancel the request (``handler_cancellation``).
     """
     former, transport = request.protocol, cast("asyncio.Transport", request.transport)
 
-    def let_go(_: object) -> None:
+    def release(_: object) -> None:
         former.connection_lost(None)
-        former.transport = transport  # handlers ask the request for the peer's address or certificate
+        former.transport = transport  # handlers read the peer's address or certificate from the request
 
     transport.set_protocol(protocol)
-    former.transport = None  # or aiohttp would close what it believes to be its own
-    request.task.add_done_callback(let_go)
+    former.transport = None  # otherwise aiohttp closes the transport
+    request.task.add_done_callback(release)
     if not transport.is_reading():
         transport.resume_reading()
     return transport
 
 
 class _NoResponse(web.StreamResponse):
-    """Nothing is left to be answered on this connection."""
+    """A response without any bytes, since the connection no longer belongs to aiohttp."""
 
     def __init__(self) -> None:
         super().__init__(status=101)
@@ -178,4 +191,4 @@ class _NoResponse(web.StreamResponse):
         """Send no headers."""
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """Send no end."""
+        """Send no end of body."""

@@ -9,62 +9,76 @@ from typing import Any
 
 from socketio_eventstore.core.packets import Frames
 from socketio_eventstore.transport.frame_reader import CloseCode
-from socketio_eventstore.transport.websocket import CLOSE_TIMEOUT_SECONDS, Environ, Receiver, Serve
+from socketio_eventstore.transport.websocket import (
+    CLOSE_TIMEOUT_SECONDS,
+    Environ,
+    MakeReceiver,
+    Receiver,
+)
 
 
 class AsgiWebSocket:
-    """A WebSocket of an ASGI server, whose ``send`` waits while the client does not read."""
+    """A WebSocket of an ASGI server.
 
-    def __init__(self, serve: Serve, max_message_bytes: int, compression_threshold: int) -> None:
-        """``compression_threshold`` is the ASGI server's business and ignored here."""
-        self._serve = serve
+    ASGI's ``send`` waits while the client does not read. So ``write`` fills a queue, and a task sends from
+    the queue.
+    """
+
+    def __init__(
+        self, make_receiver: MakeReceiver, max_message_bytes: int, compression_threshold: int
+    ) -> None:
+        """``compression_threshold`` has no effect here: the ASGI server decides about compression."""
+        self._make_receiver = make_receiver
         self._max_message_bytes = max_message_bytes
         self._queue: deque[str | bytes] = deque()
-        self._wake = asyncio.Event()
-        self._may_receive = asyncio.Event()
-        self._may_receive.set()
+        self._wake_writer = asyncio.Event()
+        self._reading = asyncio.Event()
+        self._reading.set()
         self._closing = False
         self._incoming: asyncio.Future[dict[str, Any]] | None = None
         self.receiver: Receiver
         self.unsent_bytes = 0
 
     async def __call__(self, environ: Environ) -> str:
-        """Accept, then serve until the WebSocket ends; python-engineio's way to start one."""
+        """Accept the WebSocket, then pass messages to the receiver until the WebSocket ends.
+
+        python-engineio starts a WebSocket by calling an object of the driver's class with the request.
+        """
         self._receive = environ["asgi.receive"]
         self._send = environ["asgi.send"]
         await self._send({"type": "websocket.accept"})
-        self._writer = asyncio.create_task(self._write_out())
-        self.receiver = self._serve(self)
+        self._writer = asyncio.create_task(self._send_queued())
+        self.receiver = self._make_receiver(self)
         try:
-            while (message := await self._next()) is not None:
+            while (message := await self._next_message()) is not None:
                 self.receiver.data_received(message)
         finally:
             self.receiver.connection_lost()
-            self.close(abort=False)
+            self.close()
             await asyncio.wait([self._writer], timeout=CLOSE_TIMEOUT_SECONDS)
             self._writer.cancel()
         return ""
 
     def write(self, batch: Sequence[Frames]) -> int:
-        """Queue frames for the writing task. Returns ``unsent_bytes``."""
+        """Queue frames for the sending task. Returns ``unsent_bytes``."""
         if not self._closing:
             for frames in batch:
                 self._queue.extend(frames.packets)
                 self.unsent_bytes += frames.size_bytes
-            self._wake.set()
+            self._wake_writer.set()
         return self.unsent_bytes
 
     def pause_reading(self) -> None:
-        """Ask the ASGI server for no more messages."""
-        self._may_receive.clear()
+        """Receive no further message from the ASGI server."""
+        self._reading.clear()
 
     def resume_reading(self) -> None:
-        """Ask again."""
-        self._may_receive.set()
+        """Receive messages again."""
+        self._reading.set()
 
-    async def _next(self) -> str | bytes | None:
-        """The next text or binary message, None at the end; one that is too large ends the WebSocket."""
-        await self._may_receive.wait()
+    async def _next_message(self) -> str | bytes | None:
+        """The next text or binary message; None at the end and after a message above the limit."""
+        await self._reading.wait()
         if self._closing:
             return None
         self._incoming = asyncio.ensure_future(self._receive())
@@ -82,17 +96,22 @@ class AsgiWebSocket:
             data = event.get("text")
         return None if data is None or len(data) > self._max_message_bytes else data
 
-    def close(self, *, abort: bool) -> None:
-        """End it, at once or after what was queued."""
+    def close(self) -> None:
+        """Close the WebSocket after sending the queued packets."""
         self._closing = True
-        if abort:
-            self._writer.cancel()
-            if self._incoming is not None:
-                self._incoming.cancel()
-        self._may_receive.set()
-        self._wake.set()
+        self._reading.set()
+        self._wake_writer.set()
 
-    async def _write_out(self) -> None:
+    def abort(self) -> None:
+        """Close the WebSocket at once and drop the queued packets."""
+        self._closing = True
+        self._writer.cancel()
+        if self._incoming is not None:
+            self._incoming.cancel()
+        self._reading.set()
+        self._wake_writer.set()
+
+    async def _send_queued(self) -> None:
         try:
             while self._queue or not self._closing:
                 while self._queue:
@@ -100,10 +119,10 @@ class AsgiWebSocket:
                     kind = "text" if isinstance(packet, str) else "bytes"
                     await self._send({"type": "websocket.send", kind: packet})
                     self.unsent_bytes -= len(packet)
-                self._wake.clear()
+                self._wake_writer.clear()
                 if not self._closing:
-                    await self._wake.wait()
+                    await self._wake_writer.wait()
             await self._send({"type": "websocket.close", "code": CloseCode.GOING_AWAY.value})
         except (OSError, RuntimeError):
-            # The server below says in its own way that the client is gone; receive() will say it too.
+            # Each ASGI server has an exception of its own for a lost client; receive() reports the loss, too.
             self._queue.clear()

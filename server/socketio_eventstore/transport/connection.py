@@ -1,7 +1,7 @@
-"""Engine.IO connections, whose bytes leave in the order of dispatch from a buffer that is bounded.
+"""Engine.IO connections with frames in dispatch order and a bounded send buffer.
 
-They take the place of python-engineio's sockets with a queue, a task and a wake-up per packet.
-Source: Engine.IO protocol 4.
+``EngineConnection`` replaces python-engineio's ``AsyncSocket``, which needs a queue, a task and a wake-up
+per packet. Source: Engine.IO protocol 4.
 """
 
 from __future__ import annotations
@@ -9,58 +9,36 @@ from __future__ import annotations
 import asyncio
 import logging
 from base64 import b64decode
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, Protocol
+from collections.abc import Collection, Sequence
+from typing import Any
 
-from socketio_eventstore.core.packets import (
-    CLOSE,
-    NOOP,
-    PING,
-    RECORD_SEPARATOR,
-    Frames,
-)
+from socketio_eventstore.core.packets import CLOSE, NOOP, PING, RECORD_SEPARATOR, Frames
 from socketio_eventstore.core.sessions import ClientConnection
+from socketio_eventstore.transport.engine_server import EngineServer
+from socketio_eventstore.transport.heartbeat import Heartbeat
 from socketio_eventstore.transport.inbox import Inbox, InvalidPacket
+from socketio_eventstore.transport.poll_buffer import PollBuffer
 from socketio_eventstore.transport.websocket import Receiver, WebSocket
 
 logger = logging.getLogger(__name__)
 
-POSTED_PACKETS = 100
-"""Packets of one POST that are acted on before the event loop serves others."""
+POSTED_PACKETS_PER_STEP = 100
+"""Packets of one POST handled before the event loop runs other tasks."""
 HANDLERS_AT_ONCE = 10_000
-"""Handlers of one connection that may run at a time; its further packets wait, and then it does."""
-
-HandlePacket = Callable[["EngineConnection", "str | bytes"], "asyncio.Task[None] | None"]
-"""Acts on a message; returns the task of the handler that it started."""
+"""The most running handlers of one connection. Further packets are queued, and at last reading pauses."""
 
 
 class InvalidRequest(Exception):
-    """The request makes no sense for this connection, which is closed."""
-
-
-class Endpoint(Protocol):
-    """What a connection needs of the server that it belongs to; see ``engine.Engine``."""
-
-    ping_interval: float
-    ping_timeout: float
-    max_client_buffer: int
-    handlers_at_once: int
-    slow_clients: int
-    sockets: dict[str, EngineConnection]
-    reason: Any
-    closed: Callable[[EngineConnection, str], None]
-    message: HandlePacket
-    ping_written: Callable[[EngineConnection], None]
-    flush: Callable[[], None]
+    """The HTTP request is not valid for this connection, and the connection is closed."""
 
 
 class EngineConnection(ClientConnection):
-    """One Engine.IO session: long-polling, WebSocket, or the one upgraded to the other.
+    """One Engine.IO session over long-polling, over WebSocket, or upgraded from polling to WebSocket.
 
-    ``sid``, ``upgraded``, ``closed`` and ``session`` are read by python-engineio.
+    python-engineio reads ``sid``, ``upgraded``, ``closed`` and ``session``.
     """
 
-    def __init__(self, engine: Endpoint, connection_id: str) -> None:
+    def __init__(self, engine: EngineServer, connection_id: str) -> None:
         super().__init__(connection_id)
         self.sid = connection_id
         self.session: dict[str, Any] = {}
@@ -68,216 +46,206 @@ class EngineConnection(ClientConnection):
         self.upgrading = False
         self.closed = False
         self._engine = engine
-        self._loop = asyncio.get_running_loop()
+        self._heartbeat = Heartbeat(self, engine)
         self._websocket: WebSocket | None = None
-        self._waiting: list[Frames] = []
-        self._waiting_bytes = 0
-        self._poll: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._pinged = False
-        self._last_word = CLOSE
+        self._poll_buffer = PollBuffer()
+        self._final_packet = CLOSE  # the response to a poll after the close
         self.handlers_at_once = engine.handlers_at_once
         self._inbox = Inbox(self)
 
     @property
     def unsent_bytes(self) -> int:
-        """Bytes that wait for a poll, or in the WebSocket's buffers."""
-        return self._waiting_bytes + (self._websocket.unsent_bytes if self._websocket else 0)
+        """The bytes waiting for a poll, or waiting in the buffers of the WebSocket."""
+        return self._poll_buffer.unsent_bytes + (self._websocket.unsent_bytes if self._websocket else 0)
 
     def write(self, batch: Sequence[Frames]) -> None:
-        """Send, or keep for the next poll. A client that leaves too much unread is cut off."""
+        """Send frames, or keep the frames for the next poll.
+
+        More unsent bytes than ``max_client_buffer`` abort the connection.
+        """
         if self.closed:
             return
         websocket = self._websocket
-        if websocket is not None:
-            unsent_bytes = websocket.write(batch)
-        else:
-            self._waiting.extend(batch)
-            unsent_bytes = self._waiting_bytes = self._waiting_bytes + sum([f.size_bytes for f in batch])
-            self._end_poll()
+        unsent_bytes = (self._poll_buffer if websocket is None else websocket).write(batch)
         if unsent_bytes > self._engine.max_client_buffer:
             self._engine.slow_clients += 1
-            self.abort("it does not read what it is sent")
-
-    def abort(self, reason: str) -> None:
-        """Drop the transport with everything unsent, and without any packet."""
-        logger.info("%s: transport aborted: %s", self.id, reason)
-        self._shut(self._engine.reason.TRANSPORT_ERROR, abort=True)
-
-    def leave(self, reason: str) -> None:
-        """End the transport after what was written before has gone out."""
-        self._shut(reason, abort=False)
-
-    async def close(self, wait: bool = True, abort: bool = False, reason: str | None = None) -> None:
-        """End the transport; python-engineio's name for it."""
-        self._shut(reason or self._engine.reason.SERVER_DISCONNECT, abort=abort)
+            self.abort("the client does not read fast enough")
 
     async def send(self, packet: Any) -> None:
-        """Send one of python-engineio's packets."""
+        """Send a packet of python-engineio (``engineio.packet.Packet``)."""
         encoded = packet.data if packet.binary else packet.encode()
         self.write([Frames(encoded)])
 
     def open(self, handshake: Frames) -> None:
-        """Begin with the handshake and the heartbeat."""
-        self.handlers_at_once = self._engine.handlers_at_once  # which may be known only now
+        """Send the handshake and start the heartbeat."""
+        self.handlers_at_once = self._engine.handlers_at_once  # the adapter may set the limit after __init__
         self.write([handshake])
-        self._timer = self._loop.call_later(self._engine.ping_interval, self._ping)
+        self._heartbeat.start()
 
-    def _ping(self) -> None:
+    def send_ping(self) -> None:
+        """Send a ping of the heartbeat."""
         self.write([PING])
         self._engine.ping_written(self)
-        self._pinged = True
-        self._timer = self._loop.call_later(self._engine.ping_timeout, self._ping_timed_out)
 
-    def _ping_timed_out(self) -> None:
-        self._shut(self._engine.reason.PING_TIMEOUT, abort=True)
+    # Closing ----------------------------------------------------------------------------------------
 
-    def _pong(self) -> None:
-        if self.closed or not self._pinged:  # it would confirm what was written since the last ping
-            return
-        self._pinged = False
-        if self._timer is not None:
-            self._timer.cancel()
-        self.pong_received()
-        self._timer = self._loop.call_later(self._engine.ping_interval, self._ping)
+    def abort(self, reason: str) -> None:
+        """Close the transport at once, drop the unsent bytes, and send no packet. Logs ``reason``."""
+        logger.info("%s: transport aborted: %s", self.id, reason)
+        self._abort(self._engine.reason.TRANSPORT_ERROR)
 
-    def _shut(self, reason: str, *, abort: bool) -> None:
-        if self.closed:
-            return
-        if not abort:
-            self._engine.flush()  # to the connection, what has been dispatched to it
-            if self.closed:  # that was too much for it
-                return
-        self.closed = True
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._websocket is not None:
-            self._websocket.close(abort=abort)
-        if abort:
+    def close_after_flush(self, reason: str) -> None:
+        """Close the transport after sending the unsent bytes. ``reason`` is one of python-engineio's."""
+        if not self.closed:
+            self._engine.flush()  # writes the dispatched frames, and aborts if the frames are too many
+        if not self.closed:
+            self.closed = True
+            if self._websocket is not None:
+                self._websocket.close()
+            self._release(reason)
+
+    async def close(self, wait: bool = True, abort: bool = False, reason: str | None = None) -> None:
+        """Close the transport; the signature is python-engineio's ``AsyncSocket.close``."""
+        reason = reason or self._engine.reason.SERVER_DISCONNECT
+        (self._abort if abort else self.close_after_flush)(reason)
+
+    def ping_timed_out(self) -> None:
+        """Close the transport at once, since the heartbeat has no pong."""
+        self._abort(self._engine.reason.PING_TIMEOUT)
+
+    def _abort(self, reason: str) -> None:
+        if not self.closed:
+            self.closed = True
+            if self._websocket is not None:
+                self._websocket.abort()
             self.take_unsent()
-        self._inbox.clear()
-        self._end_poll()
-        self._engine.sockets.pop(self.id, None)
-        self._engine.closed(self, reason)
+            self._release(reason)
 
-    # From the client --------------------------------------------------------------------------------
+    def _release(self, reason: str) -> None:
+        self._heartbeat.stop()
+        self._inbox.clear()
+        self._poll_buffer.wake_poll()
+        self._engine.sockets.pop(self.id, None)
+        self._engine.connection_closed(self, reason)
+
+    # Packets from the client ------------------------------------------------------------------------
 
     def data_received(self, message: str | bytes) -> None:
-        """A packet has come by WebSocket; one that is invalid ends the connection."""
+        """Handle a packet from the WebSocket. An invalid packet closes the connection."""
         try:
-            self.receive(message)
+            self._receive(message)
         except InvalidPacket as error:
-            self.close_invalid(error)
+            self.fail(error)
 
     def connection_lost(self) -> None:
-        """The WebSocket has ended."""
-        self._inbox.call_when_idle(lambda: self._shut(self._engine.reason.TRANSPORT_CLOSE, abort=False))
+        """Close the connection after the earlier packets, since the WebSocket has ended."""
+        self._inbox.call_when_idle(lambda: self.close_after_flush(self._engine.reason.TRANSPORT_CLOSE))
 
-    def receive(self, packet: str | bytes) -> None:
-        """Act on a packet when it is its turn. Raises InvalidPacket."""
+    def _receive(self, packet: str | bytes) -> None:
+        if self.closed:
+            return
         if packet == "3":
-            self._pong()
-        elif not self.closed:
+            self._heartbeat.handle_pong()
+        else:
             self._inbox.put(packet)
 
     def handle_packet(self, packet: str | bytes) -> asyncio.Task[None] | None:
-        """Act on a packet now; return the task of the handler that was started. Raises InvalidPacket."""
+        """Handle a packet now. Returns the task of the started handler, if any. Raises InvalidPacket."""
         if isinstance(packet, bytes):
-            return self._engine.message(self, packet)
+            return self._engine.handle_message(self, packet)
         match packet[:1]:
             case "4":
-                return self._engine.message(self, packet[1:])
+                return self._engine.handle_message(self, packet[1:])
             case "1":
-                self._last_word = NOOP
-                self._shut(self._engine.reason.CLIENT_DISCONNECT, abort=False)
+                self._final_packet = NOOP
+                self.close_after_flush(self._engine.reason.CLIENT_DISCONNECT)
             case "3" | "5" | "6":
                 pass
             case _:
                 raise InvalidPacket(f"unknown packet {packet[:20]!r}")
         return None
 
-    def close_invalid(self, error: InvalidPacket) -> None:
-        """The client does not keep to the protocol."""
+    def fail(self, error: InvalidPacket) -> None:
+        """Close the connection, since the client violated the protocol."""
         logger.info("%s: %s", self.id, error)
-        self._shut(self._engine.reason.TRANSPORT_CLOSE, abort=False)
+        self.close_after_flush(self._engine.reason.TRANSPORT_CLOSE)
 
     @property
     def handlers(self) -> Collection[asyncio.Task[None]]:
-        """The tasks of its handlers that are running."""
+        """The tasks of the connection's running handlers."""
         return self._inbox.handlers
 
-    def hold_back(self, *, paused: bool) -> None:
-        """Read no more from the client, or read again. One that polls waits for the answer to its POST."""
+    def pause_reading(self) -> None:
+        """Stop reading from the WebSocket. A polling client waits for the response to its POST."""
         if self._websocket is not None:
-            (self._websocket.pause_reading if paused else self._websocket.resume_reading)()
+            self._websocket.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read from the WebSocket again."""
+        if self._websocket is not None:
+            self._websocket.resume_reading()
 
     # Long-polling -----------------------------------------------------------------------------------
 
     async def poll(self) -> list[Frames]:
-        """What the client's poll is answered, once there is something. Raises InvalidRequest."""
-        if self._poll is not None:
-            self.abort("a second poll was sent while one was open")
+        """Wait for frames and return the response to a poll. Raises InvalidRequest for a second poll."""
+        if self._poll_buffer.has_poll:
+            self.abort("the client sent a second poll before the response to the first")
             raise InvalidRequest
         if self.upgrading:
             return [NOOP]
-        if not self._waiting:
-            self._poll = self._loop.create_future()
-            try:
-                await self._poll
-            finally:
-                self._poll = None
-        return self.take_unsent() or [self._last_word if self.closed else NOOP]
+        await self._poll_buffer.wait()
+        return self.take_unsent() or [self._final_packet if self.closed else NOOP]
 
     async def post(self, body: bytes) -> None:
-        """Act on the packets of a POST, up to one that ends the connection. Raises InvalidRequest."""
+        """Handle the packets of a POST, up to a packet that closes the connection. Raises InvalidRequest."""
         try:
             for count, packet in enumerate(body.decode().split(RECORD_SEPARATOR), start=1):
-                if count % POSTED_PACKETS == 0:
+                if count % POSTED_PACKETS_PER_STEP == 0:
                     await asyncio.sleep(0)
-                await self._inbox.wait()
+                await self._inbox.wait_until_idle()
                 if self.closed:
                     break
-                self.receive(b64decode(packet[1:], validate=True) if packet[:1] == "b" else packet)
-        except ValueError as error:  # no UTF-8, no base64, or no packet
+                self._receive(b64decode(packet[1:], validate=True) if packet[:1] == "b" else packet)
+        except ValueError as error:  # invalid UTF-8, invalid base64, or InvalidPacket
             self.abort(f"invalid packet: {error}")
             raise InvalidRequest from error
 
     def take_unsent(self) -> list[Frames]:
-        """What waits for a poll, which carries it now."""
-        batch, self._waiting, self._waiting_bytes = self._waiting, [], 0
-        return batch
-
-    def _end_poll(self) -> None:
-        if self._poll is not None and not self._poll.done():
-            self._poll.set_result(None)
+        """Remove and return the frames kept for a poll."""
+        return self._poll_buffer.take()
 
     # WebSocket --------------------------------------------------------------------------------------
 
-    def begin(self, handshake: Frames, websocket: WebSocket) -> Receiver:
-        """Work over a WebSocket from the handshake on."""
+    def open_websocket(self, handshake: Frames, websocket: WebSocket) -> Receiver:
+        """Send the handshake on a WebSocket. Returns the connection as the WebSocket's receiver."""
         self._websocket = websocket
         self.upgraded = True
-        if self.closed:  # while the WebSocket was opened
-            websocket.close(abort=False)
+        if self.closed:  # during the opening of the WebSocket
+            websocket.close()
         else:
             self.open(handshake)
         return self
 
     @property
     def may_upgrade(self) -> bool:
-        """Whether a WebSocket may take over from polling."""
+        """Whether an upgrade to a WebSocket may start."""
         return not (self.closed or self.upgraded or self.upgrading)
 
-    def hold_polls(self) -> None:
-        """An upgrade has begun: nothing leaves by polling any more."""
+    def pause_polling(self) -> None:
+        """Send nothing more by polling, since an upgrade has started."""
         self.upgrading = True
-        self._end_poll()
+        self._poll_buffer.wake_poll()
 
-    def upgrade_ended(self, websocket: WebSocket | None) -> None:
-        """An upgrade has brought this WebSocket, or come to nothing."""
+    def complete_upgrade(self, websocket: WebSocket) -> None:
+        """Send the unsent frames, and all later frames, on the WebSocket."""
         self.upgrading = False
-        if websocket is not None and not self.closed:
+        if not self.closed:
             self.upgraded = True
             self._websocket = websocket
-            if waiting := self.take_unsent():
-                websocket.write(waiting)
+            if unsent := self.take_unsent():
+                websocket.write(unsent)
+
+    def cancel_upgrade(self) -> None:
+        """Go on with polling."""
+        self.upgrading = False

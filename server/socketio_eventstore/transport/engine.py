@@ -1,10 +1,11 @@
-"""Engine.IO over HTTP: handshakes, polls and upgrades, to the letter of the protocol.
+"""Engine.IO over HTTP: handshakes, polls and upgrades.
 
-python-engineio keeps what belongs to the frameworks (requests to environ, responses, CORS, cookies);
-its request handling is replaced, since it deviates from the protocol in status codes and closing.
+python-engineio does the work that depends on the framework: request translation, responses, CORS and
+cookies. ``Engine`` replaces python-engineio's request handling, which deviates from the protocol in
+status codes and in closing.
 
-Sources: Engine.IO protocol 4, "HTTP long-polling", "Upgrade"; engine.io 6 ``BaseServer.verify`` for the
-codes of errors.
+Sources: Engine.IO protocol 4, "HTTP long-polling" and "Upgrade"; the error codes are those of
+``BaseServer.verify`` in engine.io 6.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from socketio_eventstore.transport.asgi_websocket import AsgiWebSocket
 from socketio_eventstore.transport.connection import (
     HANDLERS_AT_ONCE,
     EngineConnection,
-    HandlePacket,
     InvalidRequest,
 )
+from socketio_eventstore.transport.engine_server import HandleMessage
 from socketio_eventstore.transport.upgrade import Upgrade
-from socketio_eventstore.transport.websocket import Serve
+from socketio_eventstore.transport.websocket import Environ, MakeReceiver
 
-Environ = dict[str, Any]
 Response = dict[str, Any]
+"""A response as python-engineio's drivers take it: ``status``, ``headers`` and ``response`` (bytes)."""
 
 UNKNOWN_TRANSPORT = (0, "Transport unknown")
 UNKNOWN_SESSION = (1, "Session ID unknown")
@@ -41,7 +42,7 @@ UNSUPPORTED_VERSION = (5, "Unsupported protocol version")
 
 
 class RequestRefused(Exception):
-    """A request is answered with an error."""
+    """The server answers a request with an error. ``error`` is the code and the message of the JSON body."""
 
     def __init__(self, error: tuple[int, str], status: str = "400 BAD REQUEST") -> None:
         super().__init__(error[1])
@@ -50,20 +51,27 @@ class RequestRefused(Exception):
 
 
 class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is not typed
-    """python-engineio's server with connections and request handling of our own.
+    """python-engineio's server with ``EngineConnection`` and with replaced request handling.
 
-    It takes over an existing server object, since applications make theirs through python-socketio.
+    ``adopt`` changes an existing server object: applications create the server through python-socketio.
     """
 
     max_client_buffer: int
+    """The most unsent bytes of one connection; a connection with more is aborted."""
     handlers_at_once: int
-    """Of one connection; beyond them its packets wait."""
+    """The most running handlers of one connection; further packets of the client are queued."""
     websocket_compression: int
+    """The smallest payload that a WebSocket compresses, in bytes; 0 compresses none."""
     slow_clients: int
-    closed: Callable[[EngineConnection, str], None]
-    message: HandlePacket
+    """The number of connections aborted because of ``max_client_buffer``."""
+    connection_closed: Callable[[EngineConnection, str], None]
+    """Called at once when a connection closes, with python-engineio's reason."""
+    handle_message: HandleMessage
+    """Called for each message of a client."""
     ping_written: Callable[[EngineConnection], None]
+    """Called after a ping has been written behind the frames sent before."""
     flush: Callable[[], None]
+    """Writes the dispatched frames to the connections."""
 
     @classmethod
     def adopt(
@@ -72,54 +80,54 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
         *,
         max_client_buffer: int,
         websocket_compression: int,
-        closed: Callable[[EngineConnection, str], None],
-        message: HandlePacket,
+        connection_closed: Callable[[EngineConnection, str], None],
+        handle_message: HandleMessage,
         ping_written: Callable[[EngineConnection], None],
         flush: Callable[[], None],
     ) -> Engine:
-        """Turn a server that has no connections yet into one of this class.
+        """Change a server without connections into an ``Engine``. Returns the same object.
 
-        ``max_client_buffer`` is in bytes, as is ``websocket_compression``, from which size on messages are
-        compressed (0: none). ``closed`` is called at once when a connection ends, ``message`` for each
-        message, ``ping_written`` when a heartbeat was put behind what was sent, ``flush`` to be handed what
-        is waiting to be sent.
-        Raises RuntimeError when python-engineio lacks what this class builds on.
+        The class's attributes describe the arguments. Raises RuntimeError for a python-engineio without
+        the private methods that ``Engine`` calls.
         """
         for name in ("_upgrades", "_generate_sid_cookie", "_make_response", "_cors_allowed_origins"):
             if not callable(getattr(engine, name, None)):
                 raise RuntimeError(f"this version of python-engineio has no {name}; 4.15 to 4.x is supported")
         engine.__class__ = cls
-        engine.start_service_task = False  # every connection has a timer of its own
+        engine.start_service_task = False  # each connection has a Heartbeat
         engine.max_client_buffer = max_client_buffer
         engine.handlers_at_once = HANDLERS_AT_ONCE
         engine.websocket_compression = websocket_compression
         engine.slow_clients = 0
-        engine.closed = closed
-        engine.message = message
+        engine.connection_closed = connection_closed
+        engine.handle_message = handle_message
         engine.ping_written = ping_written
         engine.flush = flush
         adopted: Engine = engine
         return adopted
 
     def attach(self, app: Any, engineio_path: str = "engine.io") -> None:
-        """Attach to an application of aiohttp, with all methods, since the protocol has an answer to each."""
+        """Attach to an aiohttp or ASGI application.
+
+        The aiohttp route accepts all methods, since the protocol defines a response for each method.
+        """
         if hasattr(app, "router"):
             app.router.add_route("*", f"/{engineio_path.strip('/')}/", self.handle_request)
         else:
             super().attach(app, engineio_path)
 
     def connection(self, connection_id: str | None) -> EngineConnection | None:
-        """The open connection with this id."""
+        """Return the open connection with an id, or None."""
         connection: EngineConnection | None = self.sockets.get(connection_id)
         return connection
 
     async def handle_request(self, *args: Any, **kwargs: Any) -> Any:
-        """Answer an HTTP request, which may be the beginning of a WebSocket."""
+        """Answer an HTTP request, or open a WebSocket."""
         environ = self._async["translate_request"](*args, **kwargs)
         if inspect.isawaitable(environ):
             environ = await environ
         if "REQUEST_METHOD" not in environ:
-            return None  # not a request: ASGI's lifespan
+            return None  # an event of ASGI's lifespan, not a request
         try:
             response = await self._respond(environ)
         except RequestRefused as refusal:
@@ -173,12 +181,12 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
             self.sockets.pop(connection.id, None)
             raise RequestRefused(FORBIDDEN, "401 UNAUTHORIZED")
         if transport == "websocket":
-            begin = partial(connection.begin, self._handshake(connection, transport))
+            make_receiver = partial(connection.open_websocket, self._handshake(connection, transport))
             try:
-                return await self._websocket(begin)(environ)
+                return await self._websocket(make_receiver)(environ)
             finally:
                 if not connection.upgraded:
-                    connection.abort("its WebSocket handshake failed")
+                    connection.abort("the WebSocket handshake failed")
         connection.open(self._handshake(connection, transport))
         response = _response(polling_body(connection.take_unsent()))
         if self.cookie:
@@ -197,9 +205,9 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
         }
         return Frames("0" + dumps(values))
 
-    def _websocket(self, serve: Serve) -> Any:
+    def _websocket(self, make_receiver: MakeReceiver) -> Any:
         kind = _websocket_class(self._async)
-        return kind(serve, self.max_http_buffer_size, self.websocket_compression)
+        return kind(make_receiver, self.max_http_buffer_size, self.websocket_compression)
 
     async def _read_body(self, connection: EngineConnection, environ: Environ) -> bytes:
         limit = self.max_http_buffer_size
@@ -207,7 +215,7 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
         while chunk := await environ["wsgi.input"].read(limit + 1 - len(body)):
             body += chunk
             if len(body) > limit:
-                connection.abort("it sent more than max_payload")
+                connection.abort("the client sent more than max_payload")
                 raise InvalidRequest
         return body
 
@@ -237,9 +245,9 @@ def _response(
 
 
 def _websocket_class(driver: dict[str, Any]) -> type[AiohttpWebSocket] | type[AsgiWebSocket]:
-    """The class for the framework that python-engineio's driver is made for.
+    """Return the WebSocket class for a driver of python-engineio.
 
-    Raises RuntimeError for other frameworks.
+    Raises RuntimeError for a driver of neither aiohttp nor ASGI.
     """
     match driver["translate_request"].__module__.rpartition(".")[2]:
         case "aiohttp":

@@ -1,4 +1,4 @@
-"""The packets of one client in their order, kept while handlers of earlier ones must end first."""
+"""The inbox of one client: packets handled in order, with a limit on running handlers."""
 
 from __future__ import annotations
 
@@ -8,40 +8,44 @@ from collections.abc import Callable, Collection
 from typing import Protocol
 
 MAX_QUEUED_BYTES = 100_000
-"""Packets that may wait before the client is held back by TCP."""
+"""Bytes of queued packets from one client; beyond the limit, reading pauses and TCP slows the client."""
 
 Packet = str | bytes
 
 
 class InvalidPacket(ValueError):
-    """The client sent something that is not a packet of the protocol; its connection is closed."""
+    """The client sent data that is not a packet of the protocol; its connection is closed."""
 
 
-class Owner(Protocol):
-    """What the inbox needs of the connection that it belongs to."""
+class InboxOwner(Protocol):
+    """The connection of an inbox."""
 
     handlers_at_once: int
-    """So many handlers may run at a time. One is python-socketio's ``async_handlers=False``."""
+    """The most handlers that may run at a time; 1 is python-socketio's ``async_handlers=False``."""
 
     def handle_packet(self, packet: Packet) -> asyncio.Task[None] | None:
-        """Act on a packet; return the task of the handler that was started. Raises InvalidPacket."""
+        """Handle a packet. Returns the task of the started handler, if any. Raises InvalidPacket."""
         ...
 
-    def close_invalid(self, error: InvalidPacket) -> None:
-        """A packet that had to wait was invalid."""
+    def fail(self, error: InvalidPacket) -> None:
+        """Close the connection because a queued packet was invalid."""
         ...
 
-    def hold_back(self, *, paused: bool) -> None:
-        """Read no more from the client, or read again."""
+    def pause_reading(self) -> None:
+        """Stop reading from the client."""
+        ...
+
+    def resume_reading(self) -> None:
+        """Read from the client again."""
         ...
 
 
 class Inbox:
-    """Lets packets be acted on in their order, each once few enough handlers are running."""
+    """Handles the packets of one client in order, and queues packets while too many handlers run."""
 
     __slots__ = ("_handlers", "_owner", "_queued", "_queued_bytes")
 
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, owner: InboxOwner) -> None:
         self._owner = owner
         self._handlers: set[asyncio.Task[None]] = set()
         self._queued: deque[Packet | Callable[[], None]] | None = None
@@ -49,68 +53,68 @@ class Inbox:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a packet would have to wait."""
+        """Whether the next packet has to be queued."""
         return bool(self._queued) or len(self._handlers) >= self._owner.handlers_at_once
 
     @property
     def handlers(self) -> Collection[asyncio.Task[None]]:
-        """The tasks of the handlers that are running."""
+        """The tasks of the running handlers."""
         return self._handlers
 
     def put(self, packet: Packet) -> None:
-        """Act on a packet, or keep it until it is its turn. Raises InvalidPacket."""
+        """Handle a packet now, or queue the packet behind earlier ones. Raises InvalidPacket."""
         if not self.is_busy:
             self._handle_packet(packet)
             return
         self._enqueue(packet)
         self._queued_bytes += len(packet)
         if self._queued_bytes > MAX_QUEUED_BYTES:
-            self._owner.hold_back(paused=True)
+            self._owner.pause_reading()
 
     def call_when_idle(self, action: Callable[[], None]) -> None:
-        """Do something when all packets so far have been acted on."""
+        """Call ``action`` after all packets received so far have been handled."""
         if self._queued:
             self._enqueue(action)
         else:
             action()
 
-    async def wait(self) -> None:
-        """Wait until a packet would not have to."""
+    async def wait_until_idle(self) -> None:
+        """Wait until the next packet does not have to be queued."""
         while self.is_busy:
             await asyncio.wait(self._handlers, return_when=asyncio.FIRST_COMPLETED)
 
     def clear(self) -> None:
-        """Forget what is waiting; the connection is closed."""
+        """Drop the queued packets, since the connection is closed."""
         self._queued = None
         self._queued_bytes = 0
 
-    def _enqueue(self, what: Packet | Callable[[], None]) -> None:
+    def _enqueue(self, item: Packet | Callable[[], None]) -> None:
         if self._queued is None:
             self._queued = deque()
-        self._queued.append(what)
+        self._queued.append(item)
 
     def _handle_packet(self, packet: Packet) -> None:
         handler = self._owner.handle_packet(packet)
         if handler is not None:
             self._handlers.add(handler)
-            handler.add_done_callback(self._handled)
+            handler.add_done_callback(self._handler_done)
 
-    def _handled(self, handler: asyncio.Task[None]) -> None:
+    def _handler_done(self, handler: asyncio.Task[None]) -> None:
         self._handlers.discard(handler)
         if self._queued:
             try:
-                self._go_on()
+                self._handle_queued()
             except InvalidPacket as error:
-                self._owner.close_invalid(error)
+                self._owner.fail(error)
 
-    def _go_on(self) -> None:
-        was_held_back = self._queued_bytes > MAX_QUEUED_BYTES
+    def _handle_queued(self) -> None:
+        was_paused = self._queued_bytes > MAX_QUEUED_BYTES
         while self._queued and len(self._handlers) < self._owner.handlers_at_once:
-            what = self._queued.popleft()
-            if isinstance(what, str | bytes):
-                self._queued_bytes -= len(what)
-                self._handle_packet(what)
+            item = self._queued.popleft()
+            if isinstance(item, str | bytes):
+                self._queued_bytes -= len(item)
+                self._handle_packet(item)
             else:
-                what()
-        if was_held_back and self._queued_bytes <= MAX_QUEUED_BYTES:
-            self._owner.hold_back(paused=False)
+                item()
+        if was_paused and self._queued_bytes <= MAX_QUEUED_BYTES:
+            self._owner.resume_reading()

@@ -1,4 +1,4 @@
-"""The change of a connection from long-polling to a WebSocket."""
+"""The upgrade of a connection from long-polling to a WebSocket."""
 
 from __future__ import annotations
 
@@ -9,48 +9,54 @@ from socketio_eventstore.transport.connection import EngineConnection
 from socketio_eventstore.transport.websocket import WebSocket
 
 UPGRADE_TIMEOUT_SECONDS = 10.0
-"""How long an upgrade may take, as the reference has it (engine.io 6, ``upgradeTimeout``)."""
+"""The longest duration of an upgrade, in seconds; the reference's ``upgradeTimeout`` (engine.io 6)."""
 
 
 class Upgrade:
-    """The probe and the switch (Engine.IO protocol, "Upgrade"), until the connection takes over."""
+    """The receiver of a WebSocket from its opening to the end of the upgrade.
+
+    The client sends a probe (``2probe``), then the upgrade packet (``5``). After the upgrade packet the
+    ``EngineConnection`` is the receiver. Source: Engine.IO protocol 4, "Upgrade".
+    """
 
     def __init__(self, connection: EngineConnection, websocket: WebSocket) -> None:
         self._connection = connection
         self._websocket = websocket
         self._probed = False
-        timeout = asyncio.get_running_loop().call_later(UPGRADE_TIMEOUT_SECONDS, self._give_up)
+        timeout = asyncio.get_running_loop().call_later(UPGRADE_TIMEOUT_SECONDS, self._cancel)
         self._timeout: asyncio.TimerHandle | None = timeout
         if not connection.may_upgrade:
-            self._give_up()
+            self._cancel()
 
     def data_received(self, message: str | bytes) -> None:
-        """A packet on the new WebSocket: the probe, then the upgrade."""
+        """Handle the probe or the upgrade packet. Any other message cancels the upgrade."""
         if self._timeout is None:
             return
         connection = self._connection
         if not self._probed and message == "2probe" and connection.may_upgrade:
             self._probed = True
             self._websocket.write([PONG_PROBE])
-            connection.hold_polls()
+            connection.pause_polling()
         elif self._probed and message == "5" and not connection.closed:
-            self._end(self._websocket)
+            self._stop_timeout()
+            connection.complete_upgrade(self._websocket)
             self._websocket.receiver = connection
         else:
-            self._give_up()
+            self._cancel()
 
     def connection_lost(self) -> None:
-        """The WebSocket has ended before it was taken over."""
-        self._give_up()
+        """Cancel the upgrade, since the WebSocket has ended before the upgrade packet."""
+        self._cancel()
 
-    def _give_up(self) -> None:
-        if self._timeout is not None:
-            self._end(None)
-            self._websocket.close(abort=False)
+    def _cancel(self) -> None:
+        if self._timeout is None:
+            return
+        self._stop_timeout()
+        if self._probed:
+            self._connection.cancel_upgrade()
+        self._websocket.close()
 
-    def _end(self, taken_over_by: WebSocket | None) -> None:
+    def _stop_timeout(self) -> None:
         if self._timeout is not None:
             self._timeout.cancel()
             self._timeout = None
-        if self._probed:
-            self._connection.upgrade_ended(taken_over_by)

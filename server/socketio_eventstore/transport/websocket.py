@@ -1,7 +1,8 @@
-"""WebSockets as the transport sees them, whatever framework they come from.
+"""The WebSocket interface of the transport, equal for aiohttp and ASGI.
 
-A fan-out writes to thousands of them, so a write is a plain call that never waits; how much is unsent
-can be asked. Messages are handed over by plain calls, too.
+A fan-out writes to thousands of WebSockets. So ``WebSocket.write`` is a plain call without waiting, and
+``WebSocket.unsent_bytes`` tells the caller how far the client is behind. A ``Receiver`` gets messages by
+plain calls, too.
 """
 
 from __future__ import annotations
@@ -12,20 +13,21 @@ from typing import Any, Protocol
 from socketio_eventstore.core.packets import Frames
 
 CLOSE_TIMEOUT_SECONDS = 10.0
-"""How long a client may take to read what is unsent when its WebSocket is closed."""
+"""Seconds in which a client must read the unsent bytes of a WebSocket that is being closed."""
 
 Environ = dict[str, Any]
+"""A request as python-engineio's drivers translate it (WSGI keys, and the framework's own objects)."""
 
 
 class Receiver(Protocol):
-    """Who gets the messages of a WebSocket."""
+    """The receiver of a WebSocket's messages."""
 
     def data_received(self, message: str | bytes) -> None:
-        """A text or binary message has come."""
+        """Handle one complete text (``str``) or binary (``bytes``) message."""
         ...
 
     def connection_lost(self) -> None:
-        """The WebSocket has ended; nothing more comes. May be called twice."""
+        """Handle the end of the WebSocket. No message follows. A second call has no effect."""
         ...
 
 
@@ -33,11 +35,11 @@ class WebSocket(Protocol):
     """An open WebSocket."""
 
     receiver: Receiver
-    """May be replaced while it is open."""
+    """Replaceable while the WebSocket is open."""
 
     @property
     def unsent_bytes(self) -> int:
-        """What was written and has not been given to the operating system."""
+        """The bytes written and not yet given to the operating system."""
         ...
 
     def write(self, batch: Sequence[Frames]) -> int:
@@ -45,17 +47,21 @@ class WebSocket(Protocol):
         ...
 
     def pause_reading(self) -> None:
-        """Receive no more for now; a message or two may still come."""
+        """Stop receiving. A message or two may still arrive."""
         ...
 
     def resume_reading(self) -> None:
         """Receive again."""
         ...
 
-    def close(self, *, abort: bool) -> None:
-        """End it, at once or after what was written."""
+    def close(self) -> None:
+        """Close the WebSocket after sending the unsent bytes, within ``CLOSE_TIMEOUT_SECONDS``."""
+        ...
+
+    def abort(self) -> None:
+        """Close the WebSocket at once and drop the unsent bytes."""
         ...
 
 
-Serve = Callable[[WebSocket], Receiver]
-"""Called when a WebSocket is open; returns who gets its messages, or closes it."""
+MakeReceiver = Callable[[WebSocket], Receiver]
+"""Returns the receiver for a WebSocket that has just opened. May close the WebSocket instead of using it."""
