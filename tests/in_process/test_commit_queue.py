@@ -33,16 +33,17 @@ from socketio_eventstore.core.operations import (
 from socketio_eventstore.core.packets import Frames, TextEncoder
 from socketio_eventstore.core.session_operations import DisconnectSession
 from socketio_eventstore.core.sessions import Registry, Session, State
-from support.core import BAD, Core, HeldLog, Recorder, said, texts
+from support.core import BAD, Core, PausableLog, Recorder, said, texts
 from support.storing import event, opened
 
-# One order ------------------------------------------------------------------------------------------
+# The order ------------------------------------------------------------------------------------------
 
 
-async def test_everything_takes_effect_in_the_order_in_which_it_was_asked_for(core: Core) -> None:
+async def test_operations_take_effect_in_order(core: Core) -> None:
+    """Operations take effect in the order in which they were submitted."""
     session, client = await core.live()
-    core.held.hold()
-    turns = [
+    core.commits.pause()
+    operations = [
         core.begin(Emit(event("to nobody yet", rooms=("room",)))),
         core.begin(JoinRoom(session, "room")),
         core.begin(Emit(event("to room", rooms=("room",)))),
@@ -55,10 +56,10 @@ async def test_everything_takes_effect_in_the_order_in_which_it_was_asked_for(co
         core.begin(Emit(event("to room again", rooms=("room",)))),
         core.begin(Emit(event("to all"))),
     ]
-    await core.held.reached.wait()
+    await core.commits.reached.wait()
     assert client.batches == []
-    core.held.release()
-    await asyncio.gather(*turns)
+    core.commits.resume()
+    await asyncio.gather(*operations)
     assert client.packets == [
         said("to room", 2),
         said("volatile", 2),
@@ -68,27 +69,30 @@ async def test_everything_takes_effect_in_the_order_in_which_it_was_asked_for(co
     ]
 
 
-async def test_nothing_overtakes_the_commit_that_runs(core: Core) -> None:
+async def test_packets_wait_for_the_running_commit(core: Core) -> None:
+    """Packets that are not stored wait for the commit that runs before them."""
     _, client = await core.live()
-    core.held.hold()
+    core.commits.pause()
     emit = core.begin(Emit(event("stored")))
-    await core.held.reached.wait()
+    await core.commits.reached.wait()
     core.dispatcher.enqueue(EmitVolatile(event("volatile")))
     core.dispatcher.enqueue(SendPacket(client, "/", Frames("43[]")))
     assert client.batches == []
-    core.held.release()
+    core.commits.resume()
     await emit
     assert await client.sent(3) == [said("stored", 1), said("volatile", 1), "43[]"]
 
 
-async def test_an_unstored_packet_goes_at_once_when_nothing_is_before_it(core: Core) -> None:
+async def test_idle_queue_sends_an_unstored_packet_at_once(core: Core) -> None:
+    """An idle queue sends a packet that is not stored at once."""
     _, client = await core.live()
-    core.held.hold()
+    core.commits.pause()
     core.dispatcher.enqueue(EmitVolatile(event("volatile")))
     assert client.packets == [said("volatile", 0)]
 
 
-async def test_an_unstored_event_ends_in_the_present_offset(core: Core) -> None:
+async def test_unstored_event_ends_in_current_offset(core: Core) -> None:
+    """An event that is not stored ends in the current offset."""
     _, client = await core.live()
     for _ in range(3):
         await core.emit()
@@ -97,7 +101,8 @@ async def test_an_unstored_event_ends_in_the_present_offset(core: Core) -> None:
     assert await texts(core.log) == ['["message","hello"]'] * 3
 
 
-async def test_without_offsets_no_event_carries_one(tmp_path: Path) -> None:
+async def test_disabled_recovery_has_no_offset(tmp_path: Path) -> None:
+    """A dispatcher without offsets has no current offset."""
     async with opened(tmp_path / "events.db") as log:
         dispatcher = Dispatcher(
             log, Registry(), TextEncoder(), tail_bytes=1, offsets=False, catch_up=lambda _: None
@@ -105,28 +110,28 @@ async def test_without_offsets_no_event_carries_one(tmp_path: Path) -> None:
         assert dispatcher.offset is None
 
 
-async def test_what_one_batch_has_for_a_connection_is_written_at_once(core: Core) -> None:
+async def test_batch_is_one_write_per_connection(core: Core) -> None:
+    """All packets of a batch for one connection are one write."""
     _, client = await core.live()
-    core.held.hold()
+    core.commits.pause()
     first = core.begin(Emit(event("first")))
-    await core.held.reached.wait()
+    await core.commits.reached.wait()
     rest = [core.begin(Emit(event(f"rest {number}"))) for number in range(5)]
-    core.held.release()
+    core.commits.resume()
     await asyncio.gather(first, *rest)
     assert [len(batch) for batch in client.batches] == [1, 5]
-    assert len(core.held.committed[-1]) == 5
+    assert len(core.commits.transactions[-1]) == 5
 
 
-async def test_a_batch_with_very_much_to_send_lets_others_run_and_keeps_its_order(
-    core: Core, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_large_batch_yields_and_keeps_its_order(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch with many bytes yields to the event loop and keeps its order."""
     monkeypatch.setattr(commit_queue, "SLICE_BYTES", 1)
     clients = [(await core.live(f"s{number}"))[1] for number in range(3)]
-    core.held.hold()
+    core.commits.pause()
     emits = [core.begin(Emit(event(f"event {number}"))) for number in range(4)]
-    await core.held.reached.wait()
+    await core.commits.reached.wait()
     emits += [core.begin(Emit(event(f"event {number}"))) for number in range(4, 8)]
-    core.held.release()
+    core.commits.resume()
     await emits[4]
     assert not emits[7].done()
     core.dispatcher.enqueue(EmitVolatile(event("volatile")))
@@ -137,7 +142,8 @@ async def test_a_batch_with_very_much_to_send_lets_others_run_and_keeps_its_orde
         assert len(client.batches) > 4
 
 
-async def test_a_skipped_session_and_other_namespaces_receive_nothing(core: Core) -> None:
+async def test_skip_and_namespace_limit_the_recipients(core: Core) -> None:
+    """Skipped sessions and sessions of other namespaces do not receive an event."""
     _, skipped = await core.live("skipped")
     _, other = await core.live("other", namespace="/other")
     _, client = await core.live("client")
@@ -146,13 +152,15 @@ async def test_a_skipped_session_and_other_namespaces_receive_nothing(core: Core
     assert client.packets == [said("for some", 1)]
 
 
-async def test_a_session_in_several_of_the_rooms_receives_an_event_once(core: Core) -> None:
+async def test_member_of_several_rooms_receives_once(core: Core) -> None:
+    """A member of several addressed rooms receives an event once."""
     _, client = await core.live("s1", "a", "b", 42)
     await core.emit("once", "a", "b", 42, "s1", "nobody's")
     assert client.packets == [said("once", 1)]
 
 
-async def test_text_and_attachments_of_a_binary_event_are_next_to_each_other(core: Core) -> None:
+async def test_attachments_follow_their_event(core: Core) -> None:
+    """The attachments of a binary event follow its text directly."""
     _, client = await core.live()
     await core.dispatcher.submit(Emit(event("binary", attachments=(b"1", b"2"))), Emit(event("next")))
     assert client.packets == ['452-["message","binary","boot.1"]', b"1", b"2", said("next", 2)]
@@ -168,19 +176,21 @@ async def test_saved_data_are_on_disk_and_in_memory(core: Core) -> None:
 # Groups ---------------------------------------------------------------------------------------------
 
 
-async def test_a_group_is_one_transaction_and_gives_what_its_last_turn_gives(core: Core) -> None:
+async def test_group_is_one_transaction(core: Core) -> None:
+    """A group is one transaction; its result is the result of its last operation."""
     session, client = await core.live()
     group = (Emit(event("one")), JoinRoom(session, "room"), Emit(event("two", rooms=("room",))))
     assert await core.dispatcher.submit(*group) == "boot.2"
-    assert len(core.held.committed[-1]) == 3
+    assert len(core.commits.transactions[-1]) == 3
     assert client.packets == [said("one", 1), said("two", 2)]
 
 
-async def test_of_a_group_with_a_bad_turn_nothing_happens_and_the_groups_beside_it_do(core: Core) -> None:
+async def test_bad_group_fails_alone(core: Core) -> None:
+    """A group with a bad operation fails as a whole; the groups beside it succeed."""
     session, client = await core.live()
-    core.held.hold()
+    core.commits.pause()
     before = core.begin(Emit(event("before")))
-    await core.held.reached.wait()
+    await core.commits.reached.wait()
     group = core.begin(
         Emit(event("one")),
         JoinRoom(session, "room"),
@@ -188,7 +198,7 @@ async def test_of_a_group_with_a_bad_turn_nothing_happens_and_the_groups_beside_
         DisconnectSession(session),
     )
     after = core.begin(Emit(event("after")))
-    core.held.release()
+    core.commits.resume()
     with pytest.raises(StoreRejected):
         await group
     offset = await after
@@ -199,21 +209,22 @@ async def test_of_a_group_with_a_bad_turn_nothing_happens_and_the_groups_beside_
     await before
 
 
-async def test_closing_a_room_sees_who_joined_before_it_in_the_queue(core: Core) -> None:
+async def test_close_room_covers_joins_in_the_queue(core: Core) -> None:
+    """CloseRoom removes sessions whose join is before it in the queue."""
     early, first = await core.live("early", "room")
     late, second = await core.live("late")
     await core.emit("to early", "room")
-    core.held.hold()
-    turns = [
+    core.commits.pause()
+    operations = [
         core.begin(JoinRoom(late, "room")),
         core.begin(CloseRoom("/", "room")),
         core.begin(Emit(event("to nobody", rooms=("room",)))),
         core.begin(JoinRoom(late, "room")),
         core.begin(Emit(event("to one", rooms=("room",)))),
     ]
-    await core.held.reached.wait()
-    core.held.release()
-    await asyncio.gather(*turns)
+    await core.commits.reached.wait()
+    core.commits.resume()
+    await asyncio.gather(*operations)
     assert first.packets == [said("to early", 1)] and second.packets == [said("to one", 3)]
     assert (list(early.joined), list(late.joined)) == ([], ["room"])
     stored = {session.sid: session.memberships for session in await core.log.load_sessions()}
@@ -221,7 +232,8 @@ async def test_closing_a_room_sees_who_joined_before_it_in_the_queue(core: Core)
     assert [(interval.after, interval.through) for interval in stored["late"]][-1] == (2, None)
 
 
-async def test_closing_a_room_takes_out_those_who_are_away(core: Core) -> None:
+async def test_close_room_removes_away_sessions(core: Core) -> None:
+    """CloseRoom removes away sessions from the room."""
     session, _ = await core.live("s1", "room")
     await core.away(session)
     await core.dispatcher.submit(CloseRoom("/", "room"))
@@ -229,21 +241,20 @@ async def test_closing_a_room_takes_out_those_who_are_away(core: Core) -> None:
     await core.dispatcher.submit(CloseRoom("/", "nobody's"))
 
 
-# Bounds and the end ---------------------------------------------------------------------------------
+# Bounds and closing ---------------------------------------------------------------------------------
 
 
-async def test_what_the_queue_cannot_hold_is_refused_and_the_rest_is_not_harmed(
-    core: Core, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_full_queue_refuses_operations(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full queue refuses further operations and commits the queued ones."""
     monkeypatch.setattr(commit_queue, "QUEUE_OPERATIONS", 2)
-    core.held.hold()
-    turns = [core.begin(Emit(event("being committed")))]
-    await core.held.reached.wait()
-    turns += [core.begin(Emit(event(f"waiting {number}"))) for number in range(2)]
+    core.commits.pause()
+    operations = [core.begin(Emit(event("being committed")))]
+    await core.commits.reached.wait()
+    operations += [core.begin(Emit(event(f"waiting {number}"))) for number in range(2)]
     with pytest.raises(QueueFull, match="2 turns of "):
         await core.emit("too many")
-    core.held.release()
-    assert await asyncio.gather(*turns) == ["boot.1", "boot.2", "boot.3"]
+    core.commits.resume()
+    assert await asyncio.gather(*operations) == ["boot.1", "boot.2", "boot.3"]
     assert await core.emit("fits again") == "boot.4"
 
 
@@ -258,81 +269,88 @@ LARGE: list[Callable[[Session], Operation]] = [
 
 
 @pytest.mark.parametrize("large", LARGE)
-async def test_very_large_turns_that_wait_are_refused_beyond_their_bytes(
+async def test_queue_is_bounded_in_bytes(
     core: Core, monkeypatch: pytest.MonkeyPatch, large: Callable[[Session], Operation]
 ) -> None:
+    """The queue refuses operations beyond its limit in bytes."""
     monkeypatch.setattr(commit_queue, "QUEUE_BYTES", 1_000)
     session, _ = await core.live()
-    core.held.hold()
-    turns = [core.begin(Emit(event("is being committed")))]
-    await core.held.reached.wait()
-    turns += [core.begin(large(session)) for _ in range(2)]
+    core.commits.pause()
+    operations = [core.begin(Emit(event("is being committed")))]
+    await core.commits.reached.wait()
+    operations += [core.begin(large(session)) for _ in range(2)]
     with pytest.raises(QueueFull, match=r"2 turns of 1\d\d\d bytes"):
         await core.emit("too much")
-    core.held.release()
-    await asyncio.gather(*turns)
+    core.commits.resume()
+    await asyncio.gather(*operations)
     assert await core.emit("fits again")
 
 
-async def test_closing_lets_everything_in_the_queue_take_effect_and_nothing_more(core: Core) -> None:
+async def test_close_completes_the_queue(core: Core) -> None:
+    """After ``close`` queued operations take effect; later operations are refused."""
     _, client = await core.live()
-    core.held.hold()
-    turns = [core.begin(Emit(event("one"))), core.begin(Emit(event("two")))]
-    await core.held.reached.wait()
-    turns.append(core.begin(EmitVolatile(event("three"))))
+    core.commits.pause()
+    operations = [core.begin(Emit(event("one"))), core.begin(Emit(event("two")))]
+    await core.commits.reached.wait()
+    operations.append(core.begin(EmitVolatile(event("three"))))
     core.dispatcher.close()
     with pytest.raises(StoreClosed):
         await core.emit("too late")
     with pytest.raises(StoreClosed):
         core.dispatcher.enqueue(EmitVolatile(event("too late")))
-    core.held.release()
-    await asyncio.gather(*turns)
+    core.commits.resume()
+    await asyncio.gather(*operations)
     assert client.packets == [said("one", 1), said("two", 2), said("three", 2)]
 
 
-async def test_a_busy_store_does_not_hold_up_the_end(core: Core) -> None:
-    core.held.hold()
+async def test_busy_store_does_not_delay_close(core: Core) -> None:
+    """A busy store does not delay ``close``: the commit is not retried."""
+    core.commits.pause()
     emit = core.begin(Emit(event()))
-    await core.held.reached.wait()
-    core.held.failure = lambda _: StoreBusy()
+    await core.commits.reached.wait()
+    core.commits.failure = lambda _: StoreBusy()
     core.dispatcher.close()
-    core.held.release()
+    core.commits.resume()
     with pytest.raises(StoreBusy):
         await emit
 
 
-async def test_when_the_dispatcher_is_cancelled_those_who_wait_hear_of_it(tmp_path: Path) -> None:
+async def test_cancelled_dispatcher_fails_its_operations(tmp_path: Path) -> None:
+    """A cancelled dispatcher fails its operations with StoreClosed."""
     async with opened(tmp_path / "events.db") as log:
-        held = HeldLog(log)
+        commits = PausableLog(log)
         dispatcher = Dispatcher(
-            held, Registry(), TextEncoder(), tail_bytes=0, offsets=True, catch_up=lambda _: None
+            commits, Registry(), TextEncoder(), tail_bytes=0, offsets=True, catch_up=lambda _: None
         )
-        task, turns = asyncio.create_task(dispatcher.run()), [Emit(event()), Emit(event())]
-        held.hold()
-        for turn in turns:  # the first is being committed, the second waits
-            turn.settled = asyncio.get_running_loop().create_future()
-            dispatcher.enqueue(turn)
-            await held.reached.wait()
+        task, operations = asyncio.create_task(dispatcher.run()), [Emit(event()), Emit(event())]
+        commits.pause()
+        for operation in operations:  # the first is being committed, the second waits
+            operation.settled = asyncio.get_running_loop().create_future()
+            dispatcher.enqueue(operation)
+            await commits.reached.wait()
         task.cancel()
         await asyncio.wait([task])
-        for turn in turns:
-            assert turn.settled is not None and turn.settled.done()
-            assert isinstance(turn.settled.exception(), StoreClosed)
+        for operation in operations:
+            assert operation.settled is not None and operation.settled.done()
+            assert isinstance(operation.settled.exception(), StoreClosed)
         with pytest.raises(StoreClosed):
             await dispatcher.submit(Emit(event()))
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable(), StoreRejected("a bad change")])
-async def test_a_turn_that_nobody_waits_for_is_logged_when_it_fails(
+async def test_failed_unawaited_operation_is_logged(
     core: Core, caplog: pytest.LogCaptureFixture, error: StoreError
 ) -> None:
-    core.held.fail_with(error, error)  # for the batch, then for the turn alone
+    """The failure of an operation without a waiting caller is logged."""
+    core.commits.fail_with(error, error)  # for the batch, then for the operation alone
     core.dispatcher.enqueue(Emit(event()))
     await core.emit()
     assert str(error) in caplog.text
 
 
-async def test_a_connection_that_cannot_be_written_to_costs_nobody_else_an_event(core: Core) -> None:
+async def test_failed_write_closes_one_connection(core: Core) -> None:
+    """A failed write closes its connection; the other connections receive the event."""
+
     class Broken(Recorder):
         def write(self, batch: Sequence[Frames]) -> None:
             raise UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed")
@@ -345,22 +363,23 @@ async def test_a_connection_that_cannot_be_written_to_costs_nobody_else_an_event
     assert broken.aborted == ["it could not be written to"] * 2  # with its CONNECT and with the event
 
 
-async def test_answers_do_not_pile_up_without_bound_behind_a_store_that_is_stuck(
-    core: Core, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_waiting_acknowledgements_are_bounded(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Acknowledgements that wait behind a stuck store are bounded in bytes."""
     monkeypatch.setattr(commit_queue, "QUEUE_BYTES", 1_000)
     _, client = await core.live()
-    core.held.hold()
+    core.commits.pause()
     emit = core.begin(Emit(event("stored")))
-    await core.held.reached.wait()
+    await core.commits.reached.wait()
     core.dispatcher.post(SendPacket(client, "/", Frames("43" + "x" * 2_000)))
     with pytest.raises(QueueFull):
         core.dispatcher.post(SendPacket(client, "/", Frames("43[]")))
-    core.held.release()
+    core.commits.resume()
     await emit
 
 
-async def test_a_session_that_ends_while_others_are_written_to_harms_nobody(core: Core) -> None:
+async def test_session_ends_during_the_fan_out(core: Core) -> None:
+    """A session that ends during the fan-out receives no event; the others receive it."""
+
     class EndsAnother(Recorder):
         def write(self, batch: Sequence[Frames]) -> None:
             super().write(batch)

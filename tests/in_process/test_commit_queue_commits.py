@@ -10,30 +10,33 @@ from socketio_eventstore.core import commit_queue
 from socketio_eventstore.core.commit_queue import Dispatcher, Operation
 from socketio_eventstore.core.operations import Emit, JoinRoom, SendPacket
 from socketio_eventstore.core.packets import Frames
-from support.core import BAD, Core, holding, said, texts
+from support.core import BAD, Core, pausable_commits, said, texts
 from support.embedded import serving
 from support.storing import event
 
 
-async def test_nothing_of_an_event_is_sent_before_it_is_stored(core: Core) -> None:
+async def test_event_is_sent_after_its_commit(core: Core) -> None:
+    """No byte of an event is sent before its commit."""
     _, client = await core.live()
-    core.held.hold()
+    core.commits.pause()
     emit = core.begin(Emit(event("secret")))
-    await core.held.reached.wait()
+    await core.commits.reached.wait()
     assert client.batches == [] and not emit.done()
-    core.held.release()
+    core.commits.resume()
     assert await emit == "boot.1"
     assert client.packets == [said("secret", 1)]
 
 
-async def test_an_emit_returns_when_its_event_is_on_disk_and_not_before(core: Core) -> None:
+async def test_emit_returns_after_its_commit(core: Core) -> None:
+    """An emit returns its offset when the event is on disk."""
     assert await core.emit("first") == "boot.1"
     assert await texts(core.log) == ['["message","first"]']
 
 
-async def test_a_commit_that_fails_sends_nothing_and_the_next_emit_works(core: Core) -> None:
+async def test_failed_commit_sends_nothing(core: Core) -> None:
+    """A failed commit sends nothing; the next emit succeeds."""
     _, client = await core.live()
-    core.held.fail_with(StoreUnavailable("The disk is full."))
+    core.commits.fail_with(StoreUnavailable("The disk is full."))
     with pytest.raises(StoreUnavailable, match=r"cannot be written at the moment.*The disk is full\."):
         await core.emit("lost")
     assert client.batches == []
@@ -42,20 +45,21 @@ async def test_a_commit_that_fails_sends_nothing_and_the_next_emit_works(core: C
     assert await texts(core.log) == ['["message","kept"]']
 
 
-async def test_one_bad_turn_fails_alone_and_the_others_keep_their_order(core: Core) -> None:
+async def test_bad_operation_fails_alone(core: Core) -> None:
+    """A bad operation fails alone; the other operations of the batch keep their order."""
     session, client = await core.live()
-    core.held.hold()
+    core.commits.pause()
     first = core.begin(Emit(event("first")))
-    await core.held.reached.wait()
+    await core.commits.reached.wait()
     good = [core.begin(Emit(event(f"good {number}"))) for number in range(3)]
     bad = core.begin(Emit(BAD))
     reply = core.begin(SendPacket(client, "/", Frames("43[]")))
     more = [core.begin(JoinRoom(session, "room")), core.begin(Emit(event("to room", rooms=("room",))))]
-    core.held.release()
+    core.commits.resume()
     results = await asyncio.gather(first, *good, bad, reply, *more, return_exceptions=True)
     assert isinstance(results.pop(4), StoreRejected)
     assert not [result for result in results if isinstance(result, Exception)]
-    # A number that a refused batch would have had is never given out, so they are not consecutive.
+    # A sequence of a refused batch is never given out, so the offsets are not consecutive.
     offsets = [result for result in results if isinstance(result, str)]
     expected = ["first", "good 0", "good 1", "good 2", "to room"]
     events = [f'42["message","{text}","{offset}"]' for text, offset in zip(expected, offsets, strict=True)]
@@ -63,90 +67,92 @@ async def test_one_bad_turn_fails_alone_and_the_others_keep_their_order(core: Co
     assert await texts(core.log) == [f'["message","{text}"]' for text in expected]
 
 
-async def test_a_busy_store_is_tried_again_and_nothing_is_lost_or_doubled(core: Core) -> None:
+async def test_busy_store_is_retried(core: Core) -> None:
+    """A commit of a busy store is retried; each event is stored and sent once."""
     _, client = await core.live()
-    core.held.hold()
+    core.commits.pause()
     emits = [core.begin(Emit(event(f"event {number}"))) for number in range(3)]
-    await core.held.reached.wait()
-    core.held.fail_with(StoreBusy(), StoreBusy(), StoreBusy())
-    core.held.release()
+    await core.commits.reached.wait()
+    core.commits.fail_with(StoreBusy(), StoreBusy(), StoreBusy())
+    core.commits.resume()
     assert await asyncio.gather(*emits) == ["boot.1", "boot.2", "boot.3"]
     assert client.packets == [said(f"event {number}", number + 1) for number in range(3)]
     assert len(await texts(core.log)) == 3
 
 
-async def test_a_store_that_stays_busy_is_reported_when_patience_is_at_its_end(
-    core: Core, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_busy_store_fails_after_the_timeout(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that stays busy raises StoreBusy after the timeout."""
     monkeypatch.setattr(commit_queue, "BUSY_TIMEOUT_SECONDS", 0.0)
-    core.held.failure = lambda _: StoreBusy()
+    core.commits.failure = lambda _: StoreBusy()
     with pytest.raises(StoreBusy, match="Another program holds the write lock"):
         await core.emit()
-    core.held.failure = lambda _: None
+    core.commits.failure = lambda _: None
     assert await core.emit() == "boot.1"
 
 
-async def test_a_fault_of_the_log_reaches_those_who_wait_and_the_next_emit_works(
-    core: Core, caplog: pytest.LogCaptureFixture
-) -> None:
-    core.held.fail_with(ZeroDivisionError("a fault of ours"))
+async def test_fault_of_the_log_reaches_the_caller(core: Core, caplog: pytest.LogCaptureFixture) -> None:
+    """An unexpected fault of the log reaches the caller; the next emit succeeds."""
+    core.commits.fail_with(ZeroDivisionError("a fault of ours"))
     with pytest.raises(ZeroDivisionError):
         await core.emit()
     assert "failed" in caplog.text
     assert await core.emit() == "boot.1"
 
 
-async def test_a_turn_that_cannot_take_effect_does_not_stop_those_behind_it(
-    core: Core, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_faulty_operation_does_not_stop_the_queue(core: Core, caplog: pytest.LogCaptureFixture) -> None:
+    """An operation that fails to take effect does not stop the operations behind it."""
+
     class Faulty(Operation):
         def apply(self, dispatcher: Dispatcher) -> None:
             raise ZeroDivisionError
 
     _, client = await core.live()
-    core.held.hold()
-    turns = [core.begin(Emit(event("before"))), core.begin(Faulty()), core.begin(Emit(event("after")))]
-    await core.held.reached.wait()
-    core.held.release()
-    before, fault, after = await asyncio.gather(*turns, return_exceptions=True)
+    core.commits.pause()
+    operations = [core.begin(Emit(event("before"))), core.begin(Faulty()), core.begin(Emit(event("after")))]
+    await core.commits.reached.wait()
+    core.commits.resume()
+    before, fault, after = await asyncio.gather(*operations, return_exceptions=True)
     assert (before, after) == ("boot.1", "boot.2") and isinstance(fault, ZeroDivisionError)
     assert client.packets == [said("before", 1), said("after", 2)]
     assert "could not take effect" in caplog.text
 
 
-async def test_an_emit_whose_caller_was_cancelled_is_sent_all_the_same(core: Core) -> None:
+async def test_cancelled_emit_is_sent(core: Core) -> None:
+    """An emit whose caller was cancelled is stored and sent."""
     _, client = await core.live()
-    core.held.hold()
+    core.commits.pause()
     emit, other = core.begin(Emit(event("cancelled"))), core.begin(Emit(event("other")))
-    await core.held.reached.wait()
+    await core.commits.reached.wait()
     emit.cancel()
-    core.held.release()
+    core.commits.resume()
     assert await other == "boot.2"
     assert client.packets == [said("cancelled", 1), said("other", 2)]
 
 
-async def test_no_byte_reaches_a_websocket_while_the_commit_is_held_back(tmp_path: Path) -> None:
+async def test_paused_commit_sends_no_byte_to_a_websocket(tmp_path: Path) -> None:
+    """A WebSocket receives no byte of an event while its commit is paused."""
     async with serving(tmp_path / "events.db", ping_interval=0.05) as server:
         client = await server.client()
-        async with holding(server) as held:
-            held.hold()
+        async with pausable_commits(server) as commits:
+            commits.pause()
             emit = asyncio.create_task(server.sio.emit("secret", "text"))
-            await held.reached.wait()
-            # A heartbeat keeps its place among the bytes: what was written before it would be here by now.
+            await commits.reached.wait()
+            # A heartbeat keeps its order among the bytes: earlier writes have arrived before it.
             for _ in range(2):
                 assert await client.raw_packet() == "2"
                 await client.send("3")
             assert not emit.done()
-            held.release()
+            commits.resume()
             assert await client.event() == ["secret", "text", await emit]
 
 
-async def test_after_a_commit_that_failed_a_websocket_gets_the_next_event_and_no_other(
+async def test_websocket_after_a_failed_commit(
     tmp_path: Path,
 ) -> None:
-    async with serving(tmp_path / "events.db") as server, holding(server) as held:
+    """After a failed commit a WebSocket receives the next event and no other."""
+    async with serving(tmp_path / "events.db") as server, pausable_commits(server) as commits:
         client = await server.client()
-        held.fail_with(StoreUnavailable("The disk is full."), StoreUnavailable("The disk is full."))
+        commits.fail_with(StoreUnavailable("The disk is full."), StoreUnavailable("The disk is full."))
         with pytest.raises(StoreUnavailable, match=r"The disk is full\."):
             await server.sio.emit("lost")
         with pytest.raises(StoreUnavailable):

@@ -12,21 +12,22 @@ from socketio_eventlog.records import Change, SessionEnded
 from socketio_eventstore.core.recovery import Recovery, RecoveryLimits, RecoveryResult
 from socketio_eventstore.core.session_operations import RevokeSession
 from socketio_eventstore.core.sessions import Session, State
-from support.core import Core, holding
+from support.core import Core, pausable_commits
 from support.embedded import Seen, Server, away, serving, until
-from support.retaining import LIMIT_SECONDS, Kept, emit, ending_who_has_expired
+from support.retaining import LIMIT_SECONDS, Kept, emit, ending_expired_sessions
 from support.storing import opened
 
 
 @pytest.fixture(name="kept")
 def kept_core(core: Core) -> Kept:
-    return ending_who_has_expired(core)
+    return ending_expired_sessions(core)
 
 
 # Expiry ---------------------------------------------------------------------------------------------
 
 
-async def test_a_session_that_was_away_for_too_long_is_ended_once(core: Core, kept: Kept) -> None:
+async def test_expired_session_is_ended_once(core: Core, kept: Kept) -> None:
+    """A session that was away for too long is ended once."""
     gone, here = (await core.live("gone"))[0], (await core.live("here"))[0]
     await core.away(gone, at=10.0)
     kept.monotonic.now = 10.0 + LIMIT_SECONDS
@@ -40,9 +41,11 @@ async def test_a_session_that_was_away_for_too_long_is_ended_once(core: Core, ke
     assert [stored.sid for stored in await core.log.load_sessions()] == ["here"]
 
 
-async def test_what_failed_is_tried_again_at_the_next_sweep_and_only_then(
+async def test_failed_expiry_is_retried_at_the_next_sweep(
     core: Core, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A failed expiry is retried once at each later sweep."""
+
     async def expired(session: Session) -> None:
         if len(kept.seen.all) < 3:
             raise ZeroDivisionError
@@ -59,7 +62,8 @@ async def test_what_failed_is_tried_again_at_the_next_sweep_and_only_then(
     assert caplog.text.count("has expired but could not be ended") == 2
 
 
-async def test_a_slow_handler_is_not_called_again_and_holds_up_nothing(core: Core) -> None:
+async def test_slow_handler_does_not_delay_pruning(core: Core) -> None:
+    """A slow expiry handler is called once and does not delay pruning."""
     may_go = asyncio.Event()
 
     async def expired(session: Session) -> None:
@@ -80,7 +84,8 @@ async def test_a_slow_handler_is_not_called_again_and_holds_up_nothing(core: Cor
     assert session.state is State.ENDED
 
 
-async def test_a_session_that_has_expired_is_not_recovered_while_its_handler_runs(core: Core) -> None:
+async def test_expired_session_is_not_recovered(core: Core) -> None:
+    """An expired session is not recovered while its expiry handler runs."""
     may_go = asyncio.Event()
 
     async def expired(session: Session) -> None:
@@ -112,7 +117,8 @@ async def session_of(server: Server, sid: str) -> Session:
     return session
 
 
-async def test_the_handlers_emits_and_the_end_of_the_session_are_one_transaction(tmp_path: Path) -> None:
+async def test_expiry_is_one_transaction(tmp_path: Path) -> None:
+    """The emits of the expiry handler and the end of the session are one transaction."""
     path, seen = tmp_path / "events.db", Seen()
 
     async def session_expired(sid: str, data: Any) -> None:
@@ -124,17 +130,17 @@ async def test_the_handlers_emits_and_the_end_of_the_session_are_one_transaction
         client, witness = await server.client(), await server.client()
         await server.sio.save_session(client.sid, {"name": "Ada"})
         session = await session_of(server, client.sid)
-        async with holding(server) as held:
+        async with pausable_commits(server) as commits:
             await away(server, client)
-            held.failure = lambda changes: StoreUnavailable() if ended(changes) else None
+            commits.failure = lambda changes: StoreUnavailable() if ended(changes) else None
             with pytest.raises(StoreUnavailable):
                 await server.sio.session_expired(session)
             assert server.sio.rooms(client.sid) == [client.sid]
             runtime = await server.manager.start()
             assert runtime.log.head == 0
-            held.fail_with()
+            commits.fail_with()
             await server.sio.session_expired(session)
-            assert len(held.committed[-1]) == 3
+            assert len(commits.transactions[-1]) == 3
         assert (await witness.event())[:2] == ["left", "Ada"]
         assert seen.all == [(client.sid, {"name": "Ada"}, [client.sid])] * 2
         assert session.state is State.ENDED and server.sio.rooms(client.sid) == []
@@ -142,7 +148,9 @@ async def test_the_handlers_emits_and_the_end_of_the_session_are_one_transaction
         assert log.head == 2 and [stored.sid for stored in await log.load_sessions()] == [witness.sid]
 
 
-async def test_a_handler_that_fails_leaves_its_session_and_nothing_of_what_it_emitted(tmp_path: Path) -> None:
+async def test_failing_handler_stores_nothing(tmp_path: Path) -> None:
+    """A failing expiry handler keeps its session and stores none of its emits."""
+
     async def session_expired(_sid: str, _data: Any) -> None:
         await server.sio.emit("half done")
         raise ZeroDivisionError
@@ -157,7 +165,8 @@ async def test_a_handler_that_fails_leaves_its_session_and_nothing_of_what_it_em
         assert (await server.manager.start()).log.head == 0
 
 
-async def test_sessions_expire_by_themselves_also_after_a_restart(tmp_path: Path) -> None:
+async def test_sessions_expire_after_a_restart(tmp_path: Path) -> None:
+    """Sessions of an earlier start expire after a restart."""
     path, seen = tmp_path / "events.db", Seen()
 
     def register(sio: Any) -> None:
@@ -180,7 +189,8 @@ async def test_sessions_expire_by_themselves_also_after_a_restart(tmp_path: Path
         assert len(seen.all) == 1
 
 
-async def test_a_client_cannot_raise_the_event_itself(tmp_path: Path) -> None:
+async def test_client_cannot_send_session_expired(tmp_path: Path) -> None:
+    """The transport of a client that sends ``session_expired`` is closed; no handler is called."""
     seen = Seen()
 
     def register(sio: Any) -> None:
@@ -192,9 +202,10 @@ async def test_a_client_cannot_raise_the_event_itself(tmp_path: Path) -> None:
         assert await client.rest() == [] and seen.all == []
 
 
-async def test_a_shutdown_in_the_middle_of_a_handler_leaves_its_session_for_the_next_start(
+async def test_shutdown_during_handler_keeps_the_session(
     tmp_path: Path,
 ) -> None:
+    """A shutdown during the expiry handler keeps its session for the next start."""
     path, seen = tmp_path / "events.db", Seen()
 
     async def session_expired(sid: str, _data: Any) -> None:

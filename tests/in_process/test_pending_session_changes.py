@@ -18,7 +18,7 @@ from socketio_eventstore.core.session_operations import (
     RevokeSession,
 )
 from socketio_eventstore.core.sessions import State
-from support.core import Core, Recorder, holding, said
+from support.core import Core, Recorder, pausable_commits, said
 from support.embedded import serving
 from support.storing import event
 
@@ -28,21 +28,23 @@ async def only_away_since(log: EventLog) -> float | None:
     return stored.away_since
 
 
-async def test_a_disconnection_that_cannot_be_stored_is_written_with_the_next_commit(core: Core) -> None:
+async def test_failed_disconnection_becomes_pending(core: Core) -> None:
+    """A disconnection that cannot be stored is written with the next commit."""
     session, _ = await core.live()
-    core.held.fail_with(StoreUnavailable())
+    core.commits.fail_with(StoreUnavailable())
     with pytest.raises(StoreUnavailable):
         await core.away(session, at=7.5)
     assert session.state is State.AWAY
     assert await only_away_since(core.log) is None
     await core.emit("next")
     assert await only_away_since(core.log) == 7.5
-    assert [type(change) for change in core.held.committed[-1]] == [SessionAway, Event]
+    assert [type(change) for change in core.commits.transactions[-1]] == [SessionAway, Event]
 
 
-async def test_what_is_owed_is_kept_over_several_failures_and_written_once(core: Core) -> None:
+async def test_pending_change_survives_failed_commits(core: Core) -> None:
+    """A pending session change survives failed commits and is written once."""
     session, _ = await core.live()
-    core.held.fail_with(*[StoreUnavailable() for _ in range(3)])
+    core.commits.fail_with(*[StoreUnavailable() for _ in range(3)])
     with pytest.raises(StoreUnavailable):
         await core.away(session, at=7.5)
     for _ in range(2):
@@ -50,97 +52,101 @@ async def test_what_is_owed_is_kept_over_several_failures_and_written_once(core:
             await core.emit("lost")
     await core.emit("one")
     await core.emit("two")
-    assert [len(changes) for changes in core.held.committed[-2:]] == [2, 1]
+    assert [len(changes) for changes in core.commits.transactions[-2:]] == [2, 1]
     assert await only_away_since(core.log) == 7.5
 
 
-async def test_an_unstored_packet_writes_what_is_owed_and_is_sent_after_it(core: Core) -> None:
+async def test_packet_waits_for_pending_changes(core: Core) -> None:
+    """A packet that is not stored is sent after the pending session changes are written."""
     gone, _ = await core.live("gone")
     _, client = await core.live("here")
-    core.held.fail_with(StoreUnavailable())
+    core.commits.fail_with(StoreUnavailable())
     with pytest.raises(StoreUnavailable):
         await core.away(gone, at=7.5)
-    core.held.hold()
+    core.commits.pause()
     reply = core.begin(SendPacket(client, "/", Frames("43[]")))
-    await core.held.reached.wait()
+    await core.commits.reached.wait()
     assert client.batches == []
-    core.held.release()
+    core.commits.resume()
     await reply
     assert client.packets == ["43[]"]
-    assert [type(change) for change in core.held.committed[-1]] == [SessionAway]
+    assert [type(change) for change in core.commits.transactions[-1]] == [SessionAway]
 
 
-async def test_a_client_that_is_back_before_its_departure_could_be_stored_stays_connected(
+async def test_reconnection_replaces_failed_disconnection(
     core: Core,
 ) -> None:
+    """A session that is claimed before its disconnection is stored stays connected."""
     session, _ = await core.live()
-    core.held.hold()
-    core.held.fail_with(StoreUnavailable(), StoreUnavailable())
+    core.commits.pause()
+    core.commits.fail_with(StoreUnavailable(), StoreUnavailable())
     away, back = core.begin(core.leave(session)), Recorder("back")
-    await core.held.reached.wait()
+    await core.commits.reached.wait()
     session.attach(back, 0)
-    core.held.release()
+    core.commits.resume()
     await asyncio.gather(away, return_exceptions=True)
-    core.held.fail_with()
+    core.commits.fail_with()
     await core.dispatcher.submit(AcceptSession(session, session.claim, "s1", 1_003.0))
     assert await only_away_since(core.log) is None
     assert session.state is State.LIVE and back.packets == ['40{"sid":"s1","pid":"s1"}']
 
 
-async def test_an_acceptance_that_cannot_be_stored_closes_the_transport_without_a_packet(core: Core) -> None:
+async def test_failed_acceptance_closes_the_transport(core: Core) -> None:
+    """An acceptance that cannot be stored closes the transport without a packet."""
     session, _ = await core.live()
     await core.away(session)
     again = Recorder("again")
-    core.held.fail_with(StoreUnavailable())
+    core.commits.fail_with(StoreUnavailable())
     with pytest.raises(StoreUnavailable):
         await core.recover(session, again, cursor=0)
     assert again.packets == [] and again.aborted == ["the store is not available"]
     assert session.state is State.CONNECTING
 
 
-async def test_a_refusal_that_cannot_be_stored_closes_the_transport_without_a_packet_and_is_owed(
+async def test_failed_refusal_closes_the_transport(
     core: Core,
 ) -> None:
+    """A refusal that cannot be stored closes the transport without a packet and becomes pending."""
     session, connection = await core.open(), Recorder()
     claim = session.attach(connection, 0)
-    core.held.fail_with(StoreUnavailable())
+    core.commits.fail_with(StoreUnavailable())
     with pytest.raises(StoreUnavailable):
         await core.dispatcher.submit(RefuseSession(session, claim, Frames("44{}"), 1_001.0))
     assert connection.packets == [] and connection.aborted == ["the store is not available"]
     assert session.state is State.ENDED and core.registry.get("/", "s1") is None
     await core.emit()
-    assert [type(change) for change in core.held.committed[-1]] == [SessionEnded, Event]
+    assert [type(change) for change in core.commits.transactions[-1]] == [SessionEnded, Event]
     assert await core.log.load_sessions() == []
 
 
-async def test_a_transport_is_not_given_connect_error_or_disconnect_when_the_store_fails(
+async def test_failed_store_sends_no_connect_error(
     tmp_path: Path,
 ) -> None:
-    async with serving(tmp_path / "events.db") as server, holding(server) as held:
+    """When the store fails, transports are closed without CONNECT_ERROR and DISCONNECT."""
+    async with serving(tmp_path / "events.db") as server, pausable_commits(server) as commits:
         first = await server.socket()
         pid = (await first.connect())["pid"]
-        held.failure = lambda _: StoreUnavailable("The disk is full.")
+        commits.failure = lambda _: StoreUnavailable("The disk is full.")
         for auth in (None, {"pid": pid}):  # a new session, and one that takes over its own
             client = await server.socket()
             await client.send("40" + ("" if auth is None else f'{{"pid":"{pid}"}}'))
             assert await client.rest() == []
-        assert await first.rest() == []  # it was displaced, and comes back for its session
-        held.fail_with()
+        assert await first.rest() == []  # superseded: its client comes back for its session
+        commits.fail_with()
         again = await server.socket()
         answer = await again.connect(auth={"pid": pid})
         assert (answer["pid"], answer["sid"]) == (pid, first.sid)
 
 
 @pytest.mark.parametrize("wanted", [RevokeSession, DisconnectSession])
-async def test_an_end_that_happened_is_owed_and_one_that_is_wanted_changes_nothing(
-    core: Core, wanted: type[EndSession]
-) -> None:
+async def test_failed_revocation_changes_nothing(core: Core, wanted: type[EndSession]) -> None:
+    """When the store fails, EndSession becomes pending; a revocation changes nothing."""
     kept, client = await core.live("kept")
     gone, other = await core.live("gone")
-    core.held.fail_with(StoreUnavailable(), StoreUnavailable())
-    for turn in (wanted(kept), EndSession(gone)):
+    core.commits.fail_with(StoreUnavailable(), StoreUnavailable())
+    for operation in (wanted(kept), EndSession(gone)):
         with pytest.raises(StoreUnavailable):
-            await core.dispatcher.submit(turn)
+            await core.dispatcher.submit(operation)
     assert kept.state is State.LIVE and client.packets == []
     assert gone.state is State.ENDED and other.packets == []
     assert await core.emit() == "boot.1"
@@ -151,48 +157,51 @@ async def test_an_end_that_happened_is_owed_and_one_that_is_wanted_changes_nothi
     assert await core.log.load_sessions() == []
 
 
-async def test_of_a_session_that_went_and_ended_only_the_end_is_owed(core: Core) -> None:
+async def test_pending_end_replaces_pending_disconnection(core: Core) -> None:
+    """The pending end of a session replaces its pending disconnection."""
     session, _ = await core.live()
-    core.held.fail_with(StoreUnavailable(), StoreUnavailable())
+    core.commits.fail_with(StoreUnavailable(), StoreUnavailable())
     with pytest.raises(StoreUnavailable):
         await core.away(session)
     with pytest.raises(StoreUnavailable):
         await core.dispatcher.submit(EndSession(session))
     await core.emit()
-    assert [type(change) for change in core.held.committed[-1]] == [SessionEnded, Event]
+    assert [type(change) for change in core.commits.transactions[-1]] == [SessionEnded, Event]
     assert await core.log.load_sessions() == []
 
 
-async def test_what_is_owed_can_be_tried_again_without_any_turn(core: Core) -> None:
+async def test_retry_writes_pending_changes(core: Core) -> None:
+    """``retry_pending_changes`` writes pending session changes without an operation."""
     session, _ = await core.live()
-    core.held.fail_with(StoreUnavailable())
+    core.commits.fail_with(StoreUnavailable())
     with pytest.raises(StoreUnavailable):
         await core.away(session, at=7.5)
-    core.held.reached.clear()
+    core.commits.reached.clear()
     core.dispatcher.retry_pending_changes()
-    await core.held.reached.wait()
+    await core.commits.reached.wait()
     await core.emit()
-    assert [type(change) for change in core.held.committed[-2]] == [SessionAway]
+    assert [type(change) for change in core.commits.transactions[-2]] == [SessionAway]
     core.dispatcher.retry_pending_changes()  # nothing is left
     await core.emit()
-    assert [len(changes) for changes in core.held.committed[-2:]] == [1, 1]
+    assert [len(changes) for changes in core.commits.transactions[-2:]] == [1, 1]
 
 
-async def test_packets_that_are_not_stored_are_sent_in_their_place_although_the_store_fails(
+async def test_failed_store_sends_unstored_packets(
     core: Core,
 ) -> None:
+    """When the store fails, packets that are not stored are sent in their order."""
     _, client = await core.live()
-    core.held.failure = lambda _: StoreUnavailable()
-    core.held.hold()
-    turns = [
+    core.commits.failure = lambda _: StoreUnavailable()
+    core.commits.pause()
+    operations = [
         core.begin(Emit(event("lost"))),
         core.begin(SendPacket(client, "/", Frames("431[]"))),
         core.begin(EmitVolatile(event("volatile"))),
         core.begin(Emit(event("lost, too"))),
         core.begin(SendPacket(client, "/", Frames("432[]"))),
     ]
-    await core.held.reached.wait()
-    core.held.release()
-    results = await asyncio.gather(*turns, return_exceptions=True)
+    await core.commits.reached.wait()
+    core.commits.resume()
+    results = await asyncio.gather(*operations, return_exceptions=True)
     assert [isinstance(result, StoreUnavailable) for result in results] == [True, False, False, True, False]
     assert client.packets == ["431[]", said("volatile", 0), "432[]"]

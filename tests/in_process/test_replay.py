@@ -21,7 +21,7 @@ from socketio_eventstore.core.packets import Frames
 from socketio_eventstore.core.session_operations import AcceptSession
 from socketio_eventstore.core.sessions import Session, State
 from support.core import Core, Recorder, running, said
-from support.held_history import CONNECT, away, emit_numbers, holding, running_in_small_pages
+from support.pausable_reads import CONNECT, away, emit_numbers, pausable_reads, running_in_small_pages
 from support.storing import event
 
 
@@ -31,39 +31,42 @@ async def core(path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cor
         yield core
 
 
-@pytest.fixture(params=["disk", "tail"])
+@pytest.fixture(params=["disk", "memory"])
 async def either(path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Core]:
-    """Events are read from the disk, or found among the newest in memory."""
+    """A core that reads missed events from the disk, or finds them among the recent events."""
     async with running(path, tail_bytes=0 if request.param == "disk" else 1_000_000) as core:
         yield core
 
 
-# What comes -----------------------------------------------------------------------------------------
+# Missed events --------------------------------------------------------------------------------------
 
 
-async def test_a_session_that_missed_only_the_newest_events_is_live_at_once(path: Path) -> None:
+async def test_session_missing_recent_events_is_live(path: Path) -> None:
+    """A session that missed only recent events is live at once."""
     async with running(path) as core:
         session = await away(core)
         expected = await emit_numbers(core, 10)
-        history, back = holding(core), Recorder()
+        history, back = pausable_reads(core), Recorder()
         await core.recover(session, back, cursor=4)
         assert session.state is State.LIVE
         assert back.batches == [[CONNECT, *expected[4:]]]
         assert history.reads == []
 
 
-async def test_a_session_that_missed_nothing_of_a_long_log_is_live_at_once(core: Core) -> None:
+async def test_session_without_missed_events_is_live(core: Core) -> None:
+    """A session without missed events is live at once, however long the log is."""
     session = await away(core)
     await asyncio.gather(*(core.emit("x", "not hers") for _ in range(30)))
-    history, back = holding(core), Recorder()
+    history, back = pausable_reads(core), Recorder()
     await core.recover(session, back, cursor=0)
     assert session.state is State.LIVE and back.packets == [CONNECT] and history.reads == []
 
 
-async def test_missed_events_come_page_by_page_each_once_and_in_order(core: Core) -> None:
+async def test_missed_events_come_page_by_page(core: Core) -> None:
+    """Missed events come page by page, each once and in order."""
     session = await away(core)
     expected, back = await emit_numbers(core, 40), Recorder()
-    holding(core)
+    pausable_reads(core)
     await core.recover(session, back, cursor=0)
     assert await back.sent(41) == [CONNECT, *expected]
     assert session.state is State.LIVE and len(back.batches) > 10
@@ -71,7 +74,8 @@ async def test_missed_events_come_page_by_page_each_once_and_in_order(core: Core
     assert back.packets == [CONNECT, *expected, *last]
 
 
-async def test_a_read_that_stops_at_its_bytes_is_continued(path: Path) -> None:
+async def test_read_is_continued_after_its_byte_limit(path: Path) -> None:
+    """A read that stops at its limit in bytes is continued."""
     async with running(path, tail_bytes=0, max_unsent_bytes=3 * event("number 1").size_bytes) as core:
         sessions = [(await core.live(f"s{number}"))[0] for number in range(3)]
         for session in sessions:
@@ -83,7 +87,8 @@ async def test_a_read_that_stops_at_its_bytes_is_continued(path: Path) -> None:
             assert (await client.sent(31 - cursor))[1:] == expected[cursor:]
 
 
-async def test_an_event_that_alone_passes_the_limit_of_a_read_comes_too(path: Path) -> None:
+async def test_event_beyond_the_read_limit_is_sent(path: Path) -> None:
+    """An event that alone exceeds the limit of a read is sent."""
     async with running(path, tail_bytes=0, max_unsent_bytes=1) as core:
         session = await away(core)
         expected, back = await emit_numbers(core, 5), Recorder()
@@ -112,11 +117,12 @@ async def test_events_that_skip_the_session_do_not_come(either: Core) -> None:
     assert back.packets == [CONNECT, said("for it", 2), said("live", 3)]
 
 
-async def test_events_of_an_earlier_start_carry_the_offsets_that_they_were_given(path: Path) -> None:
-    async with running(path, boot="one") as core:
+async def test_replayed_events_keep_their_epoch(path: Path) -> None:
+    """Events of an earlier epoch are replayed with their original offsets."""
+    async with running(path, epoch="one") as core:
         await away(core)
         await core.emit("before")
-    async with running(path, boot="two") as core:
+    async with running(path, epoch="two") as core:
         (stored,) = await core.log.load_sessions()
         session = Session.restore(stored, 0.0)
         core.registry.add(session)
@@ -128,14 +134,15 @@ async def test_events_of_an_earlier_start_carry_the_offsets_that_they_were_given
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_a_session_gets_what_a_twin_that_never_left_gets(
+async def test_session_receives_the_events_of_its_twin(
     path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A session receives the same events as its twin, which never disconnects."""
     random = Random(seed)
     for name in ("PAGE_EVENTS", "LOOK_UP_EVENTS", "READ_EVENTS"):
         monkeypatch.setattr(replay, name, random.randint(1, 5))
     async with running(path, tail_bytes=random.choice([0, 200, 10_000])) as core:
-        holding(core)
+        pausable_reads(core)
         twin, witness = await core.live("twin")
         session, client = await core.live("s1")
         received: list[str | bytes] = []
@@ -163,7 +170,7 @@ ROOMS: tuple[Room, ...] = ("a", "b", 3)
 
 
 async def change_both(core: Core, random: Random, both: tuple[Session, ...], number: int) -> None:
-    """Something happens to two sessions, or to rooms that they may be in."""
+    """Change two sessions alike, or emit to rooms that may contain them."""
     room = random.choice(ROOMS)
     match random.randint(0, 5):
         case 0:
@@ -176,16 +183,17 @@ async def change_both(core: Core, random: Random, both: tuple[Session, ...], num
             await core.emit(f"to {room} {number}", room, "somebody else's")
 
 
-# What is not in the log -----------------------------------------------------------------------------
+# Packets outside the log ----------------------------------------------------------------------------
 
 
-async def test_packets_that_are_not_stored_come_between_the_events_where_they_belong(either: Core) -> None:
+async def test_deferred_packets_keep_their_order(either: Core) -> None:
+    """Deferred packets come between the replayed events, in the order of the queue."""
     session, back = await away(either), Recorder()
     await either.emit("one")
     session.recovered = True
     claim = session.attach(back, 0)
     ask = EmitWithAck(event("?", rooms=("s1",)), lambda session: Frames(f'427["{session.sid}?"]'))
-    for turn in (
+    for operation in (
         Emit(event("two")),
         SendPacket(back, "/", Frames("43[2]")),
         EmitVolatile(event("volatile")),
@@ -194,17 +202,18 @@ async def test_packets_that_are_not_stored_come_between_the_events_where_they_be
         Emit(event("not hers", rooms=("nobody's",))),
         SendPacket(back, "/", Frames("43[4]")),
     ):
-        await either.dispatcher.submit(turn)
+        await either.dispatcher.submit(operation)
     assert back.packets == []
     await either.dispatcher.submit(AcceptSession(session, claim, "s1", 1_001.0))
     events = [said("one", 1), said("two", 2), said("three", 3)]
     assert await back.sent(7) == [CONNECT, *events[:2], "43[2]", events[2], '427["s1?"]', "43[4]"]
 
 
-async def test_what_comes_in_for_a_session_in_replay_keeps_its_place(core: Core) -> None:
+async def test_packets_during_a_replay_keep_their_order(core: Core) -> None:
+    """Packets and events that arrive during a replay keep their order."""
     session = await away(core)
     expected = await emit_numbers(core, 10)
-    history, back = holding(core), Recorder()
+    history, back = pausable_reads(core), Recorder()
     history.open.clear()
     await core.recover(session, back, cursor=0)
     await history.reached.wait()
@@ -218,7 +227,8 @@ async def test_what_comes_in_for_a_session_in_replay_keeps_its_place(core: Core)
     assert session.state is State.LIVE and session.deferred_packets == [] and session.deferred_bytes == 0
 
 
-async def test_a_new_session_gets_what_is_addressed_to_it_after_its_connect(either: Core) -> None:
+async def test_new_session_receives_events_after_connect(either: Core) -> None:
+    """Events and packets for a new session follow its CONNECT packet."""
     await either.emit("before")
     session, connection = await either.open(), Recorder()
     claim = session.attach(connection, session.start.sequence)
@@ -234,9 +244,10 @@ async def test_a_new_session_gets_what_is_addressed_to_it_after_its_connect(eith
 
 
 @pytest.mark.parametrize(("limit", "value"), [("MAX_DEFERRED_PACKETS", 3), ("MAX_DEFERRED_BYTES", 30)])
-async def test_a_session_for_which_too_much_is_held_loses_its_transport(
+async def test_too_many_deferred_packets_end_transport(
     core: Core, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
 ) -> None:
+    """A session with too many deferred packets loses its transport."""
     monkeypatch.setattr(operations, limit, value)
     session, connection = await core.open(), Recorder()
     session.attach(connection, 0)

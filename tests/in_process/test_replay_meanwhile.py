@@ -10,7 +10,7 @@ from socketio_eventlog.errors import StoreUnavailable
 from socketio_eventstore.core.session_operations import AcceptSession, DisconnectSession
 from socketio_eventstore.core.sessions import State
 from support.core import Core, Recorder, running, said
-from support.held_history import CONNECT, away, emit_numbers, holding, running_in_small_pages
+from support.pausable_reads import CONNECT, away, emit_numbers, pausable_reads, running_in_small_pages
 
 
 @pytest.fixture
@@ -19,7 +19,8 @@ async def core(path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cor
         yield core
 
 
-async def test_emits_that_go_on_during_a_replay_come_once_and_in_order(path: Path) -> None:
+async def test_emits_during_a_replay_come_in_order(path: Path) -> None:
+    """Events that are emitted during a replay come once and in order."""
     async with running(path, tail_bytes=500) as core:
         session = await away(core)
         expected = await emit_numbers(core, 300)
@@ -52,7 +53,7 @@ async def test_several_sessions_are_served_from_shared_reads(path: Path) -> None
             await core.away(session)
         for number in range(20):
             await core.emit(f"number {number + 1}", "even" if number % 2 == 0 else "odd")
-        history, clients = holding(core), [Recorder() for _ in sessions]
+        history, clients = pausable_reads(core), [Recorder() for _ in sessions]
         accepts = []
         for session, client in zip(sessions, clients, strict=True):
             session.recovered = True
@@ -64,7 +65,8 @@ async def test_several_sessions_are_served_from_shared_reads(path: Path) -> None
         assert history.reads == [list(range(1, 21))]
 
 
-async def test_a_client_that_does_not_read_waits_and_the_others_are_served(core: Core) -> None:
+async def test_full_buffer_does_not_delay_other_replays(core: Core) -> None:
+    """A client with a full buffer waits; the replays of other clients go on."""
     crowded, other = await away(core), (await core.live("s2"))[0]
     await core.away(other)
     expected = await emit_numbers(core, 20)
@@ -78,10 +80,11 @@ async def test_a_client_that_does_not_read_waits_and_the_others_are_served(core:
     assert (await slow.sent(21))[1:] == expected
 
 
-async def test_a_takeover_in_the_middle_of_a_replay_gives_everything_to_the_new_one(core: Core) -> None:
+async def test_takeover_during_a_replay_restarts_it(core: Core) -> None:
+    """A takeover during a replay sends all missed events to the new connection."""
     session = await away(core)
     expected = await emit_numbers(core, 20)
-    history, old, new = holding(core), Recorder("old"), Recorder("new")
+    history, old, new = pausable_reads(core), Recorder("old"), Recorder("new")
     await core.recover(session, old, cursor=0)
     await old.sent(7)
     history.open.clear()
@@ -98,11 +101,12 @@ async def test_a_takeover_in_the_middle_of_a_replay_gives_everything_to_the_new_
 
 
 @pytest.mark.parametrize("how", ["away", "ended"])
-async def test_a_replay_whose_session_goes_ends_without_a_word(core: Core, how: str) -> None:
+async def test_replay_stops_with_its_session(core: Core, how: str) -> None:
+    """The replay of a session that goes away or ends stops without a packet."""
     session, other = await away(core), (await core.live("s2"))[0]
     await core.away(other)
     expected = await emit_numbers(core, 20)
-    history, back, client = holding(core), Recorder(), Recorder()
+    history, back, client = pausable_reads(core), Recorder(), Recorder()
     history.open.clear()
     await core.recover(session, back, cursor=0)
     await history.reached.wait()
@@ -117,12 +121,13 @@ async def test_a_replay_whose_session_goes_ends_without_a_word(core: Core, how: 
 
 
 @pytest.mark.parametrize("where", ["read", "look-up"])
-async def test_a_log_that_cannot_be_read_closes_the_transports_and_loses_nothing(
+async def test_unreadable_log_closes_the_transports(
     core: Core, where: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """An unreadable log closes the transports of replays; a later recovery misses no event."""
     session = await away(core)
     expected = await emit_numbers(core, 10)
-    history, back = holding(core), Recorder()
+    history, back = pausable_reads(core), Recorder()
     if where == "read":
         history.failure = StoreUnavailable("The disk is broken.")
     else:

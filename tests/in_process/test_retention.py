@@ -14,19 +14,20 @@ from socketio_eventstore.core.session_operations import EndSession, RevokeSessio
 from socketio_eventstore.core.sessions import Session, State
 from support.core import Core, Recorder, running
 from support.embedded import Seen
-from support.retaining import LIMIT_SECONDS, NEWEST, Clock, Kept, emit, ending_who_has_expired, sequences
+from support.retaining import LIMIT_SECONDS, NEWEST, Clock, Kept, emit, ending_expired_sessions, sequences
 from support.storing import event, opened
 
 
 @pytest.fixture(name="kept")
 def kept_core(core: Core) -> Kept:
-    return ending_who_has_expired(core)
+    return ending_expired_sessions(core)
 
 
 # Pruning --------------------------------------------------------------------------------------------
 
 
-async def test_old_events_go_and_young_ones_stay(core: Core, kept: Kept) -> None:
+async def test_old_events_are_pruned(core: Core, kept: Kept) -> None:
+    """Events older than the retention are pruned; younger events stay."""
     await core.log.commit([event(emitted_at=NEWEST - age) for age in (90.0, 61.0, 60.0, 10.0)])
     core.dispatcher.position = core.log.head
     assert await kept.sweep() == 2
@@ -35,7 +36,8 @@ async def test_old_events_go_and_young_ones_stay(core: Core, kept: Kept) -> None
     assert await kept.sweep() == 1
 
 
-async def test_no_event_goes_that_a_session_may_lack(core: Core, kept: Kept) -> None:
+async def test_unconfirmed_events_are_not_pruned(core: Core, kept: Kept) -> None:
+    """Events that a session has not confirmed are not pruned."""
     one, _ = await core.live("one")
     two, _ = await core.live("two")
     await emit(core, 10)
@@ -51,9 +53,8 @@ async def test_no_event_goes_that_a_session_may_lack(core: Core, kept: Kept) -> 
 
 
 @pytest.mark.parametrize("state", [State.CONNECTING, State.REPLAYING, State.LIVE, State.AWAY])
-async def test_a_session_in_any_state_keeps_what_it_has_not_confirmed(
-    core: Core, kept: Kept, state: State
-) -> None:
+async def test_session_in_any_state_limits_pruning(core: Core, kept: Kept, state: State) -> None:
+    """A session in any state keeps the events that it has not confirmed."""
     await emit(core, 3)
     session = await core.open()
     session.state = state
@@ -63,7 +64,8 @@ async def test_a_session_in_any_state_keeps_what_it_has_not_confirmed(
     assert await sequences(core.log) == [4, 5, 6]
 
 
-async def test_without_sessions_everything_old_goes(core: Core, kept: Kept) -> None:
+async def test_without_sessions_all_old_events_are_pruned(core: Core, kept: Kept) -> None:
+    """Without sessions all old events are pruned."""
     session, _ = await core.live()
     await emit(core, 5)
     await core.dispatcher.submit(EndSession(session))
@@ -72,7 +74,8 @@ async def test_without_sessions_everything_old_goes(core: Core, kept: Kept) -> N
     assert await core.emit() == "boot.6"
 
 
-async def test_sessions_that_ended_or_expired_keep_nothing(core: Core, kept: Kept) -> None:
+async def test_ended_and_expired_sessions_keep_no_events(core: Core, kept: Kept) -> None:
+    """Ended and expired sessions keep no events from pruning."""
     session, _ = await core.live()
     session.running_disconnect_handlers = 1  # its disconnect handler is still running
     await emit(core, 3)
@@ -88,7 +91,8 @@ async def test_sessions_that_ended_or_expired_keep_nothing(core: Core, kept: Kep
     session.running_disconnect_handlers = 0
 
 
-async def test_pruning_goes_in_small_steps(core: Core, kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_pruning_works_in_chunks(core: Core, kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pruning deletes a limited chunk of events at a time."""
     monkeypatch.setattr(retention, "PRUNE_EVENTS", 10)
     await emit(core, 35)
     kept.all_events_are_old()
@@ -103,7 +107,8 @@ async def test_pruning_goes_in_small_steps(core: Core, kept: Kept, monkeypatch: 
     assert steps == [10, 10, 10, 5]
 
 
-async def test_events_that_come_during_a_sweep_stay(core: Core, kept: Kept) -> None:
+async def test_events_emitted_during_a_sweep_stay(core: Core, kept: Kept) -> None:
+    """Events that are emitted during a sweep stay."""
     await emit(core, 3)
     kept.all_events_are_old()
     sweep = asyncio.create_task(kept.sweep())
@@ -116,7 +121,8 @@ async def test_events_that_come_during_a_sweep_stay(core: Core, kept: Kept) -> N
     assert connection.packets == again.packets[1:]
 
 
-async def test_old_answers_to_clients_are_forgotten(core: Core, kept: Kept) -> None:
+async def test_old_idempotency_keys_are_pruned(core: Core, kept: Kept) -> None:
+    """Old idempotency keys are pruned."""
     await core.log.commit([EventHandled("/", "x", "", f"key {at}", "[]", at) for at in (0.0, 100.0)])
     kept.monotonic.now = LIMIT_SECONDS + IDEMPOTENCY_KEYS_KEPT_SECONDS + 50.0
     await kept.sweep()
@@ -124,16 +130,17 @@ async def test_old_answers_to_clients_are_forgotten(core: Core, kept: Kept) -> N
     assert await core.log.acknowledgement("/", "x", "", "key 100.0") == "[]"
 
 
-async def test_after_a_restart_nothing_goes_until_the_sessions_have_returned_or_expired(
+async def test_restart_keeps_events_of_stored_sessions(
     tmp_path: Path,
 ) -> None:
+    """After a restart events stay until the stored sessions have returned or expired."""
     path = tmp_path / "restarted.db"
-    async with running(path, boot="one") as core:
+    async with running(path, epoch="one") as core:
         session, _ = await core.live()
         await core.emit("received")
         session.confirm(1)
         await core.emit("missed")
-    async with running(path, boot="two") as core:
+    async with running(path, epoch="two") as core:
         for stored in await core.log.load_sessions():
             core.registry.add(Session.restore(stored, 0.0))
 
@@ -142,7 +149,7 @@ async def test_after_a_restart_nothing_goes_until_the_sessions_have_returned_or_
 
         kept = Kept(core, end)
         kept.all_events_are_old()
-        assert await kept.sweep() == 0  # what it had confirmed is not known after a crash
+        assert await kept.sweep() == 0  # its confirmed position is not known after a crash
         (restored,) = core.registry
         back = Recorder()
         await core.recover(restored, back, cursor=1)
@@ -157,7 +164,8 @@ async def test_after_a_restart_nothing_goes_until_the_sessions_have_returned_or_
 # The task and the clock -----------------------------------------------------------------------------
 
 
-def test_the_service_clock_goes_on_where_the_last_server_stopped() -> None:
+def test_uptime_clock_continues_after_a_restart() -> None:
+    """The uptime clock continues where the last server stopped."""
     monotonic = Clock(1_000.0)
     clock = UptimeClock(7.5, monotonic)
     assert clock() == 7.5
@@ -165,7 +173,8 @@ def test_the_service_clock_goes_on_where_the_last_server_stopped() -> None:
     assert clock() == 9.5
 
 
-async def test_a_sweep_writes_down_the_service_time(core: Core, kept: Kept, tmp_path: Path) -> None:
+async def test_sweep_stores_the_uptime(core: Core, kept: Kept, tmp_path: Path) -> None:
+    """A sweep stores the uptime."""
     kept.monotonic.now = 12.5
     await kept.sweep()
     await core.log.close()
@@ -173,18 +182,19 @@ async def test_a_sweep_writes_down_the_service_time(core: Core, kept: Kept, tmp_
         assert log.uptime_at_open == 12.5
 
 
-async def test_a_store_that_is_unavailable_is_swept_again(
+async def test_failed_sweep_is_repeated(
     core: Core, kept: Kept, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    seen, beat = Seen(), core.log.heartbeat
+    """A sweep that fails is logged and repeated."""
+    seen, heartbeat = Seen(), core.log.heartbeat
 
-    async def failing_beat(service_time: float) -> None:
-        seen("beat")
+    async def failing_heartbeat(uptime: float) -> None:
+        seen("heartbeat")
         if len(seen.all) < 3:
             raise StoreUnavailable("The disk is full.")
-        await beat(service_time)
+        await heartbeat(uptime)
 
-    monkeypatch.setattr(core.log, "heartbeat", failing_beat)
+    monkeypatch.setattr(core.log, "heartbeat", failing_heartbeat)
     task = asyncio.create_task(kept.retention.run())
     await seen.until(4)
     task.cancel()

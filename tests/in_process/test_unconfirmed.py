@@ -1,4 +1,4 @@
-"""Who never confirms what it was sent does not hold up pruning for ever; who is honest never notices."""
+"""A client that never confirms its events does not stop pruning for ever; an honest client is not limited."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.core import Core, Recorder, running
 from support.embedded import Server, serving
 from support.retaining import LIMIT_SECONDS, Kept
 
-PATIENCE_SECONDS = RecoveryLimits(LIMIT_SECONDS, 1, 1).max_unconfirmed_seconds
+MAX_UNCONFIRMED_SECONDS = RecoveryLimits(LIMIT_SECONDS, 1, 1).max_unconfirmed_seconds
 STEP_SECONDS = 10.0
 
 
@@ -39,7 +39,7 @@ class Returning(Kept):
         return await self.recovery.decide("/", "s1", offset, self.core.dispatcher.position, self.now)
 
     async def come_back(self, offset: str | None = None) -> ClientConnection | RecoveryResult:
-        """The connection, or why there is none."""
+        """The connection, or the reason for its refusal."""
         answer = await self.decide(offset)
         if isinstance(answer, RecoveryResult):
             return answer
@@ -48,7 +48,7 @@ class Returning(Kept):
         return connection
 
     async def visit(self, offset: str | None = None) -> RecoveryResult:
-        """Come back, and be gone again before any heartbeat."""
+        """Connect, and disconnect before any heartbeat."""
         answer = await self.come_back(offset)
         if isinstance(answer, RecoveryResult):
             return answer
@@ -58,7 +58,7 @@ class Returning(Kept):
 
 @pytest.fixture(name="client")
 async def returning_client(tmp_path: Path) -> AsyncIterator[Returning]:
-    """It has missed the first event, and nobody else is there."""
+    """The only client; it has missed the first event."""
     async with running(tmp_path / "events.db") as core:
         client = Returning(core)
         session, _ = await core.live()
@@ -67,40 +67,45 @@ async def returning_client(tmp_path: Path) -> AsyncIterator[Returning]:
         yield client
 
 
-async def test_who_returns_for_ever_without_confirming_is_refused_and_pruning_goes_on(
+async def test_unconfirming_client_is_refused(
     client: Returning,
 ) -> None:
+    """A client that returns without confirming is refused at last, and pruning goes on."""
     await client.pass_time()
-    while client.now() <= PATIENCE_SECONDS:
+    while client.now() <= MAX_UNCONFIRMED_SECONDS:
         assert await client.visit() is RecoveryResult.RECOVERED
         assert client.core.log.pruned_through == 0
         await client.pass_time()
     await client.pass_time()
     assert await client.visit() is RecoveryResult.EXPIRED
     while client.core.log.pruned_through == 0:
-        assert client.now() < PATIENCE_SECONDS + LIMIT_SECONDS + 5 * STEP_SECONDS
+        assert client.now() < MAX_UNCONFIRMED_SECONDS + LIMIT_SECONDS + 5 * STEP_SECONDS
         await client.pass_time()
     assert client.seen.all == ["s1"] and list(client.core.registry) == []
 
 
-async def test_a_takeover_without_an_end_helps_it_no_more(client: Returning) -> None:
+async def test_takeovers_do_not_extend_the_time(client: Returning) -> None:
+    """Takeovers do not extend the time in which a client must confirm its events."""
     await client.pass_time()
     connection = await client.come_back()
-    for _ in range(int(PATIENCE_SECONDS // STEP_SECONDS)):
+    for _ in range(int(MAX_UNCONFIRMED_SECONDS // STEP_SECONDS)):
         await client.pass_time()
         connection = await client.come_back()
         assert isinstance(connection, ClientConnection)
     await client.pass_time(2 * STEP_SECONDS)
     assert await client.come_back() is RecoveryResult.EXPIRED
     (session,) = client.core.registry
-    assert session.state is State.LIVE  # its last connection ends as any that answers no heartbeat
+    assert session.state is State.LIVE  # a missing pong ends its last connection, as any other
 
 
-async def test_who_answers_a_heartbeat_may_take_as_long_as_it_needs(client: Returning) -> None:
-    """A replay over a slow line: the heartbeats say that it goes on, the offset says how far."""
+async def test_answered_heartbeats_extend_the_time(client: Returning) -> None:
+    """A client that answers heartbeats may replay as long as it needs.
+
+    A replay over a slow line: heartbeats show that it goes on, the offset shows how far it came.
+    """
     (session,) = client.core.registry
     await client.pass_time()
-    for _ in range(int(3 * PATIENCE_SECONDS // STEP_SECONDS)):
+    for _ in range(int(3 * MAX_UNCONFIRMED_SECONDS // STEP_SECONDS)):
         connection = await client.come_back()
         assert isinstance(connection, ClientConnection)
         session.state, session.sent = State.REPLAYING, 0
@@ -112,37 +117,47 @@ async def test_who_answers_a_heartbeat_may_take_as_long_as_it_needs(client: Retu
     assert (session.confirmed, client.core.log.pruned_through) == (0, 0)
 
 
-async def test_who_says_by_its_offset_what_it_received_is_believed(client: Returning) -> None:
-    """Every connection is too short for a heartbeat, and each time there is something new."""
-    for number in range(1, int(3 * PATIENCE_SECONDS // LIMIT_SECONDS)):
+async def test_offset_of_returning_client_confirms(client: Returning) -> None:
+    """The offset of a returning client confirms its events.
+
+    Every connection is too short for a heartbeat, and each time there is a new event.
+    """
+    for number in range(1, int(3 * MAX_UNCONFIRMED_SECONDS // LIMIT_SECONDS)):
         await client.pass_time(LIMIT_SECONDS - 1.0)
         assert await client.visit(f"boot.{number - 1}") is RecoveryResult.RECOVERED
         await client.core.emit("another")
     assert client.core.log.pruned_through > 0
 
 
-async def test_a_quiet_client_is_not_waited_for(client: Returning) -> None:
-    for _ in range(int(3 * PATIENCE_SECONDS // STEP_SECONDS)):
+async def test_quiet_client_does_not_delay_pruning(client: Returning) -> None:
+    """A client without missed events does not delay pruning."""
+    for _ in range(int(3 * MAX_UNCONFIRMED_SECONDS // STEP_SECONDS)):
         await client.pass_time()
         assert await client.visit("boot.1") is RecoveryResult.RECOVERED
     assert client.core.log.pruned_through == 1
 
 
-async def test_events_that_a_client_is_not_sent_are_neither_waited_for_nor_held_against_it(
+async def test_skipped_events_need_no_confirmation(
     client: Returning,
 ) -> None:
-    """What it says itself and others hear: it is among its missed events, but never sent to it."""
+    """Events that skip a client need no confirmation of it.
+
+    An event that a client emits to all others is among its missed events, but is never sent to it.
+    """
     await client.pass_time()
     assert await client.visit("boot.1") is RecoveryResult.RECOVERED
     await client.core.emit("its own", skip=("s1",))
     while client.core.log.pruned_through < 2:
-        assert client.now() < PATIENCE_SECONDS + 10 * STEP_SECONDS
+        assert client.now() < MAX_UNCONFIRMED_SECONDS + 10 * STEP_SECONDS
         await client.pass_time()
         assert await client.visit("boot.1") is RecoveryResult.RECOVERED
 
 
-async def test_while_it_connects_the_time_in_which_to_return_goes_on(client: Returning) -> None:
-    """Or one attempt after the other, none of which is ever accepted, would keep what it missed."""
+async def test_connecting_does_not_extend_the_time(client: Returning) -> None:
+    """The time in which to return goes on while a session connects.
+
+    Otherwise attempts that are never accepted would keep the missed events for ever.
+    """
     (session,) = client.core.registry
     while client.now() <= LIMIT_SECONDS:
         assert isinstance(await client.decide(), Restore)
@@ -152,7 +167,9 @@ async def test_while_it_connects_the_time_in_which_to_return_goes_on(client: Ret
     assert await client.decide() is RecoveryResult.EXPIRED
 
 
-async def test_the_client_gets_a_new_session_and_the_reason_is_counted(tmp_path: Path) -> None:
+async def test_refused_client_gets_a_new_session(tmp_path: Path) -> None:
+    """The refused client gets a new session, and the result is counted."""
+
     async def come_and_go(server: Server, pid: str) -> str:
         client = await server.socket()
         answer = await client.connect(auth={"pid": pid})
@@ -176,20 +193,22 @@ async def test_the_client_gets_a_new_session_and_the_reason_is_counted(tmp_path:
         assert runtime.recovery.results == {RecoveryResult.RECOVERED: 1, RecoveryResult.EXPIRED: 1}
 
 
-# Milestones -----------------------------------------------------------------------------------------
+# The position history -------------------------------------------------------------------------------
 
 
-def test_a_milestone_counts_when_it_is_far_enough() -> None:
-    milestones = PositionHistory(100.0)
-    assert milestones.passed(1_000.0) == 0
+def test_position_passes_after_the_reach() -> None:
+    """A noted position has passed when it is older than the reach."""
+    history = PositionHistory(100.0)
+    assert history.passed(1_000.0) == 0
     for at, position in ((0.0, 5), (50.0, 7), (120.0, 9)):
-        milestones.note(at, position)
-    assert [milestones.passed(now) for now in (99.0, 100.0, 149.0, 150.0, 219.0, 220.0)] == [0, 5, 5, 7, 7, 9]
+        history.note(at, position)
+    assert [history.passed(now) for now in (99.0, 100.0, 149.0, 150.0, 219.0, 220.0)] == [0, 5, 5, 7, 7, 9]
 
 
-def test_milestones_are_few_however_often_they_are_noted() -> None:
-    milestones = PositionHistory(100.0)
+def test_position_history_is_bounded() -> None:
+    """The position history is bounded, however often positions are noted."""
+    history = PositionHistory(100.0)
     for step in range(10_000):
-        milestones.note(step / 10, step)
-    assert len(milestones._noted) <= POSITIONS_KEPT + 2
-    assert 8_950 <= milestones.passed(1_000.0) <= 9_000
+        history.note(step / 10, step)
+    assert len(history._noted) <= POSITIONS_KEPT + 2
+    assert 8_950 <= history.passed(1_000.0) <= 9_000

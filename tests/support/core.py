@@ -1,4 +1,4 @@
-"""The core of a server, without transports, over a log that a test can hold back."""
+"""The core of a server, without transports, over a log that a test can pause."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BAD = event("\ud800")
 
 
 class Recorder(ClientConnection):
-    """A connection that keeps what it was given, batch by batch."""
+    """A connection that records the packets of each batch."""
 
     def __init__(self, connection_id: str = "connection") -> None:
         super().__init__(connection_id)
@@ -53,7 +53,7 @@ class Recorder(ClientConnection):
         return self.unsent
 
     async def until(self, happened: Callable[[], bool]) -> None:
-        """Waits for what is written, or for the abort."""
+        """Waits for a condition; every write and the abort check it again."""
         async with asyncio.timeout(DEADLINE):
             while not happened():
                 self._written.clear()
@@ -65,28 +65,28 @@ class Recorder(ClientConnection):
         return self.packets
 
 
-class HeldLog:
-    """A real log whose commits can be held back, and fail where a test says so."""
+class PausableLog:
+    """A real log whose commits a test can pause and fail."""
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
-        self.committed: list[list[Change]] = []
-        """What was committed, transaction by transaction."""
+        self.transactions: list[list[Change]] = []
+        """The changes of each committed transaction."""
         self.failure: Callable[[Sequence[Change]], Exception | None] = lambda _: None
         self.reached = asyncio.Event()
-        """A commit was asked for."""
+        """A commit has been requested."""
         self._open = asyncio.Event()
         self._open.set()
 
-    def hold(self) -> None:
+    def pause(self) -> None:
         self.reached.clear()
         self._open.clear()
 
-    def release(self) -> None:
+    def resume(self) -> None:
         self._open.set()
 
     def fail_with(self, *errors: Exception) -> None:
-        """The next commits fail so, one after the other."""
+        """The next commits raise these errors, one each."""
         waiting = list(errors)
         self.failure = lambda _: waiting.pop(0) if waiting else None
 
@@ -94,8 +94,8 @@ class HeldLog:
     def head(self) -> int:
         return self._log.head
 
-    def offset_at(self, number: int) -> Offset:
-        return self._log.offset_at(number)
+    def offset_at(self, sequence: int) -> Offset:
+        return self._log.offset_at(sequence)
 
     async def commit(self, changes: Sequence[Change]) -> list[int]:
         self.reached.set()
@@ -103,7 +103,7 @@ class HeldLog:
         if (error := self.failure(changes)) is not None:
             raise error
         positions = await self._log.commit(changes)
-        self.committed.append(list(changes))
+        self.transactions.append(list(changes))
         return positions
 
 
@@ -112,7 +112,7 @@ class Core:
     """The core of a server, without transports: a real log, the dispatcher and the replays."""
 
     log: EventLog
-    held: HeldLog
+    commits: PausableLog
     registry: Registry
     dispatcher: Dispatcher
     replayer: Replayer
@@ -129,12 +129,12 @@ class Core:
         return bool(await self.dispatcher.submit(AcceptSession(session, claim, session.sid, 1_001.0)))
 
     async def recover(self, session: Session, connection: ClientConnection, cursor: int) -> bool:
-        """The same for a session that was away."""
+        """As ``accept``, for a session that was away."""
         session.recovered = True
         return await self.accept(session, connection, cursor)
 
     async def live(self, sid: str = "s1", *rooms: Room, namespace: str = "/") -> tuple[Session, Recorder]:
-        """A session that is connected, and in these rooms; what it was sent so far is forgotten."""
+        """A live session in these rooms; its connection has no recorded packets."""
         connection = Recorder(f"of {sid}")
         session = await self.open(sid, namespace=namespace)
         assert await self.accept(session, connection)
@@ -149,7 +149,7 @@ class Core:
         await self.dispatcher.submit(self.leave(session, at))
 
     def leave(self, session: Session, at: float = 0.0) -> MarkAway:
-        """As the handshake does it: away in memory at once, the turn follows."""
+        """As the admission does it: the session is away at once; the caller submits the operation."""
         session.detach()
         session.away_since = at
         session.move(State.AWAY)
@@ -158,28 +158,28 @@ class Core:
     async def emit(self, text: str = "hello", *rooms: Room, skip: tuple[str, ...] = ()) -> object:
         return await self.dispatcher.submit(Emit(event(text, rooms=rooms or None, skip=skip)))
 
-    def begin(self, *turns: Operation) -> asyncio.Future[object]:
-        """Give turns their place now; the future is done when they have taken effect."""
-        return self.dispatcher.submit(*turns)
+    def begin(self, *operations: Operation) -> asyncio.Future[object]:
+        """Submit operations now; the future is done when they have taken effect."""
+        return self.dispatcher.submit(*operations)
 
 
 @asynccontextmanager
 async def running(
-    path: Path, *, boot: str = "boot", max_unsent_bytes: int = 1_000_000, tail_bytes: int = 1_000_000
+    path: Path, *, epoch: str = "boot", max_unsent_bytes: int = 1_000_000, tail_bytes: int = 1_000_000
 ) -> AsyncIterator[Core]:
     """A core whose offsets read ``boot.1``, ``boot.2`` …"""
-    async with opened(path, new_epoch=lambda: boot) as log:
-        held, registry = HeldLog(log), Registry()
+    async with opened(path, new_epoch=lambda: epoch) as log:
+        commits, registry = PausableLog(log), Registry()
         replayer = Replayer(log, max_unsent_bytes)
         dispatcher = Dispatcher(
-            held, registry, TextEncoder(), tail_bytes=tail_bytes, offsets=True, catch_up=replayer.begin
+            commits, registry, TextEncoder(), tail_bytes=tail_bytes, offsets=True, catch_up=replayer.begin
         )
         replayer.dispatcher = dispatcher
         tasks = [asyncio.create_task(dispatcher.run()), asyncio.create_task(replayer.run())]
         try:
-            yield Core(log, held, registry, dispatcher, replayer)
+            yield Core(log, commits, registry, dispatcher, replayer)
         finally:
-            held.release()
+            commits.resume()
             dispatcher.close()
             tasks[1].cancel()
             await asyncio.wait(tasks)
@@ -187,23 +187,23 @@ async def running(
 
 
 @asynccontextmanager
-async def holding(server: Server) -> AsyncIterator[HeldLog]:
-    """The commits of a running server are in the hands of the test."""
+async def pausable_commits(server: Server) -> AsyncIterator[PausableLog]:
+    """A running server whose commits the test can pause and fail."""
     runtime = await server.manager.start()
     assert isinstance(runtime.log, EventLog)
-    runtime.dispatcher.log = held = HeldLog(runtime.log)
+    runtime.dispatcher.log = commits = PausableLog(runtime.log)
     try:
-        yield held
+        yield commits
     finally:
-        held.failure = lambda _: None
-        held.release()
+        commits.failure = lambda _: None
+        commits.resume()
 
 
-def said(text: str, number: int) -> str:
+def said(text: str, sequence: int) -> str:
     """The packet of an event of ``storing.event``."""
-    return f'42["message","{text}","boot.{number}"]'
+    return f'42["message","{text}","boot.{sequence}"]'
 
 
 async def texts(log: EventLog) -> list[str]:
-    """What is stored."""
+    """The payloads of the stored events."""
     return [logged.event.payload for logged in await log.read(range(1, log.head + 1))]

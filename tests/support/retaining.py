@@ -63,7 +63,7 @@ class Kept:
         self.wall.now = NEWEST + LIMIT_SECONDS + 1.0
 
 
-def ending_who_has_expired(core: Core) -> Kept:
+def ending_expired_sessions(core: Core) -> Kept:
     async def end(session: Session) -> None:
         await core.dispatcher.submit(RevokeSession(session))
 

@@ -1,4 +1,4 @@
-"""What replays read, in the hands of a test."""
+"""Replays whose reads of the log a test can pause and fail."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from support.core import Core, running, said
 CONNECT = '40{"sid":"s1","pid":"s1"}'
 
 
-class HeldHistory:
-    """A real log whose reads can be held back, or fail; its answers are as short as they may be."""
+class PausableReads:
+    """A real log whose reads a test can pause and fail; a look-up gives as few sequences as allowed."""
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
@@ -43,18 +43,18 @@ class HeldHistory:
         found = await self._log.missed(namespace, memberships, after, through, **options)
         return replace(found, sequences=found.sequences[: options["at_most"] + 1])
 
-    async def read(self, numbers: Sequence[int], limit_bytes: int) -> list[LoggedEvent]:
-        self.reads.append(list(numbers))
+    async def read(self, sequences: Sequence[int], limit_bytes: int) -> list[LoggedEvent]:
+        self.reads.append(list(sequences))
         self.reached.set()
         await self.open.wait()
         if self.failure is not None:
             raise self.failure
-        return await self._log.read(numbers, limit_bytes)
+        return await self._log.read(sequences, limit_bytes)
 
 
-def holding(core: Core) -> HeldHistory:
-    """What the replays read is in the hands of the test."""
-    core.replayer._history = history = HeldHistory(core.log)
+def pausable_reads(core: Core) -> PausableReads:
+    """Let the test pause and fail the reads of the replays."""
+    core.replayer._history = history = PausableReads(core.log)
     return history
 
 
@@ -65,15 +65,15 @@ async def away(core: Core, *rooms: str) -> Session:
 
 
 async def emit_numbers(core: Core, count: int) -> list[str | bytes]:
-    """Emits events to all; returns the packets that make them."""
-    numbers = [core.dispatcher.position + number for number in range(1, count + 1)]
-    await asyncio.gather(*(core.emit(f"number {number}") for number in numbers))
-    return [said(f"number {number}", number) for number in numbers]
+    """Emits events to the namespace; returns their packets."""
+    sequences = [core.dispatcher.position + sequence for sequence in range(1, count + 1)]
+    await asyncio.gather(*(core.emit(f"number {sequence}") for sequence in sequences))
+    return [said(f"number {sequence}", sequence) for sequence in sequences]
 
 
 @asynccontextmanager
 async def running_in_small_pages(path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Core]:
-    """Every event is read from the disk, in small pages."""
+    """A core that reads every event from the disk, in small pages."""
     monkeypatch.setattr(replay, "PAGE_EVENTS", 3)
     monkeypatch.setattr(replay, "LOOK_UP_EVENTS", 7)
     monkeypatch.setattr(replay, "READ_EVENTS", 5)
