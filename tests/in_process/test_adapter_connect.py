@@ -10,7 +10,7 @@ import socketio
 from socketio import exceptions
 
 from socketio_eventlog.errors import StoreNotUsable
-from socketio_eventstore.adapter import RecoveryManager
+from socketio_eventstore import RecoveryManager
 from socketio_eventstore.core.recovery import RecoveryResult
 from support.embedded import Seen, Server, results, serving, until
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import socketio
 
-from socketio_eventstore.adapter import AsyncServer, RecoveryManager
+from socketio_eventstore import RecoveryManager
+from socketio_eventstore.adapter.server import RecoveryServer
 from support.embedded import Seen, Server, away, packets_until_marker, serving
 
 
@@ -171,7 +172,7 @@ class OwnServer(socketio.AsyncServer):  # type: ignore[misc]  # python-socketio 
 
 async def test_a_subclass_of_the_applications_keeps_its_methods(path: Path) -> None:
     async with serving(path, server_class=OwnServer) as server:
-        assert isinstance(server.sio, OwnServer) and isinstance(server.sio, AsyncServer)
+        assert isinstance(server.sio, OwnServer) and isinstance(server.sio, RecoveryServer)
         client = await server.client()
         *event, offset = await client.event_of(server.sio.shout("hello")), ""
         assert event == [["own shouted", "HELLO"]] and offset == ""

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from secrets import token_hex
+from typing import cast
 
 import pytest
 
@@ -15,9 +16,14 @@ from socketio_eventlog.errors import (
     StoreRejected,
     StoreUnavailable,
 )
+from socketio_eventlog.log import Log
 from socketio_eventlog.records import EventHandled
+from socketio_eventlog.volatile import VolatileLog
 from socketio_eventstore.core import commit_queue
-from socketio_eventstore.core.commit_queue import Dispatcher, Operation, QueueFull
+from socketio_eventstore.core.commit_queue import CommitQueue, QueueFull
+from socketio_eventstore.core.fan_out import FanOut
+from socketio_eventstore.core.flush_schedule import FlushSchedule
+from socketio_eventstore.core.operation import Context, Operation
 from socketio_eventstore.core.operations import (
     BindIdentity,
     CloseRoom,
@@ -31,12 +37,22 @@ from socketio_eventstore.core.operations import (
     StoreIdempotencyKey,
 )
 from socketio_eventstore.core.packets import Frames, TextEncoder
+from socketio_eventstore.core.recent_events import RecentEvents
+from socketio_eventstore.core.registry import Registry
 from socketio_eventstore.core.session_operations import DisconnectSession
-from socketio_eventstore.core.sessions import Registry, Session, State
+from socketio_eventstore.core.sessions import Session, State
 from support.core import BAD, Core, PausableLog, Recorder, said, texts
 from support.storing import event, opened
 
 # The order ------------------------------------------------------------------------------------------
+
+
+def context_of(log: Log) -> Context:
+    """A context over this log, without sessions and replays."""
+    registry = Registry()
+    return Context(
+        log, registry, FanOut(registry), TextEncoder(), RecentEvents(log.head, 1), lambda session: None
+    )
 
 
 async def test_operations_take_effect_in_order(core: Core) -> None:
@@ -75,8 +91,8 @@ async def test_packets_wait_for_the_running_commit(core: Core) -> None:
     core.commits.pause()
     emit = core.begin(Emit(event("stored")))
     await core.commits.reached.wait()
-    core.dispatcher.enqueue(EmitVolatile(event("volatile")))
-    core.dispatcher.enqueue(SendPacket(client, "/", Frames("43[]")))
+    core.queue.enqueue(EmitVolatile(event("volatile")))
+    core.queue.enqueue(SendPacket(client, "/", Frames("43[]")))
     assert client.batches == []
     core.commits.resume()
     await emit
@@ -87,7 +103,7 @@ async def test_idle_queue_sends_an_unstored_packet_at_once(core: Core) -> None:
     """An idle queue sends a packet that is not stored at once."""
     _, client = await core.live()
     core.commits.pause()
-    core.dispatcher.enqueue(EmitVolatile(event("volatile")))
+    core.queue.enqueue(EmitVolatile(event("volatile")))
     assert client.packets == [said("volatile", 0)]
 
 
@@ -96,18 +112,14 @@ async def test_unstored_event_ends_in_current_offset(core: Core) -> None:
     _, client = await core.live()
     for _ in range(3):
         await core.emit()
-    await core.dispatcher.submit(EmitVolatile(event("volatile")))
+    await core.queue.submit(EmitVolatile(event("volatile")))
     assert client.packets[-1] == said("volatile", 3)
     assert await texts(core.log) == ['["message","hello"]'] * 3
 
 
-async def test_disabled_recovery_has_no_offset(tmp_path: Path) -> None:
-    """A dispatcher without offsets has no current offset."""
-    async with opened(tmp_path / "events.db") as log:
-        dispatcher = Dispatcher(
-            log, Registry(), TextEncoder(), tail_bytes=1, offsets=False, catch_up=lambda _: None
-        )
-        assert dispatcher.offset is None
+def test_disabled_recovery_has_no_offset() -> None:
+    """Without a durable log there is no current offset."""
+    assert context_of(VolatileLog()).offset is None
 
 
 async def test_batch_is_one_write_per_connection(core: Core) -> None:
@@ -134,7 +146,7 @@ async def test_large_batch_yields_and_keeps_its_order(core: Core, monkeypatch: p
     core.commits.resume()
     await emits[4]
     assert not emits[7].done()
-    core.dispatcher.enqueue(EmitVolatile(event("volatile")))
+    core.queue.enqueue(EmitVolatile(event("volatile")))
     await asyncio.gather(*emits)
     for client in clients:
         expected = [said(f"event {number}", number + 1) for number in range(8)]
@@ -162,13 +174,13 @@ async def test_member_of_several_rooms_receives_once(core: Core) -> None:
 async def test_attachments_follow_their_event(core: Core) -> None:
     """The attachments of a binary event follow its text directly."""
     _, client = await core.live()
-    await core.dispatcher.submit(Emit(event("binary", attachments=(b"1", b"2"))), Emit(event("next")))
+    await core.queue.submit(Emit(event("binary", attachments=(b"1", b"2"))), Emit(event("next")))
     assert client.packets == ['452-["message","binary","boot.1"]', b"1", b"2", said("next", 2)]
 
 
 async def test_saved_data_are_on_disk_and_in_memory(core: Core) -> None:
     session, _ = await core.live()
-    await core.dispatcher.submit(SaveData(session, '{"a":1}'))
+    await core.queue.submit(SaveData(session, '{"a":1}'))
     assert session.data == '{"a":1}'
     assert [stored.data for stored in await core.log.load_sessions()] == ['{"a":1}']
 
@@ -180,7 +192,7 @@ async def test_group_is_one_transaction(core: Core) -> None:
     """A group is one transaction; its result is the result of its last operation."""
     session, client = await core.live()
     group = (Emit(event("one")), JoinRoom(session, "room"), Emit(event("two", rooms=("room",))))
-    assert await core.dispatcher.submit(*group) == "boot.2"
+    assert await core.queue.submit(*group) == "boot.2"
     assert len(core.commits.transactions[-1]) == 3
     assert client.packets == [said("one", 1), said("two", 2)]
 
@@ -236,9 +248,9 @@ async def test_close_room_removes_away_sessions(core: Core) -> None:
     """CloseRoom removes away sessions from the room."""
     session, _ = await core.live("s1", "room")
     await core.away(session)
-    await core.dispatcher.submit(CloseRoom("/", "room"))
+    await core.queue.submit(CloseRoom("/", "room"))
     assert session.joined == {}
-    await core.dispatcher.submit(CloseRoom("/", "nobody's"))
+    await core.queue.submit(CloseRoom("/", "nobody's"))
 
 
 # Bounds and closing ---------------------------------------------------------------------------------
@@ -246,12 +258,12 @@ async def test_close_room_removes_away_sessions(core: Core) -> None:
 
 async def test_full_queue_refuses_operations(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full queue refuses further operations and commits the queued ones."""
-    monkeypatch.setattr(commit_queue, "QUEUE_OPERATIONS", 2)
+    monkeypatch.setattr(commit_queue, "QUEUE_GROUPS", 2)
     core.commits.pause()
     operations = [core.begin(Emit(event("being committed")))]
     await core.commits.reached.wait()
     operations += [core.begin(Emit(event(f"waiting {number}"))) for number in range(2)]
-    with pytest.raises(QueueFull, match="2 turns of "):
+    with pytest.raises(QueueFull, match="2 groups of "):
         await core.emit("too many")
     core.commits.resume()
     assert await asyncio.gather(*operations) == ["boot.1", "boot.2", "boot.3"]
@@ -279,7 +291,7 @@ async def test_queue_is_bounded_in_bytes(
     operations = [core.begin(Emit(event("is being committed")))]
     await core.commits.reached.wait()
     operations += [core.begin(large(session)) for _ in range(2)]
-    with pytest.raises(QueueFull, match=r"2 turns of 1\d\d\d bytes"):
+    with pytest.raises(QueueFull, match=r"2 groups of 1\d\d\d bytes"):
         await core.emit("too much")
     core.commits.resume()
     await asyncio.gather(*operations)
@@ -293,11 +305,11 @@ async def test_close_completes_the_queue(core: Core) -> None:
     operations = [core.begin(Emit(event("one"))), core.begin(Emit(event("two")))]
     await core.commits.reached.wait()
     operations.append(core.begin(EmitVolatile(event("three"))))
-    core.dispatcher.close()
+    core.queue.close()
     with pytest.raises(StoreClosed):
         await core.emit("too late")
     with pytest.raises(StoreClosed):
-        core.dispatcher.enqueue(EmitVolatile(event("too late")))
+        core.queue.enqueue(EmitVolatile(event("too late")))
     core.commits.resume()
     await asyncio.gather(*operations)
     assert client.packets == [said("one", 1), said("two", 2), said("three", 2)]
@@ -309,32 +321,29 @@ async def test_busy_store_does_not_delay_close(core: Core) -> None:
     emit = core.begin(Emit(event()))
     await core.commits.reached.wait()
     core.commits.failure = lambda _: StoreBusy()
-    core.dispatcher.close()
+    core.queue.close()
     core.commits.resume()
     with pytest.raises(StoreBusy):
         await emit
 
 
-async def test_cancelled_dispatcher_fails_its_operations(tmp_path: Path) -> None:
-    """A cancelled dispatcher fails its operations with StoreClosed."""
+async def test_cancelled_queue_fails_its_operations(tmp_path: Path) -> None:
+    """A cancelled commit queue fails its operations with StoreClosed."""
     async with opened(tmp_path / "events.db") as log:
         commits = PausableLog(log)
-        dispatcher = Dispatcher(
-            commits, Registry(), TextEncoder(), tail_bytes=0, offsets=True, catch_up=lambda _: None
-        )
-        task, operations = asyncio.create_task(dispatcher.run()), [Emit(event()), Emit(event())]
+        context = context_of(cast("Log", commits))
+        queue = CommitQueue(context, FlushSchedule(context.fan_out))
+        task, results = asyncio.create_task(queue.run()), list[asyncio.Future[object]]()
         commits.pause()
-        for operation in operations:  # the first is being committed, the second waits
-            operation.settled = asyncio.get_running_loop().create_future()
-            dispatcher.enqueue(operation)
+        for _ in range(2):  # the first is being committed, the second waits
+            results.append(queue.submit(Emit(event())))
             await commits.reached.wait()
         task.cancel()
         await asyncio.wait([task])
-        for operation in operations:
-            assert operation.settled is not None and operation.settled.done()
-            assert isinstance(operation.settled.exception(), StoreClosed)
+        for result in results:
+            assert result.done() and isinstance(result.exception(), StoreClosed)
         with pytest.raises(StoreClosed):
-            await dispatcher.submit(Emit(event()))
+            await queue.submit(Emit(event()))
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable(), StoreRejected("a bad change")])
@@ -343,7 +352,7 @@ async def test_failed_unawaited_operation_is_logged(
 ) -> None:
     """The failure of an operation without a waiting caller is logged."""
     core.commits.fail_with(error, error)  # for the batch, then for the operation alone
-    core.dispatcher.enqueue(Emit(event()))
+    core.queue.enqueue(Emit(event()))
     await core.emit()
     assert str(error) in caplog.text
 
@@ -360,7 +369,7 @@ async def test_failed_write_closes_one_connection(core: Core) -> None:
     _, client = await core.live("s2")
     await core.emit("for both")
     assert client.packets == [said("for both", 1)]
-    assert broken.aborted == ["it could not be written to"] * 2  # with its CONNECT and with the event
+    assert broken.aborted == ["the frames could not be written"] * 2  # with its CONNECT and with the event
 
 
 async def test_waiting_acknowledgements_are_bounded(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,9 +379,9 @@ async def test_waiting_acknowledgements_are_bounded(core: Core, monkeypatch: pyt
     core.commits.pause()
     emit = core.begin(Emit(event("stored")))
     await core.commits.reached.wait()
-    core.dispatcher.post(SendPacket(client, "/", Frames("43" + "x" * 2_000)))
+    core.queue.post(SendPacket(client, "/", Frames("43" + "x" * 2_000)))
     with pytest.raises(QueueFull):
-        core.dispatcher.post(SendPacket(client, "/", Frames("43[]")))
+        core.queue.post(SendPacket(client, "/", Frames("43[]")))
     core.commits.resume()
     await emit
 

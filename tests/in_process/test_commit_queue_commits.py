@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from socketio_eventlog.errors import StoreBusy, StoreRejected, StoreUnavailable
+from socketio_eventlog.records import Change
 from socketio_eventstore.core import commit_queue
-from socketio_eventstore.core.commit_queue import Dispatcher, Operation
+from socketio_eventstore.core.operation import Context, Operation
 from socketio_eventstore.core.operations import Emit, JoinRoom, SendPacket
 from socketio_eventstore.core.packets import Frames
 from support.core import BAD, Core, pausable_commits, said, texts
@@ -103,7 +105,7 @@ async def test_faulty_operation_does_not_stop_the_queue(core: Core, caplog: pyte
     """An operation that fails to take effect does not stop the operations behind it."""
 
     class Faulty(Operation):
-        def apply(self, dispatcher: Dispatcher) -> None:
+        def apply(self, context: Context, changes: Sequence[Change]) -> None:
             raise ZeroDivisionError
 
     _, client = await core.live()

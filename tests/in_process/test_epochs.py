@@ -11,7 +11,8 @@ from socketio_eventlog.errors import OffsetUnknown
 from socketio_eventlog.records import SessionEnded, SessionOpened
 from socketio_eventlog.sqlite import start
 from socketio_eventstore.core.recovery import Recovery, RecoveryLimits, Restore, hash_pid
-from socketio_eventstore.core.sessions import Registry, Session
+from socketio_eventstore.core.registry import Registry
+from socketio_eventstore.core.sessions import Session
 from support.storing import event, opened, session, sqlite
 
 

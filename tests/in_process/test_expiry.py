@@ -49,7 +49,7 @@ async def test_failed_expiry_is_retried_at_the_next_sweep(
     async def expired(session: Session) -> None:
         if len(kept.seen.all) < 3:
             raise ZeroDivisionError
-        await core.dispatcher.submit(RevokeSession(session))
+        await core.queue.submit(RevokeSession(session))
 
     kept = Kept(core, expired)
     session, _ = await core.live()
@@ -68,7 +68,7 @@ async def test_slow_handler_does_not_delay_pruning(core: Core) -> None:
 
     async def expired(session: Session) -> None:
         await may_go.wait()
-        await core.dispatcher.submit(RevokeSession(session))
+        await core.queue.submit(RevokeSession(session))
 
     kept = Kept(core, expired)
     session, _ = await core.live()
@@ -90,7 +90,7 @@ async def test_expired_session_is_not_recovered(core: Core) -> None:
 
     async def expired(session: Session) -> None:
         await may_go.wait()
-        await core.dispatcher.submit(RevokeSession(session))
+        await core.queue.submit(RevokeSession(session))
 
     kept = Kept(core, expired)
     session, _ = await core.live()

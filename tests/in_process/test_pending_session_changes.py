@@ -82,11 +82,11 @@ async def test_reconnection_replaces_failed_disconnection(
     core.commits.fail_with(StoreUnavailable(), StoreUnavailable())
     away, back = core.begin(core.leave(session)), Recorder("back")
     await core.commits.reached.wait()
-    session.attach(back, 0)
+    attached = session.attach(back, 0, recovered=True)
     core.commits.resume()
     await asyncio.gather(away, return_exceptions=True)
     core.commits.fail_with()
-    await core.dispatcher.submit(AcceptSession(session, session.claim, "s1", 1_003.0))
+    await core.queue.submit(AcceptSession(session, attached, "s1", 1_003.0))
     assert await only_away_since(core.log) is None
     assert session.state is State.LIVE and back.packets == ['40{"sid":"s1","pid":"s1"}']
 
@@ -111,7 +111,7 @@ async def test_failed_refusal_closes_the_transport(
     claim = session.attach(connection, 0)
     core.commits.fail_with(StoreUnavailable())
     with pytest.raises(StoreUnavailable):
-        await core.dispatcher.submit(RefuseSession(session, claim, Frames("44{}"), 1_001.0))
+        await core.queue.submit(RefuseSession(session, claim, Frames("44{}"), 1_001.0))
     assert connection.packets == [] and connection.aborted == ["the store is not available"]
     assert session.state is State.ENDED and core.registry.get("/", "s1") is None
     await core.emit()
@@ -146,13 +146,13 @@ async def test_failed_revocation_changes_nothing(core: Core, wanted: type[EndSes
     core.commits.fail_with(StoreUnavailable(), StoreUnavailable())
     for operation in (wanted(kept), EndSession(gone)):
         with pytest.raises(StoreUnavailable):
-            await core.dispatcher.submit(operation)
+            await core.queue.submit(operation)
     assert kept.state is State.LIVE and client.packets == []
     assert gone.state is State.ENDED and other.packets == []
     assert await core.emit() == "boot.1"
     assert client.packets == [said("hello", 1)] and other.packets == []
     assert [stored.sid for stored in await core.log.load_sessions()] == ["kept"]
-    await core.dispatcher.submit(wanted(kept))
+    await core.queue.submit(wanted(kept))
     assert client.packets[1:] == (["41"] if wanted is DisconnectSession else [])
     assert await core.log.load_sessions() == []
 
@@ -164,7 +164,7 @@ async def test_pending_end_replaces_pending_disconnection(core: Core) -> None:
     with pytest.raises(StoreUnavailable):
         await core.away(session)
     with pytest.raises(StoreUnavailable):
-        await core.dispatcher.submit(EndSession(session))
+        await core.queue.submit(EndSession(session))
     await core.emit()
     assert [type(change) for change in core.commits.transactions[-1]] == [SessionEnded, Event]
     assert await core.log.load_sessions() == []
@@ -177,11 +177,11 @@ async def test_retry_writes_pending_changes(core: Core) -> None:
     with pytest.raises(StoreUnavailable):
         await core.away(session, at=7.5)
     core.commits.reached.clear()
-    core.dispatcher.retry_pending_changes()
+    core.queue.retry_pending_changes()
     await core.commits.reached.wait()
     await core.emit()
     assert [type(change) for change in core.commits.transactions[-2]] == [SessionAway]
-    core.dispatcher.retry_pending_changes()  # nothing is left
+    core.queue.retry_pending_changes()  # nothing is left
     await core.emit()
     assert [len(changes) for changes in core.commits.transactions[-2:]] == [1, 1]
 

@@ -99,7 +99,7 @@ async def test_event_beyond_the_read_limit_is_sent(path: Path) -> None:
 async def test_attachments_come_with_their_events(either: Core) -> None:
     session = await away(either)
     blobs = (b"\x00\xff", b"", b"x" * 1_000)
-    await either.dispatcher.submit(Emit(event("binary", attachments=blobs)))
+    await either.queue.submit(Emit(event("binary", attachments=blobs)))
     await either.emit("next")
     back = Recorder()
     await either.recover(session, back, cursor=0)
@@ -151,7 +151,7 @@ async def test_session_receives_the_events_of_its_twin(
             for _ in range(random.randint(0, 15)):
                 await change_both(core, random, (twin, session), next(numbers))
             received += client.packets
-            cursor = core.dispatcher.position
+            cursor = core.queue.position
             await core.away(session)
             for _ in range(random.randint(0, 25)):
                 await change_both(core, random, (twin, session), next(numbers))
@@ -174,9 +174,9 @@ async def change_both(core: Core, random: Random, both: tuple[Session, ...], num
     room = random.choice(ROOMS)
     match random.randint(0, 5):
         case 0:
-            await core.dispatcher.submit(*(JoinRoom(session, room) for session in both))
+            await core.queue.submit(*(JoinRoom(session, room) for session in both))
         case 1:
-            await core.dispatcher.submit(*(LeaveRoom(session, room) for session in both))
+            await core.queue.submit(*(LeaveRoom(session, room) for session in both))
         case 2:
             await core.emit(f"to all {number}", skip=("twin", "s1") if number % 5 == 0 else ())
         case _:
@@ -190,8 +190,7 @@ async def test_deferred_packets_keep_their_order(either: Core) -> None:
     """Deferred packets come between the replayed events, in the order of the queue."""
     session, back = await away(either), Recorder()
     await either.emit("one")
-    session.recovered = True
-    claim = session.attach(back, 0)
+    claim = session.attach(back, 0, recovered=True)
     ask = EmitWithAck(event("?", rooms=("s1",)), lambda session: Frames(f'427["{session.sid}?"]'))
     for operation in (
         Emit(event("two")),
@@ -202,9 +201,9 @@ async def test_deferred_packets_keep_their_order(either: Core) -> None:
         Emit(event("not hers", rooms=("nobody's",))),
         SendPacket(back, "/", Frames("43[4]")),
     ):
-        await either.dispatcher.submit(operation)
+        await either.queue.submit(operation)
     assert back.packets == []
-    await either.dispatcher.submit(AcceptSession(session, claim, "s1", 1_001.0))
+    await either.queue.submit(AcceptSession(session, claim, "s1", 1_001.0))
     events = [said("one", 1), said("two", 2), said("three", 3)]
     assert await back.sent(7) == [CONNECT, *events[:2], "43[2]", events[2], '427["s1?"]', "43[4]"]
 
@@ -217,14 +216,15 @@ async def test_packets_during_a_replay_keep_their_order(core: Core) -> None:
     history.open.clear()
     await core.recover(session, back, cursor=0)
     await history.reached.wait()
-    await core.dispatcher.submit(SendPacket(back, "/", Frames("43[10]")))
+    await core.queue.submit(SendPacket(back, "/", Frames("43[10]")))
     expected += ["43[10]", *await emit_numbers(core, 2)]
-    await core.dispatcher.submit(EmitVolatile(event("volatile")))
-    await core.dispatcher.submit(SendPacket(back, "/", Frames("43[12]")))
+    await core.queue.submit(EmitVolatile(event("volatile")))
+    await core.queue.submit(SendPacket(back, "/", Frames("43[12]")))
     assert back.packets == [CONNECT]
     history.open.set()
     assert await back.sent(15) == [CONNECT, *expected, "43[12]"]
-    assert session.state is State.LIVE and session.deferred_packets == [] and session.deferred_bytes == 0
+    assert session.state is State.LIVE
+    assert (session.current.deferred_packets, session.current.deferred_bytes) == ([], 0)
 
 
 async def test_new_session_receives_events_after_connect(either: Core) -> None:
@@ -232,13 +232,13 @@ async def test_new_session_receives_events_after_connect(either: Core) -> None:
     await either.emit("before")
     session, connection = await either.open(), Recorder()
     claim = session.attach(connection, session.start.sequence)
-    await either.dispatcher.submit(JoinRoom(session, "room"))
+    await either.queue.submit(JoinRoom(session, "room"))
     await either.emit("to all")
     await either.emit("to room", "room")
-    await either.dispatcher.submit(SendPacket(connection, "/", Frames("43[]")))
+    await either.queue.submit(SendPacket(connection, "/", Frames("43[]")))
     await either.emit("to it", "s1")
     assert connection.packets == []
-    await either.dispatcher.submit(AcceptSession(session, claim, "s1", 1_001.0))
+    await either.queue.submit(AcceptSession(session, claim, "s1", 1_001.0))
     expected = [said("to all", 2), said("to room", 3), "43[]", said("to it", 4)]
     assert await connection.sent(5) == [CONNECT, *expected]
 
@@ -253,5 +253,5 @@ async def test_too_many_deferred_packets_end_transport(
     session.attach(connection, 0)
     for number in range(4):
         assert connection.aborted == []
-        await core.dispatcher.submit(SendPacket(connection, "/", Frames(f"43[{number:05}]")))
-    assert connection.aborted == ["too much is waiting for the replay"] and connection.packets == []
+        await core.queue.submit(SendPacket(connection, "/", Frames(f"43[{number:05}]")))
+    assert connection.aborted == ["too many packets wait for the replay"] and connection.packets == []

@@ -39,7 +39,7 @@ async def test_emits_during_a_replay_come_in_order(path: Path) -> None:
         await emits
         assert session.state is State.LIVE
         expected += await emit_numbers(core, 3)
-        total = core.dispatcher.position
+        total = core.queue.position
         assert back.packets == [CONNECT, *(said(f"number {n}", n) for n in range(1, total + 1))]
         assert back.packets[1:301] == expected[:300]
 
@@ -56,9 +56,9 @@ async def test_several_sessions_are_served_from_shared_reads(path: Path) -> None
         history, clients = pausable_reads(core), [Recorder() for _ in sessions]
         accepts = []
         for session, client in zip(sessions, clients, strict=True):
-            session.recovered = True
-            accepts.append(AcceptSession(session, session.attach(client, 0), session.sid, 1_001.0))
-        await core.dispatcher.submit(*accepts)
+            attached = session.attach(client, 0, recovered=True)
+            accepts.append(AcceptSession(session, attached, session.sid, 1_001.0))
+        await core.queue.submit(*accepts)
         for number, client in enumerate(clients):
             expected = [said(f"number {n}", n) for n in range(1 + number % 2, 21, 2)]
             assert (await client.sent(11))[1:] == expected
@@ -113,7 +113,7 @@ async def test_replay_stops_with_its_session(core: Core, how: str) -> None:
     if how == "away":
         await core.away(session)
     else:
-        await core.dispatcher.submit(DisconnectSession(session))
+        await core.queue.submit(DisconnectSession(session))
     history.open.set()
     await core.recover(other, client, cursor=0)  # the replays work on
     assert (await client.sent(21))[1:] == expected

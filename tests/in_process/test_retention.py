@@ -29,7 +29,7 @@ def kept_core(core: Core) -> Kept:
 async def test_old_events_are_pruned(core: Core, kept: Kept) -> None:
     """Events older than the retention are pruned; younger events stay."""
     await core.log.commit([event(emitted_at=NEWEST - age) for age in (90.0, 61.0, 60.0, 10.0)])
-    core.dispatcher.position = core.log.head
+    core.queue.context.recent_events.position = core.log.head
     assert await kept.sweep() == 2
     assert await sequences(core.log) == [3, 4]
     kept.wall.now += 1.0
@@ -68,7 +68,7 @@ async def test_without_sessions_all_old_events_are_pruned(core: Core, kept: Kept
     """Without sessions all old events are pruned."""
     session, _ = await core.live()
     await emit(core, 5)
-    await core.dispatcher.submit(EndSession(session))
+    await core.queue.submit(EndSession(session))
     kept.all_events_are_old()
     assert await kept.sweep() == 5 and await sequences(core.log) == []
     assert await core.emit() == "boot.6"
@@ -79,7 +79,7 @@ async def test_ended_and_expired_sessions_keep_no_events(core: Core, kept: Kept)
     session, _ = await core.live()
     session.running_disconnect_handlers = 1  # its disconnect handler is still running
     await emit(core, 3)
-    await core.dispatcher.submit(EndSession(session))
+    await core.queue.submit(EndSession(session))
     assert list(core.registry) == [session]
     assert kept.retention.floor(kept.monotonic()) == 3
     gone, _ = await core.live("gone")
@@ -145,7 +145,7 @@ async def test_restart_keeps_events_of_stored_sessions(
             core.registry.add(Session.restore(stored, 0.0))
 
         async def end(session: Session) -> None:
-            await core.dispatcher.submit(RevokeSession(session))
+            await core.queue.submit(RevokeSession(session))
 
         kept = Kept(core, end)
         kept.all_events_are_old()

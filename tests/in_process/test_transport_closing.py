@@ -17,7 +17,7 @@ def post(server: Server, connection: EngineConnection, *packets: str) -> None:
     runtime = server.manager.runtime
     assert runtime is not None
     for packet in packets:
-        runtime.dispatcher.post(SendPacket(connection, "/", Frames(packet)))
+        runtime.queue.post(SendPacket(connection, "/", Frames(packet)))
 
 
 async def test_close_flushes_dispatched_packets(server: Server) -> None:
@@ -79,6 +79,6 @@ async def test_handler_outlives_its_connection(server: Server) -> None:
     await seen.until(1)
     await client.leave()
     await until(lambda: not server.engine.sockets)
-    (handler,) = server.sio.orphans
+    (handler,) = server.sio._orphaned_handlers
     handler.cancel()
-    await until(lambda: not server.sio.orphans)
+    await until(lambda: not server.sio._orphaned_handlers)

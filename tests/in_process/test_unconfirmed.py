@@ -24,7 +24,7 @@ class Returning(Kept):
 
     def __init__(self, core: Core) -> None:
         async def end(session: Session) -> None:
-            await core.dispatcher.submit(RevokeSession(session))
+            await core.queue.submit(RevokeSession(session))
 
         super().__init__(core, end)
         self.recovery = self.retention._recovery
@@ -36,7 +36,7 @@ class Returning(Kept):
         await self.sweep()
 
     async def decide(self, offset: str | None = None) -> Restore | RecoveryResult:
-        return await self.recovery.decide("/", "s1", offset, self.core.dispatcher.position, self.now)
+        return await self.recovery.decide("/", "s1", offset, self.core.queue.position, self.now)
 
     async def come_back(self, offset: str | None = None) -> ClientConnection | RecoveryResult:
         """The connection, or the reason for its refusal."""
@@ -108,8 +108,8 @@ async def test_answered_heartbeats_extend_the_time(client: Returning) -> None:
     for _ in range(int(3 * MAX_UNCONFIRMED_SECONDS // STEP_SECONDS)):
         connection = await client.come_back()
         assert isinstance(connection, ClientConnection)
-        session.state, session.sent = State.REPLAYING, 0
-        connection.ping_written(client.core.dispatcher.position, client.now())
+        session.state, session.current.sent = State.REPLAYING, 0
+        connection.ping_written(client.core.queue.position, client.now())
         connection.pong_received()
         session.state = State.LIVE
         await client.core.away(session, client.now())
@@ -184,9 +184,7 @@ async def test_refused_client_gets_a_new_session(tmp_path: Path) -> None:
         await server.sio.emit("missed")
         now = runtime.clock()
         assert await come_and_go(server, pid) == pid
-        runtime.recovery.position_history.note(
-            now - limits.max_unconfirmed_seconds, runtime.dispatcher.position
-        )
+        runtime.recovery.position_history.note(now - limits.max_unconfirmed_seconds, runtime.queue.position)
         (session,) = runtime.registry
         session.pong_at = now - limits.max_unconfirmed_seconds - 1.0
         assert await come_and_go(server, pid) != pid

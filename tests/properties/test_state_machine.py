@@ -26,15 +26,17 @@ from socketio_eventlog.errors import StoreError
 from socketio_eventlog.offsets import Epochs
 from socketio_eventlog.records import Change, Event, Membership, Offset, RoomLeft, SessionAway
 from socketio_eventstore.core import replay
-from socketio_eventstore.core.commit_queue import Dispatcher, Operation
+from socketio_eventstore.core.commit_queue import CommitQueue
 from socketio_eventstore.core.fan_out import FanOut
+from socketio_eventstore.core.operation import Context
 from socketio_eventstore.core.operations import CloseRoom, Emit
 from socketio_eventstore.core.recent_events import RecentEvents
 from socketio_eventstore.core.recovery import Recovery, RecoveryResult, Restore
+from socketio_eventstore.core.registry import Registry
 from socketio_eventstore.core.replay import Replayer
 from socketio_eventstore.core.retention import Retention
 from socketio_eventstore.core.session_operations import AcceptSession, MarkAway
-from socketio_eventstore.core.sessions import ClientConnection, Registry, Session, State
+from socketio_eventstore.core.sessions import ClientConnection, Session, SessionConnection, State
 from support.histories import EXAMPLES, play, play_many_by_chance
 from support.simulated_network import Wire
 from support.simulated_store import SimulatedLog
@@ -134,19 +136,19 @@ def offsets_are_given_out_twice(patch: pytest.MonkeyPatch) -> None:
 
 
 def events_are_sent_before_they_are_stored(patch: pytest.MonkeyPatch) -> None:
-    apply, process = Emit.apply, Dispatcher._process
+    apply, process = Emit.apply, CommitQueue._process
 
-    async def too_early(self: Dispatcher, groups: list[Sequence[Operation]]) -> None:
+    async def too_early(self: CommitQueue, groups: Any) -> None:
         for group in groups:
-            for turn in group:
-                if isinstance(turn, Emit) and turn.event.name == "e":
-                    self.position += 1
-                    apply(turn, self)
-        self.fan_out.flush()
+            for operation in group.operations:
+                if isinstance(operation, Emit) and operation.event.name == "e":
+                    self.context.recent_events.position += 1
+                    apply(operation, self.context, (operation.event,))
+        self.context.fan_out.flush()
         await process(self, groups)
 
-    patch.setattr(Dispatcher, "_process", too_early)
-    patch.setattr(Emit, "apply", lambda self, dispatcher: None)
+    patch.setattr(CommitQueue, "_process", too_early)
+    patch.setattr(Emit, "apply", lambda self, context, changes: None)
 
 
 def a_departure_confirms_what_never_arrived(patch: pytest.MonkeyPatch) -> None:
@@ -165,7 +167,7 @@ def a_departure_confirms_what_never_arrived(patch: pytest.MonkeyPatch) -> None:
 def a_heartbeat_confirms_what_a_replay_has_not_sent_yet(patch: pytest.MonkeyPatch) -> None:
     def mark_all(self: ClientConnection, position: int, now: float) -> None:
         for session in self.sessions.values():
-            session.pinged_position, session.pinged_at = position, now
+            session.current.pinged_position, session.current.pinged_at = position, now
 
     patch.setattr(ClientConnection, "ping_written", mark_all)
 
@@ -175,22 +177,21 @@ def a_pong_confirms_what_was_sent_after_its_ping(patch: pytest.MonkeyPatch) -> N
 
     def confirm_all(self: Wire) -> None:
         for session in self.sessions.values():
-            session.confirm(
-                WORLDS[-1].dispatcher.position if session.state in live else session.pinged_position
-            )
+            pinged = session.current.pinged_position
+            session.confirm(WORLDS[-1].queue.position if session.state in live else pinged)
 
     patch.setattr(Wire, "pong_received", confirm_all)
 
 
 def events_are_pruned_by_age_alone(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Retention, "floor", lambda self: self._dispatcher.position)
+    patch.setattr(Retention, "floor", lambda self: self._queue.position)
 
 
 def a_turn_of_a_batch_that_failed_takes_effect(patch: pytest.MonkeyPatch) -> None:
-    async def anyway(self: Dispatcher, batch: list[Operation], error: StoreError) -> None:
-        await self._apply(batch, [self.position] * len(batch))
+    def anyway(self: CommitQueue, group: Any, changes: Any, error: StoreError) -> None:
+        self._take_effect(group.operations, group.result)
 
-    patch.setattr(Dispatcher, "_refuse_all", anyway)
+    patch.setattr(CommitQueue, "_refuse", anyway)
 
 
 def the_skipped_receive_it_too(patch: pytest.MonkeyPatch) -> None:
@@ -199,10 +200,10 @@ def the_skipped_receive_it_too(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_session_is_live_before_it_was_told_so(patch: pytest.MonkeyPatch) -> None:
-    def eager(self: Session, connection: ClientConnection, cursor: int) -> int:
-        claim = attach(self, connection, cursor)
+    def eager(self: Session, *arguments: Any, **more: Any) -> SessionConnection:
+        attached = attach(self, *arguments, **more)
         self.state = State.LIVE
-        return claim
+        return attached
 
     attach = Session.attach
     patch.setattr(Session, "attach", eager)
@@ -211,9 +212,9 @@ def a_session_is_live_before_it_was_told_so(patch: pytest.MonkeyPatch) -> None:
 def a_late_acceptance_of_an_older_claim_counts(patch: pytest.MonkeyPatch) -> None:
     apply = AcceptSession.apply
 
-    def whoever(self: AcceptSession, dispatcher: Dispatcher) -> bool:
-        self.claim = self.session.claim
-        return apply(self, dispatcher)
+    def whoever(self: AcceptSession, context: Context, changes: Sequence[Change]) -> bool:
+        self.attached = self.session.current
+        return apply(self, context, changes)
 
     patch.setattr(AcceptSession, "apply", whoever)
     patch.setattr(ClientConnection, "abort", lambda self, reason: None)
@@ -222,7 +223,7 @@ def a_late_acceptance_of_an_older_claim_counts(patch: pytest.MonkeyPatch) -> Non
 def closing_a_room_forgets_who_is_away(patch: pytest.MonkeyPatch) -> None:
     def only_present(self: CloseRoom, registry: Registry) -> Sequence[Change]:
         members = registry.rooms.get((self.namespace, self.room), {})
-        here = [session.sid for session in members if session.connection is not None]
+        here = [session.sid for session in members if session.current.connection is not None]
         return [RoomLeft(self.namespace, sid, self.room) for sid in here]
 
     patch.setattr(CloseRoom, "changes", only_present)

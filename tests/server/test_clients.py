@@ -23,7 +23,7 @@ import socketio
 from aiohttp import web
 
 import handlers_for_tests
-from socketio_eventstore.adapter import RecoveryManager
+from socketio_eventstore import RecoveryManager
 
 port, database = int(sys.argv[1]), sys.argv[2]
 manager = RecoveryManager(database)
@@ -45,7 +45,7 @@ import uvloop
 from aiohttp import web
 
 import handlers_for_tests
-from socketio_eventstore.adapter import RecoveryManager
+from socketio_eventstore import RecoveryManager
 
 port, database = int(sys.argv[1]), sys.argv[2]
 sio = socketio.AsyncServer(async_mode="aiohttp", client_manager=RecoveryManager(database))
@@ -64,7 +64,7 @@ import socketio
 import uvicorn
 
 import handlers_for_tests
-from socketio_eventstore.adapter import RecoveryManager
+from socketio_eventstore import RecoveryManager
 
 port, database = int(sys.argv[1]), sys.argv[2]
 sio = socketio.AsyncServer(async_mode="asgi", client_manager=RecoveryManager(database))

@@ -20,7 +20,7 @@ import socketio
 from aiohttp import web
 
 import handlers_for_tests
-from socketio_eventstore.adapter import RecoveryManager
+from socketio_eventstore import RecoveryManager
 
 port, database = int(sys.argv[1]), sys.argv[2]
 manager = RecoveryManager(database)

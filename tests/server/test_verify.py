@@ -58,32 +58,30 @@ async def test_a_server_that_keeps_its_promises_passes(tmp_path: Path) -> None:
 
 SENT_BEFORE_COMMIT = """
 import asyncio
-from itertools import chain
-from socketio_eventstore.core.commit_queue import Dispatcher
+from socketio_eventstore.core.commit_queue import CommitQueue
 from socketio_eventlog.records import Event
 
 async def process(self, groups):
-    batch = list(chain.from_iterable(groups))
-    changes, positions, number = [], [], self.position
-    for turn in batch:
-        wanted = turn.changes(self.registry)
-        changes += wanted
-        number += sum(type(change) is Event for change in wanted)
-        positions.append(number)
-    await self._apply(batch, positions)
+    registry, changes, positions, number = self.context.registry, [], [], self.position
+    for group in groups:
+        changes.append([operation.changes(registry) for operation in group.operations])
+        for wanted in changes[-1]:
+            number += sum(type(change) is Event for change in wanted)
+            positions.append(number)
+    await self._apply(groups, changes, positions)
     await asyncio.sleep(0.02)  # the moment in which a crash takes what was sent
-    await self.log.commit(changes)
+    await self.context.log.commit([change for each in changes for wanted in each for change in wanted])
 
-Dispatcher._process = process
+CommitQueue._process = process
 """
 
 OFFSET_REUSED = """
-from socketio_eventstore.core.commit_queue import Dispatcher
+from socketio_eventstore.core.operation import Context
 
 def offset(self):
     return str(self.log.offset_at(self.position - (self.position % 20 == 0)))
 
-Dispatcher.offset = property(offset)
+Context.offset = property(offset)
 """
 
 REPLAY_GAP = """

@@ -22,7 +22,7 @@ import trustme
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from socketio_eventstore.adapter import RecoveryManager
+from socketio_eventstore import RecoveryManager
 from socketio_eventstore.core.packets import Frames
 from socketio_eventstore.transport import aiohttp_websocket
 from socketio_eventstore.transport.aiohttp_websocket import AiohttpWebSocket

@@ -5,18 +5,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
-from socketio_eventlog.records import Change, Offset, Room
+from socketio_eventlog.log import Log
+from socketio_eventlog.records import Change, Room
 from socketio_eventlog.sqlite.log import EventLog
-from socketio_eventstore.core.commit_queue import Dispatcher, Operation
+from socketio_eventstore.core.commit_queue import CommitQueue
+from socketio_eventstore.core.fan_out import FanOut
+from socketio_eventstore.core.flush_schedule import FlushSchedule
+from socketio_eventstore.core.operation import Context, Operation
 from socketio_eventstore.core.operations import Emit, JoinRoom
 from socketio_eventstore.core.packets import Frames, TextEncoder
+from socketio_eventstore.core.recent_events import RecentEvents
 from socketio_eventstore.core.recovery import hash_pid
+from socketio_eventstore.core.registry import Registry
 from socketio_eventstore.core.replay import Replayer
 from socketio_eventstore.core.session_operations import AcceptSession, MarkAway, OpenSession
-from socketio_eventstore.core.sessions import ClientConnection, Registry, Session, State
+from socketio_eventstore.core.sessions import ClientConnection, Session, SessionConnection, State
 from support.embedded import Server
 from support.processes import DEADLINE
 from support.storing import event, opened
@@ -90,12 +97,8 @@ class PausableLog:
         waiting = list(errors)
         self.failure = lambda _: waiting.pop(0) if waiting else None
 
-    @property
-    def head(self) -> int:
-        return self._log.head
-
-    def offset_at(self, sequence: int) -> Offset:
-        return self._log.offset_at(sequence)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
 
     async def commit(self, changes: Sequence[Change]) -> list[int]:
         self.reached.set()
@@ -109,29 +112,31 @@ class PausableLog:
 
 @dataclass
 class Core:
-    """The core of a server, without transports: a real log, the dispatcher and the replays."""
+    """The core of a server, without transports: a real log, the commit queue and the replays."""
 
     log: EventLog
     commits: PausableLog
     registry: Registry
-    dispatcher: Dispatcher
+    queue: CommitQueue
     replayer: Replayer
 
     async def open(self, sid: str = "s1", *, namespace: str = "/", former: str | None = None) -> Session:
         """A new session whose client is connecting; its pid is its sid."""
         session = Session(namespace, sid, hash_pid(sid), self.log.offset_at(0), former_offset=former)
-        await self.dispatcher.submit(OpenSession(session, 1_000.0))
+        await self.queue.submit(OpenSession(session, 1_000.0))
         return session
 
     async def accept(self, session: Session, connection: ClientConnection, cursor: int | None = None) -> bool:
         """A connection claims the session and its connect handler accepts it."""
-        claim = session.attach(connection, session.start.sequence if cursor is None else cursor)
-        return bool(await self.dispatcher.submit(AcceptSession(session, claim, session.sid, 1_001.0)))
+        start = session.start.sequence if cursor is None else cursor
+        return await self._accept(session, session.attach(connection, start))
+
+    async def _accept(self, session: Session, attached: SessionConnection) -> bool:
+        return bool(await self.queue.submit(AcceptSession(session, attached, session.sid, 1_001.0)))
 
     async def recover(self, session: Session, connection: ClientConnection, cursor: int) -> bool:
         """As ``accept``, for a session that was away."""
-        session.recovered = True
-        return await self.accept(session, connection, cursor)
+        return await self._accept(session, session.attach(connection, cursor, recovered=True))
 
     async def live(self, sid: str = "s1", *rooms: Room, namespace: str = "/") -> tuple[Session, Recorder]:
         """A live session in these rooms; its connection has no recorded packets."""
@@ -139,28 +144,28 @@ class Core:
         session = await self.open(sid, namespace=namespace)
         assert await self.accept(session, connection)
         for room in rooms:
-            await self.dispatcher.submit(JoinRoom(session, room))
+            await self.queue.submit(JoinRoom(session, room))
         assert session.state is State.LIVE
         connection.batches.clear()
         return session, connection
 
     async def away(self, session: Session, at: float = 0.0) -> None:
         """The transport of a session ends."""
-        await self.dispatcher.submit(self.leave(session, at))
+        await self.queue.submit(self.leave(session, at))
 
     def leave(self, session: Session, at: float = 0.0) -> MarkAway:
         """As the admission does it: the session is away at once; the caller submits the operation."""
         session.detach()
         session.away_since = at
         session.move(State.AWAY)
-        return MarkAway(session, session.claim, 1_002.0)
+        return MarkAway(session, session.current, 1_002.0)
 
     async def emit(self, text: str = "hello", *rooms: Room, skip: tuple[str, ...] = ()) -> object:
-        return await self.dispatcher.submit(Emit(event(text, rooms=rooms or None, skip=skip)))
+        return await self.queue.submit(Emit(event(text, rooms=rooms or None, skip=skip)))
 
     def begin(self, *operations: Operation) -> asyncio.Future[object]:
         """Submit operations now; the future is done when they have taken effect."""
-        return self.dispatcher.submit(*operations)
+        return self.queue.submit(*operations)
 
 
 @asynccontextmanager
@@ -169,18 +174,17 @@ async def running(
 ) -> AsyncIterator[Core]:
     """A core whose offsets read ``boot.1``, ``boot.2`` …"""
     async with opened(path, new_epoch=lambda: epoch) as log:
-        commits, registry = PausableLog(log), Registry()
-        replayer = Replayer(log, max_unsent_bytes)
-        dispatcher = Dispatcher(
-            commits, registry, TextEncoder(), tail_bytes=tail_bytes, offsets=True, catch_up=replayer.begin
-        )
-        replayer.dispatcher = dispatcher
-        tasks = [asyncio.create_task(dispatcher.run()), asyncio.create_task(replayer.run())]
+        commits, registry, encoder = PausableLog(log), Registry(), TextEncoder()
+        fan_out, recent_events = FanOut(registry), RecentEvents(log.head, tail_bytes)
+        replayer = Replayer(log, recent_events, fan_out, encoder, max_unsent_bytes=max_unsent_bytes)
+        context = Context(cast("Log", commits), registry, fan_out, encoder, recent_events, replayer.begin)
+        queue = CommitQueue(context, FlushSchedule(fan_out))
+        tasks = [asyncio.create_task(queue.run()), asyncio.create_task(replayer.run())]
         try:
-            yield Core(log, commits, registry, dispatcher, replayer)
+            yield Core(log, commits, registry, queue, replayer)
         finally:
             commits.resume()
-            dispatcher.close()
+            queue.close()
             tasks[1].cancel()
             await asyncio.wait(tasks)
             tasks[0].result()
@@ -191,7 +195,8 @@ async def pausable_commits(server: Server) -> AsyncIterator[PausableLog]:
     """A running server whose commits the test can pause and fail."""
     runtime = await server.manager.start()
     assert isinstance(runtime.log, EventLog)
-    runtime.dispatcher.log = commits = PausableLog(runtime.log)
+    commits = PausableLog(runtime.log)
+    runtime.queue.context = replace(runtime.queue.context, log=cast("Log", commits))
     try:
         yield commits
     finally:

@@ -14,7 +14,7 @@ import aiohttp
 import socketio
 from aiohttp import WSMsgType, web
 
-from socketio_eventstore.adapter import RecoveryManager
+from socketio_eventstore import RecoveryManager
 from socketio_eventstore.core.recovery import RecoveryResult
 from socketio_eventstore.core.sessions import State
 from socketio_eventstore.transport.engine import Engine

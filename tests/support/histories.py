@@ -95,7 +95,7 @@ class Histories(RuleBasedStateMachine):
         world = self.world
         if (session := self._session(number)) is not None and number % 2:
             world.ended.add((session.namespace, session.sid))
-            world.do(world.admission.end(DisconnectSession(session) if farewell else RevokeSession(session)))
+            world.do(world.departures.end(DisconnectSession(session) if farewell else RevokeSession(session)))
             if not farewell and (wire := world.clients[number].wire) is not None:
                 world.loop.call(lambda: wire.abort("its session was revoked"))
 

@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from socketio_eventlog.log import Log
 from socketio_eventlog.records import LoggedEvent, Membership, Missed
 from socketio_eventlog.sqlite.log import EventLog
 from socketio_eventstore.core import replay
@@ -54,7 +55,8 @@ class PausableReads:
 
 def pausable_reads(core: Core) -> PausableReads:
     """Let the test pause and fail the reads of the replays."""
-    core.replayer._history = history = PausableReads(core.log)
+    history = PausableReads(core.log)
+    core.replayer._log = cast("Log", history)
     return history
 
 
@@ -66,7 +68,7 @@ async def away(core: Core, *rooms: str) -> Session:
 
 async def emit_numbers(core: Core, count: int) -> list[str | bytes]:
     """Emits events to the namespace; returns their packets."""
-    sequences = [core.dispatcher.position + sequence for sequence in range(1, count + 1)]
+    sequences = [core.queue.position + sequence for sequence in range(1, count + 1)]
     await asyncio.gather(*(core.emit(f"number {sequence}") for sequence in sequences))
     return [said(f"number {sequence}", sequence) for sequence in sequences]
 

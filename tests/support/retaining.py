@@ -44,7 +44,7 @@ class Kept:
 
         self.retention = Retention(
             core.log,
-            core.dispatcher,
+            core.queue,
             recovery,
             UptimeClock(0.0, self.monotonic),
             expired=expire,
@@ -65,7 +65,7 @@ class Kept:
 
 def ending_expired_sessions(core: Core) -> Kept:
     async def end(session: Session) -> None:
-        await core.dispatcher.submit(RevokeSession(session))
+        await core.queue.submit(RevokeSession(session))
 
     return Kept(core, end)
 
@@ -76,4 +76,4 @@ async def sequences(log: EventLog) -> list[int]:
 
 
 async def emit(core: Core, count: int) -> None:
-    await core.dispatcher.submit(*(Emit(event()) for _ in range(count)))
+    await core.queue.submit(*(Emit(event()) for _ in range(count)))

@@ -211,6 +211,8 @@ class SimulatedLog:
         self._events = {n: change for n, change in disk.changes() if isinstance(change, Event)}
         self.uptime_at_open = disk.uptime
 
+    is_durable = True
+
     def offset_at(self, number: int) -> Offset:
         return Offset(self.epoch, number)
 

@@ -12,16 +12,26 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from socketio_eventlog.errors import StoreError
+from socketio_eventlog.log import Log
 from socketio_eventlog.records import Change, Room, SessionAway, SessionResumed
 from socketio_eventstore.adapter.admission import Admission
-from socketio_eventstore.core.commit_queue import Dispatcher, Operation
+from socketio_eventstore.adapter.application import Application
+from socketio_eventstore.adapter.departures import Departures
+from socketio_eventstore.adapter.handlers import HandlerCalls
+from socketio_eventstore.core.commit_queue import CommitQueue
+from socketio_eventstore.core.fan_out import FanOut
+from socketio_eventstore.core.flush_schedule import FlushSchedule
+from socketio_eventstore.core.operation import Context, Operation
+from socketio_eventstore.core.options import Options
 from socketio_eventstore.core.packets import Frames, TextEncoder
+from socketio_eventstore.core.recent_events import RecentEvents
 from socketio_eventstore.core.recovery import Recovery, RecoveryLimits
+from socketio_eventstore.core.registry import Registry
 from socketio_eventstore.core.replay import Replayer
 from socketio_eventstore.core.retention import Retention, UptimeClock
-from socketio_eventstore.core.runtime import Options
+from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.session_operations import RevokeSession
-from socketio_eventstore.core.sessions import Registry, Session, State
+from socketio_eventstore.core.sessions import Session, State
 from support.simulated_network import NAMESPACES, PING, Client, VirtualLoop, Wire
 from support.simulated_store import Disk, SimulatedLog, Twins, text_of
 
@@ -31,14 +41,9 @@ LIMITS = RecoveryLimits(DURATION, 10**6, 10**9, heartbeat_seconds=1.0)
 ROOMS: tuple[Room, ...] = ("red", "blue", 7)
 
 
-class _Packet:
-    """A CONNECT_ERROR, as python-socketio's packet class encodes it."""
-
-    def __init__(self, kind: int, data: object, namespace: str) -> None:
-        self._text = f"{kind}{'' if namespace == '/' else namespace + ','}{json.dumps(data)}"
-
-    def encode(self) -> str:
-        return self._text
+def _connect_error(namespace: str, reason: object) -> Frames:
+    """CONNECT_ERROR, as python-socketio's packet class encodes it."""
+    return Frames(f"44{'' if namespace == '/' else namespace + ','}{json.dumps(reason)}")
 
 
 class Faults(logging.Handler):
@@ -90,12 +95,12 @@ class World:
         """What ``Runtime.start`` does."""
         self.log = SimulatedLog(self.disk, self.twins, f"boot{next(self.ids)}", durable=self.durable)
         self.registry = Registry()
-        replayer = Replayer(self.log, max_unsent_bytes=60)
-        self.dispatcher = Dispatcher(
-            self.log, self.registry, TextEncoder(), tail_bytes=60, offsets=True, catch_up=replayer.begin
-        )
-        replayer.dispatcher = self.dispatcher
-        self.recovery = Recovery(self.log, self.registry, LIMITS)
+        log, encoder = cast("Log", self.log), TextEncoder()
+        fan_out, recent_events = FanOut(self.registry), RecentEvents(self.log.head, 60)
+        replayer = Replayer(log, recent_events, fan_out, encoder, max_unsent_bytes=60)
+        context = Context(log, self.registry, fan_out, encoder, recent_events, replayer.begin)
+        self.queue = CommitQueue(context, FlushSchedule(fan_out))
+        self.recovery = Recovery(log, self.registry, LIMITS)
         self.clock = UptimeClock(self.log.uptime_at_open, lambda: self.seconds)
         now, left_open = self.clock(), list[Change]()
         for stored in self.log.load_sessions():
@@ -108,8 +113,8 @@ class World:
         if left_open:  # or one that expires in this boot, and is pruned, could be recovered in the next
             self.loop.run_until_complete(self.log.commit(left_open))
         self.retention = Retention(
-            self.log,
-            self.dispatcher,
+            log,
+            self.queue,
             self.recovery,
             self.clock,
             expired=self._expired,
@@ -117,17 +122,20 @@ class World:
             retention_seconds=DURATION,
             wall_clock=lambda: self.seconds,
         )
-        self.admission = Admission(cast("Any", self._application()), cast("Any", self._runtime()))
-        self._tasks = [self.spawn(self.dispatcher.run()), self.spawn(replayer.run())]
+        application, runtime = cast("Application", self._application()), cast("Runtime", self._runtime())
+        calls = HandlerCalls(application)
+        self.departures = Departures(application, runtime, calls)
+        self.admission = Admission(application, runtime, calls, self.departures)
+        self._tasks = [self.spawn(self.queue.run()), self.spawn(replayer.run())]
         self.loop.settle()
 
     def _runtime(self) -> SimpleNamespace:
         return SimpleNamespace(
-            enabled=True,
+            is_enabled=True,
             options=Options(path=None),
             log=self.log,
             registry=self.registry,
-            dispatcher=self.dispatcher,
+            queue=self.queue,
             recovery=self.recovery,
             clock=self.clock,
         )
@@ -137,12 +145,12 @@ class World:
         reasons = {"CLIENT_DISCONNECT", "SERVER_DISCONNECT", "TRANSPORT_CLOSE", "TRANSPORT_ERROR"}
         return SimpleNamespace(
             serves=lambda namespace: namespace in NAMESPACES,
-            eio=SimpleNamespace(generate_id=lambda: f"sid{next(self.ids)}"),
-            manager=SimpleNamespace(callbacks={}),
+            new_sid=lambda: f"sid{next(self.ids)}",
+            forget_callbacks=lambda sid: None,
             environ=defaultdict(dict),
             always_connect=False,
             call_handler=self._call_handler,
-            packet_class=_Packet,
+            connect_error=_connect_error,
             reason=SimpleNamespace(**{reason: reason for reason in reasons}),
         )
 
@@ -150,8 +158,8 @@ class World:
         if event != "connect":
             return None
         session = self.registry.get(namespace, sid)
-        assert session is not None and isinstance(session.connection, Wire)
-        wire = session.connection
+        assert session is not None and isinstance(session.current.connection, Wire)
+        wire = session.current.connection
         wire.claims = (namespace, sid)
         wire.decision = self.loop.create_future()
         try:
@@ -161,10 +169,10 @@ class World:
 
     async def _expired(self, session: Session) -> None:
         self.ended.add((session.namespace, session.sid))
-        await self.dispatcher.submit(RevokeSession(session))
+        await self.queue.submit(RevokeSession(session))
 
     def closed(self, wire: Wire, reason: str) -> None:
-        self.admission.disconnected(cast("Any", wire), reason)
+        self.departures.transport_closed(cast("Any", wire), reason)
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         return self.loop.create_task(work)
@@ -184,7 +192,7 @@ class World:
 
     def submit(self, *turns: Operation) -> bool:
         async def submitted() -> None:
-            await self.dispatcher.submit(*turns)
+            await self.queue.submit(*turns)
 
         return self.do(submitted())
 
@@ -192,7 +200,8 @@ class World:
         """The process is no more, and neither is any transport."""
         for client in self.clients:
             self._hang_up(client)
-        for wire in [*self.zombies, *(s.connection for s in self.registry if s.connection is not None)]:
+        connections = (session.current.connection for session in self.registry)
+        for wire in [*self.zombies, *(connection for connection in connections if connection is not None)]:
             cast("Wire", wire).closed = True
         self.zombies.clear()
         for task in asyncio.all_tasks(self.loop):
@@ -242,7 +251,7 @@ class World:
     def say_goodbye(self, client: Client) -> None:
         """The tutorial's button: a DISCONNECT packet, after which the client ignores what comes."""
         if (wire := self._hang_up(client)) is not None and not wire.closed:
-            self.loop.call(lambda: self.admission.client_left(cast("Any", wire), client.namespace))
+            self.loop.call(lambda: self.departures.client_disconnected(cast("Any", wire), client.namespace))
             self.loop.call(lambda: wire.close("transport close"))
 
     def notice(self) -> None:
@@ -255,7 +264,7 @@ class World:
         """What the transport does for a heartbeat."""
         if client.wire is not None and not client.wire.closed and PING not in client.wire.flying:
             client.wire.write([Frames(PING)])
-            client.wire.ping_written(self.dispatcher.position, self.clock())
+            client.wire.ping_written(self.queue.position, self.clock())
             client.wire.pinged_at = self.seconds
 
     def deliver(self, client: Client, count: int) -> None:
@@ -371,6 +380,6 @@ class World:
             reached = [
                 text_of(event)
                 for number, event in self.twins.received[client.key]
-                if number <= self.dispatcher.position
+                if number <= self.queue.position
             ]
             assert client.received == reached, f"{client.key} is live and lacks something"

@@ -7,7 +7,8 @@ import pytest
 from socketio_eventlog.records import Membership, Offset, StoredSession
 from socketio_eventstore.core.packets import Frames
 from socketio_eventstore.core.recovery import hash_pid
-from socketio_eventstore.core.sessions import Registry, Session, State
+from socketio_eventstore.core.registry import Registry
+from socketio_eventstore.core.sessions import Session, State
 from support.core import Recorder
 from support.storing import event
 
@@ -223,23 +224,19 @@ def test_the_last_claim_has_the_session_and_the_one_before_falls_silent() -> Non
     member, old, new = session(), Recorder("old"), Recorder("new")
     first = member.attach(old, 3)
     second = member.attach(new, 5)
-    assert second > first
+    assert member.current is second is not first and member.claim == 2
     assert (old.sessions, new.sessions) == ({}, {"/": member})
-    assert (member.connection, member.sent, member.superseded) == (new, 5, [old])
+    assert (second.connection, second.sent, second.superseded) == (new, 5, [old])
 
 
 def test_detaching_drops_what_was_held_for_the_connection() -> None:
     member, connection = session(), Recorder()
-    member.attach(connection, 0)
-    member.deferred_packets.append((1, Frames("4x")))
-    member.deferred_bytes = 2
+    attached = member.attach(connection, 0)
+    attached.deferred_packets.append((1, Frames("4x")))
+    attached.deferred_bytes = 2
     assert member.detach() is connection
-    assert (member.connection, member.deferred_packets, member.deferred_bytes, connection.sessions) == (
-        None,
-        [],
-        0,
-        {},
-    )
+    assert (attached.connection, connection.sessions) == (None, {})
+    assert (attached.deferred_packets, attached.deferred_bytes) == ([], 0)
     assert member.detach() is None
 
 
@@ -264,9 +261,9 @@ def test_a_pong_confirms_what_was_sent_before_its_ping() -> None:
 def test_in_a_replay_a_pong_confirms_only_what_the_replay_had_sent() -> None:
     member, connection = session(), Recorder()
     member.attach(connection, 3)
-    member.state, member.sent = State.REPLAYING, 5
+    member.state, member.current.sent = State.REPLAYING, 5
     connection.ping_written(100, now=5.0)
-    member.sent = 9
+    member.current.sent = 9
     connection.pong_received()
     assert member.confirmed == 5
 

@@ -1,357 +1,308 @@
-"""How a client comes and goes: CONNECT, its handler, acceptance or refusal, takeover, disconnection.
+"""How clients come: CONNECT, recovery or a new session, the connect handler, acceptance or refusal.
 
-A session is on disk before its connect handler runs; nothing is written to the client before the
-handler accepts it. What happens between is decided by turns (see ``session_turns``), so it has one place
-in the order of the log.
+A session is on disk before the connect handler runs. Nothing is written to the client before the handler
+accepts the client. Operations decide everything in between (see ``session_operations``), so every decision
+has one place in the order of the log.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-from socketio import packet
+from enum import Enum, auto
+from typing import Any, Final
 
 from socketio_eventlog.errors import StoreError
-from socketio_eventstore.adapter.encoder import frames_of
+from socketio_eventstore.adapter.application import Application
+from socketio_eventstore.adapter.departures import Departures
 from socketio_eventstore.adapter.handlers import HandlerCalls, HandlerSlot
-from socketio_eventstore.core.commit_queue import Operation
 from socketio_eventstore.core.handler_transaction import handler_transaction
+from socketio_eventstore.core.operation import Operation
 from socketio_eventstore.core.operations import SendPacket
 from socketio_eventstore.core.packets import Frames
 from socketio_eventstore.core.recovery import RecoveryResult, Restore, hash_pid
+from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.session_operations import (
     AcceptSession,
     DisconnectSession,
-    EndedSession,
     EndSession,
-    MarkAway,
     OpenSession,
     RefuseSession,
-    RevokeSession,
+    abort_superseded,
 )
-from socketio_eventstore.core.sessions import ClientConnection, Session, State
+from socketio_eventstore.core.sessions import Session, SessionConnection, State
 from socketio_eventstore.transport.connection import EngineConnection
-
-if TYPE_CHECKING:
-    from socketio_eventstore.adapter.server import AsyncServer
-    from socketio_eventstore.core.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
-MAX_FORMER_OFFSET_CHARACTERS = 100
-"""A longer text is no offset of ours and not worth keeping."""
+MAX_FORMER_OFFSET_CHARACTERS: Final = 100
+"""A longer text is no offset of this server and is not kept."""
+
+
+class Outcome(Enum):
+    """The end of the conversation with a client that sent CONNECT."""
+
+    ACCEPTED = auto()
+    """CONNECT was sent."""
+    REFUSED = auto()
+    """The connect handler has refused; CONNECT_ERROR was sent."""
+    OTHER_IDENTITY = auto()
+    """The client does not own the session that the private id opens, and got a new session."""
+    SUPERSEDED = auto()
+    """Another connection has claimed the session, or the connection was closed."""
+    ENDED = auto()
+    """The application ended the session while the client connected."""
 
 
 @dataclass(eq=False, slots=True)
 class Attempt:
-    """A session that a connection has claimed, until its connect handler has decided."""
+    """A session that a connection has claimed, until the connect handler has decided."""
 
     session: Session
-    claim: int
+    connection: EngineConnection
+    attached: SessionConnection
     pid: str | None
+    """The private id; None when recovery is disabled."""
     slot: HandlerSlot
-    """In the line of the session's handler calls."""
+    """The reserved slot in the handler calls of the session."""
+    auth: Any
+    """The ``auth`` of the client without pid and offset; None when nothing is left."""
     offset: object = None
-    """What the client sent, and goes on sending until it receives something."""
+    """The offset that the client sent, and goes on sending until an event arrives."""
 
     @property
     def is_current(self) -> bool:
-        """Whether nobody has claimed the session since."""
-        return self.session.claim == self.claim
+        """Whether no other connection has claimed the session since."""
+        return self.session.current is self.attached
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The answer of the connect handler."""
+
+    refusal: Any = None
+    """The reason of a refusal, for CONNECT_ERROR; None when the handler has accepted."""
+    deferred: Sequence[Operation] = ()
+    """The changes of a recovered session that the handler asked for."""
+    handler_was_called: bool = True
 
 
 class Admission:
-    """Connects and disconnects the clients of a server."""
+    """Connects clients to new and recovered sessions."""
 
-    def __init__(self, server: AsyncServer, runtime: Runtime) -> None:
-        self._server = server
+    def __init__(
+        self, application: Application, runtime: Runtime, calls: HandlerCalls, departures: Departures
+    ) -> None:
+        self._application = application
         self._runtime = runtime
-        self._calls = HandlerCalls(server)
+        self._calls = calls
+        self._departures = departures
         self._connecting: set[tuple[str, str]] = set()
-        self._tasks: set[asyncio.Task[Any]] = set()
 
     def connect(self, connection: EngineConnection, namespace: str, auth: Any) -> None:
-        """Answer a CONNECT packet, in a task of its own: a slow handler holds up nobody else."""
+        """Answer a CONNECT packet, in a task of its own."""
         key = (connection.id, namespace)
-        if not self._server.serves(namespace):
-            self._reply(connection, namespace, self._error(namespace, {"message": "Invalid namespace"}))
+        if not self._application.serves(namespace):
+            error = self._application.connect_error(namespace, {"message": "Invalid namespace"})
+            self._send(connection, namespace, error)
             return
         if namespace in connection.sessions or key in self._connecting:
-            # An error would make the client drop a socket that the server goes on sending to; the
+            # After a CONNECT_ERROR the client would drop a socket that the server goes on sending to. The
             # reference closes the transport, too (socket.io 4.8, Client.ondecoded, "invalid state").
-            connection.close_after_flush(self._server.reason.TRANSPORT_ERROR)
+            connection.close_after_flush(self._application.reason.TRANSPORT_ERROR)
             return
         self._connecting.add(key)
-        task = self._spawn(self._connect(connection, namespace, auth))
+        task = self._calls.start(self._answer(connection, namespace, auth))
         task.add_done_callback(lambda _: self._connecting.discard(key))
 
     def is_connecting(self, connection: EngineConnection) -> bool:
-        """Whether a CONNECT of this connection waits for its answer."""
+        """Whether a CONNECT packet of this connection waits for the answer."""
         return any(connection_id == connection.id for connection_id, _ in self._connecting)
 
-    def disconnected(self, connection: EngineConnection, reason: str) -> Sequence[asyncio.Task[None]]:
-        """A transport has ended: its sessions are away, at once. Returns what calls their handlers."""
-        recoverable = self._runtime.enabled
-        sessions = list(connection.sessions.values())
-        tasks = [self._depart(session, reason, recoverable=recoverable) for session in sessions]
-        return [task for task in tasks if task is not None]
-
-    def client_left(self, connection: EngineConnection, namespace: str) -> None:
-        """The client sent a DISCONNECT packet."""
-        session = connection.sessions.get(namespace)
-        if session is not None:
-            recoverable = self._runtime.enabled and self._runtime.options.recover_client_disconnect
-            self._depart(session, self._server.reason.CLIENT_DISCONNECT, recoverable=recoverable)
-
-    async def end(self, operation: DisconnectSession | RevokeSession) -> ClientConnection | None:
-        """End a session, connected or away, and call its disconnect handler if it was connected.
-
-        Returns the connection that it had. Raises StoreError; the session is unchanged then.
-        """
-        # Once its turn is in the queue it will end; that its caller is cancelled must not skip the rest.
-        return await asyncio.shield(self._spawn(self._end(operation)))
-
-    async def finish(self) -> None:
-        """Wait for the handlers that are running."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
-
-    def cancel(self) -> None:
-        """Give up on the handlers that are still running."""
-        for task in self._tasks:
-            task.cancel()
-
-    # Coming -----------------------------------------------------------------------------------------
-
-    async def _connect(self, connection: EngineConnection, namespace: str, auth: Any) -> None:
+    async def _answer(self, connection: EngineConnection, namespace: str, auth: Any) -> None:
         pid, offset = None, None
-        if self._runtime.enabled and isinstance(auth, dict):
+        if self._runtime.is_enabled and isinstance(auth, dict):
             pid, offset = auth.get("pid"), auth.get("offset")
             auth = {key: value for key, value in auth.items() if key not in ("pid", "offset")}
         try:
-            attempt = await self._claim(connection, namespace, pid, offset)
-            if attempt is not None:
-                await self._try(connection, attempt, auth or None)
+            attempt = await self._claim(connection, namespace, pid, offset, auth or None)
+            while attempt is not None:
+                outcome = await self._converse(attempt)
+                if outcome is not Outcome.OTHER_IDENTITY or connection.closed:
+                    break
+                attempt = await self._open(connection, namespace, attempt.offset, attempt.auth)
         except StoreError as error:
             logger.error("%s could not connect to %s. %s", connection.id, namespace, error)
-            connection.abort("the store is not available")  # and no CONNECT_ERROR: it is to try again
-        except Exception:  # a fault of ours, or an answer of the handler that cannot be sent
+            connection.abort("the store is not available")  # without CONNECT_ERROR: the client tries again
+        except Exception:  # a fault of the server, or a reason of the handler that cannot be encoded
             logger.exception("%s could not connect to %s", connection.id, namespace)
-            connection.abort("its CONNECT could not be answered")
+            connection.abort("CONNECT could not be answered")
+
+    # Claiming a session -----------------------------------------------------------------------------
 
     async def _claim(
-        self, connection: EngineConnection, namespace: str, pid: Any, offset: Any
+        self, connection: EngineConnection, namespace: str, pid: Any, offset: Any, auth: Any
     ) -> Attempt | None:
+        """Recover the session of a private id, or open a new one; None when the connection is closed."""
         runtime = self._runtime
         if pid is not None:
-            position = runtime.dispatcher.position
+            position = runtime.queue.position
             answer = await runtime.recovery.decide(namespace, pid, offset, position, runtime.clock)
             if connection.closed:
                 return None
             if isinstance(answer, Restore):
-                return self._take_over(connection, answer, pid, offset)
+                return self._take_over(connection, answer, pid, offset, auth)
             runtime.recovery.count(answer)
-        return await self._open(connection, namespace, offset)
+        return await self._open(connection, namespace, offset, auth)
 
-    async def _open(self, connection: EngineConnection, namespace: str, offset: Any) -> Attempt | None:
-        """A new session, on disk before anybody hears of it."""
+    async def _open(
+        self, connection: EngineConnection, namespace: str, offset: Any, auth: Any
+    ) -> Attempt | None:
+        """Open a new session, on disk before the connect handler runs."""
         runtime = self._runtime
-        pid = secrets.token_urlsafe(18) if runtime.enabled else None
+        pid = secrets.token_urlsafe(18) if runtime.is_enabled else None
         session = Session(
             namespace=namespace,
-            sid=self._server.eio.generate_id(),
+            sid=self._application.new_sid(),
             pid_hash=hash_pid(pid) if pid else secrets.token_bytes(16),
             start=runtime.log.offset_at(0),
             former_offset=_former_offset(offset),
         )
-        await runtime.dispatcher.submit(OpenSession(session, time.time()))
+        await runtime.queue.submit(OpenSession(session, time.time()))
         if connection.closed:
-            await runtime.dispatcher.submit(EndSession(session))
+            await runtime.queue.submit(EndSession(session))
             return None
-        claim = session.attach(connection, session.start.sequence)
-        return Attempt(session, claim, pid, self._calls.slot(session))
+        attached = session.attach(connection, session.start.sequence, recovered=False)
+        return Attempt(session, connection, attached, pid, self._calls.reserve(session), auth)
 
-    def _take_over(self, connection: EngineConnection, answer: Restore, pid: str, offset: Any) -> Attempt:
-        session, runtime = answer.session, self._runtime
-        former = session.connection
-        was_connected = session.state in (State.LIVE, State.REPLAYING)
+    def _take_over(
+        self, connection: EngineConnection, restore: Restore, pid: str, offset: Any, auth: Any
+    ) -> Attempt:
+        session = restore.session
+        former, was_connected = session.current.connection, session.is_connected
         if was_connected:
-            session.away_since = runtime.clock()
-        claim = session.attach(connection, answer.cursor)
-        session.recovered = True
-        self._server.manager.callbacks.pop(session.sid, None)
+            session.away_since = self._runtime.clock()
+        attached = session.attach(connection, restore.cursor, recovered=True)
+        self._application.forget_callbacks(session.sid)
         if was_connected and former is not None:
-            reason = self._server.reason.TRANSPORT_CLOSE
-            _ = self._spawn(self._leave(self._running_disconnect(session), session, former.id, reason))
-        return Attempt(session, claim, pid, self._calls.slot(session), offset)
+            self._departures.superseded(session, former.id)
+        return Attempt(session, connection, attached, pid, self._calls.reserve(session), auth, offset)
 
-    async def _try(self, connection: EngineConnection, attempt: Attempt, auth: Any) -> None:
-        session, admitted = attempt.session, False
+    # The conversation -------------------------------------------------------------------------------
+
+    async def _converse(self, attempt: Attempt) -> Outcome:
+        """Ask the connect handler and carry out the decision, once it is the turn of this attempt."""
+        outcome = Outcome.SUPERSEDED
         try:
             async with attempt.slot:
-                if attempt.is_current and not connection.closed:
-                    admitted = await self._admit(connection, attempt, auth)
+                if attempt.is_current and not attempt.connection.closed:
+                    outcome = await self._admit(attempt)
         finally:
-            attempt.slot.give_up()
-            if not admitted:
-                self._server.manager.callbacks.pop(session.sid, None)
-            if not admitted and attempt.is_current:
-                for superseded in session.superseded:  # nobody has the session now; they may come back for it
-                    superseded.abort("its session was claimed by somebody who did not get it")
-                session.superseded.clear()
+            attempt.slot.release()
+            if outcome is not Outcome.ACCEPTED:
+                self._application.forget_callbacks(attempt.session.sid)
+                if attempt.is_current:  # no connection has the session now; the earlier ones may come back
+                    abort_superseded(attempt.attached)
+        return outcome
 
-    async def _admit(self, connection: EngineConnection, attempt: Attempt, auth: Any) -> bool:
-        """Call the connect handler and do what it decides; return whether the client was let in."""
-        session, runtime = attempt.session, self._runtime
-        # Only its connect handler can say whether the client is the one that a session is bound to.
-        skipped = session.recovered and runtime.options.skip_middlewares and session.identity is None
-        # A recovered session is its owner's: only the handler can say whether this is him.
-        early = self._server.always_connect and not session.recovered
-        if early and not await self._accept(attempt, ()):
-            return False
-        refusal, deferred = None, list[Operation]()
-        if session.recovered and not early:
-            with handler_transaction(
-                only=session
-            ) as deferred:  # a refusal must leave the owner's session as it was
-                refusal = None if skipped else await self._calls.connect(session, connection.id, auth)
-        elif not skipped:
-            refusal = await self._calls.connect(session, connection.id, auth)
-        if (
-            session.recovered
-            and session.identity != session.authenticated_as
-            and (refusal is None or session.authenticated_as)
-        ):
-            return await self._start_over(connection, attempt, auth)
-        if refusal is not None:
-            await self._refuse(attempt, refusal, early=early)
-            return False
-        if early or await self._accept_after_handler(attempt, deferred, connection, skipped=skipped):
-            return True
-        if (
-            session.state is State.ENDED and session.disconnected_by_server
-        ):  # by its connect handler: a refusal, too
-            error = self._error(session.namespace, {"message": "Unable to connect"})
-            self._reply(connection, session.namespace, error)
-        elif session.state is State.ENDED:
-            connection.abort("its session was revoked while it connected")
-        return False
+    async def _admit(self, attempt: Attempt) -> Outcome:
+        if self._application.always_connect and not attempt.attached.recovered:
+            return await self._admit_before_handler(attempt)
+        decision = await self._ask_handler(attempt)
+        if _is_other_identity(attempt, decision):
+            await self._return_to_owner(attempt)
+            return Outcome.OTHER_IDENTITY
+        if decision.refusal is not None:
+            await self._refuse(attempt, decision.refusal)
+            return Outcome.REFUSED
+        if await self._accept(attempt, decision):
+            return Outcome.ACCEPTED
+        return self._explain_end(attempt)
 
-    async def _accept_after_handler(
-        self, attempt: Attempt, deferred: Sequence[Operation], connection: EngineConnection, *, skipped: bool
-    ) -> bool:
+    async def _admit_before_handler(self, attempt: Attempt) -> Outcome:
+        """Accept first and ask afterwards (``always_connect``); a refusal is a DISCONNECT packet.
+
+        A recovered session belongs to its owner, and only the connect handler can tell whether this client
+        is the owner. Recovered sessions are therefore never accepted first.
+        """
+        if not await self._submit_acceptance(attempt, ()):
+            return Outcome.SUPERSEDED
+        refusal = await self._calls.connect(attempt.session, attempt.connection.id, attempt.auth)
+        if refusal is None:
+            return Outcome.ACCEPTED
+        await self._runtime.queue.submit(DisconnectSession(attempt.session))
+        return Outcome.REFUSED
+
+    async def _ask_handler(self, attempt: Attempt) -> Decision:
+        session, connection_id = attempt.session, attempt.connection.id
+        if not attempt.attached.recovered:
+            return Decision(await self._calls.connect(session, connection_id, attempt.auth))
+        # Only the connect handler can tell whether the client owns a session that is bound to an identity.
+        if self._runtime.options.skip_middlewares and session.identity is None:
+            return Decision(handler_was_called=False)
+        with handler_transaction(only=session) as deferred:  # a refusal leaves the session as before
+            refusal = await self._calls.connect(session, connection_id, attempt.auth)
+        return Decision(refusal, deferred)
+
+    async def _accept(self, attempt: Attempt, decision: Decision) -> bool:
         accepted = False
         try:
-            accepted = await self._accept(attempt, deferred)
+            accepted = await self._submit_acceptance(attempt, decision.deferred)
         finally:
-            if not accepted and not skipped:  # the application believes that the client is connected
-                reason = self._server.reason.TRANSPORT_CLOSE
-                await self._calls.disconnect(attempt.session, connection.id, reason)
+            if not accepted and decision.handler_was_called:  # the application counts the client as connected
+                reason = self._application.reason.TRANSPORT_CLOSE
+                await self._calls.disconnect(attempt.session, attempt.connection.id, reason)
         return accepted
 
-    async def _accept(self, attempt: Attempt, deferred: Sequence[Operation]) -> bool:
-        session = attempt.session
-        operation = AcceptSession(session, attempt.claim, attempt.pid, time.time(), deferred)
-        accepted = bool(await self._runtime.dispatcher.submit(operation))
-        if accepted and session.recovered:
+    async def _submit_acceptance(self, attempt: Attempt, deferred: Sequence[Operation]) -> bool:
+        session, attached = attempt.session, attempt.attached
+        operation = AcceptSession(session, attached, attempt.pid, time.time(), deferred)
+        accepted = bool(await self._runtime.queue.submit(operation))
+        if accepted and attached.recovered:
             self._runtime.recovery.count(RecoveryResult.RECOVERED, session.sid)
         return accepted
 
-    async def _refuse(self, attempt: Attempt, refusal: Any, *, early: bool) -> None:
-        session, runtime = attempt.session, self._runtime
-        if session.recovered:
-            runtime.recovery.count(RecoveryResult.REFUSED, session.sid)
-        if early:
-            await runtime.dispatcher.submit(DisconnectSession(session))
+    async def _refuse(self, attempt: Attempt, refusal: Any) -> None:
+        session = attempt.session
+        if attempt.attached.recovered:
+            self._runtime.recovery.count(RecoveryResult.REFUSED, session.sid)
+        error = self._application.connect_error(session.namespace, refusal)
+        await self._runtime.queue.submit(RefuseSession(session, attempt.attached, error, time.time()))
+
+    async def _return_to_owner(self, attempt: Attempt) -> None:
+        """Leave the session to the owner, unchanged, without an answer to the client."""
+        session = attempt.session
+        self._runtime.recovery.count(RecoveryResult.REFUSED, session.sid)
+        await self._runtime.queue.submit(RefuseSession(session, attempt.attached, None, time.time()))
+
+    def _explain_end(self, attempt: Attempt) -> Outcome:
+        """Answer a client whose session the application ended during the connect handler."""
+        session = attempt.session
+        if session.state is not State.ENDED:
+            return Outcome.SUPERSEDED
+        if session.disconnected_by_server:  # for the client this is a refusal
+            error = self._application.connect_error(session.namespace, {"message": "Unable to connect"})
+            self._send(attempt.connection, session.namespace, error)
         else:
-            error = self._error(session.namespace, refusal)
-            await runtime.dispatcher.submit(RefuseSession(session, attempt.claim, error, time.time()))
+            attempt.connection.abort("the session was revoked while the client connected")
+        return Outcome.ENDED
 
-    async def _start_over(self, connection: EngineConnection, attempt: Attempt, auth: Any) -> bool:
-        """The client is somebody else: a new session for it, and the old one stays with its owner."""
-        session, runtime = attempt.session, self._runtime
-        runtime.recovery.count(RecoveryResult.REFUSED, session.sid)
-        await runtime.dispatcher.submit(RefuseSession(session, attempt.claim, None, time.time()))
-        fresh = None if connection.closed else await self._open(connection, session.namespace, attempt.offset)
-        if fresh is not None:
-            await self._try(connection, fresh, auth)
-        return False
-
-    # Going ------------------------------------------------------------------------------------------
-
-    def _depart(self, session: Session, reason: str, *, recoverable: bool) -> asyncio.Task[None] | None:
-        accepted = session.state in (State.LIVE, State.REPLAYING)
-        connection = session.detach()
-        if accepted:
-            session.away_since = self._runtime.clock()
-        session.move(State.AWAY)
-        self._server.manager.callbacks.pop(session.sid, None)
-        slot = self._running_disconnect(session) if accepted else None
-        if recoverable and (accepted or session.recovered):
-            self._enqueue(MarkAway(session, session.claim, time.time()))
-        else:  # a client that never saw its CONNECT does not know its pid
-            self._enqueue(EndSession(session))
-        # After that: where tasks begin at once (asyncio.eager_task_factory) so do the handler's emits.
-        connection_id = None if connection is None else connection.id
-        return None if slot is None else self._spawn(self._leave(slot, session, connection_id, reason))
-
-    def _running_disconnect(self, session: Session) -> HandlerSlot:
-        session.running_disconnect_handlers += 1
-        return self._calls.slot(session)
-
-    async def _leave(
-        self, slot: HandlerSlot, session: Session, connection_id: str | None, reason: str
-    ) -> None:
+    def _send(self, connection: EngineConnection, namespace: str, frames: Frames) -> None:
         try:
-            async with slot:
-                await self._calls.disconnect(session, connection_id, reason)
-        finally:
-            session.running_disconnect_handlers -= 1
-            if session.state is State.ENDED and not session.running_disconnect_handlers:
-                self._runtime.registry.remove(session)
-
-    async def _end(self, operation: DisconnectSession | RevokeSession) -> ClientConnection | None:
-        session = operation.session
-        session.running_disconnect_handlers += 1  # until it is known whether its handler is to be called
-        try:
-            ended = await self._runtime.dispatcher.submit(operation)
-            if isinstance(ended, EndedSession) and ended.was_accepted:
-                connection_id = None if ended.connection is None else ended.connection.id
-                reason = self._server.reason.SERVER_DISCONNECT
-                await self._leave(self._running_disconnect(session), session, connection_id, reason)
-        finally:
-            session.running_disconnect_handlers -= 1
-            if session.state is State.ENDED and not session.running_disconnect_handlers:
-                self._runtime.registry.remove(session)
-                self._server.manager.callbacks.pop(session.sid, None)
-        return ended.connection if isinstance(ended, EndedSession) else None
-
-    # ------------------------------------------------------------------------------------------------
-
-    def _enqueue(self, operation: MarkAway | EndSession | SendPacket) -> None:
-        try:
-            self._runtime.dispatcher.enqueue(operation)
+            self._runtime.queue.enqueue(SendPacket(connection, namespace, frames))
         except StoreError as error:
-            logger.error("A disconnection could not be stored. %s", error)
+            logger.error("CONNECT of %s could not be answered. %s", connection.id, error)
 
-    def _reply(self, connection: EngineConnection, namespace: str, frames: Frames) -> None:
-        self._enqueue(SendPacket(connection, namespace, frames))
 
-    def _error(self, namespace: str, reason: Any) -> Frames:
-        kind = packet.CONNECT_ERROR
-        return frames_of(self._server.packet_class(kind, data=reason, namespace=namespace))
-
-    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        task: asyncio.Task[Any] = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+def _is_other_identity(attempt: Attempt, decision: Decision) -> bool:
+    """Whether the client of a recovered session authenticated as another identity, or as none."""
+    attached = attempt.attached
+    if not attached.recovered or attempt.session.identity == attached.authenticated_as:
+        return False
+    return decision.refusal is None or attached.authenticated_as is not None
 
 
 def _former_offset(offset: Any) -> str | None:

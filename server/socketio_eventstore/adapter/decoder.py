@@ -1,29 +1,29 @@
-"""Packets of clients: put together from their parts, within bounds, and checked before they are acted on."""
+"""Decoding: the packets of clients, assembled from their parts within limits, and checked."""
 
 from __future__ import annotations
 
 import json
 import re
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 from socketio import packet
 
-from socketio_eventstore.adapter.encoder import auth_of, has_usual_json
+from socketio_eventstore.adapter.encoder import has_default_json
 from socketio_eventstore.transport.inbox import InvalidPacket
 
-MAX_ATTACHMENTS = 1000
-"""Of one packet of a client; together they may weigh as much as ``max_payload``."""
+MAX_ATTACHMENTS: Final = 1000
+"""Attachments of one packet; together at most ``max_payload`` bytes."""
 
-_RESERVED = {"*", "connect", "connect_error", "disconnect", "disconnecting", "session_expired"}
-"""Events that only the server raises (socket.io-parser 4), and what handlers of all other events are
-registered under; a client that sends one is refused."""
+_RESERVED: Final = {"*", "connect", "connect_error", "disconnect", "disconnecting", "session_expired"}
+"""Events that only the server raises (socket.io-parser 4, RESERVED_EVENTS), and the catch-all name; a
+client that sends one of them is disconnected."""
 
-_PLAIN = re.compile(r"([23])(?:(/[^,?]*),)?([0-9]{1,15})?(\[.*)", re.DOTALL)
-"""An EVENT or ACK as nearly all are (Socket.IO protocol 5, "Packet encoding"): read without python-socketio's
-packet class, which takes five times as long."""
+_PLAIN: Final = re.compile(r"([23])(?:(/[^,?]*),)?([0-9]{1,15})?(\[.*)", re.DOTALL)
+"""A usual EVENT or ACK (Socket.IO protocol 5, "Packet encoding"). python-socketio's packet class takes five
+times as long to decode one."""
 
-
-_JSON_SPACE = " \t\n\r"
+_JSON_SPACE: Final = " \t\n\r"
+_JSON_TYPES: Final = (dict, list, str, int, float, bytes, type(None))
 
 
 def _refuse(constant: str) -> NoReturn:
@@ -33,8 +33,11 @@ def _refuse(constant: str) -> NoReturn:
 _decoder = json.JSONDecoder(parse_constant=_refuse)
 
 
-def _decoded(text: str) -> Any:
-    """A text that begins with its value: ``decode`` would look for white space first, which takes as long."""
+def _decode(text: str) -> Any:
+    """Decode a text that begins with the value.
+
+    ``JSONDecoder.decode`` first looks for white space, which takes as long as the rest.
+    """
     value, end = _decoder.raw_decode(text)
     if end < len(text) and text[end:].strip(_JSON_SPACE):
         raise ValueError("something follows the packet")
@@ -42,7 +45,7 @@ def _decoded(text: str) -> Any:
 
 
 class _StrictJson:
-    """What takes the place of a packet class's ``json`` for reading: no NaN, which nobody could be sent."""
+    """Replaces the ``json`` of a packet class for decoding: NaN is refused, as no client could receive it."""
 
     @staticmethod
     def loads(text: str) -> Any:
@@ -54,7 +57,7 @@ class _StrictPacket(packet.Packet):  # type: ignore[misc]  # python-socketio is 
 
 
 class ClientPacket(NamedTuple):
-    """A complete packet; the names are python-socketio's."""
+    """A complete packet of a client; the field names are python-socketio's."""
 
     packet_type: int
     namespace: str
@@ -63,16 +66,18 @@ class ClientPacket(NamedTuple):
 
 
 class Decoder:
-    """Decodes packets, and waits for the attachments of binary ones."""
+    """Decodes packets, and waits for the attachments of binary packets."""
 
     def __init__(self, packet_class: Any, max_bytes: int) -> None:
-        self._is_standard = packet_class is packet.Packet and has_usual_json(packet_class)
+        """``max_bytes``: the limit for all attachments of one packet together."""
+        self._is_standard = packet_class is packet.Packet and has_default_json(packet_class)
         self._packet_class = _StrictPacket if self._is_standard else packet_class
         self._max_bytes = max_bytes
-        self._waiting: dict[str, tuple[Any, int]] = {}
+        self._incomplete: dict[str, tuple[Any, int]] = {}
+        """Packets that lack attachments, each with the remaining bytes, by connection id."""
 
     def add(self, connection_id: str, data: str | bytes) -> ClientPacket | None:
-        """The packet that is complete with these data, None while attachments are missing.
+        """Return the packet that these data complete, None while attachments are missing.
 
         Raises InvalidPacket.
         """
@@ -85,44 +90,56 @@ class Decoder:
         return pkt
 
     def forget(self, connection_id: str) -> None:
-        """A connection has ended."""
-        self._waiting.pop(connection_id, None)
+        """Drop the incomplete packet of a connection that has ended."""
+        self._incomplete.pop(connection_id, None)
 
     def _add(self, connection_id: str, data: str | bytes) -> ClientPacket | None:
-        if connection_id in self._waiting:
+        if connection_id in self._incomplete:
             return self._add_attachment(connection_id, data)
         if self._is_standard and isinstance(data, str) and (match := _PLAIN.fullmatch(data)) is not None:
-            kind, namespace, number, content = match.groups()
+            kind, namespace, ack_id, content = match.groups()
             return ClientPacket(
                 packet.EVENT if kind == "2" else packet.ACK,
                 namespace or "/",
-                None if number is None else int(number),
-                _decoded(content),
+                None if ack_id is None else int(ack_id),
+                _decode(content),
             )
         pkt = self._packet_class(encoded_packet=data)
         if pkt.packet_type == packet.CONNECT:
-            pkt.data = auth_of(pkt.data)
+            pkt.data = _auth_of(pkt.data)
         if pkt.attachment_count == 0:
             return _complete(pkt)
         if pkt.attachment_count > MAX_ATTACHMENTS:
             raise ValueError("too many attachments")
-        self._waiting[connection_id] = pkt, self._max_bytes
+        self._incomplete[connection_id] = pkt, self._max_bytes
         return None
 
     def _add_attachment(self, connection_id: str, data: str | bytes) -> ClientPacket | None:
-        pkt, bytes_left = self._waiting[connection_id]
-        bytes_left -= len(data)
-        if isinstance(data, str) or bytes_left < 0:
-            raise ValueError("text instead of an attachment, or too much of them")
-        self._waiting[connection_id] = pkt, bytes_left
+        pkt, remaining_bytes = self._incomplete[connection_id]
+        remaining_bytes -= len(data)
+        if isinstance(data, str) or remaining_bytes < 0:
+            raise ValueError("text instead of an attachment, or attachments beyond the limit")
+        self._incomplete[connection_id] = pkt, remaining_bytes
         if not pkt.add_attachment(data):
             return None
         self.forget(connection_id)
         return _complete(pkt)
 
 
+def _auth_of(payload: Any) -> dict[str, Any] | None:
+    """Return the ``auth`` of a CONNECT packet. Raises ValueError unless it is an object (socket.io-parser 4).
+
+    Encoders of msgpack write JavaScript's undefined as an extension type; JSON leaves undefined out.
+    """
+    if isinstance(payload, dict):
+        return {key: value for key, value in payload.items() if isinstance(value, _JSON_TYPES)}
+    if payload is not None and isinstance(payload, _JSON_TYPES):
+        raise ValueError("the payload of CONNECT must be an object")
+    return None
+
+
 def _complete(pkt: Any) -> ClientPacket:
-    # Packets of msgpack may hold anything.
+    # Packets of msgpack may hold values of any type.
     if not isinstance(pkt.namespace, str | None) or not isinstance(pkt.id, int | None):
         raise TypeError("no namespace, or no id")
     return ClientPacket(pkt.packet_type, pkt.namespace or "/", pkt.id, pkt.data)

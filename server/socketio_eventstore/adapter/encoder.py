@@ -1,4 +1,4 @@
-"""Frames from python-socketio's packet classes, and events from what handlers emit."""
+"""Encoding: emits as stored events, and packets through python-socketio's packet classes."""
 
 from __future__ import annotations
 
@@ -13,32 +13,30 @@ from socketio_eventlog.records import Room
 from socketio_eventstore.core import packets
 from socketio_eventstore.core.packets import Dumps, Frames, PacketEncoder, TextEncoder
 
-_JSON_TYPES = (dict, list, str, int, float, bytes, type(None))
-
 
 class PacketClassEncoder:
-    """Any other ``serializer``: the stored JSON is parsed again and given to its packet class."""
+    """Encodes with a ``serializer`` of the application, which gets the stored JSON parsed."""
 
     def __init__(self, packet_class: Any) -> None:
+        """``packet_class``: a subclass of ``socketio.packet.Packet``."""
         self._packet_class = packet_class
 
     def event(self, namespace: str, payload: str, attachments: Sequence[bytes], offset: str | None) -> Frames:
-        """An EVENT without acknowledgement, the offset as its last argument."""
+        """Encode an EVENT without acknowledgement id, the offset as last argument."""
         data = packets.with_binary(json.loads(payload), attachments)
         return self._encode(packet.EVENT, namespace, data if offset is None else [*data, offset])
 
     def ack(self, namespace: str, ack_id: int, values: Sequence[Any]) -> Frames:
-        """The answer to an event of a client. Raises what the packet class does for what it cannot encode."""
+        """Encode the acknowledgement of a client's event. Raises whatever the packet class raises."""
         return frames_of(self._packet_class(packet.ACK, namespace=namespace, id=ack_id, data=list(values)))
 
     def connect(self, namespace: str, sid: str, pid: str | None) -> Frames:
-        """The CONNECT packet of the server."""
-        return self._encode(
-            packet.CONNECT, namespace, {"sid": sid} if pid is None else {"sid": sid, "pid": pid}
-        )
+        """Encode the CONNECT packet of the server."""
+        ids = {"sid": sid} if pid is None else {"sid": sid, "pid": pid}
+        return self._encode(packet.CONNECT, namespace, ids)
 
     def disconnect(self, namespace: str) -> Frames:
-        """The DISCONNECT packet."""
+        """Encode the DISCONNECT packet."""
         return self._encode(packet.DISCONNECT, namespace, None)
 
     def _encode(self, kind: int, namespace: str, data: Any) -> Frames:
@@ -46,22 +44,20 @@ class PacketClassEncoder:
 
 
 def encoder_for(packet_class: Any) -> PacketEncoder:
-    """The codec for a server's ``serializer``."""
-    return (
-        TextEncoder(dumps_for(packet_class))
-        if packet_class is packet.Packet
-        else PacketClassEncoder(packet_class)
-    )
+    """Return the encoder for the ``serializer`` of a server."""
+    if packet_class is packet.Packet:
+        return TextEncoder(dumps_for(packet_class))
+    return PacketClassEncoder(packet_class)
 
 
-def has_usual_json(packet_class: Any) -> bool:
-    """Whether the application gave no ``json`` of its own."""
+def has_default_json(packet_class: Any) -> bool:
+    """Whether the application has set no ``json`` module of its own."""
     return packet_class.json in (json, engineio.json)
 
 
 def dumps_for(packet_class: Any) -> Dumps:
-    """The JSON of a server's ``json`` argument, or our own where the application gave none."""
-    if has_usual_json(packet_class):
+    """Return the ``dumps`` of the application's ``json`` module, or the own one where none was set."""
+    if has_default_json(packet_class):
         return packets.dumps
     module = packet_class.json
 
@@ -73,21 +69,32 @@ def dumps_for(packet_class: Any) -> Dumps:
 
 
 def frames_of(pkt: Any) -> Frames:
-    """The frames of one of python-socketio's packets."""
+    """Encode one of python-socketio's packets as frames."""
     encoded = pkt.encode()
     parts = encoded if isinstance(encoded, list) else [encoded]
     return Frames(*("4" + part if isinstance(part, str) else bytes(part) for part in parts))
 
 
+def encode_event(event: str, arguments: Sequence[Any], dumps: Dumps) -> tuple[str, tuple[bytes, ...]]:
+    """Encode an event as stored: the JSON array of name and arguments, and the binary arguments.
+
+    Raises TypeError or ValueError for arguments that cannot be sent.
+    """
+    payload, attachments = packets.payload_of([event, *arguments], dumps)
+    if dumps is not packets.dumps and '"' not in payload[:2]:
+        raise ValueError(f"the server's json made {payload[:20]!r} of an array of strings")
+    return payload, attachments
+
+
 def arguments_of(data: Any) -> list[Any]:
-    """The arguments of an emit: a tuple stands for several, None for none."""
+    """Return the arguments of an emit: a tuple stands for several, None for none."""
     if isinstance(data, tuple):
         return list(data)
     return [] if data is None else [data]
 
 
 def rooms_of(room: Any) -> tuple[Room, ...] | None:
-    """The rooms that an emit addresses, None for everyone. Raises TypeError for other than str and int."""
+    """Return the rooms of an emit, None for the whole namespace. Raises TypeError for other types."""
     if room is None:
         return None
     if type(room) is str:
@@ -97,24 +104,24 @@ def rooms_of(room: Any) -> tuple[Room, ...] | None:
 
 
 def checked_room(room: Any) -> Room:
-    """The room's name as it can be stored. Raises TypeError."""
+    """Return the room if the store can keep the name. Raises TypeError unless it is str or int."""
     if isinstance(room, bool) or not isinstance(room, str | int):
         raise TypeError(f"a room's name must be str or int to be stored, not {type(room).__name__}: {room!r}")
     return room
 
 
 def skipped_sids(skip_sid: Any) -> tuple[str, ...]:
-    """The sids that an emit leaves out."""
+    """Return the sids that an emit leaves out."""
     if skip_sid is None:
         return ()
     return (skip_sid,) if isinstance(skip_sid, str) else tuple(sid for sid in skip_sid if sid is not None)
 
 
 def session_json(value: Any, limit_bytes: int) -> str:
-    """What a handler saves, as JSON that reads back the same.
+    """Encode the data of a session as JSON that reads back the same.
 
-    Raises TypeError that names the place and the type that JSON does not have, ValueError when it is
-    too large.
+    Raises TypeError, which names the path and the type without JSON equivalent, and ValueError beyond
+    ``limit_bytes``.
     """
     if not isinstance(value, dict):
         raise TypeError(f"session data must be a dict, not {type(value).__name__}")
@@ -124,35 +131,26 @@ def session_json(value: Any, limit_bytes: int) -> str:
     return text
 
 
-def auth_of(payload: Any) -> dict[str, Any] | None:
-    """What a client sends with CONNECT. Raises ValueError for anything but an object (socket.io-parser 4).
+def json_text(value: Any, path: str) -> str:
+    """Encode a value as JSON that reads back the same. Raises TypeError, which names the path and the type.
 
-    Encoders of msgpack write JavaScript's undefined, which JSON leaves out, as an extension type.
+    ``path`` is the name of the value in the error, such as ``session``.
     """
-    if isinstance(payload, dict):
-        return {key: value for key, value in payload.items() if isinstance(value, _JSON_TYPES)}
-    if payload is not None and isinstance(payload, _JSON_TYPES):
-        raise ValueError("the payload of CONNECT must be an object")
-    return None
-
-
-def json_text(value: Any, slot: str) -> str:
-    """A value as JSON that reads back the same. Raises TypeError that names the place and the type."""
-    _check_json(value, slot)
+    _check_json(value, path)
     return packets.dumps(value)
 
 
-def _check_json(value: Any, slot: str) -> None:
+def _check_json(value: Any, path: str) -> None:
     match value:
         case None | str() | int() | float():
             pass
         case dict():
             for key, item in value.items():
                 if not isinstance(key, str):
-                    raise TypeError(f"{slot} has a key of type {type(key).__name__}: {key!r}; JSON needs str")
-                _check_json(item, f"{slot}[{key!r}]")
+                    raise TypeError(f"{path} has a key of type {type(key).__name__}: {key!r}; JSON needs str")
+                _check_json(item, f"{path}[{key!r}]")
         case list() | tuple():
             for index, item in enumerate(value):
-                _check_json(item, f"{slot}[{index}]")
+                _check_json(item, f"{path}[{index}]")
         case _:
-            raise TypeError(f"{slot} is of type {type(value).__name__}, which cannot be saved as JSON")
+            raise TypeError(f"{path} is of type {type(value).__name__}, which cannot be saved as JSON")

@@ -1,17 +1,16 @@
-"""Events of clients that are handled exactly once, although clients repeat what was not acknowledged.
+"""Events of clients that are handled exactly once, although clients repeat unacknowledged events.
 
-The official client does so with its options ``retries`` and ``ackTimeout``. A repeat is recognised by the
-idempotency key that the event carries. What the handler emits, saves, joins and leaves is collected and
-stored in one transaction with the key and the answer, before the acknowledgement leaves.
+The official client repeats with its options ``retries`` and ``ackTimeout``. A repeat is recognised by the
+idempotency key of the event. The operations of the handler are stored in one transaction with the key and
+the acknowledgement, before the acknowledgement leaves.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 from socketio_eventlog.records import EventHandled
 from socketio_eventstore.adapter.encoder import json_text
@@ -20,17 +19,14 @@ from socketio_eventstore.core.operations import StoreIdempotencyKey
 from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.sessions import Session
 
-logger = logging.getLogger(__name__)
+MAX_KEY_CHARACTERS: Final = 200
 
-MAX_KEY_CHARACTERS = 200
+KeyScope = tuple[str, str, str, str]
+"""Namespace, event, identity, key: a key is unique within the first three."""
 
 
 class InvalidIdempotencyKey(ValueError):
-    """The event's last argument is not an idempotency key."""
-
-
-KeyScope = tuple[str, str, str, str]
-"""Namespace, event, identity, key."""
+    """The last argument of the event is not an idempotency key."""
 
 
 class ExactlyOnce:
@@ -44,51 +40,51 @@ class ExactlyOnce:
         self,
         runtime: Runtime,
         session: Session,
-        name: str,
+        event: str,
         key: object,
         handler: Callable[[], Awaitable[Any]],
     ) -> tuple[Any, ...]:
-        """The arguments of the acknowledgement: of the first run, whichever repeat this is.
+        """Return the arguments of the acknowledgement, as the first run of the handler gave them.
 
-        A repeat during the first run waits for it. Raises what the handler raises, then nothing is
-        stored and the client's next repeat runs it again; BadKey for a key that is none, TypeError
-        for an answer that JSON does not have, StoreError.
+        A repeat during the first run waits for that run. An exception of the handler is raised here;
+        nothing is stored then, and the next repeat of the client runs the handler again. Raises
+        InvalidIdempotencyKey, TypeError for an acknowledgement that is not JSON, StoreError.
         """
         if not isinstance(key, str) or not 0 < len(key) <= MAX_KEY_CHARACTERS:
             raise InvalidIdempotencyKey(
-                f"the last argument of {name!r} must be an idempotency key, "
+                f"the last argument of {event!r} must be an idempotency key, "
                 f"a text of 1 to {MAX_KEY_CHARACTERS} characters, not {str(key)[:50]!r}"
             )
-        identified = (session.namespace, name, session.identity or "", key)
-        task = self._running.get(identified)
+        scope = (session.namespace, event, session.identity or "", key)
+        task = self._running.get(scope)
         if task is None:
             before = self._newest.get(session)
-            task = asyncio.create_task(self._run(runtime, identified, handler, before))
-            self._running[identified] = self._newest[session] = task
-            task.add_done_callback(lambda done: self._ended(done, session, identified))
+            task = asyncio.create_task(self._run(runtime, scope, handler, before))
+            self._running[scope] = self._newest[session] = task
+            task.add_done_callback(lambda done: self._ended(done, session, scope))
         return tuple(await asyncio.shield(task))
 
-    def _ended(self, task: asyncio.Task[list[Any]], session: Session, identified: KeyScope) -> None:
-        self._running.pop(identified, None)
+    def _ended(self, task: asyncio.Task[list[Any]], session: Session, scope: KeyScope) -> None:
+        self._running.pop(scope, None)
         if self._newest.get(session) is task:
             del self._newest[session]
 
     async def _run(
         self,
         runtime: Runtime,
-        identified: KeyScope,
+        scope: KeyScope,
         handler: Callable[[], Awaitable[Any]],
         before: asyncio.Task[list[Any]] | None,
     ) -> list[Any]:
-        if before is not None:  # what it saves must be there when this one reads it
+        if before is not None:  # the data that an earlier handler saves must be there for this one
             await asyncio.wait([before])
-        first_answer = await runtime.log.acknowledgement(*identified)
-        if first_answer is not None:
-            known: list[Any] = json.loads(first_answer)
-            return known
+        stored = await runtime.log.acknowledgement(*scope)
+        if stored is not None:
+            arguments: list[Any] = json.loads(stored)
+            return arguments
         with handler_transaction() as operations:
             result = await handler()
         arguments = list(result) if isinstance(result, tuple) else [] if result is None else [result]
-        answered = EventHandled(*identified, json_text(arguments, "answer"), runtime.clock())
-        await runtime.dispatcher.submit(*operations, StoreIdempotencyKey(answered))
+        handled = EventHandled(*scope, json_text(arguments, "acknowledgement"), runtime.clock())
+        await runtime.queue.submit(*operations, StoreIdempotencyKey(handled))
         return arguments

@@ -1,33 +1,32 @@
-"""Calling the handlers of connect and disconnect, one at a time for each session.
+"""Calls of the connect and disconnect handlers, one at a time for each session.
 
-An application counts on seeing a disconnection before the next connection of the same session,
-although the client is back before its disconnect handler has ended.
+An application relies on a disconnection before the next connection of the same session, although the
+client may be back before its disconnect handler has ended.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine
 from contextvars import ContextVar
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from socketio import exceptions
 
 from socketio_eventlog.errors import StoreError
+from socketio_eventstore.adapter.application import Application
 from socketio_eventstore.core.sessions import Session
-
-if TYPE_CHECKING:
-    from socketio_eventstore.adapter.server import AsyncServer
 
 logger = logging.getLogger(__name__)
 
 HANDLER_TIMEOUT_SECONDS = 5.0
-"""How long a client that is back waits for the handlers of its former connection."""
+"""How long a returning client waits for the handlers of its former connection."""
 
 
 class RunningDisconnect:
-    """The disconnect handler of a session, while it runs."""
+    """A disconnect handler that is running."""
 
     def __init__(self, session: Session, connection_id: str | None) -> None:
         self.session = session
@@ -35,91 +34,112 @@ class RunningDisconnect:
         self.is_open = True
 
 
-_departing: ContextVar[RunningDisconnect | None] = ContextVar("departing", default=None)
+_running: ContextVar[RunningDisconnect | None] = ContextVar("running_disconnect", default=None)
 
 
 def running_disconnect_of(session: Session) -> RunningDisconnect | None:
-    """The departure of a session, asked from within its disconnect handler; None from elsewhere."""
-    departure = _departing.get()
-    if departure is not None and departure.is_open and departure.session is session:
-        return departure
+    """Return the running disconnect handler of a session, inside that handler; None everywhere else."""
+    running = _running.get()
+    if running is not None and running.is_open and running.session is session:
+        return running
     return None
 
 
 class HandlerSlot:
-    """A place in the line of handler calls of one session; taken at once, waited for on entering."""
+    """A slot in the sequence of handler calls of one session; reserved at once, awaited on entering."""
 
-    def __init__(self, line: dict[Session, asyncio.Future[None]], session: Session) -> None:
-        self._line = line
+    def __init__(self, last: dict[Session, asyncio.Future[None]], session: Session) -> None:
+        self._last = last
         self._session = session
-        self._before = line.get(session)
+        self._before = last.get(session)
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        line[session] = self._done
+        last[session] = self._done
 
     async def __aenter__(self) -> None:
         if self._before is not None:
             _, late = await asyncio.wait([self._before], timeout=HANDLER_TIMEOUT_SECONDS)
             if late:
-                logger.warning("A handler of %s still runs; not waiting for it any longer", self._session.sid)
+                logger.warning("A handler of %s is still running; not waiting any longer", self._session.sid)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.give_up()
+        self.release()
 
-    def give_up(self) -> None:
-        """Let the next in line go on."""
+    def release(self) -> None:
+        """Let the next call of the session begin. May be called again."""
         if not self._done.done():
             self._done.set_result(None)
-        if self._line.get(self._session) is self._done:
-            del self._line[self._session]
+        if self._last.get(self._session) is self._done:
+            del self._last[self._session]
 
 
 class HandlerCalls:
-    """The handlers of connect and disconnect of a server."""
+    """The connect and disconnect handlers of an application, and the tasks in which they run."""
 
-    def __init__(self, server: AsyncServer) -> None:
-        self._server = server
-        self._line: dict[Session, asyncio.Future[None]] = {}
+    def __init__(self, application: Application) -> None:
+        self._application = application
+        self._last: dict[Session, asyncio.Future[None]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
 
-    def slot(self, session: Session) -> HandlerSlot:
-        """The next place in a session's line."""
-        return HandlerSlot(self._line, session)
+    def reserve(self, session: Session) -> HandlerSlot:
+        """Reserve the next slot in the calls of a session."""
+        return HandlerSlot(self._last, session)
+
+    def start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run work that calls handlers, in a task of its own: a slow handler delays no other client."""
+        task: asyncio.Task[Any] = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def finish(self) -> None:
+        """Wait for the tasks that are running."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def cancel(self) -> None:
+        """Cancel the tasks that are running."""
+        for task in self._tasks:
+            task.cancel()
 
     async def connect(self, session: Session, connection_id: str, auth: Any) -> Any:
-        """Call the connect handler; return why it refuses, or None if it does not. Raises StoreError."""
-        server, refused = self._server, exceptions.ConnectionRefusedError().error_args
-        environ = server.environ.get(connection_id, {})
-        arguments: tuple[Any, ...] = (session.namespace, session.sid, environ)
+        """Call the connect handler; return the reason of a refusal, or None. Raises StoreError."""
+        refused = exceptions.ConnectionRefusedError().error_args
+        environ = self._application.environ.get(connection_id, {})
         try:
-            try:
-                success = await server.call_handler("connect", *arguments, auth)
-            except TypeError as first:
-                if auth is not None:
-                    raise
-                try:  # handlers from before python-socketio 5 take no auth
-                    success = await server.call_handler("connect", *arguments)
-                except TypeError:
-                    raise first from None
+            success = await self._call_connect(session, environ, auth)
         except exceptions.ConnectionRefusedError as error:
             return error.error_args
         except ConnectionRefusedError:
             return {"message": "Connection refused by server"}
         except StoreError:
             raise
-        except Exception:  # a fault of the handler concerns this client only, who must get an answer
+        except Exception:  # a fault of the handler concerns this client alone, and the client needs an answer
             logger.exception("The connect handler of %s failed", session.namespace)
             return refused
         return refused if success is False else None
 
+    async def _call_connect(self, session: Session, environ: Any, auth: Any) -> Any:
+        call, arguments = self._application.call_handler, (session.namespace, session.sid, environ)
+        try:
+            return await call("connect", *arguments, auth)
+        except TypeError as first:
+            if auth is not None:
+                raise
+            try:  # handlers from before python-socketio 5 take no auth
+                return await call("connect", *arguments)
+            except TypeError:
+                raise first from None
+
     async def disconnect(self, session: Session, connection_id: str | None, reason: str) -> None:
         """Call the disconnect handler."""
-        departure = RunningDisconnect(session, connection_id)
-        token = _departing.set(departure)
+        running = RunningDisconnect(session, connection_id)
+        token = _running.set(running)
         try:
-            await self._server.call_handler("disconnect", session.namespace, session.sid, reason)
+            await self._application.call_handler("disconnect", session.namespace, session.sid, reason)
         except Exception:  # a fault of the handler; the session is gone all the same
             logger.exception("The disconnect handler of %s failed", session.namespace)
         finally:
-            departure.is_open = False
-            _departing.reset(token)
+            running.is_open = False
+            _running.reset(token)

@@ -1,13 +1,13 @@
-"""python-socketio's server with recovery: what handlers call, and what the transport delivers."""
+"""python-socketio's server with recovery: the calls of handlers, and the packets of the transport."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, overload
 
 import socketio
 from socketio import exceptions, packet
@@ -16,7 +16,9 @@ from socketio_eventlog.errors import StoreClosed, StoreError
 from socketio_eventstore.adapter import encoder
 from socketio_eventstore.adapter.admission import Admission
 from socketio_eventstore.adapter.decoder import ClientPacket, Decoder
+from socketio_eventstore.adapter.departures import Departures
 from socketio_eventstore.adapter.exactly_once import ExactlyOnce, InvalidIdempotencyKey
+from socketio_eventstore.adapter.handlers import HandlerCalls
 from socketio_eventstore.core.handler_transaction import (
     deferred_changes,
     handler_transaction,
@@ -24,46 +26,69 @@ from socketio_eventstore.core.handler_transaction import (
     submit_or_defer,
 )
 from socketio_eventstore.core.operations import BindIdentity, SaveData, SendPacket
-from socketio_eventstore.core.packets import Dumps, dumps, payload_of
+from socketio_eventstore.core.options import Options
+from socketio_eventstore.core.packets import Frames
+from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.session_operations import DisconnectSession, RevokeSession
 from socketio_eventstore.core.sessions import Session, State
 from socketio_eventstore.transport.connection import EngineConnection
 from socketio_eventstore.transport.engine import Engine
 from socketio_eventstore.transport.inbox import InvalidPacket
 
-if TYPE_CHECKING:
-    from socketio_eventstore.adapter.manager import RecoveryManager
-
 logger = logging.getLogger(__name__)
 
 Handler = Callable[..., Awaitable[Any]]
 """A handler that is a coroutine function."""
+H = TypeVar("H", bound=Callable[..., Any])
 
-_HOOKS = ("_handle_ack", "_trigger_event", "_send_packet")
-"""What this class builds on in python-socketio, proven on 5.12 to 5.18."""
+_HOOKS: Final = ("_handle_ack", "_trigger_event", "_send_packet")
+"""The methods of python-socketio on which this class builds, proven on 5.12 to 5.18."""
 
 
-class AsyncServer(socketio.AsyncServer):  # type: ignore[misc]  # python-socketio is not typed
-    """``socketio.AsyncServer`` whose clients recover; made from one by ``RecoveryManager``.
+class Manager(Protocol):
+    """The client manager as the server uses it; see ``manager.RecoveryManager``."""
+
+    options: Options
+    runtime: Runtime | None
+    callbacks: dict[str, Any]
+
+    async def start(self) -> Runtime:
+        """Open the store, unless it is open. Raises StoreNotUsable."""
+        ...
+
+    async def close(self) -> None:
+        """Commit everything and close the store, for good."""
+        ...
+
+    async def emit(self, event: str, data: Any, namespace: str, **kwargs: Any) -> str | None:
+        """Store an event and send it to its rooms; return the offset."""
+        ...
+
+
+class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-socketio is not typed
+    """``socketio.AsyncServer`` with recovery. ``RecoveryManager`` turns an existing server into this class.
 
     All of python-socketio works. Room and session calls also work for sids that are away.
     """
 
-    manager: RecoveryManager
+    manager: Manager
     eio: Engine
-    admission: Admission | None
     connect_timeout: float
-    idempotency: ExactlyOnce
-    decoder: Decoder
-    encode: Dumps
-    orphans: set[asyncio.Task[None]]
-    """Handlers that go on although their connection has ended."""
+    """Seconds in which a connection must join a namespace."""
+    _admission: Admission | None
+    """None before the start and after the shutdown."""
+    _departures: Departures | None
+    _calls: HandlerCalls
+    _exactly_once: ExactlyOnce
+    _decoder: Decoder
+    _orphaned_handlers: set[asyncio.Task[None]]
+    """Handlers that are still running although their connection has ended."""
 
     @classmethod
-    def adopt(cls, server: socketio.AsyncServer, manager: RecoveryManager) -> None:
-        """Turn a server that has no clients yet into one of this class.
+    def adopt(cls, server: socketio.AsyncServer, manager: Manager) -> RecoveryServer:
+        """Set up a server that has no clients yet, and turn it into this class if it is of another one.
 
-        Raises RuntimeError when python-socketio lacks what this class builds on.
+        Raises RuntimeError when python-socketio lacks a method on which this class builds.
         """
         for name in _HOOKS:
             if not callable(getattr(server, name, None)):
@@ -71,53 +96,79 @@ class AsyncServer(socketio.AsyncServer):  # type: ignore[misc]  # python-socketi
         if not isinstance(server, cls):
             own = type(server)
             server.__class__ = cls if own is socketio.AsyncServer else type(own.__name__, (own, cls), {})
-        server.reserved_events = [*server.reserved_events, "session_expired"]
-        server.admission = None
-        server.idempotency = ExactlyOnce()
-        server.orphans = set()
-        server.encode = encoder.dumps_for(server.packet_class)
-        server.decoder = Decoder(server.packet_class, server.eio.max_http_buffer_size)
-        server.connect_timeout = 45.0
-        server.eio = Engine.adopt(
-            server.eio,
-            max_client_buffer=manager.options.max_client_buffer,
-            websocket_compression=manager.options.websocket_compression,
-            connection_closed=server.connection_closed,
-            handle_message=server.receive,
-            ping_written=server.ping_written,
-            flush=server.flush,
+        adopted: RecoveryServer = server
+        adopted._set_up(manager.options)
+        return adopted
+
+    def _engineio_server_class(self) -> type[Engine]:
+        return Engine
+
+    def _set_up(self, options: Options) -> None:
+        self.reserved_events: list[str] = [*self.reserved_events, "session_expired"]
+        self.connect_timeout = 45.0
+        self._admission = self._departures = None
+        self._calls = HandlerCalls(self)
+        self._exactly_once = ExactlyOnce()
+        self._orphaned_handlers = set()
+        self._decoder = Decoder(self.packet_class, self.eio.max_http_buffer_size)
+        self.eio = Engine.adopt(self.eio)
+        self.eio.configure(
+            max_client_buffer=options.max_client_buffer,
+            websocket_compression=options.websocket_compression,
+            connection_closed=self.connection_closed,
+            handle_message=self.handle_message,
+            ping_written=self.ping_written,
+            flush=self.flush,
         )
-        server.eio.on("connect", server._handle_eio_connect)  # noqa: SLF001 -- instrument() wraps it by name
+        self.eio.on("connect", self._handle_eio_connect)  # instrument() wraps the method by this name
 
     async def start(self) -> None:
-        """Open the store; without this the first connection or emit does. Raises StoreNotUsable."""
+        """Open the store. Without this call the first connection or emit opens it. Raises StoreNotUsable."""
         runtime = await self.manager.start()
-        if not self.async_handlers:  # which its constructor sets after it has got its manager
+        if not self.async_handlers:  # set by the constructor after the manager
             self.eio.handlers_at_once = 1
-        if self.admission is None:
-            self.admission = Admission(self, runtime)
+        if self._admission is None:
+            self._departures = Departures(self, runtime, self._calls)
+            self._admission = Admission(self, runtime, self._calls, self._departures)
 
     async def shutdown(self) -> None:
-        """Close all transports, so that their clients come back, and the store.
+        """Close all transports, so that the clients come back, and close the store.
 
-        No client gets a DISCONNECT packet. Disconnect handlers run to their end; cancel this to give
-        up on them: what was emitted is committed all the same.
+        No client gets a DISCONNECT packet. Disconnect handlers run to their end. Cancel this call to stop
+        waiting for them; all emits are committed even then.
         """
         for connection in list(self.eio.sockets.values()):
             connection.close_after_flush(self.reason.SERVER_DISCONNECT)
         try:
-            if self.admission is not None:
-                await self.admission.finish()
+            await self._calls.finish()
         except asyncio.CancelledError:
-            if self.admission is not None:
-                self.admission.cancel()
+            self._calls.cancel()
             raise
         finally:
-            self.admission = None
+            self._admission = self._departures = None
             await asyncio.shield(self.manager.close())
             await super().shutdown()
 
     # For handlers -----------------------------------------------------------------------------------
+
+    if TYPE_CHECKING:  # python-socketio is not typed; type checkers need the signatures of its methods
+
+        @overload
+        def on(self, event: str, handler: None = None, namespace: str | None = None) -> Callable[[H], H]: ...
+        @overload
+        def on(self, event: str, handler: Callable[..., Any], namespace: str | None = None) -> None: ...
+        def on(self, event: str, handler: Any = None, namespace: str | None = None) -> Any: ...
+
+        @overload
+        def event(self, handler: H, /) -> H: ...
+        @overload
+        def event(self, *, namespace: str | None = None) -> Callable[[H], H]: ...
+        def event(self, *args: Any, **kwargs: Any) -> Any: ...
+
+        async def enter_room(self, sid: str, room: str | int, namespace: str | None = None) -> None: ...
+        async def leave_room(self, sid: str, room: str | int, namespace: str | None = None) -> None: ...
+        async def close_room(self, room: str | int, namespace: str | None = None) -> None: ...
+        def rooms(self, sid: str, namespace: str | None = None) -> list[str | int]: ...
 
     async def emit(
         self,
@@ -134,9 +185,9 @@ class AsyncServer(socketio.AsyncServer):  # type: ignore[misc]  # python-socketi
     ) -> str | None:
         """Emit an event, as ``socketio.AsyncServer.emit`` does, and store it before it is sent.
 
-        Returns its offset, the string that clients see, once it is durable. An event with a callback,
-        or a volatile one, is not stored, and None is returned. Raises TypeError or ValueError for what
-        cannot be sent, StoreError when it cannot be stored; nobody has received it then.
+        Returns the offset, the string that clients see, once the event is durable. An event with a callback
+        and a volatile event are not stored, and None is returned. Raises TypeError or ValueError for an
+        event that cannot be sent, and StoreError for one that cannot be stored; no client receives either.
         """
         return await self.manager.emit(
             event,
@@ -150,25 +201,25 @@ class AsyncServer(socketio.AsyncServer):  # type: ignore[misc]  # python-socketi
         )
 
     async def send(self, data: Any, *args: Any, **kwargs: Any) -> str | None:
-        """Emit the event ``message``; returns as ``emit`` does."""
+        """Emit the event ``message``; arguments and result are those of ``emit``."""
         return await self.emit("message", data, *args, **kwargs)
 
     def recovered(self, sid: str, namespace: str | None = None) -> bool:
-        """Whether the client's present connection recovered its session. Raises KeyError."""
-        return self._known(sid, namespace).recovered
+        """Whether the present connection of a client recovered its session. Raises KeyError."""
+        return self._known(sid, namespace).current.recovered
 
     async def get_session(self, sid: str, namespace: str | None = None) -> dict[str, Any]:
-        """What was saved for a session, connected or away, as a copy. Raises KeyError."""
+        """Return a copy of the saved data of a session, connected or away. Raises KeyError."""
         session = self._known(sid, namespace)
-        saved = [operation.data for operation in deferred_changes(session) if isinstance(operation, SaveData)]
+        saved = [change.data for change in deferred_changes(session) if isinstance(change, SaveData)]
         data: dict[str, Any] = json.loads(saved[-1] if saved else session.saving or session.data)
         return data
 
     async def save_session(self, sid: str, session: dict[str, Any], namespace: str | None = None) -> None:
-        """Replace what is saved for a session, connected or away; on disk when this returns.
+        """Replace the saved data of a session, connected or away; on disk when the call returns.
 
-        Raises KeyError for an unknown sid, TypeError for what JSON does not have, ValueError when it is
-        too large, StoreError.
+        Raises KeyError for an unknown sid, TypeError for data that are not JSON, ValueError for data that
+        are too large, StoreError.
         """
         text = encoder.session_json(session, self.eio.max_http_buffer_size)
         runtime = await self.manager.start()
@@ -177,73 +228,74 @@ class AsyncServer(socketio.AsyncServer):  # type: ignore[misc]  # python-socketi
         if not is_deferred(operation):
             known.saving = text
         try:
-            await submit_or_defer(runtime.dispatcher, operation)
+            await submit_or_defer(runtime.queue, operation)
         finally:
             if known.saving is text:
                 known.saving = None
 
     async def disconnect(self, sid: str, namespace: str | None = None, ignore_queue: bool = False) -> None:
-        """End a session for good and disconnect its client, who does not come back by itself.
+        """End a session for good and disconnect the client, which does not come back by itself.
 
-        A session that is away ends too. Nothing happens for an unknown sid. Raises StoreError.
+        A session that is away ends, too. An unknown sid is ignored. Raises StoreError.
         """
         session = self._find(sid, namespace)
-        if session is not None and self.admission is not None:
-            await self.admission.end(DisconnectSession(session))
+        if session is not None and self._departures is not None:
+            await self._departures.end(DisconnectSession(session))
 
     async def revoke(self, sid: str, namespace: str | None = None) -> None:
-        """End a session for good: its private id opens nothing any more.
+        """End a session for good: the private id opens nothing any more.
 
-        A client that is away gets a new session when it returns. The transport of one that is connected
-        is closed, so it returns at once and passes the connect handler as a new client. Nothing happens
-        for an unknown sid. Raises StoreError.
+        A client that is away gets a new session when the client returns. The transport of a connected client
+        is closed; the client returns at once and passes the connect handler as a new client. An unknown sid
+        is ignored. Raises StoreError.
         """
         session = self._find(sid, namespace)
-        if session is not None and self.admission is not None:
-            connection = await self.admission.end(RevokeSession(session))
+        if session is not None and self._departures is not None:
+            connection = await self._departures.end(RevokeSession(session))
             if connection is not None:
-                connection.abort("its session was revoked")
+                connection.abort("the session was revoked")
 
-    async def bind(self, sid: str, identity: Any, namespace: str | None = None) -> None:
-        """Say who a session belongs to; on disk when this returns.
+    async def bind(self, sid: str, identity: str, namespace: str | None = None) -> None:
+        """Bind a session to an identity; on disk when the call returns.
 
-        Call it in the connect handler, after authentication. A reconnection whose connect handler does
-        not bind the same identity gets a new session, for which the handler is called again, and
-        nothing of the old one. Raises KeyError for an unknown sid, StoreError, and ConnectionRefusedError
-        (not to be caught) in the connect handler of somebody else, TypeError unless the identity is a
-        str that is not empty.
+        Call this in the connect handler, after authentication. When the connect handler of a reconnection
+        does not bind the same identity, the client gets a new session and nothing of the old one, and the
+        handler is called again. Raises KeyError for an unknown sid, TypeError unless the identity is a str
+        that is not empty, StoreError, and ConnectionRefusedError in the connect handler of another
+        identity; the handler must not catch the latter.
         """
         session = self._known(sid, namespace)
-        if not isinstance(identity, str) or not identity:
+        if not _is_identity(identity):
             raise TypeError(f"an identity must be a str that is not empty, not {identity!r}")
         if session.state is State.CONNECTING and session.identity is not None:
-            session.authenticated_as = identity
+            session.current.authenticated_as = identity
             if identity != session.identity:
-                raise exceptions.ConnectionRefusedError("the session belongs to somebody else")
+                raise exceptions.ConnectionRefusedError("the session belongs to another identity")
             return
         runtime = await self.manager.start()
-        await submit_or_defer(runtime.dispatcher, BindIdentity(session, identity))
+        await submit_or_defer(runtime.queue, BindIdentity(session, identity))
 
-    def exactly_once(self, event: str, namespace: str | None = None) -> Callable[[Handler], Handler]:
+    def exactly_once(self, event: str, namespace: str | None = None) -> Callable[[H], H]:
         """Decorate the handler of an event whose last argument is an idempotency key.
 
         The handler, a coroutine function, runs once for each key, however often the client repeats the
-        event; a repeat is acknowledged with the first answer. Its emits are stored together with that,
-        in one transaction when it returns (so they return no offset), or not at all when it raises.
+        event; a repeat gets the first acknowledgement. The emits of the handler are stored in one
+        transaction with the key when the handler returns (so emits return no offset), or not at all when
+        the handler raises.
         """
 
-        def decorate(handler: Handler) -> Handler:
+        def decorate(handler: H) -> H:
             async def handle(sid: str, *arguments: Any) -> Any:
                 runtime = await self.manager.start()
                 key = arguments[-1] if arguments else None
                 session = self._known(sid, namespace)
                 try:
-                    return await self.idempotency.handle(
+                    return await self._exactly_once.handle(
                         runtime, session, event, key, lambda: handler(sid, *arguments)
                     )
                 except InvalidIdempotencyKey as error:
                     logger.warning("An event of %s was not handled: %s", sid, error)
-                    return self.not_handled  # and it is not acknowledged
+                    return self.not_handled  # without an acknowledgement
 
             self.on(event, handle, namespace=namespace)
             return handler
@@ -260,7 +312,7 @@ class AsyncServer(socketio.AsyncServer):  # type: ignore[misc]  # python-socketi
             raise KeyError(f"no session {sid!r} in namespace {namespace or '/'!r}")
         return session
 
-    # From and to the transport ----------------------------------------------------------------------
+    # The application, for the parts of the adapter (see ``application.Application``) ------------------
 
     def serves(self, namespace: str) -> bool:
         """Whether clients may connect to a namespace."""
@@ -271,20 +323,37 @@ class AsyncServer(socketio.AsyncServer):  # type: ignore[misc]  # python-socketi
             or namespace in self.namespaces
         )
 
+    def new_sid(self) -> str:
+        """Make a session id."""
+        sid: str = self.eio.generate_id()
+        return sid
+
     async def call_handler(self, event: str, *arguments: Any) -> Any:
         """Call the application's handler of an event; the first argument is the namespace."""
         return await self._trigger_event(event, *arguments)
 
-    def encode_event(self, event: str, arguments: Sequence[Any]) -> tuple[str, tuple[bytes, ...]]:
-        """An event as it is stored. Raises TypeError or ValueError for what cannot be sent."""
-        encode = self.encode
-        payload, attachments = payload_of([event, *arguments], encode)
-        if encode is not dumps and '"' not in payload[:2]:
-            raise ValueError(f"the server's json made {payload[:20]!r} of an array of strings")
-        return payload, attachments
+    def forget_callbacks(self, sid: str) -> None:
+        """Drop the callbacks of a session's outstanding acknowledgements."""
+        self.manager.callbacks.pop(sid, None)
+
+    def connect_error(self, namespace: str, reason: Any) -> Frames:
+        """Encode a CONNECT_ERROR packet."""
+        return encoder.frames_of(self.packet_class(packet.CONNECT_ERROR, data=reason, namespace=namespace))
+
+    async def session_expired(self, session: Session) -> None:
+        """Call the handler of ``session_expired`` and end the session in the transaction of its emits.
+
+        Only an exception or a crash inside the handler therefore repeats the call. Raises StoreError.
+        """
+        with handler_transaction() as operations:
+            data = json.loads(session.data)
+            await self.call_handler("session_expired", session.namespace, session.sid, data)
+        await (await self.manager.start()).queue.submit(*operations, RevokeSession(session))
+
+    # From and to the transport (see ``Engine.configure``) ---------------------------------------------
 
     async def _handle_eio_connect(self, eio_sid: str, environ: dict[str, Any]) -> bool | None:
-        """A transport was opened; False refuses it."""
+        """Accept a new transport; False refuses it."""
         try:
             await self.start()
         except StoreError as error:
@@ -297,62 +366,54 @@ class AsyncServer(socketio.AsyncServer):  # type: ignore[misc]  # python-socketi
 
     def _close_if_idle(self, eio_sid: str) -> None:
         connection = self.eio.connection(eio_sid)
-        if connection is None or connection.sessions or self.admission is None:
+        if connection is None or connection.sessions or self._admission is None:
             return
-        if not self.admission.is_connecting(connection):
+        if not self._admission.is_connecting(connection):
             connection.close_after_flush(self.reason.SERVER_DISCONNECT)
 
-    async def session_expired(self, session: Session) -> None:
-        """Call the handler of ``session_expired`` and end the session in the transaction of its emits.
-
-        Only an error or a crash inside the handler therefore repeats it. Raises StoreError.
-        """
-        with handler_transaction() as operations:
-            data = json.loads(session.data)
-            await self.call_handler("session_expired", session.namespace, session.sid, data)
-        await (await self.manager.start()).dispatcher.submit(*operations, RevokeSession(session))
-
     def connection_closed(self, connection: EngineConnection, reason: str) -> None:
-        """A transport has ended."""
-        self.decoder.forget(connection.id)
-        for handler in connection.handlers:  # nobody else holds on to them now
-            self.orphans.add(handler)
-            handler.add_done_callback(self.orphans.discard)
-        running = set() if self.admission is None else set(self.admission.disconnected(connection, reason))
+        """Take the sessions off a transport that has ended."""
+        self._decoder.forget(connection.id)
+        for handler in connection.handlers:  # the event loop alone would not keep them alive
+            self._orphaned_handlers.add(handler)
+            handler.add_done_callback(self._orphaned_handlers.discard)
+        running = set[asyncio.Task[None]]()
+        if self._departures is not None:
+            running.update(self._departures.transport_closed(connection, reason))
         if not running:
             self.environ.pop(connection.id, None)
 
-        def client_left(task: asyncio.Task[None]) -> None:
+        def ended(task: asyncio.Task[None]) -> None:
             running.discard(task)
             if not running:
-                self.environ.pop(connection.id, None)  # which the handlers may have asked for
+                self.environ.pop(connection.id, None)  # the disconnect handlers may have asked for it
 
         for task in list(running):
-            task.add_done_callback(client_left)
+            task.add_done_callback(ended)
 
     def ping_written(self, connection: EngineConnection) -> None:
-        """A heartbeat was put behind what the connection was sent."""
+        """Record the position that the heartbeat of a connection confirms."""
         runtime = self.manager.runtime
         if runtime is not None:
-            connection.ping_written(runtime.dispatcher.position, runtime.clock())
+            connection.ping_written(runtime.queue.position, runtime.clock())
 
     def flush(self) -> None:
-        """Hand what has been dispatched to the connections."""
+        """Hand all dispatched frames to the connections."""
         if self.manager.runtime is not None:
-            self.manager.runtime.dispatcher.flush()
+            self.manager.runtime.flush_schedule.flush()
 
-    def receive(self, connection: EngineConnection, data: str | bytes) -> asyncio.Task[None] | None:
-        """Act on a Socket.IO packet; return the task of the handler that this has started.
+    def handle_message(self, connection: EngineConnection, data: str | bytes) -> asyncio.Task[None] | None:
+        """Act on a Socket.IO packet; return the task of the handler that was started.
 
-        Raises InvalidPacket, upon which the connection is closed.
+        Raises InvalidPacket; the connection is closed then.
         """
-        pkt = self.decoder.add(connection.id, data)
-        if pkt is None or self.admission is None:
+        pkt = self._decoder.add(connection.id, data)
+        if pkt is None or self._admission is None or self._departures is None:
             return None
         match pkt.packet_type:
             case packet.EVENT | packet.BINARY_EVENT:
                 session = connection.sessions.get(pkt.namespace)
-                if session is None or session.state not in (State.LIVE, State.REPLAYING):
+                if session is None or not session.is_connected:
                     return None
                 # asyncio.create_task would take a third longer.
                 return asyncio.get_running_loop().create_task(self._handle(connection, session, pkt))
@@ -360,32 +421,36 @@ class AsyncServer(socketio.AsyncServer):  # type: ignore[misc]  # python-socketi
                 handler = self._handle_ack(connection.id, pkt.namespace, pkt.id, pkt.data)
                 return asyncio.get_running_loop().create_task(handler)
             case packet.CONNECT:
-                self.admission.connect(connection, pkt.namespace, pkt.data)
+                self._admission.connect(connection, pkt.namespace, pkt.data)
             case packet.DISCONNECT:
-                self.admission.client_left(connection, pkt.namespace)
+                self._departures.client_disconnected(connection, pkt.namespace)
             case other:
                 raise InvalidPacket(f"unexpected packet type {other!r}")
         return None
 
     async def _handle(self, connection: EngineConnection, session: Session, pkt: ClientPacket) -> None:
-        """Call the handler of a client's event and acknowledge it.
+        """Call the handler of a client's event and send the acknowledgement.
 
-        What a handler raises is its task's exception, which the event loop reports.
+        An exception of the handler is the exception of this task, which the event loop reports.
         """
         event, *arguments = pkt.data
-        answer = await self._trigger_event(event, pkt.namespace, session.sid, *arguments)
+        result = await self._trigger_event(event, pkt.namespace, session.sid, *arguments)
         runtime = self.manager.runtime
-        if pkt.id is None or answer is self.not_handled or runtime is None:
+        if pkt.id is None or result is self.not_handled or runtime is None:
             return
-        frames = runtime.dispatcher.encoder.ack(pkt.namespace, pkt.id, encoder.arguments_of(answer))
+        frames = runtime.encoder.ack(pkt.namespace, pkt.id, encoder.arguments_of(result))
         try:
-            runtime.dispatcher.post(SendPacket(connection, pkt.namespace, frames))
-        except StoreError as error:  # the client may send the event again when it is back
-            connection.abort(f"it could not be answered: {error}")
+            runtime.queue.post(SendPacket(connection, pkt.namespace, frames))
+        except StoreError as error:  # the client may repeat the event after the reconnection
+            connection.abort(f"the acknowledgement could not be sent: {error}")
 
     async def _send_packet(self, eio_sid: str, pkt: Any) -> None:
         connection, runtime = self.eio.connection(eio_sid), self.manager.runtime
         if connection is not None and runtime is not None:
             operation = SendPacket(connection, pkt.namespace or "/", encoder.frames_of(pkt))
-            with suppress(StoreClosed):  # the client is about to hear it from its transport
-                runtime.dispatcher.enqueue(operation)
+            with suppress(StoreClosed):  # the transport is about to end as well
+                runtime.queue.enqueue(operation)
+
+
+def _is_identity(value: object) -> bool:
+    return isinstance(value, str) and value != ""

@@ -1,8 +1,8 @@
-"""Fan-out: what a batch of turns has for each connection, joined, so that each is written to once.
+"""Fan-out: the frames of a batch for each connection, joined, so that each connection is written to once.
 
-This is the fast path. A write per client and event would cost six to nine microseconds each; here the
-consecutive events for one audience are joined into one buffer that all its clients share, and a client
-costs one write per batch, however many events are in it.
+This is the fast path. A write per client and event would cost six to nine microseconds. Here consecutive
+events for one address are joined into one buffer, which all clients share, and a client costs one write
+per batch, however many events the batch has.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from socketio_eventlog.records import Room
 from socketio_eventstore.core.packets import Frames
-from socketio_eventstore.core.sessions import ClientConnection, Registry, Session, State
+from socketio_eventstore.core.registry import Registry
+from socketio_eventstore.core.sessions import ClientConnection, Session, State
 
 logger = logging.getLogger(__name__)
 
 Address = tuple[str, tuple[Room, ...] | None, tuple[str, ...]]
-"""Namespace, rooms, and the sids that are skipped."""
+"""Namespace, rooms (None: the whole namespace), and the sids that are skipped."""
 
 
 class FanOut:
-    """Gathers frames in the order of dispatch until ``flush`` hands them to the connections."""
+    """Gathers frames in the order of the log until ``flush`` hands them to the connections."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -29,13 +30,13 @@ class FanOut:
         self._address: Address | None = None
         self._group: list[Frames] = []
         self.waiting_bytes = 0
-        """The bytes gathered since the last flush, each broadcast counted once."""
+        """The bytes gathered since the last flush; a broadcast counts once."""
 
     def broadcast(self, address: Address, frames: Frames) -> None:
-        """Add an event for the live members of an audience.
+        """Add an event for the live members of an address.
 
-        Its recipients are settled at ``end_stretch`` or ``flush``: until then nobody may join, leave or
-        change state.
+        ``end_group`` or ``flush`` looks up the recipients. Until then no session may join, leave or change
+        its state.
         """
         if address != self._address:
             self.end_group()
@@ -44,22 +45,22 @@ class FanOut:
         self.waiting_bytes += frames.size_bytes
 
     def end_group(self) -> None:
-        """Give the consecutive events for one audience, joined, to each of its live members."""
+        """Give the consecutive events for one address, joined, to each live member."""
         if self._address is not None:
             recipients, joined = self._take_group(self._address)
             self._put(recipients, joined)
 
     def put(self, connection: ClientConnection, frames: Frames) -> None:
-        """Add frames for one connection, behind everything that it gets before."""
+        """Add frames for one connection, behind everything added before."""
         self.end_group()
         self.waiting_bytes += frames.size_bytes
         self._put((connection,), frames)
 
     def flush(self) -> None:
-        """Hand everything to the connections."""
+        """Hand all gathered frames to the connections."""
         self.waiting_bytes = 0
         if self._address is not None and not self._waiting:
-            # All of the batch is one stretch: the first client need not wait until the others are looked up.
+            # The whole batch is one group: the first client is written to before the others are looked up.
             recipients, joined = self._take_group(self._address)
             batch = (joined,)
             for connection in recipients:
@@ -71,11 +72,11 @@ class FanOut:
             _write(connection, frames)
 
     def _take_group(self, address: Address) -> tuple[Iterator[ClientConnection], Frames]:
-        """End the stretch for this audience: who gets it, looked up one by one, and what, joined."""
-        range_, self._group, self._address = self._group, [], None
+        """End the group; return the recipients, looked up one by one, and the joined frames."""
+        group, self._group, self._address = self._group, [], None
         namespace, rooms, skip = address
-        members = list(self._registry.members(namespace, rooms))  # which may change while it is written
-        return _live(members, skip), Frames.join(range_)
+        members = list(self._registry.members(namespace, rooms))  # a copy: a write may change the members
+        return _live(members, skip), Frames.join(group)
 
     def _put(self, connections: Iterable[ClientConnection], frames: Frames) -> None:
         waiting = self._waiting
@@ -87,15 +88,17 @@ class FanOut:
 
 
 def _live(sessions: Iterable[Session], skip: Sequence[str]) -> Iterator[ClientConnection]:
-    """The connections of those that are sent every event at its turn."""
+    """The connections of the sessions that receive every event as soon as the event takes effect."""
     for session in sessions:
-        if session.state is State.LIVE and session.connection is not None and session.sid not in skip:
-            yield session.connection
+        if session.state is State.LIVE and session.sid not in skip:
+            connection = session.current.connection
+            if connection is not None:
+                yield connection
 
 
 def _write(connection: ClientConnection, batch: Sequence[Frames]) -> None:
     try:
         connection.write(batch)
-    except Exception:  # what cannot be encoded, for instance; nobody else must miss anything for it
+    except Exception:  # frames that cannot be encoded, for instance; the other clients must get theirs
         logger.exception("%s could not be written to", connection.id)
-        connection.abort("it could not be written to")
+        connection.abort("the frames could not be written")

@@ -1,4 +1,4 @@
-"""Collecting the turns of a handler, so that all of them are stored in one transaction, or none."""
+"""Handler transactions: the operations of a handler are stored in one transaction, or not at all."""
 
 from __future__ import annotations
 
@@ -7,83 +7,94 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from socketio_eventstore.core.commit_queue import Dispatcher, Operation
+from socketio_eventstore.core.commit_queue import CommitQueue
+from socketio_eventstore.core.operation import Operation
 from socketio_eventstore.core.operations import CloseRoom, JoinRoom, SessionOperation
 from socketio_eventstore.core.sessions import Session
 
 
 class HandlerTransaction:
-    """The turns that a handler has asked for while it ran."""
+    """The operations of one handler, deferred until the handler returns."""
 
     def __init__(self, only: Session | None) -> None:
         self.operations: list[Operation] = []
         self.is_open = True
         self._only = only
 
-    def takes(self, operation: Operation) -> bool:
-        """Whether a turn belongs in here."""
+    def defers(self, operation: Operation) -> bool:
+        """Whether the transaction defers an operation instead of submitting it."""
         if not self.is_open:
             return False
-        return self._only is None or (
-            isinstance(operation, SessionOperation) and operation.session is self._only
-        )
+        if self._only is None:
+            return True
+        return isinstance(operation, SessionOperation) and operation.session is self._only
 
-    def hear_of(self, operation: Operation) -> None:
-        """What is not collected overtakes what is: nobody may join a room after it was closed for all."""
+    def submitted(self, operation: Operation) -> None:
+        """Take note of an operation that overtakes the deferred ones.
+
+        A room that was closed for all sessions must not be joined by a deferred operation afterwards.
+        """
         if self.is_open and isinstance(operation, CloseRoom):
             closed = (operation.namespace, operation.room)
             self.operations[:] = [
-                t
-                for t in self.operations
-                if not (isinstance(t, JoinRoom) and (t.session.namespace, t.room) == closed)
+                deferred
+                for deferred in self.operations
+                if not (
+                    isinstance(deferred, JoinRoom) and (deferred.session.namespace, deferred.room) == closed
+                )
             ]
 
 
-_present: ContextVar[HandlerTransaction | None] = ContextVar("collection", default=None)
+_present: ContextVar[HandlerTransaction | None] = ContextVar("handler_transaction", default=None)
 
 
 @contextmanager
 def handler_transaction(only: Session | None = None) -> Iterator[list[Operation]]:
-    """Collect what is asked for in this context instead of submitting it; the caller submits the list.
+    """Defer the operations of this context; the caller submits the yielded list.
 
-    With ``only`` just the changes of that session are collected. What a task does that outlives the
-    block is submitted as ever.
+    With ``only``, the changes of that session alone are deferred. Operations of a task that outlives the
+    block are submitted as usual.
     """
-    collection = HandlerTransaction(only)
-    token = _present.set(collection)
+    transaction = HandlerTransaction(only)
+    token = _present.set(transaction)
     try:
-        yield collection.operations
+        yield transaction.operations
     finally:
-        collection.is_open = False
+        transaction.is_open = False
         _present.reset(token)
 
 
-def submit_or_defer(dispatcher: Dispatcher, operation: Operation) -> asyncio.Future[object]:
-    """Submit a turn; inside ``collecting`` keep it for later, and give None. Raises as ``submit``."""
-    collection = _present.get()
-    if collection is None:
-        return dispatcher.submit(operation)
-    if not collection.takes(operation):
-        collection.hear_of(operation)
-        return dispatcher.submit(operation)
-    collection.operations.append(operation)
-    kept: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-    kept.set_result(None)
-    return kept
+def submit_or_defer(queue: CommitQueue, operation: Operation) -> asyncio.Future[object]:
+    """Submit an operation, or defer it inside ``handler_transaction``; then the result is None.
+
+    Raises as ``CommitQueue.submit``.
+    """
+    transaction = _present.get()
+    if transaction is None:
+        return queue.submit(operation)
+    if not transaction.defers(operation):
+        transaction.submitted(operation)
+        return queue.submit(operation)
+    transaction.operations.append(operation)
+    deferred: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+    deferred.set_result(None)
+    return deferred
 
 
 def is_deferred(operation: Operation) -> bool:
-    """Whether the turn would be collected here instead of being submitted."""
-    collection = _present.get()
-    return collection is not None and collection.takes(operation)
+    """Whether ``submit_or_defer`` would defer the operation in this context."""
+    transaction = _present.get()
+    return transaction is not None and transaction.defers(operation)
 
 
 def deferred_changes(session: Session) -> Iterator[SessionOperation | CloseRoom]:
-    """The changes of a session that this context has collected and that have not taken effect."""
-    collection = _present.get()
-    for operation in collection.operations if collection is not None and collection.is_open else ():
+    """Iterate over the changes of a session that this context has deferred."""
+    transaction = _present.get()
+    if transaction is None or not transaction.is_open:
+        return
+    for operation in transaction.operations:
         match operation:
-            case SessionOperation(session=whose) if whose is session:
+            case SessionOperation(session=changed) if changed is session:
                 yield operation
-            case CloseRoom(namespace=where) if where == session.namespace:
+            case CloseRoom(namespace=namespace) if namespace == session.namespace:
                 yield operation

@@ -1,9 +1,6 @@
-"""The turns of events, packets, rooms and data: what each stores and what it does.
+"""The operations for events, packets, rooms and data: the stored changes and the effects of each.
 
-Those of sessions that begin, are claimed and end are in ``session_turns``.
-
-A turn's ``changes`` are committed first; ``apply`` runs after that, on the event loop, in the order of
-the log. What a turn finds in memory is therefore exactly what the turns before it left there.
+The operations in the life of a session are in ``session_operations``.
 """
 
 from __future__ import annotations
@@ -22,31 +19,21 @@ from socketio_eventlog.records import (
     RoomLeft,
     SessionBound,
 )
-from socketio_eventstore.core.commit_queue import Dispatcher, Operation
+from socketio_eventstore.core.operation import Context, Operation
 from socketio_eventstore.core.packets import Frames
-from socketio_eventstore.core.sessions import ClientConnection, Registry, Session, State
+from socketio_eventstore.core.registry import Registry
+from socketio_eventstore.core.sessions import ClientConnection, Session, State
 
 MAX_DEFERRED_PACKETS = 1000
-"""Packets outside the log that may wait for a session's replay; beyond that its transport is closed."""
+"""Packets outside the log that may wait for the replay of a session. Beyond, the transport is closed."""
 MAX_DEFERRED_BYTES = 1_000_000
-
-
-def defer_packet(session: Session, frames: Frames, position: int) -> None:
-    """Keep a packet that is not in the log until the session's replay has come to its position."""
-    session.deferred_packets.append((position, frames))
-    session.deferred_bytes += frames.size_bytes
-    too_much = (
-        len(session.deferred_packets) > MAX_DEFERRED_PACKETS or session.deferred_bytes > MAX_DEFERRED_BYTES
-    )
-    if too_much and session.connection is not None:
-        session.connection.abort("too much is waiting for the replay")
 
 
 @dataclass(eq=False)
 class Emit(Operation):
-    """A recoverable event: stored, then sent to the members that are live. Gives its offset."""
+    """A recoverable event: stored, then sent to the live members. The result is the offset."""
 
-    broadcasts = True
+    only_broadcasts = True
     event: Event
 
     @property
@@ -56,39 +43,44 @@ class Emit(Operation):
     def changes(self, registry: Registry) -> Sequence[Change]:
         return (self.event,)
 
-    def apply(self, dispatcher: Dispatcher) -> str | None:
-        offset = dispatcher.offset
-        dispatcher.recent_events.append(
-            dispatcher.position, self.event, _broadcast(dispatcher, self.event, offset)
-        )
+    def apply(self, context: Context, changes: Sequence[Change]) -> str | None:
+        offset = context.offset
+        frames = _broadcast(context, self.event, offset)
+        context.recent_events.append(context.recent_events.position, self.event, frames)
         return offset
 
 
 @dataclass(eq=False)
 class EmitVolatile(Operation):
-    """An event that is not stored. It ends in the present offset, since clients read one from it."""
+    """An event that is not stored.
 
-    broadcasts = True
+    The frames end in the present offset, because a client takes any last text argument as its offset
+    (socket.io-client 4.6, ``_lastOffset``).
+    """
+
+    only_broadcasts = True
+    may_store = False
     event: Event
 
     @property
     def size_bytes(self) -> int:
         return self.event.size_bytes
 
-    def apply(self, dispatcher: Dispatcher) -> None:
-        _broadcast(dispatcher, self.event, dispatcher.offset)
+    def apply(self, context: Context, changes: Sequence[Change]) -> None:
+        _broadcast(context, self.event, context.offset)
 
 
-def _broadcast(dispatcher: Dispatcher, event: Event, offset: str | None) -> Frames:
-    frames = dispatcher.encoder.event(event.namespace, event.payload, event.attachments, offset)
-    dispatcher.fan_out.broadcast((event.namespace, event.rooms, event.skip), frames)
+def _broadcast(context: Context, event: Event, offset: str | None) -> Frames:
+    frames = context.encoder.event(event.namespace, event.payload, event.attachments, offset)
+    context.fan_out.broadcast((event.namespace, event.rooms, event.skip), frames)
     return frames
 
 
 @dataclass(eq=False)
 class EmitWithAck(Operation):
-    """An event that asks for an acknowledgement: each recipient gets its own packet; not stored."""
+    """An event that asks for an acknowledgement: each recipient gets a packet of its own; not stored."""
 
+    may_store = False
     event: Event
     packet_for: Callable[[Session], Frames]
 
@@ -96,16 +88,17 @@ class EmitWithAck(Operation):
     def size_bytes(self) -> int:
         return self.event.size_bytes
 
-    def apply(self, dispatcher: Dispatcher) -> None:
-        for session in dispatcher.registry.members(self.event.namespace, self.event.rooms):
-            if session.connection is not None and session.sid not in self.event.skip:
-                _send_or_defer(dispatcher, session, self.packet_for(session))
+    def apply(self, context: Context, changes: Sequence[Change]) -> None:
+        for session in context.registry.members(self.event.namespace, self.event.rooms):
+            if session.current.connection is not None and session.sid not in self.event.skip:
+                _send_or_defer(context, session, self.packet_for(session))
 
 
 @dataclass(eq=False)
 class SendPacket(Operation):
     """A packet for one connection, such as an acknowledgement; not stored."""
 
+    may_store = False
     connection: ClientConnection
     namespace: str
     frames: Frames
@@ -114,19 +107,26 @@ class SendPacket(Operation):
     def size_bytes(self) -> int:
         return self.frames.size_bytes
 
-    def apply(self, dispatcher: Dispatcher) -> None:
+    def apply(self, context: Context, changes: Sequence[Change]) -> None:
         session = self.connection.sessions.get(self.namespace)
         if session is None:
-            dispatcher.fan_out.put(self.connection, self.frames)
+            context.fan_out.put(self.connection, self.frames)
         else:
-            _send_or_defer(dispatcher, session, self.frames)
+            _send_or_defer(context, session, self.frames)
 
 
-def _send_or_defer(dispatcher: Dispatcher, session: Session, frames: Frames) -> None:
-    if session.state is State.LIVE and session.connection is not None:
-        dispatcher.fan_out.put(session.connection, frames)
-    else:
-        defer_packet(session, frames, dispatcher.position)
+def _send_or_defer(context: Context, session: Session, frames: Frames) -> None:
+    """Send a packet that is not in the log, or keep the packet until the replay reaches its position."""
+    current = session.current
+    connection = current.connection
+    if session.state is State.LIVE and connection is not None:
+        context.fan_out.put(connection, frames)
+        return
+    current.deferred_packets.append((context.position, frames))
+    current.deferred_bytes += frames.size_bytes
+    too_many = len(current.deferred_packets) > MAX_DEFERRED_PACKETS
+    if (too_many or current.deferred_bytes > MAX_DEFERRED_BYTES) and connection is not None:
+        connection.abort("too many packets wait for the replay")
 
 
 @dataclass(eq=False)
@@ -138,35 +138,35 @@ class SessionOperation(Operation):
 
 @dataclass(eq=False)
 class JoinRoom(SessionOperation):
-    """A session enters a room, for the events after this point."""
+    """A session joins a room, for the events after this point."""
 
     room: Room
 
     def changes(self, registry: Registry) -> Sequence[Change]:
         return (RoomJoined(self.session.namespace, self.session.sid, self.room),)
 
-    def apply(self, dispatcher: Dispatcher) -> None:
+    def apply(self, context: Context, changes: Sequence[Change]) -> None:
         if self.session.state is not State.ENDED:
-            dispatcher.registry.enter(self.session, self.room, dispatcher.position)
+            context.registry.enter(self.session, self.room, context.position)
 
 
 @dataclass(eq=False)
 class LeaveRoom(SessionOperation):
-    """A session leaves a room; what came before this point is still for it."""
+    """A session leaves a room; events before this point are still for the session."""
 
     room: Room
 
     def changes(self, registry: Registry) -> Sequence[Change]:
         return (RoomLeft(self.session.namespace, self.session.sid, self.room),)
 
-    def apply(self, dispatcher: Dispatcher) -> None:
+    def apply(self, context: Context, changes: Sequence[Change]) -> None:
         if self.session.state is not State.ENDED:
-            dispatcher.registry.leave(self.session, self.room, dispatcher.position)
+            context.registry.leave(self.session, self.room, context.position)
 
 
 @dataclass(eq=False)
 class CloseRoom(Operation):
-    """Everybody leaves a room, those that are away as well."""
+    """All sessions leave a room, including sessions that are away."""
 
     namespace: str
     room: Room
@@ -174,14 +174,14 @@ class CloseRoom(Operation):
     def changes(self, registry: Registry) -> Sequence[Change]:
         return (RoomClosed(self.namespace, self.room),)
 
-    def apply(self, dispatcher: Dispatcher) -> None:
-        for session in list(dispatcher.registry.rooms.get((self.namespace, self.room), {})):
-            dispatcher.registry.leave(session, self.room, dispatcher.position)
+    def apply(self, context: Context, changes: Sequence[Change]) -> None:
+        for session in list(context.registry.rooms.get((self.namespace, self.room), {})):
+            context.registry.leave(session, self.room, context.position)
 
 
 @dataclass(eq=False)
 class SaveData(SessionOperation):
-    """The handlers' data of a session is replaced."""
+    """The saved data of a session are replaced."""
 
     data: str
 
@@ -192,7 +192,7 @@ class SaveData(SessionOperation):
     def changes(self, registry: Registry) -> Sequence[Change]:
         return (DataSaved(self.session.namespace, self.session.sid, self.data),)
 
-    def apply(self, dispatcher: Dispatcher) -> None:
+    def apply(self, context: Context, changes: Sequence[Change]) -> None:
         self.session.data = self.data
 
 
@@ -209,13 +209,13 @@ class BindIdentity(SessionOperation):
     def changes(self, registry: Registry) -> Sequence[Change]:
         return (SessionBound(self.session.namespace, self.session.sid, self.identity),)
 
-    def apply(self, dispatcher: Dispatcher) -> None:
-        self.session.identity = self.session.authenticated_as = self.identity
+    def apply(self, context: Context, changes: Sequence[Change]) -> None:
+        self.session.identity = self.session.current.authenticated_as = self.identity
 
 
 @dataclass(eq=False)
 class StoreIdempotencyKey(Operation):
-    """A client's event was handled; this is stored with what its handler asked for, or not at all."""
+    """An event of a client was handled; stored together with the deferred operations of the handler."""
 
     handled: EventHandled
 
@@ -226,5 +226,5 @@ class StoreIdempotencyKey(Operation):
     def changes(self, registry: Registry) -> Sequence[Change]:
         return (self.handled,)
 
-    def apply(self, dispatcher: Dispatcher) -> None:
-        """The acknowledgement follows as a turn of its own."""
+    def apply(self, context: Context, changes: Sequence[Change]) -> None:
+        """Do nothing: the acknowledgement follows as an operation of its own."""

@@ -11,18 +11,20 @@ from socketio_eventstore.core.packets import Frames
 
 
 class RecentEvents:
-    """The newest events in memory: a session that missed only these needs no disk and no waiting."""
+    """The newest events: a session that has missed only these needs no read from disk."""
 
-    def __init__(self, begins_after: int, limit_bytes: int, limit_events: int = 4096) -> None:
-        self.begins_after = begins_after
-        """Every event after this number is here."""
+    def __init__(self, position: int, limit_bytes: int, limit_events: int = 4096) -> None:
+        self.position = position
+        """The sequence of the last event that has taken effect."""
+        self.begins_after = position
+        """Every event after this sequence is here."""
         self._limit_bytes = limit_bytes
         self._limit_events = limit_events
         self._events: deque[tuple[int, Event, Frames]] = deque()
         self._size_bytes = 0
 
     def append(self, sequence: int, event: Event, frames: Frames) -> None:
-        """Add the newest event, as it was sent, and drop the oldest ones beyond the limits."""
+        """Add the newest event with the frames that were sent, and drop the oldest beyond the limits."""
         self._events.append((sequence, event, frames))
         self._size_bytes += event.size_bytes
         while self._size_bytes > self._limit_bytes or len(self._events) > self._limit_events:
@@ -30,7 +32,10 @@ class RecentEvents:
             self._size_bytes -= oldest.size_bytes
 
     def after(self, sequence: int) -> Iterator[tuple[int, Event, Frames]]:
-        """The events beyond a number, oldest first; the number must not be before ``begins_after``."""
+        """Iterate over the events beyond a sequence, oldest first.
+
+        The sequence must be at least ``begins_after``.
+        """
         newest_first = reversed(self._events)
         count = 0
         for found, _, _ in newest_first:

@@ -1,4 +1,4 @@
-"""What is no longer needed goes: expired sessions, and events that no unexpired session can lack."""
+"""Retention: expired sessions are ended, and events that no unexpired session needs are deleted."""
 
 from __future__ import annotations
 
@@ -6,57 +6,42 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 from socketio_eventlog.errors import StoreError
-from socketio_eventstore.core.commit_queue import Dispatcher
+from socketio_eventlog.log import Log
+from socketio_eventstore.core.commit_queue import CommitQueue
 from socketio_eventstore.core.recovery import Recovery
 from socketio_eventstore.core.sessions import Session, State
 
 logger = logging.getLogger(__name__)
 
 PRUNE_EVENTS = 1000
-"""Events that one transaction deletes: little enough that no emit notices."""
+"""Events that one transaction deletes: few enough that emits are not delayed."""
 
 
 IDEMPOTENCY_KEYS_KEPT_SECONDS = 3600.0
-"""How much longer than a session the answers to its events are kept: a client repeats an event in its
-next session, too."""
+"""How much longer than a session an idempotency key is kept: clients repeat events in the next session."""
 
 Expired: TypeAlias = Callable[[Session], Awaitable[None]]
-"""Ends a session that has expired. When it raises, the session is tried again at the next sweep."""
+"""Ends a session that has expired. After an exception the next sweep tries again."""
 
 
 class UptimeClock:
-    """Seconds that the server has been up, over all its starts.
+    """Seconds that the server has been up, over all starts on one database.
 
-    The maximum disconnection duration is measured by it: clients cannot come back while the server is
-    down, and nobody can set it, unlike the wall clock.
+    The maximum disconnection duration is measured on this clock: clients cannot come back while the server
+    is down, and the clock cannot be set, unlike the wall clock.
     """
 
     def __init__(self, seconds_before: float, monotonic: Callable[[], float] = time.monotonic) -> None:
+        """``seconds_before``: the uptime of the earlier starts."""
         self._monotonic = monotonic
         self._zero = monotonic() - seconds_before
 
     def __call__(self) -> float:
-        """The present service time in seconds."""
+        """Return the present uptime in seconds."""
         return self._monotonic() - self._zero
-
-
-class PrunableLog(Protocol):
-    """What retention needs of the log."""
-
-    async def heartbeat(self, uptime: float) -> None:
-        """Write down that the server is alive and how long it has been up, in seconds."""
-        ...
-
-    async def prune_idempotency_keys(self, handled_before: float, limit: int) -> int:
-        """Forget some of the oldest answers to clients' events; return how many."""
-        ...
-
-    async def prune(self, *, through: int, emitted_before: float, limit: int) -> int:
-        """Delete some of the oldest events; return how many."""
-        ...
 
 
 class Retention:
@@ -64,8 +49,8 @@ class Retention:
 
     def __init__(
         self,
-        log: PrunableLog,
-        dispatcher: Dispatcher,
+        log: Log,
+        queue: CommitQueue,
         recovery: Recovery,
         clock: UptimeClock,
         *,
@@ -75,7 +60,8 @@ class Retention:
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._log = log
-        self._dispatcher = dispatcher
+        self._queue = queue
+        self._registry = queue.context.registry
         self._recovery = recovery
         self._clock = clock
         self._expired = expired
@@ -98,43 +84,45 @@ class Retention:
                 task.cancel()
 
     async def sweep(self) -> int:
-        """End the expired sessions, then delete old events in small steps; return how many events."""
-        self._dispatcher.retry_pending_changes()
-        # Expiry and pruning go by the time that is on disk: after a crash the clock runs on from there, and
-        # who was expired when events were pruned must not be found waiting for them.
+        """End the expired sessions, then delete old events in small steps; return the number of events."""
+        self._queue.retry_pending_changes()
+        # Expiry and pruning go by the uptime on disk. After a crash the clock continues from there, and a
+        # session that was expired when events were pruned must not be found waiting for those events.
         now = self._clock()
         await self._log.heartbeat(now)
-        self._recovery.position_history.note(now, self._dispatcher.position)
-        for session in list(self._dispatcher.registry):
+        self._recovery.position_history.note(now, self._queue.position)
+        for session in list(self._registry):
             if self._recovery.is_expired(session, now) and session not in self._expiring:
                 self._expiring[session] = asyncio.create_task(self._expire(session))
-        forgotten_before = self._clock() - self._retention_seconds - IDEMPOTENCY_KEYS_KEPT_SECONDS
-        while await self._log.prune_idempotency_keys(forgotten_before, PRUNE_EVENTS) == PRUNE_EVENTS:
+        await self._prune_idempotency_keys()
+        return await self._prune(self.floor(now))
+
+    async def _prune_idempotency_keys(self) -> None:
+        handled_before = self._clock() - self._retention_seconds - IDEMPOTENCY_KEYS_KEPT_SECONDS
+        while await self._log.prune_idempotency_keys(handled_before, PRUNE_EVENTS) == PRUNE_EVENTS:
             pass
-        pruned, floor = 0, self.floor(now)
+
+    async def _prune(self, floor: int) -> int:
+        pruned = 0
         while True:
-            deleted = await self._log.prune(
-                through=floor,
-                emitted_before=self._wall_clock() - self._retention_seconds,
-                limit=PRUNE_EVENTS,
-            )
+            emitted_before = self._wall_clock() - self._retention_seconds
+            deleted = await self._log.prune(through=floor, emitted_before=emitted_before, limit=PRUNE_EVENTS)
             pruned += deleted
             if deleted < PRUNE_EVENTS:
                 return pruned
 
     def floor(self, now: float) -> int:
-        """The number through which every session that has not expired is known to have its events.
+        """Return the sequence up to which every unexpired session has confirmed its events.
 
-        Age alone would be wrong: a downtime, a half-open connection or a replay that was cut leaves a
-        client behind although its events are old.
+        Pruning by age alone would be wrong: after a downtime, a half-open connection or an interrupted
+        replay, a client lacks events although they are old.
         """
-        registry = self._dispatcher.registry
         confirmed = (
             session.confirmed
-            for session in registry
+            for session in self._registry
             if session.state is not State.ENDED and not self._recovery.is_expired(session, now)
         )
-        return min(confirmed, default=self._dispatcher.position)
+        return min(confirmed, default=self._queue.position)
 
     async def _expire(self, session: Session) -> None:
         try:

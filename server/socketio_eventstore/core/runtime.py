@@ -1,4 +1,4 @@
-"""The parts that make up a running server, put together, started and stopped in the right order."""
+"""The parts of a running server, put together, started and stopped in the right order."""
 
 from __future__ import annotations
 
@@ -6,74 +6,48 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final
 
 from socketio_eventlog.errors import StoreError
-from socketio_eventlog.options import StoreOptions
+from socketio_eventlog.log import Log
 from socketio_eventlog.sqlite.log import EventLog
 from socketio_eventlog.volatile import VolatileLog
-from socketio_eventstore.core.commit_queue import Dispatcher
+from socketio_eventstore.core.commit_queue import CommitQueue
+from socketio_eventstore.core.fan_out import FanOut
+from socketio_eventstore.core.flush_schedule import FlushSchedule
+from socketio_eventstore.core.operation import Context
+from socketio_eventstore.core.options import Options
 from socketio_eventstore.core.packets import PacketEncoder
+from socketio_eventstore.core.recent_events import RecentEvents
 from socketio_eventstore.core.recovery import Recovery, RecoveryLimits
+from socketio_eventstore.core.registry import Registry
 from socketio_eventstore.core.replay import Replayer
 from socketio_eventstore.core.retention import Expired, Retention, UptimeClock
 from socketio_eventstore.core.session_operations import MarkAway
-from socketio_eventstore.core.sessions import Registry, Session
+from socketio_eventstore.core.sessions import Session
 
 logger = logging.getLogger(__name__)
 
-TAIL_BYTES = 1_000_000
-"""Newest events that are kept in memory; a quarter of a client's buffer if that is less."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """How the store is used and what a recovery may cost; durations in seconds, sizes in bytes."""
-
-    path: Path | None
-    """The database; None means that recovery is disabled and nothing is stored."""
-    synchronous: Literal["full", "normal"] = "full"
-    prune_interval: float = 10.0
-    index_memory: int = 64_000_000
-    max_disconnection_duration: float = 120.0
-    skip_middlewares: bool = False
-    recover_client_disconnect: bool = True
-    max_missed_packets: int = 100_000
-    max_missed_bytes: int = 64_000_000
-    max_client_buffer: int = 4_000_000
-    websocket_compression: int = 0
-    """Frames from so many bytes on are compressed; 0: none."""
-    heartbeat: float = 45.0
-    """How long a connection may be dead before that is noticed."""
-
-    @property
-    def max_event_bytes(self) -> int:
-        """A larger event could never be sent, since it alone would overflow a client's buffer."""
-        return self.max_client_buffer // 2
+RECENT_EVENTS_BYTES: Final = 1_000_000
+"""Bytes of recent events in memory; a quarter of a client's buffer when that is less."""
 
 
 class Runtime:
-    """A log, what is in memory of it, and the tasks that work on both."""
+    """A log, the sessions and recent events in memory, and the tasks that work on both."""
 
-    def __init__(
-        self, options: Options, log: EventLog | VolatileLog, encoder: PacketEncoder, expired: Expired
-    ) -> None:
+    def __init__(self, options: Options, log: Log, encoder: PacketEncoder, expired: Expired) -> None:
+        """Start the tasks; call this on the event loop. ``start`` opens the log first."""
         self.options = options
         self.log = log
+        self.encoder = encoder
         self.registry = Registry()
         page_bytes = options.max_client_buffer // 4
-        self.replayer = Replayer(log, page_bytes)
-        self.dispatcher = Dispatcher(
-            log,
-            self.registry,
-            encoder,
-            tail_bytes=min(TAIL_BYTES, page_bytes),
-            offsets=isinstance(log, EventLog),
-            catch_up=self.replayer.begin,
-        )
-        self.replayer.dispatcher = self.dispatcher
+        recent_events = RecentEvents(log.head, min(RECENT_EVENTS_BYTES, page_bytes))
+        fan_out = FanOut(self.registry)
+        replayer = Replayer(log, recent_events, fan_out, encoder, max_unsent_bytes=page_bytes)
+        context = Context(log, self.registry, fan_out, encoder, recent_events, replayer.begin)
+        self.flush_schedule = FlushSchedule(fan_out)
+        self.queue = CommitQueue(context, self.flush_schedule)
         limits = RecoveryLimits(
             options.max_disconnection_duration,
             options.max_missed_packets,
@@ -81,75 +55,69 @@ class Runtime:
             options.heartbeat,
         )
         self.recovery = Recovery(log, self.registry, limits)
-        self.clock = UptimeClock(log.uptime_at_open if isinstance(log, EventLog) else 0.0)
-        self._dispatching = self._work(self.dispatcher.run())
-        self._tasks = [self._work(self.replayer.run())]
-        if isinstance(log, EventLog):
+        self.clock = UptimeClock(log.uptime_at_open)
+        self._committing = _start_task(self.queue.run())
+        self._tasks = [_start_task(replayer.run())]
+        if log.is_durable:
             retention = Retention(
                 log,
-                self.dispatcher,
+                self.queue,
                 self.recovery,
                 self.clock,
                 expired=expired,
                 interval_seconds=options.prune_interval,
                 retention_seconds=options.max_disconnection_duration,
             )
-            self._tasks.append(self._work(retention.run()))
+            self._tasks.append(_start_task(retention.run()))
 
     @classmethod
     async def start(cls, options: Options, encoder: PacketEncoder, expired: Expired) -> Runtime:
-        """Open the store, bring its schema up to date and take in its sessions.
+        """Open the store, bring the schema up to date and load the sessions.
 
         ``expired`` ends a session that has expired, and tells the application. Raises StoreNotUsable.
         """
-        if options.path is None:
-            return cls(options, VolatileLog(), encoder, expired)
-        log = await EventLog.open(
-            StoreOptions(
-                path=options.path, synchronous=options.synchronous, index_memory=options.index_memory
-            )
-        )
+        log: Log = VolatileLog() if options.path is None else await EventLog.open(options)
         try:
-            sessions = await log.load_sessions()  # before anything is pruned that they need
+            sessions = await log.load_sessions()  # before any event that they need is pruned
         except BaseException:
             await log.close()
             raise
         runtime = cls(options, log, encoder, expired)
         now = runtime.clock()
         for stored in sessions:
-            # A session that a crash left open is away from the moment when its client can come back.
+            # A session that a crash left open is away from the moment at which the client can come back.
             away_since = now if stored.away_since is None else min(stored.away_since, now)
             session = Session.restore(stored, away_since)
             runtime.registry.add(session)
-            if stored.away_since is None:  # and from then on, however often the server starts
-                runtime.dispatcher.enqueue(MarkAway(session, session.claim, time.time()))
+            if stored.away_since is None:  # and this moment stays, however often the server starts
+                runtime.queue.enqueue(MarkAway(session, session.current, time.time()))
         return runtime
 
     @property
-    def enabled(self) -> bool:
+    def is_enabled(self) -> bool:
         """Whether connection state recovery is enabled."""
-        return isinstance(self.log, EventLog)
+        return self.log.is_durable
 
     async def close(self) -> None:
-        """Commit and dispatch what is in the queue, stop the tasks, close the store."""
-        self.dispatcher.retry_pending_changes()
-        self.dispatcher.close()
-        await asyncio.gather(self._dispatching, return_exceptions=True)
+        """Commit the waiting operations and let them take effect, stop the tasks, close the store."""
+        self.queue.retry_pending_changes()
+        self.queue.close()
+        await asyncio.gather(self._committing, return_exceptions=True)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
-            if isinstance(self.log, EventLog):
-                await self.log.heartbeat(self.clock())
+            await self.log.heartbeat(self.clock())
         except StoreError as error:
             logger.error("The last heartbeat could not be stored. %s", error)
         finally:
             await self.log.close()
 
-    def _work(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        task.add_done_callback(_report_death)
-        return task
+
+def _start_task(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    task = asyncio.create_task(work)
+    task.add_done_callback(_report_death)
+    return task
 
 
 def _report_death(task: asyncio.Task[None]) -> None:

@@ -1,4 +1,4 @@
-"""The turns in a session's life: it is opened, accepted or refused, goes away, comes back, ends."""
+"""The operations in the life of a session: opened, accepted or refused, away, ended."""
 
 from __future__ import annotations
 
@@ -6,157 +6,161 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from socketio_eventlog.errors import StoreError
-from socketio_eventlog.records import (
-    Change,
-    SessionAway,
-    SessionEnded,
-    SessionOpened,
-    SessionResumed,
-)
-from socketio_eventstore.core.commit_queue import Dispatcher, Operation, PendingChange
+from socketio_eventlog.records import Change, SessionAway, SessionEnded, SessionOpened, SessionResumed
+from socketio_eventstore.core.operation import Context, Operation
 from socketio_eventstore.core.packets import Frames
-from socketio_eventstore.core.sessions import ClientConnection, Registry, Session, State
+from socketio_eventstore.core.registry import Registry
+from socketio_eventstore.core.sessions import ClientConnection, Session, SessionConnection, State
 
 
 @dataclass(eq=False)
 class OpenSession(Operation):
-    """A new session. It begins at this point of the order, and is on disk before anybody hears of it."""
+    """A new session, which begins at this point of the order and is on disk before its CONNECT."""
 
     session: Session
     opened_at: float
+    """Wall-clock time in seconds."""
 
     def changes(self, registry: Registry) -> Sequence[Change]:
         s = self.session
         return (SessionOpened(s.namespace, s.sid, s.pid_hash, s.former_offset, self.opened_at),)
 
-    def apply(self, dispatcher: Dispatcher) -> None:
+    def apply(self, context: Context, changes: Sequence[Change]) -> None:
         session = self.session
-        session.start = dispatcher.log.offset_at(
-            dispatcher.position
-        )  # of this boot, whoever wrote the position
-        session.confirmed = session.sent = session.pinged_position = dispatcher.position
-        dispatcher.registry.add(session)
+        # An offset of the present epoch, although an earlier epoch may have stored the last event.
+        session.start = context.log.offset_at(context.position)
+        session.confirmed = context.position
+        context.registry.add(session)
 
 
 @dataclass(eq=False)
 class AcceptSession(Operation):
-    """The connect handler agreed: CONNECT, then what was missed, then live. Gives whether it came to that."""
+    """The connect handler has accepted: CONNECT, then the missed events, then live events.
+
+    The result is whether the client was accepted: another connection may have claimed the session.
+    """
 
     session: Session
-    claim: int
+    attached: SessionConnection
     pid: str | None
+    """The private id for the CONNECT packet; None when recovery is disabled."""
     resumed_at: float
+    """Wall-clock time in seconds."""
     deferred: Sequence[Operation] = ()
-    """What the connect handler asked for a recovered session: done now, or never if it was refused."""
-    _resumes: bool = False
+    """The changes of a recovered session by the connect handler: done now, or never after a refusal."""
+
+    @property
+    def may_store(self) -> bool:
+        return self.attached.recovered
 
     def changes(self, registry: Registry) -> Sequence[Change]:
         s = self.session
-        self._resumes = s.recovered and _is_connecting(s, self.claim)
-        if not self._resumes:
+        if not self.attached.recovered or not s.is_claimed_by(self.attached):
             return ()
-        changes_deferred = [change for operation in self.deferred for change in operation.changes(registry)]
-        return (SessionResumed(s.namespace, s.sid, self.resumed_at), *changes_deferred)
+        deferred = [change for operation in self.deferred for change in operation.changes(registry)]
+        return (SessionResumed(s.namespace, s.sid, self.resumed_at), *deferred)
 
-    def apply(self, dispatcher: Dispatcher) -> bool:
-        session = self.session
-        if self._resumes:
+    def apply(self, context: Context, changes: Sequence[Change]) -> bool:
+        session, attached = self.session, self.attached
+        if changes:
             for operation in self.deferred:
-                operation.apply(dispatcher)
-        if not _is_connecting(session, self.claim) or session.connection is None:
+                operation.apply(context, ())
+        if not session.is_claimed_by(attached) or attached.connection is None:
             return False
-        for superseded in session.superseded:
-            dispatcher.fan_out.put(superseded, dispatcher.encoder.disconnect(session.namespace))
-        session.superseded.clear()
-        connect = dispatcher.encoder.connect(session.namespace, session.sid, self.pid)
-        dispatcher.fan_out.put(session.connection, connect)
+        for superseded in attached.superseded:
+            context.fan_out.put(superseded, context.encoder.disconnect(session.namespace))
+        attached.superseded.clear()
+        connect = context.encoder.connect(session.namespace, session.sid, self.pid)
+        context.fan_out.put(attached.connection, connect)
         session.move(State.REPLAYING)
-        session.confirm(session.sent)
-        dispatcher.catch_up(session)
+        session.confirm(attached.sent)
+        context.begin_replay(session)
         return True
 
-    def refused(self, dispatcher: Dispatcher, error: StoreError) -> Sequence[PendingChange]:
-        if self.session.connection is not None and _is_connecting(self.session, self.claim):
-            self.session.connection.abort("the store is not available")
-        return ()
+    def refused(self, context: Context, error: StoreError) -> None:
+        if self.session.is_claimed_by(self.attached) and self.attached.connection is not None:
+            self.attached.connection.abort("the store is not available")
 
 
 @dataclass(eq=False)
 class RefuseSession(Operation):
-    """The connect handler refused. A new session is deleted, a recovered one stays as it was."""
+    """The connect handler has refused. A new session is deleted; a recovered one stays as before."""
 
+    has_happened = True
     session: Session
-    claim: int
+    attached: SessionConnection
     error: Frames | None
-    """The CONNECT_ERROR packet; None when the client is given another session instead."""
+    """The CONNECT_ERROR packet; None when the client gets another session instead."""
     refused_at: float
+    """Wall-clock time in seconds."""
 
-    def changes(self, registry: Registry) -> Sequence[PendingChange]:
+    def changes(self, registry: Registry) -> Sequence[Change]:
         s = self.session
-        if not _is_connecting(s, self.claim):
+        if not s.is_claimed_by(self.attached):
             return ()
-        if not s.recovered:
+        if not self.attached.recovered:
             return (SessionEnded(s.namespace, s.sid),)
-        if s.superseded:  # it was connected until it was claimed
+        if self.attached.superseded:  # the session was connected until this connection claimed it
             return (SessionAway(s.namespace, s.sid, self.refused_at, s.away_since, s.confirmed),)
         return ()
 
-    def apply(self, dispatcher: Dispatcher) -> None:
-        connection = self._step_back(dispatcher)
+    def apply(self, context: Context, changes: Sequence[Change]) -> None:
+        connection = self._step_back(context)
         if connection is not None and self.error is not None:
-            dispatcher.fan_out.put(connection, self.error)
+            context.fan_out.put(connection, self.error)
 
-    def refused(self, dispatcher: Dispatcher, error: StoreError) -> Sequence[PendingChange]:
-        pending = self.changes(dispatcher.registry)
-        connection = self._step_back(dispatcher)
-        if connection is not None:  # no CONNECT_ERROR: the client may try again when the store is back
+    def refused(self, context: Context, error: StoreError) -> None:
+        connection = self._step_back(context)
+        if connection is not None:  # without CONNECT_ERROR: the client tries again when the store is back
             connection.abort("the store is not available")
-        return pending
 
-    def _step_back(self, dispatcher: Dispatcher) -> ClientConnection | None:
+    def _step_back(self, context: Context) -> ClientConnection | None:
         session = self.session
-        if not _is_connecting(session, self.claim):
+        if not session.is_claimed_by(self.attached):
             return None
         connection = session.detach()
-        if session.recovered:
+        if self.attached.recovered:
             session.move(State.AWAY)
-            for superseded in session.superseded:  # whoever had it may come back for it
-                superseded.abort("its session was claimed by somebody who was refused")
-            session.superseded.clear()
+            abort_superseded(self.attached)
         else:
             session.move(State.ENDED)
-            dispatcher.registry.remove(session)
+            context.registry.remove(session)
         return connection
 
 
-def _is_connecting(session: Session, claim: int) -> bool:
-    return session.claim == claim and session.state is State.CONNECTING
+def abort_superseded(attached: SessionConnection) -> None:
+    """Close the connections that lost the session to a client that was not accepted.
+
+    They get no DISCONNECT packet, so the owner of the session comes back.
+    """
+    for superseded in attached.superseded:
+        superseded.abort("the session was claimed by a client that was not accepted")
+    attached.superseded.clear()
 
 
 @dataclass(eq=False)
 class MarkAway(Operation):
-    """A transport ended in a recoverable way; the session waits for its owner."""
+    """A transport ended in a recoverable way; the session waits for its client."""
 
+    has_happened = True
     session: Session
-    claim: int
+    attached: SessionConnection
     disconnected_at: float
+    """Wall-clock time in seconds."""
 
-    def changes(self, registry: Registry) -> Sequence[PendingChange]:
+    def changes(self, registry: Registry) -> Sequence[Change]:
         s = self.session
-        if s.claim != self.claim or s.state is not State.AWAY:
+        if s.current is not self.attached or s.state is not State.AWAY:
             return ()
         return (SessionAway(s.namespace, s.sid, self.disconnected_at, s.away_since, s.confirmed),)
 
-    def apply(self, dispatcher: Dispatcher) -> None:
-        """The connection is dead already; there is nobody to tell."""
-
-    def refused(self, dispatcher: Dispatcher, error: StoreError) -> Sequence[PendingChange]:
-        return self.changes(dispatcher.registry)
+    def apply(self, context: Context, changes: Sequence[Change]) -> None:
+        """Do nothing: memory has the change already, and the connection is gone."""
 
 
 @dataclass(frozen=True, slots=True)
 class EndedSession:
-    """What a session was at the moment of its end."""
+    """A session at the moment of its end."""
 
     connection: ClientConnection | None
     was_accepted: bool
@@ -164,52 +168,56 @@ class EndedSession:
 
 @dataclass(eq=False)
 class EndSession(Operation):
-    """A session is over for good; nobody can claim it from here on. Gives Ended, None if it was over.
+    """A session is over for good; no client can claim the session from here on.
 
-    If that cannot be stored now it ends in memory all the same.
+    When the store refuses the change, the session ends in memory all the same. The result is an
+    EndedSession, or None when the session was over already.
     """
 
+    has_happened = True
     session: Session
 
-    def changes(self, registry: Registry) -> Sequence[PendingChange]:
+    def changes(self, registry: Registry) -> Sequence[Change]:
         if self.session.state is State.ENDED:
             return ()
         return (SessionEnded(self.session.namespace, self.session.sid),)
 
-    def apply(self, dispatcher: Dispatcher) -> EndedSession | None:
+    def apply(self, context: Context, changes: Sequence[Change]) -> EndedSession | None:
+        return self._end(context)
+
+    def refused(self, context: Context, error: StoreError) -> None:
+        self._end(context)
+
+    def _end(self, context: Context) -> EndedSession | None:
         session = self.session
         if session.state is State.ENDED:
             return None
-        accepted = session.state in (State.LIVE, State.REPLAYING)
+        was_accepted = session.is_connected
         connection = session.detach()
         session.move(State.ENDED)
-        if not session.running_disconnect_handlers:  # whose handlers may still ask for it
-            dispatcher.registry.remove(session)
-        return EndedSession(connection, accepted)
-
-    def refused(self, dispatcher: Dispatcher, error: StoreError) -> Sequence[PendingChange]:
-        pending = self.changes(dispatcher.registry)
-        EndSession.apply(self, dispatcher)
-        return pending
+        if not session.running_disconnect_handlers:  # handlers may still ask for rooms and data
+            context.registry.remove(session)
+        return EndedSession(connection, was_accepted)
 
 
 @dataclass(eq=False)
 class RevokeSession(EndSession):
-    """The application ends a session. If that cannot be stored, nothing has changed."""
+    """The application ends a session. When the store refuses the change, nothing has changed."""
 
-    def refused(self, dispatcher: Dispatcher, error: StoreError) -> Sequence[PendingChange]:
-        return ()
+    has_happened = False
+
+    def refused(self, context: Context, error: StoreError) -> None:
+        return
 
 
 @dataclass(eq=False)
 class DisconnectSession(RevokeSession):
-    """The application disconnects a client, who is told by a DISCONNECT packet and does not return."""
+    """The application disconnects a client with a DISCONNECT packet, after which the client stays away."""
 
-    def apply(self, dispatcher: Dispatcher) -> EndedSession | None:
-        ended = super().apply(dispatcher)
+    def apply(self, context: Context, changes: Sequence[Change]) -> EndedSession | None:
+        ended = self._end(context)
         if ended is not None:
             self.session.disconnected_by_server = True
             if ended.connection is not None and ended.was_accepted:
-                farewell = dispatcher.encoder.disconnect(self.session.namespace)
-                dispatcher.fan_out.put(ended.connection, farewell)
+                context.fan_out.put(ended.connection, context.encoder.disconnect(self.session.namespace))
         return ended

@@ -1,14 +1,13 @@
-"""The sessions in memory: who they are, which rooms they are in, how far they have got.
+"""Sessions in memory: identity, rooms, progress of the client, and the present connection.
 
-Pure state without I/O. It holds every session that is not over, connected or away, so that rooms can
-be changed and events addressed while a client is gone. The store has the durable copy; a change is
-made here when its turn was committed, in the order of the log.
+Pure state without I/O and without an event loop. The store has the durable copy of a session. A change is
+made here when the operation was committed, in the order of the log.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -17,21 +16,21 @@ from socketio_eventstore.core.packets import Frames
 
 
 class State(Enum):
-    """Where a session stands."""
+    """The state of a session."""
 
     CONNECTING = auto()
-    """Claimed by a connection whose connect handler has not accepted it yet; nothing is written."""
+    """Claimed by a connection and not accepted yet by the connect handler; nothing is written."""
     REPLAYING = auto()
-    """Accepted; it is sent what it missed, read from the log."""
+    """Accepted; the missed events are sent, read from the log."""
     LIVE = auto()
-    """It is sent every event at its turn."""
+    """Every event is sent as soon as the event takes effect."""
     AWAY = auto()
-    """Its transport is gone; its owner may come back."""
+    """The transport is gone; the client may come back."""
     ENDED = auto()
-    """Over; its pid opens nothing any more."""
+    """Over; the private id opens nothing any more."""
 
 
-_MOVES = {
+_TRANSITIONS = {
     State.CONNECTING: {State.CONNECTING, State.REPLAYING, State.AWAY, State.ENDED},
     State.REPLAYING: {State.CONNECTING, State.LIVE, State.AWAY, State.ENDED},
     State.LIVE: {State.CONNECTING, State.AWAY, State.ENDED},
@@ -39,18 +38,21 @@ _MOVES = {
     State.ENDED: set(),
 }
 
+CONNECTED = frozenset({State.REPLAYING, State.LIVE})
+"""The states in which the client was accepted and is connected."""
+
 
 class ClientConnection(ABC):
-    """One Engine.IO connection as the core sees it; several namespaces share it."""
+    """One Engine.IO connection, as the core uses it; several namespaces share it."""
 
     def __init__(self, connection_id: str) -> None:
         self.id = connection_id
         self.sessions: dict[str, Session] = {}
-        """The sessions that it carries, by namespace."""
+        """The sessions on this connection, by namespace."""
 
     @abstractmethod
     def write(self, batch: Sequence[Frames]) -> None:
-        """Hand over frames in order, without waiting. A connection that is closed drops them."""
+        """Hand over frames in order, without waiting. A closed connection drops the frames."""
 
     @abstractmethod
     def abort(self, reason: str) -> None:
@@ -59,79 +61,91 @@ class ClientConnection(ABC):
     @property
     @abstractmethod
     def unsent_bytes(self) -> int:
-        """What was handed over and has not left yet."""
+        """Bytes that were handed over and have not left yet."""
 
     def ping_written(self, position: int, now: float) -> None:
-        """Note what lies before a heartbeat in the connection's bytes; ``now`` is service time in seconds.
+        """Record the position that lies before a heartbeat; ``now`` is the uptime in seconds.
 
-        Engine.IO heartbeats are receipts: what was written before a ping has arrived when its pong
-        comes. A session that is not accepted yet was written nothing.
+        Engine.IO heartbeats are receipts: everything written before a ping has arrived when the pong
+        comes (Engine.IO protocol 4, "Heartbeat"). Nothing is written for a session that is not accepted.
         """
         for session in self.sessions.values():
+            current = session.current
             if session.state is State.LIVE:
-                session.pinged_position, session.pinged_at = position, now
+                current.pinged_position, current.pinged_at = position, now
             elif session.state is State.REPLAYING:
-                session.pinged_position, session.pinged_at = session.sent, now
+                current.pinged_position, current.pinged_at = current.sent, now
 
     def pong_received(self) -> None:
-        """The client has answered the heartbeat."""
+        """Confirm the positions of the last ping."""
         for session in self.sessions.values():
-            session.confirm(session.pinged_position)
-            session.pong_at = session.pinged_at
+            session.confirm(session.current.pinged_position)
+            session.pong_at = session.current.pinged_at
+
+
+@dataclass(eq=False, slots=True)
+class SessionConnection:
+    """The part of a session that belongs to one connection; made anew for each, compared by identity."""
+
+    connection: ClientConnection | None = None
+    """None before the first connection, and after the session was taken off the connection."""
+    recovered: bool = False
+    """Whether this connection recovered the session."""
+    authenticated_as: str | None = None
+    """The identity that the connect handler of this connection has bound."""
+    superseded: list[ClientConnection] = field(default_factory=list)
+    """Earlier connections that lost the session to this one, which is not accepted yet."""
+    sent: int = 0
+    """During a replay: events up to this sequence need not be sent (again)."""
+    pinged_position: int = 0
+    """The position that the outstanding heartbeat confirms."""
+    pinged_at: float = 0.0
+    """The uptime in seconds at which that heartbeat was written."""
+    deferred_packets: list[tuple[int, Frames]] = field(default_factory=list)
+    """Packets that are not in the log, each with the position at which the packet belongs into the replay."""
+    deferred_bytes: int = 0
 
 
 @dataclass(eq=False, slots=True)
 class Session:
-    """One client in one namespace, over all its connections."""
+    """One client in one namespace, over all connections of the client."""
 
     namespace: str
     sid: str
     pid_hash: bytes
     start: Offset
+    """The position at which the session began."""
     former_offset: str | None = None
+    """The offset of an earlier session, which the client sends until it receives an event."""
     identity: str | None = None
-    """Who it belongs to, if the handlers have said so."""
-    authenticated_as: str | None = None
-    """Who the present connection is, as its connect handler has said."""
+    """The identity to which the handlers have bound the session."""
     data: str = "{}"
-    """What the handlers saved, a JSON object."""
+    """The saved data of the handlers, a JSON object."""
     saving: str | None = None
-    """What was saved last, until it is on disk: the handlers see their own changes at once."""
+    """The data saved last, until they are on disk: handlers see their own changes at once."""
     state: State = State.CONNECTING
-    connection: ClientConnection | None = None
-    superseded: list[ClientConnection] = field(default_factory=list)
-    """Connections that lost it to the present one, which is not accepted yet."""
+    current: SessionConnection = field(default_factory=SessionConnection)
+    """The present connection, or the last one while the client is away."""
     claim: int = 0
-    """Counts the connections that took the session over; a late word of an earlier one is ignored."""
-    recovered: bool = False
-    """Whether the present connection recovered the session."""
+    """The number of the last claim: a fencing token."""
     joined: dict[Room, int] = field(default_factory=dict)
-    """The rooms it is in, with the log's position at which it entered."""
+    """The rooms of the session, each with the position of the log at the join."""
     left: list[Membership] = field(default_factory=list)
-    """Memberships that ended and may still be needed for a replay."""
+    """Ended memberships that a replay may still need."""
     confirmed: int = 0
-    """Events up to this number are known to have reached the client."""
-    sent: int = 0
-    """While it connects or replays: events up to this number need not be sent (again)."""
-    pinged_position: int = 0
-    """What will be confirmed when the outstanding heartbeat is answered."""
-    pinged_at: float = 0.0
-    """Service time in seconds at which that was written."""
+    """Events up to this sequence are known to have reached the client."""
     pong_at: float = 0.0
-    """Service time in seconds at which the last heartbeat that it answered was written."""
-    deferred_packets: list[tuple[int, Frames]] = field(default_factory=list)
-    """Packets that are not in the log, with the position at which they belong into the replay."""
-    deferred_bytes: int = 0
+    """The uptime in seconds at which the last answered heartbeat was written."""
     away_since: float = 0.0
-    """Service time in seconds at which it went away."""
+    """The uptime in seconds at which the client went away."""
     running_disconnect_handlers: int = 0
-    """Disconnect handlers that are to run or running: meanwhile they can ask for its rooms and data."""
+    """Disconnect handlers that run or are about to; meanwhile they can ask for rooms and data."""
     disconnected_by_server: bool = False
-    """Whether it ended by ``disconnect``, after which its client is not to come back by itself."""
+    """Whether ``disconnect`` ended the session, so that the client does not come back by itself."""
 
     @classmethod
     def restore(cls, stored: StoredSession, away_since: float) -> Session:
-        """The session as the database had it when the server started."""
+        """Make a session from the row that the store had at the start of the server."""
         return cls(
             namespace=stored.namespace,
             sid=stored.sid,
@@ -147,56 +161,74 @@ class Session:
             away_since=away_since,
         )
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether the client was accepted and is connected."""
+        return self.state in CONNECTED
+
+    def is_claimed_by(self, attached: SessionConnection) -> bool:
+        """Whether a connection holds the latest claim and the connect handler has not decided yet."""
+        return self.current is attached and self.state is State.CONNECTING
+
     def move(self, state: State) -> None:
-        """Enter another state. Raises RuntimeError for a step that no session can take."""
-        if state not in _MOVES[self.state]:
+        """Enter another state. Raises RuntimeError for a forbidden transition."""
+        if state not in _TRANSITIONS[self.state]:
             raise RuntimeError(f"session {self.sid} cannot go from {self.state.name} to {state.name}")
         self.state = state
 
-    def attach(self, connection: ClientConnection, cursor: int) -> int:
-        """Let a connection take the session over, whoever had it; return the number of its claim.
+    def attach(
+        self, connection: ClientConnection, cursor: int, *, recovered: bool = False
+    ) -> SessionConnection:
+        """Let a connection claim the session, and take the session off any earlier connection.
 
-        This is no turn: the old connection must fall silent at once, and nothing else changes before
-        the new one is accepted.
+        ``cursor``: events up to this sequence need not be sent. This is no operation: the earlier
+        connection must fall silent at once, and nothing else changes before the new one is accepted.
         """
         self.move(State.CONNECTING)
-        if (superseded := self.detach()) is not None:
-            self.superseded.append(superseded)
+        superseded = self.current.superseded
+        if (former := self.detach()) is not None:
+            superseded.append(former)
         self.claim += 1
-        self.connection = connection
-        self.authenticated_as = None
+        self.current = SessionConnection(
+            connection,
+            recovered=recovered,
+            superseded=superseded,
+            sent=cursor,
+            pinged_position=self.confirmed,
+            pinged_at=self.pong_at,
+        )
         connection.sessions[self.namespace] = self
-        self.sent, self.pinged_position, self.pinged_at = cursor, self.confirmed, self.pong_at
-        return self.claim
+        return self.current
 
     def detach(self) -> ClientConnection | None:
-        """Take the session off its connection, which falls silent for it."""
-        connection, self.connection = self.connection, None
+        """Take the session off its connection, which falls silent for this namespace."""
+        current = self.current
+        connection, current.connection = current.connection, None
         if connection is not None and connection.sessions.get(self.namespace) is self:
             del connection.sessions[self.namespace]
-        self.deferred_packets.clear()
-        self.deferred_bytes = 0
+        current.deferred_packets.clear()
+        current.deferred_bytes = 0
         return connection
 
     def confirm(self, sequence: int) -> None:
-        """The client has everything up to this number; memberships from before it are history."""
+        """Record that the client has all events up to a sequence; older memberships are forgotten."""
         if sequence > self.confirmed:
             self.confirmed = sequence
             if self.left:
                 self.left = [m for m in self.left if m.through is None or m.through > sequence]
 
     def enter(self, room: Room, position: int) -> None:
-        """Become a member for the events after the position."""
+        """Become a member of a room for the events after the position."""
         self.joined.setdefault(room, position)
 
     def leave(self, room: Room, position: int) -> None:
-        """Stay a member for the events up to the position only."""
+        """Stay a member of a room for the events up to the position only."""
         after = self.joined.pop(room, None)
         if after is not None and after < position:
             self.left.append(Membership(room, after, position))
 
     def memberships(self) -> Iterator[Membership]:
-        """All stretches of the log in which something was for this session."""
+        """Iterate over all ranges of the log that hold events for this session."""
         yield Membership(None, self.start.sequence, None)
         yield Membership(self.sid, self.start.sequence, None)
         for room, after in self.joined.items():
@@ -214,74 +246,3 @@ class Session:
             if after is not None and after < sequence:
                 return True
         return any(stay.room in event.rooms and stay.covers(sequence) for stay in self.left)
-
-
-class Registry:
-    """All sessions that are not over, by sid, by room and by pid."""
-
-    def __init__(self) -> None:
-        self.namespaces: dict[str, dict[str, Session]] = {}
-        self.rooms: dict[tuple[str, Room], dict[Session, None]] = {}
-        self._by_pid: dict[bytes, Session] = {}
-
-    def __iter__(self) -> Iterator[Session]:
-        for sessions in self.namespaces.values():
-            yield from sessions.values()
-
-    def add(self, session: Session) -> None:
-        """Take in a session with the rooms that it is in."""
-        self.namespaces.setdefault(session.namespace, {})[session.sid] = session
-        self._by_pid[session.pid_hash] = session
-        for room in session.joined:
-            self.rooms.setdefault((session.namespace, room), {})[session] = None
-
-    def remove(self, session: Session) -> None:
-        """Forget a session; what is addressed to it from now on is for nobody."""
-        sessions = self.namespaces.get(session.namespace, {})
-        if sessions.pop(session.sid, None) is None:
-            return
-        if not sessions:
-            del self.namespaces[session.namespace]
-        del self._by_pid[session.pid_hash]
-        for room in session.joined:
-            self._drop(session, room)
-
-    def get(self, namespace: str, sid: object) -> Session | None:
-        """The session with this sid, connected or away."""
-        return self.namespaces.get(namespace, {}).get(sid) if isinstance(sid, str) else None
-
-    def with_pid(self, pid_hash: bytes) -> Session | None:
-        """The session that a private id opens, in whatever namespace; None when it is over."""
-        session = self._by_pid.get(pid_hash)
-        return None if session is None or session.state is State.ENDED else session
-
-    def enter(self, session: Session, room: Room, position: int) -> None:
-        """Put a session into a room for the events after the position."""
-        session.enter(room, position)
-        self.rooms.setdefault((session.namespace, room), {})[session] = None
-
-    def leave(self, session: Session, room: Room, position: int) -> None:
-        """Take a session out of a room; events up to the position are still for it."""
-        session.leave(room, position)
-        self._drop(session, room)
-
-    def members(self, namespace: str, rooms: Sequence[Room] | None) -> Iterable[Session]:
-        """The sessions in any of the rooms (a sid is a room too), each once; None means the namespace."""
-        sessions = self.namespaces.get(namespace, {})
-        if rooms is None:
-            return sessions.values()
-        if len(rooms) == 1 and rooms[0] not in sessions:
-            return self.rooms.get((namespace, rooms[0]), {})
-        found: dict[Session, None] = {}
-        for room in rooms:
-            if isinstance(room, str) and (own := sessions.get(room)) is not None:
-                found[own] = None
-            found.update(self.rooms.get((namespace, room), {}))
-        return found
-
-    def _drop(self, session: Session, room: Room) -> None:
-        members = self.rooms.get((session.namespace, room))
-        if members is not None:
-            members.pop(session, None)
-            if not members:
-                del self.rooms[session.namespace, room]

@@ -27,7 +27,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 from socketio_eventlog.errors import StoreError
 from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.sqlite.log import EventLog
-from socketio_eventstore.adapter import AsyncServer, RecoveryManager
+from socketio_eventstore.adapter.manager import RecoveryManager
+from socketio_eventstore.adapter.server import RecoveryServer
 from socketio_eventstore.program.config import Config
 from socketio_eventstore.program.http_routes import add_routes
 from socketio_eventstore.program.slow_requests import closes_slow_requests
@@ -79,7 +80,7 @@ def migrate(config: Config) -> None:
         raise StartError(str(error)) from error
 
 
-async def build(config: Config) -> tuple[web.Application, AsyncServer]:
+async def build(config: Config) -> tuple[web.Application, RecoveryServer]:
     """The web application and its Socket.IO server, with the handlers registered, not yet started.
 
     Raises HandlersError.
@@ -194,7 +195,7 @@ def _listen(config: Config) -> socket.socket:
     return listener
 
 
-async def _banner(config: Config, sio: AsyncServer, listener: socket.socket) -> str:
+async def _banner(config: Config, sio: RecoveryServer, listener: socket.socket) -> str:
     host, port = config.server.host, listener.getsockname()[1]
     lines = [f"Listening on http://{f'[{host}]' if ':' in host else host}:{port}"]
     runtime = sio.manager.runtime
@@ -244,7 +245,7 @@ def _import_handlers(config: Config) -> ModuleType:
         raise _failed(name, error) from error
 
 
-async def _register(module: ModuleType, sio: AsyncServer, name: str) -> None:
+async def _register(module: ModuleType, sio: RecoveryServer, name: str) -> None:
     register: Callable[[Any], Any] | None = getattr(module, "register", None)
     if not callable(register):
         raise HandlersError(f"handlers = {name!r}: {module.__file__} has no function register(sio)")

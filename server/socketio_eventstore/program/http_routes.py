@@ -7,7 +7,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from socketio_eventstore.adapter import RecoveryManager
+from socketio_eventstore.adapter.manager import RecoveryManager
 
 CLIENT_FILES = (
     "socket.io.js",

@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from base64 import b64decode
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Protocol
 
 from socketio_eventstore.core.packets import CLOSE, NOOP, PING, RECORD_SEPARATOR, Frames
 from socketio_eventstore.core.sessions import ClientConnection
-from socketio_eventstore.transport.engine_server import EngineServer
 from socketio_eventstore.transport.heartbeat import Heartbeat
 from socketio_eventstore.transport.inbox import Inbox, InvalidPacket
 from socketio_eventstore.transport.poll_buffer import PollBuffer
@@ -26,6 +25,26 @@ POSTED_PACKETS_PER_STEP = 100
 """Packets of one POST handled before the event loop runs other tasks."""
 HANDLERS_AT_ONCE = 10_000
 """The most running handlers of one connection. Further packets are queued, and at last reading pauses."""
+
+
+HandleMessage = Callable[["EngineConnection", "str | bytes"], "asyncio.Task[None] | None"]
+"""Handles an Engine.IO message. Returns the task of the started handler, if any."""
+
+
+class EngineServer(Protocol):
+    """The Engine.IO server as its connections see it. ``engine.Engine`` describes the attributes."""
+
+    ping_interval: float
+    ping_timeout: float
+    max_client_buffer: int
+    handlers_at_once: int
+    slow_clients: int
+    sockets: dict[str, EngineConnection]
+    reason: Any
+    connection_closed: Callable[[EngineConnection, str], None]
+    handle_message: HandleMessage
+    ping_written: Callable[[EngineConnection], None]
+    flush: Callable[[], None]
 
 
 class InvalidRequest(Exception):

@@ -24,9 +24,9 @@ from socketio_eventstore.transport.asgi_websocket import AsgiWebSocket
 from socketio_eventstore.transport.connection import (
     HANDLERS_AT_ONCE,
     EngineConnection,
+    HandleMessage,
     InvalidRequest,
 )
-from socketio_eventstore.transport.engine_server import HandleMessage
 from socketio_eventstore.transport.upgrade import Upgrade
 from socketio_eventstore.transport.websocket import Environ, MakeReceiver
 
@@ -53,7 +53,8 @@ class RequestRefused(Exception):
 class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is not typed
     """python-engineio's server with ``EngineConnection`` and with replaced request handling.
 
-    ``adopt`` changes an existing server object: applications create the server through python-socketio.
+    ``adopt`` turns an existing server object into this class: applications may have made the server
+    through python-socketio. ``configure`` completes the object in any case.
     """
 
     max_client_buffer: int
@@ -74,9 +75,21 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
     """Writes the dispatched frames to the connections."""
 
     @classmethod
-    def adopt(
-        cls,
-        engine: engineio.AsyncServer,
+    def adopt(cls, engine: engineio.AsyncServer) -> Engine:
+        """Turn a server without connections into an ``Engine``; return the same object.
+
+        Raises RuntimeError for a python-engineio without the private methods that ``Engine`` calls.
+        """
+        for name in ("_upgrades", "_generate_sid_cookie", "_make_response", "_cors_allowed_origins"):
+            if not callable(getattr(engine, name, None)):
+                raise RuntimeError(f"this version of python-engineio has no {name}; 4.15 to 4.x is supported")
+        if not isinstance(engine, cls):
+            engine.__class__ = cls
+        adopted: Engine = engine
+        return adopted
+
+    def configure(
+        self,
         *,
         max_client_buffer: int,
         websocket_compression: int,
@@ -84,27 +97,20 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
         handle_message: HandleMessage,
         ping_written: Callable[[EngineConnection], None],
         flush: Callable[[], None],
-    ) -> Engine:
-        """Change a server without connections into an ``Engine``. Returns the same object.
+    ) -> None:
+        """Set the limits and the callbacks, before the first connection.
 
-        The class's attributes describe the arguments. Raises RuntimeError for a python-engineio without
-        the private methods that ``Engine`` calls.
+        The attributes of the class describe the arguments.
         """
-        for name in ("_upgrades", "_generate_sid_cookie", "_make_response", "_cors_allowed_origins"):
-            if not callable(getattr(engine, name, None)):
-                raise RuntimeError(f"this version of python-engineio has no {name}; 4.15 to 4.x is supported")
-        engine.__class__ = cls
-        engine.start_service_task = False  # each connection has a Heartbeat
-        engine.max_client_buffer = max_client_buffer
-        engine.handlers_at_once = HANDLERS_AT_ONCE
-        engine.websocket_compression = websocket_compression
-        engine.slow_clients = 0
-        engine.connection_closed = connection_closed
-        engine.handle_message = handle_message
-        engine.ping_written = ping_written
-        engine.flush = flush
-        adopted: Engine = engine
-        return adopted
+        self.start_service_task = False  # each connection has a Heartbeat
+        self.max_client_buffer = max_client_buffer
+        self.handlers_at_once = HANDLERS_AT_ONCE
+        self.websocket_compression = websocket_compression
+        self.slow_clients = 0
+        self.connection_closed = connection_closed
+        self.handle_message = handle_message
+        self.ping_written = ping_written
+        self.flush = flush
 
     def attach(self, app: Any, engineio_path: str = "engine.io") -> None:
         """Attach to an aiohttp or ASGI application.

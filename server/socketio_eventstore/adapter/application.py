@@ -1,0 +1,42 @@
+"""The application as the parts of the adapter use it: handlers, environ, packets for clients.
+
+``server.RecoveryServer`` implements this Protocol. The Protocol keeps the imports of the adapter in one
+direction.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from socketio_eventstore.core.packets import Frames
+
+
+class Application(Protocol):
+    """The handlers of an application and the settings that decide about clients."""
+
+    always_connect: bool
+    """Whether clients are accepted before the connect handler runs (python-socketio's ``always_connect``)."""
+    environ: dict[str, Any]
+    """The request environ by Engine.IO connection id."""
+    reason: Any
+    """The texts of the disconnect reasons (``socketio.AsyncServer.reason``)."""
+
+    def serves(self, namespace: str) -> bool:
+        """Whether clients may connect to a namespace."""
+        ...
+
+    def new_sid(self) -> str:
+        """Make a session id that was never used before."""
+        ...
+
+    async def call_handler(self, event: str, *arguments: Any) -> Any:
+        """Call the application's handler of an event; the first argument is the namespace."""
+        ...
+
+    def forget_callbacks(self, sid: str) -> None:
+        """Drop the callbacks of acknowledgements that can no longer arrive."""
+        ...
+
+    def connect_error(self, namespace: str, reason: Any) -> Frames:
+        """Encode a CONNECT_ERROR packet. Raises TypeError or ValueError for a reason that is not JSON."""
+        ...

@@ -1,0 +1,54 @@
+"""The Socket.IO server of new applications: python-socketio's, made with recovery from the start."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, Unpack
+
+from socketio_eventstore.adapter.manager import RecoveryArguments, RecoveryManager
+from socketio_eventstore.adapter.server import RecoveryServer
+
+
+class ServerArguments(RecoveryArguments, total=False):
+    """The keyword arguments of ``AsyncServer``: those of ``RecoveryManager`` and of python-socketio."""
+
+    async_mode: Literal["aiohttp", "asgi"]
+    logger: bool | logging.Logger
+    engineio_logger: bool | logging.Logger
+    serializer: Any
+    json: Any
+    async_handlers: bool
+    always_connect: bool
+    namespaces: Sequence[str] | Literal["*"] | None
+    ping_interval: float | tuple[float, float]
+    ping_timeout: float
+    max_http_buffer_size: int
+    allow_upgrades: bool
+    http_compression: bool
+    compression_threshold: int
+    cookie: str | dict[str, Any] | Callable[..., Any] | None
+    cors_allowed_origins: str | Sequence[str] | Callable[..., Any] | None
+    cors_credentials: bool
+    monitor_clients: bool
+    transports: str | Sequence[str] | None
+
+
+class AsyncServer(RecoveryServer):
+    """``socketio.AsyncServer`` whose clients recover their sessions.
+
+    ``path`` is the database file; None disables recovery. The keyword arguments are those of
+    ``RecoveryManager`` and of ``socketio.AsyncServer``, except ``client_manager``.
+    """
+
+    def __init__(self, path: str | Path | None, **arguments: Unpack[ServerArguments]) -> None:
+        mine = RecoveryArguments.__annotations__.keys()
+        recovery: Any = {name: value for name, value in arguments.items() if name in mine}
+        others = {name: value for name, value in arguments.items() if name not in mine}
+        if "client_manager" in others:
+            raise TypeError(
+                "AsyncServer makes its own client_manager; "
+                "pass a RecoveryManager to socketio.AsyncServer instead"
+            )
+        super().__init__(client_manager=RecoveryManager(path, **recovery), **others)

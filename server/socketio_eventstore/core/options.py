@@ -1,0 +1,37 @@
+"""The options of recovery, with the only copy of every default value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from socketio_eventlog.options import StoreOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options(StoreOptions):
+    """Options of store and recovery, for the config file, the manager and the core alike.
+
+    Durations are in seconds, sizes in bytes.
+    """
+
+    max_disconnection_duration: float = 120.0
+    """How long a client may be away and still recover."""
+    skip_middlewares: bool = False
+    """Whether connect handlers are skipped on recovery."""
+    recover_client_disconnect: bool = True
+    """Whether a session can be recovered after the client itself called ``disconnect()``."""
+    max_missed_packets: int = 100_000
+    """A client that has missed more events gets a new session."""
+    max_missed_bytes: int = 64_000_000
+    """A client that has missed more bytes gets a new session."""
+    max_client_buffer: int = 4_000_000
+    """Unsent bytes for one client; beyond, the transport is closed."""
+    websocket_compression: int = 0
+    """WebSocket messages of at least this size are compressed; 0 compresses none."""
+    heartbeat: float = 45.0
+    """How long a connection may be dead before the server notices: ping interval plus ping timeout."""
+
+    @property
+    def max_event_bytes(self) -> int:
+        """The largest event; a larger one alone could overflow the buffer of a client."""
+        return self.max_client_buffer // 2
