@@ -1,4 +1,4 @@
-"""What can go wrong with the store. The docstring of each class is the text that users see first."""
+"""Errors of the store. The docstring of each class is the first sentence of the message for users."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ class DatabaseTooNew(StoreNotUsable):
 
 
 class OffsetRefused(StoreError):
-    """The offset cannot be placed in this log."""
+    """The offset is not valid in this log."""
 
 
 class OffsetMalformed(OffsetRefused):
-    """The offset is not of this server's form."""
+    """The offset does not have the form epoch.sequence."""
 
 
 class OffsetUnknown(OffsetRefused):
-    """The offset comes from a database that this one knows nothing of."""
+    """The offset names an epoch without a record in this database."""
 
 
 class OffsetRolledBack(OffsetRefused):

@@ -1,9 +1,9 @@
-"""Positions as text, and what the starts of the server ("boots") say about them. No I/O.
+"""Offsets as text, and the check of an offset against the recorded epochs. No I/O.
 
-A number alone does not say which log it belongs to. A power cut under ``synchronous = normal``, or an
-older copy of the database put back, lets the log grow a second time from an earlier point, and a
-client that saw event 80 of the lost future would miss events 60 to 80 of the new one. Therefore an
-offset names the boot that gave it out, and the table of boots knows where each of them began.
+A sequence alone does not name a log. After a power cut under ``synchronous = normal``, or after an older
+copy of the database is put back, the log grows a second time from an earlier point. A client with event
+80 of the lost future would then miss events 60 to 80 of the new log. Therefore an offset names the epoch
+of its event, and the database records the sequence after which each epoch began.
 """
 
 from __future__ import annotations
@@ -17,57 +17,60 @@ from socketio_eventlog.records import Offset
 
 EPOCH_ID = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _OFFSET = re.compile(r"([A-Za-z0-9_-]{1,32})\.(0|[1-9][0-9]{0,15})")
-_LARGEST_NUMBER = 2**53 - 1
-"""What every JSON reader takes for an exact integer."""
+_MAX_SEQUENCE = 2**53 - 1
+"""The largest number which every JSON reader takes for an exact integer."""
 
 
 def parse(offset: str) -> Offset:
-    """Take the text apart. Raises OffsetMalformed unless it is exactly what ``str(place)`` writes."""
+    """Parse the text of an offset. Raises OffsetMalformed for any text but a result of ``str(Offset)``."""
     match = _OFFSET.fullmatch(offset)
-    if match is None or int(match[2]) > _LARGEST_NUMBER:
-        # Anybody can send this text, at any length; what goes into the server's log has an end.
-        raise OffsetMalformed(f"It reads {offset[:60]!a}.")
+    if match is None or int(match[2]) > _MAX_SEQUENCE:
+        # Any client can send a text of any length, and the message goes into the server's log file.
+        raise OffsetMalformed(f"The text is {offset[:60]!a}.")
     return Offset(match[1], int(match[2]))
 
 
 class Epochs:
-    """Every start of the server on this database, in order, and the position at which it began."""
+    """All recorded epochs of a database, in their order, and the sequence after which each began."""
 
-    def __init__(self, began: Iterable[tuple[str, int]]) -> None:
-        """``began``: id and starting position of each boot, the earliest first."""
-        self._order: dict[str, int] = {}
+    def __init__(self, epochs: Iterable[tuple[str, int]]) -> None:
+        """``epochs``: id and head at the beginning of each epoch, the earliest epoch first."""
+        self._ranks: dict[str, int] = {}
         self._ids: list[str] = []
         self._began_after: list[int] = []
-        for epoch, began_after in began:
-            self._order[epoch] = len(self._began_after)
+        for epoch, began_after in epochs:
+            self._ranks[epoch] = len(self._began_after)
             self._began_after.append(began_after)
             self._ids.append(epoch)
 
     def check(self, offset: Offset, head: int) -> Offset:
-        """Return the place if it lies in the part of the log that its boot wrote.
+        """Return the offset if its sequence lies in the part of the log that its epoch wrote.
 
-        ``head`` is the log's last number, where the last boot ends for now. Raises OffsetUnknown for a
-        boot that this database never saw, OffsetRolledBack for a number that its boot did not reach
-        here. Below a boot's beginning lies another boot's part: an offset that names it there was
-        given out by a different history of the same boot.
+        ``head`` is the sequence of the last event, where the last epoch ends at present. Raises
+        OffsetUnknown for an epoch without a record, and OffsetRolledBack for a sequence which the epoch
+        did not reach in this database. The part of the log below an epoch's beginning belongs to another
+        epoch: a different history of the same epoch gave out an offset with such a sequence.
         """
-        order = self._position(offset.epoch)
-        is_last = order + 1 == len(self._began_after)
-        end = head if is_last else self._began_after[order + 1]
-        if not self._began_after[order] <= offset.sequence <= end:
-            raise OffsetRolledBack(f"{offset} lies outside of what that start of the server wrote.")
+        rank = self._rank(offset.epoch)
+        is_last = rank + 1 == len(self._began_after)
+        end = head if is_last else self._began_after[rank + 1]
+        if not self._began_after[rank] <= offset.sequence <= end:
+            raise OffsetRolledBack(f"Epoch {offset.epoch} did not write {offset.sequence} in this database.")
         return offset
 
-    def writer_of(self, sequence: int) -> str:
-        """The boot that gave this number to an event: the last one that began before it."""
+    def epoch_of(self, sequence: int) -> str:
+        """Return the epoch of an event: the last epoch that began before the sequence."""
         return self._ids[max(bisect_left(self._began_after, sequence) - 1, 0)]
 
     def precedes(self, earlier: str, later: str) -> bool:
-        """Whether one boot came before the other. Raises OffsetUnknown for one that is not here."""
-        return self._position(earlier) < self._position(later)
+        """Return whether epoch ``earlier`` began before epoch ``later``.
 
-    def _position(self, epoch: str) -> int:
+        Raises OffsetUnknown for an epoch without a record.
+        """
+        return self._rank(earlier) < self._rank(later)
+
+    def _rank(self, epoch: str) -> int:
         try:
-            return self._order[epoch]
+            return self._ranks[epoch]
         except KeyError:
-            raise OffsetUnknown(f"No start {epoch!r} of the server is recorded.") from None
+            raise OffsetUnknown(f"The epoch is {epoch!r}.") from None

@@ -1,9 +1,8 @@
-"""The records that cross the border of the store: what is written, and what comes back.
+"""The records of the store's interface: the changes for a commit, and the results of reads.
 
-None of them can change: what was handed to the store goes to disk as it was. Those that come with every
-event are tuples, which are made in a third of the time that a frozen dataclass takes.
-Times are seconds; wall-clock times count from the Unix epoch, service times from the first start
-of this database and only while a server runs (see ``SessionAway``).
+All records are immutable: the store writes a record as the caller submitted the record. The records of
+every event are tuples: a tuple is made in a third of the time of a frozen dataclass. Times are seconds:
+wall-clock times since the Unix epoch, uptimes on the uptime clock (see ``SessionAway.away_since``).
 """
 
 from __future__ import annotations
@@ -12,37 +11,37 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 Room: TypeAlias = str | int
-"""A room's name. python-socketio takes any hashable; a log can only keep what reads back the same."""
+"""A room's name. python-socketio takes any hashable; a log can keep only a type which reads back equal."""
 
 
 class Event(NamedTuple):
-    """One emitted event, as it goes into the log."""
+    """An emitted event, as a change for a commit."""
 
     namespace: str
-    """The Socket.IO namespace, ``/`` being the main one."""
+    """The Socket.IO namespace; ``/`` is the main namespace."""
     name: str
-    """The event's name, the first element of ``payload``, repeated for people who read the table."""
+    """The event's name, the first element of ``payload``, repeated for readers of the table."""
     payload: str
-    """The JSON array of name and arguments as on the wire, without the offset; binary arguments are
+    """The JSON array of name and arguments as on the wire, without the offset; a binary argument is
     ``{"_placeholder":true,"num":i}`` (Socket.IO protocol, "Encoding of binary packets")."""
     attachments: tuple[bytes, ...]
-    """The binary arguments that the placeholders stand for, by ``num``."""
+    """The binary arguments in place of the placeholders, by ``num``."""
     rooms: tuple[Room, ...] | None
-    """The rooms it is addressed to (a sid is a room of its own), or None for the whole namespace."""
+    """The addressed rooms (each sid is a room, too); None addresses the whole namespace."""
     skip: tuple[str, ...]
-    """The sids that do not receive it."""
+    """The sids of sessions excluded from delivery."""
     emitted_at: float
     """Wall-clock time of the emit, in seconds."""
 
     @property
     def size_bytes(self) -> int:
-        """What the event weighs in a replay: characters of payload plus bytes of attachments."""
+        """The event's size in a replay: characters of payload plus bytes of attachments."""
         size = len(self.payload)
         return size + sum(map(len, self.attachments)) if self.attachments else size
 
 
 class LoggedEvent(NamedTuple):
-    """An event with its place in the log."""
+    """An event with its sequence."""
 
     sequence: int
     event: Event
@@ -50,15 +49,15 @@ class LoggedEvent(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SessionOpened:
-    """A client was given a new session; it starts at the log's position at this point."""
+    """A client received a new session. The session starts at the head of the log at this change."""
 
     namespace: str
     sid: str
     pid_hash: bytes
     """SHA-256 of the private id; the pid itself is never stored."""
     former_offset: str | None
-    """The offset that the client brought along from an earlier session. The client keeps sending it
-    until it receives an event, so on a reconnection the same text means "nothing received yet"."""
+    """The offset of the client from an earlier session. The client repeats the offset until an event
+    arrives, so on a reconnection the same text means "nothing received yet"."""
     opened_at: float
     """Wall-clock time in seconds."""
 
@@ -82,15 +81,15 @@ class SessionAway:
     disconnected_at: float
     """Wall-clock time in seconds, for people."""
     away_since: float
-    """Service time in seconds: a clock that runs only while a server runs and is not set by anybody,
-    so neither a long downtime nor a jump of the wall clock expires a session."""
+    """Uptime in seconds. The uptime clock starts at zero with the database, runs only while a server
+    runs, and cannot be set. So neither a long downtime nor a jump of the wall clock expires a session."""
     confirmed: int
-    """Every event up to this number is known to have reached the client."""
+    """The confirmed sequence: the client has received every event up to the sequence."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionEnded:
-    """The session is over for good; nobody can recover it."""
+    """The session ended for good and cannot be recovered."""
 
     namespace: str
     sid: str
@@ -98,7 +97,7 @@ class SessionEnded:
 
 @dataclass(frozen=True, slots=True)
 class DataSaved:
-    """The handlers' data of a session was replaced."""
+    """The handlers replaced the data of a session."""
 
     namespace: str
     sid: str
@@ -108,7 +107,7 @@ class DataSaved:
 
 @dataclass(frozen=True, slots=True)
 class SessionBound:
-    """A session belongs to an identity from now on; nobody else may have it back."""
+    """A session was bound to an identity; no other identity can recover the session."""
 
     namespace: str
     sid: str
@@ -117,24 +116,24 @@ class SessionBound:
 
 @dataclass(frozen=True, slots=True)
 class EventHandled:
-    """A client's event was handled, once and for all; a repeat of it gets the same answer."""
+    """A client's event was handled exactly once; a repeated event receives the same acknowledgement."""
 
     namespace: str
     name: str
     """The event's name."""
     identity: str
-    """Who sent it; empty for a session that is bound to nobody."""
+    """The identity of the sender; empty for a session without an identity."""
     key: str
-    """The idempotency key that the client gave it."""
+    """The idempotency key from the client."""
     acknowledgement: str
     """The JSON array of the acknowledgement's arguments."""
     handled_at: float
-    """Service time in seconds (see ``SessionAway.away_since``)."""
+    """Uptime in seconds (see ``SessionAway.away_since``)."""
 
 
 @dataclass(frozen=True, slots=True)
 class RoomJoined:
-    """A session entered a room; it is a member for the events after this point."""
+    """A session joined a room; the membership covers the events after this change."""
 
     namespace: str
     sid: str
@@ -143,7 +142,7 @@ class RoomJoined:
 
 @dataclass(frozen=True, slots=True)
 class RoomLeft:
-    """A session left a room; it was a member for the events up to this point."""
+    """A session left a room; the membership covers the events up to this change."""
 
     namespace: str
     sid: str
@@ -152,7 +151,7 @@ class RoomLeft:
 
 @dataclass(frozen=True, slots=True)
 class RoomClosed:
-    """Whoever is in a room at this point leaves it, also who joined it in the same transaction."""
+    """All members left a room, also members since an earlier change of the same transaction."""
 
     namespace: str
     room: Room
@@ -175,31 +174,31 @@ Change: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """A stretch of the log in which a session was a member of a room.
+    """A range of the log in which a session was a member of a room.
 
-    A session that joined at position 5 and left at position 9 receives the room's events 6, 7, 8
-    and 9: nothing from before it joined, and what was in flight when it left.
+    A session with a join at head 5 and a leave at head 9 receives the room's events 6, 7, 8 and 9:
+    nothing from before the join, and everything in flight at the leave.
     """
 
     room: Room | None
-    """None stands for the namespace itself: events that are addressed to everyone."""
+    """None stands for the namespace itself: for events without addressed rooms."""
     after: int
-    """The log's position when the membership began; the events after it count."""
+    """The head at the beginning of the membership; later events are covered."""
     through: int | None
-    """The log's position when it ended; None while it lasts."""
+    """The head at the end of the membership; None for a membership without an end."""
 
     def covers(self, sequence: int) -> bool:
-        """Whether the event with this number fell into the membership."""
+        """Return whether the event with the sequence fell into the membership."""
         return self.after < sequence and (self.through is None or sequence <= self.through)
 
 
 class Offset(NamedTuple):
-    """A position in the log as one boot of the server knows it; its text is what clients call offset."""
+    """A point of the log in the history of one epoch; clients see the text ``epoch.sequence``."""
 
     epoch: str
-    """The random id of the server start during which it was given out."""
+    """The random id of a node, that is, of a life of the server's process (``boots.boot``)."""
     sequence: int
-    """Events up to and including this number lie before it."""
+    """The sequence of the last event before the point."""
 
     def __str__(self) -> str:
         return f"{self.epoch}.{self.sequence}"
@@ -207,31 +206,31 @@ class Offset(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StoredSession:
-    """A session as the store has it when the server starts."""
+    """A session in the database at the start of the server."""
 
     namespace: str
     sid: str
     pid_hash: bytes
     start: Offset
-    """Where the session began. Its boot tells offsets of earlier boots from those of a lost future."""
+    """The beginning of the session. Its epoch tells offsets of earlier epochs from a lost future."""
     former_offset: str | None
     data: str
     """A JSON object."""
     away_since: float | None
-    """Service time in seconds; None when a crash left the session open."""
+    """Uptime in seconds; None for a session without a disconnection before a crash."""
     confirmed: int
-    """Every event up to this number is known to have reached the client (at least the start's number)."""
+    """The confirmed sequence (see ``SessionAway``), at least the sequence of ``start``."""
     memberships: tuple[Membership, ...]
-    """Rooms joined, and those left that may still matter; not the namespace nor the sid's own room."""
+    """Joined rooms, and left rooms with events in the log; without the namespace and the sid's room."""
     identity: str | None = None
-    """Who it belongs to, if it was bound."""
+    """The identity of a bound session."""
 
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """What a session has not received."""
+    """The events that a session has not received."""
 
     sequences: tuple[int, ...]
-    """The numbers of the events, ascending, each once."""
+    """The sequences of the events, ascending, each once."""
     size_bytes: int
-    """Their weight together, as ``Event.size_bytes`` counts."""
+    """The total of ``Event.size_bytes``."""

@@ -95,7 +95,7 @@ async def work(path: Path, level: Level, chance: random.Random, record: Recordin
     for boot in range(BOOTS):
         async with opened(path, synchronous=level) as log:
             # So that the WAL is checkpointed, and begins anew, many times in a short run.
-            await log._write.run(checkpoint_often)
+            await log._writer_database.run(checkpoint_often)
             for number in range(COMMITS):
                 await commit(log, f"sid{boot}.{number}", texts, chance, record)
                 if chance.random() < 0.1:

@@ -58,13 +58,13 @@ async def test_a_full_disk_is_reported_and_nothing_of_the_batch_is_stored(path: 
     async with opened(path) as log:
         await log.commit([session(), event()])
         pages = "PRAGMA max_page_count = 1"  # SQLite makes it the number of pages that are there
-        await log._write.run(lambda connection: connection.execute(pages).fetchone())
+        await log._writer_database.run(lambda connection: connection.execute(pages).fetchone())
         with pytest.raises(StoreUnavailable, match="full") as failure:
             await log.commit([joined("a"), event(), event("x" * 1_000_000)])
         assert isinstance(failure.value.__cause__, sqlite3.OperationalError)
         assert log.head == 1
         assert (await log.load_sessions())[0].memberships == ()
-        await log._write.run(
+        await log._writer_database.run(
             lambda connection: connection.execute("PRAGMA max_page_count = 1000000").fetchone()
         )
         # 2 and 3 are used up: COMMIT may fail and the transaction be found on disk after a crash.
@@ -133,7 +133,9 @@ async def test_a_closed_log_says_so(path: Path) -> None:
 
 async def test_commits_under_way_are_finished_by_closing(path: Path) -> None:
     async with opened(path) as log:
-        future = log._write.submit(lambda connection: log._writer.commit(connection, [event()], None))
+        future = log._writer_database.submit(
+            lambda connection: log._writer.commit(connection, [event()], None)
+        )
         await log.close()
         assert await future == [1]
     async with opened(path) as log:

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from socketio_eventlog.errors import OffsetMalformed, OffsetRolledBack, OffsetUnknown
-from socketio_eventlog.index import SEGMENT_LENGTH
 from socketio_eventlog.log import Log
 from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.records import (
@@ -23,6 +22,7 @@ from socketio_eventlog.records import (
     SessionResumed,
     StoredSession,
 )
+from socketio_eventlog.segment import SEGMENT_LENGTH
 from socketio_eventlog.sqlite.log import EventLog
 from support.storing import always, event, joined, left, opened, session
 

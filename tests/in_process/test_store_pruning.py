@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from socketio_eventlog.index import SEGMENT_LENGTH
 from socketio_eventlog.records import Membership
+from socketio_eventlog.segment import SEGMENT_LENGTH
 from support.storing import always, event, joined, left, opened, session, sqlite
 
 FOREVER = 10**9

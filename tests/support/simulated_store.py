@@ -217,7 +217,7 @@ class SimulatedLog:
         return Offset(self.epoch, number)
 
     def offset_of(self, number: int) -> Offset:
-        return Offset(self._epochs.writer_of(number), number)
+        return Offset(self._epochs.epoch_of(number), number)
 
     def locate(self, offset: str) -> Offset:
         boot, _, number = offset.rpartition(".")

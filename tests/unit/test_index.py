@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from socketio_eventlog.index import SEGMENT_LENGTH, Index, Segment, collect, wanted
+from socketio_eventlog.index import Index
 from socketio_eventlog.records import Membership, Missed, Room
+from socketio_eventlog.segment import SEGMENT_LENGTH, Segment, audience_ranges, find_missed
 
 ENOUGH_BYTES = 1_000_000_000
 
@@ -47,6 +48,11 @@ def indexed(entries: list[Entry]) -> Index:
     return index
 
 
+def find(index: Index, namespace: str, memberships: list[Membership], after: int, through: int) -> Missed:
+    ranges = audience_ranges(namespace, memberships, after, through)
+    return find_missed(index.segments_in_memory(ranges), ranges)
+
+
 def filtered(
     entries: list[Entry], namespace: str, intervals: list[Membership], after: int, through: int
 ) -> Missed:
@@ -73,7 +79,7 @@ def test_the_index_finds_what_looking_at_every_event_finds(
     numbers = NUMBERS if not entries else st.sampled_from([n for n, *_ in entries]) | st.integers(0, last + 1)
     intervals = data.draw(memberships(numbers))
     after, through = data.draw(numbers), data.draw(numbers)
-    found = indexed(entries).find(namespace, intervals, after, through)
+    found = find(indexed(entries), namespace, intervals, after, through)
     assert found == filtered(entries, namespace, intervals, after, through)
 
 
@@ -82,33 +88,33 @@ def test_forgetting_drops_the_generations_that_are_pruned_whole_and_no_others(
     entries: list[Entry], through: int
 ) -> None:
     index = indexed(entries)
-    index.forget(through)
+    index.drop_through(through)
     everything = [Membership(room, 0, None) for room in (None, "lobby", "42", 42)]
     first_kept = (through + 1) // SEGMENT_LENGTH * SEGMENT_LENGTH
     kept = [entry for entry in entries if entry[0] >= first_kept]
-    found = index.find("/", everything, 0, 10**9)
+    found = find(index, "/", everything, 0, 10**9)
     assert found == filtered(kept, "/", everything, 0, 10**9)
-    index.forget(10**9)
+    index.drop_through(10**9)
     assert index.memory_bytes == 0
 
 
 def test_a_number_and_its_text_are_different_rooms() -> None:
     index = indexed([(1, "/", ["42"], 1), (2, "/", [42], 1)])
-    assert index.find("/", [Membership("42", 0, None)], 0, 2).sequences == (1,)
-    assert index.find("/", [Membership(42, 0, None)], 0, 2).sequences == (2,)
+    assert find(index, "/", [Membership("42", 0, None)], 0, 2).sequences == (1,)
+    assert find(index, "/", [Membership(42, 0, None)], 0, 2).sequences == (2,)
 
 
 def test_an_event_that_several_memberships_cover_is_found_once() -> None:
     index = indexed([(1, "/", ["a", "b", "a"], 7)])
     rejoined = [Membership("a", 0, 1), Membership("a", 0, None), Membership("b", 0, None)]
-    assert index.find("/", rejoined, 0, 1) == Missed((1,), 7)
+    assert find(index, "/", rejoined, 0, 1) == Missed((1,), 7)
 
 
 def test_a_search_with_a_limit_ends_soon_after_it() -> None:
     entries: list[Entry] = [(number, "/", None, 1) for number in range(3 * SEGMENT_LENGTH)]
     index = indexed(entries)
-    stretches = wanted("/", [Membership(None, 0, None)], 0, len(entries))
-    found = collect(index.loaded(stretches), stretches, at_most=10)
+    ranges = audience_ranges("/", [Membership(None, 0, None)], 0, len(entries))
+    found = find_missed(index.segments_in_memory(ranges), ranges, at_most=10)
     assert 10 < len(found.sequences) <= SEGMENT_LENGTH
 
 
@@ -120,10 +126,10 @@ def fill(index: Index, generations: int, room: Callable[[int], Room]) -> None:
 def write_all(index: Index) -> list[int]:
     """Write what is complete, and say which generations it was."""
     keys = []
-    while (portion := index.chunk(1)) is not None:
-        index.written(portion)
-        if portion.is_last:
-            keys.append(portion.segment.key)
+    while (chunk := index.next_chunk(1)) is not None:
+        index.mark_written(chunk)
+        if chunk.is_last:
+            keys.append(chunk.segment.key)
     return keys
 
 
@@ -135,18 +141,18 @@ def test_a_generation_is_written_when_the_log_has_moved_past_it() -> None:
     assert write_all(index) == [1]
 
 
-def test_a_generation_with_many_lists_is_written_in_portions_without_a_gap() -> None:
+def test_a_generation_with_many_lists_is_written_in_chunks_without_a_gap() -> None:
     index = Index(0)
     fill(index, 2, lambda number: number)
     written: list[int] = []
-    while (portion := index.chunk(1)) is not None:
-        assert portion.stop - portion.start <= 256
-        written += range(portion.start, portion.stop)
-        index.written(portion)
-        index.written(portion)  # two commits at the same time may carry the same
+    while (chunk := index.next_chunk(1)) is not None:
+        assert chunk.stop - chunk.start <= 256
+        written += range(chunk.start, chunk.stop)
+        index.mark_written(chunk)
+        index.mark_written(chunk)  # two commits at the same time may carry the same
         index.evict()
     assert written == list(range(SEGMENT_LENGTH))
-    assert index.only_on_disk(wanted("/", [Membership(5, 0, None)], 0, 10)) == [0]
+    assert index.keys_on_disk_only(audience_ranges("/", [Membership(5, 0, None)], 0, 10)) == [0]
 
 
 @pytest.mark.parametrize("rooms", [1, 20])
@@ -154,11 +160,11 @@ def test_the_index_is_written_faster_than_it_grows(rooms: int) -> None:
     index = Index(0)
     for number in range(20 * SEGMENT_LENGTH):
         index.add(number, "/", [number * rooms + room for room in range(rooms)], 1)
-        if number % 1024 == 0 and (portion := index.chunk(1024)) is not None:
-            index.written(portion)
+        if number % 1024 == 0 and (chunk := index.next_chunk(1024)) is not None:
+            index.mark_written(chunk)
             index.evict()
-    stretches = wanted("/", [Membership(None, 0, None)], 0, 20 * SEGMENT_LENGTH)
-    assert len(list(index.loaded(stretches))) <= 2
+    ranges = audience_ranges("/", [Membership(None, 0, None)], 0, 20 * SEGMENT_LENGTH)
+    assert len(list(index.segments_in_memory(ranges))) <= 2
 
 
 def test_a_generation_in_which_nobody_was_addressed_is_written_too() -> None:
@@ -172,12 +178,12 @@ def test_only_what_is_on_disk_is_evicted_and_the_oldest_first() -> None:
     index = Index(3 * 40_000)
     fill(index, 5, lambda _: "lobby")
     index.evict()
-    stretches = wanted("/", [Membership("lobby", 0, None)], 0, 5 * SEGMENT_LENGTH)
-    assert index.only_on_disk(stretches) == []
+    ranges = audience_ranges("/", [Membership("lobby", 0, None)], 0, 5 * SEGMENT_LENGTH)
+    assert index.keys_on_disk_only(ranges) == []
     write_all(index)
     index.evict()
-    assert index.only_on_disk(stretches) == [0]
-    assert [generation.key for generation in index.loaded(stretches)] == [1, 2, 3, 4]
+    assert index.keys_on_disk_only(ranges) == [0]
+    assert [generation.key for generation in index.segments_in_memory(ranges)] == [1, 2, 3, 4]
     assert index.memory_bytes <= 3 * 40_000
 
 
@@ -186,21 +192,21 @@ def test_the_newest_generation_stays_however_small_the_bound() -> None:
     fill(index, 3, lambda _: "lobby")
     write_all(index)
     index.evict()
-    assert index.find("/", [Membership("lobby", 0, None)], 0, 10**6).sequences == tuple(
+    assert find(index, "/", [Membership("lobby", 0, None)], 0, 10**6).sequences == tuple(
         range(2 * SEGMENT_LENGTH, 3 * SEGMENT_LENGTH)
     )
 
 
 def test_a_generation_read_back_continues_where_it_was() -> None:
     index = Index(ENOUGH_BYTES)
-    index.know(0)
+    index.add_stored_segment(0)
     second = Segment(1)
     second.add(SEGMENT_LENGTH, "/", None, 5)
-    index.hold(second, on_disk=True)
+    index.add_segment(second, on_disk=True)
     index.add(SEGMENT_LENGTH + 1, "/", None, 6)
     everyone = [Membership(None, 0, None)]
-    assert index.find("/", everyone, 0, 10**6) == Missed((SEGMENT_LENGTH, SEGMENT_LENGTH + 1), 11)
-    assert index.only_on_disk(wanted("/", everyone, 0, 10**6)) == [0]
+    assert find(index, "/", everyone, 0, 10**6) == Missed((SEGMENT_LENGTH, SEGMENT_LENGTH + 1), 11)
+    assert index.keys_on_disk_only(audience_ranges("/", everyone, 0, 10**6)) == [0]
 
 
 @pytest.mark.parametrize(

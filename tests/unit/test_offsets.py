@@ -99,7 +99,7 @@ def test_an_offset_is_placed_exactly_when_its_boot_reached_it(
 def test_every_event_was_written_by_the_boot_that_could_place_it(history: list[int]) -> None:
     boots, spans, head = boots_of(history)
     for number in range(1, head + 1):
-        begin, end = spans[int(boots.writer_of(number)[1:])]
+        begin, end = spans[int(boots.epoch_of(number)[1:])]
         assert begin < number <= end
 
 

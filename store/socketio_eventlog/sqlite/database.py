@@ -1,7 +1,7 @@
-"""One SQLite connection on a thread of its own: the only file that knows aiosqlite.
+"""An SQLite connection on a thread of its own: the only file that knows aiosqlite.
 
-A job is a plain function of a ``sqlite3.Connection``. It runs on the connection's thread from start to
-end, so a transaction costs one hop to the thread and back, however many statements it has.
+A job is a plain function of a ``sqlite3.Connection``. A job runs on the connection's thread from start to
+end, so a transaction costs one hop to the thread and back, however many statements the job has.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ _REFUSED: Final = frozenset(
 )
 
 
-def store_error(error: Exception) -> StoreError | None:
-    """What an exception of a job means to the store's users; None for one that is a fault of ours."""
+def translate_error(error: Exception) -> StoreError | None:
+    """Return the StoreError for an exception of a job; None for a programming error of the store."""
     if isinstance(error, StoreError):
         return error
     if isinstance(error, (OverflowError, UnicodeError, TypeError, ValueError)):
         return StoreRejected(f"{error}.")
     if not isinstance(error, sqlite3.Error):
         return None
-    # Errors of the module itself, such as a value of a type that cannot be bound, carry no code.
+    # Errors of the sqlite3 module carry no code, for example the error for a value of an unknown type.
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_RANGE) & 0xFF
     if code in _BUSY:
         return StoreBusy(f"SQLite says: {error}.")
@@ -51,14 +51,14 @@ def store_error(error: Exception) -> StoreError | None:
 
 
 class StoreConnection(sqlite3.Connection):
-    """A connection that tells its event loop while it waits for the disk, and may own the file's lock."""
+    """A connection that reports a wait for the disk to its event loop, and may own the file's lock."""
 
     gil_relief: GilRelief | None = None
     lock: Lock | None = None
-    """Held until the connection is closed."""
+    """The lock of the file; released after the close of the connection."""
 
     def commit(self) -> None:
-        """End the transaction, if there is one, and make it durable."""
+        """Commit the open transaction, if any, durably."""
         if self.gil_relief is None:
             super().commit()
         else:
@@ -66,7 +66,7 @@ class StoreConnection(sqlite3.Connection):
                 super().commit()
 
     def close(self) -> None:
-        """Close it, and let others write the file."""
+        """Close the connection, then release the lock of the file."""
         try:
             super().close()
         finally:
@@ -77,32 +77,31 @@ class StoreConnection(sqlite3.Connection):
 class Database:
     """A connection and its thread, used from one event loop.
 
-    Jobs run one at a time, in the order in which they were submitted. A job that raises leaves no
-    transaction open behind it.
+    Jobs run one at a time, in the order of their submission. A job that raises leaves no transaction open.
     """
 
     def __init__(self, connect: Callable[[], StoreConnection]) -> None:
-        """``connect`` is called on the thread. Use ``open``; this alone does not start it."""
+        """``connect`` is called on the thread. Use ``open``: the constructor does not start the thread."""
         self._connect = connect
         self._loop = asyncio.get_running_loop()
         self._gil_relief = GilRelief(self._loop)
         self._closing: asyncio.Future[None] | None = None
         self._failure: Exception | None = None
         self._connection: StoreConnection
-        self._worker = aiosqlite.Connection(self._connected, iter_chunk_size=64)
-        # The thread waits for jobs until it is told to stop, and the interpreter waits at its exit for
-        # every thread that is not a daemon: a program that fails before it closes would hang forever.
+        self._worker = aiosqlite.Connection(self._connect_worker, iter_chunk_size=64)
+        # The thread waits for jobs until its close, and the interpreter's exit waits for every thread that
+        # is not a daemon: a program with an error before the close would hang forever.
         self._worker._thread.daemon = True  # noqa: SLF001 -- aiosqlite has no option for it
 
     @classmethod
     async def open(cls, connect: Callable[[], StoreConnection]) -> Database:
-        """Start the thread and connect there. What ``connect`` raises is raised here."""
+        """Start the thread and connect on the thread. Raises the exception of ``connect``."""
         database = cls(connect)
         starting = asyncio.ensure_future(database._start())
         try:
             await asyncio.shield(starting)
         except asyncio.CancelledError:
-            # The thread cannot be stopped while it connects, and must not find the loop closed after.
+            # A connecting thread cannot be stopped, and must not find the loop closed afterwards.
             await asyncio.wait([starting])
             await database.close()
             raise
@@ -114,7 +113,7 @@ class Database:
     async def _start(self) -> None:
         _ = await self._worker
 
-    def _connected(self) -> sqlite3.Connection:
+    def _connect_worker(self) -> sqlite3.Connection:
         try:
             self._connection = self._connect()
         except Exception as error:  # noqa: BLE001 -- raised by open, after the thread has ended in order
@@ -124,66 +123,69 @@ class Database:
         return self._connection
 
     def submit(self, job: Job[T], on_committed: Callable[[T], None] | None = None) -> asyncio.Future[T]:
-        """Queue a job. The future ends with its result or with the StoreError that it failed with.
+        """Queue a job. The future receives the job's result, or the StoreError of a failed job.
 
-        Cancelling the future does not stop the job. ``landed`` is called with the result before anybody
-        else learns of it, also when nobody waits for it any more. Raises StoreClosed after ``close``.
+        A cancelled future does not stop the job. ``on_committed`` receives the result on the loop before
+        the future does, also after a cancellation. Raises StoreClosed after ``close``.
         """
         if self._closing is not None:
             raise StoreClosed
         future: asyncio.Future[T] = self._loop.create_future()
-        self._gil_relief.submitted()
-        # aiosqlite's own way in is a coroutine, whose future a cancellation would take away from us.
-        self._worker._tx.put_nowait((None, lambda: self._run(job, future, on_committed)))  # noqa: SLF001 -- see above
+        self._gil_relief.job_submitted()
+        # The public method of aiosqlite is a coroutine: a cancellation would discard the job's future.
+        self._worker._tx.put_nowait((None, lambda: self._execute(job, future, on_committed)))  # noqa: SLF001 -- see above
         return future
 
     async def run(self, job: Job[T]) -> T:
-        """Queue a job and wait for it. A cancelled wait leaves the job running. Raises StoreError."""
+        """Queue a job and wait for the result. A cancelled wait does not stop the job. Raises StoreError."""
         return await self.submit(job)
 
     async def close(self) -> None:
-        """Finish the queued jobs, close the connection and end the thread. May be called again."""
+        """Finish the queued jobs, close the connection and end the thread. A second call does nothing."""
         if self._closing is None:
             self._closing = asyncio.ensure_future(self._worker.close())
         await asyncio.shield(self._closing)
 
-    def _run(self, job: Job[T], future: asyncio.Future[T], on_committed: Callable[[T], None] | None) -> None:
-        """Run a job; on the thread."""
+    def _execute(
+        self, job: Job[T], future: asyncio.Future[T], on_committed: Callable[[T], None] | None
+    ) -> None:
+        """Execute a job; on the thread."""
         try:
             result = job(self._connection)
-        except BaseException as error:  # noqa: BLE001 -- whatever it is, it is handed to who waits for the job
-            failure = self._failed(error)
+        except BaseException as error:  # noqa: BLE001 -- the future receives every exception
+            failure = self._roll_back(error)
             self._deliver(lambda: None if future.done() else future.set_exception(failure))
         else:
             self._deliver(lambda: _complete(future, result, on_committed))
 
-    def _failed(self, error: BaseException) -> BaseException:
+    def _roll_back(self, error: BaseException) -> BaseException:
+        """End the transaction of a failed job; return the exception for the job's future."""
         if self._connection.in_transaction:
             try:
                 self._connection.execute("ROLLBACK")
             except sqlite3.Error as also:
                 error.add_note(f"Rolling back failed as well: {also}")
-        translated = store_error(error) if isinstance(error, Exception) else None
+        translated = translate_error(error) if isinstance(error, Exception) else None
         if translated is None or translated is error:
             return error
         translated.__cause__ = error
         return translated
 
-    def _deliver(self, configure: Callable[[], None]) -> None:
+    def _deliver(self, callback: Callable[[], None]) -> None:
         try:
-            self._loop.call_soon_threadsafe(configure)
+            self._loop.call_soon_threadsafe(callback)
         except RuntimeError:
-            # The loop was closed, so nobody waits any more.
+            # A closed loop has no task that waits for the result.
             return
         finally:
-            self._gil_relief.completed()
+            self._gil_relief.job_completed()
 
 
 def _complete(future: asyncio.Future[T], result: T, on_committed: Callable[[T], None] | None) -> None:
     try:
         if on_committed is not None:
             on_committed(result)
-    except Exception as error:  # a fault of ours, and who waits must not go on as if nothing were wrong
+    except Exception as error:  # a programming error, which a waiting task must not miss
         if future.done():
             raise
         future.set_exception(error)

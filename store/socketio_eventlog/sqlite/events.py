@@ -1,4 +1,4 @@
-"""The events' rows: written, read back, pruned. Jobs of a database thread, in the caller's transaction."""
+"""The rows of ``events`` and ``attachments``. Jobs of a database thread, in the caller's transaction."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FROM json_each(?) CROSS JOIN events ON offset = value ORDER BY offset
 _READ_ATTACHMENTS: Final = """
 SELECT offset, content FROM json_each(?) CROSS JOIN attachments ON offset = value ORDER BY offset, num
 """
-_READ_TAIL: Final = """
+_READ_NEWEST: Final = """
 SELECT offset, namespace, rooms, size_bytes FROM events WHERE offset >= ? ORDER BY offset
 """
 
@@ -41,7 +41,7 @@ _PRUNE: Final = (
 
 
 def insert(connection: sqlite3.Connection, first_sequence: int, events: Sequence[Event]) -> None:
-    """Write the events under consecutive numbers."""
+    """Write the events with consecutive sequences."""
     numbered = list(enumerate(events, first_sequence))
     connection.executemany(_INSERT, [_row(sequence, event) for sequence, event in numbered])
     parts = [
@@ -67,7 +67,7 @@ def _row(sequence: int, event: Event) -> tuple[object, ...]:
     )
 
 
-# The same few rooms come again and again; encoding them costs more than the rest of the row.
+# A few rooms occur in most events, and their encoding costs more than the rest of the row.
 @lru_cache(maxsize=1024)
 def _as_json(names: tuple[Room, ...]) -> str:
     return json.dumps(names, ensure_ascii=False, separators=(",", ":"))
@@ -76,11 +76,11 @@ def _as_json(names: tuple[Room, ...]) -> str:
 def read(
     connection: sqlite3.Connection, sequences: Sequence[int], limit_bytes: int | None = None
 ) -> list[LoggedEvent]:
-    """The events with these numbers, ascending, up to the one that passes the limit.
+    """Read the events with these sequences, ascending, up to the event that exceeds the limit.
 
-    Those that are not there are left out.
+    Absent events are left out.
     """
-    rows = _until(limit_bytes, connection.execute(_READ, (json.dumps(sorted(set(sequences))),)))
+    rows = _fetch_until(limit_bytes, connection.execute(_READ, (json.dumps(sorted(set(sequences))),)))
     contents = _read_attachments(connection, [row[0] for row in rows if row[6]])
     return [
         LoggedEvent(
@@ -99,7 +99,7 @@ def read(
     ]
 
 
-def _until(limit_bytes: int | None, cursor: sqlite3.Cursor) -> list[tuple[Any, ...]]:
+def _fetch_until(limit_bytes: int | None, cursor: sqlite3.Cursor) -> list[tuple[Any, ...]]:
     if limit_bytes is None:
         return cursor.fetchall()
     rows = []
@@ -120,11 +120,11 @@ def _read_attachments(connection: sqlite3.Connection, sequences: Sequence[int]) 
     return contents
 
 
-def read_tail(
+def read_newest(
     connection: sqlite3.Connection, first_sequence: int
 ) -> Iterator[tuple[int, str, tuple[Room, ...] | None, int]]:
-    """Number, namespace, rooms and size in bytes of every event from this number on."""
-    for sequence, namespace, rooms, size_bytes in connection.execute(_READ_TAIL, (first_sequence,)):
+    """Yield sequence, namespace, rooms and size in bytes of every event from ``first_sequence`` on."""
+    for sequence, namespace, rooms, size_bytes in connection.execute(_READ_NEWEST, (first_sequence,)):
         yield sequence, namespace, _from_json(rooms), size_bytes
 
 
@@ -133,10 +133,10 @@ def _from_json(rooms: str | None) -> tuple[Room, ...] | None:
 
 
 def prune(connection: sqlite3.Connection, through: int, emitted_before: float, limit: int) -> tuple[int, int]:
-    """Delete the oldest events, at most ``limit``, up to ``through`` and the first that is not old enough.
+    """Delete the oldest events, at most ``limit``, up to ``through`` and before the first younger event.
 
-    The attachments go with them, and the memberships that ended before any event that is left.
-    Returns how many events it deleted and the number of the last one (0 if there was none).
+    Also deletes the attachments of the events, and the memberships with an end before every event left.
+    Returns the number of deleted events and the last deleted sequence (0 without a deleted event).
     """
     bounds = {"through": through, "emitted_before": emitted_before, "limit": limit}
     deleted, last = connection.execute(_COUNT_PRUNABLE, bounds).fetchone()

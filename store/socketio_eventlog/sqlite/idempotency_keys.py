@@ -1,6 +1,6 @@
-"""The answers to clients' events that must be handled exactly once.
+"""The rows of ``answers``: the idempotency keys of clients' events and their acknowledgements.
 
-Jobs of a database thread; ``write`` and ``prune`` in the caller's transaction.
+All functions are jobs of a database thread; ``write`` and ``prune`` run in the caller's transaction.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ WHERE rowid IN (SELECT rowid FROM answers WHERE answered_at < ? ORDER BY answere
 
 
 def write(connection: sqlite3.Connection, handled: Sequence[EventHandled]) -> None:
-    """Keep the answers. A key that has one already is an IntegrityError, and all of it is undone."""
+    """Write the keys and acknowledgements. Raises IntegrityError for a key with a row; nothing is written."""
     connection.executemany(
         _INSERT, [(a.namespace, a.name, a.identity, a.key, a.acknowledgement, a.handled_at) for a in handled]
     )
 
 
 def find(connection: sqlite3.Connection, namespace: str, name: str, identity: str, key: str) -> str | None:
-    """The JSON array that a key was answered with, None for one that is new."""
+    """Return the acknowledgement of a key, a JSON array; None for a new key."""
     row = connection.execute(_FIND, (namespace, name, identity, key)).fetchone()
     return None if row is None else str(row[0])
 
 
 def prune(connection: sqlite3.Connection, handled_before: float, limit: int) -> int:
-    """Delete some of the oldest answers from before a service time in seconds; return how many."""
+    """Delete the oldest keys from before an uptime in seconds; return the number of deleted keys."""
     return connection.execute(_PRUNE, (handled_before, limit)).rowcount

@@ -1,9 +1,9 @@
-"""The lock that lets one process at a time write a database.
+"""The lock which limits the writers of a database to one process at a time.
 
-It is on a file of its own beside the database, never on the database: closing any handle of that one would
-drop the locks that SQLite holds on it (https://sqlite.org/howtocorrupt.html, "POSIX advisory locks").
-The kernel gives it back when the process ends, however that ends; a file that a kill left behind is free.
-Readers take no notice of it.
+The lock is on a file of its own beside the database, never on the database: the close of any handle of the
+database would drop SQLite's locks on the database (https://sqlite.org/howtocorrupt.html, "POSIX advisory
+locks"). The kernel releases the lock at the end of the process, in whatever way the process ends; a lock
+file left by a kill is free. Readers ignore the lock.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from socketio_eventlog.errors import StoreNotUsable
 
 try:
     import fcntl
-except ImportError:  # Windows; two servers on one database are told apart by their boots only
+except ImportError:  # Windows; there only the epochs tell two servers on one database apart
     HAS_LOCKS = False
 else:
     HAS_LOCKS = True
@@ -28,66 +28,66 @@ else:
 logger = logging.getLogger(__name__)
 
 _PAUSE_SECONDS: Final = 0.02
-_NOT_HERE: Final = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL})
-"""What file systems say that have no such locks, some of those on a network."""
+_UNSUPPORTED: Final = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL})
+"""The errors of file systems without such locks, for example of some network file systems."""
 
-_held: Final[set[int]] = set()
+_locked_handles: Final[set[int]] = set()
 
 
-def _close_inherited() -> None:
-    while _held:
-        os.close(_held.pop())
+def _close_inherited_handles() -> None:
+    while _locked_handles:
+        os.close(_locked_handles.pop())
 
 
 if hasattr(os, "register_at_fork"):
-    # A worker process of the application, which may outlive a server that is killed, would keep the lock.
-    os.register_at_fork(after_in_child=_close_inherited)
+    # A worker process of the application may outlive a killed server, and would keep the lock.
+    os.register_at_fork(after_in_child=_close_inherited_handles)
 
 
 class Lock:
     """The right to write a database, until ``release`` or the end of the process."""
 
     def __init__(self, path: Path, timeout_seconds: float) -> None:
-        """Take it, or wait for whoever has it; blocking. The folder must exist.
+        """Acquire the lock, or wait for its release; blocking. The folder of ``path`` must exist.
 
-        Raises StoreNotUsable when it was not free in time, OSError when its file cannot be made.
+        Raises StoreNotUsable after the timeout, OSError when the lock file cannot be created.
         """
-        path = path.resolve()  # servers that go by different symbolic links must meet
+        path = path.resolve()  # servers with different symbolic links need the same lock file
         self._file = path.with_name(path.name + "-lock")
         self._handle: int | None = None
-        deadline, told = time.monotonic() + timeout_seconds, False
-        while HAS_LOCKS and not self._try():
+        deadline, warned = time.monotonic() + timeout_seconds, False
+        while HAS_LOCKS and not self._try_acquire():
             if time.monotonic() >= deadline:
                 raise StoreNotUsable(f"{path} is in use by another server.")
-            if not told:
+            if not warned:
                 logger.warning(
                     "%s is in use by another server; waiting up to %g s for its end.", path, timeout_seconds
                 )
-                told = True
+                warned = True
             time.sleep(_PAUSE_SECONDS)
 
     def release(self) -> None:
-        """Give it back. May be called again."""
+        """Release the lock and delete the lock file. A second call does nothing."""
         handle, self._handle = self._handle, None
-        if handle is None or handle not in _held:
+        if handle is None or handle not in _locked_handles:
             return
-        with suppress(OSError):  # an empty file in the way of nobody
-            if self._is_file_of(handle):
+        with suppress(OSError):  # a lock file without a lock does no harm
+            if self._is_lock_file(handle):
                 self._file.unlink()
-        _held.discard(handle)
+        _locked_handles.discard(handle)
         os.close(handle)
 
-    def _try(self) -> bool:
-        """Whether it is ours now, or there is nothing to be had."""
+    def _try_acquire(self) -> bool:
+        """Return whether the lock is acquired, or the file system has no locks."""
         handle = os.open(self._file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever had it may have deleted the file that was opened here: then it locks nobody out.
-            if self._is_file_of(handle):
+            # The former owner may have deleted the opened file: a lock on a deleted file excludes no server.
+            if self._is_lock_file(handle):
                 self._handle = handle
-                _held.add(handle)
+                _locked_handles.add(handle)
         except OSError as error:
-            if error.errno in _NOT_HERE:
+            if error.errno in _UNSUPPORTED:
                 logger.warning("%s: this file system has no locks; start one server only.", self._file)
                 return True
             if not isinstance(error, BlockingIOError):
@@ -97,7 +97,7 @@ class Lock:
                 os.close(handle)
         return self._handle is not None
 
-    def _is_file_of(self, handle: int) -> bool:
+    def _is_lock_file(self, handle: int) -> bool:
         try:
             return os.path.samestat(os.fstat(handle), self._file.stat())
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The log: what the server commits, asks and reads."""
+"""The event log in SQLite: a writing connection, a reading connection, and the index in memory."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Final
 
 from socketio_eventlog import offsets
 from socketio_eventlog.errors import StoreError, StoreNotUsable
-from socketio_eventlog.index import AudienceRange, Segment, SegmentChunk, collect, wanted
 from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.records import Change, Event, LoggedEvent, Membership, Missed, Offset, StoredSession
+from socketio_eventlog.segment import AudienceRange, Segment, SegmentChunk, audience_ranges, find_missed
 from socketio_eventlog.sqlite import events, idempotency_keys, schema, segments, sessions
 from socketio_eventlog.sqlite.database import Database
-from socketio_eventlog.sqlite.start import Start, begin
+from socketio_eventlog.sqlite.start import InitialState, begin_epoch
 
 _COUNTS: Final = "SELECT (SELECT count(*) FROM sessions), (SELECT count(*) FROM events)"
 
@@ -29,26 +29,30 @@ def random_epoch() -> str:
 
 
 class EventLog:
-    """The durable log, as the one process that writes it sees it. Use it from one event loop."""
+    """The durable ``Log`` of the only process that writes the database."""
 
     is_durable: Final = True
 
     def __init__(
-        self, epoch: str, start: Start, write: Database, read: Database, clock: Callable[[], float]
+        self,
+        epoch: str,
+        state: InitialState,
+        writer_database: Database,
+        reader_database: Database,
+        wall_clock: Callable[[], float],
     ) -> None:
         """Use ``open``."""
         self.epoch = epoch
-        """The random id of this start of the server."""
-        self.uptime_at_open = start.uptime
-        """For how many seconds servers had run on this database when this one started."""
-        self._epochs = start.epochs
-        self._head = start.head
-        self._pruned_through = start.pruned_through
-        self._index = start.index
-        self._writer = start.writer
-        self._write = write
-        self._read = read
-        self._wall_clock = clock
+        """The random id of this node."""
+        self.uptime_at_open = state.uptime
+        self._epochs = state.epochs
+        self._head = state.head
+        self._pruned_through = state.pruned_through
+        self._index = state.index
+        self._writer = state.writer
+        self._writer_database = writer_database
+        self._reader_database = reader_database
+        self._wall_clock = wall_clock
 
     @classmethod
     async def open(
@@ -68,85 +72,65 @@ class EventLog:
             raise ValueError("an event log needs a path")
         epoch = new_epoch()
         if offsets.EPOCH_ID.fullmatch(epoch) is None:
-            raise ValueError(f"a boot id cannot be {epoch!r}")
-        epoch_begins = partial(
-            begin, path=path, epoch=epoch, now=wall_clock(), index_memory_bytes=options.index_memory
+            raise ValueError(f"an epoch id cannot be {epoch!r}")
+        begin = partial(
+            begin_epoch, path=path, epoch=epoch, now=wall_clock(), index_memory_bytes=options.index_memory
         )
-        write = await Database.open(lambda: schema.writer(path))
+        writer_database = await Database.open(lambda: schema.open_writer(path))
         try:
-            start = await write.run(epoch_begins)
-            await write.run(lambda connection: schema.configure(connection, options.synchronous))
-            read = await Database.open(lambda: schema.reader(path))
+            state = await writer_database.run(begin)
+            await writer_database.run(lambda connection: schema.configure(connection, options.synchronous))
+            reader_database = await Database.open(lambda: schema.open_reader(path))
         except BaseException as error:
-            await write.close()
+            await writer_database.close()
             if isinstance(error, StoreError) and not isinstance(error, StoreNotUsable):
                 raise StoreNotUsable(f"{path}: {error}") from error
             raise
-        return cls(epoch, start, write, read, wall_clock)
+        return cls(epoch, state, writer_database, reader_database, wall_clock)
 
     @property
     def head(self) -> int:
-        """The number of the last committed event; 0 before the first."""
         return self._head
 
     @property
     def pruned_through(self) -> int:
-        """The number of the last event that was deleted; 0 before the first."""
         return self._pruned_through
 
     def offset_at(self, sequence: int) -> Offset:
-        """The position after this event, as this boot gives it out."""
         return Offset(self.epoch, sequence)
 
     def offset_of(self, sequence: int) -> Offset:
-        """The place that the event with this number was given when it was emitted, by whatever boot."""
-        return Offset(self._epochs.writer_of(sequence), sequence)
+        return Offset(self._epochs.epoch_of(sequence), sequence)
 
     def locate(self, offset: str) -> Offset:
-        """Read a client's offset.
-
-        Raises OffsetMalformed if it is not of our form, OffsetUnknown if its boot is not recorded here,
-        OffsetRolledBack if its boot did not write that far, or began later, in this history of the log.
-        """
         return self._epochs.check(offsets.parse(offset), self._head)
 
     def precedes_epoch(self, earlier: str, later: str) -> bool:
-        """Whether one boot came before the other. Raises OffsetUnknown for one that is not recorded."""
         return self._epochs.precedes(earlier, later)
 
     async def load_sessions(self) -> list[StoredSession]:
-        """All sessions, in the order in which they were opened. Raises StoreUnavailable, StoreClosed."""
-        return await self._read.run(partial(sessions.load, pruned_through=self._pruned_through))
+        return await self._reader_database.run(partial(sessions.load, pruned_through=self._pruned_through))
 
     async def commit(self, changes: Sequence[Change]) -> list[int]:
-        """Write the changes in one transaction, in their order.
-
-        Returns the log's position right after each: an event's own number, for any other change the
-        number of the last event before it. On an error nothing is stored, and the numbers that the
-        events would have had are never given out. If the waiting task is cancelled, the commit goes on.
-
-        Raises StoreBusy (another program writes; try again), StoreUnavailable (disk full or broken),
-        StoreRejected (the fault of one of these changes), StoreClosed.
-        """
         if not changes:
             return []
         changes = tuple(changes)
-        chunk = self._index.chunk(len(changes))
-        return await self._write.submit(
+        chunk = self._index.next_chunk(len(changes))
+        return await self._writer_database.submit(
             lambda connection: self._writer.commit(connection, changes, chunk),
-            partial(self._committed, changes, chunk),
+            partial(self._on_committed, changes, chunk),
         )
 
-    def _committed(
-        self, changes: Sequence[Change], chunk: SegmentChunk | None, sequences: Sequence[int]
+    def _on_committed(
+        self, changes: Sequence[Change], chunk: SegmentChunk | None, heads: Sequence[int]
     ) -> None:
         index = self._index
-        for change, sequence in zip(changes, sequences, strict=True):
+        for change, head in zip(changes, heads, strict=True):
             if type(change) is Event:
-                index.add(sequence, change.namespace, change.rooms, change.size_bytes)
-                self._head = sequence
+                index.add(head, change.namespace, change.rooms, change.size_bytes)
+                self._head = head
         if chunk is not None:
-            index.written(chunk)
+            index.mark_written(chunk)
         index.evict()
 
     async def missed(
@@ -158,21 +142,16 @@ class EventLog:
         *,
         at_most: int | None = None,
     ) -> Missed:
-        """The stored events in (after, through] that one of the memberships covers.
-
-        With ``at_most`` the search ends once it has found more than so many. Raises StoreUnavailable,
-        StoreClosed.
-        """
-        ranges = wanted(namespace, memberships, max(after, self._pruned_through), through)
-        found = list(self._index.loaded(ranges))
-        keys = self._index.only_on_disk(ranges)
+        ranges = audience_ranges(namespace, memberships, max(after, self._pruned_through), through)
+        found = list(self._index.segments_in_memory(ranges))
+        keys = self._index.keys_on_disk_only(ranges)
         for start in range(0, len(keys), _SEGMENTS_PER_READ):
-            found += await self._fetch(keys[start : start + _SEGMENTS_PER_READ], ranges)
-        return collect(sorted(found, key=lambda segment: segment.key), ranges, at_most)
+            found += await self._read_segments(keys[start : start + _SEGMENTS_PER_READ], ranges)
+        return find_missed(sorted(found, key=lambda segment: segment.key), ranges, at_most)
 
-    async def _fetch(self, keys: Sequence[int], ranges: Sequence[AudienceRange]) -> list[Segment]:
+    async def _read_segments(self, keys: Sequence[int], ranges: Sequence[AudienceRange]) -> list[Segment]:
         audiences = {range_.audience for range_ in ranges}
-        return await self._read.run(partial(segments.read, keys=keys, audiences=audiences))
+        return await self._reader_database.run(partial(segments.read, keys=keys, audiences=audiences))
 
     def missed_in_memory(
         self,
@@ -183,69 +162,50 @@ class EventLog:
         *,
         at_most: int | None = None,
     ) -> Missed | None:
-        """The same as ``missed`` without awaiting; None when part of the answer is only on disk."""
-        ranges = wanted(namespace, memberships, max(after, self._pruned_through), through)
-        if self._index.only_on_disk(ranges):
+        ranges = audience_ranges(namespace, memberships, max(after, self._pruned_through), through)
+        if self._index.keys_on_disk_only(ranges):
             return None
-        return collect(self._index.loaded(ranges), ranges, at_most)
+        return find_missed(self._index.segments_in_memory(ranges), ranges, at_most)
 
     async def read(self, sequences: Sequence[int], limit_bytes: int | None = None) -> list[LoggedEvent]:
-        """The events with these numbers, ascending, each once; those that are not there are left out.
-
-        With ``limit_bytes`` the reading ends with the event that passes the limit. Raises
-        StoreUnavailable, StoreClosed.
-        """
-        return await self._read.run(partial(events.read, sequences=sequences, limit_bytes=limit_bytes))
+        return await self._reader_database.run(
+            partial(events.read, sequences=sequences, limit_bytes=limit_bytes)
+        )
 
     async def prune(self, *, through: int, emitted_before: float, limit: int = 1000) -> int:
-        """Delete the oldest events, up to ``through`` and to the first that is not older.
-
-        ``emitted_before``: wall-clock time in seconds. At most ``limit`` events go in one transaction.
-        Returns how many did. Raises StoreBusy, StoreUnavailable, StoreClosed.
-        """
-        deleted, _ = await self._write.submit(
-            lambda connection: self._writer.prune(connection, through, emitted_before, limit), self._pruned
+        deleted, _ = await self._writer_database.submit(
+            lambda connection: self._writer.prune(connection, through, emitted_before, limit),
+            self._on_pruned,
         )
         return deleted
 
-    def _pruned(self, pruned: tuple[int, int]) -> None:
-        self._pruned_through = max(self._pruned_through, pruned[1])
-        self._index.forget(self._pruned_through)
+    def _on_pruned(self, result: tuple[int, int]) -> None:
+        _, last = result
+        self._pruned_through = max(self._pruned_through, last)
+        self._index.drop_through(self._pruned_through)
 
     async def acknowledgement(self, namespace: str, name: str, identity: str, key: str) -> str | None:
-        """The JSON array with which a client's event was answered, None for a key that is new.
-
-        Raises StoreUnavailable, StoreClosed.
-        """
         find = partial(idempotency_keys.find, namespace=namespace, name=name, identity=identity, key=key)
-        return await self._read.run(find)
+        return await self._reader_database.run(find)
 
     async def prune_idempotency_keys(self, handled_before: float, limit: int = 1000) -> int:
-        """Forget at most ``limit`` answers from before a service time in seconds; return how many.
-
-        Raises StoreBusy, StoreUnavailable, StoreClosed.
-        """
-        return await self._write.run(
+        return await self._writer_database.run(
             lambda connection: self._writer.prune_idempotency_keys(connection, handled_before, limit)
         )
 
     async def heartbeat(self, uptime: float) -> None:
-        """Write down that this server is alive, and how many seconds servers have run on this database.
-
-        Raises StoreUnavailable when the file was deleted or replaced, StoreBusy, StoreClosed.
-        """
         now = self._wall_clock()
-        await self._write.run(lambda connection: self._writer.heartbeat(connection, now, uptime))
+        await self._writer_database.run(lambda connection: self._writer.heartbeat(connection, now, uptime))
 
     async def counts(self) -> tuple[int, int]:
-        """How many sessions and how many events there are. Raises StoreUnavailable, StoreClosed."""
-        row = await self._read.run(lambda connection: connection.execute(_COUNTS).fetchone())
+        row = await self._reader_database.run(lambda connection: connection.execute(_COUNTS).fetchone())
         return row[0], row[1]
 
     async def close(self) -> None:
-        """Finish what was begun and close the database. May be called again."""
-        await self._read.close()
+        await self._reader_database.close()
         with suppress(StoreError):
-            # What a foreign reader keeps from being moved into the main file stays safe in the WAL.
-            await self._write.run(lambda connection: connection.execute("PRAGMA wal_checkpoint(TRUNCATE)"))
-        await self._write.close()
+            # Pages which a foreign reader keeps out of the main file stay safe in the WAL.
+            await self._writer_database.run(
+                lambda connection: connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            )
+        await self._writer_database.close()

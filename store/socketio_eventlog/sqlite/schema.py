@@ -1,6 +1,6 @@
-"""From a path to an open connection: the file, its schema, its settings.
+"""From a path to an open connection: the file, the schema, the connection's settings.
 
-Everything here is blocking and runs on a database thread. ``writer`` and ``reader`` raise
+All functions are blocking and run on a database thread. ``open_writer`` and ``open_reader`` raise
 StoreNotUsable with one line that names the path.
 """
 
@@ -20,12 +20,12 @@ from socketio_eventlog.sqlite.database import StoreConnection
 from socketio_eventlog.sqlite.lock import Lock
 
 HEAD_REVISION: Final = "0002"
-"""The newest migration. A database that is there already opens without importing alembic (0.3 s)."""
+"""The newest migration. A database of this revision opens without the import of alembic (0.3 s)."""
 APPLICATION_ID: Final = 0x53696F45
-"""What the first migration writes into the file's header."""
+"""The number in the file's header, written by the first migration."""
 OPENING_TIMEOUT_SECONDS: Final = 10.0
-"""Seconds to wait for another program's lock while opening: a server that is about to end included, which
-takes up to ``shutdown_grace``, 10 s unless told otherwise."""
+"""Time to wait for another program's lock at the opening. A server in its shutdown holds the lock for up to
+``shutdown_grace``, by default 10 s."""
 
 _BUSY_TIMEOUT: Final = "PRAGMA busy_timeout = 0"
 _READER_BUSY_TIMEOUT: Final = "PRAGMA busy_timeout = 1000"
@@ -33,17 +33,17 @@ _WAL_LIMIT: Final = "PRAGMA journal_size_limit = 8000000"
 _SYNCHRONOUS: Final = {"full": "PRAGMA synchronous = FULL", "normal": "PRAGMA synchronous = NORMAL"}
 
 
-def writer(path: Path) -> StoreConnection:
-    """Open the one connection that writes; create or migrate the database before.
+def open_writer(path: Path) -> StoreConnection:
+    """Open the only connection that writes the file; create or migrate the database before.
 
-    It is durable ("full") until ``settle`` says otherwise, and the only one on this file until it is closed.
+    The connection owns the file's lock until the close. Commits are durable ("full") until ``configure``.
     """
     with _translate_errors(path):
         _create_file(path)
         connection = _connect(path, "rw")
         try:
             connection.lock = Lock(path, OPENING_TIMEOUT_SECONDS)
-            _check(connection)
+            _check_application(connection)
             _retry_while_busy(lambda: connection.execute("PRAGMA journal_mode = WAL"))
             if _revision(connection) != HEAD_REVISION:
                 _migrate(path)
@@ -56,17 +56,16 @@ def writer(path: Path) -> StoreConnection:
 
 
 def configure(connection: sqlite3.Connection, synchronous: Synchronous) -> None:
-    """Switch from opening to running: the configured durability, and no patience.
+    """Switch from opening to running: the configured durability, and no wait for another program's lock.
 
-    How to retry while another program holds the lock is for the caller to say; in here a wait would
-    hold up everything behind it.
+    The caller decides about retries: a wait inside a job would delay every job behind.
     """
     connection.execute(_SYNCHRONOUS[synchronous])
     connection.execute(_BUSY_TIMEOUT)
 
 
-def reader(path: Path) -> StoreConnection:
-    """Open a connection that only reads. It cannot checkpoint either: one connection does both.
+def open_reader(path: Path) -> StoreConnection:
+    """Open a connection that only reads, without checkpoints: the writer's connection does both.
 
     Two connections that write or checkpoint at the same instant can corrupt the database in SQLite
     3.7.0 to 3.51.2 (https://sqlite.org/wal.html#walresetbug).
@@ -92,7 +91,7 @@ def _translate_errors(path: Path) -> Iterator[None]:
 
 
 def _create_file(path: Path) -> None:
-    """Make an empty file that only its owner can read; SQLite gives the -wal and -shm the same mode."""
+    """Create an empty file which only the owner can read; SQLite gives the -wal and -shm the same mode."""
     if path.is_dir():
         raise StoreNotUsable(f"{path} is a directory; the path of a file is needed.")
     missing = [folder for folder in path.parents if not folder.exists()]
@@ -101,10 +100,10 @@ def _create_file(path: Path) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     except FileExistsError:
         if not os.access(path, os.W_OK):
-            # SQLite would open it all the same, and leave a -wal and a -shm that stay read-only.
+            # SQLite would open the file nevertheless, and leave a read-only -wal and a read-only -shm.
             raise StoreNotUsable(f"{path} is read-only.") from None
         return
-    # A power cut after the first commit must not take the names of the file and its folders.
+    # A power cut after the first commit must not take the directory entries of the file and its folders.
     for folder in (path.parent, *(new.parent for new in missing)):
         _sync_folder(folder)
 
@@ -112,7 +111,7 @@ def _create_file(path: Path) -> None:
 def _sync_folder(folder: Path) -> None:
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except PermissionError:  # one may write into a folder without reading it
+    except PermissionError:  # a folder can be writable and unreadable
         return
     try:
         os.fsync(handle)
@@ -121,7 +120,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _connect(path: Path, mode: Literal["rw", "ro"]) -> StoreConnection:
-    # Never mode=rwc: a file that was deleted meanwhile would come back readable by everybody.
+    # Never mode=rwc: SQLite would create a deleted file again, readable by every user.
     uri = f"{path.absolute().as_uri()}?mode={mode}"
     return sqlite3.connect(
         uri, uri=True, isolation_level=None, timeout=OPENING_TIMEOUT_SECONDS, factory=StoreConnection
@@ -129,7 +128,7 @@ def _connect(path: Path, mode: Literal["rw", "ro"]) -> StoreConnection:
 
 
 def _retry_while_busy(attempt: Callable[[], object]) -> None:
-    """Repeat what SQLite refuses at once, without its busy timeout, while another program is in the way."""
+    """Repeat an attempt which SQLite refuses without its busy timeout while another program has a lock."""
     deadline = time.monotonic() + OPENING_TIMEOUT_SECONDS
     while True:
         try:
@@ -142,8 +141,8 @@ def _retry_while_busy(attempt: Callable[[], object]) -> None:
             return
 
 
-def _check(connection: sqlite3.Connection) -> None:
-    """Refuse a database of another program, before anything in it is changed."""
+def _check_application(connection: sqlite3.Connection) -> None:
+    """Refuse a database of another program, before any change to the database."""
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
     if tables and application_id != APPLICATION_ID:
@@ -152,7 +151,7 @@ def _check(connection: sqlite3.Connection) -> None:
 
 
 def _revision(connection: sqlite3.Connection) -> str | None:
-    """The last migration that the database has seen; None for an empty one."""
+    """Return the revision of the last migration; None for an empty database."""
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone():
         return None
     row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
@@ -160,10 +159,11 @@ def _revision(connection: sqlite3.Connection) -> str | None:
 
 
 def _migrate(path: Path) -> None:
-    """Bring the schema up to date, in one transaction.
+    """Migrate the schema to the newest revision, in one transaction.
 
-    The transaction begins before the version is read again, so of two servers that start at once one
-    waits and then finds everything done; and a kill at any moment leaves the former schema.
+    The transaction begins before the second read of the revision, so of two servers with a simultaneous
+    start the second server waits and then finds the new schema. A kill at any moment leaves the former
+    schema.
     """
     from alembic import command
     from alembic.config import Config
@@ -174,15 +174,15 @@ def _migrate(path: Path) -> None:
     config = Config()
     config.set_main_option("script_location", "socketio_eventlog_migrations:sqlite")
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    # Without an isolation level the driver begins and commits nothing by itself; alembic sees that
-    # SQLAlchemy is inside a transaction already and leaves it alone.
+    # Without an isolation level the driver neither begins nor commits a transaction. Alembic finds
+    # SQLAlchemy inside a transaction and leaves the transaction open.
     engine = create_engine("sqlite://", creator=lambda: _connect(path, "rw"), poolclass=StaticPool)
     try:
         with engine.begin() as connection:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             raw = connection.connection.driver_connection
             assert isinstance(raw, sqlite3.Connection)
-            _check(raw)
+            _check_application(raw)
             revision = _revision(raw)
             if revision is not None and revision not in known:
                 raise DatabaseTooNew(f"{path} has revision {revision}; this program knows {HEAD_REVISION}.")

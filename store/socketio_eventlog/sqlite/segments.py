@@ -1,4 +1,4 @@
-"""The index on disk: generations written once when complete, read back by list. Jobs of a database thread."""
+"""The segments of the index on disk, written once when complete. Jobs of a database thread."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from array import array
 from collections.abc import Iterable
 from typing import Final
 
-from socketio_eventlog.index import SEGMENT_LENGTH, Audience, Index, Segment, SegmentChunk
+from socketio_eventlog.index import Index
+from socketio_eventlog.segment import SEGMENT_LENGTH, Audience, Segment, SegmentChunk
 from socketio_eventlog.sqlite import events
 
-# OR IGNORE: a portion is offered to every commit until one has succeeded, and again after a crash.
+# OR IGNORE: every commit receives the chunk until a commit has succeeded, and again after a crash.
 _WRITE_SIZES: Final = "INSERT OR IGNORE INTO index_generations (generation, sizes) VALUES (?, ?)"
 _WRITE_LIST: Final = "INSERT OR IGNORE INTO index_lists (generation, audience, offsets) VALUES (?, ?, ?)"
 _DELETE: Final = (
@@ -28,14 +29,14 @@ SELECT audience, offsets FROM json_each(?) CROSS JOIN index_lists ON generation 
 
 
 def write(connection: sqlite3.Connection, chunk: SegmentChunk) -> None:
-    """Write some lists of a complete generation; the row that makes it count comes with the last of them."""
+    """Write some lists of a complete segment; the last chunk adds the row which makes the segment valid."""
     segment = chunk.segment
-    if segment.order is None:
-        # Near to the order of their texts, so that each portion touches pages of its own.
-        segment.order = sorted(segment.audiences, key=lambda audience: (audience[0], str(audience[1])))
+    if segment.write_order is None:
+        # Close to the order of the primary key, so that each chunk touches pages of its own.
+        segment.write_order = sorted(segment.lists, key=lambda audience: (audience[0], str(audience[1])))
     lists = [
-        (segment.key, _to_text(audience), _to_bytes(segment.audiences[audience]))
-        for audience in segment.order[chunk.start : chunk.stop]
+        (segment.key, _to_text(audience), _to_bytes(segment.lists[audience]))
+        for audience in segment.write_order[chunk.start : chunk.stop]
     ]
     connection.executemany(_WRITE_LIST, lists)
     if chunk.is_last:
@@ -43,44 +44,44 @@ def write(connection: sqlite3.Connection, chunk: SegmentChunk) -> None:
 
 
 def delete(connection: sqlite3.Connection, pruned_through: int) -> None:
-    """Delete the generations whose last event is pruned."""
+    """Delete the segments whose last event is pruned."""
     for statement in _DELETE:
         connection.execute(statement, ((pruned_through + 1) // SEGMENT_LENGTH,))
 
 
 def read(connection: sqlite3.Connection, keys: Iterable[int], audiences: Iterable[Audience]) -> list[Segment]:
-    """The lists of these audiences in these generations; a generation that was pruned is left out."""
+    """Read the audiences' lists in the segments with these keys; pruned segments are left out."""
     names = json.dumps([_to_text(audience) for audience in audiences], ensure_ascii=False)
     found = (_read(connection, key, _READ_SOME, (names, key)) for key in keys)
     return [segment for segment in found if segment is not None]
 
 
 def load(connection: sqlite3.Connection, pruned_through: int, memory_bytes: int) -> Index:
-    """The index as it was when the log was last written.
+    """Return the index in its state at the last commit.
 
-    The newest generations are read from disk, as many as ``memory_bytes`` holds, since a client that
-    comes back asks for those; of older ones only their existence is noted. Events are scanned only
-    after the last complete generation, and before it nothing.
+    Reads the newest segments from disk up to ``memory_bytes``, since most returning clients need the newest
+    segments; of older segments only the keys are read. Scans only the events after the last complete
+    segment.
     """
     index = Index(memory_bytes)
     first = (pruned_through + 1) // SEGMENT_LENGTH
     keys = [key for (key,) in connection.execute(_KEYS, (first,))]
     newest: list[Segment] = []
-    room_left: float = memory_bytes
-    while keys and room_left > 0:
+    memory_left: float = memory_bytes
+    while keys and memory_left > 0:
         segment = _read(connection, keys[-1], _READ_ALL, (keys[-1],))
-        if segment is None or segment.memory_bytes > room_left:
+        if segment is None or segment.memory_bytes > memory_left:
             break
-        room_left -= segment.memory_bytes
+        memory_left -= segment.memory_bytes
         newest.append(segment)
         keys.pop()
     for key in keys:
-        index.know(key)
+        index.add_stored_segment(key)
     for segment in reversed(newest):
-        index.hold(segment, on_disk=True)
-    unwritten = (newest[0].key if newest else keys[-1] if keys else first - 1) + 1
-    for entry in events.read_tail(connection, unwritten * SEGMENT_LENGTH):
-        index.add(*entry)
+        index.add_segment(segment, on_disk=True)
+    first_unwritten = (newest[0].key if newest else keys[-1] if keys else first - 1) + 1
+    for event in events.read_newest(connection, first_unwritten * SEGMENT_LENGTH):
+        index.add(*event)
     return index
 
 
@@ -92,9 +93,9 @@ def _read(
         return None
     segment = Segment(key)
     segment.sizes = _from_bytes("I", row[0])
-    for audience, relative in connection.execute(lists, parameters):
+    for audience, remainders in connection.execute(lists, parameters):
         namespace, room = json.loads(audience)
-        segment.put((namespace, room), _from_bytes("H", relative))
+        segment.add_list((namespace, room), _from_bytes("H", remainders))
     return segment
 
 
@@ -102,16 +103,16 @@ def _to_text(audience: Audience) -> str:
     return json.dumps(audience, ensure_ascii=False, separators=(",", ":"))
 
 
-def _to_bytes(sequences: array[int]) -> bytes:
+def _to_bytes(numbers: array[int]) -> bytes:
     if sys.byteorder == "little":
-        return sequences.tobytes()
-    swapped = sequences[:]
+        return numbers.tobytes()
+    swapped = numbers[:]
     swapped.byteswap()
     return swapped.tobytes()
 
 
 def _from_bytes(typecode: str, content: bytes) -> array[int]:
-    sequences: array[int] = array(typecode, content)
+    numbers: array[int] = array(typecode, content)
     if sys.byteorder == "big":
-        sequences.byteswap()
-    return sequences
+        numbers.byteswap()
+    return numbers

@@ -1,7 +1,7 @@
-"""The sessions' rows: every change of a session as SQL, and all of them read back at the start.
+"""The rows of ``sessions`` and ``rooms``: a statement for each kind of change, and the load at the start.
 
-Jobs of a database thread, inside the caller's transaction. A change of a session that is not there
-does nothing: its end may have been written before.
+Jobs of a database thread, in the caller's transaction. A change of a session without a row does nothing:
+the end of the session may have been written before.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _RESUME: Final = """
 UPDATE sessions SET resumed_at = ?, disconnected_at = NULL, away_since = NULL
 WHERE namespace = ? AND sid = ?
 """
-_LEAVE_AWAY: Final = """
+_MARK_AWAY: Final = """
 UPDATE sessions SET disconnected_at = ?, away_since = ?, confirmed = max(confirmed, ?)
 WHERE namespace = ? AND sid = ?
 """
@@ -56,7 +56,7 @@ _END_MEMBERSHIPS: Final = "DELETE FROM rooms WHERE namespace = ? AND sid = ?"
 _BIND: Final = "UPDATE sessions SET identity = ? WHERE namespace = ? AND sid = ?"
 _SAVE: Final = "UPDATE sessions SET data = ? WHERE namespace = ? AND sid = ?"
 
-# Joining a room that it is in already must not move the beginning of the membership.
+# A second join of the same room must not move the beginning of the membership.
 _JOIN: Final = """
 INSERT INTO rooms (namespace, sid, room, joined_after)
 SELECT namespace, sid, ?, ? FROM sessions
@@ -70,8 +70,8 @@ _LEAVE: Final = """
 UPDATE rooms SET left_after = ?
 WHERE namespace = ? AND sid = ? AND room = ? AND left_after IS NULL
 """
-# It looks at every membership of the namespace, 9 ms for 100,000. An index by room would make each join
-# three times as dear, and those are many more.
+# The statement scans every membership of the namespace, 9 ms for 100,000. An index by room would make each
+# join three times as dear, and joins are much more frequent.
 _CLOSE: Final = """
 UPDATE rooms SET left_after = ? WHERE namespace = ? AND room = ? AND left_after IS NULL
 """
@@ -79,7 +79,7 @@ UPDATE rooms SET left_after = ? WHERE namespace = ? AND room = ? AND left_after 
 _STATEMENTS: Final[dict[type[SessionChange], tuple[str, ...]]] = {
     SessionOpened: (_OPEN,),
     SessionResumed: (_RESUME,),
-    SessionAway: (_LEAVE_AWAY,),
+    SessionAway: (_MARK_AWAY,),
     SessionEnded: (_END, _END_MEMBERSHIPS),
     SessionBound: (_BIND,),
     DataSaved: (_SAVE,),
@@ -99,20 +99,20 @@ WHERE left_after IS NULL OR left_after > ? ORDER BY joined_after
 """
 
 
-def write(connection: sqlite3.Connection, changes: Sequence[SessionChange], position: Offset) -> None:
-    """Write changes of one kind, all at the same position of the log."""
-    rows = [_parameters(change, position) for change in changes]
+def write(connection: sqlite3.Connection, changes: Sequence[SessionChange], offset: Offset) -> None:
+    """Write changes of one kind, all at the same offset."""
+    rows = [_parameters(change, offset) for change in changes]
     for statement in _STATEMENTS[type(changes[0])]:
         connection.executemany(statement, rows)
 
 
-def _parameters(change: SessionChange, position: Offset) -> tuple[object, ...]:
+def _parameters(change: SessionChange, offset: Offset) -> tuple[object, ...]:
     if isinstance(change, RoomClosed):
-        return position.sequence, change.namespace, change.room
+        return offset.sequence, change.namespace, change.room
     session = (change.namespace, change.sid)
     match change:
         case SessionOpened():
-            epoch, sequence = position
+            epoch, sequence = offset
             return (
                 *session,
                 change.pid_hash,
@@ -133,15 +133,15 @@ def _parameters(change: SessionChange, position: Offset) -> tuple[object, ...]:
         case DataSaved():
             return (change.data, *session)
         case RoomJoined():
-            return (change.room, position.sequence, *session, change.room)
+            return (change.room, offset.sequence, *session, change.room)
         case RoomLeft():
-            return (position.sequence, *session, change.room)
+            return (offset.sequence, *session, change.room)
 
 
 def load(connection: sqlite3.Connection, pruned_through: int) -> list[StoredSession]:
-    """All sessions in the order in which they were opened.
+    """Load all sessions, in the order of their opening.
 
-    Memberships that ended at or before ``pruned_through`` are left out: no event is left for them.
+    Memberships with an end at or before ``pruned_through`` are left out: their events are deleted.
     """
     memberships: defaultdict[tuple[str, str], list[Membership]] = defaultdict(list)
     for namespace, sid, room, joined_after, left_after in connection.execute(

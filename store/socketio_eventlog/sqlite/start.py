@@ -1,4 +1,4 @@
-"""What happens once, when a server starts: its boot is written down, and what was there is read."""
+"""The start of a node on a database: one transaction records the epoch and reads the stored state."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ SELECT max((SELECT coalesce(max(offset), 0) FROM events),
        (SELECT pruned_through FROM log_state),
        (SELECT coalesce(max(service_time), 0.0) FROM boots)
 """
-_BEGIN_BOOT: Final = """
+_INSERT_EPOCH: Final = """
 INSERT INTO boots (boot, began_after, started_at, alive_at, service_time) VALUES (?, ?, ?, ?, ?)
 """
-# All that is older than the one that wrote the oldest event and the ones in which sessions began. What a
-# client brings along from before its session began is kept with the session, as former_offset.
-_PRUNE_BOOTS: Final = """
+# Deletes the epochs before the epoch of the oldest event and before the epochs in which sessions began. The
+# offset that a client keeps from before its session stays with the session, as former_offset.
+_PRUNE_EPOCHS: Final = """
 DELETE FROM boots
 WHERE boots.number <= (SELECT max(number) FROM boots) - ?
   AND boots.number < coalesce(
@@ -33,39 +33,40 @@ WHERE boots.number <= (SELECT max(number) FROM boots) - ?
     (SELECT max(b.number) FROM boots AS b WHERE b.began_after < (SELECT min(offset) FROM events)),
     boots.number + 1)
 """
-_BOOTS: Final = "SELECT boot, began_after FROM boots ORDER BY number"
+_EPOCHS: Final = "SELECT boot, began_after FROM boots ORDER BY number"
 
 EPOCHS_KEPT = 1000
-"""The newest starts are kept in any case, for people who look, and for clients that make up offsets."""
+"""The newest epochs stay in any case: for people, and for clients with invented offsets."""
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
-    """What the database held when this boot was written into it."""
+class InitialState:
+    """The state of the database when the epoch of this node was recorded."""
 
     epochs: Epochs
     head: int
-    """The number of the last event."""
+    """The sequence of the last event."""
     pruned_through: int
+    """The sequence of the last deleted event."""
     uptime: float
-    """Seconds that servers had run on this database."""
+    """The uptime of all earlier nodes on this database, in seconds."""
     index: Index
     writer: Writer
 
 
-def begin(
+def begin_epoch(
     connection: sqlite3.Connection, path: Path, epoch: str, now: float, index_memory_bytes: int
-) -> Start:
-    """Write this boot down and read what is there, in one transaction; a job of the writer's thread.
+) -> InitialState:
+    """Record the epoch and read the stored state, in one transaction; a job of the writer's thread.
 
-    The transaction must be durable whatever the configuration says: the row tells offsets of this boot
-    that a power cut took from those that it did not.
+    ``now`` is a wall-clock time. The transaction must be durable whatever the configuration says: the
+    row tells offsets of this epoch that a power cut took from offsets that a power cut left.
     """
     connection.execute("BEGIN IMMEDIATE")
     head, pruned_through, uptime = connection.execute(_HEAD).fetchone()
-    connection.execute(_BEGIN_BOOT, (epoch, head, now, now, uptime))
-    connection.execute(_PRUNE_BOOTS, (EPOCHS_KEPT,))
-    epochs = Epochs(connection.execute(_BOOTS))
+    connection.execute(_INSERT_EPOCH, (epoch, head, now, now, uptime))
+    connection.execute(_PRUNE_EPOCHS, (EPOCHS_KEPT,))
+    epochs = Epochs(connection.execute(_EPOCHS))
     index = segments.load(connection, pruned_through, index_memory_bytes)
     connection.commit()
-    return Start(epochs, head, pruned_through, uptime, index, Writer(path, epoch, head))
+    return InitialState(epochs, head, pruned_through, uptime, index, Writer(path, epoch, head))

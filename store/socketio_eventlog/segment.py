@@ -1,0 +1,151 @@
+"""Segments: the index of equal parts of the log, in memory. No I/O.
+
+A segment covers SEGMENT_LENGTH consecutive sequences. For each audience the segment has a list with the
+audience's events, as remainders: sequence modulo SEGMENT_LENGTH.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from sys import getsizeof, maxsize
+from typing import TypeAlias
+
+from socketio_eventlog.records import Membership, Missed, Room
+
+SEGMENT_LENGTH = 4096
+_MAX_SIZE_BYTES = 2**32 - 1
+_WHOLE_NAMESPACE = (None,)
+
+Audience: TypeAlias = tuple[str, Room | None]
+"""A namespace and a room in the namespace; None instead of a room for the whole namespace."""
+
+# CPython's use of memory, measured (tests/unit/test_index.py compares the sums with tracemalloc).
+_SEGMENT_BYTES = 4 * SEGMENT_LENGTH + 700
+_LIST_BYTES = 180
+_REMAINDER_BYTES = 2.2
+
+
+@dataclass(frozen=True, slots=True)
+class AudienceRange:
+    """A range of sequences in which a search looks for the events of one audience."""
+
+    audience: Audience
+    first: int
+    """The first sequence of the range."""
+    last: int
+    """The last sequence of the range, included."""
+
+
+def audience_ranges(
+    namespace: str, memberships: Iterable[Membership], after: int, through: int
+) -> list[AudienceRange]:
+    """Return the parts of (after, through] which the memberships cover, one range a membership."""
+    ranges = []
+    for membership in memberships:
+        first = max(after, membership.after) + 1
+        last = through if membership.through is None else min(through, membership.through)
+        if first <= last:
+            ranges.append(AudienceRange((namespace, membership.room), first, last))
+    return ranges
+
+
+class Segment:
+    """The lists and event sizes of SEGMENT_LENGTH consecutive sequences."""
+
+    __slots__ = ("first", "key", "lists", "lists_written", "memory_bytes", "sizes", "write_order")
+
+    def __init__(self, key: int) -> None:
+        """``key``: the number of segments before this segment in the log."""
+        self.key = key
+        self.first = key * SEGMENT_LENGTH
+        """The first sequence of the segment."""
+        self.lists: dict[Audience, array[int]] = {}
+        """By audience the remainders of the events, ascending."""
+        self.sizes = array("I", bytes(4 * SEGMENT_LENGTH))
+        """By remainder the size of the event, in bytes."""
+        self.memory_bytes: float = _SEGMENT_BYTES
+        self.write_order: list[Audience] | None = None
+        """The order in which the store writes the lists; None before the first write."""
+        self.lists_written = 0
+        """The number of lists on disk."""
+
+    def add(self, sequence: int, namespace: str, rooms: Sequence[Room] | None, size_bytes: int) -> None:
+        """Add an event with a larger sequence than every event before."""
+        remainder = sequence - self.first
+        self.sizes[remainder] = min(size_bytes, _MAX_SIZE_BYTES)
+        for room in _WHOLE_NAMESPACE if rooms is None else rooms:
+            audience = (namespace, room)
+            remainders = self.lists.get(audience)
+            if remainders is None:
+                self.add_list(audience, array("H", (remainder,)))
+            elif remainders[-1] != remainder:  # an emit may name the same room twice
+                remainders.append(remainder)
+                self.memory_bytes += _REMAINDER_BYTES
+
+    def add_list(self, audience: Audience, remainders: array[int]) -> None:
+        """Add the whole list of an audience."""
+        self.lists[audience] = remainders
+        self.memory_bytes += _LIST_BYTES + getsizeof(audience[1]) + len(remainders) * _REMAINDER_BYTES
+
+    def find(self, ranges: Iterable[AudienceRange]) -> list[int]:
+        """Return the sequences of the events in any of the ranges, ascending, each once."""
+        parts = [part for range_ in ranges if (part := self._find_remainders(range_))]
+        if len(parts) == 1:
+            return [self.first + remainder for remainder in parts[0]]
+        return [self.first + remainder for remainder in sorted(set().union(*parts))]
+
+    def _find_remainders(self, range_: AudienceRange) -> array[int] | None:
+        remainders = self.lists.get(range_.audience)
+        if remainders is None:
+            return None
+        start = bisect_left(remainders, range_.first - self.first)
+        return remainders[start : bisect_right(remainders, range_.last - self.first)]
+
+    def total_size(self, sequences: Iterable[int]) -> int:
+        """Return the total size of the events with these sequences, in bytes."""
+        sizes, first = self.sizes, self.first
+        return sum([sizes[sequence - first] for sequence in sequences])
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentChunk:
+    """Some lists of a complete segment, for one commit."""
+
+    segment: Segment
+    start: int
+    """The number of lists before the chunk in the write order."""
+    stop: int
+    """The number of lists up to the end of the chunk in the write order."""
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the segment is complete on disk after the chunk."""
+        return self.stop == len(self.segment.lists)
+
+
+def find_missed(
+    segments: Iterable[Segment], ranges: Sequence[AudienceRange], at_most: int | None = None
+) -> Missed:
+    """Search the segments, in their order, for the events in the ranges.
+
+    With ``at_most`` the search stops after the segment with which the result exceeds ``at_most`` events:
+    a caller that refuses a longer result does not pay for the rest of the search.
+    """
+    limit = maxsize if at_most is None else at_most
+    sequences: list[int] = []
+    size_bytes = 0
+    audiences = {range_.audience for range_ in ranges}
+    for segment in segments:
+        # Most segments of a long log have no event for a client, and the test is their only cost.
+        if segment.lists.keys().isdisjoint(audiences):
+            continue
+        found = segment.find(ranges)
+        if found:
+            sequences += found
+            size_bytes += segment.total_size(found)
+            if len(sequences) > limit:
+                break
+    return Missed(tuple(sequences), size_bytes)
