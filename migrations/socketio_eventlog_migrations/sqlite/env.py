@@ -1,7 +1,7 @@
-"""Runs the migrations on the connection, and inside the transaction, of whoever asked for them.
+"""Runs the migrations on the caller's connection and inside the caller's transaction.
 
-There is no ini file and no mode that opens a database by itself: a migration happens when the store
-opens the database, within the transaction that the store began (see ``store/schema.py``).
+The folder has no ini file, and no mode opens a database: the store migrates a database at the opening,
+within a transaction of the store (see ``socketio_eventlog/sqlite/schema.py``).
 """
 
 from __future__ import annotations

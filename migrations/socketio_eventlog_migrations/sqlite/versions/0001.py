@@ -1,8 +1,11 @@
-"""The log, the sessions beside it, and the views for people.
+"""The log, the sessions beside the log, and the views for people.
 
-The statements are literal SQL, one at a time: sqlite3's executescript() would commit the transaction
-around them. Comments stand inside the CREATE statements, where SQLite keeps them, so that ``.schema``
+The statements are literal SQL and run separately: sqlite3's executescript() would commit the surrounding
+transaction. The comments stand inside the CREATE statements, where SQLite keeps comments, so ``.schema``
 in the sqlite3 program explains the database.
+
+The SQL keeps older words: a boot is an epoch, the service clock is the uptime clock, a generation of the
+index is a segment.
 """
 
 from __future__ import annotations
@@ -169,19 +172,19 @@ STATEMENTS = (
     INDEX_LISTS,
     RECENT_EVENTS,
     CURRENT_SESSIONS,
-    # What tells this database from any other program's that uses alembic as well: "SioE".
+    # "SioE" distinguishes the database from databases of other programs with alembic.
     "PRAGMA application_id = 0x53696f45",
 )
 
 
 def upgrade() -> None:
-    """Create everything."""
+    """Create all tables, indexes and views."""
     connection = op.get_bind()
     for statement in STATEMENTS:
-        # As the driver takes it: text() would look for :parameters in the comments.
+        # Directly on the driver: text() would look for :parameters in the comments.
         connection.exec_driver_sql(statement.strip())
 
 
 def downgrade() -> None:
-    """There is nothing before the first version."""
+    """Raise NotImplementedError: no version precedes the first version."""
     raise NotImplementedError("Delete the database file instead.")

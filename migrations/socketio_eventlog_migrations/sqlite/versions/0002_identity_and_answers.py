@@ -1,4 +1,7 @@
-"""Sessions that belong to an identity, and the answers to events that are handled exactly once."""
+"""The identity of sessions, and the idempotency keys of events handled exactly once.
+
+The SQL calls the acknowledgement of an event an answer, and the uptime clock the service clock.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ branch_labels = None
 depends_on = None
 
 STATEMENTS = (
-    # Who may have the session back, as the handlers said with bind(); NULL: whoever has the private id.
+    # The identity from bind(): only the identity recovers the session. NULL: the private id is sufficient.
     "ALTER TABLE sessions ADD COLUMN identity TEXT",
     """
 CREATE TABLE answers (
@@ -32,12 +35,12 @@ ON answers (answered_at)
 
 
 def upgrade() -> None:
-    """Add what is new; all rows stay."""
+    """Add a column, a table and an index; all rows stay."""
     connection = op.get_bind()
     for statement in STATEMENTS:
         connection.exec_driver_sql(statement.strip())
 
 
 def downgrade() -> None:
-    """A backup is the way back."""
+    """Raise NotImplementedError: only a backup restores the former version."""
     raise NotImplementedError("Put a copy of the database from before back instead.")
