@@ -1,4 +1,4 @@
-"""The table of starts does not grow for ever, and what anybody may still refer to stays."""
+"""The table of epochs is bounded, and every epoch of a valid offset stays."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "events.db"
 
 
-async def start_as(path: Path, *boots: str) -> None:
-    for boot in boots:
-        async with opened(path, new_epoch=partial(str, boot)):
+async def start_as(path: Path, *epochs: str) -> None:
+    for epoch in epochs:
+        async with opened(path, new_epoch=partial(str, epoch)):
             pass
 
 
@@ -32,7 +32,8 @@ def kept(path: Path) -> list[str]:
     return sqlite(path, "SELECT boot FROM boots ORDER BY number").split()
 
 
-async def test_starts_that_nobody_can_refer_to_are_forgotten(path: Path) -> None:
+async def test_epochs_without_references_are_deleted(path: Path) -> None:
+    """An epoch without events and sessions is deleted, and its offsets are then unknown."""
     async with opened(path, new_epoch=lambda: "a") as log:
         await log.commit([session("s1"), event(), event(), SessionEnded("/", "s1")])
         await log.heartbeat(7.5)
@@ -50,7 +51,8 @@ async def test_starts_that_nobody_can_refer_to_are_forgotten(path: Path) -> None
             log.locate("a.2")
 
 
-async def test_the_start_that_wrote_the_oldest_event_is_kept_with_all_after_it(path: Path) -> None:
+async def test_the_epoch_of_the_oldest_event_is_kept(path: Path) -> None:
+    """The epoch of the oldest event stays, with all later epochs."""
     await start_as(path, "a")
     async with opened(path, new_epoch=lambda: "b") as log:
         await log.commit([event(), event()])
@@ -58,13 +60,14 @@ async def test_the_start_that_wrote_the_oldest_event_is_kept_with_all_after_it(p
     assert kept(path) == ["b", "c", "d", "e", "f"]
     async with opened(path, new_epoch=lambda: "g") as log:
         await log.commit([event()])
-        assert [str(log.offset_of(number)) for number in (1, 2, 3)] == ["b.1", "b.2", "g.3"]
+        assert [str(log.offset_of(sequence)) for sequence in (1, 2, 3)] == ["b.1", "b.2", "g.3"]
         assert log.locate("b.2").sequence == 2
 
 
-async def test_a_session_recovers_with_every_offset_that_it_can_have_however_many_starts_ago(
+async def test_a_session_recovers_after_many_epochs(
     path: Path,
 ) -> None:
+    """A session recovers with every offset that its client can have, from however old an epoch."""
     opening = SessionOpened("/", "s1", hash_pid("s1"), "a.1", 1_000.0)
     async with opened(path, new_epoch=lambda: "a") as log:
         await log.commit([event()])

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import asyncio
-import os
 import signal
 import sqlite3
 import subprocess
@@ -15,30 +13,9 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
-from socketio_eventlog.errors import DatabaseTooNew, StoreNotUsable
 from socketio_eventlog.records import EventHandled, Membership, SessionBound
 from socketio_eventlog.sqlite.schema import HEAD_REVISION
-from support.storing import event, opened, python, sqlite
-
-
-def open_and_write(path: Path) -> int:
-    """The number of the event that it wrote."""
-
-    async def commit() -> int:
-        async with opened(path) as log:
-            return (await log.commit([event()]))[0]
-
-    return asyncio.run(commit())
-
-
-def refusal(path: Path, error: type[StoreNotUsable] = StoreNotUsable) -> str:
-    """The text with which the database is refused; it has one line and names the path."""
-    with pytest.raises(StoreNotUsable) as refused:
-        open_and_write(path)
-    assert type(refused.value) is error
-    assert str(path) in str(refused.value)
-    assert "\n" not in str(refused.value)
-    return str(refused.value)
+from support.storing import event, open_and_write, opened, python, sqlite
 
 
 def configuration() -> Config:
@@ -55,12 +32,13 @@ def test_the_store_knows_the_newest_migration() -> None:
     assert migrations().get_heads() == [HEAD_REVISION]
 
 
-def test_the_migrations_import_nothing_of_ours() -> None:
+def test_the_migrations_import_no_server_code() -> None:
     for script in migrations().walk_revisions():
         assert "socketio_eventstore" not in Path(script.path).read_text(encoding="utf-8")
 
 
-def test_opening_a_database_that_is_up_to_date_imports_no_alembic(path: Path) -> None:
+def test_an_up_to_date_database_needs_no_alembic(path: Path) -> None:
+    """The opening of a database with the newest schema imports neither alembic nor SQLAlchemy."""
     code = """
 import asyncio, sys
 from pathlib import Path
@@ -112,7 +90,8 @@ asyncio.run(EventLog.open(StoreOptions(path=Path(sys.argv[1]))))
         "COMMIT",
     ],
 )
-def test_a_kill_in_the_middle_of_a_migration_leaves_nothing_of_it(path: Path, statement: str) -> None:
+def test_a_kill_during_the_first_migration(path: Path, statement: str) -> None:
+    """A kill in the middle of the first migration leaves an empty database."""
     with python(KILLED_AT_STATEMENT, path, statement) as process:
         assert process.wait(timeout=60) == -signal.SIGKILL
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
@@ -155,7 +134,8 @@ asyncio.run(main())
         assert sqlite(database, "SELECT version_num FROM alembic_version") == f"{HEAD_REVISION}\n"
 
 
-def test_a_start_waits_for_the_migration_of_another_process(path: Path) -> None:
+def test_a_start_waits_for_another_migration(path: Path) -> None:
+    """A start waits while another process migrates the database."""
     path.touch()
     code = """
 import sqlite3, sys
@@ -190,58 +170,6 @@ asyncio.run(main())
 """
 
 
-def test_a_database_of_a_newer_program_is_refused_and_left_as_it_is(path: Path) -> None:
-    open_and_write(path)
-    sqlite(path, "UPDATE alembic_version SET version_num = '0999'")
-    assert "0999" in refusal(path, DatabaseTooNew)
-    assert sqlite(path, "SELECT count(*) FROM boots") == "1\n"
-
-
-@pytest.mark.parametrize("table", ["notes (text)", "alembic_version (version_num)", "events (offset)"])
-def test_a_database_of_another_program_is_refused_and_left_as_it_is(path: Path, table: str) -> None:
-    sqlite(path, f"CREATE TABLE {table}")
-    before = path.read_bytes()
-    assert "another program" in refusal(path)
-    assert path.read_bytes() == before
-    assert [file.name for file in path.parent.iterdir()] == ["events.db"]
-
-
-@pytest.mark.parametrize("content", [b"Dear diary, today I met a database." * 100, b"{}", os.urandom(4096)])
-def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
-    assert "not a database" in refusal(path)
-    assert path.read_bytes() == content
-
-
-def test_a_folder_is_refused(path: Path) -> None:
-    path.mkdir()
-    assert "directory" in refusal(path)
-
-
-def test_a_path_below_a_file_is_refused(path: Path) -> None:
-    path.touch()
-    assert f"File exists: '{path}'" in refusal(path / "events.db")
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_may_not_be_read_is_refused(path: Path) -> None:
-    path.touch(mode=0)
-    refusal(path)
-
-
-def test_an_empty_file_becomes_a_database(path: Path) -> None:
-    path.touch()
-    assert open_and_write(path) == 1
-
-
-def test_a_path_with_characters_that_mean_something_to_sqlite_is_taken_literally(
-    tmp_path: Path,
-) -> None:
-    for name in ("a?mode=memory", "50%25.db", ":memory:", "ä #1.db", "file:x.db"):
-        open_and_write(tmp_path / name)
-        assert (tmp_path / name).is_file()
-
-
 # From one version to the next -----------------------------------------------------------------------
 
 WRITTEN_UNDER_0001 = """
@@ -260,7 +188,7 @@ UPDATE log_state SET pruned_through = 0;
 
 
 def written_under_0001(path: Path) -> dict[str, list[tuple[object, ...]]]:
-    """A database as the first version left it; returns its rows by table."""
+    """Create a database of the first version; return the rows by table."""
     engine = create_engine(f"sqlite:///{path}")
     with engine.begin() as connection:
         config = configuration()
@@ -279,20 +207,22 @@ def rows(path: Path) -> dict[str, list[tuple[object, ...]]]:
         return {table: connection.execute(f"SELECT * FROM {table}").fetchall() for table in tables}
 
 
-def test_0002_keeps_every_row_that_was_written_under_0001(path: Path) -> None:
+def test_0002_keeps_every_row_of_0001(path: Path) -> None:
+    """The migration 0002 keeps every row written under 0001."""
     before = written_under_0001(path)
     open_and_write(path)
     after = rows(path)
     for table, kept in before.items():
         width = len(kept[0])  # a new column comes last
         assert [row[:width] for row in after[table]][: len(kept)] == kept, table
-    assert {row[-1] for row in after["sessions"]} == {None}  # nobody was bound to an identity
+    assert {row[-1] for row in after["sessions"]} == {None}  # no session was bound to an identity
     assert sqlite(path, "SELECT count(*) FROM answers") == "0\n"
     assert sqlite(path, "SELECT version_num FROM alembic_version") == f"{HEAD_REVISION}\n"
     assert sqlite(path, "PRAGMA integrity_check") == "ok\n"
 
 
-async def test_a_database_of_0001_opens_with_its_events_and_sessions_and_takes_new_ones(path: Path) -> None:
+async def test_a_database_of_0001_opens(path: Path) -> None:
+    """A database of 0001 opens with its events and sessions, and accepts new events."""
     written_under_0001(path)
     async with opened(path) as log:
         assert log.head == 3 and log.uptime_at_open == 60.0
@@ -316,7 +246,8 @@ async def test_a_database_of_0001_opens_with_its_events_and_sessions_and_takes_n
         assert [stored.identity for stored in await log.load_sessions()] == ["ann", None]
 
 
-def test_a_kill_in_the_middle_of_0002_leaves_0001_as_it_was(path: Path) -> None:
+def test_a_kill_during_0002_leaves_0001(path: Path) -> None:
+    """A kill in the middle of 0002 leaves the schema and rows of 0001."""
     before = written_under_0001(path)
     for statement in (
         "ALTER TABLE sessions",

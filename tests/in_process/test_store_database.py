@@ -27,7 +27,8 @@ async def database() -> AsyncIterator[Database]:
     await database.close()
 
 
-async def test_jobs_run_one_at_a_time_in_their_order_and_off_the_loop(database: Database) -> None:
+async def test_jobs_run_in_order_on_one_thread(database: Database) -> None:
+    """Jobs run one at a time, in the order of their submission, off the loop's thread."""
     seen: list[tuple[int, int]] = []
     jobs = [lambda _connection, n=n: seen.append((n, threading.get_ident())) for n in range(100)]
     await asyncio.gather(*(database.run(job) for job in jobs))
@@ -52,7 +53,8 @@ async def test_a_failed_job_leaves_no_transaction_open(database: Database) -> No
     assert tables == []
 
 
-async def test_a_fault_of_the_job_itself_arrives_as_it_is(database: Database) -> None:
+async def test_a_programming_error_is_not_translated(database: Database) -> None:
+    """A programming error of a job arrives unchanged, and an SQLite error arrives as a StoreError."""
     with pytest.raises(ZeroDivisionError):
         await database.run(lambda _connection: 1 // 0)
     with pytest.raises(StoreUnavailable, match="no such table") as failure:
@@ -60,7 +62,7 @@ async def test_a_fault_of_the_job_itself_arrives_as_it_is(database: Database) ->
     assert isinstance(failure.value.__cause__, sqlite3.OperationalError)
 
 
-async def test_a_job_that_nobody_waits_for_runs_to_its_end(database: Database) -> None:
+async def test_a_cancelled_wait_does_not_stop_the_job(database: Database) -> None:
     begun, may_end = threading.Event(), threading.Event()
     ended: list[bool] = []
 
@@ -79,7 +81,8 @@ async def test_a_job_that_nobody_waits_for_runs_to_its_end(database: Database) -
     assert ended == [True]
 
 
-async def test_closing_finishes_the_queue_and_ends_the_thread() -> None:
+async def test_close_finishes_the_queue() -> None:
+    """A close finishes the queued jobs and ends the thread."""
     before = set(threading.enumerate())
     database = await Database.open(connect)
     (thread,) = set(threading.enumerate()) - before
@@ -94,7 +97,9 @@ async def test_closing_finishes_the_queue_and_ends_the_thread() -> None:
         await database.run(lambda _connection: 1)
 
 
-async def test_a_connection_that_fails_raises_what_it_failed_with_and_leaves_no_thread() -> None:
+async def test_a_failed_connection_leaves_no_thread() -> None:
+    """A failed connection raises its own exception and leaves no thread."""
+
     def failing() -> StoreConnection:
         raise ZeroDivisionError
 
@@ -107,14 +112,14 @@ async def test_a_connection_that_fails_raises_what_it_failed_with_and_leaves_no_
 
 
 class SaturatedLoop:
-    """Callbacks that leave the loop no time to sleep."""
+    """Keeps the event loop busy without a sleep."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._rounds = 0
         self._running = True
         self.has_run = asyncio.Event()
-        """Set when there were many rounds."""
+        """Set after many rounds."""
 
     def __enter__(self) -> Self:
         self._loop.call_soon(self._work)
@@ -134,8 +139,8 @@ class SaturatedLoop:
             self._loop.call_soon(self._work)
 
 
-async def test_commits_get_on_while_the_loop_never_sleeps(tmp_path: Path) -> None:
-    """Starved of the interpreter lock these commits would take minutes."""
+async def test_commits_progress_on_a_saturated_loop(tmp_path: Path) -> None:
+    """Commits make progress while the loop never sleeps; without GIL relief they would take minutes."""
     async with opened(tmp_path / "events.db") as log:
         with SaturatedLoop():
             for _ in range(100):
@@ -143,13 +148,13 @@ async def test_commits_get_on_while_the_loop_never_sleeps(tmp_path: Path) -> Non
         assert log.head == 10_000
 
 
-@pytest.mark.parametrize("syncing", [False, True])
-async def test_a_job_that_hangs_does_not_stop_the_loop(database: Database, syncing: bool) -> None:
+@pytest.mark.parametrize("committing", [False, True])
+async def test_a_job_that_hangs_does_not_stop_the_loop(database: Database, committing: bool) -> None:
     may_end = threading.Event()
 
     def hang(connection: sqlite3.Connection) -> None:
         assert isinstance(connection, StoreConnection) and connection.gil_relief is not None
-        if syncing:
+        if committing:
             with connection.gil_relief.committing():
                 may_end.wait()
         else:
@@ -163,13 +168,14 @@ async def test_a_job_that_hangs_does_not_stop_the_loop(database: Database, synci
     await hanging
 
 
-async def test_the_loop_is_left_alone_when_there_is_nothing_to_wait_for(database: Database) -> None:
+async def test_an_idle_database_has_no_timer(database: Database) -> None:
+    """The GIL relief stops its timer when no job is left."""
     await database.run(lambda _connection: None)
-    while database._gil_relief._watching:  # noqa: ASYNC110 -- nothing tells when it ends
+    while database._gil_relief._watching:  # noqa: ASYNC110 -- the end has no event
         await asyncio.sleep(0)
 
 
-async def test_a_start_that_is_cancelled_waits_for_its_thread() -> None:
+async def test_a_cancelled_start_waits_for_its_thread() -> None:
     begun, may_end = threading.Event(), threading.Event()
     before = set(threading.enumerate())
 

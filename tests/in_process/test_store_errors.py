@@ -18,7 +18,7 @@ from support.storing import always, event, joined, opened, session
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Another program is in the middle of a write."""
+    """Another program has a write transaction open."""
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield
@@ -26,14 +26,15 @@ def locked(path: Path) -> Iterator[None]:
 
 
 async def assert_unharmed(log: EventLog) -> None:
-    """The log takes the next commit, and its index knows it."""
-    (number,) = await log.commit([event(rooms=("unharmed",))])
-    assert log.head == number
-    assert (await log.missed("/", always("unharmed"), number - 1, number)).sequences == (number,)
-    assert [found.sequence for found in await log.read([number])] == [number]
+    """The log accepts the next commit, and the index finds the event."""
+    (sequence,) = await log.commit([event(rooms=("unharmed",))])
+    assert log.head == sequence
+    assert (await log.missed("/", always("unharmed"), sequence - 1, sequence)).sequences == (sequence,)
+    assert [found.sequence for found in await log.read([sequence])] == [sequence]
 
 
-async def test_a_lock_of_another_program_is_reported_and_uses_up_no_number(path: Path) -> None:
+async def test_another_programs_lock_is_reported(path: Path) -> None:
+    """Another program's write lock is reported, and no sequence is used up."""
     async with opened(path) as log:
         with locked(path):
             with pytest.raises(StoreBusy):
@@ -54,10 +55,11 @@ async def test_reading_goes_on_while_another_program_writes(path: Path) -> None:
             assert await log.counts() == (0, 1)
 
 
-async def test_a_full_disk_is_reported_and_nothing_of_the_batch_is_stored(path: Path) -> None:
+async def test_a_full_disk_is_reported(path: Path) -> None:
+    """A full disk is reported, and no change of the batch is stored."""
     async with opened(path) as log:
         await log.commit([session(), event()])
-        pages = "PRAGMA max_page_count = 1"  # SQLite makes it the number of pages that are there
+        pages = "PRAGMA max_page_count = 1"  # SQLite takes the present number of pages
         await log._writer_database.run(lambda connection: connection.execute(pages).fetchone())
         with pytest.raises(StoreUnavailable, match="full") as failure:
             await log.commit([joined("a"), event(), event("x" * 1_000_000)])
@@ -67,7 +69,7 @@ async def test_a_full_disk_is_reported_and_nothing_of_the_batch_is_stored(path: 
         await log._writer_database.run(
             lambda connection: connection.execute("PRAGMA max_page_count = 1000000").fetchone()
         )
-        # 2 and 3 are used up: COMMIT may fail and the transaction be found on disk after a crash.
+        # 2 and 3 are used up: a failed COMMIT may be found on disk after a crash.
         assert await log.commit([joined("a"), event()]) == [1, 4]
         assert (await log.read(range(9)))[-1].sequence == 4
         await assert_unharmed(log)
@@ -92,9 +94,8 @@ BAD_CHANGES: dict[str, Change] = {
 
 
 @pytest.mark.parametrize("bad", BAD_CHANGES.values(), ids=BAD_CHANGES.keys())
-async def test_a_bad_change_is_refused_with_its_whole_batch_and_with_nothing_else(
-    path: Path, bad: Change
-) -> None:
+async def test_a_bad_change_is_refused_with_its_batch(path: Path, bad: Change) -> None:
+    """An invalid change is refused with its whole batch, and later batches are accepted."""
     async with opened(path) as log:
         await log.commit([session("s1")])
         with pytest.raises(StoreRejected) as refusal:
@@ -106,7 +107,8 @@ async def test_a_bad_change_is_refused_with_its_whole_batch_and_with_nothing_els
         await assert_unharmed(log)
 
 
-async def test_the_numbers_of_a_refused_batch_are_never_given_out(path: Path) -> None:
+async def test_a_refused_batch_uses_up_its_sequences(path: Path) -> None:
+    """No later event receives a sequence of a refused batch."""
     bad: Event = event("\ud800")
     async with opened(path) as log:
         with pytest.raises(StoreRejected):
@@ -131,7 +133,7 @@ async def test_a_closed_log_says_so(path: Path) -> None:
                 await use
 
 
-async def test_commits_under_way_are_finished_by_closing(path: Path) -> None:
+async def test_close_finishes_submitted_commits(path: Path) -> None:
     async with opened(path) as log:
         future = log._writer_database.submit(
             lambda connection: log._writer.commit(connection, [event()], None)
@@ -160,9 +162,8 @@ async def test_a_replaced_file_is_noticed(path: Path) -> None:
             await log.heartbeat(2.0)
 
 
-async def test_where_files_have_no_locks_a_second_server_stops_the_first_from_writing(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_without_locks_the_second_server_wins(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a file system without locks a second server stops the writes of the first server."""
     monkeypatch.setattr(lock, "HAS_LOCKS", False)
     async with opened(path) as first:
         assert await first.commit([event()]) == [1]
@@ -183,7 +184,7 @@ def damage(path: Path) -> None:
     path.write_bytes(content[: len(content) // 2].ljust(len(content), b"\xff"))
 
 
-async def test_damage_to_the_file_is_reported_as_such(path: Path) -> None:
+async def test_damage_to_the_file_is_reported(path: Path) -> None:
     async with opened(path) as log:
         for _ in range(20):
             await log.commit([event("x" * 1000)] * 20)

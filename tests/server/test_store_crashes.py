@@ -1,4 +1,4 @@
-"""What the store promises when a process ends at any moment, or somebody puts an older file in place."""
+"""The store after a kill at any moment, and after an older file was put back."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ async def main():
     while True:
         batch = [event(rooms=("a",), attachments=(b"x",))] * 99
         batch += [joined("a", log.epoch), event(), left("a", log.epoch)]
-        positions = await log.commit(batch)
-        print(log.epoch, positions[0], positions[-1], flush=True)
+        heads = await log.commit(batch)
+        print(log.epoch, heads[0], heads[-1], flush=True)
 
 asyncio.run(main())
 """
@@ -35,42 +35,44 @@ EVENTS_PER_COMMIT = 100
 
 
 def write_until_killed(path: Path, commits: int) -> list[tuple[str, int, int]]:
-    """Boot, first and last number of each commit that the process acknowledged before it was killed."""
+    """Epoch, first and last sequence of each commit acknowledged before the kill."""
     with python(WRITER, path, cwd=Path(__file__).parents[1]) as process:
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(commits)]
         process.kill()
         lines += process.stdout.readlines()
     fields = [line.split() for line in lines if line.endswith("\n")]
-    return [(boot, int(first), int(last)) for boot, first, last in fields]
+    return [(epoch, int(first), int(last)) for epoch, first, last in fields]
 
 
-async def test_a_kill_loses_nothing_acknowledged_and_no_number_is_given_out_twice(path: Path) -> None:
+async def test_a_kill_loses_nothing_acknowledged(path: Path) -> None:
+    """A kill loses no acknowledged event, and no sequence is assigned twice."""
     chance = random.Random(5)
     acknowledged: list[tuple[str, int, int]] = []
     for _ in range(6):
         acknowledged += write_until_killed(path, chance.randint(1, 60))
 
-    last_numbers = [last for _, _, last in acknowledged]
-    first_numbers = [first for _, first, _ in acknowledged]
-    assert all(first > last for first, last in zip(first_numbers[1:], last_numbers, strict=False))
+    last_sequences = [last for _, _, last in acknowledged]
+    first_sequences = [first for _, first, _ in acknowledged]
+    assert all(first > last for first, last in zip(first_sequences[1:], last_sequences, strict=False))
     async with opened(path) as log:
-        assert log.head >= last_numbers[-1]
+        assert log.head >= last_sequences[-1]
         stored = await log.read(range(1, log.head + 1))
         assert [found.sequence for found in stored] == list(range(1, log.head + 1))
         assert log.head % EVENTS_PER_COMMIT == 0  # no part of a transaction
         assert {found.event.attachments for found in stored} == {(b"x",), ()}
-        for boot, first, last in acknowledged:
-            assert log.locate(f"{boot}.{last}").sequence == last
-            assert log.offset_of(first).epoch == boot
+        for epoch, first, last in acknowledged:
+            assert log.locate(f"{epoch}.{last}").sequence == last
+            assert log.offset_of(first).epoch == epoch
         in_room_a = tuple(found.sequence for found in stored if found.event.rooms)
         assert (await log.missed("/", always("a"), 0, log.head)).sequences == in_room_a
-        assert {found.sid for found in await log.load_sessions()} == {boot for boot, _, _ in acknowledged}
+        assert {found.sid for found in await log.load_sessions()} == {epoch for epoch, _, _ in acknowledged}
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-async def test_offsets_from_a_future_that_an_older_copy_does_not_have_are_refused(path: Path) -> None:
+async def test_an_older_copy_refuses_later_offsets(path: Path) -> None:
+    """After an older copy is put back, offsets of the lost future are refused."""
     copy = path.with_suffix(".copy")
     async with opened(path) as first:
         await first.commit([session(), event(), event()])
@@ -81,39 +83,40 @@ async def test_offsets_from_a_future_that_an_older_copy_does_not_have_are_refuse
         lost = str(first.offset_at(5))
     async with opened(path) as second:
         await second.commit([event("lost as well")])
-        of_lost_boot = str(second.offset_at(6))
+        of_lost_epoch = str(second.offset_at(6))
     copy.replace(path)
     async with opened(path) as third:
         assert third.head == 2
         assert await third.commit([event("new")] * 9) == list(range(3, 12))
         assert third.locate(before_copy).sequence == 2
         with pytest.raises(OffsetRolledBack):
-            third.locate(lost)  # although a number 5 is there again
+            third.locate(lost)  # although the new log has a sequence 5, too
         with pytest.raises(OffsetUnknown):
-            third.locate(of_lost_boot)
+            third.locate(of_lost_epoch)
 
 
-async def test_a_tail_that_a_power_cut_took_is_recognised(path: Path) -> None:
-    """What synchronous = normal may lose: the last commits, but not the row of the boot."""
+async def test_a_lost_tail_is_recognised(path: Path) -> None:
+    """With synchronous = normal a power cut may take the last commits, but never the row of the epoch."""
     copy = path.with_suffix(".copy")
     async with opened(path, synchronous="normal") as log:
         await log.commit([event()] * 3)
-        # The disk as it would be without the commits that follow.
+        # The disk without the later commits.
         for suffix in ("", "-wal"):
             shutil.copy(f"{path}{suffix}", f"{copy}{suffix}")
         await log.commit([event("lost")] * 3)
-        boot = log.epoch
+        epoch = log.epoch
     for suffix in ("", "-wal"):
         shutil.move(f"{copy}{suffix}", f"{path}{suffix}")
     async with opened(path) as log:
         assert log.head == 3
-        assert log.locate(f"{boot}.3").sequence == 3
+        assert log.locate(f"{epoch}.3").sequence == 3
         await log.commit([event("other")] * 3)
         with pytest.raises(OffsetRolledBack):
-            log.locate(f"{boot}.4")
+            log.locate(f"{epoch}.4")
 
 
-async def test_a_program_that_forgets_to_close_ends_all_the_same(path: Path) -> None:
+async def test_a_program_without_close_ends(path: Path) -> None:
+    """A program that never closes its log ends nevertheless."""
     code = """
 import asyncio, sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""One process at a time writes a database."""
+"""The lock limits the writers of a database to one process at a time."""
 
 from __future__ import annotations
 
@@ -26,19 +26,20 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schema, "OPENING_TIMEOUT_SECONDS", 0.0)
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_a_second_server_does_not_start_and_the_first_goes_on(path: Path) -> None:
+@pytest.mark.usefixtures("no_timeout")
+async def test_a_second_server_does_not_start(path: Path) -> None:
+    """A second server does not start, and the first server continues."""
     async with opened(path) as first:
         with pytest.raises(StoreNotUsable) as refusal:
             await EventLog.open(StoreOptions(path=path))
         assert str(path) in str(refusal.value) and "\n" not in str(refusal.value)
         assert await first.commit([event()]) == [1]
         await first.heartbeat(1.0)
-        # Its locks are still there: without them SQLite would let go of the WAL under its feet.
+        # The first server still has SQLite's locks: without them the sqlite3 program would remove the WAL.
         with pytest.raises(subprocess.CalledProcessError):
             sqlite(path, "PRAGMA journal_mode = DELETE")
         assert sqlite(path, "SELECT count(*) FROM boots") == "1\n"
@@ -46,8 +47,8 @@ async def test_a_second_server_does_not_start_and_the_first_goes_on(path: Path) 
         assert second.head == 1
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_another_name_of_the_database_is_the_same_database(path: Path) -> None:
+@pytest.mark.usefixtures("no_timeout")
+async def test_a_symbolic_link_meets_the_same_lock(path: Path) -> None:
     link = path.with_name("link.db")
     async with opened(path):
         link.symlink_to(path)
@@ -55,17 +56,15 @@ async def test_another_name_of_the_database_is_the_same_database(path: Path) -> 
             await EventLog.open(StoreOptions(path=link))
 
 
-@pytest.mark.usefixtures("impatient")
-def test_an_opening_that_fails_leaves_the_lock_to_others(path: Path) -> None:
+@pytest.mark.usefixtures("no_timeout")
+def test_a_failed_opening_releases_the_lock(path: Path) -> None:
     path.write_bytes(b"Dear diary, " * 100)
     for _ in range(2):
         with pytest.raises(StoreNotUsable, match="not a database"):
             asyncio.run(EventLog.open(StoreOptions(path=path)))
 
 
-async def test_a_start_waits_for_a_server_that_is_about_to_end(
-    path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_start_waits_for_a_server_in_shutdown(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     async with opened(path) as first:
         opening = asyncio.create_task(EventLog.open(StoreOptions(path=path)))
@@ -98,18 +97,18 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("no_timeout")
 @pytest.mark.parametrize("heir", ["nobody", "fork"])
-async def test_a_killed_server_leaves_nothing_in_the_way(path: Path, heir: str) -> None:
+async def test_a_killed_server_leaves_no_lock(path: Path, heir: str) -> None:
     with python(HOLDS, path, heir, stdin=subprocess.PIPE) as server:
         assert server.stdout is not None and server.stdout.readline() == "open\n"
         assert server.wait(timeout=60) == -signal.SIGKILL
-        async with opened(path) as log:  # while what it forked lives on
+        async with opened(path) as log:  # while the forked process lives on
             assert await log.commit([event()]) == [1]
     assert not path.with_name("events.db-lock").exists()
 
 
-def test_it_is_one_at_a_time_however_many_come_and_go(path: Path) -> None:
+def test_the_lock_has_one_owner_at_a_time(path: Path) -> None:
     inside: list[int] = []
     crowds: list[int] = []
 
@@ -146,6 +145,7 @@ asyncio.run(main())
 """
 
 
-def test_where_files_have_no_locks_a_server_starts_without(path: Path) -> None:
+def test_a_server_starts_without_locks(path: Path) -> None:
+    """A server starts on a platform without file locks."""
     with python(WITHOUT_FCNTL, path) as server:
         assert server.communicate(timeout=60)[0] == "open\n" and server.returncode == 0

@@ -1,4 +1,4 @@
-"""People look at the database with the sqlite3 program, while the server runs and after it."""
+"""Queries of people with the sqlite3 program, during and after the run of a server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "data" / "events.db"
 
 
-async def test_recent_events_read_as_they_are(path: Path) -> None:
+async def test_the_view_recent_events(path: Path) -> None:
     async with opened(path, new_epoch=lambda: "first") as log:
         await log.commit([event("one", emitted_at=0.5), event("two", rooms=("lobby", 42))])
     async with opened(path, new_epoch=lambda: "second") as log:
@@ -34,7 +34,7 @@ async def test_recent_events_read_as_they_are(path: Path) -> None:
         ]
 
 
-async def test_current_sessions_read_as_they_are(path: Path) -> None:
+async def test_the_view_current_sessions(path: Path) -> None:
     async with opened(path) as log:
         await log.commit([session("s1"), joined("a"), joined(42), joined("gone"), event(), left("gone")])
         await log.commit([session("s2"), DataSaved("/", "s2", '{"name":"Ann"}')])
@@ -56,7 +56,8 @@ async def test_the_json_columns_work_with_the_json_functions(path: Path) -> None
 
 
 @pytest.mark.parametrize("view", ["recent_events", "current_sessions"])
-async def test_a_look_with_a_limit_does_not_sort_or_read_the_whole_table(path: Path, view: str) -> None:
+async def test_a_limited_query_reads_no_whole_table(path: Path, view: str) -> None:
+    """A query of a view with a limit neither sorts nor reads the whole table."""
     async with opened(path):
         pass
     plan = sqlite(path, f"EXPLAIN QUERY PLAN SELECT * FROM {view} LIMIT 20")
@@ -88,30 +89,32 @@ async def test_only_the_owner_can_read_the_files(path: Path) -> None:
         os.umask(before)
 
 
-async def test_closing_leaves_one_file_that_can_be_copied(path: Path) -> None:
+async def test_close_leaves_a_single_file(path: Path) -> None:
+    """After a close the database is a single file, which can be copied."""
     async with opened(path) as log:
         await log.commit([event()])
     assert [file.name for file in path.parent.iterdir()] == ["events.db"]
 
 
-async def test_looking_all_the_time_disturbs_no_commit(path: Path) -> None:
+async def test_constant_queries_disturb_no_commit(path: Path) -> None:
     async with opened(path) as log:
         await log.commit([event()] * 100)
         query = "SELECT count(*) AS events, max(time) FROM recent_events;\n"
-        looker = await asyncio.create_subprocess_exec(
+        reader = await asyncio.create_subprocess_exec(
             "sqlite3", "-json", str(path), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
         )
-        looking = asyncio.ensure_future(looker.communicate(query.encode() * 200))
-        while not looking.done():
+        reading = asyncio.ensure_future(reader.communicate(query.encode() * 200))
+        while not reading.done():
             await log.commit([event()] * 10)
             await log.prune(through=log.head - 100, emitted_before=2_000.0)
-        output, _ = await looking
-        assert looker.returncode == 0
+        output, _ = await reading
+        assert reader.returncode == 0
         seen = [json.loads(line.strip("[], ")) for line in output.decode().splitlines() if line.strip()]
         assert len(seen) == 200
 
 
-async def test_a_look_that_is_never_finished_keeps_nobody_from_writing_or_closing(path: Path) -> None:
+async def test_an_unfinished_query_blocks_no_commit(path: Path) -> None:
+    """An unfinished query of another program blocks neither commits nor the close."""
     code = """
 import sqlite3, sys
 rows = sqlite3.connect(sys.argv[1]).execute("SELECT * FROM events")

@@ -1,7 +1,8 @@
-"""What the tests of the store have in common: logs that are closed, and records with everything filled in."""
+"""Common parts of the store's tests: logs with a close, and records with all fields."""
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import subprocess
 import sys
@@ -51,6 +52,16 @@ def event(
     return Event(namespace, "message", payload, attachments, rooms, skip, emitted_at)
 
 
+def open_and_write(path: Path) -> int:
+    """Open the log, commit one event, close the log; return the sequence."""
+
+    async def commit() -> int:
+        async with opened(path) as log:
+            return (await log.commit([event()]))[0]
+
+    return asyncio.run(commit())
+
+
 def session(sid: str = "s1", namespace: str = "/", former_offset: str | None = None) -> SessionOpened:
     return SessionOpened(
         namespace, sid, sid.encode("utf-8", "replace").ljust(32, b"."), former_offset, 1_000.0
@@ -70,13 +81,13 @@ def always(*rooms: Room | None) -> list[Membership]:
 
 
 def sqlite(path: Path, *arguments: str) -> str:
-    """What the sqlite3 program prints."""
+    """Return the output of the sqlite3 program."""
     done = subprocess.run(["sqlite3", str(path), *arguments], check=True, capture_output=True, text=True)
     return done.stdout
 
 
 def python(code: str, *arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
-    """A Python process of its own that runs this code."""
+    """Start a Python process with this code."""
     command: Sequence[str] = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options)
 

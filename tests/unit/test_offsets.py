@@ -10,15 +10,15 @@ from socketio_eventlog.errors import OffsetMalformed, OffsetRefused, OffsetRolle
 from socketio_eventlog.offsets import Epochs, parse
 from socketio_eventlog.records import Offset
 
-BOOT_IDS = st.from_regex(r"[A-Za-z0-9_-]{1,32}", fullmatch=True)
+EPOCH_IDS = st.from_regex(r"[A-Za-z0-9_-]{1,32}", fullmatch=True)
 HISTORIES = st.lists(st.integers(0, 5), min_size=1, max_size=8)
-"""How many events each boot of the server wrote."""
+"""The number of events in each epoch."""
 
 
-@given(BOOT_IDS, st.integers(0, 2**53 - 1))
-def test_the_text_of_a_place_reads_back_as_the_place(boot: str, number: int) -> None:
-    place = Offset(boot, number)
-    assert parse(str(place)) == place
+@given(EPOCH_IDS, st.integers(0, 2**53 - 1))
+def test_an_offset_survives_its_text(epoch: str, sequence: int) -> None:
+    offset = Offset(epoch, sequence)
+    assert parse(str(offset)) == offset
 
 
 @pytest.mark.parametrize(
@@ -26,41 +26,42 @@ def test_the_text_of_a_place_reads_back_as_the_place(boot: str, number: int) -> 
     [
         "",
         ".",
-        "boot",
-        "boot.",
+        "epoch",
+        "epoch.",
         ".5",
         "5",
-        "boot.5.5",
-        "bo.ot.5",
-        "boot.+5",
-        "boot.-5",
-        "boot.05",
-        "boot.5 ",
-        " boot.5",
-        "boot.5\n",
-        "boot.1_000",
-        "boot.1e3",
-        "boot.5.0",
-        "boot.٥",  # an Arabic digit, which int() would take
-        "böot.5",
-        f"{'b' * 33}.5",
-        f"boot.{2**53}",
-        "boot.99999999999999999999",
+        "epoch.5.5",
+        "ep.och.5",
+        "epoch.+5",
+        "epoch.-5",
+        "epoch.05",
+        "epoch.5 ",
+        " epoch.5",
+        "epoch.5\n",
+        "epoch.1_000",
+        "epoch.1e3",
+        "epoch.5.0",
+        "epoch.٥",  # an Arabic digit, which int() would take
+        "epöch.5",
+        f"{'e' * 33}.5",
+        f"epoch.{2**53}",
+        "epoch.99999999999999999999",
         "1526919030474-55",  # as Redis streams write them
     ],
 )
-def test_what_this_server_never_writes_is_malformed(text: str) -> None:
+def test_other_forms_are_malformed(text: str) -> None:
     with pytest.raises(OffsetMalformed):
         parse(text)
 
 
 @given(st.text())
-def test_any_other_text_is_malformed_or_reads_back_as_it_was(text: str) -> None:
+def test_any_text_is_malformed_or_survives(text: str) -> None:
+    """Any text is malformed or equals the text of its parsed offset."""
     try:
-        place = parse(text)
+        offset = parse(text)
     except OffsetMalformed:
         return
-    assert str(place) == text
+    assert str(offset) == text
 
 
 def test_the_message_about_a_huge_offset_is_short() -> None:
@@ -69,51 +70,49 @@ def test_the_message_about_a_huge_offset_is_short() -> None:
     assert len(str(refusal.value)) < 200
 
 
-def boots_of(history: list[int]) -> tuple[Epochs, list[tuple[int, int]], int]:
-    """The boots b0, b1 …; where each began and ended; and the head."""
+def epochs_of(history: list[int]) -> tuple[Epochs, list[tuple[int, int]], int]:
+    """The epochs e0, e1 …; the first and last head of each; and the head of the log."""
     ends = list(accumulate(history))
     begins = [0, *ends[:-1]]
-    boots = Epochs((f"b{order}", begin) for order, begin in enumerate(begins))
-    return boots, list(zip(begins, ends, strict=True)), ends[-1]
+    epochs = Epochs((f"e{rank}", begin) for rank, begin in enumerate(begins))
+    return epochs, list(zip(begins, ends, strict=True)), ends[-1]
 
 
 @given(HISTORIES, st.integers(0, 9), st.integers(0, 45))
-def test_an_offset_is_placed_exactly_when_its_boot_reached_it(
-    history: list[int], order: int, number: int
-) -> None:
-    boots, spans, head = boots_of(history)
-    place = Offset(f"b{order}", number)
-    if order >= len(spans):
+def test_check_accepts_the_range_of_the_epoch(history: list[int], rank: int, sequence: int) -> None:
+    """An offset is accepted exactly when its epoch reached its sequence."""
+    epochs, spans, head = epochs_of(history)
+    offset = Offset(f"e{rank}", sequence)
+    if rank >= len(spans):
         expected: type[OffsetRefused] | None = OffsetUnknown
     else:
-        begin, end = spans[order]
-        expected = None if begin <= number <= end else OffsetRolledBack
+        begin, end = spans[rank]
+        expected = None if begin <= sequence <= end else OffsetRolledBack
     if expected is None:
-        assert boots.check(place, head) == place
+        assert epochs.check(offset, head) == offset
     else:
         with pytest.raises(expected):
-            boots.check(place, head)
+            epochs.check(offset, head)
 
 
 @given(HISTORIES)
-def test_every_event_was_written_by_the_boot_that_could_place_it(history: list[int]) -> None:
-    boots, spans, head = boots_of(history)
-    for number in range(1, head + 1):
-        begin, end = spans[int(boots.epoch_of(number)[1:])]
-        assert begin < number <= end
+def test_epoch_of_agrees_with_check(history: list[int]) -> None:
+    """The epoch of an event is the epoch whose range contains the event."""
+    epochs, spans, head = epochs_of(history)
+    for sequence in range(1, head + 1):
+        begin, end = spans[int(epochs.epoch_of(sequence)[1:])]
+        assert begin < sequence <= end
 
 
 @given(HISTORIES, st.data())
-def test_boots_precede_each_other_in_the_order_in_which_they_began(
-    history: list[int], data: st.DataObject
-) -> None:
-    boots, spans, _ = boots_of(history)
-    orders = st.integers(0, len(spans) - 1)
-    earlier, later = data.draw(orders), data.draw(orders)
-    assert boots.precedes(f"b{earlier}", f"b{later}") == (earlier < later)
+def test_epochs_precede_in_their_order(history: list[int], data: st.DataObject) -> None:
+    epochs, spans, _ = epochs_of(history)
+    ranks = st.integers(0, len(spans) - 1)
+    earlier, later = data.draw(ranks), data.draw(ranks)
+    assert epochs.precedes(f"e{earlier}", f"e{later}") == (earlier < later)
 
 
-def test_an_unknown_boot_precedes_nothing() -> None:
-    boots, _, _ = boots_of([1])
+def test_an_unknown_epoch_precedes_nothing() -> None:
+    epochs, _, _ = epochs_of([1])
     with pytest.raises(OffsetUnknown):
-        boots.precedes("b0", "other")
+        epochs.precedes("e0", "other")
