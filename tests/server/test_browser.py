@@ -7,13 +7,14 @@ import signal
 
 from playwright.sync_api import expect
 
-from support.browser import OpenTab  # first: it skips all of this where there is no playwright
+from support.browser import OpenTab  # first: skips the module without playwright
 from support.processes import ServerProcess
 
 # --- recovery ---------------------------------------------------------------------------------------
 
 
-def test_what_was_missed_while_disconnected_by_the_button_arrives_once(open_tab: OpenTab) -> None:
+def test_disconnect_button(open_tab: OpenTab) -> None:
+    """Messages missed during a disconnection by the button arrive once."""
     a, b = open_tab(), open_tab()
     sid = a.sid
     b.say("before")
@@ -30,9 +31,10 @@ def test_what_was_missed_while_disconnected_by_the_button_arrives_once(open_tab:
     assert a.sid == sid
 
 
-def test_the_button_may_be_pressed_before_anything_was_received_and_again_and_again(
+def test_repeated_disconnect_button(
     open_tab: OpenTab,
 ) -> None:
+    """The button works repeatedly, and before the first received message."""
     a, b = open_tab(), open_tab()
     sid, said = a.sid, list[str]()
     for round_ in range(3):
@@ -47,9 +49,8 @@ def test_the_button_may_be_pressed_before_anything_was_received_and_again_and_ag
     assert a.sid == sid
 
 
-def test_a_kill_of_the_server_loses_neither_sessions_nor_messages(
-    open_tab: OpenTab, chat_server: ServerProcess
-) -> None:
+def test_kill_of_the_server(open_tab: OpenTab, chat_server: ServerProcess) -> None:
+    """A kill of the server loses neither sessions nor messages."""
     a, b, away = open_tab(), open_tab(), open_tab()
     tabs = (a, b, away)
     sids = [tab.sid for tab in tabs]
@@ -73,7 +74,8 @@ def test_a_kill_of_the_server_loses_neither_sessions_nor_messages(
     assert [tab.sid for tab in tabs] == sids
 
 
-def test_the_session_survives_one_kill_after_the_other(open_tab: OpenTab, chat_server: ServerProcess) -> None:
+def test_repeated_kills(open_tab: OpenTab, chat_server: ServerProcess) -> None:
+    """The session survives several kills of the server."""
     tab = open_tab()
     sid, said = tab.sid, list[str]()
     for number in range(3):
@@ -88,9 +90,8 @@ def test_the_session_survives_one_kill_after_the_other(open_tab: OpenTab, chat_s
     assert tab.sid == sid
 
 
-def test_a_kill_amid_a_stream_of_messages_leaves_each_of_them_shown_once_or_not_confirmed(
-    open_tab: OpenTab, chat_server: ServerProcess
-) -> None:
+def test_kill_during_a_stream_of_messages(open_tab: OpenTab, chat_server: ServerProcess) -> None:
+    """After a kill each message of a stream is shown once, or is not confirmed."""
     a, b = open_tab(), open_tab()
     b.page.evaluate(START_TALKING)
     expect(a.messages.nth(20)).to_be_visible()
@@ -127,9 +128,8 @@ def number_of(message: str) -> int:
     return int(message.rsplit(maxsplit=1)[-1])
 
 
-def test_a_page_whose_session_is_gone_says_that_messages_may_be_missing(
-    open_tab: OpenTab, chat_server: ServerProcess
-) -> None:
+def test_lost_session(open_tab: OpenTab, chat_server: ServerProcess) -> None:
+    """A page with a new session shows that messages may be missing."""
     a, b = open_tab(), open_tab()
     sid = a.sid
     chat_server.kill()
@@ -145,9 +145,8 @@ def test_a_page_whose_session_is_gone_says_that_messages_may_be_missing(
     expect(a.messages.first).to_have_attribute("data-gap", "A new session began here")
 
 
-def test_who_disconnects_while_reconnecting_stays_away_until_the_button_is_pressed_again(
-    open_tab: OpenTab, chat_server: ServerProcess
-) -> None:
+def test_disconnect_button_while_reconnecting(open_tab: OpenTab, chat_server: ServerProcess) -> None:
+    """The button during a reconnection keeps the page disconnected until the next click."""
     a, b = open_tab(), open_tab()
     sid = a.sid
     chat_server.kill()
@@ -167,7 +166,8 @@ def test_who_disconnects_while_reconnecting_stays_away_until_the_button_is_press
 # --- sending while there is no connection ------------------------------------------------------------
 
 
-def test_messages_written_while_disconnected_wait_and_follow_what_was_missed(open_tab: OpenTab) -> None:
+def test_messages_written_while_disconnected(open_tab: OpenTab) -> None:
+    """Messages written while disconnected are sent after the missed messages."""
     a, b = open_tab(), open_tab()
     a.disconnect()
     a.say("written offline, 1")
@@ -182,9 +182,8 @@ def test_messages_written_while_disconnected_wait_and_follow_what_was_missed(ope
         tab.shows("meanwhile", "written offline, 1", "written offline, 2")
 
 
-def test_messages_written_while_the_server_is_down_are_sent_when_it_is_back(
-    open_tab: OpenTab, chat_server: ServerProcess
-) -> None:
+def test_messages_written_while_the_server_is_down(open_tab: OpenTab, chat_server: ServerProcess) -> None:
+    """Messages written while the server is down are sent after the reconnection."""
     a, b = open_tab(), open_tab()
     chat_server.kill()
     a.is_reconnecting()
@@ -196,9 +195,8 @@ def test_messages_written_while_the_server_is_down_are_sent_when_it_is_back(
         tab.shows("is it dead?")
 
 
-def test_a_message_whose_fate_is_unknown_is_not_sent_again_unless_the_user_says_so(
-    open_tab: OpenTab, chat_server: ServerProcess
-) -> None:
+def test_unconfirmed_message(open_tab: OpenTab, chat_server: ServerProcess) -> None:
+    """An unconfirmed message is sent again only by the user's click."""
     a, b = open_tab(), open_tab()
     freeze(chat_server)
     a.say("lost")
@@ -220,7 +218,7 @@ def test_a_message_whose_fate_is_unknown_is_not_sent_again_unless_the_user_says_
 
 
 def freeze(server: ServerProcess) -> None:
-    """The server's connections stay open, but it reads nothing any more."""
+    """Stop the server's process: connections stay open, and the server reads nothing."""
     assert server._process is not None
     os.kill(server._process.pid, signal.SIGSTOP)
     os.waitid(os.P_PID, server._process.pid, os.WSTOPPED | os.WNOWAIT)

@@ -1,11 +1,11 @@
-"""How the chat's page looks and behaves, in a real browser."""
+"""The appearance and behaviour of the chat's page in a real browser."""
 
 from __future__ import annotations
 
 import pytest
 from playwright.sync_api import Browser, expect
 
-from support.browser import OpenTab  # first: it skips all of this where there is no playwright
+from support.browser import OpenTab  # first: skips the module without playwright
 from support.processes import ServerProcess
 
 PHONES = [(375, 667), (320, 568), (667, 375)]
@@ -13,6 +13,7 @@ LONG_WORD = "Donaudampfschifffahrtsgesellschaft" * 10
 
 
 def test_html_is_shown_as_text(open_tab: OpenTab) -> None:
+    """HTML in a message is shown as text."""
     a, b = open_tab(), open_tab()
     html = "<img src=x onerror=\"document.title='broken in'\"><b>bold</b> &amp; <script>boom()</script>"
     a.disconnect()
@@ -25,9 +26,8 @@ def test_html_is_shown_as_text(open_tab: OpenTab) -> None:
         expect(tab.page).to_have_title("Socket.IO chat")
 
 
-def test_nothing_comes_from_elsewhere_and_the_policy_forbids_it(
-    open_tab: OpenTab, chat_server: ServerProcess
-) -> None:
+def test_content_security_policy(open_tab: OpenTab, chat_server: ServerProcess) -> None:
+    """The page loads only files of the server, and its policy forbids other files."""
     tab = open_tab()
     policy = tab.page.locator("meta[http-equiv=Content-Security-Policy]").get_attribute("content")
     assert policy is not None and "unsafe" not in policy and "default-src 'none'" in policy
@@ -36,7 +36,8 @@ def test_nothing_comes_from_elsewhere_and_the_policy_forbids_it(
     assert [requested for requested in tab.requested if not requested.startswith(f"{url}/")] == []
 
 
-def test_a_page_without_the_client_says_so(chromium: Browser, chat_server: ServerProcess) -> None:
+def test_missing_client_bundle(chromium: Browser, chat_server: ServerProcess) -> None:
+    """A page without the official client shows the missing file."""
     page = chromium.new_page()
     page.route("**/socket.io.js", lambda route: route.abort())
     page.goto(chat_server.url)
@@ -45,6 +46,7 @@ def test_a_page_without_the_client_says_so(chromium: Browser, chat_server: Serve
 
 
 def test_equal_messages_are_all_shown(open_tab: OpenTab) -> None:
+    """Equal messages are all shown."""
     a, b = open_tab(), open_tab()
     a.say("ok")
     a.say("ok")
@@ -55,6 +57,7 @@ def test_equal_messages_are_all_shown(open_tab: OpenTab) -> None:
 
 
 def test_an_empty_message_is_not_sent(open_tab: OpenTab) -> None:
+    """An empty message is not sent."""
     tab = open_tab()
     tab.say("")
     tab.say("   ")
@@ -63,7 +66,8 @@ def test_an_empty_message_is_not_sent(open_tab: OpenTab) -> None:
 
 
 @pytest.mark.parametrize(("width", "height"), PHONES)
-def test_everything_is_in_reach_on_a_phone(open_tab: OpenTab, width: int, height: int) -> None:
+def test_phone_layout(open_tab: OpenTab, width: int, height: int) -> None:
+    """All controls are visible and large enough on a phone."""
     tab = open_tab(viewport={"width": width, "height": height}, is_mobile=True, has_touch=True)
     texts = [LONG_WORD, *(f"message {number}" for number in range(20))]
     for text in texts:
@@ -83,7 +87,8 @@ def test_everything_is_in_reach_on_a_phone(open_tab: OpenTab, width: int, height
     assert tab.input.evaluate("input => parseFloat(getComputedStyle(input).fontSize)") >= 16
 
 
-def test_the_newest_message_stays_visible_when_the_keyboard_of_a_phone_opens(open_tab: OpenTab) -> None:
+def test_phone_keyboard(open_tab: OpenTab) -> None:
+    """The newest message stays visible when a phone's keyboard opens."""
     tab = open_tab(viewport={"width": 375, "height": 667}, is_mobile=True, has_touch=True)
     for number in range(20):
         tab.say(f"message {number}")
@@ -93,7 +98,8 @@ def test_the_newest_message_stays_visible_when_the_keyboard_of_a_phone_opens(ope
     expect(tab.input).to_be_in_viewport(ratio=1)
 
 
-def test_a_reader_who_scrolled_up_is_not_moved(open_tab: OpenTab) -> None:
+def test_scroll_position(open_tab: OpenTab) -> None:
+    """A new message does not move a list that the user has scrolled up."""
     reader, writer = (open_tab(viewport={"width": 600, "height": 400}) for _ in range(2))
     newest = reader.page.get_by_role("button", name="New messages")
     texts = [f"message {number}" for number in range(30)]
@@ -116,7 +122,8 @@ def test_a_reader_who_scrolled_up_is_not_moved(open_tab: OpenTab) -> None:
     expect(newest).to_be_hidden()
 
 
-def test_the_keyboard_alone_is_enough(open_tab: OpenTab) -> None:
+def test_keyboard_only(open_tab: OpenTab) -> None:
+    """Every control works by keyboard."""
     tab = open_tab()
     keyboard = tab.page.keyboard
     expect(tab.input).to_be_focused()
@@ -148,7 +155,8 @@ def test_the_keyboard_alone_is_enough(open_tab: OpenTab) -> None:
     expect(tab.input).to_be_focused()
 
 
-def test_a_screen_reader_is_told_the_state_and_the_messages(open_tab: OpenTab) -> None:
+def test_screen_reader(open_tab: OpenTab) -> None:
+    """The page has the roles and labels for a screen reader."""
     tab = open_tab()
     tab.say("hello")
     tab.shows("hello")
@@ -161,7 +169,8 @@ def test_a_screen_reader_is_told_the_state_and_the_messages(open_tab: OpenTab) -
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_is_readable_in_both_schemes(open_tab: OpenTab, scheme: str) -> None:
+def test_contrast(open_tab: OpenTab, scheme: str) -> None:
+    """The contrast of all texts is sufficient in both color schemes."""
     tab = open_tab(color_scheme=scheme, reduced_motion="reduce")
     other = open_tab()
     other.say("theirs")

@@ -1,4 +1,4 @@
-"""The chat's handlers, on python-socketio as it comes and on this server."""
+"""The chat's handlers, on unmodified python-socketio and on this server."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MALFORMED: list[tuple[Any, ...]] = [
 
 
 class Member:
-    """Somebody in the chat; what it hears comes in order."""
+    """A client of the chat, with the received messages in order."""
 
     def __init__(self) -> None:
         self.client = socketio.AsyncClient(reconnection=False)
@@ -72,27 +72,30 @@ web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), print=None)
 
 @pytest.fixture(scope="module")
 def stock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a python-socketio server with nothing of ours but the handlers."""
+    """Return the address of an unmodified python-socketio server with the chat's handlers."""
     with EmbeddedServer(tmp_path_factory.mktemp("stock"), STOCK) as server:
         yield server.url
 
 
 @pytest.mark.parametrize("message", ["hello", "  as it came ", "<b>&amp;</b>", "é🙂\u2028\0", LONGEST])
-async def test_everyone_hears_a_message_as_it_came(stock: str, message: str) -> None:
+async def test_message_is_emitted_to_all(stock: str, message: str) -> None:
+    """All clients receive a message unchanged."""
     async with member(stock) as a, member(stock) as b:
         await a.client.emit("chat message", message)
         assert await a.hears() == (message,)
         assert await b.hears() == (message,)
 
 
-async def test_who_asks_for_an_answer_gets_one(stock: str) -> None:
+async def test_acknowledgement(stock: str) -> None:
+    """The sender of a message gets an acknowledgement."""
     async with member(stock) as a:
         assert await a.asks("hello") == {"status": "ok", "offset": None}
         assert await a.hears() == ("hello",)
 
 
 @pytest.mark.parametrize("args", MALFORMED)
-async def test_a_malformed_message_is_refused_and_nobody_hears_it(stock: str, args: tuple[Any, ...]) -> None:
+async def test_invalid_message(stock: str, args: tuple[Any, ...]) -> None:
+    """An invalid message is refused, and no client receives the message."""
     async with member(stock) as a:
         assert await a.asks(*args) == {"status": "refused", "reason": chat.REFUSAL}
         await a.client.emit("chat message", args)
@@ -100,15 +103,17 @@ async def test_a_malformed_message_is_refused_and_nobody_hears_it(stock: str, ar
         assert await a.hears() == ("the next one",)
 
 
-async def test_arguments_after_the_message_are_left_out(stock: str) -> None:
+async def test_further_arguments(stock: str) -> None:
+    """Arguments after the message are dropped."""
     async with member(stock) as a:
         await a.client.emit("chat message", ("hello", "id-1", {"more": 1}))
         assert await a.hears() == ("hello",)
 
 
-async def test_on_this_server_the_answer_tells_the_place_of_the_message_in_the_log(
+async def test_acknowledgement_with_offset(
     chat_server: ServerProcess,
 ) -> None:
+    """On this server the acknowledgement contains the offset of the message."""
     async with member(chat_server.url) as a, member(chat_server.url) as b:
         answer = await a.asks("hello")
         assert answer["status"] == "ok"

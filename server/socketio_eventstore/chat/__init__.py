@@ -1,7 +1,7 @@
-"""The chat of the Socket.IO tutorial (https://socket.io/docs/v4/tutorial/): what one says, all hear.
+"""The chat of the Socket.IO tutorial (https://socket.io/docs/v4/tutorial/): all clients see all messages.
 
-Handlers of an application look like this, whether they run here (``handlers`` in config.toml) or on
-python-socketio alone. Recovery needs nothing from them: every event emitted is logged.
+An application's handlers look like this module, both on this server (``handlers`` in config.toml) and on
+python-socketio alone. Recovery needs no code in the handlers: the server logs every emitted event.
 """
 
 from __future__ import annotations
@@ -13,20 +13,17 @@ if TYPE_CHECKING:
     import socketio
 
 PAGES = Path(__file__).parent / "pages"
-"""What the server shows at ``/`` with these handlers."""
-
-PAGES = Path(__file__).parent / "pages"
-"""Where the page of these handlers lies: ``index.html`` is served at ``/``, the rest at ``/pages/``."""
+"""The folder of the page: the server serves ``index.html`` at ``/`` and all files at ``/pages/``."""
 
 MAX_MESSAGE_CHARS = 2000
 REFUSAL = f"A message is a text of 1 to {MAX_MESSAGE_CHARS} characters."
 
 
 def register(sio: socketio.AsyncServer) -> None:
-    """Attach the handlers of the chat to a server."""
+    """Register the handlers of the chat on a server."""
 
     async def chat_message(sid: str, message: object = None, *_: object) -> dict[str, str | None]:
-        """Pass a message on to everyone; what is returned goes to the sender if it asked for an ack."""
+        """Emit a message to all clients. The sender gets the returned value as its acknowledgement."""
         if not is_message(message):
             return {"status": "refused", "reason": REFUSAL}
         offset = await sio.emit("chat message", message)
@@ -36,5 +33,5 @@ def register(sio: socketio.AsyncServer) -> None:
 
 
 def is_message(value: object) -> bool:
-    """Whether a client sent something that the others can be shown: clients may send anything."""
+    """Whether a client's value is a valid message: a client may send any value."""
     return isinstance(value, str) and value.strip() != "" and len(value) <= MAX_MESSAGE_CHARS

@@ -1,11 +1,11 @@
-// The chat's page. #messages holds what came from the server, each event once and in its order;
-// #outbox holds what was written here and has not come back yet. A message is never in both.
+// The chat's page. #messages shows the events from the server, each event once and in order. #outbox
+// shows the messages written on this page and not yet received from the server. No message is in both.
 
 const [status, toggle, scroller, messages, outbox, newest, form, input, announcer] = [
   "status", "toggle", "scroller", "messages", "outbox", "newest", "form", "input", "announcer",
 ].map((id) => document.getElementById(id));
 
-const MAX_SHOWN = 2000; // an open tab must not grow for ever
+const MAX_SHOWN = 2000; // limits the memory of a tab
 const ACK_TIMEOUT_MS = 10_000;
 
 if (typeof io === "undefined") {
@@ -19,7 +19,7 @@ const socket = io();
 // --- the connection ---------------------------------------------------------------------------
 
 let hadSession = false;
-let gap = false; // whether messages may be missing before the next one
+let gap = false; // whether messages may be missing before the next message
 
 function showState(state, text) {
   status.dataset.state = state;
@@ -41,13 +41,13 @@ socket.on("connect", () => {
   }
   hadSession = true;
   for (const item of outbox.children) {
-    if (item.dataset.state === "waiting") setSending(item); // the client has just sent its buffer
+    if (item.dataset.state === "waiting") setSending(item); // the client sends its buffer on connect
   }
 });
 
 socket.on("disconnect", (reason) => {
   for (const item of outbox.children) {
-    if (item.dataset.state === "sending") setWaiting(item); // those that were sent are rejected next
+    if (item.dataset.state === "sending") setWaiting(item); // the promises of sent messages reject next
   }
   if (socket.active) {
     showState("reconnecting", "Disconnected: reconnecting…");
@@ -71,7 +71,7 @@ socket.on("connect_error", (error) => {
 toggle.addEventListener("click", () => {
   if (socket.active) {
     socket.disconnect();
-    // The client reports the end of a connection, but not the end of its attempts to get one.
+    // The client emits "disconnect" for a connection, but not for an attempt to connect.
     showState("disconnected", "Disconnected: what you send waits here.");
   } else {
     showState(hadSession ? "reconnecting" : "connecting", "Connecting…");
@@ -81,7 +81,7 @@ toggle.addEventListener("click", () => {
 
 // --- receiving --------------------------------------------------------------------------------
 
-// With recovery, every event ends in one more argument: its offset, its place in the server's log.
+// With recovery, every event has one more last argument: its offset in the server's log.
 socket.on("chat message", (message, offset) => {
   const text = String(message);
   const item = document.createElement("li");
@@ -91,8 +91,8 @@ socket.on("chat message", (message, offset) => {
   if (gap) item.dataset.gap = "A new session began here";
   gap = false;
 
-  // Messages carry no author. Whichever of two equal texts takes the waiting one's place, the list
-  // shows one item per event in the server's order.
+  // Messages have no author. If two texts are equal, either event may remove the waiting item: the
+  // list shows one item per event in the server's order anyway.
   const own = [...outbox.children].find((waiting) => waiting.message === text);
   if (own) {
     own.remove();
@@ -123,14 +123,14 @@ async function send(item) {
   if (connected) setSending(item);
   else setWaiting(item);
   try {
-    // While disconnected the client keeps the message and sends it when it is connected again; a
-    // timeout would drop it from there.
+    // A disconnected client buffers the message and sends the buffer on connect. A timeout would drop
+    // the message from the buffer.
     const sender = connected ? socket.timeout(ACK_TIMEOUT_MS) : socket;
     const answer = await sender.emitWithAck("chat message", item.message);
     if (answer?.status === "refused") setFailed(item, `Refused. ${answer.reason}`);
   } catch {
-    // Sent, but the connection ended before the answer: the server may have it or not. If it has,
-    // recovery brings the message. Sending it again by ourselves could show it twice to everyone.
+    // The connection ended between the sending and the acknowledgement: the server may have the message
+    // or not. If so, recovery brings the message. An automatic second sending could show it twice.
     setFailed(item, "Not confirmed, perhaps not delivered.");
   }
 }
@@ -144,7 +144,7 @@ function setSending(item) {
 }
 
 function setFailed(item, reason) {
-  if (!item.isConnected) return; // it came back meanwhile
+  if (!item.isConnected) return; // the message has been received in the meantime
   const retry = button("Send again", () => {
     outbox.append(item);
     send(item);
@@ -174,7 +174,7 @@ function button(label, onClick) {
   element.textContent = label;
   element.addEventListener("click", () => {
     onClick();
-    input.focus(); // the button is gone, and the focus must not be lost with it
+    input.focus(); // the focus would be lost with the removed button
   });
   return element;
 }
@@ -189,7 +189,7 @@ function showNewest() {
   if (!following) {
     newest.hidden = false;
   } else if (!scrollScheduled) {
-    scrollScheduled = true; // once per frame: a recovery may bring thousands of messages at once
+    scrollScheduled = true; // once per frame: a recovery may bring thousands of messages at a time
     requestAnimationFrame(() => {
       scrollScheduled = false;
       scroller.scrollTop = scroller.scrollHeight;
@@ -204,7 +204,7 @@ scroller.addEventListener("scroll", () => {
     following = true;
     newest.hidden = true;
   } else if (top < lastTop) {
-    following = false; // not whenever the end is far: messages may have come since the last frame
+    following = false; // a large distance alone does not count: new messages also increase the distance
   }
   lastTop = top;
 }, { passive: true });
@@ -215,5 +215,5 @@ newest.addEventListener("click", () => {
   input.focus();
 });
 
-// The keyboard of a phone makes the list smaller, which must not hide the newest message.
+// The keyboard of a phone makes the list smaller, and must not hide the newest message.
 new ResizeObserver(() => { if (following) showNewest(); }).observe(scroller);
