@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 
 INTERRUPTED = 130
-"""What shells expect of a program that Ctrl-C ended."""
+"""The exit code of a program ended by Ctrl-C: 128 + SIGINT, as in a shell."""
 
 
 def main() -> None:
-    """Run the command line, then exit with its code: never with a traceback because of Ctrl-C."""
+    """Run the command line and exit with its code. Ctrl-C causes no traceback."""
     try:
         code = _run()
     except KeyboardInterrupt:
@@ -18,13 +18,13 @@ def main() -> None:
 
 
 def _run() -> int:
-    # Here, so that Ctrl-C is heard from the first moment on.
+    # Imported here, so that Ctrl-C during the imports causes no traceback either.
     import click
 
     from socketio_eventstore.program.cli import PROGRAM, commands
 
     try:
-        # A command has nothing to return; a code comes from options such as --help, which end early.
+        # Commands return None. An option such as --help ends early, and main() returns its exit code.
         return commands.main(prog_name=PROGRAM, standalone_mode=False) or 0
     except click.ClickException as error:
         error.show()

@@ -27,8 +27,8 @@ from socketio_eventlog.records import Change, Event, SessionOpened
 from socketio_eventlog.sqlite import schema
 from socketio_eventlog.sqlite.log import EventLog
 from socketio_eventstore.core.recovery import Recovery, RecoveryLimits, Restore, hash_pid
-from socketio_eventstore.core.sessions import Session
 from socketio_eventstore.core.registry import Registry
+from socketio_eventstore.core.sessions import Session
 from support.disk_recorder import Recording, put_disk
 from support.sqlite_vfs import recording, why_not
 from support.storing import event, joined, opened, session

@@ -1,59 +1,47 @@
-"""The composition root: configuration in, a running server out.
+"""The composition root: creates and runs the server from the configuration.
 
-Everything is put together here and nowhere else; the parts get what they need as arguments.
+Only ``app`` creates the parts of the program and connects them; each part gets its dependencies as
+arguments.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import inspect
 import logging
 import signal
 import socket
 import sqlite3
-import sys
-import traceback
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import socketio
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from socketio_eventlog.errors import StoreError
 from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.sqlite.log import EventLog
-from socketio_eventstore.adapter.manager import RecoveryManager
-from socketio_eventstore.adapter.server import RecoveryServer
+from socketio_eventstore.adapter.async_server import AsyncServer
 from socketio_eventstore.program.config import Config
+from socketio_eventstore.program.errors import StartError
+from socketio_eventstore.program.handlers_module import import_handlers, register_handlers
 from socketio_eventstore.program.http_routes import add_routes
 from socketio_eventstore.program.slow_requests import closes_slow_requests
 
 try:
     import uvloop
-except ImportError:  # there is none for Windows
+except ImportError:  # uvloop is optional: Windows has no uvloop
     NEW_EVENT_LOOP: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
 else:
-    NEW_EVENT_LOOP = uvloop.new_event_loop  # a fifth less processor time for each delivery
+    NEW_EVENT_LOOP = uvloop.new_event_loop  # a fifth less processor time per delivery
 
 logger = logging.getLogger(__name__)
 
 GARBAGE_THRESHOLD = 25_000
-"""Objects that may come and stay before the garbage collector looks for cycles among them."""
+"""Allocations minus deallocations between two runs of the garbage collector (by default 700)."""
 LISTEN_BACKLOG = 4096
-"""Connections that may wait to be accepted, for the moment when everybody reconnects at once."""
-
-
-class StartError(Exception):
-    """The server cannot start; the text is one line for the person who started it."""
-
-
-class HandlersError(StartError):
-    """The module of handlers cannot be used."""
+"""Connections waiting for accept(); many clients may reconnect at the same moment."""
 
 
 def run(config: Config) -> None:
@@ -63,12 +51,12 @@ def run(config: Config) -> None:
 
 
 def check(config: Config) -> None:
-    """Try everything that can be tried without serving or changing anything. Raises StartError."""
+    """Check the handlers, the address and the store, without serving or writing. Raises StartError."""
     asyncio.run(_check(config))
 
 
 def migrate(config: Config) -> None:
-    """Bring the database to the schema of this version. Raises StartError."""
+    """Migrate the database to this version's schema. Raises StartError."""
 
     async def open_and_close() -> None:
         log = await EventLog.open(StoreOptions(path=config.store.path, synchronous=config.store.synchronous))
@@ -80,37 +68,33 @@ def migrate(config: Config) -> None:
         raise StartError(str(error)) from error
 
 
-async def build(config: Config) -> tuple[web.Application, RecoveryServer]:
-    """The web application and its Socket.IO server, with the handlers registered, not yet started.
+async def build(config: Config) -> tuple[web.Application, AsyncServer]:
+    """Return the web application and the Socket.IO server, with registered handlers, not yet started.
 
     Raises HandlersError.
     """
     settings, recovery = config.server, config.connection_state_recovery
-    recovery_arguments = {} if recovery is None else recovery.model_dump()
-    manager = RecoveryManager(
-        None if recovery is None else config.store.path,
-        synchronous=config.store.synchronous,
-        prune_interval=config.store.prune_interval,
-        index_memory=config.store.index_memory,
-        max_client_buffer=settings.max_client_buffer,
-        websocket_compression=settings.websocket_compression,
-        **recovery_arguments,
-    )
+    recovery_arguments: dict[str, Any] = {} if recovery is None else recovery.model_dump()
+    store_arguments: dict[str, Any] = config.store.model_dump(exclude={"path"})
     origins = settings.cors_allowed_origins
-    sio = socketio.AsyncServer(
+    sio = AsyncServer(
+        None if recovery is None else config.store.path,
         async_mode="aiohttp",
-        client_manager=manager,
-        # None lets python-engineio allow the server's own origin only; [] would allow all of them.
+        # For python-engineio None means the server's own origin only, and [] means all origins.
         cors_allowed_origins=(origins if origins == "*" else list(origins)) or None,
         ping_interval=settings.ping_interval,
         ping_timeout=settings.ping_timeout,
         max_http_buffer_size=settings.max_payload,
+        max_client_buffer=settings.max_client_buffer,
+        websocket_compression=settings.websocket_compression,
+        **store_arguments,
+        **recovery_arguments,
     )
     sio.connect_timeout = settings.connect_timeout
-    module = _import_handlers(config)
-    await _register(module, sio, settings.handlers)
+    module = import_handlers(settings.handlers, config.folder)
+    await register_handlers(module, sio, settings.handlers)
     app = web.Application(middlewares=[closes_slow_requests(settings.connect_timeout)])
-    add_routes(app, settings.path, getattr(module, "PAGES", None), manager)
+    add_routes(app, settings.path, getattr(module, "PAGES", None), sio)
     sio.attach(app, settings.path)
     return app, sio
 
@@ -123,19 +107,19 @@ async def _serve(config: Config) -> None:
     except StoreError as error:
         listener.close()
         raise StartError(str(error)) from error
-    logging.getLogger("aiohttp.server").addFilter(_is_our_fault)
+    logging.getLogger("aiohttp.server").addFilter(_is_server_error)
     runner = web.AppRunner(
         app,
         access_log=None,
         shutdown_timeout=0.1,
-        # It goes on while a header is incomplete; since aiohttp 3.14.5 it begins with the connection.
+        # Also the limit for an incomplete header; from aiohttp 3.14.5 on it starts with the connection.
         keepalive_timeout=config.server.connect_timeout,
     )
     await runner.setup()
     site = web.SockSite(runner, listener, backlog=LISTEN_BACKLOG)
     stop = _stop_signal()
     await site.start()
-    _relieve_the_garbage_collector()
+    _configure_garbage_collector()
     print(await _banner(config, sio, listener), flush=True)  # noqa: T201 - the program's output
     await stop.wait()
     await site.stop()
@@ -146,21 +130,24 @@ async def _serve(config: Config) -> None:
     await runner.cleanup()
 
 
-def _relieve_the_garbage_collector() -> None:
-    """Modules and sessions of before live on and need not be looked through; the rest less often.
+def _configure_garbage_collector() -> None:
+    """Exempt the loaded modules and sessions from garbage collection, and collect less often.
 
-    By default it runs for every 700 objects that came and stayed, that is, for every few events: a tenth of
-    the processor time of a server that is busy.
+    By default the garbage collector runs after every 700 new objects. A busy server creates 700 objects in
+    a few events, and spends a tenth of its processor time on garbage collection.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(GARBAGE_THRESHOLD, 25, 2)  # a connection that has ended must not wait for long
+    gc.set_threshold(GARBAGE_THRESHOLD, 25, 2)  # the 2 frees closed connections soon
 
 
-def _is_our_fault(record: logging.LogRecord) -> bool:
-    """Whether aiohttp's report is worth a line: not what is no HTTP, nor a client that left in the middle."""
-    theirs = (HttpProcessingError, ConnectionError)
-    return record.exc_info is None or not isinstance(record.exc_info[1], theirs)
+def _is_server_error(record: logging.LogRecord) -> bool:
+    """Whether a log record of aiohttp is an error of the server.
+
+    Invalid HTTP and a client's disconnection during a request are errors of the client, and not logged.
+    """
+    client_errors = (HttpProcessingError, ConnectionError)
+    return record.exc_info is None or not isinstance(record.exc_info[1], client_errors)
 
 
 async def _check(config: Config) -> None:
@@ -195,11 +182,11 @@ def _listen(config: Config) -> socket.socket:
     return listener
 
 
-async def _banner(config: Config, sio: RecoveryServer, listener: socket.socket) -> str:
+async def _banner(config: Config, sio: AsyncServer, listener: socket.socket) -> str:
     host, port = config.server.host, listener.getsockname()[1]
     lines = [f"Listening on http://{f'[{host}]' if ':' in host else host}:{port}"]
     runtime = sio.manager.runtime
-    if runtime is None or not isinstance(runtime.log, EventLog):
+    if runtime is None or not runtime.is_enabled:
         lines.append("Connection state recovery is disabled: nothing is stored.")
     else:
         survives = {"full": "power loss", "normal": "kill -9, not power loss"}[config.store.synchronous]
@@ -222,45 +209,6 @@ def _check_store(path: Path) -> None:
             return
         folder = next(parent for parent in path.absolute().parents if parent.exists())
         if not folder.is_dir():
-            raise StartError(f"cannot make {path}: {folder} is not a folder")
+            raise StartError(f"cannot create {path}: {folder} is not a folder")
     except OSError as error:
         raise StartError(f"cannot use the store {path}: {error.strerror}") from error
-
-
-# Handlers -------------------------------------------------------------------------------------------
-
-
-def _import_handlers(config: Config) -> ModuleType:
-    name = config.server.handlers
-    sys.path.insert(0, str(config.folder))
-    try:
-        return import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
-            raise HandlersError(
-                f"handlers = {name!r}: there is no such module, neither installed nor in {config.folder}"
-            ) from error
-        raise _failed(name, error) from error
-    except Exception as error:  # whatever a module may raise while it is imported
-        raise _failed(name, error) from error
-
-
-async def _register(module: ModuleType, sio: RecoveryServer, name: str) -> None:
-    register: Callable[[Any], Any] | None = getattr(module, "register", None)
-    if not callable(register):
-        raise HandlersError(f"handlers = {name!r}: {module.__file__} has no function register(sio)")
-    try:
-        result = register(sio)
-        if inspect.isawaitable(result):
-            await result
-    except Exception as error:  # whatever somebody's function may raise
-        raise _failed(name, error) from error
-
-
-def _failed(name: str, error: Exception) -> HandlersError:
-    if isinstance(error, SyntaxError):
-        place = f"{error.filename}:{error.lineno}"
-    else:
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename]
-        place = f"{frames[-1].filename}:{frames[-1].lineno}"
-    return HandlersError(f"handlers = {name!r}: {type(error).__name__} at {place}: {error}")

@@ -1,21 +1,20 @@
-"""The commands of the program: each one is a function here.
+"""The command line: one function for each command.
 
-What needs the server's dependencies is imported by the command that uses it, so that the others start
-at once.
+A command imports its dependencies itself, so that ``--help`` and other commands start fast.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from socketio_eventstore.program.config import Config, ConfigError
+if TYPE_CHECKING:
+    from socketio_eventstore.program.config import Config
 
 PROGRAM = "socketio-eventstore"
 DEFAULT_CONFIG = Path("config.toml")
@@ -23,7 +22,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 class CommandError(click.ClickException):
-    """The program cannot do what it was asked for; the message has a line for each reason."""
+    """A command cannot run. The message has one line per reason; the exit code is 2."""
 
     exit_code = 2
 
@@ -35,7 +34,7 @@ class CommandError(click.ClickException):
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name=PROGRAM, prog_name=PROGRAM, message="%(prog)s %(version)s")
 def commands() -> None:
-    """A Socket.IO server whose clients miss nothing while they are away."""
+    """A Socket.IO server with durable connection state recovery: a reconnected client has missed nothing."""
 
 
 config_option = click.option(
@@ -43,62 +42,72 @@ config_option = click.option(
     "path",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help=f"The configuration, {DEFAULT_CONFIG} unless told otherwise.",
+    help=f"The configuration file. Default: {DEFAULT_CONFIG}.",
 )
 
 
 @commands.command()
 @config_option
-@click.option("--host", help="The address to listen on, whatever the configuration says.")
-@click.option("--port", type=int, help="The port to listen on, whatever the configuration says.")
+@click.option("--host", help="The address to listen on. Overrides the configuration.")
+@click.option("--port", type=int, help="The port to listen on. Overrides the configuration.")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True)
 def serve(path: Path | None, host: str | None, port: int | None, log_level: str) -> None:
-    """Serve until Ctrl-C or SIGTERM."""
+    """Serve until Ctrl-C or SIGTERM (POSIX only)."""
+    _require_posix("serve")
     flags = {"host": host, "port": port}
     config = _load(path, {"server": {key: value for key, value in flags.items() if value is not None}})
     _log_to_stderr(log_level)
     from socketio_eventstore.program import app
 
-    _attempt(app.run, config)
+    _run(app.run, config)
 
 
 @commands.command()
 @config_option
 def check_config(path: Path | None) -> None:
-    """Say what is wrong with the configuration, without serving."""
+    """Check the configuration without serving."""
+    _require_posix("check-config")
     config = _load(path)
     from socketio_eventstore.program import app
 
-    _attempt(app.check, config)
-    click.echo(f"{path or DEFAULT_CONFIG} is in order")
+    _run(app.check, config)
+    click.echo(f"{path or DEFAULT_CONFIG} is valid")
 
 
 @commands.command()
 @config_option
 def migrate(path: Path | None) -> None:
-    """Bring the database to this version's schema. Serving does so, too."""
+    """Migrate the database to this version's schema.
+
+    serve does the same at its start.
+    """
+    _require_posix("migrate")
     config = _load(path)
     from socketio_eventstore.program import app
 
-    _attempt(app.migrate, config)
+    _run(app.migrate, config)
     click.echo(f"{config.store.path} has this version's schema")
 
 
 @commands.command()
 @click.option("--clients", type=click.IntRange(1, 1000), default=50, show_default=True)
 @click.option("--rooms", type=click.IntRange(1, 1000), default=10, show_default=True)
-@click.option("--cuts", type=click.IntRange(0), default=200, show_default=True, help="Transports broken.")
+@click.option("--cuts", type=click.IntRange(0), default=200, show_default=True, help="Broken transports.")
 @click.option("--kills", type=click.IntRange(0), default=30, show_default=True, help="SIGKILLs and restarts.")
-@click.option("--events", type=click.IntRange(1), default=10_000, show_default=True, help="About so many.")
-@click.option("--duration", type=float, default=300.0, show_default=True, help="Seconds at most.")
+@click.option("--events", type=click.IntRange(1), default=10_000, show_default=True, help="Approximately.")
+@click.option("--duration", type=float, default=300.0, show_default=True, help="At most, in seconds.")
 @click.option("--synchronous", type=click.Choice(("full", "normal")), default="full", show_default=True)
-@click.option("--seed", type=int, help="Repeats the run with this seed; a new one otherwise.")
-@click.option("--keep", is_flag=True, help="Keep the scratch store, as is done when a promise was broken.")
+@click.option("--seed", type=int, help="Repeats the run with this seed. Default: a random seed.")
+@click.option("--keep", is_flag=True, help="Keep the scratch store. A broken promise always keeps it.")
 def verify(duration: float, seed: int | None, keep: bool, **amounts: Any) -> None:
-    """Break a server of its own in every way it knows, and count what clients missed.
+    """Test the promises against a scratch server.
 
-    Exits with 0 if all promises were kept, 1 if one was broken, 2 if it could not run.
+    verify breaks connections, kills the server, and counts the events missed by clients. The exit code is
+    0 if all promises were kept, 1 if a promise was broken, and 2 if the test could not run.
     """
+    _require_posix("verify")
+    import secrets
+
     from socketio_eventstore.verify.plan import Settings
     from socketio_eventstore.verify.process import CannotRun
     from socketio_eventstore.verify.program import verify
@@ -111,10 +120,18 @@ def verify(duration: float, seed: int | None, keep: bool, **amounts: Any) -> Non
     click.get_current_context().exit(code)
 
 
+def _require_posix(command: str) -> None:
+    # Before other imports: the store's file lock and the event loop's signal handlers need POSIX.
+    if os.name != "posix":
+        raise CommandError(f"{command} needs a POSIX system, for example Linux or macOS")
+
+
 def _load(path: Path | None, flags: Mapping[str, Mapping[str, object]] | None = None) -> Config:
+    from socketio_eventstore.program.config import Config, ConfigError
+
     if path is None and not DEFAULT_CONFIG.exists():
         raise CommandError(
-            f"there is no {DEFAULT_CONFIG} in {Path.cwd()}; name a file with --config, or make one: "
+            f"there is no {DEFAULT_CONFIG} in {Path.cwd()}; name a file with --config, or create one: "
             f"echo '[connection_state_recovery]' >{DEFAULT_CONFIG}"
         )
     try:
@@ -125,12 +142,12 @@ def _load(path: Path | None, flags: Mapping[str, Mapping[str, object]] | None = 
 
 def _log_to_stderr(level: str) -> None:
     logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # It announces each of its plugins.
+    # At the level INFO alembic logs each of its plugins.
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
-def _attempt(action: Callable[[Config], None], config: Config) -> None:
-    from socketio_eventstore.program.app import StartError
+def _run(action: Callable[[Config], None], config: Config) -> None:
+    from socketio_eventstore.program.errors import StartError
 
     try:
         action(config)

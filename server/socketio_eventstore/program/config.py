@@ -1,6 +1,6 @@
-"""The configuration: typed, checked before anything starts, and frozen.
+"""The configuration: typed, frozen, and validated before the server starts.
 
-What a value may be stands in the description of its type; an error repeats it.
+The description of each type says which values are valid. Error messages repeat the description.
 """
 
 from __future__ import annotations
@@ -9,16 +9,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Annotated, Final, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from socketio_eventstore.core.options import Options
 from socketio_eventstore.program.config_sources import ConfigError, Layers
 
 __all__ = ["Config", "ConfigError", "RecoverySettings", "ServerSettings", "StoreSettings"]
 
-OWN_PAGES = frozenset({"api", "healthz", "metrics", "pages", "readyz"})
-"""Where the paths begin that the server answers by itself."""
+RESERVED_PATHS = frozenset({"api", "healthz", "metrics", "pages", "readyz"})
+"""The first segments of the paths of the program's own routes."""
 SEGMENT = re.compile(r"[\w~-][\w.~-]*", re.ASCII)
 
 
@@ -30,7 +31,7 @@ def _module_name(text: str) -> str:
 
 def _prefix(text: str) -> str:
     segments = text.strip("/").split("/")
-    if segments[0] in OWN_PAGES or not all(SEGMENT.fullmatch(segment) for segment in segments):
+    if segments[0] in RESERVED_PATHS or not all(SEGMENT.fullmatch(segment) for segment in segments):
         raise ValueError(text)
     return f"/{'/'.join(segments)}/"
 
@@ -40,7 +41,7 @@ def _frozen(value: object) -> object:
 
 
 def _origin(text: str) -> str:
-    # Browsers send neither path nor final slash: an origin with one would never match.
+    # Browsers send an Origin without path and final slash: an origin with a path never matches.
     if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+|null", text):
         raise ValueError(text)
     return text
@@ -51,7 +52,7 @@ def _file(path: Path) -> Path:
         raise ValueError(path)
     try:
         return path.expanduser()
-    except RuntimeError:  # ~somebody whom nobody knows
+    except RuntimeError:  # ~user for an unknown user
         raise ValueError(path) from None
 
 
@@ -74,7 +75,7 @@ Origins: TypeAlias = Annotated[
 ]
 Heartbeat: TypeAlias = Annotated[
     float,
-    # Clients add two of them up, in milliseconds, for a timer that holds 31 bits.
+    # A client's timer runs for pingInterval + pingTimeout milliseconds, and a timer holds 31 bits.
     Field(gt=0, le=1e6, description="a number of seconds above 0, at most a million"),
 ]
 Seconds: TypeAlias = Annotated[
@@ -89,45 +90,49 @@ File: TypeAlias = Annotated[
 ]
 Synchronous: TypeAlias = Annotated[Literal["full", "normal"], Field(description='"full" or "normal"')]
 
+DEFAULTS: Final = Options(path=None)
+"""The defaults of store and recovery; embedded applications have the same ones."""
+
 
 class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class ServerSettings(_Table):
-    """The table ``[server]``."""
+    """The table ``[server]``. Durations are in seconds."""
 
     host: Host = "127.0.0.1"
     port: Port = 3000
-    """0 lets the system choose."""
+    """0 lets the operating system choose a free port."""
     handlers: Module = "socketio_eventstore.chat"
-    """The module with ``register(sio)``, looked up beside the config file too."""
+    """The name of the module with ``register(sio)``, installed or beside the config file."""
     path: Prefix = "/socket.io/"
-    """With a slash at both ends, however it was written."""
+    """The Socket.IO path; validation adds a missing slash at either end."""
     cors_allowed_origins: Origins = ()
     ping_interval: Heartbeat = 25.0
     ping_timeout: Heartbeat = 20.0
     connect_timeout: Heartbeat = 45.0
-    """How long a connection may join no namespace."""
+    """The longest time without a connected namespace, and for a complete HTTP request."""
     max_payload: Bytes = 1_000_000
-    """The largest message that a client may send."""
-    max_client_buffer: Bytes = 4_000_000
-    """What may wait to be sent to one client; beyond it, its transport is closed."""
-    websocket_compression: BytesOrNone = 0
-    """From which size on messages are compressed; 0 means that none is."""
+    """The largest message from a client, in bytes."""
+    max_client_buffer: Bytes = DEFAULTS.max_client_buffer
+    """The most unsent bytes for one client; above the limit the client's transport is closed."""
+    websocket_compression: BytesOrNone = DEFAULTS.websocket_compression
+    """The smallest message to compress, in bytes; 0 compresses none."""
     shutdown_grace: Seconds = 10.0
+    """The longest time for disconnect handlers at the shutdown."""
 
 
 class RecoverySettings(_Table):
-    """The table ``[connection_state_recovery]``, whose presence turns recovery on."""
+    """The table ``[connection_state_recovery]``. Without the table there is no recovery."""
 
-    max_disconnection_duration: Seconds = 120.0
-    skip_middlewares: Switch = False
-    """Whether connect handlers are left out on recovery."""
-    recover_client_disconnect: Switch = True
-    """Whether a session can be recovered after the client itself called ``disconnect()``."""
-    max_missed_packets: Count = 100_000
-    max_missed_bytes: Bytes = 64_000_000
+    max_disconnection_duration: Seconds = DEFAULTS.max_disconnection_duration
+    skip_middlewares: Switch = DEFAULTS.skip_middlewares
+    """Whether a recovered client skips the connect handlers."""
+    recover_client_disconnect: Switch = DEFAULTS.recover_client_disconnect
+    """Whether a session is recoverable after the client's own ``disconnect()``."""
+    max_missed_packets: Count = DEFAULTS.max_missed_packets
+    max_missed_bytes: Bytes = DEFAULTS.max_missed_bytes
 
 
 class StoreSettings(_Table):
@@ -135,9 +140,9 @@ class StoreSettings(_Table):
 
     path: File = Path("data/events.db")
     """Absolute after ``Config.load``."""
-    synchronous: Synchronous = "full"
-    prune_interval: Seconds = 10.0
-    index_memory: Bytes = 64_000_000
+    synchronous: Synchronous = DEFAULTS.synchronous
+    prune_interval: Seconds = DEFAULTS.prune_interval
+    index_memory: Bytes = DEFAULTS.index_memory
 
 
 class _File(_Table):
@@ -155,13 +160,13 @@ TABLES: Mapping[str, type[_Table]] = {
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """All that the server is told from outside."""
+    """The whole configuration: the tables of the config file, with overrides."""
 
     folder: Path = field(default_factory=Path.cwd)
-    """The config file's folder, absolute."""
+    """The absolute path of the config file's folder."""
     server: ServerSettings = field(default_factory=ServerSettings)
     connection_state_recovery: RecoverySettings | None = None
-    """None where there is no recovery."""
+    """None disables recovery."""
     store: StoreSettings = field(default_factory=StoreSettings)
 
     @classmethod
@@ -171,9 +176,10 @@ class Config:
         overrides: Mapping[str, Mapping[str, object]] | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> Self:
-        """The file, with ``EVENTSTORE_…`` of ``environ`` over it and ``overrides``, by table, over both.
+        """Read the file at ``path`` and apply the overrides.
 
-        Raises ConfigError with a line for everything that is wrong.
+        Variables ``EVENTSTORE_TABLE__KEY`` of ``environ`` override the file. ``overrides`` (values by table
+        and key) override both. Raises ConfigError with one line per error.
         """
         expected = {name: _expected(table) for name, table in TABLES.items()}
         layers = Layers(path, expected)
@@ -182,9 +188,9 @@ class Config:
         try:
             tables = _File.model_validate(layers.tables)
         except ValidationError as error:
-            places = [problem["loc"] for problem in error.errors(include_url=False)]
-            raise ConfigError(*layers.complaints(places)) from None
-        if found := layers.complaints([]):
+            locations = [problem["loc"] for problem in error.errors(include_url=False)]
+            raise ConfigError(*layers.errors(locations)) from None
+        if found := layers.errors([]):
             raise ConfigError(*found)
         folder = path.absolute().parent
         store = tables.store.model_copy(update={"path": folder / tables.store.path})
@@ -196,7 +202,7 @@ def _expected(table: type[_Table]) -> dict[str, str]:
 
 
 def _from_text(table: str, key: str, text: str) -> object:
-    """What a variable means; text that means nothing stays text, which the check of all values refuses."""
+    """Return the value of a variable's text. Invalid text stays text, and fails the validation later."""
     if key == "cors_allowed_origins" and text != "*":
         return [origin.strip() for origin in text.split(",") if origin.strip()]
     try:

@@ -1,6 +1,6 @@
-"""Where settings come from: a TOML file, the environment, flags. Later ones lie over earlier ones.
+"""The sources of the configuration: a TOML file, the environment and flags. Later sources override.
 
-Each setting remembers its source, so that a complaint can say where to look.
+Each value keeps the name of its source, for error messages.
 """
 
 from __future__ import annotations
@@ -17,59 +17,68 @@ LONGEST_VALUE_SHOWN = 80
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used."""
+    """The configuration is invalid."""
 
-    def __init__(self, *complaints: str) -> None:
-        super().__init__("\n".join(complaints))
-        self.complaints = complaints
-        """One line each."""
+    def __init__(self, *errors: str) -> None:
+        super().__init__("\n".join(errors))
+        self.errors = errors
+        """One line per error."""
 
 
 class Layers:
-    """The settings of all sources, laid over each other."""
+    """The values of all sources, and the errors of each source."""
 
     def __init__(self, path: Path, expected: Mapping[str, Mapping[str, str]]) -> None:
-        """Reads the file. ``expected`` says, by table and key, what a value may be."""
+        """Read the file at ``path``. Raises ConfigError for a file that is not readable or not TOML.
+
+        ``expected`` describes the valid values by table and key.
+        """
         self._path = path
         self._expected = expected
         self._text = _read(path)
         self._sources: dict[tuple[str, str], str] = {}
-        self._complaints: list[str] = []
+        self._errors: list[str] = []
         self.tables = _parse(path, self._text)
 
     def add_environment(self, environ: Mapping[str, str], read: Callable[[str, str, str], object]) -> None:
-        """Lays ``EVENTSTORE_TABLE__KEY`` over what is there; ``read`` turns its text into a value."""
-        settings = ((table, key) for table, keys in self._expected.items() for key in keys)
-        places = {f"{PREFIX}{table}__{key}".upper(): (table, key) for table, key in settings}
+        """Override values by variables ``EVENTSTORE_TABLE__KEY``.
+
+        ``read`` converts a table, a key and the text of a variable to a value.
+        """
+        keys = ((table, key) for table, keys in self._expected.items() for key in keys)
+        variables = {f"{PREFIX}{table}__{key}".upper(): (table, key) for table, key in keys}
         for name, text in sorted(environ.items()):
-            if name in places:
-                table, key = places[name]
-                self._lay(table, key, text if _has_stray_bytes(text) else read(table, key, text), name)
+            if name in variables:
+                table, key = variables[name]
+                self._override(table, key, text if _has_stray_bytes(text) else read(table, key, text), name)
             elif name.startswith(PREFIX):
-                self._complaints.append(f"{name}: there is no such setting{_nearest(name, places)}")
+                self._errors.append(f"{name}: there is no such setting{_nearest(name, variables)}")
 
     def add_flags(self, flags: Mapping[str, Mapping[str, object]]) -> None:
-        """Lays ``--key`` over what is there."""
-        for table, settings in flags.items():
-            for key, value in settings.items():
-                self._lay(table, key, value, f"--{key.replace('_', '-')}")
+        """Override values by flags ``--key``; ``flags`` has the values by table and key."""
+        for table, values in flags.items():
+            for key, value in values.items():
+                self._override(table, key, value, f"--{key.replace('_', '-')}")
 
-    def complaints(self, places: Iterable[Sequence[int | str]]) -> list[str]:
-        """A line for each of these places, whose values are wrong, and for what was wrong on the way."""
-        wrong = dict.fromkeys((str(place[0]), str(place[1]) if len(place) > 1 else None) for place in places)
-        return [*(self._complaint(table, key) for table, key in wrong), *self._complaints]
+    def errors(self, locations: Iterable[Sequence[int | str]]) -> list[str]:
+        """Return one line for each invalid value and for each error found while reading the sources.
 
-    def _lay(self, table: str, key: str, value: object, source: str) -> None:
+        A location begins with the table, or with the table and the key, as in pydantic's errors.
+        """
+        invalid = dict.fromkeys((str(loc[0]), str(loc[1]) if len(loc) > 1 else None) for loc in locations)
+        return [*(self._error(table, key) for table, key in invalid), *self._errors]
+
+    def _override(self, table: str, key: str, value: object, source: str) -> None:
         if isinstance(value, str) and _has_stray_bytes(value):
-            self._complaints.append(f"{source}: not UTF-8")
+            self._errors.append(f"{source}: not UTF-8")
             return
-        settings = self.tables.setdefault(table, {})
-        # What is no table at all is refused as a whole later.
-        if isinstance(settings, dict):
-            settings[key] = value
+        values = self.tables.setdefault(table, {})
+        # The validation refuses a table that is another type of value.
+        if isinstance(values, dict):
+            values[key] = value
             self._sources[table, key] = source
 
-    def _complaint(self, table: str, key: str | None) -> str:
+    def _error(self, table: str, key: str | None) -> str:
         value = self.tables[table]
         if table not in self._expected:
             kind = "table" if isinstance(value, dict) else "key"
@@ -93,13 +102,13 @@ class Layers:
 
 def _read(path: Path) -> str:
     try:
-        # Some editors begin a file with a byte order mark.
+        # Some editors write a byte order mark at the start of a file.
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file") from None
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        raise ConfigError(f"{path}, line {line}: not UTF-8, which TOML is always written in") from None
+        raise ConfigError(f"{path}, line {line}: not UTF-8, the encoding of every TOML file") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
 
@@ -114,7 +123,10 @@ def _parse(path: Path, text: str) -> dict[str, object]:
 
 
 def _line_of(dotted: str, text: str) -> int | None:
-    """The first line that writes to this name; tomllib does not tell. Strings of many lines may fool it."""
+    """Return the number of the first line that assigns ``dotted``, since tomllib reports no line.
+
+    A string of several lines may contain text like an assignment, and so lead to a wrong line.
+    """
     table = ""
     for number, line in enumerate(text.split("\n"), start=1):
         if found := re.match(r"\s*\[\[?([^\]]+)\]", line):
@@ -138,11 +150,11 @@ def _nearest(name: str, names: Iterable[str]) -> str:
 
 
 def _shown(value: object) -> str:
-    # TOML and JSON write numbers alike, except for inf and nan.
+    # JSON and TOML write numbers alike, except for inf and nan.
     text = repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= LONGEST_VALUE_SHOWN else f"{text[:LONGEST_VALUE_SHOWN]}…"
 
 
 def _has_stray_bytes(text: str) -> bool:
-    # How Python brings in what is not UTF-8 in the environment and on the command line.
+    # Python decodes invalid UTF-8 in the environment and in arguments to lone surrogates.
     return any("\udc80" <= character <= "\udcff" for character in text)

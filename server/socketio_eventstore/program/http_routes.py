@@ -1,4 +1,4 @@
-"""What the server answers besides the protocol: its page, the official client, health and readiness."""
+"""The HTTP routes beside the protocol: the handlers' pages, the official client, health and readiness."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from socketio_eventstore.adapter.manager import RecoveryManager
+from socketio_eventstore.adapter.async_server import AsyncServer
 
 CLIENT_FILES = (
     "socket.io.js",
@@ -19,14 +19,19 @@ CLIENT_FILES = (
     "socket.io.esm.min.js",
     "socket.io.esm.min.js.map",
 )
-"""The builds of the official client; set-up takes them from npm."""
+"""The builds of the official client; ``make`` copies the files from npm."""
 
-FRESH = {"Cache-Control": "no-cache"}
-"""Browsers ask whether a file has changed, so that an upgrade does not mix old and new ones."""
+NO_CACHE = {"Cache-Control": "no-cache"}
+"""Browsers revalidate each file, so that no page mixes files of two versions after an upgrade."""
 
 
-def add_routes(app: web.Application, path: str, pages: Path | None, manager: RecoveryManager) -> None:
-    """Serve the pages of the handlers, the client below the Socket.IO path, and the probes."""
+def add_routes(app: web.Application, path: str, pages: Path | None, sio: AsyncServer) -> None:
+    """Add the routes to ``app``.
+
+    ``path`` is the Socket.IO path with a slash at both ends; the official client is served below it.
+    ``pages`` is the folder of the handlers' pages: ``index.html`` is served at ``/``, all files at
+    ``/pages/``. ``/healthz`` and ``/readyz`` are the probes.
+    """
     bundle = Path(str(files("socketio_eventstore.program"))) / "client_bundle"
 
     async def client(request: web.Request) -> web.StreamResponse:
@@ -34,20 +39,20 @@ def add_routes(app: web.Application, path: str, pages: Path | None, manager: Rec
         if request.match_info["file"] not in CLIENT_FILES:
             raise web.HTTPNotFound
         if not file.exists():
-            raise web.HTTPNotFound(text="The official client is not installed; set-up (make) brings it.")
-        return web.FileResponse(file, headers=FRESH)
+            raise web.HTTPNotFound(text="The official client is not installed; run make to install it.")
+        return web.FileResponse(file, headers=NO_CACHE)
 
     async def page(request: web.Request) -> web.StreamResponse:
         file = (pages / request.match_info.get("file", "index.html")) if pages is not None else None
         if file is None or not file.is_file() or file.parent != pages:
             raise web.HTTPNotFound(text="There is no such page.")
-        return web.FileResponse(file, headers=FRESH)
+        return web.FileResponse(file, headers=NO_CACHE)
 
     async def healthy(request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
 
     async def ready(request: web.Request) -> web.Response:
-        is_ready = manager.runtime is not None
+        is_ready = sio.manager.runtime is not None
         return web.Response(text="ok\n" if is_ready else "not ready\n", status=200 if is_ready else 503)
 
     app.router.add_get("/", page)

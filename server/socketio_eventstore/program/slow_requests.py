@@ -1,6 +1,7 @@
-"""Requests whose body does not come to its end; aiohttp itself closes those without the end of a header.
+"""The limit for incomplete request bodies; aiohttp itself closes connections with incomplete headers.
 
-Anybody could leave as many open as the system has file descriptors, each with a few bytes.
+Without the limit, one client could keep open as many connections as the system has file descriptors, with
+a few bytes for each.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ logger = logging.getLogger(__name__)
 
 
 def closes_slow_requests(timeout_seconds: float) -> Middleware:
-    """A middleware that closes the connection when a body is not complete in time."""
+    """Return a middleware that closes a connection if a request body is incomplete after the timeout."""
 
     @web.middleware
     async def with_timeout(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if not request.body_exists:  # a WebSocket among them, which may take as long as it likes
+        if not request.body_exists:  # also for a WebSocket, which has no time limit
             return await handler(request)
         timer = asyncio.get_running_loop().call_later(timeout_seconds, _close_unless_complete, request)
         try:

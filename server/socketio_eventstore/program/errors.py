@@ -1,0 +1,11 @@
+"""The errors of the program. ``cli`` prints their text and exits with code 2."""
+
+from __future__ import annotations
+
+
+class StartError(Exception):
+    """The server cannot start. The text is one line for the person at the terminal."""
+
+
+class HandlersError(StartError):
+    """The module of handlers cannot be used."""
