@@ -22,9 +22,8 @@ LEGACY: dict[str, Callable[..., Any]] = {
 
 
 @pytest.mark.parametrize("handler", LEGACY.values(), ids=LEGACY.keys())
-async def test_connect_handlers_of_any_age_work_also_on_recovery(
-    path: Path, handler: Callable[..., Any]
-) -> None:
+async def test_connect_handlers_with_any_signature(path: Path, handler: Callable[..., Any]) -> None:
+    """Connect handlers with any supported signature are called, on recovery as well."""
     async with serving(path, register=lambda sio: sio.on("connect", handler)) as server:
         client = await server.socket()
         pid = (await client.connect())["pid"]
@@ -34,7 +33,8 @@ async def test_connect_handlers_of_any_age_work_also_on_recovery(
         assert await results(server) == {RecoveryResult.RECOVERED: 1}
 
 
-async def test_the_connect_handler_sees_the_clients_auth_without_pid_and_offset(path: Path) -> None:
+async def test_connect_handler_gets_auth_without_pid(path: Path) -> None:
+    """The connect handler receives the client's auth without pid and offset."""
     seen = Seen()
     async with serving(path, register=lambda sio: sio.on("connect", lambda *a: seen(a[2]))) as server:
         await (await server.socket()).connect(auth={"pid": "x", "offset": "y", "token": "t"})
@@ -43,7 +43,8 @@ async def test_the_connect_handler_sees_the_clients_auth_without_pid_and_offset(
         assert seen.all == [{"token": "t"}, None, None]
 
 
-async def test_a_connect_handler_knows_whether_the_session_was_recovered(path: Path) -> None:
+async def test_recovered_inside_the_connect_handler(path: Path) -> None:
+    """``recovered`` tells the connect handler whether the session was recovered."""
     seen = Seen()
     async with serving(path) as server:
         server.sio.on("connect", lambda sid, *_: seen(server.sio.recovered(sid)))
@@ -68,9 +69,9 @@ REFUSALS: dict[str, tuple[Any, Any]] = {
 
 
 @pytest.mark.parametrize(("refusal", "answer"), REFUSALS.values(), ids=REFUSALS.keys())
-async def test_a_refused_client_is_told_why_and_leaves_nothing_behind(
-    path: Path, refusal: Any, answer: Any
-) -> None:
+async def test_refused_client_gets_the_reason(path: Path, refusal: Any, answer: Any) -> None:
+    """A refused client receives the reason, and its session is removed."""
+
     async def connect(sid: str, _environ: Any) -> Any:
         await server.sio.enter_room(sid, "room")
         await server.sio.emit("for nobody", to=sid)
@@ -88,7 +89,9 @@ async def test_a_refused_client_is_told_why_and_leaves_nothing_behind(
         assert await client.rest() == []
 
 
-async def test_a_connect_handler_that_disconnects_its_client_refuses_it(path: Path) -> None:
+async def test_disconnect_in_the_connect_handler_refuses(path: Path) -> None:
+    """``disconnect`` inside the connect handler refuses the client."""
+
     async def connect(sid: str, _environ: Any) -> None:
         await server.sio.disconnect(sid)
 
@@ -99,7 +102,9 @@ async def test_a_connect_handler_that_disconnects_its_client_refuses_it(path: Pa
         assert list((await server.manager.start()).registry) == []
 
 
-async def test_what_a_connect_handler_emits_follows_connect(path: Path) -> None:
+async def test_emits_of_the_connect_handler_come_later(path: Path) -> None:
+    """Events that the connect handler emits follow the CONNECT packet."""
+
     async def connect(sid: str, _environ: Any) -> None:
         await server.sio.enter_room(sid, "room")
         await server.sio.emit("stored", to=sid)
@@ -114,7 +119,8 @@ async def test_what_a_connect_handler_emits_follows_connect(path: Path) -> None:
         assert server.sio.rooms(client.sid) == [client.sid, "room"]
 
 
-async def test_with_always_connect_the_client_is_told_before_its_handler_decides(path: Path) -> None:
+async def test_always_connect_sends_connect_first(path: Path) -> None:
+    """With ``always_connect`` CONNECT is sent before the connect handler decides."""
     decisions: asyncio.Queue[bool] = asyncio.Queue()
 
     async def connect(*_: object) -> bool:
@@ -130,7 +136,8 @@ async def test_with_always_connect_the_client_is_told_before_its_handler_decides
         assert not server.sio.manager.is_connected(refused.sid, "/")
 
 
-async def test_a_client_that_leaves_while_its_handler_runs_leaves_nothing_behind(path: Path) -> None:
+async def test_transport_ends_during_the_connect_handler(path: Path) -> None:
+    """A session whose transport ends during its connect handler is removed."""
     seen, may_go = Seen(), asyncio.Event()
 
     async def connect(sid: str, *_: object) -> None:
@@ -155,7 +162,8 @@ async def test_a_client_that_leaves_while_its_handler_runs_leaves_nothing_behind
         assert await runtime.log.load_sessions() == []
 
 
-async def test_a_store_that_cannot_be_opened_is_reported_by_start_and_by_emit(tmp_path: Path) -> None:
+async def test_unusable_store_fails_start_and_emit(tmp_path: Path) -> None:
+    """``start`` and ``emit`` raise StoreNotUsable for a store that cannot be opened."""
     (tmp_path / "file").write_text("no folder")
     sio = socketio.AsyncServer(
         async_mode="aiohttp", client_manager=RecoveryManager(tmp_path / "file" / "events.db")
@@ -165,6 +173,7 @@ async def test_a_store_that_cannot_be_opened_is_reported_by_start_and_by_emit(tm
             await use()
 
 
-async def test_starting_at_the_same_time_opens_the_store_once(server: Server) -> None:
+async def test_concurrent_starts_open_the_store_once(server: Server) -> None:
+    """Concurrent calls of ``start`` open the store once."""
     runtimes = await asyncio.gather(*(server.manager.start() for _ in range(5)))
     assert len(set(map(id, runtimes))) == 1

@@ -11,7 +11,8 @@ from support.embedded import Seen, away, results, serving, until
 
 
 @pytest.mark.parametrize("how", ["transport", "client", "client for good", "server"])
-async def test_a_disconnect_handler_can_ask_for_rooms_and_data(path: Path, how: str) -> None:
+async def test_disconnect_handler_reads_rooms_and_data(path: Path, how: str) -> None:
+    """The disconnect handler can read the rooms and data of its session."""
     seen = Seen()
 
     async def disconnect(sid: str, reason: str) -> None:
@@ -39,7 +40,8 @@ async def test_a_disconnect_handler_can_ask_for_rooms_and_data(path: Path, how: 
             await until(lambda: registry.get("/", client.sid) is None)
 
 
-async def test_a_disconnect_handler_of_the_old_kind_is_called_without_a_reason(path: Path) -> None:
+async def test_disconnect_handler_without_reason(path: Path) -> None:
+    """A disconnect handler with one parameter is called without the reason."""
     seen = Seen()
 
     def disconnect(sid: str) -> None:
@@ -51,7 +53,8 @@ async def test_a_disconnect_handler_of_the_old_kind_is_called_without_a_reason(p
         assert await seen.until(1) == [client.sid]
 
 
-async def test_leaving_rooms_in_the_disconnect_handler_changes_nothing(path: Path) -> None:
+async def test_leave_in_the_disconnect_handler_is_ignored(path: Path) -> None:
+    """Leaving rooms inside the disconnect handler does not change the session."""
     seen = Seen()
 
     async def disconnect(sid: str, _reason: str) -> None:
@@ -70,14 +73,14 @@ async def test_leaving_rooms_in_the_disconnect_handler_changes_nothing(path: Pat
         await again.connect(auth={"pid": pid})
         assert await again.event() == ["missed", offset]
         assert server.sio.rooms(client.sid) == [client.sid, "room"]
-        # Outside of that handler it counts.
+        # Outside of that handler a leave takes effect.
         await server.sio.leave_room(client.sid, "room")
         assert server.sio.rooms(client.sid) == [client.sid]
 
 
-async def test_a_disconnect_handler_that_raises_is_logged_and_the_session_recovers(
-    path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_failing_disconnect_handler_is_logged(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A failing disconnect handler is logged, and its session can be recovered."""
+
     async def disconnect(*_: object) -> None:
         raise ZeroDivisionError
 
@@ -89,9 +92,10 @@ async def test_a_disconnect_handler_that_raises_is_logged_and_the_session_recove
     assert "The disconnect handler of / failed" in caplog.text
 
 
-async def test_a_takeover_calls_disconnect_before_connect_and_the_old_transport_falls_silent(
+async def test_takeover_calls_disconnect_before_connect(
     path: Path,
 ) -> None:
+    """A takeover calls disconnect before connect and silences the old transport."""
     seen = Seen()
 
     def register(sio: Any) -> None:
@@ -112,7 +116,9 @@ async def test_a_takeover_calls_disconnect_before_connect_and_the_old_transport_
         assert len(seen.all) == 3
 
 
-async def test_a_takeover_that_is_refused_leaves_the_session_to_its_owner(path: Path) -> None:
+async def test_refused_takeover_keeps_the_owners_session(path: Path) -> None:
+    """A refused takeover leaves the session to its owner."""
+
     async def connect(_sid: str, _environ: Any, auth: Any) -> bool:
         return auth is None
 
@@ -123,7 +129,7 @@ async def test_a_takeover_that_is_refused_leaves_the_session_to_its_owner(path: 
         await thief.send(json.dumps({"pid": pid, "token": "wrong"}).join(["40", ""]))
         offset = await server.sio.emit("secret")
         assert "message" in await thief.content("44")
-        packets = await owner.rest()  # closed without a DISCONNECT, so that the client comes back
+        packets = await owner.rest()  # closed without a DISCONNECT, so that the client reconnects
         assert "41" not in packets
         back = await server.socket()
         assert (await back.connect(auth={"pid": pid}))["sid"] == owner.sid

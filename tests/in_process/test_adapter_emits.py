@@ -39,9 +39,8 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize(("data", "text"), DATA.values(), ids=DATA.keys())
-async def test_data_of_an_emit_become_arguments_and_the_offset_is_the_last(
-    server: Server, data: Any, text: str
-) -> None:
+async def test_emit_data_become_arguments_before_the_offset(server: Server, data: Any, text: str) -> None:
+    """The data of an emit become the arguments; the offset is the last argument."""
     client = await server.client()
     offset = await server.sio.emit("event", data)
     assert await client.packet() == f'42["event"{text},"{offset}"]'
@@ -79,9 +78,10 @@ async def test_binary_data_may_be_anywhere_in_the_arguments(server: Server) -> N
     ],
 )
 @pytest.mark.parametrize("more", KINDS.values(), ids=KINDS.keys())
-async def test_an_emit_reaches_those_that_it_addresses(
+async def test_emit_reaches_the_addressed_clients(
     server: Server, address: dict[str, Any], expected: str, more: dict[str, Any]
 ) -> None:
+    """An emit reaches the clients that its rooms and sids address, except the skipped ones."""
     clients = {name: await server.client() for name in "abc"}
     for name, room in [("a", "A"), ("a", "AB"), ("b", "AB"), ("b", "B"), ("b", 42), ("c", "42")]:
         await server.sio.enter_room(clients[name].sid, room)
@@ -112,7 +112,8 @@ async def test_send_emits_the_event_message(server: Server) -> None:
     assert await client.event_of(server.sio.send("to me", to=client.sid)) == ["message", "to me"]
 
 
-async def test_an_emit_before_anybody_has_connected_is_stored(server: Server) -> None:
+async def test_emit_without_clients_is_stored(server: Server) -> None:
+    """An event that is emitted before any client connects is stored."""
     offset = await server.sio.emit("early")
     client = await server.client()
     later = await server.sio.emit("later")
@@ -120,7 +121,8 @@ async def test_an_emit_before_anybody_has_connected_is_stored(server: Server) ->
     assert offset.partition(".")[2] == "1" and later.partition(".")[2] == "2"
 
 
-async def test_a_volatile_emit_returns_nothing_and_ends_in_the_present_offset(server: Server) -> None:
+async def test_volatile_emit_ends_in_the_current_offset(server: Server) -> None:
+    """A volatile emit returns None, and its packet ends in the current offset."""
     client = await server.client()
     offset = await server.sio.emit("stored")
     assert await server.sio.emit("volatile", "text", volatile=True) is None
@@ -128,7 +130,8 @@ async def test_a_volatile_emit_returns_nothing_and_ends_in_the_present_offset(se
     assert await client.packet() == f'42["volatile","text","{offset}"]'
 
 
-async def test_a_callback_is_called_with_what_the_client_answers(server: Server) -> None:
+async def test_callback_receives_the_acknowledgement(server: Server) -> None:
+    """A callback receives the arguments of the acknowledgement, once."""
     client, answers = await server.client(), Seen()
     assert await server.sio.emit("question", ("a", 1), to=client.sid, callback=answers) is None
     packet = await client.packet()
@@ -141,7 +144,8 @@ async def test_a_callback_is_called_with_what_the_client_answers(server: Server)
     assert len(answers.all) == 1
 
 
-async def test_call_returns_what_the_client_answers(server: Server) -> None:
+async def test_call_returns_the_acknowledgement(server: Server) -> None:
+    """``call`` returns the arguments of the acknowledgement."""
     client = await server.client()
     numbers = set()
     for answer, expected in [('["yes"]', "yes"), ("[]", None), ("[1,2]", (1, 2))]:
@@ -153,11 +157,12 @@ async def test_call_returns_what_the_client_answers(server: Server) -> None:
         numbers.add(int(number))
         await client.send(f"43{number}{answer}")
         assert await asked == expected
-    # Numbers are not used twice, and JavaScript can count so far.
+    # An ack id is never used twice, and JavaScript can count so far.
     assert len(numbers) == 3 and max(numbers) < 2**53
 
 
-async def test_call_gives_up_when_the_client_does_not_answer(server: Server) -> None:
+async def test_call_without_acknowledgement_times_out(server: Server) -> None:
+    """``call`` raises TimeoutError when the client sends no acknowledgement."""
     client = await server.client()
     with pytest.raises(exceptions.TimeoutError):
         await server.sio.call("question", to=client.sid, timeout=0.01)
@@ -188,9 +193,10 @@ async def test_call_gives_up_when_the_client_does_not_answer(server: Server) -> 
     ],
 )
 @pytest.mark.parametrize("more", KINDS.values(), ids=KINDS.keys())
-async def test_what_cannot_be_sent_is_refused_in_words_and_nothing_is_sent(
+async def test_unsendable_emit_is_refused(
     path: Path, arguments: dict[str, Any], error: type[Exception], text: str, more: dict[str, Any]
 ) -> None:
+    """An emit that cannot be sent raises a clear error and sends nothing."""
     async with serving(path, recovery={"max_client_buffer": 1_000}) as server:
         client = await server.client()
         with pytest.raises(error, match=text):
@@ -216,9 +222,8 @@ async def test_the_applications_json_module_encodes_events(
         assert str(await client.packet()).endswith('["price","1.50"]')
 
 
-async def test_a_json_module_that_does_not_make_json_is_noticed(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_json_module_without_json_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``emit`` raises ValueError when the application's json module makes no JSON."""
     for packet_class in (socketio.packet.Packet, engineio.packet.Packet):
         monkeypatch.setattr(packet_class, "json", packet_class.json)
     own = SimpleNamespace(dumps=lambda value, **_: f"<{value}>", loads=json.loads)
@@ -227,7 +232,8 @@ async def test_a_json_module_that_does_not_make_json_is_noticed(
             await server.sio.emit("price", 1)
 
 
-async def test_a_msgpack_packet_of_nonsense_ends_its_connection_only(path: Path) -> None:
+async def test_invalid_msgpack_packet_closes_connection(path: Path) -> None:
+    """An invalid msgpack packet closes its own connection only."""
     msgpack = pytest.importorskip("msgpack")
     async with serving(path, serializer="msgpack", async_handlers=False) as server:
         for nonsense in (
@@ -239,7 +245,8 @@ async def test_a_msgpack_packet_of_nonsense_ends_its_connection_only(path: Path)
             assert await client.rest() == []
 
 
-async def test_msgpack_clients_receive_and_miss_the_same_events(path: Path) -> None:
+async def test_msgpack_clients_receive_and_recover(path: Path) -> None:
+    """Clients with the msgpack parser receive events live and on recovery."""
     msgpack = pytest.importorskip("msgpack")
     async with serving(path, serializer="msgpack") as server:
         client = await server.socket()

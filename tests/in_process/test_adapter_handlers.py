@@ -15,7 +15,9 @@ from socketio_eventstore.adapter.server import RecoveryServer
 from support.embedded import Seen, Server, away, packets_until_marker, serving
 
 
-async def test_handlers_get_the_arguments_and_what_they_return_is_the_acknowledgement(server: Server) -> None:
+async def test_handler_result_is_the_acknowledgement(server: Server) -> None:
+    """A handler receives the arguments, and its result becomes the acknowledgement."""
+
     async def echo(_sid: str, *arguments: Any) -> Any:
         return arguments
 
@@ -44,7 +46,7 @@ async def test_catch_all_handlers_and_namespaces_work(path: Path) -> None:
 
 @contextmanager
 def reported_errors() -> Iterator[list[str]]:
-    """What the event loop is told of: the errors of tasks that nobody awaits."""
+    """The errors that the event loop reports: those of tasks that are not awaited."""
     reported: list[str] = []
     loop = asyncio.get_running_loop()
     before = loop.get_exception_handler()
@@ -56,7 +58,9 @@ def reported_errors() -> Iterator[list[str]]:
         loop.set_exception_handler(before)
 
 
-async def test_a_handler_that_raises_harms_nobody_but_its_event(server: Server) -> None:
+async def test_failing_handler_keeps_its_connection(server: Server) -> None:
+    """A failing event handler is reported, and its connection stays open."""
+
     async def fault(_sid: str) -> None:
         raise ZeroDivisionError
 
@@ -68,7 +72,8 @@ async def test_a_handler_that_raises_harms_nobody_but_its_event(server: Server) 
     assert errors == ["ZeroDivisionError"]
 
 
-async def test_without_async_handlers_events_are_handled_one_after_the_other(path: Path) -> None:
+async def test_sync_handlers_run_one_after_the_other(path: Path) -> None:
+    """Without ``async_handlers`` the events of a client are handled one after the other."""
     seen, may_go = Seen(), asyncio.Event()
 
     async def slow(_sid: str) -> None:
@@ -91,7 +96,9 @@ async def test_without_async_handlers_events_are_handled_one_after_the_other(pat
         assert await seen.until(3) == ["slow begins", "slow ends", "quick"]
 
 
-async def test_without_async_handlers_a_fault_does_not_close_the_transport(path: Path) -> None:
+async def test_failing_sync_handler_keeps_its_connection(path: Path) -> None:
+    """Without ``async_handlers`` a failing handler does not close the transport."""
+
     def fault(_sid: str) -> None:
         raise ZeroDivisionError
 
@@ -108,7 +115,9 @@ async def test_without_async_handlers_a_fault_does_not_close_the_transport(path:
         assert errors == ["ZeroDivisionError"] * 2
 
 
-async def test_a_callback_that_raises_does_not_close_the_transport(server: Server) -> None:
+async def test_failing_callback_keeps_its_connection(server: Server) -> None:
+    """A failing callback does not close the transport."""
+
     def fault(*_: object) -> None:
         raise ZeroDivisionError
 
@@ -170,7 +179,8 @@ class OwnServer(socketio.AsyncServer):  # type: ignore[misc]  # python-socketio 
         return await super().emit(f"own {event}", *arguments, **options)
 
 
-async def test_a_subclass_of_the_applications_keeps_its_methods(path: Path) -> None:
+async def test_subclass_of_the_server_keeps_its_methods(path: Path) -> None:
+    """A subclass of ``socketio.AsyncServer`` keeps its own and overridden methods."""
     async with serving(path, server_class=OwnServer) as server:
         assert isinstance(server.sio, OwnServer) and isinstance(server.sio, RecoveryServer)
         client = await server.client()
@@ -208,7 +218,9 @@ async def test_an_instrumented_server_works_as_before(path: Path) -> None:
             await admin.shutdown()
 
 
-def test_a_python_socketio_without_a_needed_hook_is_refused(path: Path) -> None:
+def test_missing_hook_of_python_socketio_is_refused(path: Path) -> None:
+    """A python-socketio without a required hook is refused."""
+
     class Changed(socketio.AsyncServer):  # type: ignore[misc]  # python-socketio is not typed
         _send_packet = None
 

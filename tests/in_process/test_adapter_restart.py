@@ -10,7 +10,8 @@ from support.embedded import Polling, Server, serving, until
 from support.storing import opened
 
 
-async def test_sessions_rooms_and_data_are_there_after_a_restart(path: Path) -> None:
+async def test_sessions_survive_a_restart(path: Path) -> None:
+    """Sessions, rooms and data survive a restart of the server."""
     async with serving(path) as server:
         client = await server.socket()
         pid = (await client.connect())["pid"]
@@ -29,7 +30,8 @@ async def test_sessions_rooms_and_data_are_there_after_a_restart(path: Path) -> 
         assert await server.sio.get_session(client.sid) == {"name": "Ada"}
 
 
-async def test_after_its_shutdown_a_server_takes_nothing_any_more(server: Server) -> None:
+async def test_server_refuses_work_after_its_shutdown(server: Server) -> None:
+    """After its shutdown a server refuses emits and connections."""
     client = await server.client()
     await server.sio.shutdown()
     assert await client.rest() == []
@@ -39,7 +41,9 @@ async def test_after_its_shutdown_a_server_takes_nothing_any_more(server: Server
     await server.sio.shutdown()
 
 
-async def test_disconnect_handlers_run_to_their_end_before_the_store_closes(path: Path) -> None:
+async def test_shutdown_awaits_disconnect_handlers(path: Path) -> None:
+    """A shutdown completes the disconnect handlers before the store closes."""
+
     async def disconnect(sid: str, _reason: str) -> None:
         await asyncio.sleep(0)
         await server.sio.save_session(sid, {"said": "goodbye"})
@@ -52,7 +56,8 @@ async def test_disconnect_handlers_run_to_their_end_before_the_store_closes(path
         assert [logged.event.payload for logged in await log.read([1])] == [f'["gone","{client.sid}"]']
 
 
-async def test_without_a_path_clients_cannot_recover_and_nothing_is_added() -> None:
+async def test_without_a_path_recovery_is_disabled() -> None:
+    """Without a path recovery is disabled; packets carry no pid and no offset."""
     async with serving(None) as server:
         client = await server.socket()
         answer = await client.connect(auth={"pid": "x", "offset": "y"})

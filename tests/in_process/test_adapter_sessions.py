@@ -10,7 +10,8 @@ from socketio_eventstore.core.recovery import RecoveryResult
 from support.embedded import Server, away, packets_until_marker, results, serving, until
 
 
-async def test_rooms_of_a_client_that_is_away_can_be_changed_and_count_from_then_on(server: Server) -> None:
+async def test_rooms_of_an_away_session_can_be_changed(server: Server) -> None:
+    """Rooms of an away session can be changed; the change counts for later events."""
     client = await server.socket()
     pid = (await client.connect())["pid"]
     await server.sio.enter_room(client.sid, "left")
@@ -29,7 +30,8 @@ async def test_rooms_of_a_client_that_is_away_can_be_changed_and_count_from_then
     assert await packets_until_marker(server, again) == [[]]
 
 
-async def test_closing_a_room_takes_out_clients_that_are_here_and_away(server: Server) -> None:
+async def test_close_room_removes_live_and_away_sessions(server: Server) -> None:
+    """``close_room`` removes live and away sessions from the room."""
     here, gone = await server.client(), await server.client()
     for client in (here, gone):
         await server.sio.enter_room(client.sid, "room")
@@ -40,7 +42,8 @@ async def test_closing_a_room_takes_out_clients_that_are_here_and_away(server: S
     assert await packets_until_marker(server, here) == [[]]
 
 
-async def test_data_of_a_client_that_is_away_can_be_read_and_saved(server: Server) -> None:
+async def test_data_of_an_away_session_can_be_changed(server: Server) -> None:
+    """The data of an away session can be read and saved."""
     client = await server.client()
     await server.sio.save_session(client.sid, {"name": "Ada"})
     await away(server, client)
@@ -74,9 +77,8 @@ async def test_data_are_a_copy_until_they_are_saved(server: Server) -> None:
         ({"a": "x" * 1_000}, ValueError, r"session data is 1\d+ characters long, at most 1000 can be saved"),
     ],
 )
-async def test_data_that_cannot_be_saved_are_refused_in_words_and_change_nothing(
-    path: Path, data: Any, error: type[Exception], text: str
-) -> None:
+async def test_unsavable_data_are_refused(path: Path, data: Any, error: type[Exception], text: str) -> None:
+    """Data that cannot be saved raise a clear error and change nothing."""
     async with serving(path, max_http_buffer_size=1_000) as server:
         client = await server.client()
         await server.sio.save_session(client.sid, {"kept": True})
@@ -107,7 +109,8 @@ async def test_a_session_that_was_ended_is_never_recovered(server: Server, how: 
         await server.sio.get_session(client.sid)
 
 
-async def test_calls_for_unknown_sids_say_so_or_do_nothing(server: Server) -> None:
+async def test_calls_with_an_unknown_sid(server: Server) -> None:
+    """A call with an unknown sid raises an error or does nothing."""
     client = await server.client()
     for unknown in ("nobody", client.sid + "x"):
         for call in (server.sio.get_session(unknown), server.sio.save_session(unknown, {})):
@@ -121,7 +124,8 @@ async def test_calls_for_unknown_sids_say_so_or_do_nothing(server: Server) -> No
         assert server.sio.rooms(unknown) == []
 
 
-async def test_rooms_that_cannot_be_are_refused(server: Server) -> None:
+async def test_invalid_rooms_are_refused(server: Server) -> None:
+    """A sid of another session and a name of another type are refused as rooms."""
     one, two = await server.client(), await server.client()
     with pytest.raises(ValueError, match="cannot enter a sid room"):
         await server.sio.enter_room(one.sid, two.sid)
@@ -133,7 +137,8 @@ async def test_rooms_that_cannot_be_are_refused(server: Server) -> None:
     assert server.sio.rooms(one.sid) == [one.sid]
 
 
-async def test_what_python_socketio_tells_about_clients_is_true(server: Server) -> None:
+async def test_python_socketio_reports_the_clients_state(server: Server) -> None:
+    """python-socketio's methods report the true state of the clients."""
     client = await server.client()
     polling = await server.polling()
     sid = (await polling.connect())["sid"]
@@ -151,7 +156,8 @@ async def test_what_python_socketio_tells_about_clients_is_true(server: Server) 
     assert [sid for sid, _ in manager.get_participants("/", None)] == [sid]
 
 
-async def test_the_environ_of_a_connection_goes_with_it(server: Server) -> None:
+async def test_environ_is_removed_with_its_connection(server: Server) -> None:
+    """The environ of a connection is removed with it."""
     client = await server.client()
     assert len(server.sio.environ) == 1
     await away(server, client)

@@ -1,4 +1,4 @@
-"""Closing a room takes out whoever is in it at this point of the order, however short the time."""
+"""``close_room`` removes every session that is a member at its point of the order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "events.db"
 
 
-async def test_the_store_takes_out_who_joined_in_the_same_transaction(path: Path) -> None:
+async def test_room_closed_ends_joins_of_its_transaction(path: Path) -> None:
+    """RoomClosed ends memberships that began in the same transaction."""
     closed = RoomClosed("/", "room")
     async with opened(path) as log:
         await log.commit([session("s1"), session("s2"), session("s3", "/other"), joined("room", "s1")])
@@ -43,7 +44,8 @@ async def test_the_store_takes_out_who_joined_in_the_same_transaction(path: Path
     assert memberships["s3"] == {Membership("room", 1, None)}
 
 
-async def test_a_room_that_is_joined_and_closed_in_one_transaction_is_empty(path: Path) -> None:
+async def test_join_and_close_in_one_transaction(path: Path) -> None:
+    """A room that is joined and closed in one transaction is empty."""
     rooms = Seen()
 
     def register(sio: Any) -> None:
@@ -60,7 +62,7 @@ async def test_a_room_that_is_joined_and_closed_in_one_transaction_is_empty(path
         await client.send('427["move","key"]')
         assert (await client.event())[0] == "inside"
         assert await client.packet() == "437[]"
-        # In memory it was right before: it is what is on disk that a recovery goes by.
+        # A recovery reads the memberships on disk, not those in memory.
         log = (await server.manager.start()).log
         assert isinstance(log, EventLog)
         stored = await log.load_sessions()
@@ -68,7 +70,9 @@ async def test_a_room_that_is_joined_and_closed_in_one_transaction_is_empty(path
     assert rooms.all == [[client.sid]]
 
 
-async def test_who_recovers_is_not_in_a_room_that_its_connect_handler_joined_and_closed(path: Path) -> None:
+async def test_join_and_close_in_the_connect_handler(path: Path) -> None:
+    """A recovered session is not in a room that its connect handler joined and closed."""
+
     def register(sio: Any) -> None:
         @sio.event  # type: ignore[untyped-decorator]  # python-socketio is not typed
         async def connect(sid: str, _environ: Any, _auth: Any = None) -> None:

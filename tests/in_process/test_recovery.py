@@ -31,7 +31,7 @@ async def decide(
     now: float = 0.0,
     limits: RecoveryLimits = LIMITS,
 ) -> int | RecoveryResult:
-    """The cursor from which the session of the pid is restored, or why it is not."""
+    """The cursor from which the session of the pid is restored, or the reason for a refusal."""
     recovery = Recovery(core.log, core.registry, limits)
     answer = await recovery.decide(namespace, pid, offset, core.queue.position, lambda: now)
     if isinstance(answer, Restore):
@@ -51,42 +51,48 @@ async def away_in_the_middle(core: Core) -> Session:
     return session
 
 
-# From where -----------------------------------------------------------------------------------------
+# The cursor -----------------------------------------------------------------------------------------
 
 
-async def test_what_is_missed_is_what_came_after_the_clients_offset(core: Core) -> None:
+async def test_cursor_is_the_clients_offset(core: Core) -> None:
+    """The cursor is the client's offset: the events after it are missed."""
     await away_in_the_middle(core)
     assert await decide(core, "boot.3") == 3
     assert await decide(core, "boot.5") == 5
 
 
-async def test_without_an_offset_it_is_everything_since_the_sessions_start(core: Core) -> None:
+async def test_missing_offset_means_the_sessions_start(core: Core) -> None:
+    """A missing offset means the session's start."""
     await away_in_the_middle(core)
     assert await decide(core, None) == 2
 
 
-async def test_an_offset_from_before_the_sessions_start_means_its_start(core: Core) -> None:
+async def test_earlier_offset_means_the_sessions_start(core: Core) -> None:
+    """An offset from before the session's start means its start."""
     await away_in_the_middle(core)
     assert await decide(core, "boot.1") == await decide(core, "boot.0") == 2
 
 
-async def test_what_was_confirmed_is_not_sent_again_whatever_the_client_says(core: Core) -> None:
+async def test_confirmed_events_are_not_sent_again(core: Core) -> None:
+    """Confirmed events are not sent again, whatever offset the client sends."""
     session = await away_in_the_middle(core)
     session.confirm(4)
     assert await decide(core, "boot.3") == await decide(core, None) == 4
     assert await decide(core, "boot.5") == 5
 
 
-async def test_what_was_not_for_the_session_is_passed_over(core: Core) -> None:
+async def test_cursor_passes_events_of_other_sessions(core: Core) -> None:
+    """The cursor passes events that are not addressed to the session."""
     session = await away_in_the_middle(core)
     session.confirm(5)
     for room in ("other", "other", "s1", "other"):
         await core.emit("x", room)
-    assert await decide(core, "boot.5") == 7  # it misses the eighth only
+    assert await decide(core, "boot.5") == 7  # only the eighth event is missed
     assert await decide(core, "boot.8") == 9
 
 
-async def test_the_rows_of_an_offset_need_not_exist_any_more(core: Core) -> None:
+async def test_offset_of_a_pruned_event_is_valid(core: Core) -> None:
+    """The offset of a pruned event is valid: its row need not exist."""
     session = await away_in_the_middle(core)
     session.confirm(4)
     assert await core.log.prune(through=4, emitted_before=2_000.0) == 4
@@ -94,9 +100,10 @@ async def test_the_rows_of_an_offset_need_not_exist_any_more(core: Core) -> None
         assert await decide(core, offset) == 4
 
 
-async def test_the_offset_that_the_client_brought_along_means_that_it_has_received_nothing(
+async def test_former_offset_means_the_sessions_start(
     core: Core,
 ) -> None:
+    """The offset of the client's former session means that no event was received."""
     await core.emit()
     session = await core.open(former="elsewhere.77")
     await core.accept(session, Recorder())
@@ -107,7 +114,8 @@ async def test_the_offset_that_the_client_brought_along_means_that_it_has_receiv
     assert await decide(core, "boot.2") == 2
 
 
-async def test_a_client_that_is_connected_may_be_taken_over(core: Core) -> None:
+async def test_live_session_can_be_claimed(core: Core) -> None:
+    """A live session can be claimed."""
     session, _ = await core.live()
     await core.emit()
     assert await decide(core, "boot.1", now=1_000_000.0) == 1
@@ -122,13 +130,14 @@ async def test_deciding_changes_nothing(core: Core) -> None:
     assert astuple(session.current) == astuple(current)
 
 
-# Who ------------------------------------------------------------------------------------------------
+# The pid --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "pid", ["nobody's", "", "S1", None, 42, ["s1"], {"pid": "s1"}, True, b"s1", "\ud800"]
 )
-async def test_a_pid_that_is_nobodys_opens_nothing(core: Core, pid: object) -> None:
+async def test_unknown_pid_opens_no_session(core: Core, pid: object) -> None:
+    """An unknown pid opens no session."""
     await core.live()
     assert await decide(core, None, pid=pid) is RecoveryResult.UNKNOWN_SESSION
 
@@ -139,14 +148,15 @@ async def test_a_pid_opens_only_its_own_namespace(core: Core) -> None:
     assert await decide(core, None, namespace="/") == 0
 
 
-async def test_a_session_that_is_over_is_unknown(core: Core) -> None:
+async def test_ended_session_is_unknown(core: Core) -> None:
+    """An ended session is unknown."""
     session, _ = await core.live()
     session.move(State.ENDED)
     assert await decide(core, None) is RecoveryResult.UNKNOWN_SESSION
 
 
 class AskedLog:
-    """A real log that does something while it is asked."""
+    """A real log that calls a function during each look-up."""
 
     def __init__(self, log: EventLog, meanwhile: Callable[[], None]) -> None:
         self._log = log
@@ -163,14 +173,16 @@ class AskedLog:
         return missed
 
 
-async def test_a_session_that_ends_while_the_log_is_asked_is_unknown(core: Core) -> None:
+async def test_session_that_ends_meanwhile_is_unknown(core: Core) -> None:
+    """A session that ends during the look-up in the log is unknown."""
     session = await away_in_the_middle(core)
     log: Any = AskedLog(core.log, lambda: session.move(State.ENDED))
     recovery = Recovery(log, core.registry, LIMITS)
     assert await recovery.decide("/", "s1", None, 5, lambda: 0.0) is RecoveryResult.UNKNOWN_SESSION
 
 
-async def test_a_session_that_expires_while_the_log_is_asked_has_expired(core: Core) -> None:
+async def test_session_that_expires_meanwhile_has_expired(core: Core) -> None:
+    """A session that expires during the look-up in the log has expired."""
     await away_in_the_middle(core)
     now = [0.0]
     log: Any = AskedLog(core.log, lambda: now.append(61.0))
@@ -194,13 +206,15 @@ def test_a_pid_is_known_by_its_hash_only() -> None:
         *(3, 3.0, True, ["boot.3"], {"offset": "boot.3"}, b"boot.3"),
     ],
 )
-async def test_what_is_not_of_our_form_is_a_bad_offset(core: Core, offset: object) -> None:
+async def test_malformed_offset_is_bad(core: Core, offset: object) -> None:
+    """A malformed offset is a bad offset."""
     await away_in_the_middle(core)
     assert await decide(core, offset) is RecoveryResult.BAD_OFFSET
 
 
 @pytest.mark.parametrize("offset", ["boot.6", "boot.999999999", "another.3", "another.0"])
-async def test_an_offset_of_another_future_is_recognised(core: Core, offset: str) -> None:
+async def test_offset_of_a_lost_future_is_rolled_back(core: Core, offset: str) -> None:
+    """An offset of a lost future or of another database is rolled back."""
     await away_in_the_middle(core)
     assert await decide(core, offset) is RecoveryResult.ROLLED_BACK
 
@@ -216,7 +230,8 @@ def opening(former_offset: str | None = None) -> SessionOpened:
     return SessionOpened("/", "s1", hash_pid("s1"), former_offset, 1_000.0)
 
 
-async def test_offsets_of_earlier_starts_of_the_server_are_known(path: Path) -> None:
+async def test_offsets_of_earlier_epochs_are_known(path: Path) -> None:
+    """Offsets of earlier epochs are known, within the sequences of their epoch."""
     async with opened(path, new_epoch=lambda: "one") as log:
         await log.commit([event("a"), opening(), event("b"), event("c")])
     async with opened(path, new_epoch=lambda: "two") as log:
@@ -230,12 +245,13 @@ async def test_offsets_of_earlier_starts_of_the_server_are_known(path: Path) -> 
         assert [await cursor(f"one.{number}") for number in range(4)] == [1, 1, 2, 3]
         assert [await cursor(f"two.{number}") for number in (3, 4, 5)] == [3, 4, 5]
         assert await cursor(None) == 1
-        assert await cursor("one.4") is RecoveryResult.ROLLED_BACK  # its boot did not write that far
+        assert await cursor("one.4") is RecoveryResult.ROLLED_BACK  # its epoch ended before that
         assert await cursor("two.6") is RecoveryResult.ROLLED_BACK
-        assert await cursor("two.2") is RecoveryResult.ROLLED_BACK  # nor did this one begin so early
+        assert await cursor("two.2") is RecoveryResult.ROLLED_BACK  # the epoch began after that
 
 
-async def test_a_lost_future_from_before_the_session_means_its_start(path: Path) -> None:
+async def test_lost_future_before_the_session(path: Path) -> None:
+    """An offset of a future that was lost before the session means its start."""
     async with opened(path, new_epoch=lambda: "one") as log:
         await log.commit([event("a"), event("b")])
     async with opened(path, new_epoch=lambda: "two") as log:
@@ -245,7 +261,8 @@ async def test_a_lost_future_from_before_the_session_means_its_start(path: Path)
         assert isinstance(answer, Restore) and answer.cursor == 2
 
 
-async def test_an_older_copy_of_the_database_knows_its_own_offsets_only(tmp_path: Path) -> None:
+async def test_older_copy_knows_its_own_offsets_only(tmp_path: Path) -> None:
+    """An older copy of the database knows its own offsets only."""
     original, copy = tmp_path / "events.db", tmp_path / "copy.db"
     async with opened(original, new_epoch=lambda: "one") as log:
         await log.commit([opening(), event("a")])
@@ -264,14 +281,16 @@ async def test_an_older_copy_of_the_database_knows_its_own_offsets_only(tmp_path
 # Limits ---------------------------------------------------------------------------------------------
 
 
-async def test_a_session_expires_by_the_service_clock(core: Core) -> None:
+async def test_session_expires_by_the_uptime_clock(core: Core) -> None:
+    """A session expires by the uptime clock."""
     session, _ = await core.live()
     await core.away(session, at=10.0)
     assert await decide(core, None, now=70.0) == 0
     assert await decide(core, None, now=70.001) is RecoveryResult.EXPIRED
 
 
-async def test_only_what_is_away_expires(core: Core) -> None:
+async def test_only_away_sessions_expire(core: Core) -> None:
+    """Only away sessions expire."""
     recovery = Recovery(core.log, core.registry, LIMITS)
     session = await core.open()
     assert not recovery.is_expired(session, 1_000.0)
@@ -301,7 +320,8 @@ async def test_more_bytes_than_the_limit_are_too_many(core: Core) -> None:
     assert await decide(core, "boot.5", limits=enough) is RecoveryResult.TOO_MANY_MISSED
 
 
-async def test_what_is_not_for_the_session_does_not_count_against_its_limits(core: Core) -> None:
+async def test_limits_ignore_events_of_other_sessions(core: Core) -> None:
+    """Events that are not addressed to the session do not count against its limits."""
     session, _ = await core.live("s1", "room")
     await core.away(session)
     for number in range(20):
@@ -309,14 +329,16 @@ async def test_what_is_not_for_the_session_does_not_count_against_its_limits(cor
     assert await decide(core, "boot.0", limits=RecoveryLimits(60.0, 2, 10_000)) == 4
 
 
-async def test_what_was_confirmed_does_not_count_against_the_limits(core: Core) -> None:
+async def test_limits_ignore_confirmed_events(core: Core) -> None:
+    """Confirmed events do not count against the limits."""
     session = await away_in_the_middle(core)
     session.confirm(4)
     for offset in ("boot.0", "boot.2", None):
         assert await decide(core, offset, limits=RecoveryLimits(60.0, 1, SIZE_BYTES)) == 4
 
 
-async def test_memberships_of_the_time_of_the_event_count(core: Core) -> None:
+async def test_membership_at_the_time_of_the_event_counts(core: Core) -> None:
+    """The memberships at the time of an event decide whether it is missed."""
     session, _ = await core.live("s1", "left")
     await core.away(session)
     changes = [
@@ -327,8 +349,8 @@ async def test_memberships_of_the_time_of_the_event_count(core: Core) -> None:
         Emit(event("after", rooms=("left",))),
         Emit(event("hers 2", rooms=("joined",))),
     ]
-    for turn in changes:
-        await core.queue.submit(turn)
+    for operation in changes:
+        await core.queue.submit(operation)
     assert await decide(core, "boot.0", limits=RecoveryLimits(60.0, 2, 10_000)) == 1
     assert (
         await decide(core, "boot.0", limits=RecoveryLimits(60.0, 1, 10_000)) is RecoveryResult.TOO_MANY_MISSED
@@ -350,7 +372,8 @@ def test_the_results_have_the_names_of_the_metric() -> None:
     ]
 
 
-async def test_answers_are_counted_and_logged(core: Core, caplog: pytest.LogCaptureFixture) -> None:
+async def test_results_are_counted_and_logged(core: Core, caplog: pytest.LogCaptureFixture) -> None:
+    """Results are counted and logged."""
     caplog.set_level(logging.INFO)
     recovery = Recovery(core.log, core.registry, LIMITS)
     recovery.count(RecoveryResult.EXPIRED, "s1")

@@ -8,7 +8,7 @@ from socketio_eventstore.transport.inbox import InvalidPacket
 
 
 @pytest.fixture
-def assembler() -> Decoder:
+def decoder() -> Decoder:
     return Decoder(packet.Packet, max_bytes=10)
 
 
@@ -24,10 +24,11 @@ def assembler() -> Decoder:
         ("312[]", (3, "/", 12, [])),
     ],
 )
-def test_a_packet_is_read_as_the_protocol_has_it(
-    assembler: Decoder, text: str, expected: tuple[int, str, int | None, list[object]]
+def test_packet_is_decoded_as_the_protocol_defines(
+    decoder: Decoder, text: str, expected: tuple[int, str, int | None, list[object]]
 ) -> None:
-    assert assembler.add("connection", text) == ClientPacket(*expected)
+    """A packet is decoded as the Socket.IO protocol defines it."""
+    assert decoder.add("connection", text) == ClientPacket(*expected)
 
 
 @pytest.mark.parametrize(
@@ -50,33 +51,36 @@ def test_a_packet_is_read_as_the_protocol_has_it(
         "2" + "[" * 100_000,
     ],
 )
-def test_what_is_no_packet_is_refused(assembler: Decoder, text: str) -> None:
+def test_invalid_packet_is_refused(decoder: Decoder, text: str) -> None:
+    """A text that is no packet is refused."""
     with pytest.raises(InvalidPacket):
-        assembler.add("connection", text)
+        decoder.add("connection", text)
 
 
-def test_attachments_complete_a_packet(assembler: Decoder) -> None:
+def test_attachments_complete_a_packet(decoder: Decoder) -> None:
     assert (
-        assembler.add("connection", '52-["a",{"_placeholder":true,"num":1},{"_placeholder":true,"num":0}]')
+        decoder.add("connection", '52-["a",{"_placeholder":true,"num":1},{"_placeholder":true,"num":0}]')
         is None
     )
-    assert assembler.add("connection", b"12345") is None
-    assert assembler.add("connection", b"67890") == ClientPacket(5, "/", None, ["a", b"67890", b"12345"])
+    assert decoder.add("connection", b"12345") is None
+    assert decoder.add("connection", b"67890") == ClientPacket(5, "/", None, ["a", b"67890", b"12345"])
 
 
 @pytest.mark.parametrize("attachments", [(b"12345678901",), (b"123456", b"78901"), ('2["a"]',)])
-def test_attachments_are_bounded_and_nothing_comes_between_them(
-    assembler: Decoder, attachments: tuple[bytes | str, ...]
+def test_attachments_are_bounded_and_contiguous(
+    decoder: Decoder, attachments: tuple[bytes | str, ...]
 ) -> None:
-    assembler.add("connection", '52-["a",{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}]')
+    """Attachments are bounded in bytes, and no text may come between them."""
+    decoder.add("connection", '52-["a",{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}]')
     *first, last = attachments
     for attachment in first:
-        assert assembler.add("connection", attachment) is None
+        assert decoder.add("connection", attachment) is None
     with pytest.raises(InvalidPacket):
-        assembler.add("connection", last)
+        decoder.add("connection", last)
 
 
-def test_what_was_begun_is_forgotten_with_its_connection(assembler: Decoder) -> None:
-    assembler.add("connection", '51-["a",{"_placeholder":true,"num":0}]')
-    assembler.forget("connection")
-    assert assembler.add("connection", '2["b"]') == ClientPacket(2, "/", None, ["b"])
+def test_forget_drops_an_incomplete_packet(decoder: Decoder) -> None:
+    """``forget`` drops the incomplete packet of a connection."""
+    decoder.add("connection", '51-["a",{"_placeholder":true,"num":0}]')
+    decoder.forget("connection")
+    assert decoder.add("connection", '2["b"]') == ClientPacket(2, "/", None, ["b"])

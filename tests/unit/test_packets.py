@@ -20,7 +20,7 @@ from socketio_eventstore.core.packets import (
 )
 
 SIZES = [0, 1, 125, 126, 65_535, 65_536, 100_000]
-"""Around the borders at which a WebSocket frame's length is written in another way."""
+"""Sizes around the limits at which a WebSocket frame encodes its length in another form."""
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -56,12 +56,14 @@ def unframed(data: bytes) -> list[str | bytes]:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_frames_of_any_size_are_read_by_a_websocket_client(size: int) -> None:
+def test_frames_of_any_size_are_valid(size: int) -> None:
+    """A WebSocket client can read frames of any size."""
     packets = ("4" + "x" * size, b"y" * size)
     assert unframed(Frames(*packets).websocket) == list(packets)
 
 
-def test_the_length_of_a_frame_counts_bytes_and_not_characters() -> None:
+def test_length_of_a_frame_counts_bytes() -> None:
+    """The length of a frame counts bytes, not characters."""
     text = "4" + "ü" * 125
     assert unframed(Frames(text).websocket) == [text]
 
@@ -70,14 +72,16 @@ def test_the_shortest_form_of_a_length_is_used() -> None:
     assert [len(Frames(b"x" * size).websocket) - size for size in SIZES] == [2, 2, 2, 4, 4, 10, 10]
 
 
-def test_binary_packets_are_base64_in_a_polling_body_and_packets_stand_apart() -> None:
+def test_polling_body_separates_and_encodes_packets() -> None:
+    """A polling body separates its packets and encodes binary ones in base64."""
     batch = [Frames("2"), Frames('451-["x",{"_placeholder":true,"num":0}]', b"\x00\xff"), Frames("4ü")]
     expected = '2\x1e451-["x",{"_placeholder":true,"num":0}]\x1ebAP8=\x1e4ü'
     assert polling_body(batch) == expected.encode()
     assert polling_body([]) == b""
 
 
-def test_joined_frames_are_their_packets_one_after_the_other() -> None:
+def test_joined_frames_keep_their_order() -> None:
+    """Joined frames are their packets, one after the other."""
     parts = [Frames("41"), Frames('451-["x"]', b"\x00"), Frames("42")]
     joined = Frames.join(parts)
     assert joined.packets == ("41", '451-["x"]', b"\x00", "42")
@@ -87,7 +91,8 @@ def test_joined_frames_are_their_packets_one_after_the_other() -> None:
     assert Frames.join(parts[:1]) is parts[0]
 
 
-def test_what_frames_weigh_is_their_text_and_their_attachments() -> None:
+def test_size_of_frames_counts_text_and_attachments() -> None:
+    """``size_bytes`` counts the text and the attachments."""
     assert Frames("12345", b"123", b"").size_bytes == 8
 
 
@@ -99,7 +104,8 @@ def test_a_close_frame_carries_its_status_code() -> None:
 
 
 @given(JSON)
-def test_json_reads_back_the_same_and_is_always_valid_utf_8(value: Any) -> None:
+def test_json_round_trip_is_valid_utf_8(value: Any) -> None:
+    """JSON text is valid UTF-8 and decodes to the same value."""
     text = dumps(value)
     text.encode()
     assert json.loads(text) == value
@@ -133,7 +139,8 @@ def test_binary_arguments_are_taken_out_and_put_back(name: str, arguments: list[
     assert with_binary(json.loads(payload), attachments) == [name, *arguments]
 
 
-def test_attachments_are_numbered_in_the_order_of_their_placeholders() -> None:
+def test_attachments_have_the_order_of_placeholders() -> None:
+    """Attachments have the order of their placeholders."""
     payload, attachments = payload_of(["x", {"a": [b"0", bytearray(b"1")]}, memoryview(b"2"), "text"])
     first, second, third = (f'{{"_placeholder":true,"num":{number}}}' for number in range(3))
     assert payload == f'["x",{{"a":[{first},{second}]}},{third},"text"]'
@@ -149,12 +156,14 @@ def test_the_callers_data_are_not_changed_nor_kept() -> None:
 
 
 @pytest.mark.parametrize("number", [-1, 1, 10**9, "0", None, 0.5])
-def test_a_placeholder_without_its_attachment_is_left_as_it_is(number: Any) -> None:
+def test_placeholder_without_attachment_is_kept(number: Any) -> None:
+    """A placeholder without its attachment is kept as it is."""
     value = {"_placeholder": True, "num": number}
     assert with_binary([value], (b"only",)) == [value]
 
 
-def test_another_json_encodes_what_is_left_of_the_arguments() -> None:
+def test_application_json_encodes_the_arguments() -> None:
+    """The application's json module encodes the arguments without attachments."""
     payload, attachments = payload_of(["x", b"0", 1j], lambda value: json.dumps(value, default=str))
     assert payload == '["x", {"_placeholder": true, "num": 0}, "1j"]' and attachments == (b"0",)
 

@@ -7,29 +7,32 @@ from support.storing import event
 SENT = Frames("as it was sent")
 
 
-def test_the_tail_has_the_events_after_a_number_oldest_first() -> None:
-    tail = RecentEvents(4, limit_bytes=1_000)
-    for number in (5, 7, 8):
-        tail.append(number, event(str(number)), SENT)
-    assert [number for number, _, _ in tail.after(4)] == [5, 7, 8]
-    assert [number for number, _, _ in tail.after(6)] == [7, 8]
-    assert [number for number, _, _ in tail.after(7)] == [8]
-    assert [number for number, _, _ in tail.after(8)] == []
-    assert tail.begins_after == 4
+def test_events_after_a_sequence_oldest_first() -> None:
+    """``after`` gives the events after a sequence, oldest first."""
+    recent = RecentEvents(4, limit_bytes=1_000)
+    for sequence in (5, 7, 8):
+        recent.append(sequence, event(str(sequence)), SENT)
+    assert [sequence for sequence, _, _ in recent.after(4)] == [5, 7, 8]
+    assert [sequence for sequence, _, _ in recent.after(6)] == [7, 8]
+    assert [sequence for sequence, _, _ in recent.after(7)] == [8]
+    assert [sequence for sequence, _, _ in recent.after(8)] == []
+    assert recent.begins_after == 4
 
 
-def test_the_tail_drops_the_oldest_events_beyond_its_bytes() -> None:
+def test_oldest_events_are_dropped_beyond_the_bytes() -> None:
+    """The oldest events are dropped beyond the limit in bytes."""
     size_bytes = event("x").size_bytes
-    tail = RecentEvents(0, limit_bytes=2 * size_bytes)
-    for number in range(1, 5):
-        tail.append(number, event("x"), SENT)
-    assert tail.begins_after == 2 and [number for number, _, _ in tail.after(2)] == [3, 4]
-    tail.append(5, event("x", attachments=(b"y" * 2 * size_bytes,)), SENT)
-    assert tail.begins_after == 5 and list(tail.after(5)) == []
+    recent = RecentEvents(0, limit_bytes=2 * size_bytes)
+    for sequence in range(1, 5):
+        recent.append(sequence, event("x"), SENT)
+    assert recent.begins_after == 2 and [sequence for sequence, _, _ in recent.after(2)] == [3, 4]
+    recent.append(5, event("x", attachments=(b"y" * 2 * size_bytes,)), SENT)
+    assert recent.begins_after == 5 and list(recent.after(5)) == []
 
 
-def test_the_tail_drops_the_oldest_events_beyond_its_number() -> None:
-    tail = RecentEvents(0, limit_bytes=1_000_000, limit_events=2)
-    for number in range(1, 5):
-        tail.append(number, event("x"), SENT)
-    assert tail.begins_after == 2 and [number for number, _, _ in tail.after(2)] == [3, 4]
+def test_oldest_events_are_dropped_beyond_the_count() -> None:
+    """The oldest events are dropped beyond the limit in events."""
+    recent = RecentEvents(0, limit_bytes=1_000_000, limit_events=2)
+    for sequence in range(1, 5):
+        recent.append(sequence, event("x"), SENT)
+    assert recent.begins_after == 2 and [sequence for sequence, _, _ in recent.after(2)] == [3, 4]

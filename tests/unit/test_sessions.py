@@ -24,38 +24,43 @@ def sids(registry: Registry, *rooms: str | int, namespace: str = "/") -> list[st
 # Membership -----------------------------------------------------------------------------------------
 
 
-def test_a_member_receives_what_comes_after_it_joined_and_until_it_left() -> None:
+def test_member_receives_from_its_join_to_its_leave() -> None:
+    """A member receives the events after its join, up to its leave."""
     member = session()
     member.enter("room", 5)
     member.leave("room", 9)
-    received = [number for number in range(1, 15) if member.receives(event(rooms=("room",)), number)]
+    received = [sequence for sequence in range(1, 15) if member.receives(event(rooms=("room",)), sequence)]
     assert received == [6, 7, 8, 9]
 
 
-def test_a_member_that_rejoins_misses_only_what_came_between() -> None:
+def test_rejoining_member_misses_the_events_between() -> None:
+    """A member that rejoins misses only the events between."""
     member = session()
     for position, change in [(1, member.enter), (3, member.leave), (5, member.enter), (7, member.leave)]:
         change("room", position)
-    received = [number for number in range(1, 10) if member.receives(event(rooms=("room",)), number)]
+    received = [sequence for sequence in range(1, 10) if member.receives(event(rooms=("room",)), sequence)]
     assert received == [2, 3, 6, 7]
 
 
-def test_leaving_and_rejoining_at_one_position_misses_nothing() -> None:
+def test_leave_and_rejoin_at_one_position() -> None:
+    """A member that leaves and rejoins at one position misses no event."""
     member = session()
     member.enter("room", 1)
     member.leave("room", 4)
     member.enter("room", 4)
-    assert all(member.receives(event(rooms=("room",)), number) for number in range(2, 9))
+    assert all(member.receives(event(rooms=("room",)), sequence) for sequence in range(2, 9))
 
 
-def test_joining_and_leaving_at_one_position_leaves_no_trace() -> None:
+def test_join_and_leave_at_one_position() -> None:
+    """A membership that begins and ends at one position is not recorded."""
     member = session()
     member.enter("room", 4)
     member.leave("room", 4)
     assert member.joined == {} and member.left == []
 
 
-def test_joining_twice_does_not_move_the_beginning_and_leaving_twice_not_the_end() -> None:
+def test_repeated_join_and_leave_change_nothing() -> None:
+    """A second join does not move the beginning, a second leave does not move the end."""
     member = session()
     member.enter("room", 1)
     member.enter("room", 5)
@@ -64,16 +69,18 @@ def test_joining_twice_does_not_move_the_beginning_and_leaving_twice_not_the_end
     assert member.left == [Membership("room", 1, 7)]
 
 
-def test_leaving_a_room_that_it_is_not_in_changes_nothing() -> None:
+def test_leave_without_membership_changes_nothing() -> None:
+    """Leaving a room without a membership changes nothing."""
     member = session()
     member.leave("room", 7)
     assert member.joined == {} and member.left == []
 
 
-def test_a_session_receives_what_is_for_all_and_for_itself_since_its_start() -> None:
+def test_session_receives_events_since_its_start() -> None:
+    """A session receives the events to all and to its sid since its start."""
     member = session(start=5)
-    assert [member.receives(event(), number) for number in (5, 6)] == [False, True]
-    assert [member.receives(event(rooms=("s1", "x")), number) for number in (5, 6)] == [False, True]
+    assert [member.receives(event(), sequence) for sequence in (5, 6)] == [False, True]
+    assert [member.receives(event(rooms=("s1", "x")), sequence) for sequence in (5, 6)] == [False, True]
     assert not member.receives(event(rooms=("s2",)), 6)
     assert not member.receives(event(rooms=()), 6)
     assert not member.receives(event(skip=("s1",)), 6)
@@ -86,21 +93,23 @@ def test_text_and_number_are_rooms_of_their_own() -> None:
     assert member.receives(event(rooms=("42",)), 1) and not member.receives(event(rooms=(42,)), 1)
 
 
-def test_the_memberships_say_the_same_as_what_a_session_receives() -> None:
+def test_memberships_agree_with_receives() -> None:
+    """``memberships`` and ``receives`` agree."""
     member = session(start=2)
     member.enter("a", 3)
     member.leave("a", 6)
     member.enter("a", 8)
     member.enter(42, 4)
-    for number, rooms in product(range(1, 12), [None, ("a",), (42,), ("s1",), ("b", "a"), ("b",)]):
+    for sequence, rooms in product(range(1, 12), [None, ("a",), (42,), ("s1",), ("b", "a"), ("b",)]):
         covered = any(
-            stay.covers(number) and (stay.room is None if rooms is None else stay.room in rooms)
+            stay.covers(sequence) and (stay.room is None if rooms is None else stay.room in rooms)
             for stay in member.memberships()
         )
-        assert covered == member.receives(event(rooms=rooms), number), (number, rooms)
+        assert covered == member.receives(event(rooms=rooms), sequence), (sequence, rooms)
 
 
-def test_what_was_confirmed_ends_the_history_before_it() -> None:
+def test_confirm_drops_earlier_memberships() -> None:
+    """``confirm`` drops the memberships that ended before the position."""
     member = session()
     for room, after, through in [("a", 1, 3), ("b", 2, 5)]:
         member.enter(room, after)
@@ -114,7 +123,8 @@ def test_what_was_confirmed_ends_the_history_before_it() -> None:
 # The registry ---------------------------------------------------------------------------------------
 
 
-def test_members_are_found_by_room_by_sid_and_by_namespace_each_once() -> None:
+def test_members_by_room_sid_and_namespace() -> None:
+    """Members are found by room, by sid and by namespace, each once."""
     registry = Registry()
     one, two, other = session("one"), session("two"), session("one", namespace="/other")
     for member in (one, two, other):
@@ -139,7 +149,8 @@ def test_sessions_that_are_away_are_members_as_well() -> None:
     assert sids(registry, "room") == ["s1"] and sids(registry, "s1") == ["s1"]
 
 
-def test_a_session_comes_back_from_the_store_with_its_rooms() -> None:
+def test_restored_session_has_its_rooms() -> None:
+    """A session that is restored from the store has its rooms."""
     stays = (Membership("a", 3, None), Membership(42, 4, None), Membership("b", 1, 6))
     stored = StoredSession(
         "/", "s1", hash_pid("p"), Offset("old", 2), "older.9", '{"a":1}', 7.5, 5, stays, identity="Ada"
@@ -153,7 +164,8 @@ def test_a_session_comes_back_from_the_store_with_its_rooms() -> None:
     assert registry.with_pid(hash_pid("p")) is restored
 
 
-def test_nothing_is_left_of_a_session_that_was_removed() -> None:
+def test_registry_keeps_nothing_of_a_removed_session() -> None:
+    """The registry keeps nothing of a removed session."""
     registry, gone, kept = Registry(), session("gone"), session("kept")
     for member in (gone, kept):
         registry.add(member)
@@ -167,7 +179,8 @@ def test_nothing_is_left_of_a_session_that_was_removed() -> None:
     assert registry.namespaces == {} and registry.rooms == {}
 
 
-def test_leaving_a_room_takes_the_session_out_and_the_last_one_removes_the_room() -> None:
+def test_last_leave_removes_the_room() -> None:
+    """A leave removes the session from its room; the last leave removes the room."""
     registry, member = Registry(), session()
     registry.add(member)
     registry.enter(member, "room", 0)
@@ -179,14 +192,16 @@ def test_leaving_a_room_takes_the_session_out_and_the_last_one_removes_the_room(
 
 
 @pytest.mark.parametrize("sid", [None, 42, ["s1"], b"s1", "nobody"])
-def test_asking_for_what_is_no_sid_finds_nobody(sid: object) -> None:
+def test_get_finds_no_session_for_an_invalid_sid(sid: object) -> None:
+    """``get`` finds no session for a value that is not a sid of the namespace."""
     registry = Registry()
     registry.add(session())
     assert registry.get("/", sid) is None
     assert registry.get("/other", "s1") is None
 
 
-def test_a_pid_opens_nothing_when_its_session_is_over() -> None:
+def test_pid_of_an_ended_session_opens_nothing() -> None:
+    """The pid of an ended session opens nothing."""
     registry, over = Registry(), session()
     registry.add(over)
     over.move(State.ENDED)
@@ -206,7 +221,8 @@ ALLOWED = {
 
 
 @pytest.mark.parametrize(("before", "after"), list(product(State, State)))
-def test_a_session_takes_only_steps_that_there_are(before: State, after: State) -> None:
+def test_session_makes_only_allowed_transitions(before: State, after: State) -> None:
+    """A session makes only the allowed transitions between states."""
     member = session(state=before)
     if after in ALLOWED[before]:
         member.move(after)
@@ -220,7 +236,8 @@ def test_a_session_takes_only_steps_that_there_are(before: State, after: State) 
 # Connections ----------------------------------------------------------------------------------------
 
 
-def test_the_last_claim_has_the_session_and_the_one_before_falls_silent() -> None:
+def test_last_claim_supersedes_the_former_connection() -> None:
+    """The last claim has the session; the former connection is superseded."""
     member, old, new = session(), Recorder("old"), Recorder("new")
     first = member.attach(old, 3)
     second = member.attach(new, 5)
@@ -229,7 +246,8 @@ def test_the_last_claim_has_the_session_and_the_one_before_falls_silent() -> Non
     assert (second.connection, second.sent, second.superseded) == (new, 5, [old])
 
 
-def test_detaching_drops_what_was_held_for_the_connection() -> None:
+def test_detach_drops_deferred_packets() -> None:
+    """``detach`` drops the deferred packets of the connection."""
     member, connection = session(), Recorder()
     attached = member.attach(connection, 0)
     attached.deferred_packets.append((1, Frames("4x")))
@@ -240,7 +258,8 @@ def test_detaching_drops_what_was_held_for_the_connection() -> None:
     assert member.detach() is None
 
 
-def test_a_connection_carries_one_session_in_each_namespace() -> None:
+def test_connection_has_one_session_per_namespace() -> None:
+    """A connection carries one session in each namespace."""
     connection, main, other = Recorder(), session(), session(namespace="/other")
     main.attach(connection, 0)
     other.attach(connection, 0)
@@ -248,7 +267,8 @@ def test_a_connection_carries_one_session_in_each_namespace() -> None:
     assert connection.sessions == {"/other": other}
 
 
-def test_a_pong_confirms_what_was_sent_before_its_ping() -> None:
+def test_pong_confirms_the_pinged_position() -> None:
+    """A pong confirms the events that were sent before its ping."""
     member, connection = session(), Recorder()
     member.attach(connection, 0)
     member.state = State.LIVE
@@ -258,7 +278,8 @@ def test_a_pong_confirms_what_was_sent_before_its_ping() -> None:
     assert (member.confirmed, member.pong_at) == (7, 5.0)
 
 
-def test_in_a_replay_a_pong_confirms_only_what_the_replay_had_sent() -> None:
+def test_pong_in_a_replay_confirms_replayed_events() -> None:
+    """A pong during a replay confirms only the events that the replay had sent."""
     member, connection = session(), Recorder()
     member.attach(connection, 3)
     member.state, member.current.sent = State.REPLAYING, 5
@@ -277,7 +298,8 @@ def test_a_ping_before_the_acceptance_confirms_nothing() -> None:
     assert (member.confirmed, member.pong_at) == (2, 0.0)
 
 
-def test_a_pong_of_a_former_connection_confirms_nothing() -> None:
+def test_pong_of_a_former_connection_is_ignored() -> None:
+    """A pong of a former connection confirms nothing."""
     member, old, new = session(), Recorder("old"), Recorder("new")
     member.attach(old, 0)
     member.state = State.LIVE
