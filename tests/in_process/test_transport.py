@@ -161,7 +161,7 @@ async def test_connect_timeout_with_slow_handler(path: Path) -> None:
         client, handshake = await server.websocket()
         await client.send("40")
         connecting = server.engine.sockets[handshake["sid"]]
-        await until(lambda: server.sio._admission.is_connecting(connecting))
+        await until(lambda: server.sio._clients.admission.is_connecting(connecting))
         server.sio._close_if_idle(handshake["sid"])
         may_go.set()
         assert "sid" in await client.content("40")

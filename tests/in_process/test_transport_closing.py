@@ -79,6 +79,6 @@ async def test_handler_outlives_its_connection(server: Server) -> None:
     await seen.until(1)
     await client.leave()
     await until(lambda: not server.engine.sockets)
-    (handler,) = server.sio._orphaned_handlers
+    (handler,) = server.sio._clients._orphaned_handlers
     handler.cancel()
-    await until(lambda: not server.sio._orphaned_handlers)
+    await until(lambda: not server.sio._clients._orphaned_handlers)

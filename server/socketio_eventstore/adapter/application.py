@@ -6,6 +6,7 @@ direction.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Coroutine
 from typing import Any, Protocol
 
 from socketio_eventstore.core.packets import Frames
@@ -18,6 +19,8 @@ class Application(Protocol):
     """Whether clients are accepted before the connect handler runs (python-socketio's ``always_connect``)."""
     environ: dict[str, Any]
     """The request environ by Engine.IO connection id."""
+    not_handled: object
+    """The result of a handler call for an event without handler, which gets no acknowledgement."""
     reason: Any
     """The texts of the disconnect reasons (``socketio.AsyncServer.reason``)."""
 
@@ -29,8 +32,14 @@ class Application(Protocol):
         """Make a session id that was never used before."""
         ...
 
-    async def call_handler(self, event: str, *arguments: Any) -> Any:
+    def call_handler(self, event: str, *arguments: Any) -> Awaitable[Any]:
         """Call the application's handler of an event; the first argument is the namespace."""
+        ...
+
+    def handle_ack(
+        self, connection_id: str, namespace: str, ack_id: int | None, arguments: list[Any]
+    ) -> Coroutine[Any, Any, None]:
+        """Call the callback of an acknowledgement that has arrived."""
         ...
 
     def forget_callbacks(self, sid: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, overload
 
@@ -14,11 +14,9 @@ from socketio import exceptions, packet
 
 from socketio_eventlog.errors import StoreClosed, StoreError
 from socketio_eventstore.adapter import encoder
-from socketio_eventstore.adapter.admission import Admission
-from socketio_eventstore.adapter.decoder import ClientPacket, Decoder
-from socketio_eventstore.adapter.departures import Departures
+from socketio_eventstore.adapter.clients import Clients
+from socketio_eventstore.adapter.decoder import Decoder
 from socketio_eventstore.adapter.exactly_once import ExactlyOnce, InvalidIdempotencyKey
-from socketio_eventstore.adapter.handlers import HandlerCalls
 from socketio_eventstore.core.handler_transaction import (
     deferred_changes,
     handler_transaction,
@@ -31,9 +29,7 @@ from socketio_eventstore.core.packets import Frames
 from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.session_operations import DisconnectSession, RevokeSession
 from socketio_eventstore.core.sessions import Session, State
-from socketio_eventstore.transport.connection import EngineConnection
 from socketio_eventstore.transport.engine import Engine
-from socketio_eventstore.transport.inbox import InvalidPacket
 
 logger = logging.getLogger(__name__)
 
@@ -75,14 +71,8 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
     eio: Engine
     connect_timeout: float
     """Seconds in which a connection must join a namespace."""
-    _admission: Admission | None
-    """None before the start and after the shutdown."""
-    _departures: Departures | None
-    _calls: HandlerCalls
+    _clients: Clients
     _exactly_once: ExactlyOnce
-    _decoder: Decoder
-    _orphaned_handlers: set[asyncio.Task[None]]
-    """Handlers that are still running although their connection has ended."""
 
     @classmethod
     def adopt(cls, server: socketio.AsyncServer, manager: Manager) -> RecoveryServer:
@@ -106,19 +96,16 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
     def _set_up(self, options: Options) -> None:
         self.reserved_events: list[str] = [*self.reserved_events, "session_expired"]
         self.connect_timeout = 45.0
-        self._admission = self._departures = None
-        self._calls = HandlerCalls(self)
+        self._clients = Clients(self, Decoder(self.packet_class, self.eio.max_http_buffer_size))
         self._exactly_once = ExactlyOnce()
-        self._orphaned_handlers = set()
-        self._decoder = Decoder(self.packet_class, self.eio.max_http_buffer_size)
         self.eio = Engine.adopt(self.eio)
         self.eio.configure(
             max_client_buffer=options.max_client_buffer,
             websocket_compression=options.websocket_compression,
-            connection_closed=self.connection_closed,
-            handle_message=self.handle_message,
-            ping_written=self.ping_written,
-            flush=self.flush,
+            connection_closed=self._clients.connection_closed,
+            handle_message=self._clients.handle_message,
+            ping_written=self._clients.ping_written,
+            flush=self._clients.flush,
         )
         self.eio.on("connect", self._handle_eio_connect)  # instrument() wraps the method by this name
 
@@ -127,9 +114,7 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         runtime = await self.manager.start()
         if not self.async_handlers:  # set by the constructor after the manager
             self.eio.handlers_at_once = 1
-        if self._admission is None:
-            self._departures = Departures(self, runtime, self._calls)
-            self._admission = Admission(self, runtime, self._calls, self._departures)
+        self._clients.start(runtime)
 
     async def shutdown(self) -> None:
         """Close all transports, so that the clients come back, and close the store.
@@ -140,12 +125,12 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         for connection in list(self.eio.sockets.values()):
             connection.close_after_flush(self.reason.SERVER_DISCONNECT)
         try:
-            await self._calls.finish()
+            await self._clients.calls.finish()
         except asyncio.CancelledError:
-            self._calls.cancel()
+            self._clients.calls.cancel()
             raise
         finally:
-            self._admission = self._departures = None
+            self._clients.stop()
             await asyncio.shield(self.manager.close())
             await super().shutdown()
 
@@ -238,9 +223,9 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
 
         A session that is away ends, too. An unknown sid is ignored. Raises StoreError.
         """
-        session = self._find(sid, namespace)
-        if session is not None and self._departures is not None:
-            await self._departures.end(DisconnectSession(session))
+        session, departures = self._find(sid, namespace), self._clients.departures
+        if session is not None and departures is not None:
+            await departures.end(DisconnectSession(session))
 
     async def revoke(self, sid: str, namespace: str | None = None) -> None:
         """End a session for good: the private id opens nothing any more.
@@ -249,9 +234,9 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         is closed; the client returns at once and passes the connect handler as a new client. An unknown sid
         is ignored. Raises StoreError.
         """
-        session = self._find(sid, namespace)
-        if session is not None and self._departures is not None:
-            connection = await self._departures.end(RevokeSession(session))
+        session, departures = self._find(sid, namespace), self._clients.departures
+        if session is not None and departures is not None:
+            connection = await departures.end(RevokeSession(session))
             if connection is not None:
                 connection.abort("the session was revoked")
 
@@ -328,9 +313,17 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         sid: str = self.eio.generate_id()
         return sid
 
-    async def call_handler(self, event: str, *arguments: Any) -> Any:
+    def call_handler(self, event: str, *arguments: Any) -> Awaitable[Any]:
         """Call the application's handler of an event; the first argument is the namespace."""
-        return await self._trigger_event(event, *arguments)
+        calling: Awaitable[Any] = self._trigger_event(event, *arguments)  # a coroutine less for each event
+        return calling
+
+    def handle_ack(
+        self, connection_id: str, namespace: str, ack_id: int | None, arguments: list[Any]
+    ) -> Coroutine[Any, Any, None]:
+        """Call the callback of an acknowledgement that has arrived."""
+        handling: Coroutine[Any, Any, None] = self._handle_ack(connection_id, namespace, ack_id, arguments)
+        return handling
 
     def forget_callbacks(self, sid: str) -> None:
         """Drop the callbacks of a session's outstanding acknowledgements."""
@@ -350,7 +343,7 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
             await self.call_handler("session_expired", session.namespace, session.sid, data)
         await (await self.manager.start()).queue.submit(*operations, RevokeSession(session))
 
-    # From and to the transport (see ``Engine.configure``) ---------------------------------------------
+    # Hooks of python-socketio -------------------------------------------------------------------------
 
     async def _handle_eio_connect(self, eio_sid: str, environ: dict[str, Any]) -> bool | None:
         """Accept a new transport; False refuses it."""
@@ -366,83 +359,8 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
 
     def _close_if_idle(self, eio_sid: str) -> None:
         connection = self.eio.connection(eio_sid)
-        if connection is None or connection.sessions or self._admission is None:
-            return
-        if not self._admission.is_connecting(connection):
+        if connection is not None and self._clients.is_idle(connection):
             connection.close_after_flush(self.reason.SERVER_DISCONNECT)
-
-    def connection_closed(self, connection: EngineConnection, reason: str) -> None:
-        """Take the sessions off a transport that has ended."""
-        self._decoder.forget(connection.id)
-        for handler in connection.handlers:  # the event loop alone would not keep them alive
-            self._orphaned_handlers.add(handler)
-            handler.add_done_callback(self._orphaned_handlers.discard)
-        running = set[asyncio.Task[None]]()
-        if self._departures is not None:
-            running.update(self._departures.transport_closed(connection, reason))
-        if not running:
-            self.environ.pop(connection.id, None)
-
-        def ended(task: asyncio.Task[None]) -> None:
-            running.discard(task)
-            if not running:
-                self.environ.pop(connection.id, None)  # the disconnect handlers may have asked for it
-
-        for task in list(running):
-            task.add_done_callback(ended)
-
-    def ping_written(self, connection: EngineConnection) -> None:
-        """Record the position that the heartbeat of a connection confirms."""
-        runtime = self.manager.runtime
-        if runtime is not None:
-            connection.ping_written(runtime.queue.position, runtime.clock())
-
-    def flush(self) -> None:
-        """Hand all dispatched frames to the connections."""
-        if self.manager.runtime is not None:
-            self.manager.runtime.flush_schedule.flush()
-
-    def handle_message(self, connection: EngineConnection, data: str | bytes) -> asyncio.Task[None] | None:
-        """Act on a Socket.IO packet; return the task of the handler that was started.
-
-        Raises InvalidPacket; the connection is closed then.
-        """
-        pkt = self._decoder.add(connection.id, data)
-        if pkt is None or self._admission is None or self._departures is None:
-            return None
-        match pkt.packet_type:
-            case packet.EVENT | packet.BINARY_EVENT:
-                session = connection.sessions.get(pkt.namespace)
-                if session is None or not session.is_connected:
-                    return None
-                # asyncio.create_task would take a third longer.
-                return asyncio.get_running_loop().create_task(self._handle(connection, session, pkt))
-            case packet.ACK | packet.BINARY_ACK if isinstance(pkt.data, list):
-                handler = self._handle_ack(connection.id, pkt.namespace, pkt.id, pkt.data)
-                return asyncio.get_running_loop().create_task(handler)
-            case packet.CONNECT:
-                self._admission.connect(connection, pkt.namespace, pkt.data)
-            case packet.DISCONNECT:
-                self._departures.client_disconnected(connection, pkt.namespace)
-            case other:
-                raise InvalidPacket(f"unexpected packet type {other!r}")
-        return None
-
-    async def _handle(self, connection: EngineConnection, session: Session, pkt: ClientPacket) -> None:
-        """Call the handler of a client's event and send the acknowledgement.
-
-        An exception of the handler is the exception of this task, which the event loop reports.
-        """
-        event, *arguments = pkt.data
-        result = await self._trigger_event(event, pkt.namespace, session.sid, *arguments)
-        runtime = self.manager.runtime
-        if pkt.id is None or result is self.not_handled or runtime is None:
-            return
-        frames = runtime.encoder.ack(pkt.namespace, pkt.id, encoder.arguments_of(result))
-        try:
-            runtime.queue.post(SendPacket(connection, pkt.namespace, frames))
-        except StoreError as error:  # the client may repeat the event after the reconnection
-            connection.abort(f"the acknowledgement could not be sent: {error}")
 
     async def _send_packet(self, eio_sid: str, pkt: Any) -> None:
         connection, runtime = self.eio.connection(eio_sid), self.manager.runtime

@@ -1,0 +1,128 @@
+"""The clients of a server: their packets, heartbeats and transports, as the transport reports them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from socketio import packet
+
+from socketio_eventlog.errors import StoreError
+from socketio_eventstore.adapter.admission import Admission
+from socketio_eventstore.adapter.application import Application
+from socketio_eventstore.adapter.decoder import ClientPacket, Decoder
+from socketio_eventstore.adapter.departures import Departures
+from socketio_eventstore.adapter.encoder import arguments_of
+from socketio_eventstore.adapter.handlers import HandlerCalls
+from socketio_eventstore.core.operations import SendPacket
+from socketio_eventstore.core.runtime import Runtime
+from socketio_eventstore.core.sessions import Session
+from socketio_eventstore.transport.connection import EngineConnection
+from socketio_eventstore.transport.inbox import InvalidPacket
+
+
+class Clients:
+    """Acts on the packets of clients while the server is running (see ``Engine.configure``)."""
+
+    def __init__(self, application: Application, decoder: Decoder) -> None:
+        self._application = application
+        self._decoder = decoder
+        self.calls = HandlerCalls(application)
+        self.admission: Admission | None = None
+        """None before the start and after the stop."""
+        self.departures: Departures | None = None
+        self._runtime: Runtime | None = None
+        self._orphaned_handlers: set[asyncio.Task[None]] = set()
+        """Handlers that are still running although their connection has ended."""
+
+    def start(self, runtime: Runtime) -> None:
+        """Accept clients from now on. May be called again."""
+        if self.admission is None:
+            self._runtime = runtime
+            self.departures = Departures(self._application, runtime, self.calls)
+            self.admission = Admission(self._application, runtime, self.calls, self.departures)
+
+    def stop(self) -> None:
+        """Ignore the packets of clients from now on."""
+        self.admission = self.departures = self._runtime = None
+
+    def is_idle(self, connection: EngineConnection) -> bool:
+        """Whether a connection has joined no namespace, and waits for no answer to a CONNECT packet."""
+        if connection.sessions or self.admission is None:
+            return False
+        return not self.admission.is_connecting(connection)
+
+    # Callbacks of the transport -----------------------------------------------------------------------
+
+    def connection_closed(self, connection: EngineConnection, reason: str) -> None:
+        """Take the sessions off a transport that has ended."""
+        self._decoder.forget(connection.id)
+        for handler in connection.handlers:  # the event loop alone would not keep the tasks alive
+            self._orphaned_handlers.add(handler)
+            handler.add_done_callback(self._orphaned_handlers.discard)
+        running = set[asyncio.Task[None]]()
+        if self.departures is not None:
+            running.update(self.departures.transport_closed(connection, reason))
+        if not running:
+            self._application.environ.pop(connection.id, None)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            running.discard(task)
+            if not running:  # until now the disconnect handlers could ask for the environ
+                self._application.environ.pop(connection.id, None)
+
+        for task in list(running):
+            task.add_done_callback(ended)
+
+    def ping_written(self, connection: EngineConnection) -> None:
+        """Record the position that the heartbeat of a connection confirms."""
+        if self._runtime is not None:
+            connection.ping_written(self._runtime.queue.position, self._runtime.clock())
+
+    def flush(self) -> None:
+        """Hand all dispatched frames to the connections."""
+        if self._runtime is not None:
+            self._runtime.flush_schedule.flush()
+
+    def handle_message(self, connection: EngineConnection, data: str | bytes) -> asyncio.Task[None] | None:
+        """Act on a Socket.IO packet; return the task of the handler that was started.
+
+        Raises InvalidPacket; the connection is closed then.
+        """
+        pkt = self._decoder.add(connection.id, data)
+        if pkt is None or self.admission is None or self.departures is None:
+            return None
+        match pkt.packet_type:
+            case packet.EVENT | packet.BINARY_EVENT:
+                session = connection.sessions.get(pkt.namespace)
+                if session is None or not session.is_connected:
+                    return None
+                # asyncio.create_task would take a third longer.
+                return asyncio.get_running_loop().create_task(self._handle(connection, session, pkt))
+            case packet.ACK | packet.BINARY_ACK if isinstance(pkt.data, list):
+                handler = self._application.handle_ack(connection.id, pkt.namespace, pkt.id, pkt.data)
+                return asyncio.get_running_loop().create_task(handler)
+            case packet.CONNECT:
+                self.admission.connect(connection, pkt.namespace, pkt.data)
+            case packet.DISCONNECT:
+                self.departures.client_disconnected(connection, pkt.namespace)
+            case other:
+                raise InvalidPacket(f"unexpected packet type {other!r}")
+        return None
+
+    async def _handle(self, connection: EngineConnection, session: Session, pkt: ClientPacket) -> None:
+        """Call the handler of a client's event and send the acknowledgement.
+
+        An exception of the handler is the exception of this task, which the event loop reports.
+        """
+        event, *arguments = pkt.data
+        application = self._application
+        result: Any = await application.call_handler(event, pkt.namespace, session.sid, *arguments)
+        runtime = self._runtime
+        if pkt.id is None or result is application.not_handled or runtime is None:
+            return
+        frames = runtime.encoder.ack(pkt.namespace, pkt.id, arguments_of(result))
+        try:
+            runtime.queue.post(SendPacket(connection, pkt.namespace, frames))
+        except StoreError as error:  # the client may repeat the event after the reconnection
+            connection.abort(f"the acknowledgement could not be sent: {error}")
