@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
@@ -39,16 +40,28 @@ class AsyncServer(RecoveryServer):
     """``socketio.AsyncServer`` whose clients recover their sessions.
 
     ``path`` is the database file; None disables recovery. The keyword arguments are those of
-    ``RecoveryManager`` and of ``socketio.AsyncServer``, except ``client_manager``.
+    ``RecoveryManager`` and of ``socketio.AsyncServer``, except ``client_manager``. Raises TypeError for
+    any other name.
     """
 
     def __init__(self, path: str | Path | None, **arguments: Unpack[ServerArguments]) -> None:
+        _check_names(arguments)
         mine = RecoveryArguments.__annotations__.keys()
         recovery: Any = {name: value for name, value in arguments.items() if name in mine}
         others = {name: value for name, value in arguments.items() if name not in mine}
-        if "client_manager" in others:
+        super().__init__(client_manager=RecoveryManager(path, **recovery), **others)
+
+
+def _check_names(arguments: Mapping[str, object]) -> None:
+    """Refuse unknown arguments, which python-engineio would ignore."""
+    for name in arguments:
+        if name == "client_manager":
             raise TypeError(
                 "AsyncServer makes its own client_manager; "
                 "pass a RecoveryManager to socketio.AsyncServer instead"
             )
-        super().__init__(client_manager=RecoveryManager(path, **recovery), **others)
+        known = ServerArguments.__annotations__
+        if name not in known:
+            nearest = get_close_matches(name, known, n=1)
+            hint = f"; the nearest is {nearest[0]!r}" if nearest else ""
+            raise TypeError(f"AsyncServer has no argument {name!r}{hint}")
