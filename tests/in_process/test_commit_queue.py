@@ -23,6 +23,7 @@ from socketio_eventstore.core import commit_queue
 from socketio_eventstore.core.commit_queue import CommitQueue, QueueFull
 from socketio_eventstore.core.fan_out import FanOut
 from socketio_eventstore.core.flush_schedule import FlushSchedule
+from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.operation import Context, Operation
 from socketio_eventstore.core.operations import (
     BindIdentity,
@@ -36,7 +37,7 @@ from socketio_eventstore.core.operations import (
     SendPacket,
     StoreIdempotencyKey,
 )
-from socketio_eventstore.core.packets import Frames, TextEncoder
+from socketio_eventstore.core.packets import TextEncoder
 from socketio_eventstore.core.recent_events import RecentEvents
 from socketio_eventstore.core.registry import Registry
 from socketio_eventstore.core.session_operations import DisconnectSession

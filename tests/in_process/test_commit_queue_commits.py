@@ -9,9 +9,9 @@ import pytest
 from socketio_eventlog.errors import StoreBusy, StoreRejected, StoreUnavailable
 from socketio_eventlog.records import Change
 from socketio_eventstore.core import commit_queue
+from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.operation import Context, Operation
 from socketio_eventstore.core.operations import Emit, JoinRoom, SendPacket
-from socketio_eventstore.core.packets import Frames
 from support.core import BAD, Core, pausable_commits, said, texts
 from support.embedded import serving
 from support.storing import event

@@ -8,8 +8,8 @@ import pytest
 from socketio_eventlog.errors import StoreUnavailable
 from socketio_eventlog.records import Event, SessionAway, SessionEnded
 from socketio_eventlog.sqlite.log import EventLog
+from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.operations import Emit, EmitVolatile, SendPacket
-from socketio_eventstore.core.packets import Frames
 from socketio_eventstore.core.session_operations import (
     AcceptSession,
     DisconnectSession,

@@ -9,6 +9,7 @@ import pytest
 
 from socketio_eventlog.records import Room
 from socketio_eventstore.core import operations, replay
+from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.operations import (
     Emit,
     EmitVolatile,
@@ -17,7 +18,6 @@ from socketio_eventstore.core.operations import (
     LeaveRoom,
     SendPacket,
 )
-from socketio_eventstore.core.packets import Frames
 from socketio_eventstore.core.session_operations import AcceptSession
 from socketio_eventstore.core.sessions import Session, State
 from support.core import Core, Recorder, running, said

@@ -6,8 +6,8 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.operations import SendPacket
-from socketio_eventstore.core.packets import Frames
 from socketio_eventstore.transport.connection import EngineConnection
 from support.embedded import Seen, Server, serving, until
 

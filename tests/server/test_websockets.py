@@ -23,7 +23,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from socketio_eventstore import RecoveryManager
-from socketio_eventstore.core.packets import Frames
+from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.transport import aiohttp_websocket
 from socketio_eventstore.transport.aiohttp_websocket import AiohttpWebSocket
 from support.clients import NodeClients

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
-from socketio_eventstore.core.packets import Frames
+from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.sessions import ClientConnection
 
 PING = "2"

@@ -21,9 +21,10 @@ from socketio_eventstore.adapter.handlers import HandlerCalls
 from socketio_eventstore.core.commit_queue import CommitQueue
 from socketio_eventstore.core.fan_out import FanOut
 from socketio_eventstore.core.flush_schedule import FlushSchedule
+from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.operation import Context, Operation
 from socketio_eventstore.core.options import Options
-from socketio_eventstore.core.packets import Frames, TextEncoder
+from socketio_eventstore.core.packets import TextEncoder
 from socketio_eventstore.core.recent_events import RecentEvents
 from socketio_eventstore.core.recovery import Recovery, RecoveryLimits
 from socketio_eventstore.core.registry import Registry

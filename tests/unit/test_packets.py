@@ -9,15 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketio_eventstore.core.packets import (
-    Frames,
-    TextEncoder,
-    close_frame,
-    dumps,
-    payload_of,
-    polling_body,
-    with_binary,
-)
+from socketio_eventstore.core.frames import Frames, close_frame, polling_body
+from socketio_eventstore.core.packets import TextEncoder, dumps, payload_of, with_binary
 
 SIZES = [0, 1, 125, 126, 65_535, 65_536, 100_000]
 """Sizes around the limits at which a WebSocket frame encodes its length in another form."""

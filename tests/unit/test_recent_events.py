@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from socketio_eventstore.core.packets import Frames
+from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.recent_events import RecentEvents
 from support.storing import event
 

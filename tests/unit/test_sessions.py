@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 
 from socketio_eventlog.records import Membership, Offset, StoredSession
-from socketio_eventstore.core.packets import Frames
+from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.recovery import hash_pid
 from socketio_eventstore.core.registry import Registry
 from socketio_eventstore.core.sessions import Session, State

@@ -19,10 +19,10 @@ from socketio_eventlog.errors import StoreError
 from socketio_eventstore.adapter.application import Application
 from socketio_eventstore.adapter.departures import Departures
 from socketio_eventstore.adapter.handlers import HandlerCalls, HandlerSlot
+from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.handler_transaction import handler_transaction
 from socketio_eventstore.core.operation import Operation
 from socketio_eventstore.core.operations import SendPacket
-from socketio_eventstore.core.packets import Frames
 from socketio_eventstore.core.recovery import RecoveryResult, Restore, hash_pid
 from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.session_operations import (

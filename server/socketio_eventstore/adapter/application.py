@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Coroutine
 from typing import Any, Protocol
 
-from socketio_eventstore.core.packets import Frames
+from socketio_eventstore.core.frames import Frames
 
 
 class Application(Protocol):

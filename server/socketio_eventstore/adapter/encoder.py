@@ -11,7 +11,8 @@ from socketio import packet
 
 from socketio_eventlog.records import Room
 from socketio_eventstore.core import packets
-from socketio_eventstore.core.packets import Dumps, Frames, PacketEncoder, TextEncoder
+from socketio_eventstore.core.frames import Frames
+from socketio_eventstore.core.packets import Dumps, PacketEncoder, TextEncoder
 
 
 class PacketClassEncoder:

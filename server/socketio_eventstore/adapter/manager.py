@@ -18,6 +18,7 @@ from socketio_eventlog.records import Event
 from socketio_eventstore.adapter import encoder
 from socketio_eventstore.adapter.handlers import running_disconnect_of
 from socketio_eventstore.adapter.server import RecoveryServer
+from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.handler_transaction import deferred_changes, submit_or_defer
 from socketio_eventstore.core.operations import (
     CloseRoom,
@@ -28,7 +29,7 @@ from socketio_eventstore.core.operations import (
     LeaveRoom,
 )
 from socketio_eventstore.core.options import Options
-from socketio_eventstore.core.packets import Dumps, Frames, TextEncoder
+from socketio_eventstore.core.packets import Dumps, TextEncoder
 from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.sessions import Session
 

@@ -17,6 +17,7 @@ from socketio_eventstore.adapter import encoder
 from socketio_eventstore.adapter.clients import Clients
 from socketio_eventstore.adapter.decoder import Decoder
 from socketio_eventstore.adapter.exactly_once import ExactlyOnce, InvalidIdempotencyKey
+from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.handler_transaction import (
     deferred_changes,
     handler_transaction,
@@ -25,7 +26,6 @@ from socketio_eventstore.core.handler_transaction import (
 )
 from socketio_eventstore.core.operations import BindIdentity, SaveData, SendPacket
 from socketio_eventstore.core.options import Options
-from socketio_eventstore.core.packets import Frames
 from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.session_operations import DisconnectSession, RevokeSession
 from socketio_eventstore.core.sessions import Session, State

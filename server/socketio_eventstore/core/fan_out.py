@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 
 from socketio_eventlog.records import Room
-from socketio_eventstore.core.packets import Frames
+from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.registry import Registry
 from socketio_eventstore.core.sessions import ClientConnection, Session, State
 

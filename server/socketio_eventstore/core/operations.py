@@ -19,8 +19,8 @@ from socketio_eventlog.records import (
     RoomLeft,
     SessionBound,
 )
+from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.operation import Context, Operation
-from socketio_eventstore.core.packets import Frames
 from socketio_eventstore.core.registry import Registry
 from socketio_eventstore.core.sessions import ClientConnection, Session, State
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from socketio_eventlog.records import Event
-from socketio_eventstore.core.packets import Frames
+from socketio_eventstore.core.frames import Frames
 
 
 class RecentEvents:

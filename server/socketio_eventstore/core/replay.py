@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from socketio_eventlog.log import Log
 from socketio_eventlog.records import LoggedEvent
 from socketio_eventstore.core.fan_out import FanOut
-from socketio_eventstore.core.packets import Frames, PacketEncoder
+from socketio_eventstore.core.frames import Frames
+from socketio_eventstore.core.packets import PacketEncoder
 from socketio_eventstore.core.recent_events import RecentEvents
 from socketio_eventstore.core.sessions import Session, SessionConnection, State
 

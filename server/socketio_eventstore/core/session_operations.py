@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from socketio_eventlog.errors import StoreError
 from socketio_eventlog.records import Change, SessionAway, SessionEnded, SessionOpened, SessionResumed
+from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.operation import Context, Operation
-from socketio_eventstore.core.packets import Frames
 from socketio_eventstore.core.registry import Registry
 from socketio_eventstore.core.sessions import ClientConnection, Session, SessionConnection, State
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from socketio_eventlog.records import Event, Membership, Offset, Room, StoredSession
-from socketio_eventstore.core.packets import Frames
+from socketio_eventstore.core.frames import Frames
 
 
 class State(Enum):

@@ -13,7 +13,7 @@ from typing import cast
 
 from aiohttp import hdrs, web
 
-from socketio_eventstore.core.packets import Frames, close_frame, pong_frame
+from socketio_eventstore.core.frames import Frames, close_frame, pong_frame
 from socketio_eventstore.transport.frame_reader import Close, CloseCode, FrameReader, Ping
 from socketio_eventstore.transport.websocket import (
     CLOSE_TIMEOUT_SECONDS,

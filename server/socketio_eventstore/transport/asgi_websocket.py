@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from socketio_eventstore.core.packets import Frames
+from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.transport.frame_reader import CloseCode
 from socketio_eventstore.transport.websocket import (
     CLOSE_TIMEOUT_SECONDS,

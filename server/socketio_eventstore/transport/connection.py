@@ -12,7 +12,7 @@ from base64 import b64decode
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
-from socketio_eventstore.core.packets import CLOSE, NOOP, PING, RECORD_SEPARATOR, Frames
+from socketio_eventstore.core.frames import CLOSE, NOOP, PING, RECORD_SEPARATOR, Frames
 from socketio_eventstore.core.sessions import ClientConnection
 from socketio_eventstore.transport.heartbeat import Heartbeat
 from socketio_eventstore.transport.inbox import Inbox, InvalidPacket

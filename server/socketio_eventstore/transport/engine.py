@@ -18,7 +18,8 @@ from urllib.parse import parse_qs
 
 import engineio
 
-from socketio_eventstore.core.packets import Frames, dumps, polling_body
+from socketio_eventstore.core.frames import Frames, polling_body
+from socketio_eventstore.core.packets import dumps
 from socketio_eventstore.transport.aiohttp_websocket import AiohttpWebSocket
 from socketio_eventstore.transport.asgi_websocket import AsgiWebSocket
 from socketio_eventstore.transport.connection import (

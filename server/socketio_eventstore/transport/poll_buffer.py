@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from socketio_eventstore.core.packets import Frames
+from socketio_eventstore.core.frames import Frames
 
 
 class PollBuffer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from socketio_eventstore.core.packets import PONG_PROBE
+from socketio_eventstore.core.frames import PONG_PROBE
 from socketio_eventstore.transport.connection import EngineConnection
 from socketio_eventstore.transport.websocket import WebSocket
 

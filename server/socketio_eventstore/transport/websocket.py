@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from socketio_eventstore.core.packets import Frames
+from socketio_eventstore.core.frames import Frames
 
 CLOSE_TIMEOUT_SECONDS = 10.0
 """Seconds in which a client must read the unsent bytes of a WebSocket that is being closed."""

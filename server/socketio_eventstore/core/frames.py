@@ -1,0 +1,131 @@
+"""Frames: Engine.IO packets as bytes for each transport, built once and shared by all recipients.
+
+Sources: Engine.IO protocol 4 ("Packet encoding"), RFC 6455 section 5.2, RFC 7692 section 7.2. Pure, without
+I/O.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from base64 import b64encode
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+RECORD_SEPARATOR: Final = "\x1e"
+"""Separates the packets of one HTTP long-polling body (Engine.IO protocol 4, "HTTP long-polling")."""
+
+_TEXT, _BINARY = 0x81, 0x82  # the FIN bit and the opcode
+_COMPRESSED: Final = 0x40  # RSV1 (RFC 7692 section 7.2.3)
+
+
+class Frames:
+    """Engine.IO packets that belong together, encoded once for each kind of transport.
+
+    A text packet starts with the type digit; a binary packet is always a message. A binary event is one
+    text packet followed by the attachments, without any packet between them.
+    """
+
+    __slots__ = ("_deflated", "_polling", "_websocket", "packets", "size_bytes")
+
+    def __init__(self, *packets: str | bytes) -> None:
+        self.packets = packets
+        self.size_bytes = sum(map(len, packets))
+        """The weight in a buffer: characters of text plus bytes of attachments."""
+        self._websocket: bytes | None = None
+        self._deflated: bytes | None = None
+        self._polling: str | None = None
+
+    @staticmethod
+    def join(parts: Sequence[Frames]) -> Frames:
+        """Join several frames into one object, for recipients that all get the same frames."""
+        return parts[0] if len(parts) == 1 else _JoinedFrames(parts)
+
+    @property
+    def websocket(self) -> bytes:
+        """The packets as unmasked WebSocket frames, in order."""
+        if self._websocket is None:
+            self._websocket = self._as_websocket()
+        return self._websocket
+
+    @property
+    def polling(self) -> str:
+        """The packets as part of a long-polling body; binary packets in base64 behind a ``b``."""
+        if self._polling is None:
+            self._polling = RECORD_SEPARATOR.join(
+                [p if isinstance(p, str) else "b" + b64encode(p).decode("ascii") for p in self.packets]
+            )
+        return self._polling
+
+    def deflated(self, threshold_bytes: int) -> bytes:
+        """Return WebSocket frames; payloads of at least ``threshold_bytes`` are compressed."""
+        if self._deflated is None:
+            self._deflated = self._as_deflated(threshold_bytes)
+        return self._deflated
+
+    def _as_websocket(self) -> bytes:
+        if len(self.packets) == 1:
+            return _frame(*_payload(self.packets[0]))
+        return b"".join([_frame(*_payload(packet)) for packet in self.packets])
+
+    def _as_deflated(self, threshold_bytes: int) -> bytes:
+        return b"".join([_deflated_frame(*_payload(packet), threshold_bytes) for packet in self.packets])
+
+
+class _JoinedFrames(Frames):
+    """Joins the encoded parts, instead of encoding the packets again."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self, parts: Sequence[Frames]) -> None:
+        super().__init__(*[packet for part in parts for packet in part.packets])
+        self._parts = parts
+
+    def _as_websocket(self) -> bytes:
+        return b"".join([part.websocket for part in self._parts])
+
+    def _as_deflated(self, threshold_bytes: int) -> bytes:
+        return b"".join([part.deflated(threshold_bytes) for part in self._parts])
+
+
+CLOSE = Frames("1")
+PING = Frames("2")
+NOOP = Frames("6")
+PONG_PROBE = Frames("3probe")
+
+
+def _payload(packet: str | bytes) -> tuple[int, bytes]:
+    return (_TEXT, packet.encode()) if isinstance(packet, str) else (_BINARY, packet)
+
+
+def _deflated_frame(head: int, payload: bytes, threshold_bytes: int) -> bytes:
+    if len(payload) < threshold_bytes:
+        return _frame(head, payload)
+    # No reference to earlier messages, so that one frame serves all clients (RFC 7692 section 7.2.1).
+    deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    deflated = deflater.compress(payload) + deflater.flush(zlib.Z_SYNC_FLUSH)
+    return _frame(head | _COMPRESSED, deflated.removesuffix(b"\x00\x00\xff\xff"))
+
+
+def _frame(head: int, payload: bytes) -> bytes:
+    size = len(payload)
+    if size < 126:
+        return bytes((head, size)) + payload
+    if size < 65536:
+        return struct.pack("!BBH", head, 126, size) + payload
+    return struct.pack("!BBQ", head, 127, size) + payload
+
+
+def close_frame(code: int) -> bytes:
+    """Return a WebSocket close frame with a status code (RFC 6455 section 5.5.1)."""
+    return struct.pack("!BBH", 0x88, 2, code)
+
+
+def pong_frame(payload: bytes) -> bytes:
+    """Return the WebSocket pong frame for a ping with this payload (RFC 6455 section 5.5.3)."""
+    return _frame(0x8A, payload)
+
+
+def polling_body(batch: Iterable[Frames]) -> bytes:
+    """Return the body of one long-polling response."""
+    return RECORD_SEPARATOR.join([frames.polling for frames in batch]).encode()
