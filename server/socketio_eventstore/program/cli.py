@@ -66,7 +66,6 @@ def serve(path: Path | None, host: str | None, port: int | None, log_level: str)
 @config_option
 def check_config(path: Path | None) -> None:
     """Check the configuration without serving."""
-    _require_posix("check-config")
     config = _load(path)
     from socketio_eventstore.program import app
 
@@ -81,7 +80,6 @@ def migrate(path: Path | None) -> None:
 
     serve does the same at its start.
     """
-    _require_posix("migrate")
     config = _load(path)
     from socketio_eventstore.program import app
 
@@ -121,7 +119,7 @@ def verify(duration: float, seed: int | None, keep: bool, **amounts: Any) -> Non
 
 
 def _require_posix(command: str) -> None:
-    # Before other imports: the store's file lock and the event loop's signal handlers need POSIX.
+    # asyncio has signal handlers on POSIX only. Checked before the imports, which might fail elsewhere.
     if os.name != "posix":
         raise CommandError(f"{command} needs a POSIX system, for example Linux or macOS")
 
