@@ -1,4 +1,4 @@
-"""``verify``: a server that keeps its promises passes; each promise that is broken on purpose is found."""
+"""``verify`` against a correct server, against sabotaged servers, and as a command."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from socketio_eventstore.verify import program
 from socketio_eventstore.verify.judge import Fault
 from socketio_eventstore.verify.plan import Settings, make_plan
 from socketio_eventstore.verify.process import CannotRun
-from socketio_eventstore.verify.world import Outcome, run
+from socketio_eventstore.verify.runner import Outcome, run
 from support.processes import DEADLINE
 
 SMALL = Settings(clients=8, rooms=3, cuts=20, kills=2, events=400, seed=1)
@@ -30,10 +30,10 @@ SABOTAGED = replace(SMALL, cuts=16, kills=1, events=300)
 OPTIONS = ("--clients", "3", "--rooms", "2", "--cuts", "3", "--kills", "1", "--events", "60", "--seed", "1")
 
 
-async def carried_out(
+async def run_plan(
     settings: Settings, folder: Path, sabotage: str = "", *, all_steps: bool = True
 ) -> Outcome:
-    """A run against a server into which the sabotage was put before it started."""
+    """Run the plan against a server; ``sabotage`` is code that the server runs before its start."""
     script = folder / "sabotaged.py"
     script.write_text(f"{sabotage}\nfrom socketio_eventstore.__main__ import main\n\nmain()\n")
     scratch = folder / "scratch"
@@ -45,8 +45,9 @@ async def carried_out(
     return outcome
 
 
-async def test_a_server_that_keeps_its_promises_passes(tmp_path: Path) -> None:
-    outcome = await carried_out(SMALL, tmp_path)
+async def test_correct_server(tmp_path: Path) -> None:
+    """A server that keeps its promises has no finding."""
+    outcome = await run_plan(SMALL, tmp_path)
     verdict = outcome.verdict
     assert verdict.kept, verdict.findings[:5]
     assert outcome.notes == ()
@@ -69,7 +70,7 @@ async def process(self, groups):
             number += sum(type(change) is Event for change in wanted)
             positions.append(number)
     await self._apply(groups, changes, positions)
-    await asyncio.sleep(0.02)  # the moment in which a crash takes what was sent
+    await asyncio.sleep(0.02)  # a crash in this moment loses the sent events
     await self.context.log.commit([change for each in changes for wanted in each for change in wanted])
 
 CommitQueue._process = process
@@ -158,7 +159,7 @@ events.insert = insert
 """
 
 
-# What else a sabotage brings about: without the right offsets nobody can come back to the right place.
+# ``besides`` are further faults of a sabotage: for example, without correct offsets no replay is correct.
 @pytest.mark.parametrize(
     ("sabotage", "found", "besides"),
     [
@@ -174,33 +175,34 @@ events.insert = insert
         pytest.param(ROWS_LOST, Fault.UNLOGGED, {Fault.ROOMS, Fault.REFUSED}, id="rows lost"),
     ],
 )
-async def test_a_promise_that_is_broken_on_purpose_is_found_as_what_it_is(
-    tmp_path: Path, sabotage: str, found: Fault, besides: set[Fault]
-) -> None:
-    # Who is away at which moment depends on the machine's pace: what one run has not met, another one does.
+async def test_sabotaged_server(tmp_path: Path, sabotage: str, found: Fault, besides: set[Fault]) -> None:
+    """Each kind of sabotage gives findings of its own kind."""
+    # The clients away at a given moment depend on the machine's speed: a fault may need several runs.
     for seed in range(1, 6):
         folder = tmp_path / str(seed)
         folder.mkdir()
-        outcome = await carried_out(replace(SABOTAGED, seed=seed), folder, sabotage)
+        outcome = await run_plan(replace(SABOTAGED, seed=seed), folder, sabotage)
         counts = {fault: outcome.verdict.count(fault) for fault in Fault}
         print(counts, outcome.verdict.findings[:5])
         assert {fault for fault, count in counts.items() if count} <= {found, *besides}
         if counts[found]:
             return
-    pytest.fail("no run has found it")
+    pytest.fail("no run has found the sabotage")
 
 
-async def test_a_server_that_does_not_start_is_no_broken_promise(tmp_path: Path) -> None:
+async def test_server_does_not_start(tmp_path: Path) -> None:
+    """A server that does not start raises CannotRun with the server's output."""
     with pytest.raises(CannotRun, match=r"(?s)did not start.*not today"):
         await run(
             make_plan(SMALL), tmp_path, lambda: None, (sys.executable, "-c", "raise SystemExit('not today')")
         )
 
 
-async def test_when_the_time_is_over_the_rest_is_left_out_and_said(tmp_path: Path) -> None:
-    outcome = await carried_out(replace(SMALL, duration_seconds=0.2), tmp_path, all_steps=False)
+async def test_time_limit(tmp_path: Path) -> None:
+    """The time limit leaves out the remaining steps, and the outcome notes this."""
+    outcome = await run_plan(replace(SMALL, duration_seconds=0.2), tmp_path, all_steps=False)
     assert outcome.verdict.kept, outcome.verdict.findings[:5]
-    assert outcome.notes == ("stopped after 0.2 s, before all was done",)
+    assert outcome.notes == ("the time limit of 0.2 s left out some steps",)
 
 
 # The command ----------------------------------------------------------------------------------------
@@ -208,12 +210,13 @@ async def test_when_the_time_is_over_the_rest_is_left_out_and_said(tmp_path: Pat
 
 @pytest.fixture
 def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where scratch stores are made."""
+    """Return the folder of the scratch folders."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path
 
 
-def test_the_command_prints_a_table_and_leaves_nothing_behind(scratch: Path) -> None:
+def test_command(scratch: Path) -> None:
+    """The command prints the table and removes the scratch folder."""
     result = CliRunner().invoke(commands, ["verify", *OPTIONS])
     assert (result.exit_code, result.exception) == (0, None), result.output
     for fault in Fault:
@@ -223,9 +226,8 @@ def test_the_command_prints_a_table_and_leaves_nothing_behind(scratch: Path) -> 
     assert not list(scratch.iterdir())
 
 
-def test_a_broken_promise_is_exit_code_1_and_the_store_is_kept(
-    scratch: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_broken_promise(scratch: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """After a broken promise the exit code is 1, and the scratch folder is kept."""
     script = scratch / "sabotaged.py"
     script.write_text(f"{ROWS_LOST}\nfrom socketio_eventstore.__main__ import main\n\nmain()\n")
     settings = Settings(clients=3, rooms=2, cuts=0, kills=0, events=60, seed=1)
@@ -236,7 +238,9 @@ def test_a_broken_promise_is_exit_code_1_and_the_store_is_kept(
     assert str(folder) in said and (folder / "events.db").exists() and (folder / "server.log").exists()
 
 
-def test_a_run_that_is_impossible_is_exit_code_2(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cannot_run(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After CannotRun the exit code is 2."""
+
     def impossible(*_: object, **__: object) -> int:
         raise CannotRun("the server did not start")
 
@@ -245,12 +249,12 @@ def test_a_run_that_is_impossible_is_exit_code_2(scratch: Path, monkeypatch: pyt
     assert (result.exit_code, result.stderr) == (2, "socketio-eventstore: the server did not start\n")
 
 
-# Nothing stays behind -------------------------------------------------------------------------------
+# The end of the command ------------------------------------------------------------------------------
 
 
 @contextmanager
 def verifying(folder: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """``verify`` in the middle of its work, and a handle of its server's process."""
+    """Run ``verify`` as a process. Yields the process, and a pidfd of the server's process."""
     with subprocess.Popen(
         [sys.executable, "-m", "socketio_eventstore", "verify", "--events", "100000"],
         env={**os.environ, "TMPDIR": str(folder)},
@@ -269,12 +273,12 @@ def verifying(folder: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
 
 
 def server_of(process: subprocess.Popen[str], folder: Path) -> int:
-    """The process that works in the scratch folder and has made its store."""
+    """Return the process id of the server, with the scratch folder as its working directory."""
     give_up = time.monotonic() + DEADLINE
     while time.monotonic() < give_up:
         if list(folder.glob("*/events.db-wal")):
             for link in Path("/proc").glob("[0-9]*/cwd"):
-                with suppress(OSError):  # somebody else's, or gone meanwhile
+                with suppress(OSError):  # another user's process, or an ended process
                     if link.readlink().parent == folder:
                         return int(link.parent.name)
         with suppress(subprocess.TimeoutExpired):
@@ -290,7 +294,8 @@ def ended(handle: int) -> bool:
 
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="only Linux has handles of processes")
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGKILL])
-def test_however_it_ends_its_server_ends_too(tmp_path: Path, by: signal.Signals) -> None:
+def test_server_exits_with_the_command(tmp_path: Path, by: signal.Signals) -> None:
+    """The server exits with the command, also after a kill of the command."""
     with verifying(tmp_path) as (process, server):
         process.send_signal(by)
         assert ended(server)

@@ -1,41 +1,42 @@
-"""``verify``'s plan and judgement, without a server: each kind of broken promise is counted as what it is."""
+"""The judge of ``verify``, without a server: each kind of broken promise is a finding of its own kind."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from itertools import islice
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketio_eventstore.verify import packets
 from socketio_eventstore.verify.history import (
     VOLATILE,
     Connected,
+    DisconnectedByServer,
     Entry,
     Evidence,
     History,
     Moved,
     Published,
     Received,
-    SentAway,
 )
 from socketio_eventstore.verify.judge import Fault, judge
-from socketio_eventstore.verify.packets import NotAPacket
-from socketio_eventstore.verify.plan import Cut, Kill, Move, Settings, make_plan, publications
+from socketio_eventstore.verify.plan import Settings
 from socketio_eventstore.verify.report import report
-from socketio_eventstore.verify.truth import Logged, Membership, Session, Truth
-from socketio_eventstore.verify.world import Outcome
+from socketio_eventstore.verify.runner import Outcome
+from socketio_eventstore.verify.store import LoggedEvent, Membership, Session, StoreContents
 
 
-def logged(number: int, *, rooms: set[str] | None = None, skip: str = "", namespace: str = "/") -> Logged:
+def logged(
+    number: int, *, rooms: set[str] | None = None, skip: str = "", namespace: str = "/"
+) -> LoggedEvent:
     audience = None if rooms is None else frozenset(rooms)
-    return Logged(number, f"b.{number}", f"e{number}", namespace, audience, frozenset([skip] if skip else []))
+    return LoggedEvent(
+        number, f"b.{number}", f"e{number}", namespace, audience, frozenset([skip] if skip else [])
+    )
 
 
-# Ann is in the kitchen after 4 and through 8: 5 and 8 are for her there, 3 and 9 are not.
+# Ann is in the kitchen after 4 and through 8: events 5 and 8 are for Ann, events 3 and 9 are not.
 EVENTS = (
     logged(1),
     logged(2),
@@ -51,9 +52,9 @@ EVENTS = (
     logged(12),
 )
 FOR_ANN = (2, 4, 5, 8, 11)
-"""12 comes after the marker; her session starts after 1."""
+"""Event 12 follows the marker; Ann's session starts after event 1."""
 ANN = Session("/", "ann", 1, (Membership("kitchen", 4, 8),))
-TRUTH = Truth(EVENTS, {("/", "ann"): ANN})
+STORE = StoreContents(EVENTS, {("/", "ann"): ANN})
 MOVES = (Moved("/", "ann", "kitchen", True, "b.4", "b.5"), Moved("/", "ann", "kitchen", False, "b.8", "b.9"))
 
 
@@ -68,110 +69,127 @@ def evidence(
     return Evidence((history,), published, moves, frozenset({"e11"}))
 
 
-def faults(given_evidence: Evidence, truth: Truth = TRUTH) -> Counter[Fault]:
-    return Counter(finding.fault for finding in judge(given_evidence, truth).findings)
+def faults(given_evidence: Evidence, store: StoreContents = STORE) -> Counter[Fault]:
+    return Counter(finding.fault for finding in judge(given_evidence, store).findings)
 
 
 CLEAN = tuple(received(number) for number in FOR_ANN)
 
 
-def test_a_client_that_received_what_its_twin_would_have_is_content() -> None:
-    verdict = judge(evidence(*CLEAN), TRUTH)
+def test_no_finding() -> None:
+    """A client with the events of its twin has no finding."""
+    verdict = judge(evidence(*CLEAN), STORE)
     assert verdict.kept
     assert verdict.checked[Fault.LOST] == verdict.checked[Fault.LEAKED] == len(FOR_ANN)
     assert verdict.checked[Fault.ROOMS] == 2
 
 
-def test_what_comes_after_the_marker_is_neither_owed_nor_leaked() -> None:
+def test_events_after_the_marker() -> None:
+    """An event after the marker is neither lost nor leaked."""
     assert not faults(evidence(*CLEAN, received(12)))
 
 
 @pytest.mark.parametrize("missing", FOR_ANN)
-def test_an_event_that_is_missing_is_lost(missing: int) -> None:
+def test_lost(missing: int) -> None:
+    """An event that the client never received is lost."""
     rest = [entry for entry in CLEAN if entry.id != f"e{missing}"]
     assert faults(evidence(*rest)) == {Fault.LOST: 1}
 
 
 @pytest.mark.parametrize("stranger", [1, 3, 6, 7, 9, 10])
-def test_an_event_that_is_for_others_is_leaked(stranger: int) -> None:
+def test_leaked(stranger: int) -> None:
+    """An event for other clients is leaked."""
     entries = sorted([*CLEAN, received(stranger)], key=lambda entry: int(entry.id[1:]))
     assert faults(evidence(*entries)) == {Fault.LEAKED: 1}
 
 
-def test_an_event_that_comes_twice_is_repeated_wherever_it_comes() -> None:
+def test_repeated() -> None:
+    """An event received twice is repeated, at any position."""
     assert faults(evidence(*CLEAN, CLEAN[0])) == {Fault.REPEATED: 1}
     assert faults(evidence(CLEAN[0], *CLEAN)) == {Fault.REPEATED: 1}
 
 
-def test_an_event_after_a_later_one_is_misordered() -> None:
+def test_misordered() -> None:
+    """An event received after a later event is misordered."""
     first, second, *rest = CLEAN
     assert faults(evidence(second, first, *rest)) == {Fault.MISORDERED: 1}
     assert faults(evidence(*rest, first, second)) == {Fault.MISORDERED: 2}
 
 
 @given(st.permutations(range(len(CLEAN))))
-def test_every_order_but_the_right_one_is_found(order: list[int]) -> None:
+def test_any_order(order: list[int]) -> None:
+    """Every order of events except the log's order is misordered."""
     found = faults(evidence(*[CLEAN[index] for index in order]))
     assert set(found) == (set() if order == sorted(order) else {Fault.MISORDERED})
 
 
-def test_what_is_received_and_not_in_the_log_was_sent_too_early() -> None:
+def test_received_and_unlogged() -> None:
+    """A received event that is not in the log is unlogged."""
     assert faults(evidence(*CLEAN, received(99))) == {Fault.UNLOGGED: 1}
 
 
-def test_what_is_acknowledged_and_not_in_the_log_was_not_durable() -> None:
+def test_acknowledged_and_unlogged() -> None:
+    """An acknowledged event that is not in the log is unlogged."""
     assert faults(evidence(*CLEAN, published=(Published("e99", "b.99"),))) == {Fault.UNLOGGED: 1}
 
 
-def test_an_acknowledgement_with_another_offset_than_the_log_has_is_found() -> None:
+def test_acknowledged_offset_differs() -> None:
+    """An acknowledged offset that differs from the log's offset is reused."""
     assert not faults(evidence(*CLEAN, published=(Published("e5", "b.5"),)))
     assert faults(evidence(*CLEAN, published=(Published("e5", "b.77"),))) == {Fault.REUSED: 1}
     assert faults(evidence(*CLEAN, published=(Published("e5", None),))) == {Fault.REUSED: 1}
 
 
-def test_an_offset_that_two_events_came_with_is_reused() -> None:
+def test_offset_of_two_events() -> None:
+    """An offset received with two events is reused."""
     entries = [received(4, offset="b.2") if entry.id == "e4" else entry for entry in CLEAN]
     assert faults(evidence(*entries)) == {Fault.REUSED: 1}
 
 
-def test_the_same_number_of_another_start_of_the_server_is_another_offset() -> None:
+def test_offset_of_another_epoch() -> None:
+    """An offset with the right sequence and another epoch is reused."""
     entries = [received(4, offset="c.4") if entry.id == "e4" else entry for entry in CLEAN]
     assert faults(evidence(*entries)) == {Fault.REUSED: 1}
 
 
-def test_an_event_that_is_stored_twice_is_repeated() -> None:
-    twice = replace(TRUTH, events=(*EVENTS, replace(EVENTS[11], number=13, offset="b.13")))
+def test_stored_twice() -> None:
+    """An event stored twice is repeated."""
+    twice = replace(STORE, events=(*EVENTS, replace(EVENTS[11], sequence=13, offset="b.13")))
     assert faults(evidence(*CLEAN), twice)[Fault.REPEATED] == 1
 
 
-def test_volatile_events_are_nobody_s_business() -> None:
+def test_volatile_events() -> None:
+    """Volatile events are not judged."""
     assert not faults(evidence(*CLEAN, Received("ann", VOLATILE, "v1", "b.11")))
 
 
-def test_a_returning_client_with_a_new_session_was_refused() -> None:
+def test_new_session() -> None:
+    """A reconnection that got a new session is refused, and has no other finding."""
     ann = Connected("ann", returning=True, recovered=True)
     bob = Connected("bob", returning=True, recovered=False)
-    both = replace(TRUTH, sessions={("/", "ann"): ANN, ("/", "bob"): Session("/", "bob", 9, ())})
+    both = replace(STORE, sessions={("/", "ann"): ANN, ("/", "bob"): Session("/", "bob", 9, ())})
     story = evidence(*CLEAN[:3], ann, *CLEAN[3:4], bob, received(10, "bob"), received(11, "bob"))
     verdict = judge(story, both)
-    # What the first session would have received later is nobody's loss beside that.
+    # The later events of the first session are not lost in addition.
     assert [finding.fault for finding in verdict.findings] == [Fault.REFUSED]
     assert (verdict.recovered, verdict.returns) == (1, 2)
 
 
-def test_a_client_that_was_sent_away_was_refused() -> None:
-    assert faults(evidence(*CLEAN, SentAway("1 None"))) == {Fault.REFUSED: 1}
+def test_disconnected_by_server() -> None:
+    """A client disconnected by the server is refused."""
+    assert faults(evidence(*CLEAN, DisconnectedByServer("1 None"))) == {Fault.REFUSED: 1}
 
 
-def test_a_session_that_is_not_stored_was_refused() -> None:
-    assert faults(evidence(), Truth(EVENTS, {}))[Fault.REFUSED] == 1
+def test_session_not_stored() -> None:
+    """A session that is not in the store is refused."""
+    assert faults(evidence(), StoreContents(EVENTS, {}))[Fault.REFUSED] == 1
 
 
 # Rooms ----------------------------------------------------------------------------------------------
 
 
-def stored(*memberships: Membership) -> Truth:
-    return Truth(EVENTS, {("/", "ann"): replace(ANN, memberships=memberships)})
+def stored(*memberships: Membership) -> StoreContents:
+    return StoreContents(EVENTS, {("/", "ann"): replace(ANN, memberships=memberships)})
 
 
 @pytest.mark.parametrize(
@@ -185,84 +203,36 @@ def stored(*memberships: Membership) -> Truth:
         pytest.param([Membership("kitchen", 4, 8), Membership("hall", 4, 8)], id="another room"),
     ],
 )
-def test_stored_memberships_that_differ_from_what_was_acknowledged_are_found(
+def test_memberships_differ(
     memberships: list[Membership],
 ) -> None:
+    """Stored memberships that differ from the acknowledged moves are found."""
     assert faults(evidence(*CLEAN), stored(*memberships))[Fault.ROOMS] >= 1
 
 
-def test_a_join_that_was_not_acknowledged_may_have_happened_or_not() -> None:
+def test_join_without_acknowledgement() -> None:
+    """A join without an acknowledgement may be stored or not."""
     unknown = (Moved("/", "ann", "kitchen", True, None, None),)
-    for truth in (stored(), stored(Membership("kitchen", 4, 8))):
-        assert not faults(evidence(*CLEAN, moves=unknown), truth)[Fault.ROOMS]
+    for store in (stored(), stored(Membership("kitchen", 4, 8))):
+        assert not faults(evidence(*CLEAN, moves=unknown), store)[Fault.ROOMS]
 
 
-def test_joining_a_room_that_one_is_in_changes_nothing() -> None:
+def test_second_join() -> None:
+    """A second join of a room changes nothing."""
     again = (MOVES[0], Moved("/", "ann", "kitchen", True, "b.5", "b.7"), MOVES[1])
     assert not faults(evidence(*CLEAN, moves=again))
 
 
-# The plan -------------------------------------------------------------------------------------------
+# The report -----------------------------------------------------------------------------------------
 
 
-def test_a_seed_makes_one_plan_and_another_seed_another() -> None:
-    plan = make_plan(Settings(seed=7))
-    assert plan == make_plan(Settings(seed=7)) != make_plan(Settings(seed=8))
-    assert list(islice(publications(plan, 0), 100)) == list(islice(publications(plan, 0), 100))
-    assert list(islice(publications(plan, 0), 100)) != list(islice(publications(plan, 1), 100))
-
-
-@given(st.integers(1, 12), st.integers(1, 5), st.integers(0, 30), st.integers(0, 5), st.integers(0, 99))
-def test_a_plan_has_what_was_asked_for(clients: int, rooms: int, cuts: int, kills: int, seed: int) -> None:
-    plan = make_plan(Settings(clients=clients, rooms=rooms, cuts=cuts, kills=kills, events=500, seed=seed))
-    actions = [step.action for step in plan.steps]
-    assert len(plan.members) == clients
-    assert sum(isinstance(action, Cut) for action in actions) == cuts
-    assert sum(isinstance(action, Kill) for action in actions) == kills
-    assert abs(sum(step.after_events for step in plan.steps) - 500) <= len(actions)
-    joined = [set(member.rooms) for member in plan.members]
-    for action in actions:
-        moves = action.moves if isinstance(action, Cut) else [action] if isinstance(action, Move) else []
-        for move in moves:
-            assert (move.room in joined[move.client]) != move.joining
-            joined[move.client] ^= {move.room}
-
-
-# Packets and the report -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ('0{"sid":"s"}', packets.Packet("0", 0, "/", None, {"sid": "s"})),
-        ("1/other,", packets.Packet("1", 0, "/other", None, None)),
-        ('2["a",1]', packets.Packet("2", 0, "/", None, ["a", 1])),
-        ('2/other,12["a"]', packets.Packet("2", 0, "/other", 12, ["a"])),
-        ('51-/other,["a",{}]', packets.Packet("5", 1, "/other", None, ["a", {}])),
-        ('30["x.1"]', packets.Packet("3", 0, "/", 0, ["x.1"])),
-    ],
-)
-def test_packets_are_read(text: str, expected: packets.Packet) -> None:
-    assert packets.decode(text) == expected
-
-
-@pytest.mark.parametrize("text", ["", "x", "2[", "9[]"])
-def test_what_is_no_packet_is_refused(text: str) -> None:
-    with pytest.raises(NotAPacket):
-        packets.decode(text)
-
-
-def test_attachments_take_the_places_of_their_placeholders() -> None:
-    data = ["a", {"b": [{"_placeholder": True, "num": 1}, {"_placeholder": True, "num": 0}]}]
-    assert packets.filled(data, [b"0", b"1"]) == ["a", {"b": [b"1", b"0"]}]
-
-
-def test_the_report_names_what_was_broken_and_how_to_repeat_it() -> None:
+def test_report() -> None:
+    """The report names the broken promises and the command for a repetition."""
     settings = Settings(seed=42)
-    broken = judge(evidence(*CLEAN[1:], SentAway("1 None")), TRUTH)
+    broken = judge(evidence(*CLEAN[1:], DisconnectedByServer("1 None")), STORE)
     text = report(settings, Outcome(broken, 12, 5, Counter(cuts=3, kills=1), ("the server yawned",)))
     assert "lost" in text and "never received e2 (b.2)" in text
     assert "Note: the server yawned." in text and "PROMISES WERE BROKEN." in text
     assert "--clients 50 --rooms 10 --cuts 200 --kills 30" in text and text.endswith("--seed 42")
-    kept = judge(evidence(*CLEAN), TRUTH)
+    kept = judge(evidence(*CLEAN), STORE)
     assert "All promises were kept." in report(settings, Outcome(kept, 12, 5, Counter(), ()))

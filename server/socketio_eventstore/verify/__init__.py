@@ -1,6 +1,6 @@
-"""``socketio-eventstore verify``: chaos against a server of its own, and a judgement of what clients saw.
+"""``socketio-eventstore verify``: breaks a scratch server, and checks the clients' events against the log.
 
-``plan`` decides from a seed what happens, ``world`` lets it happen, ``truth`` reads afterwards what the
-log holds, ``judge`` compares that with what each client received, ``report`` prints it. The clients
-share no code with the server: what they know is the protocol.
+``plan`` makes the steps of a run from a seed. ``runner`` runs the plan. ``store`` reads the log and the
+sessions afterwards. ``judge`` compares the store with each client's history. ``report`` prints the result.
+The clients share no code with the server, and know only the protocol.
 """

@@ -1,4 +1,4 @@
-"""The clients and the publishers of a run, and what is written down about them."""
+"""The clients and publishers of a run, and the records of published events and moves."""
 
 from __future__ import annotations
 
@@ -9,115 +9,115 @@ from contextlib import suppress
 from random import Random
 from typing import Final
 
-from socketio_eventstore.verify.client import Client, Unanswered
+from socketio_eventstore.verify.client import Client, NotAcknowledged
+from socketio_eventstore.verify.event_counter import EventCounter
 from socketio_eventstore.verify.handlers import PUBLISHERS as PUBLISHERS_NAMESPACE
 from socketio_eventstore.verify.history import MARKER, VOLATILE, History, Moved, Published, Received
-from socketio_eventstore.verify.meter import Meter
 from socketio_eventstore.verify.plan import (
     NAMESPACES,
     PUBLISHERS,
     Move,
     Plan,
     Publication,
-    Wire,
+    TransportKind,
     publications,
 )
 
 _WINDOW: Final = 2
-"""Events that a publisher has on the way at a time."""
-_PATIENCE_SECONDS: Final = 20.0
+"""The most events of one publisher without an acknowledgement."""
+_TIMEOUT_SECONDS: Final = 20.0
 
 
-class Crowd:
-    """Everybody who connects to the server."""
+class Clients:
+    """All clients of the server: the members, which are under test, and the publishers."""
 
-    def __init__(self, plan: Plan, url: str, meter: Meter) -> None:
+    def __init__(self, plan: Plan, url: str, counter: EventCounter) -> None:
         self.published: list[Published] = []
         self.moves: list[Moved] = []
         self.markers: set[str] = set()
         self._plan = plan
-        self._meter = meter
+        self._counter = counter
         self._move_ids = itertools.count(1)
         self._stopping = False
         self.members = [
-            self._client(f"client {number}", member.namespace, member.wire, url)
-            for number, member in enumerate(plan.members)
+            self._client(f"client {index}", member.namespace, member.transport_kind, url)
+            for index, member in enumerate(plan.members)
         ]
         self.publishers = [
-            self._client(f"publisher {number}", PUBLISHERS_NAMESPACE, Wire.WEBSOCKET, url)
-            for number in range(PUBLISHERS)
+            self._client(f"publisher {index}", PUBLISHERS_NAMESPACE, TransportKind.WEBSOCKET, url)
+            for index in range(PUBLISHERS)
         ]
-        self._moving = [asyncio.Lock() for _ in self.members]
-        self._marked: set[str] = set()
+        self._move_locks = [asyncio.Lock() for _ in self.members]
+        self._with_marker: set[str] = set()
 
     @property
-    def everyone(self) -> list[Client]:
-        """Members first, then publishers, as the plan numbers them."""
+    def all_clients(self) -> list[Client]:
+        """The members, then the publishers; the plan's client indexes refer to this order."""
         return [*self.members, *self.publishers]
 
-    async def gather(self, seconds: float) -> bool:
-        """Wait until everybody is connected; return whether it came to that."""
+    async def wait_until_connected(self, timeout_seconds: float) -> bool:
+        """Wait until all clients are connected. Returns False after the timeout."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                for client in self.everyone:
+            async with asyncio.timeout(timeout_seconds):
+                for client in self.all_clients:
                     await client.connected.wait()
-        return all(client.connected.is_set() for client in self.everyone)
+        return all(client.connected.is_set() for client in self.all_clients)
 
-    async def settle_in(self) -> None:
-        """Everybody joins the rooms of the beginning."""
+    async def join_initial_rooms(self) -> None:
+        """Let each member join its rooms of the plan."""
         await asyncio.gather(
             *(
-                self.move(Move(number, room, joining=True, own=True))
-                for number, member in enumerate(self._plan.members)
+                self.move(Move(index, room, joining=True, own=True))
+                for index, member in enumerate(self._plan.members)
                 for room in member.rooms
             )
         )
 
-    async def move(self, wish: Move) -> None:
-        """Let a member join or leave a room; those of one member come one after the other."""
-        asked = self.members[wish.client] if wish.own else self.publishers[wish.client % PUBLISHERS]
-        # Nobody waits for a connection inside of the lock: others may move a member that stays away.
-        while await _connected(asked):
-            async with self._moving[wish.client]:
-                if asked.connected.is_set():
-                    await self._ask(asked, wish, self.members[wish.client])
+    async def move(self, move: Move) -> None:
+        """Let a member join or leave a room. The moves of one member never overlap."""
+        caller = self.members[move.client] if move.own else self.publishers[move.client % PUBLISHERS]
+        # The wait for a connection is outside the lock: a publisher may move a member that stays away.
+        while await _connected(caller):
+            async with self._move_locks[move.client]:
+                if caller.connected.is_set():
+                    await self._call_move(caller, move, self.members[move.client])
                     return
 
-    async def _ask(self, asked: Client, wish: Move, member: Client) -> None:
-        sid, name = member.sid, f"move {next(self._move_ids)}"
-        message: dict[str, object] = {"id": name, "sid": sid, "namespace": member.namespace}
-        message |= {"room": wish.room, "joining": wish.joining}
+    async def _call_move(self, caller: Client, move: Move, member: Client) -> None:
+        sid, move_id = member.sid, f"move {next(self._move_ids)}"
+        message: dict[str, object] = {"id": move_id, "sid": sid, "namespace": member.namespace}
+        message |= {"room": move.room, "joining": move.joining}
         before = after = None
         try:
-            with suppress(Unanswered):
-                before, after = await asked.call("move", message)
-        finally:  # it may happen even if nobody waits for it any more
-            self.moves.append(Moved(member.namespace, sid, wish.room, wish.joining, before, after))
+            with suppress(NotAcknowledged):
+                before, after = await caller.call("move", message)
+        finally:  # also when cancelled: the server may handle the move all the same
+            self.moves.append(Moved(member.namespace, sid, move.room, move.joining, before, after))
         for offset, edge in ((before, "<"), (after, ">")):
             if offset is not None:
-                self.published.append(Published(name + edge, offset))
+                self.published.append(Published(move_id + edge, offset))
 
     # Publishing -------------------------------------------------------------------------------------
 
     async def publish(self) -> None:
-        """Publish as fast as the server acknowledges, until ``stop_publishing``."""
+        """Publish events at the rate of the acknowledgements, until ``stop_publishing``."""
         async with asyncio.TaskGroup() as group:
-            for number, publisher in enumerate(self.publishers):
-                supply = publications(self._plan, number)
+            for index, publisher in enumerate(self.publishers):
+                supply = publications(self._plan, index)
                 for _ in range(_WINDOW):
-                    group.create_task(self._pump(publisher, supply))
+                    group.create_task(self._publish_all(publisher, supply))
 
     def stop_publishing(self) -> None:
-        """Let ``publish`` return, when what is on the way has been answered or lost."""
+        """Let ``publish`` return after the acknowledgement or loss of each event already sent."""
         self._stopping = True
-        self._meter.look()
+        self._counter.check_waiters()
 
-    async def _pump(self, publisher: Client, supply: Iterator[Publication]) -> None:
+    async def _publish_all(self, publisher: Client, supply: Iterator[Publication]) -> None:
         while not self._stopping:
-            await self._meter.until(lambda: self._meter.may_go_on or self._stopping)
-            # An event is published once at most: what was on the way may be stored or not.
+            await self._counter.wait_for(lambda: self._counter.may_publish or self._stopping)
+            # Each event is sent at most once: an event without acknowledgement may be stored or not.
             if await _connected(publisher) and not self._stopping:
-                with suppress(Unanswered):
+                with suppress(NotAcknowledged):
                     await self._publish(publisher, self._message(next(supply)))
 
     def _message(self, publication: Publication) -> dict[str, object]:
@@ -136,45 +136,45 @@ class Crowd:
 
     async def _publish(self, publisher: Client, message: dict[str, object]) -> None:
         offset = await publisher.call("publish", message)
-        self._meter.add()
+        self._counter.add()
         if message["name"] != VOLATILE:
             self.published.append(Published(str(message["id"]), offset))
 
     # The end ----------------------------------------------------------------------------------------
 
-    async def mark_the_end(self) -> bool:
-        """Send everybody a last event, and wait until they have it; return whether they do."""
+    async def send_markers(self) -> bool:
+        """Send a last event to each namespace and wait for it. Returns whether all members have it."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(_PATIENCE_SECONDS):
+            async with asyncio.timeout(_TIMEOUT_SECONDS):
                 for namespace in NAMESPACES:
-                    await self._mark(namespace)
-                await self._meter.until(lambda: len(self._marked) == len(self.members))
-        return len(self._marked) == len(self.members)
+                    await self._send_marker(namespace)
+                await self._counter.wait_for(lambda: len(self._with_marker) == len(self.members))
+        return len(self._with_marker) == len(self.members)
 
-    async def _mark(self, namespace: str) -> None:
+    async def _send_marker(self, namespace: str) -> None:
         for attempt in itertools.count():
-            name = f"{MARKER} {namespace} {attempt}"
-            message: dict[str, object] = {"id": name, "name": MARKER, "namespace": namespace}
+            marker = f"{MARKER} {namespace} {attempt}"
+            message: dict[str, object] = {"id": marker, "name": MARKER, "namespace": namespace}
             message |= {"to": None, "skip": None, "binary": False}
             await self.publishers[0].connected.wait()
-            with suppress(Unanswered):
+            with suppress(NotAcknowledged):
                 await self._publish(self.publishers[0], message)
-                self.markers.add(name)
+                self.markers.add(marker)
                 return
 
-    def _client(self, name: str, namespace: str, wire: Wire, url: str) -> Client:
-        chance = Random(f"{self._plan.settings.seed}/{name}")  # noqa: S311 -- to be repeatable
+    def _client(self, name: str, namespace: str, transport_kind: TransportKind, url: str) -> Client:
+        random = Random(f"{self._plan.settings.seed}/{name}")  # noqa: S311 -- repeatable by the seed
 
-        def listen(received: Received) -> None:
+        def listener(received: Received) -> None:
             if received.name == MARKER:
-                self._marked.add(name)
-                self._meter.look()
+                self._with_marker.add(name)
+                self._counter.check_waiters()
 
-        return Client(History(name, namespace), url, wire, chance, listen)
+        return Client(History(name, namespace), url, transport_kind, random, listener)
 
 
 async def _connected(client: Client) -> bool:
     with suppress(TimeoutError):
-        async with asyncio.timeout(_PATIENCE_SECONDS):
+        async with asyncio.timeout(_TIMEOUT_SECONDS):
             await client.connected.wait()
     return client.connected.is_set()

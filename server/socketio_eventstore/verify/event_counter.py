@@ -1,4 +1,4 @@
-"""Counting what was acknowledged, and waiting for it."""
+"""The counter of acknowledged events, and the waiting for its conditions."""
 
 from __future__ import annotations
 
@@ -7,51 +7,51 @@ from collections.abc import Callable
 from contextlib import suppress
 
 
-class Meter:
-    """The events that were acknowledged: the clock of the plan, which also says how far it may run."""
+class EventCounter:
+    """The number of acknowledged events: the clock of the plan, and the limit for the publishers."""
 
     def __init__(self) -> None:
         self.count = 0
-        self._allowed: float = 0
-        self._waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
+        self._limit: float = 0
+        self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
 
     def add(self) -> None:
-        """One more event was acknowledged."""
+        """Count one acknowledged event."""
         self.count += 1
-        self.look()
+        self.check_waiters()
 
     @property
-    def may_go_on(self) -> bool:
-        """Whether more events are to be published now."""
-        return self.count < self._allowed
+    def may_publish(self) -> bool:
+        """Whether publishers may publish further events now."""
+        return self.count < self._limit
 
     def allow(self, events: float) -> None:
-        """Let so many more events be published."""
-        self._allowed = self.count + events
-        self.look()
+        """Set the limit to ``events`` more than the present count."""
+        self._limit = self.count + events
+        self.check_waiters()
 
-    def look(self) -> None:
-        """Something may have come true."""
-        for entry in [entry for entry in self._waiting if entry[0]()]:
-            self._waiting.remove(entry)
-            if not entry[1].done():
-                entry[1].set_result(None)
+    def check_waiters(self) -> None:
+        """Wake each waiter with a true condition. Called after every change of a condition."""
+        for waiter in [waiter for waiter in self._waiters if waiter[0]()]:
+            self._waiters.remove(waiter)
+            if not waiter[1].done():
+                waiter[1].set_result(None)
 
-    async def until(self, true: Callable[[], bool]) -> None:
-        """Wait for something that ``look`` can find to have come true."""
-        if not true():
+    async def wait_for(self, condition: Callable[[], bool]) -> None:
+        """Wait until ``condition`` is true; evaluated by ``check_waiters``."""
+        if not condition():
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            entry = (true, future)
-            self._waiting.append(entry)
+            waiter = (condition, future)
+            self._waiters.append(waiter)
             try:
                 await future
             finally:
-                if entry in self._waiting:
-                    self._waiting.remove(entry)
+                if waiter in self._waiters:
+                    self._waiters.remove(waiter)
 
-    async def more(self, events: int, at_most_seconds: float) -> None:
-        """Wait until so many more events are acknowledged, or until it takes too long."""
+    async def wait_for_more(self, events: int, timeout_seconds: float) -> None:
+        """Wait until ``events`` more events are acknowledged, or until the timeout."""
         goal = self.count + events
         with suppress(TimeoutError):
-            async with asyncio.timeout(at_most_seconds):
-                await self.until(lambda: self.count >= goal)
+            async with asyncio.timeout(timeout_seconds):
+                await self.wait_for(lambda: self.count >= goal)

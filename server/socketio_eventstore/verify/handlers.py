@@ -1,4 +1,4 @@
-"""The handlers of the server that ``verify`` starts: what clients and publishers ask it to do."""
+"""The handlers of the scratch server, called by the members and the publishers."""
 
 from __future__ import annotations
 
@@ -11,26 +11,29 @@ from socketio_eventstore.verify.history import VOLATILE
 from socketio_eventstore.verify.plan import NAMESPACES
 
 PUBLISHERS = "/publishers"
-"""The namespace in which events are asked for; nothing is emitted there."""
+"""The namespace of the publishers' calls. No event is emitted to this namespace."""
 
 
 def register(sio: Any) -> None:
-    """Called by the server at its start."""
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    """Register the handlers. Called by the server at its start."""
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     for namespace in NAMESPACES:
-        Members(sio, namespace)
-    Publishers(sio)
+        MemberHandlers(sio, namespace)
+    PublisherHandlers(sio)
 
 
-def _end_with_the_parent() -> None:
-    """Standard input is a pipe that only the parent holds: its end is the parent's, however it came."""
+def _exit_with_parent() -> None:
+    """Exit at the end of standard input, a pipe held by the parent only.
+
+    The pipe ends with the parent process, even after a kill.
+    """
     while os.read(0, 1024):
         pass
     os._exit(1)
 
 
-class Members:
-    """What the clients under test may do, in one namespace."""
+class MemberHandlers:
+    """The handlers for the members, the clients under test, in one namespace."""
 
     def __init__(self, sio: Any, namespace: str) -> None:
         self._sio, self._namespace = sio, namespace
@@ -38,17 +41,17 @@ class Members:
         sio.on("move", self.move, namespace=namespace)
 
     async def connect(self, sid: str, *_: object) -> None:
-        """Greet everyone who comes: what is emitted here must wait for the CONNECT packet."""
+        """Emit an event to the connecting client. The event must follow the CONNECT packet."""
         content = {"id": f"welcome {secrets.token_hex(8)}"}
         await self._sio.emit("welcome", content, to=sid, namespace=self._namespace)
 
     async def move(self, sid: str, message: dict[str, Any]) -> list[str]:
-        """Join or leave a room oneself."""
+        """Let the calling client join or leave a room."""
         return await move(self._sio, self._namespace, sid, message)
 
 
-class Publishers:
-    """What publishers may do: emit to anybody, and move anybody."""
+class PublisherHandlers:
+    """The handlers for publishers: emits to any session, and moves of any session."""
 
     def __init__(self, sio: Any) -> None:
         self._sio = sio
@@ -57,10 +60,10 @@ class Publishers:
         sio.on("move", self.move, namespace=PUBLISHERS)
 
     async def connect(self, _sid: str, *_: object) -> None:
-        """Everyone may."""
+        """Accept every client."""
 
     async def publish(self, _sid: str, message: dict[str, Any]) -> str | None:
-        """Emit an event; the answer is its offset."""
+        """Emit an event. The acknowledgement is the event's offset."""
         content = {"id": message["id"]}
         if message["binary"]:
             content["blob"] = message["id"].encode()
@@ -76,12 +79,15 @@ class Publishers:
         return offset
 
     async def move(self, _sid: str, message: dict[str, Any]) -> list[str]:
-        """Let somebody join or leave a room, connected or away."""
+        """Let a session join or leave a room, connected or away."""
         return await move(self._sio, message["namespace"], message["sid"], message)
 
 
 async def move(sio: Any, namespace: str, sid: str, message: dict[str, Any]) -> list[str]:
-    """Join or leave between two events for the session alone; their offsets say where it happened."""
+    """Join or leave a room between two events for the session alone.
+
+    Returns the offsets of both events; the join or leave lies between these offsets.
+    """
     offsets = []
     offsets.append(await sio.emit("moving", {"id": f"{message['id']}<"}, to=sid, namespace=namespace))
     if message["joining"]:

@@ -1,4 +1,4 @@
-"""What is written down while the chaos runs: the evidence that ``judge`` gets."""
+"""The records of a run: the evidence for ``judge``."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 MARKER = "marker"
-"""The name of the last event of a run, which goes to everyone in a namespace."""
+"""The name of the last event of a run, sent to all sessions of a namespace."""
 VOLATILE = "volatile"
-"""The name of events that are not stored, so nothing is promised of them."""
+"""The name of events that are not stored. No promise covers volatile events."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +17,9 @@ class Connected:
 
     sid: str
     returning: bool
-    """Whether the client had sent the private id of its session."""
+    """Whether the client had sent a pid."""
     recovered: bool
-    """Whether it was given that session back, as the official client decides it: the pid is the same."""
+    """Whether the pid is the previous pid; the official client sets ``recovered`` by the same rule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,27 +27,27 @@ class Received:
     """A listener of the client was called."""
 
     sid: str
-    """The client's session at that moment."""
+    """The client's session at the time of the call."""
     name: str
     id: str
-    """What the publisher put into the event; no two events have the same."""
+    """The publisher's id of the event; unique among all events."""
     offset: str | None
-    """The last argument, if it was text."""
+    """The last argument, if text."""
 
 
 @dataclass(frozen=True, slots=True)
-class SentAway:
-    """The server sent DISCONNECT or CONNECT_ERROR, after which a client does not return by itself."""
+class DisconnectedByServer:
+    """The server sent DISCONNECT or CONNECT_ERROR. The official client does not reconnect after either."""
 
     reason: str
 
 
-Entry: TypeAlias = Connected | Received | SentAway
+Entry: TypeAlias = Connected | Received | DisconnectedByServer
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Everything that one client saw, in order."""
+    """All packets of one client, in order."""
 
     client: str
     namespace: str
@@ -56,7 +56,7 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The server acknowledged an event: it is stored, and this is its offset."""
+    """The server acknowledged an event: the event is stored, with this offset."""
 
     id: str
     offset: str | None
@@ -64,25 +64,25 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """A handler was asked to let a session join or leave a room."""
+    """A client called a handler that lets a session join or leave a room."""
 
     namespace: str
     sid: str
     room: str
     joining: bool
     before: str | None
-    """Offset of an event emitted just before; None where the handler's answer never came."""
+    """The offset of an event emitted just before the move; None without an acknowledgement."""
     after: str | None
-    """Offset of an event emitted when the join or leave was on disk."""
+    """The offset of an event emitted after the move was on disk; None without an acknowledgement."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that was seen from outside."""
+    """All records of a run."""
 
     histories: tuple[History, ...]
     published: tuple[Published, ...]
     moves: tuple[Moved, ...]
-    """In the order in which they were asked for; those of one session never overlap."""
+    """In the order of the calls. The moves of one session never overlap."""
     markers: frozenset[str]
-    """The ids of the last events that were acknowledged; nothing after them is judged."""
+    """The ids of the acknowledged last events. Later events are not judged."""

@@ -1,4 +1,4 @@
-"""Socket.IO packets as a client reads and writes them (protocol 5, "Packet encoding"). No I/O."""
+"""Socket.IO packets of a client, without I/O. Source: Socket.IO protocol 5, "Packet encoding"."""
 
 from __future__ import annotations
 
@@ -17,51 +17,52 @@ BINARY_EVENT: Final = "5"
 _PACKET = re.compile(r"([0-6])(?:(\d+)-)?(?:(/[^,]*),?)?(\d+)?(.*)", re.DOTALL)
 
 
-class NotAPacket(ValueError):
-    """The server sent something that is no Socket.IO packet."""
+class InvalidPacket(ValueError):
+    """The server sent data that is not a Socket.IO packet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """A packet, its attachments not yet in place."""
+    """A decoded packet; ``data`` has placeholders for the attachments."""
 
     kind: str
     attachments: int
+    """The number of attachments."""
     namespace: str
     id: int | None
     data: Any
 
 
 def decode(text: str) -> Packet:
-    """Read a packet. Raises NotAPacket."""
+    """Decode a packet. Raises InvalidPacket."""
     match = _PACKET.fullmatch(text)
     if match is None:
-        raise NotAPacket(text[:80])
-    kind, attachments, namespace, number, data = match.groups()
+        raise InvalidPacket(text[:80])
+    kind, attachments, namespace, ack_id, data = match.groups()
     try:
         content = json.loads(data) if data else None
     except ValueError as error:
-        raise NotAPacket(text[:80]) from error
+        raise InvalidPacket(text[:80]) from error
     return Packet(
-        kind, int(attachments or 0), namespace or "/", None if number is None else int(number), content
+        kind, int(attachments or 0), namespace or "/", None if ack_id is None else int(ack_id), content
     )
 
 
-def encode(kind: str, namespace: str, data: object = None, number: int | None = None) -> str:
-    """The Engine.IO message of a packet."""
-    place = "" if namespace == "/" else f"{namespace},"
+def encode(kind: str, namespace: str, data: object = None, ack_id: int | None = None) -> str:
+    """Encode a packet as an Engine.IO message."""
+    prefix = "" if namespace == "/" else f"{namespace},"
     content = "" if data is None else json.dumps(data)
-    return f"4{kind}{place}{'' if number is None else number}{content}"
+    return f"4{kind}{prefix}{'' if ack_id is None else ack_id}{content}"
 
 
-def filled(value: Any, attachments: list[bytes]) -> Any:
-    """The data with the attachments in the places of their placeholders."""
+def with_attachments(value: Any, attachments: list[bytes]) -> Any:
+    """Return the data with each placeholder replaced by its attachment."""
     match value:
-        case {"_placeholder": True, "num": int(number)}:
-            return attachments[number]
+        case {"_placeholder": True, "num": int(index)}:
+            return attachments[index]
         case dict():
-            return {key: filled(item, attachments) for key, item in value.items()}
+            return {key: with_attachments(item, attachments) for key, item in value.items()}
         case list():
-            return [filled(item, attachments) for item in value]
+            return [with_attachments(item, attachments) for item in value]
         case _:
             return value

@@ -1,7 +1,7 @@
-"""What is going to happen, decided by a seed. Pure: the same settings give the same plan.
+"""The plan of a run, made from a seed. Pure: equal settings give equal plans.
 
-When something happens is counted in acknowledged events, not in seconds, so the same things happen at
-about the same places of the log on a slow machine and on a fast one.
+The unit of time in a plan is the acknowledged event, not the second. So the steps happen at about the same
+positions of the log on a slow and on a fast machine.
 """
 
 from __future__ import annotations
@@ -14,62 +14,62 @@ from typing import Final, Literal, TypeAlias
 
 NAMESPACES: Final = ("/", "/other")
 PUBLISHERS: Final = 4
-"""Clients of their own, in a namespace of their own; they are cut off like all others."""
+"""The number of publishers: clients of a separate namespace, with cuts like all clients."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How much is to happen."""
+    """The size of a run."""
 
     clients: int = 50
     rooms: int = 10
     cuts: int = 200
-    """Transports that are broken, each in one of the ways of ``Ending``."""
+    """The number of transports to break, each by a kind of ``CutKind``."""
     kills: int = 30
-    """SIGKILLs of the server, each followed by a start on the same port."""
+    """The number of SIGKILLs of the server, each followed by a start on the same port."""
     events: int = 10_000
-    """How many events are published, about."""
+    """The approximate number of published events."""
     duration_seconds: float = 300.0
-    """When this has passed, what has not happened yet is left out."""
+    """The time limit of a run; later steps are left out."""
     synchronous: Literal["full", "normal"] = "full"
     seed: int
 
 
-class Wire(StrEnum):
-    """How a client is connected."""
+class TransportKind(StrEnum):
+    """The kind of a client's transport."""
 
     WEBSOCKET = "websocket"
     POLLING = "polling"
     UPGRADE = "upgrade"
-    """Long-polling first, then a WebSocket, as official clients do by default."""
+    """Long-polling with an upgrade to WebSocket, the official client's default."""
 
 
-class Ending(StrEnum):
-    """How a transport ends."""
+class CutKind(StrEnum):
+    """The kind of a transport's end."""
 
     RESET = "reset"
-    """TCP connection reset, whatever was on the way."""
+    """A reset of the TCP connection, also with unsent data."""
     CLOSE = "close"
-    """Closed in order, without a word in Socket.IO."""
+    """A close of the transport, without a DISCONNECT packet."""
     SILENCE = "silence"
-    """Half-open: the client is gone without the server's knowledge, and takes its session over."""
+    """A half-open connection: the server does not see the end, and the client reconnects."""
     DISCONNECT = "disconnect"
-    """``socket.disconnect()``, later ``socket.connect()``."""
+    """A DISCONNECT packet, like ``socket.disconnect()``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A client of the plan."""
+    """A client under test."""
 
     namespace: str
-    wire: Wire
+    transport_kind: TransportKind
     rooms: tuple[str, ...]
-    """What it joins before the chaos."""
+    """The rooms joined before the first step."""
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A room is joined or left, at the client's own wish or at somebody else's."""
+    """A client joins or leaves a room, by its own call (``own``) or by a publisher's call."""
 
     client: int
     room: str
@@ -79,42 +79,42 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A client's transport ends; it comes back after a while."""
+    """The end of a client's transport, and the later reconnection."""
 
     client: int
-    """Beyond the members come the publishers."""
-    how: Ending
+    """The index of the client: the members first, then the publishers."""
+    kind: CutKind
     away_events: int = 0
-    """It stays away until so many more events are acknowledged."""
+    """The number of further acknowledged events before the reconnection."""
     moves: tuple[Move, ...] = ()
-    """What somebody else does to its rooms while it is away."""
+    """Moves of the client by a publisher before the reconnection."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """SIGKILL and a new start."""
+    """A SIGKILL and a new start of the server."""
 
 
 @dataclass(frozen=True, slots=True)
-class Gather:
-    """Wait until everybody is connected."""
+class WaitUntilConnected:
+    """A wait until all clients are connected."""
 
 
-Action: TypeAlias = Move | Cut | Kill | Gather
+Action: TypeAlias = Move | Cut | Kill | WaitUntilConnected
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing that happens."""
+    """One action of a plan."""
 
     after_events: int
-    """Acknowledged events since the step before."""
+    """The number of acknowledged events since the previous step."""
     action: Action
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Who takes part, and what happens to them."""
+    """The members and the steps of a run."""
 
     settings: Settings
     members: tuple[Member, ...]
@@ -123,72 +123,74 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """One event that a publisher emits."""
+    """One event of a publisher."""
 
     id: str
     namespace: str
     rooms: tuple[str, ...] = ()
     client: int | None = None
-    """Addressed to this one's own sid; without rooms and client it is for the whole namespace."""
+    """The index of a member to emit to. Without rooms and client, the event is for the whole namespace."""
     skipped: int | None = None
+    """The index of a member to skip."""
     volatile: bool = False
     binary: bool = False
 
 
 def make_plan(settings: Settings) -> Plan:
-    """The plan of a seed."""
-    chance = Random(settings.seed)  # noqa: S311 -- to be repeatable
+    """Return the plan of ``settings``."""
+    random = Random(settings.seed)  # noqa: S311 -- repeatable by the seed
     rooms = room_names(settings)
-    members = tuple(_member(number, rooms, chance) for number in range(settings.clients))
-    actions = list(_actions(settings, members, chance))
-    weights = [chance.expovariate(1.0) for _ in actions]
+    members = tuple(_member(index, rooms, random) for index in range(settings.clients))
+    actions = list(_actions(settings, members, random))
+    weights = [random.expovariate(1.0) for _ in actions]
     scale = settings.events / max(sum(weights), 1e-9)
     steps = (Step(round(weight * scale), action) for weight, action in zip(weights, actions, strict=True))
     return Plan(settings, members, tuple(steps))
 
 
 def room_names(settings: Settings) -> list[str]:
-    """The rooms' names."""
+    """Return the names of all rooms."""
     return [f"room {number}" for number in range(settings.rooms)]
 
 
-def _member(number: int, rooms: list[str], chance: Random) -> Member:
-    wire = chance.choices((Wire.WEBSOCKET, Wire.UPGRADE, Wire.POLLING), (6, 2, 2))[0]
-    joined = chance.sample(rooms, min(len(rooms), chance.randint(1, 4)))
-    return Member(NAMESPACES[number % 5 == 4], wire, tuple(joined))
+def _member(index: int, rooms: list[str], random: Random) -> Member:
+    kinds = (TransportKind.WEBSOCKET, TransportKind.UPGRADE, TransportKind.POLLING)
+    kind = random.choices(kinds, (6, 2, 2))[0]
+    joined = random.sample(rooms, min(len(rooms), random.randint(1, 4)))
+    return Member(NAMESPACES[index % 5 == 4], kind, tuple(joined))
 
 
-def _actions(settings: Settings, members: tuple[Member, ...], chance: Random) -> Iterator[Action]:
+def _actions(settings: Settings, members: tuple[Member, ...], random: Random) -> Iterator[Action]:
     moves = settings.cuts + settings.clients
     kinds = [Cut] * settings.cuts + [Kill] * settings.kills + [Move] * moves
-    chance.shuffle(kinds)
-    rooms = _Rooms(settings, members, chance)
+    random.shuffle(kinds)
+    rooms = _PlannedRooms(settings, members, random)
     for kind in kinds:
         if kind is Kill:
             yield Kill()
-            if chance.random() < 0.5:  # otherwise the next thing happens while some are on their way back
-                yield Gather()
+            if random.random() < 0.5:  # without the wait, the next step happens during reconnections
+                yield WaitUntilConnected()
         elif kind is Cut:
-            yield _cut(settings, rooms, chance)
+            yield _cut(settings, rooms, random)
         else:
-            yield rooms.move(chance.randrange(settings.clients), own=chance.random() < 0.7)
+            yield rooms.move(random.randrange(settings.clients), own=random.random() < 0.7)
 
 
-def _cut(settings: Settings, rooms: _Rooms, chance: Random) -> Cut:
-    client, how = chance.randrange(settings.clients + PUBLISHERS), chance.choice(list(Ending))
-    if client >= settings.clients or chance.random() < 0.5:
-        return Cut(client, how)
-    moves = tuple(rooms.move(client, own=False) for _ in range(chance.randint(0, 2)))
-    return Cut(client, how, chance.randint(1, 1 + settings.events // 50), moves)
+def _cut(settings: Settings, rooms: _PlannedRooms, random: Random) -> Cut:
+    client, kind = random.randrange(settings.clients + PUBLISHERS), random.choice(list(CutKind))
+    if client >= settings.clients or random.random() < 0.5:
+        return Cut(client, kind)
+    moves = tuple(rooms.move(client, own=False) for _ in range(random.randint(0, 2)))
+    return Cut(client, kind, random.randint(1, 1 + settings.events // 50), moves)
 
 
-class _Rooms:
-    """Who is in which room if all goes as planned, so that the plan leaves only rooms that were joined."""
+class _PlannedRooms:
+    """The rooms of each member if every step succeeds: the plan leaves only joined rooms."""
 
-    def __init__(self, settings: Settings, members: tuple[Member, ...], chance: Random) -> None:
+    def __init__(self, settings: Settings, members: tuple[Member, ...], random: Random) -> None:
         self._names = room_names(settings)
         self._joined = [set(member.rooms) for member in members]
-        self._chance = chance
+        self._chance = random
 
     def move(self, client: int, *, own: bool) -> Move:
         room, joined = self._chance.choice(self._names), self._joined[client]
@@ -201,27 +203,27 @@ class _Rooms:
 
 
 def publications(plan: Plan, publisher: int) -> Iterator[Publication]:
-    """What a publisher emits, without end."""
-    chance = Random(f"{plan.settings.seed}/{publisher}")  # noqa: S311 -- to be repeatable
+    """Yield the events of a publisher, without end."""
+    random = Random(f"{plan.settings.seed}/{publisher}")  # noqa: S311 -- repeatable by the seed
     rooms = room_names(plan.settings)
     by_namespace = {
-        namespace: [number for number, member in enumerate(plan.members) if member.namespace == namespace]
+        namespace: [index for index, member in enumerate(plan.members) if member.namespace == namespace]
         for namespace in NAMESPACES
     }
     number = 0
     while True:
         number += 1
-        namespace = chance.choices(NAMESPACES, (4, 1))[0]
-        there = by_namespace[namespace]
-        audience = chance.random()
+        namespace = random.choices(NAMESPACES, (4, 1))[0]
+        members = by_namespace[namespace]
+        audience = random.random()
         yield Publication(
             f"{publisher}-{number}",
             namespace,
-            rooms=tuple(chance.sample(rooms, min(len(rooms), 1 + (audience < 0.15))))
+            rooms=tuple(random.sample(rooms, min(len(rooms), 1 + (audience < 0.15))))
             if audience < 0.8
             else (),
-            client=chance.choice(there) if there and audience > 0.9 else None,
-            skipped=chance.choice(there) if there and chance.random() < 0.1 else None,
-            volatile=chance.random() < 0.05,
-            binary=chance.random() < 0.05,
+            client=random.choice(members) if members and audience > 0.9 else None,
+            skipped=random.choice(members) if members and random.random() < 0.1 else None,
+            volatile=random.random() < 0.05,
+            binary=random.random() < 0.05,
         )

@@ -1,4 +1,4 @@
-"""The server under test: a process of its own on a scratch store, to be killed and started again."""
+"""The scratch server: a process that a run kills and starts again."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from socketio_eventstore.verify.plan import Settings
 
 HOST: Final = "127.0.0.1"
 SERVE: Final = (sys.executable, "-m", "socketio_eventstore", "serve")
-"""The command that users start, too; it is called with --config and --port."""
+"""The same command as in production, called with --config and --port."""
 _START_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 15.0
 
-# Nothing expires and nothing is pruned, so afterwards the log is there from its first event. Frequent
-# heartbeats confirm what arrived; half-open connections end within the run.
+# No session expires and no event is pruned: the log is complete after the run. Frequent heartbeats confirm
+# the received events, and close half-open connections within the run.
 _CONFIG: Final = """\
 [server]
 host = "{host}"
@@ -38,11 +38,11 @@ synchronous = "{synchronous}"
 
 
 class CannotRun(Exception):
-    """The run cannot take place, or cannot be judged; the text says why."""
+    """The run cannot start, or cannot be judged. The text is the reason."""
 
 
 class Server:
-    """One server on one port, over all its lives. It ends with the process that started it."""
+    """The server on one port, over all restarts. The server exits with its parent process."""
 
     def __init__(self, folder: Path, settings: Settings, command: Sequence[str] = SERVE) -> None:
         self.database = folder / "events.db"
@@ -55,7 +55,7 @@ class Server:
         (folder / "config.toml").write_text(_CONFIG.format(host=HOST, synchronous=settings.synchronous))
 
     async def start(self) -> None:
-        """Return when it listens. Raises CannotRun."""
+        """Start the server and wait until it listens. Raises CannotRun."""
         environ = {name: text for name, text in os.environ.items() if not name.startswith("EVENTSTORE_")}
         with self.log_file.open("ab") as errors:
             self._process = await asyncio.create_subprocess_exec(
@@ -63,7 +63,7 @@ class Server:
                 *("--config", "config.toml", "--port", str(self._port)),
                 cwd=self._folder,
                 env=environ,
-                stdin=asyncio.subprocess.PIPE,  # the handlers end the server when this end is closed
+                stdin=asyncio.subprocess.PIPE,  # the handlers exit when the pipe is closed
                 stdout=asyncio.subprocess.PIPE,
                 stderr=errors,
             )
@@ -75,22 +75,22 @@ class Server:
             banner = ""
         match = re.search(r"Listening on (http://\S+:(\d+))", banner)
         if match is None:
-            raise CannotRun(f"the server did not start{self._last_words()}")
+            raise CannotRun(f"the server did not start{self._log_tail()}")
         self.url, self._port = match[1], int(match[2])
 
     async def kill(self) -> None:
-        """SIGKILL: it gets no chance to do anything. Raises CannotRun if it had ended by itself."""
+        """Kill the server by SIGKILL. Raises CannotRun if the server had exited before."""
         if self._process is None:
             return
         if self._process.returncode is not None:
             raise CannotRun(
-                f"the server ended by itself, with {self._process.returncode}{self._last_words()}"
+                f"the server exited by itself, with code {self._process.returncode}{self._log_tail()}"
             )
         self._process.kill()
         await self._process.wait()
 
     async def stop(self) -> None:
-        """End it in order, or else by force."""
+        """Stop the server by SIGTERM, and by SIGKILL after a timeout."""
         process, self._process = self._process, None
         if process is None or process.returncode is not None:
             return
@@ -103,13 +103,13 @@ class Server:
             process.kill()
             await process.wait()
         finally:
-            if process.returncode is None:  # cancelled while it waited
+            if process.returncode is None:  # this method was cancelled
                 process.kill()
 
     def tracebacks(self) -> int:
-        """How many errors with a traceback it has logged."""
+        """Return the number of tracebacks in the server's log."""
         return self.log_file.read_text(errors="replace").count("Traceback (most recent call last)")
 
-    def _last_words(self) -> str:
+    def _log_tail(self) -> str:
         lines = self.log_file.read_text(errors="replace").splitlines()[-5:]
         return "".join(f"\n{line}" for line in lines)

@@ -1,4 +1,4 @@
-"""The command: a scratch folder, a run with a progress bar, the report."""
+"""The command ``verify``: a scratch folder, a run with a progress bar, and the report."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import click
 from socketio_eventstore.verify.plan import Settings, make_plan
 from socketio_eventstore.verify.process import SERVE
 from socketio_eventstore.verify.report import report
-from socketio_eventstore.verify.world import Outcome, run
+from socketio_eventstore.verify.runner import Outcome, run
 
 BROKEN = 1
-"""The exit code when a promise was broken."""
+"""The exit code after a broken promise."""
 
 
 def verify(settings: Settings, *, keep: bool, command: Sequence[str] = SERVE) -> int:
-    """Run and report; returns the exit code. Raises CannotRun.
+    """Run, print the report, and return the exit code. Raises CannotRun.
 
-    ``command`` starts the server. The scratch folder is removed, unless ``keep`` is set or a promise
-    was broken.
+    ``command`` starts the server. The scratch folder is removed, except with ``keep`` and after a broken
+    promise.
     """
     folder = Path(tempfile.mkdtemp(prefix="socketio-eventstore-verify-"))
     try:

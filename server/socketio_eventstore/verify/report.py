@@ -1,4 +1,4 @@
-"""What the person who ran it reads."""
+"""The printed report of a run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 
 from socketio_eventstore.verify.judge import Fault, Verdict
 from socketio_eventstore.verify.plan import Settings
-from socketio_eventstore.verify.world import Outcome
+from socketio_eventstore.verify.runner import Outcome
 
 _EXAMPLES: Final = 3
 _CHECKED: Final = {
@@ -23,7 +23,7 @@ _CHECKED: Final = {
 
 
 def report(settings: Settings, outcome: Outcome) -> str:
-    """The table, and the command that repeats the run."""
+    """Return the table of a run, and the command for a repetition."""
     return "\n".join(_lines(settings, outcome))
 
 
@@ -43,14 +43,14 @@ def _lines(settings: Settings, outcome: Outcome) -> Iterator[str]:
     yield from _examples(verdict)
     yield from (f"Note: {note}." for note in outcome.notes)
     yield "All promises were kept." if verdict.kept else "PROMISES WERE BROKEN."
-    yield f"Again: {again(settings)}"
+    yield f"Repeat: {repeat_command(settings)}"
 
 
 def _examples(verdict: Verdict) -> Iterator[str]:
     for fault in Fault:
         found = [finding for finding in verdict.findings if finding.fault is fault]
         for finding in found[:_EXAMPLES]:
-            yield f"{fault}: {finding.who} {finding.what}"
+            yield f"{fault}: {finding.subject} {finding.description}"
         if len(found) > _EXAMPLES:
             yield f"{fault}: and {len(found) - _EXAMPLES:,} more"
     if not verdict.kept:
@@ -60,12 +60,12 @@ def _examples(verdict: Verdict) -> Iterator[str]:
 def _percent(verdict: Verdict) -> str:
     if not verdict.returns:
         return "-"
-    # Never rounded up to 100 %.
+    # Rounded down: 100 % means all.
     return f"{int(verdict.recovered * 10_000 / verdict.returns) / 100:g} %"
 
 
-def again(settings: Settings) -> str:
-    """The command that repeats a run, as far as timing allows."""
+def repeat_command(settings: Settings) -> str:
+    """Return the command that repeats a run, except for differences in timing."""
     return (
         f"socketio-eventstore verify --clients {settings.clients} --rooms {settings.rooms} "
         f"--cuts {settings.cuts} --kills {settings.kills} --events {settings.events} "

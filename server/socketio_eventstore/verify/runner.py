@@ -1,4 +1,4 @@
-"""A run: the server, the clients, and what happens to both."""
+"""A run: the server, the clients, and the steps of the plan."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from socketio_eventstore.verify.crowd import Crowd
+from socketio_eventstore.verify.clients import Clients
+from socketio_eventstore.verify.event_counter import EventCounter
 from socketio_eventstore.verify.history import Evidence
 from socketio_eventstore.verify.judge import Verdict, judge
-from socketio_eventstore.verify.meter import Meter
-from socketio_eventstore.verify.plan import Action, Cut, Gather, Kill, Move, Plan
+from socketio_eventstore.verify.plan import Action, Cut, Kill, Move, Plan, WaitUntilConnected
 from socketio_eventstore.verify.process import SERVE, CannotRun, Server
-from socketio_eventstore.verify.truth import read_truth
+from socketio_eventstore.verify.store import read_store
 
-_GATHER_SECONDS: Final = 30.0
-_STALL_SECONDS: Final = 5.0
-"""The longest that a step waits for events: while the server is down there are none."""
+_CONNECT_SECONDS: Final = 30.0
+_STEP_SECONDS: Final = 5.0
+"""The longest wait of a step for events; while the server is down there are no events."""
 _AHEAD_EVENTS: Final = 25
-"""How many events are published beyond the next step, so that it finds the publishers at work."""
+"""Events allowed beyond the next step, so that the publishers are busy during the step."""
 
 Progress = Callable[[], None]
 """Called after every step of the plan."""
@@ -32,42 +32,42 @@ Progress = Callable[[], None]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run has brought."""
+    """The outcome of a run."""
 
     verdict: Verdict
     events: int
-    """In the log."""
+    """The number of events in the log."""
     deliveries: int
-    """Events that clients received."""
+    """The number of entries in the histories of all clients."""
     done: Counter[str]
-    """How often what happened: cuts, kills, moves."""
+    """The number of cuts, kills and moves."""
     notes: tuple[str, ...]
-    """What is odd and not a broken promise."""
+    """Unusual facts that are not broken promises."""
 
 
-class _Chaos:
-    """Carries the plan out."""
+class _PlanRunner:
+    """Runs the steps of the plan."""
 
-    def __init__(self, plan: Plan, server: Server, crowd: Crowd, meter: Meter) -> None:
-        self._plan, self._server, self._crowd, self._meter = plan, server, crowd, meter
-        self._cutting = [asyncio.Lock() for _ in crowd.everyone]
+    def __init__(self, plan: Plan, server: Server, clients: Clients, counter: EventCounter) -> None:
+        self._plan, self._server, self._clients, self._counter = plan, server, clients, counter
+        self._cut_locks = [asyncio.Lock() for _ in clients.all_clients]
         self.done: Counter[str] = Counter()
 
-    async def carry_out(self, progress: Progress) -> bool:
-        """Do everything, in its order; return whether the time sufficed."""
+    async def run(self, progress: Progress) -> bool:
+        """Run all steps in order. Returns False if the time limit left out steps."""
         tasks: list[asyncio.Task[None]] = []
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._plan.settings.duration_seconds
         try:
             for step in self._plan.steps:
-                if clock() > deadline:  # between steps, where the server is running
+                if clock() > deadline:  # checked between steps, where the server is running
                     return False
-                self._meter.allow(step.after_events + _AHEAD_EVENTS)
-                await self._meter.more(step.after_events, _STALL_SECONDS)
-                if (work := await self._act(step.action)) is not None:
+                self._counter.allow(step.after_events + _AHEAD_EVENTS)
+                await self._counter.wait_for_more(step.after_events, _STEP_SECONDS)
+                if (work := await self._start(step.action)) is not None:
                     tasks.append(asyncio.create_task(work))
                 progress()
-            self._meter.allow(math.inf)
+            self._counter.allow(math.inf)
             await asyncio.gather(*tasks)
         finally:
             for task in tasks:
@@ -75,15 +75,15 @@ class _Chaos:
             await asyncio.gather(*tasks, return_exceptions=True)
         return True
 
-    async def _act(self, action: Action) -> Coroutine[Any, Any, None] | None:
-        """Do it, or return what goes on beside the next steps."""
+    async def _start(self, action: Action) -> Coroutine[Any, Any, None] | None:
+        """Run an action, or return a coroutine to run during the next steps."""
         match action:
             case Kill():
                 await self._server.kill()
                 await self._server.start()
                 self.done["kills"] += 1
-            case Gather():
-                await self._crowd.gather(_STALL_SECONDS)
+            case WaitUntilConnected():
+                await self._clients.wait_until_connected(_STEP_SECONDS)
             case Cut():
                 return self._cut(action)
             case Move():
@@ -91,67 +91,68 @@ class _Chaos:
         return None
 
     async def _cut(self, cut: Cut) -> None:
-        client = self._crowd.everyone[cut.client]
-        async with self._cutting[cut.client]:
+        client = self._clients.all_clients[cut.client]
+        async with self._cut_locks[cut.client]:
             try:
-                await client.cut(cut.how, stay_away=cut.away_events > 0)
+                await client.cut(cut.kind, stay_away=cut.away_events > 0)
                 self.done["cuts"] += 1
                 for move in cut.moves:
-                    await self._meter.more(cut.away_events // len(cut.moves), _STALL_SECONDS)
+                    await self._counter.wait_for_more(cut.away_events // len(cut.moves), _STEP_SECONDS)
                     await self._move(move)
-                await self._meter.more(cut.away_events, _STALL_SECONDS)
+                await self._counter.wait_for_more(cut.away_events, _STEP_SECONDS)
             finally:
-                client.come_back()
+                client.reconnect()
 
     async def _move(self, move: Move) -> None:
-        await self._crowd.move(move)
+        await self._clients.move(move)
         self.done["moves"] += 1
 
 
 async def run(plan: Plan, folder: Path, progress: Progress, command: Sequence[str] = SERVE) -> Outcome:
-    """Let the plan happen in a folder that is empty, and judge it.
+    """Run the plan in an empty folder, and judge the run.
 
-    ``command`` starts the server; it is called with ``--config`` and ``--port``. Raises CannotRun.
+    ``command`` starts the server, and is called with ``--config`` and ``--port``. Raises CannotRun.
     """
-    server, meter, notes = Server(folder, plan.settings, command), Meter(), []
+    server, counter, notes = Server(folder, plan.settings, command), EventCounter(), []
     try:
         await server.start()
-        crowd = Crowd(plan, server.url, meter)
-        chaos = _Chaos(plan, server, crowd, meter)
-        async with _present(crowd):
-            if not await crowd.gather(_GATHER_SECONDS):
+        clients = Clients(plan, server.url, counter)
+        plan_runner = _PlanRunner(plan, server, clients, counter)
+        async with _running(clients):
+            if not await clients.wait_until_connected(_CONNECT_SECONDS):
                 raise CannotRun(f"the clients could not connect to {server.url}")
-            await crowd.settle_in()
-            publishing = asyncio.create_task(crowd.publish())
+            await clients.join_initial_rooms()
+            publishing = asyncio.create_task(clients.publish())
             try:
-                if not await chaos.carry_out(progress):
-                    notes.append(f"stopped after {plan.settings.duration_seconds:g} s, before all was done")
-                crowd.stop_publishing()
+                if not await plan_runner.run(progress):
+                    limit = plan.settings.duration_seconds
+                    notes.append(f"the time limit of {limit:g} s left out some steps")
+                clients.stop_publishing()
                 await publishing
             finally:
                 publishing.cancel()
                 await asyncio.gather(publishing, return_exceptions=True)
-            if not await crowd.gather(_GATHER_SECONDS):
-                notes.append("in the end not everybody was connected again")
-            if not await crowd.mark_the_end():
-                notes.append("in the end not everybody received the last event")
-            truth = await asyncio.to_thread(read_truth, server.database)
+            if not await clients.wait_until_connected(_CONNECT_SECONDS):
+                notes.append("at the end some clients were not connected")
+            if not await clients.send_markers():
+                notes.append("at the end some clients did not receive the last event")
+            store = await asyncio.to_thread(read_store, server.database)
     except sqlite3.Error as error:
         raise CannotRun(f"{server.database} cannot be read: {error}") from error
     finally:
         await server.stop()
     if tracebacks := server.tracebacks():
         notes.append(f"the server logged {tracebacks} errors")
-    histories = tuple(client.history for client in crowd.everyone)
-    evidence = Evidence(histories, tuple(crowd.published), tuple(crowd.moves), frozenset(crowd.markers))
-    verdict = await asyncio.to_thread(judge, evidence, truth)
+    histories = tuple(client.history for client in clients.all_clients)
+    evidence = Evidence(histories, tuple(clients.published), tuple(clients.moves), frozenset(clients.markers))
+    verdict = await asyncio.to_thread(judge, evidence, store)
     deliveries = sum(len(history.entries) for history in histories)
-    return Outcome(verdict, len(truth.events), deliveries, chaos.done, tuple(notes))
+    return Outcome(verdict, len(store.events), deliveries, plan_runner.done, tuple(notes))
 
 
 @asynccontextmanager
-async def _present(crowd: Crowd) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(client.run()) for client in crowd.everyone]
+async def _running(clients: Clients) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(client.run()) for client in clients.all_clients]
     try:
         yield
     finally:
@@ -159,5 +160,5 @@ async def _present(crowd: Crowd) -> AsyncIterator[None]:
             task.cancel()
         results = await asyncio.gather(*tasks, return_exceptions=True)
     for result in results:
-        if isinstance(result, Exception):  # a fault of ours: without that client nothing can be judged
+        if isinstance(result, Exception):  # a fault of verify: without the client the run is not judged
             raise result

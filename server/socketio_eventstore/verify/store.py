@@ -1,4 +1,4 @@
-"""What the log holds: the scratch database, read with plain SQL as anybody may."""
+"""The contents of the scratch database, read with plain SQL, as any program may."""
 
 from __future__ import annotations
 
@@ -14,69 +14,69 @@ from typing import Final
 _EVENTS: Final = "SELECT offset, namespace, rooms, skip, payload FROM events ORDER BY offset"
 _SESSIONS: Final = "SELECT namespace, sid, start_offset FROM sessions"
 _ROOMS: Final = "SELECT namespace, sid, room, joined_after, left_after FROM rooms ORDER BY joined_after"
-_BOOTS: Final = "SELECT began_after, boot FROM boots ORDER BY number"
+_EPOCHS: Final = "SELECT began_after, boot FROM boots ORDER BY number"
 
 
 @dataclass(frozen=True, slots=True)
-class Logged:
+class LoggedEvent:
     """An event of the log."""
 
-    number: int
+    sequence: int
     offset: str
-    """What clients are told, ``boot.number``."""
+    """The offset as clients see it, ``epoch.sequence``."""
     id: str
     namespace: str
     rooms: frozenset[str] | None
-    """None stands for everyone in the namespace."""
+    """None is the whole namespace."""
     skip: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """A session is in a room for the events with ``after < number <= through``."""
+    """A session is in a room for the events with ``after < sequence <= through``."""
 
     room: str
     after: int
     through: int | None
 
-    def covers(self, number: int) -> bool:
-        """Whether the event fell into it."""
-        return self.after < number and (self.through is None or number <= self.through)
+    def covers(self, sequence: int) -> bool:
+        """Whether the session was in the room at an event."""
+        return self.after < sequence and (self.through is None or sequence <= self.through)
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A session, and what was for it."""
+    """A session with its memberships."""
 
     namespace: str
     sid: str
     start: int
     memberships: tuple[Membership, ...]
 
-    def is_for(self, event: Logged) -> bool:
+    def receives(self, event: LoggedEvent) -> bool:
         """Whether a twin that never disconnected receives the event."""
-        if event.namespace != self.namespace or event.number <= self.start or self.sid in event.skip:
+        if event.namespace != self.namespace or event.sequence <= self.start or self.sid in event.skip:
             return False
         if event.rooms is None or self.sid in event.rooms:
             return True
-        return any(m.room in event.rooms and m.covers(event.number) for m in self.memberships)
+        return any(m.room in event.rooms and m.covers(event.sequence) for m in self.memberships)
 
 
 @dataclass(frozen=True, slots=True)
-class Truth:
-    """The log and the sessions beside it."""
+class StoreContents:
+    """The log and the sessions of a database."""
 
-    events: tuple[Logged, ...]
+    events: tuple[LoggedEvent, ...]
     """In the order of the log."""
     sessions: Mapping[tuple[str, str], Session]
     """By namespace and sid."""
 
 
-def read_truth(database: Path) -> Truth:
-    """Read it while the server runs, without disturbing it. Raises sqlite3.Error."""
+def read_store(database: Path) -> StoreContents:
+    """Read a database without disturbing a running server. Raises sqlite3.Error."""
     uri = f"{database.absolute().as_uri()}?mode=ro"
     with closing(sqlite3.connect(uri, uri=True, timeout=10)) as connection:
-        connection.execute("BEGIN")  # everything from one moment
+        connection.execute("BEGIN")  # all queries see the same state
         events = _events(connection)
         memberships: dict[tuple[str, str], list[Membership]] = {}
         for namespace, sid, room, after, through in connection.execute(_ROOMS):
@@ -85,20 +85,20 @@ def read_truth(database: Path) -> Truth:
             (namespace, sid): Session(namespace, sid, start, tuple(memberships.get((namespace, sid), ())))
             for namespace, sid, start in connection.execute(_SESSIONS)
         }
-    return Truth(events, sessions)
+    return StoreContents(events, sessions)
 
 
-def _events(connection: sqlite3.Connection) -> tuple[Logged, ...]:
-    boots = connection.execute(_BOOTS).fetchall()
-    began = [after for after, _ in boots]
+def _events(connection: sqlite3.Connection) -> tuple[LoggedEvent, ...]:
+    epochs = connection.execute(_EPOCHS).fetchall()
+    began_after = [after for after, _ in epochs]
     return tuple(
-        Logged(
-            number,
-            f"{boots[max(bisect_left(began, number) - 1, 0)][1]}.{number}",
+        LoggedEvent(
+            sequence,
+            f"{epochs[max(bisect_left(began_after, sequence) - 1, 0)][1]}.{sequence}",
             json.loads(payload)[1]["id"],
             namespace,
             None if rooms is None else frozenset(json.loads(rooms)),
             frozenset(json.loads(skip or "[]")),
         )
-        for number, namespace, rooms, skip, payload in connection.execute(_EVENTS)
+        for sequence, namespace, rooms, skip, payload in connection.execute(_EVENTS)
     )

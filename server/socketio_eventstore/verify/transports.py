@@ -1,4 +1,4 @@
-"""Engine.IO as a client speaks it, in ways that can be broken at any moment."""
+"""Engine.IO transports of a client, made to be ended in any phase."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from typing import Any, Final
 
 import aiohttp
 
-from socketio_eventstore.verify.plan import Wire
+from socketio_eventstore.verify.plan import TransportKind
 
 _REQUEST_SECONDS: Final = 30.0
-"""Longer than any poll, which ends with the next heartbeat."""
-_GOODBYE_SECONDS: Final = 2.0
+"""Longer than any poll: a poll ends with the next heartbeat."""
+_CLOSE_SECONDS: Final = 2.0
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
-"""Value of SO_LINGER: closing throws away what was not sent and resets the connection."""
+"""A value of SO_LINGER: close() drops the unsent data and resets the connection."""
 
 
-class Lost(Exception):
+class TransportClosed(Exception):
     """The transport has ended, or could not be opened."""
 
 
 @contextmanager
-def _losing() -> Iterator[None]:
+def _transport_errors() -> Iterator[None]:
     try:
         yield
-    except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: half of an answer
-        raise Lost(repr(error)) from error
+    except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: an incomplete response
+        raise TransportClosed(repr(error)) from error
 
 
 class Transport(ABC):
-    """One Engine.IO connection; an HTTP session of its own, so that closing it closes its sockets."""
+    """One Engine.IO connection, with an HTTP session of its own: closing the session closes the sockets."""
 
-    def __init__(self, url: str, wire: Wire) -> None:
-        name = "polling" if wire is Wire.UPGRADE else wire.value
+    def __init__(self, url: str, kind: TransportKind) -> None:
+        name = "polling" if kind is TransportKind.UPGRADE else kind.value
         self._url = f"{url}/socket.io/"
         self._query = {"EIO": "4", "transport": name}
         self._websockets: list[aiohttp.ClientWebSocketResponse] = []
@@ -49,28 +49,28 @@ class Transport(ABC):
 
     @abstractmethod
     async def open(self) -> None:
-        """Shake hands. Raises Lost."""
+        """Complete the handshake. Raises TransportClosed."""
 
     @abstractmethod
     async def send(self, packet: str) -> None:
-        """Send an Engine.IO packet. Raises Lost."""
+        """Send an Engine.IO packet. Raises TransportClosed."""
 
     @abstractmethod
     async def receive(self) -> list[str | bytes]:
-        """The next packets. Raises Lost."""
+        """Wait for packets and return them. Raises TransportClosed."""
 
     @abstractmethod
-    async def say_goodbye(self) -> None:
-        """End the connection in order; nobody may be receiving."""
+    async def send_close(self) -> None:
+        """Send the CLOSE packet, or the WebSocket's close frame. No task may be receiving."""
 
     @abstractmethod
-    def reset(self) -> None:
-        """Let ``close`` reset the TCP connection, where it can."""
+    def reset_on_close(self) -> None:
+        """Let ``close`` reset the TCP connection, if the transport has one."""
 
     async def close(self) -> None:
-        """Close the sockets. May be called again."""
+        """Close the sockets. A second call has no effect."""
         await self._http.close()
-        for websocket in self._websockets:  # nothing is sent any more; it lets go of its connection
+        for websocket in self._websockets:  # sends nothing; releases the connection
             await close_websocket(websocket)
 
     async def _websocket(self) -> aiohttp.ClientWebSocketResponse:
@@ -86,7 +86,7 @@ class WebSocketTransport(Transport):
     _socket: aiohttp.ClientWebSocketResponse
 
     async def open(self) -> None:
-        with _losing():
+        with _transport_errors():
             self._socket = await self._websocket()
         await self.receive()  # the handshake
 
@@ -96,49 +96,49 @@ class WebSocketTransport(Transport):
     async def receive(self) -> list[str | bytes]:
         return [await receive_message(self._socket)]
 
-    async def say_goodbye(self) -> None:
+    async def send_close(self) -> None:
         if hasattr(self, "_socket"):
             await close_websocket(self._socket)
 
-    def reset(self) -> None:
+    def reset_on_close(self) -> None:
         if hasattr(self, "_socket"):
-            reset_on_close(self._socket)
+            set_reset_on_close(self._socket)
 
 
 class PollingTransport(Transport):
-    """Long-polling: a GET that waits for packets, a POST for each packet of the client."""
+    """Long-polling: a waiting GET for packets of the server, and a POST for each packet of the client."""
 
     async def open(self) -> None:
         packets = await self.receive()
-        with _losing():
+        with _transport_errors():
             self._query["sid"] = json.loads(str(packets[0])[1:])["sid"]
 
     async def send(self, packet: str) -> None:
-        with _losing():
+        with _transport_errors():
             async with self._http.post(self._url, params=self._query, data=packet) as response:
                 await _body(response)
 
     async def receive(self) -> list[str | bytes]:
-        with _losing():
+        with _transport_errors():
             async with self._http.get(self._url, params=self._query) as response:
                 body = await _body(response)
             return [b64decode(p[1:]) if p.startswith("b") else p for p in body.split("\x1e")]
 
-    async def say_goodbye(self) -> None:
+    async def send_close(self) -> None:
         if "sid" in self._query:
-            with suppress(Lost, TimeoutError):
-                async with asyncio.timeout(_GOODBYE_SECONDS):
+            with suppress(TransportClosed, TimeoutError):
+                async with asyncio.timeout(_CLOSE_SECONDS):
                     await self.send("1")
 
-    def reset(self) -> None:
-        """Nothing to do: giving up a request closes its connection."""
+    def reset_on_close(self) -> None:
+        """Do nothing: the cancellation of a request closes its TCP connection."""
 
 
 class UpgradingTransport(PollingTransport):
-    """Long-polling that becomes a WebSocket as soon as that has shown that it works."""
+    """Long-polling with an upgrade to a WebSocket after a successful probe."""
 
-    def __init__(self, url: str, wire: Wire) -> None:
-        super().__init__(url, wire)
+    def __init__(self, url: str, kind: TransportKind) -> None:
+        super().__init__(url, kind)
         self._sending = asyncio.Lock()
         self._probe: asyncio.Task[aiohttp.ClientWebSocketResponse] | None = None
         self._upgraded: aiohttp.ClientWebSocketResponse | None = None
@@ -148,11 +148,11 @@ class UpgradingTransport(PollingTransport):
         self._probe = asyncio.create_task(self._try_websocket())
 
     async def _try_websocket(self) -> aiohttp.ClientWebSocketResponse:
-        with _losing():
+        with _transport_errors():
             websocket = await self._websocket()
         await send_text(websocket, "2probe")
         if await receive_message(websocket) != "3probe":
-            raise Lost("the probe was not answered")
+            raise TransportClosed("the probe got no answer")
         return websocket
 
     async def send(self, packet: str) -> None:
@@ -168,20 +168,20 @@ class UpgradingTransport(PollingTransport):
         packets = await super().receive()
         probe = self._probe
         if probe is not None and probe.done() and not probe.cancelled() and probe.exception() is None:
-            async with self._sending:  # the POST before has been answered
+            async with self._sending:  # the response to the last POST has arrived
                 await send_text(probe.result(), "5")
                 self._upgraded = probe.result()
         return packets
 
-    async def say_goodbye(self) -> None:
+    async def send_close(self) -> None:
         if self._upgraded is None:
-            await super().say_goodbye()
+            await super().send_close()
         else:
             await close_websocket(self._upgraded)
 
-    def reset(self) -> None:
+    def reset_on_close(self) -> None:
         if self._upgraded is not None:
-            reset_on_close(self._upgraded)
+            set_reset_on_close(self._upgraded)
 
     async def close(self) -> None:
         if self._probe is not None:
@@ -190,44 +190,44 @@ class UpgradingTransport(PollingTransport):
         await super().close()
 
 
-def make_transport(url: str, wire: Wire) -> Transport:
-    """A connection that is not open yet."""
-    match wire:
-        case Wire.WEBSOCKET:
-            return WebSocketTransport(url, wire)
-        case Wire.POLLING:
-            return PollingTransport(url, wire)
-        case Wire.UPGRADE:
-            return UpgradingTransport(url, wire)
+def make_transport(url: str, kind: TransportKind) -> Transport:
+    """Return a transport that is not open yet."""
+    match kind:
+        case TransportKind.WEBSOCKET:
+            return WebSocketTransport(url, kind)
+        case TransportKind.POLLING:
+            return PollingTransport(url, kind)
+        case TransportKind.UPGRADE:
+            return UpgradingTransport(url, kind)
 
 
 async def send_text(websocket: aiohttp.ClientWebSocketResponse, packet: str) -> None:
-    """Send a packet. Raises Lost."""
-    with _losing():
+    """Send a packet. Raises TransportClosed."""
+    with _transport_errors():
         await websocket.send_str(packet)
 
 
 async def receive_message(websocket: aiohttp.ClientWebSocketResponse) -> str | bytes:
-    """The next packet. Raises Lost."""
-    with _losing():
+    """Wait for a packet and return it. Raises TransportClosed."""
+    with _transport_errors():
         message = await websocket.receive()
     if message.type not in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
-        raise Lost(message.type.name)
+        raise TransportClosed(message.type.name)
     content: str | bytes = message.data
     return content
 
 
 async def close_websocket(websocket: aiohttp.ClientWebSocketResponse) -> None:
-    """Say goodbye as RFC 6455 wants it."""
-    with suppress(Lost, TimeoutError), _losing():
-        async with asyncio.timeout(_GOODBYE_SECONDS):
+    """Close a WebSocket with the closing handshake (RFC 6455 section 7.1.2)."""
+    with suppress(TransportClosed, TimeoutError), _transport_errors():
+        async with asyncio.timeout(_CLOSE_SECONDS):
             await websocket.close()
 
 
-def reset_on_close(websocket: aiohttp.ClientWebSocketResponse) -> None:
-    """Let the operating system reset the TCP connection when it is closed."""
+def set_reset_on_close(websocket: aiohttp.ClientWebSocketResponse) -> None:
+    """Let the close of the socket reset the TCP connection."""
     connection: Any = websocket.get_extra_info("socket")
-    with suppress(OSError):  # it has ended already
+    with suppress(OSError):  # the socket is closed already
         if connection is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
 
@@ -235,5 +235,5 @@ def reset_on_close(websocket: aiohttp.ClientWebSocketResponse) -> None:
 async def _body(response: aiohttp.ClientResponse) -> str:
     text = await response.text()
     if response.status != 200:
-        raise Lost(f"{response.status} {text[:80]}")
+        raise TransportClosed(f"{response.status} {text[:80]}")
     return text
