@@ -23,37 +23,37 @@ if TYPE_CHECKING:
 
 
 def pytest_collection_finish() -> None:
-    """What is imported by now stays; frozen, it takes no time of the collection after each test."""
+    """Freeze the imported objects, so that the collections after each test skip them."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(autouse=True)
-def nothing_gets_lost(request: pytest.FixtureRequest) -> None:
-    """Every asynchronous test is guarded; the others need no event loop for it."""
+def guard_the_loop(request: pytest.FixtureRequest) -> None:
+    """Guard every asynchronous test; the other tests have no event loop."""
     if pytest_asyncio.is_async_test(request.node):
         request.getfixturevalue("guarded_loop")
 
 
 @pytest.fixture
 async def guarded_loop() -> AsyncIterator[None]:
-    """An error in a task that nobody awaits leaves a test green: here it does not."""
+    """Fail the test for the error of a task that is not awaited, and for a task that still runs."""
     loop = asyncio.get_running_loop()
     lost: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _loop, context: lost.append(context))
     yield
-    # This fixture was set up first, so everything else that the test used is closed by now.
+    # This fixture was set up first, so all other fixtures are closed by now.
     left = asyncio.all_tasks() - {asyncio.current_task()}
     if left:
         _, left = await asyncio.wait(left, timeout=1)
     gc.collect()  # a task reports its unretrieved exception when it goes
     assert not left, f"the test left tasks behind: {left}"
-    assert not lost, f"errors that nobody saw: {lost}"
+    assert not lost, f"errors that were not retrieved: {lost}"
 
 
 @pytest.fixture
 async def node() -> AsyncIterator[NodeClients]:
-    """Official clients. Without Node they are skipped, but never where everything is checked."""
+    """Official clients. Without Node the test is skipped; in CI it fails."""
     command = node_command()
     if isinstance(command, str):
         if os.environ.get("CI") == "true":
@@ -76,7 +76,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture(name="server")
 async def embedded_server(path: Path) -> AsyncIterator[Server]:
-    """An application in this process. Tests of another kind of server have a fixture of their own."""
+    """An application in this process. Tests of other servers define their own fixture."""
     async with serving(path) as server:
         yield server
 
@@ -95,7 +95,9 @@ def chat_server(tmp_path: Path) -> Iterator[ServerProcess]:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    from support.browser import running_chromium  # only now: where there is no playwright, its import skips
+    from support.browser import (
+        running_chromium,  # here, because this import skips the test without playwright
+    )
 
     with running_chromium() as browser:
         yield browser

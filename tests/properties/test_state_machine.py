@@ -1,12 +1,12 @@
-"""Thousands of histories of the core: every client has what a twin that never disconnected has.
+"""Thousands of histories of the core: every client has the events of its twin, which never disconnects.
 
-Hypothesis plays server, network, disk and clients: it emits, joins, cuts, reconnects, crashes and forgets
-in every order it can think of, shrinks what fails, and prints it as a program. The core is the real one
-from CONNECT packet to bytes (handshake, dispatch, recovery, replay, retention); its log is simulated
-(``simulated_store``), its clocks are numbers, and nothing waits for anything but the next rule. The rules
-are in ``histories``, what must hold after each of them in ``simulated_world``.
+Hypothesis drives server, network, disk and clients: it emits, joins, cuts, reconnects, crashes and loses
+writes in any order, shrinks a history that fails, and prints it as a program. The core is the real one
+from CONNECT packet to bytes (admission, dispatch, recovery, replay, retention); its log is simulated
+(``simulated_store``), its clocks are numbers, and each task waits for the next rule only. The rules are in
+``histories``, the invariants after each rule in ``simulated_world``.
 
-``STATE_MACHINE_EXAMPLES=5000 pytest tests/test_state_machine.py`` tries more of them.
+``STATE_MACHINE_EXAMPLES=5000 pytest tests/properties/test_state_machine.py`` tries more histories.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from support.simulated_world import LOGGED, WORLDS
 
 @pytest.fixture(autouse=True)
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few events are several pages; what the core logs is seen by nobody but ``Faults``."""
+    """Make a few events several pages; let only ``Faults`` handle the logs of the core."""
     monkeypatch.setattr(replay, "PAGE_EVENTS", 2)
     monkeypatch.setattr(replay, "READ_EVENTS", 3)
     root = logging.getLogger("socketio_eventstore")
@@ -54,8 +54,8 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def unmeasured() -> Iterator[None]:
-    """Without coverage: the other histories run through the same lines, and it doubles the time."""
+def without_coverage() -> Iterator[None]:
+    """Run without coverage, which doubles the time; the other histories cover the same lines."""
     trace = sys.gettrace()
     sys.settrace(None)
     yield
@@ -63,13 +63,15 @@ def unmeasured() -> Iterator[None]:
 
 
 @pytest.mark.timeout(0)
-def test_every_client_has_what_its_twin_has_whatever_hypothesis_thinks_of() -> None:
+def test_clients_match_their_twins_with_hypothesis() -> None:
+    """Every client has the events of its twin in the histories of hypothesis."""
     play(EXAMPLES)
 
 
 @pytest.mark.timeout(0)
-@pytest.mark.usefixtures("unmeasured")
-def test_every_client_has_what_its_twin_has_in_thousands_of_histories() -> None:
+@pytest.mark.usefixtures("without_coverage")
+def test_clients_match_their_twins_in_random_histories() -> None:
+    """Every client has the events of its twin in thousands of random histories."""
     first = int(os.environ.get("STATE_MACHINE_SEED") or random.randrange(2**32))
     play_many_by_chance(first, 10 * EXAMPLES)
 
@@ -77,7 +79,7 @@ def test_every_client_has_what_its_twin_has_in_thousands_of_histories() -> None:
 Break = Callable[[pytest.MonkeyPatch], None]
 
 
-def rooms_past_leaks_to_who_joins(patch: pytest.MonkeyPatch) -> None:
+def past_of_a_room_leaks_to_new_members(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Membership, "covers", lambda self, n: self.through is None or n <= self.through)
     patch.setattr(Session, "receives", lambda self, event, _: _is_for(self, event))
 
@@ -88,20 +90,20 @@ def _is_for(session: Session, event: Event) -> bool:
     return event.rooms is None or any(m.room in event.rooms for m in session.memberships() if m.room)
 
 
-def what_was_in_flight_before_a_leave_is_lost(patch: pytest.MonkeyPatch) -> None:
+def events_before_a_leave_are_lost(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Session, "leave", lambda self, room, _: self.joined.pop(room, None))
 
 
-def a_second_join_moves_the_beginning(patch: pytest.MonkeyPatch) -> None:
+def second_join_moves_the_beginning(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Session, "enter", lambda self, room, position: self.joined.update({room: position}))
 
 
-def the_first_event_of_the_tail_is_skipped_when_going_live(patch: pytest.MonkeyPatch) -> None:
+def first_recent_event_is_skipped_when_going_live(patch: pytest.MonkeyPatch) -> None:
     after = RecentEvents.after
-    patch.setattr(RecentEvents, "after", lambda self, number: itertools.islice(after(self, number), 1, None))
+    patch.setattr(RecentEvents, "after", lambda self, n: itertools.islice(after(self, n), 1, None))
 
 
-def the_last_event_is_sent_again_on_recovery(patch: pytest.MonkeyPatch) -> None:
+def last_event_is_sent_again_on_recovery(patch: pytest.MonkeyPatch) -> None:
     decide = Recovery.decide
 
     async def one_too_early(self: Recovery, *arguments: Any) -> Restore | RecoveryResult:
@@ -111,27 +113,27 @@ def the_last_event_is_sent_again_on_recovery(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Recovery, "decide", one_too_early)
 
 
-def a_replay_takes_no_notice_of_the_skipped(patch: pytest.MonkeyPatch) -> None:
+def replay_ignores_skipped_sids(patch: pytest.MonkeyPatch) -> None:
     missed_page = Replayer._send_page
 
-    def to_everybody(self: Replayer, replay: Any, page: Any, events: Any, built: Any) -> None:
-        for number, logged in events.items():
+    def to_all(self: Replayer, replay: Any, page: Any, events: Any, built: Any) -> None:
+        for sequence, logged in events.items():
             event = logged.event
             all_of_them = Event(
                 event.namespace, event.name, event.payload, (), event.rooms, (), event.emitted_at
             )
-            events[number] = type(logged)(number, all_of_them)
+            events[sequence] = type(logged)(sequence, all_of_them)
         missed_page(self, replay, page, events, built)
 
-    patch.setattr(Replayer, "_send_page", to_everybody)
+    patch.setattr(Replayer, "_send_page", to_all)
 
 
-def offsets_of_a_lost_future_are_believed(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Epochs, "check", lambda self, place, head: place)
+def offsets_of_a_lost_future_are_accepted(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Epochs, "check", lambda self, offset, head: offset)
 
 
 def offsets_are_given_out_twice(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(SimulatedLog, "offset_at", lambda self, number: Offset(self.disk.epochs[0].epoch, number))
+    patch.setattr(SimulatedLog, "offset_at", lambda self, n: Offset(self.disk.epochs[0].epoch, n))
     patch.setattr(SimulatedLog, "offset_of", SimulatedLog.offset_at)
 
 
@@ -151,7 +153,7 @@ def events_are_sent_before_they_are_stored(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Emit, "apply", lambda self, context, changes: None)
 
 
-def a_departure_confirms_what_never_arrived(patch: pytest.MonkeyPatch) -> None:
+def disconnection_confirms_undelivered_events(patch: pytest.MonkeyPatch) -> None:
     changes = MarkAway.changes
 
     def confirm_all(self: MarkAway, registry: Registry) -> Sequence[Change]:
@@ -164,15 +166,15 @@ def a_departure_confirms_what_never_arrived(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MarkAway, "changes", confirm_all)
 
 
-def a_heartbeat_confirms_what_a_replay_has_not_sent_yet(patch: pytest.MonkeyPatch) -> None:
-    def mark_all(self: ClientConnection, position: int, now: float) -> None:
+def heartbeat_confirms_unsent_events_of_a_replay(patch: pytest.MonkeyPatch) -> None:
+    def ping_all(self: ClientConnection, position: int, now: float) -> None:
         for session in self.sessions.values():
             session.current.pinged_position, session.current.pinged_at = position, now
 
-    patch.setattr(ClientConnection, "ping_written", mark_all)
+    patch.setattr(ClientConnection, "ping_written", ping_all)
 
 
-def a_pong_confirms_what_was_sent_after_its_ping(patch: pytest.MonkeyPatch) -> None:
+def pong_confirms_events_after_its_ping(patch: pytest.MonkeyPatch) -> None:
     live = {State.LIVE}
 
     def confirm_all(self: Wire) -> None:
@@ -187,19 +189,19 @@ def events_are_pruned_by_age_alone(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Retention, "floor", lambda self: self._queue.position)
 
 
-def a_turn_of_a_batch_that_failed_takes_effect(patch: pytest.MonkeyPatch) -> None:
+def operation_of_a_failed_batch_takes_effect(patch: pytest.MonkeyPatch) -> None:
     def anyway(self: CommitQueue, group: Any, changes: Any, error: StoreError) -> None:
         self._take_effect(group.operations, group.result)
 
     patch.setattr(CommitQueue, "_refuse", anyway)
 
 
-def the_skipped_receive_it_too(patch: pytest.MonkeyPatch) -> None:
+def skipped_sessions_receive_the_event(patch: pytest.MonkeyPatch) -> None:
     broadcast = FanOut.broadcast
-    patch.setattr(FanOut, "broadcast", lambda self, who, frames: broadcast(self, (*who[:2], ()), frames))
+    patch.setattr(FanOut, "broadcast", lambda self, to, frames: broadcast(self, (*to[:2], ()), frames))
 
 
-def a_session_is_live_before_it_was_told_so(patch: pytest.MonkeyPatch) -> None:
+def session_is_live_before_its_connect(patch: pytest.MonkeyPatch) -> None:
     def eager(self: Session, *arguments: Any, **more: Any) -> SessionConnection:
         attached = attach(self, *arguments, **more)
         self.state = State.LIVE
@@ -209,18 +211,18 @@ def a_session_is_live_before_it_was_told_so(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Session, "attach", eager)
 
 
-def a_late_acceptance_of_an_older_claim_counts(patch: pytest.MonkeyPatch) -> None:
+def late_acceptance_of_an_older_claim_counts(patch: pytest.MonkeyPatch) -> None:
     apply = AcceptSession.apply
 
-    def whoever(self: AcceptSession, context: Context, changes: Sequence[Change]) -> bool:
+    def any_claim(self: AcceptSession, context: Context, changes: Sequence[Change]) -> bool:
         self.attached = self.session.current
         return apply(self, context, changes)
 
-    patch.setattr(AcceptSession, "apply", whoever)
+    patch.setattr(AcceptSession, "apply", any_claim)
     patch.setattr(ClientConnection, "abort", lambda self, reason: None)
 
 
-def closing_a_room_forgets_who_is_away(patch: pytest.MonkeyPatch) -> None:
+def close_room_ignores_away_sessions(patch: pytest.MonkeyPatch) -> None:
     def only_present(self: CloseRoom, registry: Registry) -> Sequence[Change]:
         members = registry.rooms.get((self.namespace, self.room), {})
         here = [session.sid for session in members if session.current.connection is not None]
@@ -229,7 +231,7 @@ def closing_a_room_forgets_who_is_away(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(CloseRoom, "changes", only_present)
 
 
-def closing_a_room_overlooks_who_has_joined_just_now(patch: pytest.MonkeyPatch) -> None:
+def close_room_ignores_joins_of_its_transaction(patch: pytest.MonkeyPatch) -> None:
     def already_in_memory(self: CloseRoom, registry: Registry) -> Sequence[Change]:
         members = registry.rooms.get((self.namespace, self.room), {})
         return [RoomLeft(self.namespace, session.sid, self.room) for session in members]
@@ -238,41 +240,41 @@ def closing_a_room_overlooks_who_has_joined_just_now(patch: pytest.MonkeyPatch) 
 
 
 BREAKS: list[Break] = [
-    rooms_past_leaks_to_who_joins,
-    what_was_in_flight_before_a_leave_is_lost,
-    a_second_join_moves_the_beginning,
-    the_first_event_of_the_tail_is_skipped_when_going_live,
-    the_last_event_is_sent_again_on_recovery,
-    a_replay_takes_no_notice_of_the_skipped,
-    offsets_of_a_lost_future_are_believed,
+    past_of_a_room_leaks_to_new_members,
+    events_before_a_leave_are_lost,
+    second_join_moves_the_beginning,
+    first_recent_event_is_skipped_when_going_live,
+    last_event_is_sent_again_on_recovery,
+    replay_ignores_skipped_sids,
+    offsets_of_a_lost_future_are_accepted,
     offsets_are_given_out_twice,
     events_are_sent_before_they_are_stored,
-    a_departure_confirms_what_never_arrived,
-    a_heartbeat_confirms_what_a_replay_has_not_sent_yet,
-    a_pong_confirms_what_was_sent_after_its_ping,
+    disconnection_confirms_undelivered_events,
+    heartbeat_confirms_unsent_events_of_a_replay,
+    pong_confirms_events_after_its_ping,
     events_are_pruned_by_age_alone,
-    a_turn_of_a_batch_that_failed_takes_effect,
-    the_skipped_receive_it_too,
-    a_session_is_live_before_it_was_told_so,
-    closing_a_room_forgets_who_is_away,
-    closing_a_room_overlooks_who_has_joined_just_now,
+    operation_of_a_failed_batch_takes_effect,
+    skipped_sessions_receive_the_event,
+    session_is_live_before_its_connect,
+    close_room_ignores_away_sessions,
+    close_room_ignores_joins_of_its_transaction,
 ]
 
 
 @pytest.mark.parametrize("broken", BREAKS, ids=lambda broken: broken.__name__.replace("_", " "))
 @pytest.mark.timeout(0)
-@pytest.mark.usefixtures("unmeasured")
-def test_a_core_in_which_one_thing_is_broken_is_found_out(
-    broken: Break, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("without_coverage")
+def test_broken_core_is_detected(broken: Break, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The random histories detect a core with one fault."""
     broken(monkeypatch)
     with pytest.raises(AssertionError, match="seed"):
         play_many_by_chance(0, 20_000)
 
 
 @pytest.mark.timeout(0)
-def test_what_hypothesis_finds_it_prints_as_a_short_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    a_session_is_live_before_it_was_told_so(monkeypatch)
+def test_hypothesis_prints_a_short_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hypothesis prints a history that fails as a short program."""
+    session_is_live_before_its_connect(monkeypatch)
     with pytest.raises(AssertionError) as found:
         play(1_000, [Phase.generate, Phase.shrink], derandomize=True)
     program = [note for note in found.value.__notes__ if note.startswith("state.")]

@@ -1,4 +1,4 @@
-"""The rules of the state machine, played by hypothesis or by chance."""
+"""The rules of the state machine, for hypothesis and for random histories."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STEPS_OF_A_HISTORY = 40
 
 
 class Histories(RuleBasedStateMachine):
-    """What may happen, in any order."""
+    """The steps of the world, in any order."""
 
     world: World
 
@@ -36,7 +36,7 @@ class Histories(RuleBasedStateMachine):
         self.passing: list[tuple[int, Callable[[], None]]] = []
         self.steps = 0
         for client in self.world.clients[:connected]:
-            self._come_back(client)
+            self._reconnect(client)
         self.sync_the_disk()
 
     # The application --------------------------------------------------------------------------------
@@ -47,7 +47,7 @@ class Histories(RuleBasedStateMachine):
 
     @step(2)
     def emit_many(self, kind: str, number: int, room: Room) -> None:
-        """More than the tail holds, and more than a page."""
+        """More events than the recent events in memory, and more than a page."""
         event = self._event(kind, number, room)
         for _ in range(4):
             self.world.submit(Emit(self._renamed(event)))
@@ -83,7 +83,7 @@ class Histories(RuleBasedStateMachine):
         world = self.world
         if world.submit(CloseRoom(namespace, room)):
             members = [key for key, rooms in world.twins.present.items() if room in rooms]
-            assert namespace not in [other for other, _ in members], "somebody is in a room that was closed"
+            assert namespace not in [other for other, _ in members], "a closed room has members"
 
     @step()
     def save(self, number: int) -> None:
@@ -109,7 +109,7 @@ class Histories(RuleBasedStateMachine):
         for wire in self.world.zombies[number : number + 1]:
             if wire.decision is not None and not wire.decision.done():
                 wire.decision.set_result(accept)
-        self.world.loop.settle()
+        self.world.loop.run_until_idle()
 
     # The network ------------------------------------------------------------------------------------
 
@@ -120,17 +120,17 @@ class Histories(RuleBasedStateMachine):
             self.world.connect(client)
 
     @step(3)
-    def come_back_at_once(self, number: int) -> None:
-        """The usual way: connect, be accepted, take what comes."""
-        self._come_back(self.world.clients[number])
+    def reconnect_at_once(self, number: int) -> None:
+        """The usual reconnection: connect, be accepted, take the first packet."""
+        self._reconnect(self.world.clients[number])
 
     @step(3)
-    def everybody_comes_back(self) -> None:
+    def reconnect_all(self) -> None:
         for client in self.world.clients:
-            self._come_back(client)
+            self._reconnect(client)
 
     @step(3)
-    def everything_arrives(self) -> None:
+    def deliver_everything(self) -> None:
         for client in self.world.clients:
             self.world.deliver(client, 1_000)
 
@@ -155,13 +155,13 @@ class Histories(RuleBasedStateMachine):
         self.world.ping(self.world.clients[number])
 
     @step(2)
-    def ping_and_hear(self, number: int) -> None:
+    def ping_and_deliver(self, number: int) -> None:
         self.world.ping(self.world.clients[number])
         self.world.deliver(self.world.clients[number], 1_000)
 
     @step()
     def crowd(self, number: int, steps: int) -> None:
-        """A client reads nothing for a while."""
+        """A client reads no packet for some steps."""
         if (wire := self.world.clients[number].wire) is not None:
             wire.crowded = True
             self._until(steps, lambda: setattr(wire, "crowded", False))
@@ -169,8 +169,8 @@ class Histories(RuleBasedStateMachine):
     # The disk and the clocks ------------------------------------------------------------------------
 
     @step()
-    def hold_the_disk(self, which: str, steps: int) -> None:
-        """It takes its time."""
+    def pause_the_disk(self, which: str, steps: int) -> None:
+        """Commits or reads wait for some steps."""
         gate = self.world.log.commits if which == "commits" else self.world.log.reads
         gate.close()
         self._until(steps, gate.open)
@@ -183,11 +183,11 @@ class Histories(RuleBasedStateMachine):
     def crash(self, keep: int, find_uncertain: bool, back: bool) -> None:
         self.world.crash(keep, find_uncertain=find_uncertain)
         if back:
-            self.everybody_comes_back()
+            self.reconnect_all()
 
     @step()
     def sync_the_disk(self) -> None:
-        """A checkpoint, or the operating system's own will."""
+        """A checkpoint, or a sync by the operating system."""
         self.world.disk.synced = len(self.world.disk.entries)
 
     @step()
@@ -210,20 +210,20 @@ class Histories(RuleBasedStateMachine):
     # ------------------------------------------------------------------------------------------------
 
     @invariant()
-    def all_is_well(self) -> None:
+    def invariants_hold(self) -> None:
         if hasattr(self, "world"):
             self.steps += 1
             for step, end in [*self.passing]:
                 if step <= self.steps:
                     self.passing.remove((step, end))
                     end()
-            self.world.loop.settle()
+            self.world.loop.run_until_idle()
             self.world.check()
 
     def teardown(self) -> None:
         if hasattr(self, "world"):
             try:
-                self.everybody_comes_back_in_the_end()
+                self.recover_all_at_the_end()
             finally:
                 self.close()
 
@@ -231,8 +231,8 @@ class Histories(RuleBasedStateMachine):
         self.world.stop()
         self.world.loop.close()
 
-    def everybody_comes_back_in_the_end(self) -> None:
-        """However it went so far: in the end every client is connected and has what its twin has."""
+    def recover_all_at_the_end(self) -> None:
+        """After any history every client can connect and has the events of its twin."""
         world = self.world
         world.check()
         world.log.failures.clear()
@@ -240,7 +240,7 @@ class Histories(RuleBasedStateMachine):
         for client in world.clients:
             if client.wire is not None:
                 client.wire.crowded = False
-        for _ in range(3):  # a transport may have been closed, and that is noticed on the way
+        for _ in range(3):  # a transport may turn out to be closed
             for client in world.clients:
                 if client.wire is None:
                     world.connect(client)
@@ -250,8 +250,8 @@ class Histories(RuleBasedStateMachine):
         world.submit(Emit(self._renamed(Event("/", "e", "[]", (), None, (), world.seconds))))
         for client in world.clients:
             world.deliver(client, 1_000)
-            assert client.connected, f"a client that cannot come back: {client}"
-            assert client.received == world.expected(client), f"{client.key} lacks something in the end"
+            assert client.connected, f"a client that cannot reconnect: {client}"
+            assert client.received == world.expected(client), f"{client.key} misses an event at the end"
             session = world.registry.get(*client.key)
             assert session is not None and session.state is State.LIVE
             assert session.data == world.twins.data[client.key]
@@ -259,10 +259,10 @@ class Histories(RuleBasedStateMachine):
         world.check()
 
     def _until(self, steps: int, end: Callable[[], None]) -> None:
-        """It passes after so many more steps."""
+        """Call a function after so many more steps."""
         self.passing.append((self.steps + 1 + steps, end))
 
-    def _come_back(self, client: Client) -> None:
+    def _reconnect(self, client: Client) -> None:
         if client.wire is None:
             self.world.connect(client)
         self._decide(client, accept=True)
@@ -271,7 +271,7 @@ class Histories(RuleBasedStateMachine):
     def _release(self) -> None:
         self.world.log.commits.open()
         self.world.log.reads.open()
-        self.world.loop.settle()
+        self.world.loop.run_until_idle()
 
     def _decide(self, client: Client, *, accept: bool) -> None:
         if client.wire is not None and (decision := client.wire.decision) is not None:
@@ -279,10 +279,10 @@ class Histories(RuleBasedStateMachine):
                 decision.set_result(accept)
                 if not accept:
                     self.world.refused.add(client.wire.id)
-            self.world.loop.settle()
+            self.world.loop.run_until_idle()
 
     def _session(self, number: int) -> Session | None:
-        """The session that a client has, or is getting."""
+        """The session that a client has or has claimed."""
         client = self.world.clients[number]
         if client.wire is not None and client.namespace in client.wire.sessions:
             return client.wire.sessions[client.namespace]
@@ -304,7 +304,7 @@ class Histories(RuleBasedStateMachine):
 
 
 def play_by_chance(seed: int) -> None:
-    """One history without hypothesis, which spends much on being able to shrink it."""
+    """One random history without hypothesis, which is slower because it can shrink a history."""
     chance = random.Random(seed)
     machine, story = Histories(), [f"seed {seed}"]
     machine.begin(**_chosen(chance, ["durable", "connected"]))
@@ -314,9 +314,9 @@ def play_by_chance(seed: int) -> None:
             arguments = _chosen(chance, names_of(function))
             story.append(f"{function.__name__}({', '.join(f'{k}={v!r}' for k, v in arguments.items())})")
             function(machine, **arguments)
-            machine.all_is_well()
-        story.append("everybody comes back")
-        machine.everybody_comes_back_in_the_end()
+            machine.invariants_hold()
+        story.append("all clients recover")
+        machine.recover_all_at_the_end()
     except AssertionError as error:
         raise AssertionError("\n".join([str(error), *story])) from error
     finally:

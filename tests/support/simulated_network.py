@@ -1,4 +1,4 @@
-"""An event loop whose time passes at will, transports that break at will, and who is at their other end."""
+"""An event loop with virtual time, transports that a test can break, and the state of their clients."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from socketio_eventstore.core.sessions import ClientConnection
 
 PING = "2"
 NAMESPACES = ("/", "/", "/other")
-"""Of the clients, by number."""
+"""The namespaces of the clients, by number."""
 T = TypeVar("T")
 
 
@@ -27,21 +27,21 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self.now
 
-    def settle(self) -> None:
-        """Run until everything waits for the next rule, or for a timer that comes back for ever."""
-        self.run_until_complete(self._settle())
+    def run_until_idle(self) -> None:
+        """Run until all tasks wait for the next rule, or for a timer that repeats for ever."""
+        self.run_until_complete(self._until_idle())
 
     def call(self, function: Callable[[], T]) -> T:
-        """Call what makes tasks, then settle."""
+        """Call a function that creates tasks, then run until idle."""
 
         async def within() -> T:
             result = function()
-            await self._settle()
+            await self._until_idle()
             return result
 
         return self.run_until_complete(within())
 
-    async def _settle(self) -> None:
+    async def _until_idle(self) -> None:
         ready, timers = vars(self)["_ready"], vars(self)["_scheduled"]
         for _ in range(4):
             await asyncio.sleep(0)
@@ -53,27 +53,27 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class Wire(ClientConnection):
-    """A transport: what the server has written to it flies until the client takes it or it breaks."""
+    """A transport: written packets are in flight until the client takes them or the transport breaks."""
 
     def __init__(self, connection_id: str, closed: Callable[[Wire, str], None]) -> None:
         super().__init__(connection_id)
-        self.flying: deque[str] = deque()
+        self.in_flight: deque[str] = deque()
         self.closed = False
-        """As the server sees it."""
+        """Whether the server knows that the transport has ended."""
         self.pinged_at = 0.0
-        """When it was sent its last heartbeat, in seconds."""
+        """When the last heartbeat was sent, in seconds."""
         self.crowded = False
         """Whether the client reads nothing for now."""
         self.decision: asyncio.Future[bool] | None = None
-        """What the connect handler is about to say."""
+        """The pending decision of the connect handler."""
         self.claims = ("", "")
-        """Namespace and sid of the session for which it was called."""
+        """Namespace and sid of the session for which the connect handler was called."""
         self._closed = closed
 
     def write(self, batch: Sequence[Frames]) -> None:
         if not self.closed:
             for frames in batch:
-                self.flying.extend(cast("tuple[str, ...]", frames.packets))
+                self.in_flight.extend(cast("tuple[str, ...]", frames.packets))
 
     def abort(self, reason: str) -> None:
         self.close("transport error")
@@ -82,10 +82,10 @@ class Wire(ClientConnection):
         self.close(reason)
 
     def close(self, reason: str) -> None:
-        """The server knows that it has ended."""
+        """Tell the server that the transport has ended."""
         if not self.closed:
             self.closed = True
-            self.flying.clear()
+            self.in_flight.clear()
             self._closed(self, reason)
 
     @property
@@ -95,7 +95,7 @@ class Wire(ClientConnection):
 
 @dataclass(eq=False)
 class Client:
-    """What the official client keeps: it never forgets pid and offset."""
+    """The state of an official client, which never forgets pid and offset."""
 
     namespace: str
     wire: Wire | None = None
@@ -106,9 +106,9 @@ class Client:
     received: list[str] = field(default_factory=list)
     """The texts of the stored events, since its session began."""
     last_seen: float = 0.0
-    """When it was connected for certain, in seconds."""
+    """When the client was last connected for certain, in seconds."""
     answered_at: float = 0.0
-    """When it was sent the last heartbeat that it answered, in seconds."""
+    """When the last heartbeat was sent that the client answered, in seconds."""
 
     @property
     def key(self) -> tuple[str, str]:

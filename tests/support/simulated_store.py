@@ -1,4 +1,4 @@
-"""A log on a disk that may forget, and what the twins of its clients receive. No I/O, no threads.
+"""A log on a disk that may lose writes, and the events of the clients' twins. No I/O, no threads.
 
 It keeps what the store promises (DESIGN.md, section 3) in the simplest way that could be right, so that
 the core above it can be tried in thousands of histories; that the real store keeps the same promises is
@@ -46,39 +46,39 @@ class Transaction:
 
 
 @dataclass(frozen=True)
-class Boot:
-    """A start of the server."""
+class EpochBegan:
+    """The beginning of an epoch: a start of the server."""
 
-    boot: str
+    epoch: str
     began_after: int
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """Events up to this one can be read no more."""
+    """Events up to this one are deleted."""
 
     through: int
 
 
 @dataclass(frozen=True)
-class Beat:
-    """For so many seconds servers had run on this disk."""
+class Heartbeat:
+    """The uptime of all servers on this disk, in seconds."""
 
-    service_time: float
+    uptime: float
 
 
-Entry = Transaction | Boot | Pruned | Beat
+Entry = Transaction | EpochBegan | Pruned | Heartbeat
 
 
 @dataclass
 class Disk:
-    """What a crash leaves: the entries up to the last synced one, and as many more as it likes."""
+    """A disk that keeps the synced entries over a crash, and any number of later entries."""
 
     entries: list[Entry] = field(default_factory=list)
     synced: int = 0
-    """So many entries survive every crash."""
+    """The number of entries that survive every crash."""
     uncertain: Transaction | None = None
-    """Its COMMIT reported an error, and it may be found committed after a crash all the same."""
+    """A transaction whose COMMIT failed and which a crash may find committed all the same."""
 
     def append(self, entry: Entry, *, durable: bool) -> None:
         self.uncertain = None
@@ -87,7 +87,7 @@ class Disk:
             self.synced = len(self.entries)
 
     def crash(self, keep: int, *, keep_uncertain: bool) -> list[Change]:
-        """Lose the end; at most ``keep`` of the entries that were not synced are left. Returns the rest."""
+        """Lose the last entries, except at most ``keep`` unsynced ones. Returns the lost changes."""
         left = min(self.synced + keep, len(self.entries))
         lost = self.entries[left:]
         del self.entries[left:]
@@ -98,12 +98,12 @@ class Disk:
         return [change for entry in lost if isinstance(entry, Transaction) for _, change in entry.changes]
 
     @property
-    def epochs(self) -> list[Boot]:
-        return [entry for entry in self.entries if isinstance(entry, Boot)]
+    def epochs(self) -> list[EpochBegan]:
+        return [entry for entry in self.entries if isinstance(entry, EpochBegan)]
 
     @property
     def uptime(self) -> float:
-        return max((entry.service_time for entry in self.entries if isinstance(entry, Beat)), default=0.0)
+        return max((entry.uptime for entry in self.entries if isinstance(entry, Heartbeat)), default=0.0)
 
     @property
     def pruned_through(self) -> int:
@@ -116,14 +116,14 @@ class Disk:
 
 
 class Twins:
-    """What clients that never disconnect receive, by the text of the promise: change after change.
+    """The events of clients that never disconnect, computed from the promise, change by change.
 
-    It knows neither intervals nor cursors nor states: who is in a room when an event comes gets it.
+    It has no intervals, cursors and states: a member of a room at an event receives the event.
     """
 
     def __init__(self, changes: Sequence[tuple[int, Change]] = ()) -> None:
         self.received: dict[SessionKey, list[tuple[int, Event]]] = {}
-        """By session the events since it was opened, ended sessions included."""
+        """The events of each session since it was opened, ended sessions included."""
         self.present: dict[SessionKey, set[Room]] = {}
         """The rooms of the sessions that have not ended."""
         self.data: dict[SessionKey, str] = {}
@@ -164,7 +164,7 @@ class Twins:
 
 
 class Gate:
-    """Lets what waits at it through only while it is open."""
+    """A gate at which coroutines wait while it is closed."""
 
     def __init__(self) -> None:
         self._open = asyncio.Event()
@@ -186,42 +186,42 @@ class Gate:
 
 
 class SimulatedLog:
-    """One boot of the server on a disk: the log that dispatch, recovery, replay and retention see."""
+    """The log of one start of the server on a disk, for dispatch, recovery, replay and retention."""
 
     in_memory_events = 4
-    """Of older ones the index is on disk only."""
+    """The index of older events is on disk only."""
 
-    def __init__(self, disk: Disk, twins: Twins, boot: str, *, durable: bool) -> None:
-        """``durable``: whether a crash loses nothing ("full"), or perhaps the end ("normal")."""
-        self.epoch = boot
+    def __init__(self, disk: Disk, twins: Twins, epoch: str, *, durable: bool) -> None:
+        """``durable``: whether a crash loses nothing ("full"), or possibly the last writes ("normal")."""
+        self.epoch = epoch
         self.disk = disk
         self.twins = twins
         self.durable = durable
         self.commits, self.reads = Gate(), Gate()
         self.failures: deque[tuple[StoreError, bool]] = deque()
-        """How the next commits fail, and whether a crash may find them committed."""
+        """The errors of the next commits, and whether a crash may find these commits."""
         self.waiting: Transaction | None = None
-        """What is being committed."""
+        """The transaction that is being committed."""
         self.pruned_through = disk.pruned_through
-        numbers = [position for position, change in disk.changes() if isinstance(change, Event)]
-        began = [boot.began_after for boot in disk.epochs]
-        self.head = self._last_used = max(0, *numbers, *began, self.pruned_through)
-        disk.append(Boot(boot, self.head), durable=True)
-        self._epochs = Epochs((entry.boot, entry.began_after) for entry in disk.epochs)
+        sequences = [position for position, change in disk.changes() if isinstance(change, Event)]
+        began = [epoch.began_after for epoch in disk.epochs]
+        self.head = self._last_used = max(0, *sequences, *began, self.pruned_through)
+        disk.append(EpochBegan(epoch, self.head), durable=True)
+        self._epochs = Epochs((entry.epoch, entry.began_after) for entry in disk.epochs)
         self._events = {n: change for n, change in disk.changes() if isinstance(change, Event)}
         self.uptime_at_open = disk.uptime
 
     is_durable = True
 
-    def offset_at(self, number: int) -> Offset:
-        return Offset(self.epoch, number)
+    def offset_at(self, sequence: int) -> Offset:
+        return Offset(self.epoch, sequence)
 
-    def offset_of(self, number: int) -> Offset:
-        return Offset(self._epochs.epoch_of(number), number)
+    def offset_of(self, sequence: int) -> Offset:
+        return Offset(self._epochs.epoch_of(sequence), sequence)
 
     def locate(self, offset: str) -> Offset:
-        boot, _, number = offset.rpartition(".")
-        return self._epochs.check(Offset(boot, int(number)), self.head)
+        epoch, _, sequence = offset.rpartition(".")
+        return self._epochs.check(Offset(epoch, int(sequence)), self.head)
 
     def precedes_epoch(self, earlier: str, later: str) -> bool:
         return self._epochs.precedes(earlier, later)
@@ -230,7 +230,7 @@ class SimulatedLog:
         positions, head = [], self.head
         for change in changes:
             if isinstance(change, Event):
-                self._last_used += 1  # for good, even if this fails
+                self._last_used += 1  # a sequence is used up, even if the commit fails
                 head = self._last_used
             positions.append(head)
         transaction = Transaction(tuple(zip(positions, changes, strict=True)))
@@ -272,59 +272,59 @@ class SimulatedLog:
 
     def _missed(self, namespace: str, memberships: Sequence[Membership], after: int, through: int) -> Missed:
         found = {}
-        for number in range(max(after, self.pruned_through) + 1, through + 1):
-            event = self._events.get(number)
+        for sequence in range(max(after, self.pruned_through) + 1, through + 1):
+            event = self._events.get(sequence)
             if event is not None and event.namespace == namespace:
                 rooms = (None,) if event.rooms is None else event.rooms
-                if any(m.room in rooms and m.covers(number) for m in memberships):
-                    found[number] = event.size_bytes
+                if any(m.room in rooms and m.covers(sequence) for m in memberships):
+                    found[sequence] = event.size_bytes
         return Missed(tuple(found), sum(found.values()))
 
-    async def read(self, numbers: Sequence[int], limit_bytes: int) -> list[LoggedEvent]:
+    async def read(self, sequences: Sequence[int], limit_bytes: int) -> list[LoggedEvent]:
         await self.reads.passed()
         logged = []
-        for number in numbers:
-            if number in self._events and number > self.pruned_through:
-                logged.append(LoggedEvent(number, self._events[number]))
-                limit_bytes -= self._events[number].size_bytes
+        for sequence in sequences:
+            if sequence in self._events and sequence > self.pruned_through:
+                logged.append(LoggedEvent(sequence, self._events[sequence]))
+                limit_bytes -= self._events[sequence].size_bytes
                 if limit_bytes < 0:
                     break
         return logged
 
     async def heartbeat(self, uptime: float) -> None:
-        self.disk.append(Beat(uptime), durable=self.durable)
+        self.disk.append(Heartbeat(uptime), durable=self.durable)
 
-    async def prune_idempotency_keys(self, answered_before: float, limit: int) -> int:
+    async def prune_idempotency_keys(self, handled_before: float, limit: int) -> int:
         return 0
 
     async def prune(self, *, through: int, emitted_before: float, limit: int) -> int:
         deleted = 0
-        for number in range(self.pruned_through + 1, through + 1):
-            event = self._events.get(number)
+        for sequence in range(self.pruned_through + 1, through + 1):
+            event = self._events.get(sequence)
             if event is not None and (event.emitted_at >= emitted_before or deleted == limit):
                 break
             if event is not None:
                 deleted += 1
-                self.pruned_through = number
+                self.pruned_through = sequence
         if deleted:
             self.disk.append(Pruned(self.pruned_through), durable=self.durable)
         return deleted
 
     def load_sessions(self) -> list[StoredSession]:
-        """As the tables would have them: a row that is not there is not changed."""
+        """The sessions as the tables have them: a missing row is not changed."""
         rows: dict[SessionKey, StoredSession] = {}
         memberships: defaultdict[SessionKey, list[Membership]] = defaultdict(list)
         writers: dict[int, str] = {}
-        boot = ""
+        epoch = ""
         for entry in self.disk.entries:
-            if isinstance(entry, Boot):
-                boot = entry.boot
+            if isinstance(entry, EpochBegan):
+                epoch = entry.epoch
             elif isinstance(entry, Transaction):
                 for position, change in entry.changes:
                     if not isinstance(change, Event):
-                        writers[position] = boot
+                        writers[position] = epoch
                         for part in _parts(change, memberships):
-                            _apply(part, Offset(boot, position), rows, memberships)
+                            _apply(part, Offset(epoch, position), rows, memberships)
         return [
             replace(
                 row,
@@ -337,7 +337,7 @@ class SimulatedLog:
 
 
 def _parts(change: Change, memberships: dict[SessionKey, list[Membership]]) -> list[Change]:
-    """What it comes to for each session."""
+    """The change as one change for each session."""
     if not isinstance(change, RoomClosed):
         return [change]
     return [
@@ -349,7 +349,7 @@ def _parts(change: Change, memberships: dict[SessionKey, list[Membership]]) -> l
 
 def _apply(
     change: Change,
-    place: Offset,
+    offset: Offset,
     rows: dict[SessionKey, StoredSession],
     memberships: dict[SessionKey, list[Membership]],
 ) -> None:
@@ -358,11 +358,11 @@ def _apply(
             namespace=change.namespace,
             sid=change.sid,
             pid_hash=change.pid_hash,
-            start=place,
+            start=offset,
             former_offset=change.former_offset,
             data="{}",
             away_since=None,
-            confirmed=place.sequence,
+            confirmed=offset.sequence,
             memberships=(),
         )
         return
@@ -381,10 +381,10 @@ def _apply(
             rows[key] = replace(row, data=data)
         case RoomJoined(room=room):
             if all(m.room != room or m.through is not None for m in intervals):
-                intervals.append(Membership(room, place.sequence, None))
+                intervals.append(Membership(room, offset.sequence, None))
         case RoomLeft(room=room):
             intervals[:] = [
-                replace(m, through=place.sequence) if m.room == room and m.through is None else m
+                replace(m, through=offset.sequence) if m.room == room and m.through is None else m
                 for m in intervals
             ]
         case _:
@@ -398,7 +398,7 @@ def _sid(change: Change) -> str:
 
 
 def text_of(event: Event) -> str:
-    """What an event says, the last of its arguments."""
+    """The text of an event, its last argument."""
     text = json.loads(event.payload)[-1]
     assert isinstance(text, str)
     return text

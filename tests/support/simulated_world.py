@@ -1,4 +1,4 @@
-"""Server, disk, network and clients in one place, and what must hold of them at any moment."""
+"""Server, disk, network and clients in one world, and the invariants that they must keep."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from support.simulated_network import NAMESPACES, PING, Client, VirtualLoop, Wir
 from support.simulated_store import Disk, SimulatedLog, Twins, text_of
 
 DURATION = 10.0
-"""How many seconds a client may be away."""
+"""The maximum disconnection duration, in seconds."""
 LIMITS = RecoveryLimits(DURATION, 10**6, 10**9, heartbeat_seconds=1.0)
 ROOMS: tuple[Room, ...] = ("red", "blue", 7)
 
@@ -48,7 +48,7 @@ def _connect_error(namespace: str, reason: object) -> Frames:
 
 
 class Faults(logging.Handler):
-    """The core logs a fault of its own and goes on, so that one client's trouble is nobody else's."""
+    """Records the faults that the core logs; after a fault the core goes on for the other clients."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ WORLDS: list[World] = []
 
 
 class World:
-    """A server on a disk, its clients, and everything between them."""
+    """A server on a disk, its clients, and the network between them."""
 
     def __init__(self, *, durable: bool) -> None:
         self.loop = VirtualLoop()
@@ -74,15 +74,15 @@ class World:
         self.seconds = 1_000.0
         self.clients = [Client(namespace, last_seen=self.seconds) for namespace in NAMESPACES]
         self.zombies: list[Wire] = []
-        """Transports whose client has gone, which the server does not know."""
-        self.meanings: dict[str, str] = {}
-        """By offset the text of the event to which it was given."""
+        """Transports without a client that the server takes for open."""
+        self.texts: dict[str, str] = {}
+        """The text of the event of each offset."""
         self.ended: set[tuple[str, str]] = set()
-        """The sessions that somebody asked to end."""
+        """The sessions that the application or their expiry has ended."""
         self.away_again: set[tuple[str, str]] = set()
-        """The sessions of which the disk has forgotten that their clients were back."""
+        """The sessions whose resumption a crash has removed from the disk."""
         self.refused: set[str] = set()
-        """The transports that may be told CONNECT_ERROR."""
+        """The transports that may receive CONNECT_ERROR."""
         self.faults = LOGGED.texts
         self.faults.clear()
         self.ids = itertools.count(1)
@@ -93,8 +93,8 @@ class World:
     # The server -------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """What ``Runtime.start`` does."""
-        self.log = SimulatedLog(self.disk, self.twins, f"boot{next(self.ids)}", durable=self.durable)
+        """Start the server as ``Runtime.start`` does."""
+        self.log = SimulatedLog(self.disk, self.twins, f"epoch{next(self.ids)}", durable=self.durable)
         self.registry = Registry()
         log, encoder = cast("Log", self.log), TextEncoder()
         fan_out, recent_events = FanOut(self.registry), RecentEvents(self.log.head, 60)
@@ -111,7 +111,7 @@ class World:
                 )
             away_since = now if stored.away_since is None else min(stored.away_since, now)
             self.registry.add(Session.restore(stored, away_since))
-        if left_open:  # or one that expires in this boot, and is pruned, could be recovered in the next
+        if left_open:  # otherwise a session could expire in this epoch and be recovered in the next
             self.loop.run_until_complete(self.log.commit(left_open))
         self.retention = Retention(
             log,
@@ -128,7 +128,7 @@ class World:
         self.departures = Departures(application, runtime, calls)
         self.admission = Admission(application, runtime, calls, self.departures)
         self._tasks = [self.spawn(self.queue.run()), self.spawn(replayer.run())]
-        self.loop.settle()
+        self.loop.run_until_idle()
 
     def _runtime(self) -> SimpleNamespace:
         return SimpleNamespace(
@@ -142,7 +142,7 @@ class World:
         )
 
     def _application(self) -> SimpleNamespace:
-        """What the handshake needs of python-socketio's server."""
+        """The parts of python-socketio's server that the admission needs."""
         reasons = {"CLIENT_DISCONNECT", "SERVER_DISCONNECT", "TRANSPORT_CLOSE", "TRANSPORT_ERROR"}
         return SimpleNamespace(
             serves=lambda namespace: namespace in NAMESPACES,
@@ -179,7 +179,7 @@ class World:
         return self.loop.create_task(work)
 
     def do(self, work: Coroutine[Any, Any, Any]) -> bool:
-        """Work that may fail with what the store says, and with nothing else. Gives whether it is done."""
+        """Run work that may fail with a StoreError only; return whether it is done."""
 
         def check(task: asyncio.Task[Any]) -> None:
             error = None if task.cancelled() else task.exception()
@@ -188,17 +188,17 @@ class World:
 
         task = self.spawn(work)
         task.add_done_callback(check)
-        self.loop.settle()
+        self.loop.run_until_idle()
         return task.done() and not task.cancelled() and task.exception() is None
 
-    def submit(self, *turns: Operation) -> bool:
+    def submit(self, *operations: Operation) -> bool:
         async def submitted() -> None:
-            await self.queue.submit(*turns)
+            await self.queue.submit(*operations)
 
         return self.do(submitted())
 
     def stop(self) -> None:
-        """The process is no more, and neither is any transport."""
+        """End the process and all transports."""
         for client in self.clients:
             self._hang_up(client)
         connections = (session.current.connection for session in self.registry)
@@ -207,10 +207,10 @@ class World:
         self.zombies.clear()
         for task in asyncio.all_tasks(self.loop):
             task.cancel()
-        self.loop.settle()
+        self.loop.run_until_idle()
 
     def crash(self, keep: int, *, find_uncertain: bool) -> None:
-        """Power off and on again; of what was not synced so many transactions are left."""
+        """Power off and on again; ``keep`` is the number of unsynced entries that are left."""
         if find_uncertain and self.log.waiting is not None:
             self.disk.uncertain = self.log.waiting
         self.stop()
@@ -230,54 +230,54 @@ class World:
         )
 
     def _hang_up(self, client: Client) -> Wire | None:
-        """The client's end of the transport is gone."""
+        """Close the client's end of the transport."""
         wire, client.wire = client.wire, None
         if client.connected:
             client.last_seen = self.seconds
         client.connected = False
         if wire is not None:
-            wire.flying.clear()
+            wire.in_flight.clear()
         return wire
 
     def cut(self, client: Client) -> None:
-        """Both ends notice."""
+        """Break a transport; both ends notice it."""
         if (wire := self._hang_up(client)) is not None:
             self.loop.call(lambda: wire.close("transport close"))
 
     def strand(self, client: Client) -> None:
-        """Only the client notices."""
+        """Break a transport; only the client notices it."""
         if (wire := self._hang_up(client)) is not None:
             self.zombies.append(wire)
 
-    def say_goodbye(self, client: Client) -> None:
-        """The tutorial's button: a DISCONNECT packet, after which the client ignores what comes."""
+    def send_disconnect(self, client: Client) -> None:
+        """The Disconnect button of the tutorial: DISCONNECT; the client ignores later packets."""
         if (wire := self._hang_up(client)) is not None and not wire.closed:
             self.loop.call(lambda: self.departures.client_disconnected(cast("Any", wire), client.namespace))
             self.loop.call(lambda: wire.close("transport close"))
 
     def notice(self) -> None:
-        """The server notices a transport that died long ago."""
+        """Let the server notice a transport that broke earlier."""
         if self.zombies:
             wire = self.zombies.pop(0)
             self.loop.call(lambda: wire.close("ping timeout"))
 
     def ping(self, client: Client) -> None:
-        """What the transport does for a heartbeat."""
-        if client.wire is not None and not client.wire.closed and PING not in client.wire.flying:
+        """Send a heartbeat as the transport does."""
+        if client.wire is not None and not client.wire.closed and PING not in client.wire.in_flight:
             client.wire.write([Frames(PING)])
             client.wire.ping_written(self.queue.position, self.clock())
             client.wire.pinged_at = self.seconds
 
     def deliver(self, client: Client, count: int) -> None:
-        """The client takes what has come, packet by packet."""
+        """Let the client take packets, one by one."""
         self.loop.call(lambda: self._deliver(client, count))
 
     def _deliver(self, client: Client, count: int) -> None:
         for _ in range(count):
             wire = client.wire
-            if wire is None or not wire.flying:
+            if wire is None or not wire.in_flight:
                 return
-            self._take(client, wire, wire.flying.popleft())
+            self._take(client, wire, wire.in_flight.popleft())
 
     def _take(self, client: Client, wire: Wire, packet: str) -> None:
         if packet == PING:
@@ -298,7 +298,7 @@ class World:
                 wire.close("transport close")
             case "41":
                 allowed = client.key in self.ended
-                assert allowed, f"DISCONNECT to a client that nobody disconnected: {client}"
+                assert allowed, f"DISCONNECT to a client that was not disconnected: {client}"
                 self._hang_up(client)
                 wire.close("transport close")
             case "42":
@@ -313,7 +313,7 @@ class World:
         if recovered:
             assert content["sid"] == client.sid, "another sid under the same pid"
         else:
-            assert not self.owes(client), f"a session that nothing was wrong with is gone: {client}"
+            assert not self.must_recover(client), f"a session that must be recovered is lost: {client}"
             client.received = []
         client.sid, client.pid, client.connected = content["sid"], content["pid"], True
         client.last_seen = self.seconds
@@ -326,43 +326,43 @@ class World:
         client.offset = offset
         if name == "volatile":
             return
-        assert self.meanings.setdefault(offset, text) == text, f"{offset} was given out twice"
+        assert self.texts.setdefault(offset, text) == text, f"{offset} was given out twice"
         expected = self.expected(client)
-        place = len(client.received)
-        assert expected[place : place + 1] == [text], (
-            f"{client.key} received {text} as number {place}, where its twin has {expected}"
+        index = len(client.received)
+        assert expected[index : index + 1] == [text], (
+            f"{client.key} received {text} at index {index}, where its twin has {expected}"
         )
         client.received.append(text)
 
     def expected(self, client: Client) -> list[str]:
-        """What the twin has."""
+        """The texts of the twin's events."""
         return [text_of(event) for _, event in self.twins.received.get(client.key, [])]
 
-    def owes(self, client: Client) -> bool:
-        """Whether the server must give a client its session back."""
+    def must_recover(self, client: Client) -> bool:
+        """Whether the server must recover the client's session."""
         if client.pid is None or client.key in self.ended or client.key not in self.twins.present:
             return False
-        if client.key in self.away_again:  # and the time in which to return runs since long ago
+        if client.key in self.away_again:  # its time in which to return began earlier
             return False
         if self.confirms_nothing(client):
             return False
-        # The clock of the server may be slower, never faster than this.
+        # The uptime clock may be slower than this clock, never faster.
         return self.seconds - client.last_seen <= DURATION and not self.is_lost(client.offset)
 
     def confirms_nothing(self, client: Client) -> bool:
-        """Whether it lacks something for so long, and answered no heartbeat, that it need not be believed."""
+        """Whether the client has not confirmed a missed event for too long, by offset or heartbeat."""
         missed = self.twins.received[client.key][len(client.received) :]
         too_old = self.seconds - LIMITS.max_unconfirmed_seconds
         return bool(missed) and max(missed[0][1].emitted_at, client.answered_at) <= too_old
 
     def is_lost(self, offset: str | None) -> bool:
-        """Whether an offset lies in a future that a crash took."""
+        """Whether an offset lies in a future that a crash has removed."""
         if offset is None:
             return False
-        boot, _, number = offset.rpartition(".")
-        began = {entry.boot: entry.began_after for entry in self.disk.epochs}
-        later = [entry.began_after for entry in self.disk.epochs[list(began).index(boot) + 1 :]]
-        return int(number) > min([*later, self.log.head])
+        epoch, _, sequence = offset.rpartition(".")
+        began = {entry.epoch: entry.began_after for entry in self.disk.epochs}
+        later = [entry.began_after for entry in self.disk.epochs[list(began).index(epoch) + 1 :]]
+        return int(sequence) > min([*later, self.log.head])
 
     def check(self) -> None:
         assert not self.faults, self.faults
@@ -377,10 +377,10 @@ class World:
             self._hang_up(client)
             return
         session = wire.sessions.get(client.namespace)
-        if client.connected and not wire.flying and session is not None and session.state is State.LIVE:
+        if client.connected and not wire.in_flight and session is not None and session.state is State.LIVE:
             reached = [
                 text_of(event)
-                for number, event in self.twins.received[client.key]
-                if number <= self.queue.position
+                for sequence, event in self.twins.received[client.key]
+                if sequence <= self.queue.position
             ]
-            assert client.received == reached, f"{client.key} is live and lacks something"
+            assert client.received == reached, f"{client.key} is live and misses an event"

@@ -1,4 +1,4 @@
-"""What may happen in a history, and what its arguments may be."""
+"""The steps of a history, and the values of their arguments."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CHOICES: dict[str, Sequence[Any]] = {
     "accept": [True, True, True, False],
     "farewell": [True, False],
     "count": [1, 2, 3],
-    "how": [World.cut, World.cut, World.strand, World.say_goodbye],
+    "how": [World.cut, World.cut, World.strand, World.send_disconnect],
     "steps": [1, 2, 3, 4],
     "which": ["commits", "reads"],
     "failure": [StoreUnavailable, StoreBusy, StoreRejected],
@@ -36,14 +36,14 @@ CHOICES: dict[str, Sequence[Any]] = {
     "seconds": [1.0, 4.0, DURATION + 1.0],
     "sweep": [True, False],
 }
-"""What an argument of a step may be, by its name."""
+"""The values of a step's argument, by its name."""
 STEPS: list[Callable[..., None]] = []
-"""What may happen, the usual more often."""
+"""The steps; frequent ones are repeated."""
 Step = TypeVar("Step", bound=Callable[..., None])
 
 
 def step(weight: int = 1) -> Callable[[Step], Step]:
-    """Something that may happen, at the will of hypothesis or of chance."""
+    """Declare a step, for hypothesis and for random histories."""
 
     def decorate(function: Step) -> Step:
         STEPS.extend([function] * weight)
