@@ -1,4 +1,4 @@
-"""Away is not absent: what is done to a session while its client is gone counts when it comes back."""
+"""Changes of an away session are in effect when its client recovers it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 async def away(node: NodeClients, url: str, *rooms: str) -> Client:
-    """An official client that has been connected and is gone."""
+    """An official client whose session is away."""
     client = await node.client(url, reconnection=False, auth={"rooms": rooms})
     await client.connected()
     await client.cut()
@@ -28,21 +28,20 @@ async def away(node: NodeClients, url: str, *rooms: str) -> Client:
 
 
 async def back(client: Client) -> None:
-    """It comes back; its connect handler joins nothing more."""
+    """The client recovers its session; its connect handler joins no room."""
     await client.connect(rooms=[])
     await client.recovered_again()
 
 
 async def names_until(client: Client, control: Client, last: str = "end") -> list[str]:
-    """What the client received, in order, up to an event that is published now."""
+    """The names of the received events, in order, up to an event that is published now."""
     await control.call("publish", {"name": last, "to": client.sid})
     await client.received(last)
     return [event.name for event in client.events]
 
 
-async def test_rooms_are_entered_left_and_closed_at_their_place_in_the_order(
-    server: ServerProcess, node: NodeClients
-) -> None:
+async def test_room_changes_take_effect_in_log_order(server: ServerProcess, node: NodeClients) -> None:
+    """Rooms are entered, left and closed in the order of the log."""
     control = await node.control(server.url)
     client = await away(node, server.url, "left", "closed", "both")
     sid = client.sid
@@ -76,9 +75,10 @@ async def test_rooms_are_entered_left_and_closed_at_their_place_in_the_order(
     assert await client.call("rooms") == sorted(["entered", sid])
 
 
-async def test_a_raw_client_that_was_away_is_sent_exactly_the_packets_of_its_rooms(
+async def test_raw_client_receives_packets_of_its_rooms(
     server: ServerProcess, node: NodeClients, http: aiohttp.ClientSession
 ) -> None:
+    """A raw client that was away receives exactly the packets of its rooms."""
     control = await node.control(server.url)
     client = RawPolling(http, server.url)
     session = await client.connect(auth={"rooms": ["raw left", "raw closed"]})
@@ -110,7 +110,8 @@ async def test_data_are_saved_and_read(server: ServerProcess, node: NodeClients)
     assert await client.call("load") == {"saved": True, "number": 2}
 
 
-async def test_what_is_emitted_to_its_sid_waits_for_it(server: ServerProcess, node: NodeClients) -> None:
+async def test_events_to_an_away_sid_are_replayed(server: ServerProcess, node: NodeClients) -> None:
+    """Events to the sid of an away session are replayed."""
     control = await node.control(server.url)
     client = await away(node, server.url)
     offsets = [await control.call("publish", {"name": "to it", "to": client.sid}) for _ in range(3)]
@@ -123,9 +124,10 @@ async def test_what_is_emitted_to_its_sid_waits_for_it(server: ServerProcess, no
 
 @pytest.mark.parametrize("command", ["hang_up", "revoke"])
 @pytest.mark.parametrize("crash", [False, True], ids=["running", "after a crash"])
-async def test_a_session_that_is_ended_is_over(
+async def test_ended_away_session_is_not_recovered(
     server: ServerProcess, node: NodeClients, command: str, crash: bool
 ) -> None:
+    """An away session that the server ends is not recovered."""
     control = await node.control(server.url)
     client = await away(node, server.url, "room")
     sid = client.sid
@@ -139,7 +141,7 @@ async def test_a_session_that_is_ended_is_over(
         records = await control.call("seen", {"sid": sid})
         assert [record["what"] for record in records] == ["connect", "disconnect"]
     assert await control.call("rooms", {"sid": sid}) == []
-    await control.call(command, {"sid": sid})  # once more is no error
+    await control.call(command, {"sid": sid})  # a second call is no error
 
     await client.connect(rooms=[])
     fresh = await client.reconnected()
@@ -148,9 +150,10 @@ async def test_a_session_that_is_ended_is_over(
     assert "reconnection of an unknown session: unknown_session" in server.log
 
 
-async def test_a_raw_client_whose_session_was_revoked_is_sent_nothing_of_it(
+async def test_revoked_session_sends_nothing(
     server: ServerProcess, node: NodeClients, http: aiohttp.ClientSession
 ) -> None:
+    """A raw client receives nothing of its revoked session."""
     control = await node.control(server.url)
     client = RawPolling(http, server.url)
     session = await client.connect()
@@ -164,9 +167,8 @@ async def test_a_raw_client_whose_session_was_revoked_is_sent_nothing_of_it(
     assert await again.packet() == f'42["end","{offset}"]'
 
 
-async def test_a_session_that_is_ended_while_its_client_is_connected_takes_its_rooms_along(
-    server: ServerProcess, node: NodeClients
-) -> None:
+async def test_ended_live_session_leaves_its_rooms(server: ServerProcess, node: NodeClients) -> None:
+    """A live session that the server ends leaves its rooms."""
     control = await node.control(server.url)
     client = await node.client(server.url, auth={"rooms": ["room"], "farewell": {"leave": ["room"]}})
     sid = (await client.connected()).sid
@@ -177,7 +179,8 @@ async def test_a_session_that_is_ended_while_its_client_is_connected_takes_its_r
     assert await control.call("rooms", {"sid": sid}) == []
 
 
-async def test_all_of_it_is_on_disk_when_the_calls_return(server: ServerProcess, node: NodeClients) -> None:
+async def test_changes_are_on_disk_when_the_calls_return(server: ServerProcess, node: NodeClients) -> None:
+    """All changes of an away session are on disk when their calls return."""
     control = await node.control(server.url)
     client = await away(node, server.url, "left", "closed", "kept")
     sid = client.sid
@@ -202,9 +205,10 @@ async def test_all_of_it_is_on_disk_when_the_calls_return(server: ServerProcess,
 
 
 @pytest.mark.parametrize("way", ["cut", "close", "disconnect"])
-async def test_leaving_its_rooms_in_the_disconnect_handler_changes_nothing(
+async def test_leave_in_the_disconnect_handler_is_ignored(
     server: ServerProcess, node: NodeClients, way: str
 ) -> None:
+    """Leaving rooms inside the disconnect handler does not change the session."""
     control = await node.control(server.url)
     farewell = {"leave": ["red", "blue"]}
     client = await node.client(
@@ -223,10 +227,9 @@ async def test_leaving_its_rooms_in_the_disconnect_handler_changes_nothing(
     assert [record["what"] for record in records] == ["connect", "disconnect", "connect"]
 
 
-async def test_handlers_that_change_a_session_at_the_same_time_lose_no_change(
-    server: ServerProcess, node: NodeClients
-) -> None:
-    # On python-socketio alone saving is done at once, so a handler cannot see what was before it.
+async def test_concurrent_handlers_lose_no_change(server: ServerProcess, node: NodeClients) -> None:
+    """Handlers that change a session concurrently lose no change."""
+    # python-socketio alone saves at once, so no other handler can see the former data.
     client = await node.client(server.url, reconnection=False)
     await client.connected()
 

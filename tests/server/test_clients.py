@@ -1,4 +1,4 @@
-"""Official clients, real servers: whatever the transport, parser or way of emitting, nothing is missed."""
+"""Official clients of real servers miss no event, on any transport, with any parser and any emit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from support.clients import NodeClients, number_of
+from support.clients import NodeClients, sequence_of
 from support.processes import EmbeddedServer, ServerProcess, TlsServer
 from support.recovering import recovers_what_it_missed
 
@@ -82,9 +82,10 @@ async def test_clients_recover_on_every_transport(
 
 
 @pytest.mark.parametrize("transports", TRANSPORTS)
-async def test_clients_with_the_msgpack_parser_recover_in_an_application_on_aiohttp(
+async def test_msgpack_clients_recover_on_aiohttp(
     tmp_path: Path, node: NodeClients, transports: tuple[str, ...]
 ) -> None:
+    """Clients with the msgpack parser recover in an application on aiohttp."""
     with EmbeddedServer(tmp_path, AIOHTTP_MSGPACK) as server:
         msgpack = {"parser": "msgpack"}
         await recovers_what_it_missed(server, node, transports=transports, control=msgpack, **msgpack)
@@ -108,7 +109,8 @@ async def test_clients_recover_in_an_application_on_asgi(
         await recovers_what_it_missed(server, node, transports=transports)
 
 
-async def test_an_upgrade_from_polling_to_websocket_misses_nothing(tmp_path: Path, node: NodeClients) -> None:
+async def test_upgrade_to_websocket_misses_no_event(tmp_path: Path, node: NodeClients) -> None:
+    """An upgrade from polling to WebSocket misses no event."""
     with ServerProcess(tmp_path) as server:
         control = await node.control(server.url)
         await control.pump("publish", {"name": "numbered"}, window=4)
@@ -128,9 +130,8 @@ async def test_an_upgrade_from_polling_to_websocket_misses_nothing(tmp_path: Pat
         assert numbers[-1] == max(control.acknowledged)
 
 
-async def test_events_reach_whom_they_are_addressed_to_live_and_missed(
-    tmp_path: Path, node: NodeClients
-) -> None:
+async def test_events_reach_the_addressed_clients(tmp_path: Path, node: NodeClients) -> None:
+    """Events reach the addressed clients, live and in a replay."""
     with ServerProcess(tmp_path) as server:
         control = await node.control(server.url)
         rooms = (["red"], ["blue"], ["red", "blue"])
@@ -184,7 +185,8 @@ async def test_events_reach_whom_they_are_addressed_to_live_and_missed(
         ]
 
 
-async def test_namespaces_on_one_transport_recover_each_for_itself(tmp_path: Path, node: NodeClients) -> None:
+async def test_namespaces_of_a_transport_recover_separately(tmp_path: Path, node: NodeClients) -> None:
+    """The namespaces of one transport recover separately."""
     with ServerProcess(tmp_path) as server:
         control = await node.control(server.url)
         main = await node.client(server.url, reconnection=False)
@@ -214,9 +216,8 @@ async def test_namespaces_on_one_transport_recover_each_for_itself(tmp_path: Pat
         assert [(event.name, event.data) for event in other.events] == [("missed", ["other"]), ("end", [])]
 
 
-async def test_acknowledged_emits_are_not_stored_and_leave_the_offset_alone(
-    tmp_path: Path, node: NodeClients
-) -> None:
+async def test_acknowledged_emits_keep_the_offset(tmp_path: Path, node: NodeClients) -> None:
+    """Acknowledged emits are not stored and do not change the client's offset."""
     with ServerProcess(tmp_path) as server:
         control = await node.control(server.url)
         client = await node.client(server.url, reconnection=False)
@@ -224,7 +225,7 @@ async def test_acknowledged_emits_are_not_stored_and_leave_the_offset_alone(
         offset = await control.call("publish", {"name": "stored"})
         answer = await control.call("ask", {"name": "question", "data": "text", "to": client.sid})
         assert answer == "answer to question"
-        # The last argument of an event with an acknowledgement id is no offset, and the client takes none.
+        # The client takes no offset from an event with an acknowledgement id.
         assert (await client.received("question"))[0].args == ["text"]
         assert await client.last_offset() == offset
 
@@ -237,14 +238,13 @@ async def test_acknowledged_emits_are_not_stored_and_leave_the_offset_alone(
         assert [event.name for event in client.events] == ["stored", "question", "missed", "end"]
 
 
-async def test_volatile_emits_are_not_stored_and_end_in_the_present_offset(
-    tmp_path: Path, node: NodeClients
-) -> None:
+async def test_volatile_emits_end_in_the_current_offset(tmp_path: Path, node: NodeClients) -> None:
+    """Volatile emits are not stored and end in the current offset."""
     with ServerProcess(tmp_path) as server:
         control = await node.control(server.url)
         client = await node.client(server.url, reconnection=False)
         await client.connected()
-        # Before any stored event as well: a string at the end would be taken for an offset.
+        # Before the first stored event as well: the client takes a last string for an offset.
         await control.call("publish", {"name": "volatile", "data": "text", "volatile": True})
         (volatile,) = await client.received("volatile")
         assert volatile.data == ["text"] and await client.last_offset() == volatile.offset
@@ -265,9 +265,8 @@ async def test_volatile_emits_are_not_stored_and_end_in_the_present_offset(
         assert [event.name for event in client.events] == names
 
 
-async def test_events_that_nobody_is_there_to_receive_have_an_offset_too(
-    tmp_path: Path, node: NodeClients
-) -> None:
+async def test_events_without_recipients_have_offsets(tmp_path: Path, node: NodeClients) -> None:
+    """Events without recipients have offsets."""
     with ServerProcess(tmp_path) as server:
         control = await node.control(server.url)
         offsets = [
@@ -278,15 +277,16 @@ async def test_events_that_nobody_is_there_to_receive_have_an_offset_too(
         await client.connected()
         offsets.append(await control.call("publish", {"name": "heard"}))
         assert (await client.received("heard"))[0].offset == offsets[-1]
-        numbers = [number_of(offset) for offset in offsets]
+        numbers = [sequence_of(offset) for offset in offsets]
         assert sorted(set(numbers)) == numbers
         assert [event.name for event in client.events] == ["heard"]
 
 
 @pytest.mark.parametrize("transports", TRANSPORTS)
-async def test_a_client_that_has_never_received_an_event_recovers(
+async def test_client_without_events_recovers(
     tmp_path: Path, node: NodeClients, transports: tuple[str, ...]
 ) -> None:
+    """A client that has never received an event recovers."""
     with ServerProcess(tmp_path) as server:
         control = await node.control(server.url)
         await control.call("publish", {"name": "before it came"})
@@ -301,9 +301,8 @@ async def test_a_client_that_has_never_received_an_event_recovers(
         assert [event.name for event in client.events] == ["missed"]
 
 
-async def test_a_msgpack_client_that_has_never_received_an_event_recovers(
-    tmp_path: Path, node: NodeClients
-) -> None:
+async def test_msgpack_client_without_events_recovers(tmp_path: Path, node: NodeClients) -> None:
+    """A msgpack client that has never received an event recovers."""
     # Where the default parser leaves the missing offset out, this one writes JavaScript's undefined.
     with EmbeddedServer(tmp_path, AIOHTTP_MSGPACK) as server:
         control = await node.control(server.url, parser="msgpack", auth={"some": "auth"})

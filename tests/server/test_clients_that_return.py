@@ -1,4 +1,4 @@
-"""Official clients that go and come back: whose the session is, and what they find."""
+"""Official clients that disconnect and reconnect: which session they get, with which rooms and data."""
 
 from __future__ import annotations
 
@@ -39,9 +39,8 @@ async def test_membership_counts_at_the_moment_of_the_event(tmp_path: Path, node
         assert [event.name for event in client.events] == ["live", "away", "entered again", "end"]
 
 
-async def test_data_and_rooms_of_a_client_that_is_away_can_be_read_and_changed(
-    tmp_path: Path, node: NodeClients
-) -> None:
+async def test_data_and_rooms_of_an_away_session(tmp_path: Path, node: NodeClients) -> None:
+    """Data and rooms of an away session can be read and changed."""
     with ServerProcess(tmp_path) as server:
         control = await node.control(server.url)
         client = await node.client(server.url, reconnection=False, auth={"rooms": ["room"]})
@@ -57,7 +56,8 @@ async def test_data_and_rooms_of_a_client_that_is_away_can_be_read_and_changed(
         assert await client.call("rooms") == sorted(["room", sid])
 
 
-async def test_the_disconnect_button_of_the_tutorial_loses_nothing(tmp_path: Path, node: NodeClients) -> None:
+async def test_disconnect_button_loses_no_event(tmp_path: Path, node: NodeClients) -> None:
+    """The Disconnect button of the tutorial loses no event."""
     with ServerProcess(tmp_path) as server:
         control = await node.control(server.url)
         client = await node.client(server.url)
@@ -69,9 +69,8 @@ async def test_the_disconnect_button_of_the_tutorial_loses_nothing(tmp_path: Pat
         await client.received("missed")
 
 
-async def test_the_disconnect_button_ends_the_session_without_recover_client_disconnect(
-    tmp_path: Path, node: NodeClients
-) -> None:
+async def test_disconnect_button_can_end_the_session(tmp_path: Path, node: NodeClients) -> None:
+    """Without ``recover_client_disconnect`` the Disconnect button ends the session."""
     config = {"connection_state_recovery": {"recover_client_disconnect": False}}
     with ServerProcess(tmp_path, config) as server:
         control = await node.control(server.url)
@@ -82,7 +81,7 @@ async def test_the_disconnect_button_ends_the_session_without_recover_client_dis
         await client.connect()
         second = await client.reconnected()
         assert not second.recovered and second.sid != first.sid and second.pid != first.pid
-        # A broken transport is another matter.
+        # A session whose transport breaks is recovered.
         await client.cut()
         await control.call("publish", {"name": "kept"})
         await client.connect()
@@ -91,9 +90,8 @@ async def test_the_disconnect_button_ends_the_session_without_recover_client_dis
         assert [event.name for event in client.events] == ["kept"]
 
 
-async def test_a_session_that_the_server_has_ended_is_not_recovered(
-    tmp_path: Path, node: NodeClients
-) -> None:
+async def test_disconnected_session_is_not_recovered(tmp_path: Path, node: NodeClients) -> None:
+    """A session that the server has disconnected is not recovered."""
     with ServerProcess(tmp_path) as server:
         control = await node.control(server.url)
         client = await node.client(server.url)
@@ -105,9 +103,8 @@ async def test_a_session_that_the_server_has_ended_is_not_recovered(
         assert not second.recovered and second.sid != first.sid
 
 
-async def test_a_revoked_session_is_not_recovered_whether_its_client_is_away_or_connected(
-    tmp_path: Path, node: NodeClients
-) -> None:
+async def test_revoked_session_is_not_recovered(tmp_path: Path, node: NodeClients) -> None:
+    """A revoked session is not recovered, whether it was away or live."""
     with ServerProcess(tmp_path) as server:
         control = await node.control(server.url)
         client = await node.client(server.url, reconnection=False)
@@ -119,7 +116,7 @@ async def test_a_revoked_session_is_not_recovered_whether_its_client_is_away_or_
         second = await client.reconnected()
         assert not second.recovered and second.sid != first.sid
 
-        # No DISCONNECT packet, after which it would not come back: it passes the handlers as a new client.
+        # Without a DISCONNECT packet the client reconnects by itself and passes the handlers as a new client.
         await control.call("revoke", {"sid": second.sid})
         assert await client.gone() in ("transport close", "transport error")
         await client.connect()
@@ -130,7 +127,8 @@ async def test_a_revoked_session_is_not_recovered_whether_its_client_is_away_or_
         assert [event.name for event in client.events] == ["end"]
 
 
-async def test_a_session_expires_and_the_client_gets_a_fresh_one(tmp_path: Path, node: NodeClients) -> None:
+async def test_client_of_an_expired_session_gets_a_new_one(tmp_path: Path, node: NodeClients) -> None:
+    """The client of an expired session gets a new session."""
     config = {
         "connection_state_recovery": {"max_disconnection_duration": 0.5},
         "store": {"prune_interval": 0.1},
@@ -153,9 +151,8 @@ async def test_a_session_expires_and_the_client_gets_a_fresh_one(tmp_path: Path,
         assert [record["what"] for record in records] == ["connect", "disconnect", "session_expired"]
 
 
-async def test_a_half_open_connection_does_not_keep_its_client_from_coming_back(
-    tmp_path: Path, node: NodeClients
-) -> None:
+async def test_half_open_connection_allows_recovery(tmp_path: Path, node: NodeClients) -> None:
+    """A half-open connection does not prevent the recovery of its session."""
     # The server would notice the lost connection only after 45 seconds.
     config = {"server": {"ping_interval": 25.0, "ping_timeout": 20.0}}
     with ServerProcess(tmp_path, config) as server:
@@ -188,7 +185,8 @@ async def test_a_half_open_connection_does_not_keep_its_client_from_coming_back(
             assert [record["what"] for record in records] == ["connect", "disconnect", "connect"]
 
 
-async def test_a_reloaded_page_goes_on_where_the_old_one_was(tmp_path: Path, node: NodeClients) -> None:
+async def test_reloaded_page_recovers_its_session(tmp_path: Path, node: NodeClients) -> None:
+    """A reloaded page recovers its session with the pid and offset in its auth."""
     with ServerProcess(tmp_path) as server:
         control = await node.control(server.url)
         page = await node.client(server.url, reconnection=False)
@@ -208,7 +206,8 @@ async def test_a_reloaded_page_goes_on_where_the_old_one_was(tmp_path: Path, nod
         assert [event.name for event in reloaded.events] == ["missed", "greeting"]
 
 
-async def test_a_duplicated_tab_takes_over_and_the_other_one_stops(tmp_path: Path, node: NodeClients) -> None:
+async def test_duplicated_tab_takes_over(tmp_path: Path, node: NodeClients) -> None:
+    """A duplicated tab takes the session over, and the first tab stops."""
     with ServerProcess(tmp_path) as server:
         control = await node.control(server.url)
         tab = await node.client(server.url)
@@ -221,7 +220,8 @@ async def test_a_duplicated_tab_takes_over_and_the_other_one_stops(tmp_path: Pat
         assert not tab.events and len(tab.connects) == 1
 
 
-async def test_a_refused_takeover_leaves_the_session_to_its_owner(tmp_path: Path, node: NodeClients) -> None:
+async def test_refused_takeover_keeps_the_owners_session(tmp_path: Path, node: NodeClients) -> None:
+    """A refused takeover leaves the session to its owner."""
     with ServerProcess(tmp_path) as server:
         control = await node.control(server.url)
         owner = await node.client(server.url)
@@ -236,9 +236,8 @@ async def test_a_refused_takeover_leaves_the_session_to_its_owner(tmp_path: Path
         assert not intruder.events and not intruder.connects
 
 
-async def test_a_handler_that_emits_while_it_connects_is_heard_after_connect(
-    tmp_path: Path, node: NodeClients
-) -> None:
+async def test_emits_of_the_connect_handler_come_later(tmp_path: Path, node: NodeClients) -> None:
+    """Events of the connect handler follow CONNECT and the missed events."""
     with ServerProcess(tmp_path) as server:
         control = await node.control(server.url)
         client = await node.client(server.url, reconnection=False, auth={"greet": True, "rooms": ["room"]})

@@ -1,4 +1,4 @@
-"""Time: clocks that jump, clients that are quiet for long, and heartbeats, which are receipts."""
+"""Wall clocks that jump, clients that are quiet for long, and heartbeats, which confirm events."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from support.clients import Client, NodeClients, number_of
+from support.clients import Client, NodeClients, sequence_of
 from support.polling import RawPolling
 from support.processes import ServerProcess
 
@@ -30,7 +30,7 @@ from socketio_eventstore.__main__ import main
 
 main()
 """
-"""The server, before whose first import somebody has taken over the wall clock."""
+"""The server, with a wall clock that is replaced before its first import."""
 
 
 class ServerWithWrongClock(ServerProcess):
@@ -71,33 +71,34 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerWithWrong
 
 
 async def until(control: Client, happened: Callable[[], bool]) -> None:
-    """Waits while the server works, which every call shows."""
+    """Waits for a condition; every check follows a call that the server answers."""
     async with asyncio.timeout(30):
         while not happened():
             await control.call("rooms", {"sid": control.sid})
 
 
 async def swept(server: ServerWithWrongClock, control: Client) -> None:
-    """Waits until the server has looked for what is old, from the beginning to the end."""
+    """Waits until the server has completed a sweep that began after this call."""
 
-    def beats() -> float:
+    def last_heartbeat() -> float:
         return server.asked("SELECT max(service_time) FROM boots")
 
-    last, seen = beats(), 0
+    last, seen = last_heartbeat(), 0
 
-    def has_beaten_thrice() -> bool:  # the first sweep may have begun before the clock was set
+    def has_three_heartbeats() -> bool:  # the first sweep may have begun before the clock was set
         nonlocal last, seen
-        seen, last = seen + (beats() > last), beats()
+        seen, last = seen + (last_heartbeat() > last), last_heartbeat()
         return seen >= 3
 
-    await until(control, has_beaten_thrice)
+    await until(control, has_three_heartbeats)
 
 
 @pytest.mark.parametrize("restart", [None, "kill", "terminate"], ids=["running", "kill -9", "graceful"])
 @pytest.mark.parametrize("hours", [-5, 5], ids=["backwards", "forwards"])
-async def test_a_wall_clock_that_jumps_costs_no_session_and_no_event(
+async def test_clock_jump_loses_no_session_and_no_event(
     server: ServerWithWrongClock, node: NodeClients, hours: int, restart: str | None
 ) -> None:
+    """A jump of the wall clock loses no session and no event."""
     server.set_clock(0.0)
     control = await node.control(server.url)
     client = await node.client(server.url, reconnection=False, auth={"rooms": ["room"]})
@@ -114,7 +115,7 @@ async def test_a_wall_clock_that_jumps_costs_no_session_and_no_event(
         await control.reconnected()
     await swept(server, control)
     expected += [await control.call("publish", {"name": "missed", "to": "room"}) for _ in range(3)]
-    # And back, as when somebody notices.
+    # And back, as after a correction by the operator.
     server.set_clock(0.0)
     await swept(server, control)
     expected += [await control.call("publish", {"name": "missed", "to": sid}) for _ in range(3)]
@@ -124,12 +125,13 @@ async def test_a_wall_clock_that_jumps_costs_no_session_and_no_event(
     expected.append(await control.call("publish", {"name": "live", "to": "room"}))
     await client.received("live", 2)
     assert [event.offset for event in client.events] == expected
-    assert [number_of(offset) for offset in expected] == sorted(number_of(offset) for offset in expected)
+    assert [sequence_of(offset) for offset in expected] == sorted(sequence_of(offset) for offset in expected)
 
 
-async def test_a_wall_clock_that_jumps_while_a_client_is_connected_is_not_noticed_by_it(
+async def test_clock_jump_does_not_disturb_live_clients(
     server: ServerWithWrongClock, node: NodeClients, http: aiohttp.ClientSession
 ) -> None:
+    """A jump of the wall clock does not disturb live clients."""
     server.set_clock(0.0)
     control = await node.control(server.url)
     client = await node.client(server.url)
@@ -144,9 +146,8 @@ async def test_a_wall_clock_that_jumps_while_a_client_is_connected_is_not_notice
     assert len(client.connects) == 1 and len(client.events) == 5
 
 
-async def test_sessions_expire_in_their_time_however_wrong_the_wall_clock_is(
-    tmp_path: Path, node: NodeClients
-) -> None:
+async def test_wrong_wall_clock_does_not_change_expiry(tmp_path: Path, node: NodeClients) -> None:
+    """Sessions expire in their time, however wrong the wall clock is."""
     config = {"connection_state_recovery": {"max_disconnection_duration": 0.5}}
     with ServerWithWrongClock(tmp_path, config) as server:
         control = await node.control(server.url)
@@ -161,9 +162,8 @@ async def test_sessions_expire_in_their_time_however_wrong_the_wall_clock_is(
             assert not (await client.reconnected()).recovered
 
 
-async def test_quiet_never_messaged_and_reloaded_clients_recover_when_their_offsets_are_pruned(
-    tmp_path: Path, node: NodeClients
-) -> None:
+async def test_clients_recover_with_pruned_offsets(tmp_path: Path, node: NodeClients) -> None:
+    """Quiet, never messaged and reloaded clients recover with offsets that are pruned."""
     config = {"server": {"ping_interval": 0.05, "ping_timeout": 20.0}}
     with ServerWithWrongClock(tmp_path, config) as server:
         control = await node.control(server.url)
@@ -176,7 +176,7 @@ async def test_quiet_never_messaged_and_reloaded_clients_recover_when_their_offs
         await control.call("publish", {"name": "seen"})
         (seen,) = await quiet.received("seen")
         await page.received("seen")
-        # Much happens, and nothing of it is for them: their offsets stay where they are.
+        # Many events are emitted and none is addressed to these clients: their offsets stay the same.
         await control.call("publish_at_once", {"name": "traffic", "count": 500, "to": "elsewhere"})
         server.set_clock(5 * HOUR)
 
@@ -200,7 +200,7 @@ async def test_quiet_never_messaged_and_reloaded_clients_recover_when_their_offs
                 await client.connect()
                 await client.recovered_again()
                 await client.received("missed", 1 + crash)
-            # A new client object knows nothing; the application gives it what sessionStorage held.
+            # A new client object has no pid; the application passes the one of sessionStorage.
             reloaded = await node.client(server.url, reconnection=False, auth=kept)
             assert (await reloaded.connected()).sid == page.sid
             await reloaded.received("missed", 1)
@@ -211,15 +211,16 @@ async def test_quiet_never_messaged_and_reloaded_clients_recover_when_their_offs
         assert [event.name for event in never.events] == ["missed", "missed"]
 
 
-async def test_events_stay_until_a_heartbeat_was_answered_however_old_they_are(
+async def test_events_stay_until_a_heartbeat_confirms_them(
     tmp_path: Path, node: NodeClients, http: aiohttp.ClientSession
 ) -> None:
+    """Events stay until a heartbeat confirms them, however old they are."""
     config = {"server": {"ping_interval": 0.05, "ping_timeout": 20.0}}
     with ServerWithWrongClock(tmp_path, config) as server:
         control = await node.control(server.url)
         deaf = RawPolling(http, server.url)
         session = await deaf.connect()
-        # It gets them all and answers no heartbeat: its network may have died just before.
+        # The client receives all events and answers no heartbeat, as if its network had failed before.
         offsets = await control.call("publish_many", {"name": "numbered", "count": 5, "to": session["sid"]})
         server.set_clock(5 * HOUR)
         await swept(server, control)
@@ -228,7 +229,7 @@ async def test_events_stay_until_a_heartbeat_was_answered_however_old_they_are(
         assert await again.connect(auth={"pid": session["pid"]}) == session
         assert [(await again.event())[-1] for _ in offsets] == offsets
 
-        # A heartbeat later they are known to have arrived, and go.
+        # The next answered heartbeat confirms the events, and they are pruned.
         async def answer() -> None:
             while True:
                 await again.packet()
@@ -237,4 +238,4 @@ async def test_events_stay_until_a_heartbeat_was_answered_however_old_they_are(
         await until(control, lambda: server.asked("SELECT count(*) FROM events") == 0)
         answering.cancel()
         await asyncio.gather(answering, return_exceptions=True)
-        assert server.asked("SELECT pruned_through FROM log_state") == number_of(offsets[-1])
+        assert server.asked("SELECT pruned_through FROM log_state") == sequence_of(offsets[-1])

@@ -1,4 +1,4 @@
-"""Without ``[connection_state_recovery]`` it is plain Socket.IO: nothing is kept, nothing is added."""
+"""Without ``[connection_state_recovery]`` the server is plain Socket.IO: no storage, no pid, no offset."""
 
 from __future__ import annotations
 
@@ -46,9 +46,8 @@ async def test_nothing_is_stored(tmp_path: Path, http: aiohttp.ClientSession) ->
     assert not server.database.exists() and not server.database.parent.exists()
 
 
-async def test_official_clients_get_what_the_handlers_emit_and_nothing_more(
-    tmp_path: Path, node: NodeClients
-) -> None:
+async def test_official_clients_receive_plain_events(tmp_path: Path, node: NodeClients) -> None:
+    """Official clients receive the emitted events without pid and offset."""
     with ServerProcess(tmp_path, DISABLED) as server:
         control = await node.control(server.url)
         client = await node.client(server.url, transports=("polling", "websocket"), auth={"rooms": ["room"]})

@@ -1,4 +1,4 @@
-"""Events of clients that carry an idempotency key: handled once, answered alike, or not handled at all."""
+"""Client events with an idempotency key are handled once, and repeats get the same acknowledgement."""
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         yield server
 
 
-async def test_the_tutorials_step_eight_sends_each_message_once(
-    server: ServerProcess, node: NodeClients
-) -> None:
+async def test_tutorial_step_eight_sends_each_message_once(server: ServerProcess, node: NodeClients) -> None:
+    """Step 8 of the tutorial sends each message once."""
     sender = await node.client(server.url, **TUTORIAL)
     other = await node.client(server.url)
     for client in (sender, other):
@@ -44,9 +43,8 @@ async def test_the_tutorials_step_eight_sends_each_message_once(
     assert [logged(server, text) for text in texts] == [1] * 5
 
 
-async def test_a_crash_between_the_handling_and_its_acknowledgement_handles_no_message_twice(
-    server: ServerProcess, node: NodeClients
-) -> None:
+async def test_crash_before_the_acknowledgement(server: ServerProcess, node: NodeClients) -> None:
+    """A crash between the commit and the acknowledgement handles no message twice."""
     other = await node.client(server.url)
     await other.connected()
     async with OneWay(server.port) as proxy:
@@ -56,7 +54,7 @@ async def test_a_crash_between_the_handling_and_its_acknowledgement_handles_no_m
             text = f"unacknowledged {number}"
             proxy.silence()
             sending = asyncio.create_task(sender.call("chat message", text, f"{first.sid}-{number}"))
-            # The others see it, so it was handled and stored; the sender will never hear of it.
+            # The other client receives the message, so it is stored; the sender gets no acknowledgement.
             await other.received("chat message", number + 1)
             await asyncio.to_thread(server.kill)
             for client in (sender, other):
@@ -75,9 +73,8 @@ async def test_a_crash_between_the_handling_and_its_acknowledgement_handles_no_m
 
 
 @pytest.mark.timeout(240)
-async def test_crashes_at_any_moment_handle_each_message_exactly_once(
-    server: ServerProcess, node: NodeClients
-) -> None:
+async def test_crashes_at_random_moments(server: ServerProcess, node: NodeClients) -> None:
+    """Crashes at random moments handle each message exactly once."""
     seed = int(os.environ.get("ONCE_SEED") or random.randrange(2**32))
     print(f"ONCE_SEED={seed}")
     chance = random.Random(seed)
@@ -100,7 +97,7 @@ async def test_crashes_at_any_moment_handle_each_message_exactly_once(
         for number, sender in enumerate(senders):
             tasks.create_task(write(number, sender))
         for _ in range(8):
-            # Every message of the others is a moment at which some are handled and not acknowledged.
+            # At every message of this client some messages are handled and not acknowledged.
             await other.received("chat message", len(other.by_name["chat message"]) + chance.randrange(1, 40))
             await asyncio.to_thread(server.kill)
             for client in (*senders, other):
@@ -117,9 +114,10 @@ async def test_crashes_at_any_moment_handle_each_message_exactly_once(
     print(f"{len(answered)} messages")
 
 
-async def test_a_repeat_gets_the_first_answer_and_does_nothing(
+async def test_repeat_gets_the_first_acknowledgement(
     server: ServerProcess, node: NodeClients, http: aiohttp.ClientSession
 ) -> None:
+    """A repeat gets the first acknowledgement, and its handler is not called."""
     control = await node.control(server.url)
     client = RawPolling(http, server.url)
     session = await client.connect()
@@ -129,7 +127,7 @@ async def test_a_repeat_gets_the_first_answer_and_does_nothing(
         assert await client.call("deed", repeated, "repeated", namespace="/") == answer
     expected = await marker(control, session["sid"])
     assert await client.packet() == expected
-    # Whatever carries the repeat: the session after a reconnection, or another one.
+    # A repeat may come from the recovered session or from another one.
     await client.close()
     again = RawPolling(http, server.url)
     await again.connect(auth={"pid": session["pid"], "offset": expected.split('"')[3]})
@@ -138,7 +136,7 @@ async def test_a_repeat_gets_the_first_answer_and_does_nothing(
     await another.connect()
     await another.connect("/other")
     assert await another.call("deed", {}, "repeated", namespace="/") == answer
-    # Another key, another event and another namespace are another matter.
+    # Another key, another event name and another namespace are no repeats.
     assert await again.call("deed", {}, "another key", namespace="/") != answer
     await again.call("chat message", "text", "repeated", namespace="/")
     assert (await again.event())[:2] == ["chat message", "text"]
@@ -148,9 +146,8 @@ async def test_a_repeat_gets_the_first_answer_and_does_nothing(
     assert logged(server, "once") == 1
 
 
-async def test_the_keys_of_one_identity_are_not_those_of_another(
-    server: ServerProcess, node: NodeClients
-) -> None:
+async def test_keys_belong_to_an_identity(server: ServerProcess, node: NodeClients) -> None:
+    """The idempotency keys of one identity are not those of another."""
     ann, again, bob = [
         await node.client(server.url, auth={"bind": identity}) for identity in ("ann", "ann", "bob")
     ]
@@ -171,7 +168,7 @@ async def test_a_repeat_during_the_first_run_waits_for_it(
         await client.post(f'42{ack_id}["deed",{{"gate":"first run","say":["held"]}},"held"]')
     await control.call("until_reached", {"gate": "first run"})
     await client.post('42102["deed",{},"held"]')
-    # Nothing was said and nothing acknowledged: this comes first.
+    # The marker comes first: nothing was emitted and nothing acknowledged before.
     expected = await marker(control, sid)
     assert await client.packet() == expected
     await control.call("open_gate", {"gate": "first run"})
@@ -182,14 +179,13 @@ async def test_a_repeat_during_the_first_run_waits_for_it(
     assert logged(server, "held") == 1
 
 
-async def test_a_client_that_goes_while_its_event_is_handled_gets_the_answer_when_it_returns(
-    server: ServerProcess, node: NodeClients
-) -> None:
+async def test_recovered_client_gets_the_acknowledgement(server: ServerProcess, node: NodeClients) -> None:
+    """A client that disconnects during the handler gets the acknowledgement on recovery."""
     control = await node.control(server.url)
     client = await node.client(server.url, reconnection=False, **TUTORIAL)
     await client.connected()
-    wishes = {"gate": "gone meanwhile", "say": ["handled while away"], "join": "entered while away"}
-    sending = asyncio.create_task(client.call("deed", wishes, "gone meanwhile"))
+    options = {"gate": "gone meanwhile", "say": ["handled while away"], "join": "entered while away"}
+    sending = asyncio.create_task(client.call("deed", options, "gone meanwhile"))
     await control.call("until_reached", {"gate": "gone meanwhile"})
     await client.cut()
     await control.call("open_gate", {"gate": "gone meanwhile"})
@@ -215,9 +211,10 @@ async def test_a_client_that_goes_while_its_event_is_handled_gets_the_answer_whe
     ],
     ids=["missing", "empty", "number", "null", "list", "object", "too long"],
 )
-async def test_an_event_without_a_proper_key_is_not_handled_and_harms_nobody(
+async def test_event_with_an_invalid_key_is_not_handled(
     server: ServerProcess, node: NodeClients, http: aiohttp.ClientSession, arguments: str
 ) -> None:
+    """An event with an invalid key is not handled, and its connection stays open."""
     control = await node.control(server.url)
     client = RawPolling(http, server.url)
     sid = (await client.connect())["sid"]
@@ -232,9 +229,8 @@ async def test_an_event_without_a_proper_key_is_not_handled_and_harms_nobody(
     assert set(await client.call("deed", {}, f"after {len(arguments)} {sid}", namespace="/")) == {"run"}
 
 
-async def test_the_official_client_hears_that_an_event_without_a_key_was_not_handled(
-    server: ServerProcess, node: NodeClients
-) -> None:
+async def test_event_without_a_key_times_out(server: ServerProcess, node: NodeClients) -> None:
+    """The official client reports a timeout for an event without a key."""
     client = await node.client(server.url, retries=1, ackTimeout=200)
     await client.connected()
     with pytest.raises(NotAnswered, match="timed out"):

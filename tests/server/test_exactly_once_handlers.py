@@ -1,4 +1,4 @@
-"""Handlers of events with an idempotency key: what they asked for is stored with their answer, or nothing."""
+"""Handler transactions: deferred operations and the acknowledgement are stored together, or not at all."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         yield server
 
 
-async def test_an_exception_discards_emits_joins_and_saves_and_the_repeat_does_them(
+async def test_exception_discards_deferred_operations(
     server: ServerProcess, node: NodeClients, http: aiohttp.ClientSession
 ) -> None:
+    """An exception discards emits, joins and saves; the repeat runs the handler again."""
     control = await node.control(server.url)
     client = RawPolling(http, server.url)
     sid = (await client.connect(auth={"rooms": ["kept"]}))["sid"]
-    wishes = '"say":["discarded","as well"],"join":"room","leave":"kept","save":{"a":1}'
-    await client.post(f'42200["deed",{{{wishes},"gate":"failing","fail":true}},"failing"]')
+    options = '"say":["discarded","as well"],"join":"room","leave":"kept","save":{"a":1}'
+    await client.post(f'42200["deed",{{{options},"gate":"failing","fail":true}},"failing"]')
     await control.call("until_reached", {"gate": "failing"})
     await control.call("open_gate", {"gate": "failing"})
     await client.call("whoami", namespace="/")
@@ -43,9 +44,8 @@ async def test_an_exception_discards_emits_joins_and_saves_and_the_repeat_does_t
     assert rows(server, "SELECT count(*) FROM answers WHERE key = 'failing'") == [(1,)]
 
 
-async def test_an_exception_leaves_a_room_open_that_the_handler_has_closed(
-    server: ServerProcess, node: NodeClients
-) -> None:
+async def test_exception_discards_close_room(server: ServerProcess, node: NodeClients) -> None:
+    """An exception discards the ``close_room`` of the handler."""
     control = await node.control(server.url)
     client = await node.client(server.url, auth={"rooms": ["open"]})
     sid = (await client.connected()).sid
@@ -59,7 +59,8 @@ async def test_an_exception_leaves_a_room_open_that_the_handler_has_closed(
     assert await client.call("rooms") == [sid]
 
 
-async def test_a_handler_reads_what_it_has_saved_itself(server: ServerProcess, node: NodeClients) -> None:
+async def test_handler_reads_its_own_saved_data(server: ServerProcess, node: NodeClients) -> None:
+    """A handler reads the data that it has saved itself."""
     client = await node.client(server.url)
     await client.connected()
     await client.call("deed", {"count": 3}, "counting")
@@ -67,9 +68,8 @@ async def test_a_handler_reads_what_it_has_saved_itself(server: ServerProcess, n
     assert await client.call("load") == {"count": 3}
 
 
-async def test_handlers_that_run_at_the_same_time_lose_nothing_that_they_saved(
-    server: ServerProcess, node: NodeClients
-) -> None:
+async def test_concurrent_handlers_lose_no_saved_data(server: ServerProcess, node: NodeClients) -> None:
+    """Handlers that run concurrently lose no saved data."""
     client = await node.client(server.url)
     sid = (await client.connected()).sid
     async with asyncio.TaskGroup() as tasks:
@@ -78,14 +78,13 @@ async def test_handlers_that_run_at_the_same_time_lose_nothing_that_they_saved(
     assert await client.call("load") == {"count": 10}
 
 
-async def test_what_a_handler_asked_for_is_on_disk_with_its_key_when_it_is_acknowledged(
-    server: ServerProcess, node: NodeClients
-) -> None:
+async def test_acknowledged_operations_are_on_disk(server: ServerProcess, node: NodeClients) -> None:
+    """At the acknowledgement the handler's operations and its key are on disk."""
     control = await node.control(server.url)
     client = await node.client(server.url, reconnection=False)
     sid = (await client.connected()).sid
-    wishes = {"say": ["one", "two"], "join": "joined", "save": {"saved": True}}
-    answer = await client.call("deed", wishes, "all of it")
+    options = {"say": ["one", "two"], "join": "joined", "save": {"saved": True}}
+    answer = await client.call("deed", options, "all of it")
     server.kill()
     await client.gone()
     await control.gone()
@@ -98,18 +97,17 @@ async def test_what_a_handler_asked_for_is_on_disk_with_its_key_when_it_is_ackno
     assert [event.data for event in client.events] == [["one"], ["two"], []]
     assert await client.call("rooms") == sorted(["joined", sid])
     assert await client.call("load") == {"saved": True}
-    assert await client.call("deed", wishes, "all of it") == answer
+    assert await client.call("deed", options, "all of it") == answer
     assert len(client.by_name["said"]) == 2
 
 
-async def test_a_crash_inside_the_handler_leaves_nothing_and_the_repeat_does_everything(
-    server: ServerProcess, node: NodeClients
-) -> None:
+async def test_crash_inside_the_handler_stores_nothing(server: ServerProcess, node: NodeClients) -> None:
+    """A crash inside the handler stores nothing; the repeat stores everything."""
     control = await node.control(server.url)
     client = await node.client(server.url, **TUTORIAL)
     sid = (await client.connected()).sid
-    wishes = {"gate": "crash", "say": ["survives the crash"], "join": "room", "save": {"saved": True}}
-    sending = asyncio.create_task(client.call("deed", wishes, "crash"))
+    options = {"gate": "crash", "say": ["survives the crash"], "join": "room", "save": {"saved": True}}
+    sending = asyncio.create_task(client.call("deed", options, "crash"))
     await control.call("until_reached", {"gate": "crash"})
     server.kill()
     for one in (client, control):
@@ -128,9 +126,10 @@ async def test_a_crash_inside_the_handler_leaves_nothing_and_the_repeat_does_eve
     assert await client.call("load") == {"saved": True}
 
 
-async def test_an_answer_that_cannot_be_kept_discards_everything(
+async def test_invalid_acknowledgement_discards_everything(
     server: ServerProcess, node: NodeClients, http: aiohttp.ClientSession
 ) -> None:
+    """An acknowledgement that cannot be stored discards the deferred operations."""
     control = await node.control(server.url)
     client = RawPolling(http, server.url)
     sid = (await client.connect())["sid"]

@@ -1,7 +1,7 @@
 """Disks that are full, files that may not be written or are damaged: each tried for real.
 
-Whatever happens, the server says what is wrong, serves what it can, loses nothing that it acknowledged,
-tells no client to stay away, and recovers by itself when the cause goes away.
+In every case the server reports the fault, serves the reads that are possible, loses no acknowledged
+event, sends no DISCONNECT, and recovers by itself when the cause is removed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import pytest
 from support.visitor import (
     Faulty,
     Visitor,
-    is_turned_away_without_a_word,
+    is_closed_without_a_packet,
     leaves_a_healthy_database,
     make_server,
     visiting,
@@ -38,23 +38,22 @@ def server(tmp_path: Path) -> Faulty:
 # No room --------------------------------------------------------------------------------------------
 
 
-async def test_a_file_that_may_not_grow_stops_emits_and_nothing_else(
-    server: Faulty, http: aiohttp.ClientSession
-) -> None:
+async def test_file_size_limit_stops_emits_only(server: Faulty, http: aiohttp.ClientSession) -> None:
+    """A file that may not grow stops emits, and nothing else."""
     async with visiting(server, http) as visitor:
         assert await visitor.publish() is None
         _, hard = resource.prlimit(server.pid, resource.RLIMIT_FSIZE)
         resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (server.wal.stat().st_size + 200_000, hard))
         for size in (50_000, 0):  # until there is no room for anything
-            assert "cannot be written" in await visitor.publish_until_it_fails(size)
-        await visitor.collect()
-        await is_turned_away_without_a_word(visitor)
+            assert "cannot be written" in await visitor.publish_until_failure(size)
+        await visitor.receive_acknowledged()
+        await is_closed_without_a_packet(visitor)
         resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (hard, hard))
-        # The attempt to take its session over cost the client its transport, as every attempt may.
+        # The takeover that failed has closed the transport of the client, as it may.
         assert await visitor.client.rest() == []
         assert await visitor.come_back()
-        await visitor.publish_until_it_works()
-        await visitor.collect()
+        await visitor.publish_until_success()
+        await visitor.receive_acknowledged()
         await leaves_a_healthy_database(server, visitor)
 
 
@@ -70,9 +69,10 @@ def small_disk(folder: Path) -> Iterator[None]:
         subprocess.run(("umount", "--lazy", str(folder)), check=True)
 
 
-async def test_a_full_disk_stops_emits_and_when_there_is_room_again_they_work(
+async def test_full_disk_stops_emits_until_there_is_space(
     server: Faulty, http: aiohttp.ClientSession
 ) -> None:
+    """A full disk stops emits until there is space again."""
     with small_disk(server.database.parent):
         async with visiting(server, http) as visitor:
             assert await visitor.publish() is None
@@ -80,23 +80,22 @@ async def test_a_full_disk_stops_emits_and_when_there_is_room_again_they_work(
             with pytest.raises(OSError, match="No space"):
                 ballast.write_bytes(bytes(2_000_000))
             for size in (20_000, 0):
-                assert "full" in await visitor.publish_until_it_fails(size)
-            await visitor.collect()
-            await is_turned_away_without_a_word(visitor)
+                assert "full" in await visitor.publish_until_failure(size)
+            await visitor.receive_acknowledged()
+            await is_closed_without_a_packet(visitor)
             ballast.unlink()
             assert await visitor.client.rest() == []
             assert await visitor.come_back()
-            await visitor.publish_until_it_works()
-            await visitor.collect()
+            await visitor.publish_until_success()
+            await visitor.receive_acknowledged()
             await leaves_a_healthy_database(server, visitor)
 
 
-async def test_a_file_that_becomes_immutable_under_the_server_is_reported_and_recovered_from(
-    server: Faulty, http: aiohttp.ClientSession
-) -> None:
+async def test_file_that_becomes_immutable_is_reported(server: Faulty, http: aiohttp.ClientSession) -> None:
+    """A file that becomes immutable is reported, and later emits succeed."""
     async with visiting(server, http) as visitor:
         assert await visitor.publish() is None
-        await visitor.collect()
+        await visitor.receive_acknowledged()
 
         def make(flag: str) -> bool:
             command = ("chattr", flag, str(server.wal))
@@ -114,8 +113,8 @@ async def test_a_file_that_becomes_immutable_under_the_server_is_reported_and_re
         if error is None:
             pytest.skip("this file system lets an immutable file be written that was open before")
         assert "cannot be written" in error
-        await visitor.publish_until_it_works()
-        await visitor.collect()
+        await visitor.publish_until_success()
+        await visitor.receive_acknowledged()
         await leaves_a_healthy_database(server, visitor)
 
 
@@ -130,7 +129,7 @@ for capability in (1, 2, 3):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNE
         sys.exit(77)
 os.execv(sys.argv[1], sys.argv[1:])
 """
-"""Root may write what it likes, unless it gives that up."""
+"""Drops the capabilities that let root write to every file, then runs a program."""
 
 
 @pytest.fixture
@@ -146,7 +145,8 @@ def obedient(server: Faulty) -> Faulty:
     return server
 
 
-def test_a_database_that_is_read_only_is_refused_at_the_start(obedient: Faulty) -> None:
+def test_read_only_database_is_refused_at_start(obedient: Faulty) -> None:
+    """A read-only database is refused at start."""
     with obedient:
         obedient.terminate()
     before = obedient.database.read_bytes()
@@ -159,7 +159,8 @@ def test_a_database_that_is_read_only_is_refused_at_the_start(obedient: Faulty) 
 
 
 @pytest.mark.parametrize("is_there", [True, False], ids=["with a database", "without a database"])
-def test_a_folder_that_is_read_only_is_refused_at_the_start(obedient: Faulty, is_there: bool) -> None:
+def test_read_only_folder_is_refused_at_start(obedient: Faulty, is_there: bool) -> None:
+    """A read-only folder is refused at start."""
     folder = obedient.database.parent
     if is_there:
         with obedient:
@@ -195,9 +196,10 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
 }
 
 
-async def test_a_damaged_database_is_refused_at_the_start_in_one_line(
+async def test_damaged_database_is_refused_at_start(
     server: Faulty, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
+    """A damaged database is refused at start, with an error of one line."""
     async with visiting(server, http) as visitor:
         for _ in range(20):
             assert await visitor.publish(size=2_000) is None
@@ -217,7 +219,7 @@ async def test_a_damaged_database_is_refused_at_the_start_in_one_line(
 
 async def reconnects(visitor: Visitor) -> bool:
     recovered = await visitor.come_back()
-    await visitor.collect()
+    await visitor.receive_acknowledged()
     return recovered
 
 
@@ -225,18 +227,19 @@ RUNNING_DAMAGES = ["another header", "half of it", "ones from the second page on
 
 
 @pytest.mark.parametrize("damage", [DAMAGES[name] for name in RUNNING_DAMAGES], ids=RUNNING_DAMAGES)
-async def test_damage_under_a_running_server_is_said_clearly_and_does_not_end_it(
+async def test_damage_does_not_end_a_running_server(
     server: Faulty, http: aiohttp.ClientSession, damage: Callable[[Path], None]
 ) -> None:
+    """Damage under a running server is reported clearly and does not end the server."""
     async with visiting(server, http) as visitor:
         for _ in range(300):  # more than the cache and the WAL hide
             assert await visitor.publish(size=20_000) is None
-        await visitor.collect()
+        await visitor.receive_acknowledged()
         damage(server.database)
         errors = [error for _ in range(20) if (error := await visitor.publish(size=2_000)) is not None]
         assert all("event store" in error and "\n" not in error for error in errors)
-        await visitor.collect()
-        # Whoever is away may or may not be recovered now, but is never told half.
+        await visitor.receive_acknowledged()
+        # An away session may or may not be recovered now, but never in part.
         await visitor.client.leave()
         socket = await visitor.socket()
         await socket.send("40" + json.dumps({"pid": visitor.pid, "offset": visitor.offset}))

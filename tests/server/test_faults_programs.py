@@ -1,7 +1,7 @@
 """Programs that interfere with the database, handlers that fail: each tried for real.
 
-Whatever happens, the server says what is wrong, serves what it can, loses nothing that it acknowledged,
-tells no client to stay away, and recovers by itself when the cause goes away.
+In every case the server reports the fault, serves the reads that are possible, loses no acknowledged
+event, sends no DISCONNECT, and recovers by itself when the cause is removed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from support.storing import opened, python
 from support.visitor import (
     Faulty,
     Visitor,
-    is_turned_away_without_a_word,
+    is_closed_without_a_packet,
     leaves_a_healthy_database,
     make_server,
     visiting,
@@ -34,9 +34,8 @@ def server(tmp_path: Path) -> Faulty:
 # Other programs -------------------------------------------------------------------------------------
 
 
-async def test_emits_wait_for_a_foreign_writer_and_all_arrive_in_order(
-    server: Faulty, http: aiohttp.ClientSession
-) -> None:
+async def test_emits_wait_for_a_foreign_writer(server: Faulty, http: aiohttp.ClientSession) -> None:
+    """Emits wait for a foreign writer, and all events arrive in order."""
     async with visiting(server, http) as visitor:
         with closing(sqlite3.connect(server.database, isolation_level=None)) as foreign:
             foreign.execute("BEGIN IMMEDIATE")
@@ -49,16 +48,15 @@ async def test_emits_wait_for_a_foreign_writer_and_all_arrive_in_order(
             assert isinstance(answer, str) and answer.startswith(f'43/control,{number}[{{"offset":')
             visitor.acknowledged.append(number)
         visitor._number = 30
-        await visitor.collect()
+        await visitor.receive_acknowledged()
         await leaves_a_healthy_database(server, visitor)
 
 
-async def test_a_client_that_goes_and_returns_while_the_database_is_locked_is_recovered(
-    server: Faulty, http: aiohttp.ClientSession
-) -> None:
+async def test_client_recovers_from_a_locked_database(server: Faulty, http: aiohttp.ClientSession) -> None:
+    """A client that disconnects and reconnects while the database is locked is recovered."""
     async with visiting(server, http) as visitor:
         assert await visitor.publish() is None
-        await visitor.collect()
+        await visitor.receive_acknowledged()
         with closing(sqlite3.connect(server.database, isolation_level=None)) as foreign:
             foreign.execute("BEGIN IMMEDIATE")
             await visitor.client.leave()
@@ -67,12 +65,11 @@ async def test_a_client_that_goes_and_returns_while_the_database_is_locked_is_re
             foreign.execute("ROLLBACK")
         assert await coming
         assert await visitor.publish() is None
-        await visitor.collect()
+        await visitor.receive_acknowledged()
 
 
-async def test_a_database_that_is_deleted_under_the_server_is_noticed_and_nothing_is_acknowledged_any_more(
-    server: Faulty, http: aiohttp.ClientSession
-) -> None:
+async def test_deleted_database_stops_acknowledgements(server: Faulty, http: aiohttp.ClientSession) -> None:
+    """A server whose database is deleted reports it and acknowledges no more emits."""
     async with visiting(server, http) as visitor:
         assert await visitor.publish() is None
         for file in server.database.parent.iterdir():
@@ -80,22 +77,21 @@ async def test_a_database_that_is_deleted_under_the_server_is_noticed_and_nothin
         await visitor.log_says("was deleted or replaced while the server was running")
         error = await visitor.publish()
         assert error is not None and "deleted or replaced" in error and str(server.database) in error
-        await is_turned_away_without_a_word(visitor)
+        await is_closed_without_a_packet(visitor)
         await asyncio.to_thread(server.restart)
         await visitor.take_control()
-        assert not await visitor.come_back()  # another history, and nobody says that it is the same
-        await visitor.publish_until_it_works()
+        assert not await visitor.come_back()  # the new database has another history
+        await visitor.publish_until_success()
 
 
-async def test_a_vacuum_of_another_program_under_load_harms_nothing(
-    server: Faulty, http: aiohttp.ClientSession
-) -> None:
+async def test_vacuum_of_another_program_under_load(server: Faulty, http: aiohttp.ClientSession) -> None:
+    """A VACUUM of another program under load loses no event."""
     async with visiting(server, http) as visitor:
         program = python(VACUUMS, server.database)
         while program.poll() is None or len(visitor.acknowledged) < 100:
             assert await visitor.publish(size=1_000) is None
         assert program.communicate()[0] == "" and program.returncode == 0
-        await visitor.collect()
+        await visitor.receive_acknowledged()
         await leaves_a_healthy_database(server, visitor)
 
 
@@ -107,9 +103,8 @@ for _ in range(10):
 """
 
 
-async def test_a_foreign_reader_lets_the_wal_grow_and_after_it_the_wal_is_cut(
-    server: Faulty, http: aiohttp.ClientSession
-) -> None:
+async def test_wal_is_cut_after_a_foreign_reader(server: Faulty, http: aiohttp.ClientSession) -> None:
+    """The WAL grows during a foreign read transaction and is cut after it."""
     async with visiting(server, http) as visitor:
         assert await visitor.publish() is None
         with closing(sqlite3.connect(server.database, isolation_level=None)) as foreign:
@@ -117,32 +112,33 @@ async def test_a_foreign_reader_lets_the_wal_grow_and_after_it_the_wal_is_cut(
             assert foreign.execute("SELECT count(*) FROM events").fetchone() == (1,)
             for _ in range(20):
                 assert await visitor.publish(size=900_000) is None
-                await visitor.collect()
+                await visitor.receive_acknowledged()
             grown = server.wal.stat().st_size
             assert grown > 15_000_000
             assert foreign.execute("SELECT count(*) FROM events").fetchone() == (1,)
             foreign.execute("COMMIT")
         for _ in range(10):
             assert await visitor.publish(size=900_000) is None
-            await visitor.collect()
+            await visitor.receive_acknowledged()
         assert server.wal.stat().st_size <= 8_000_000
 
 
-async def test_a_backup_of_the_running_server_has_all_that_was_acknowledged_before_it(
+async def test_backup_has_all_acknowledged_events(
     server: Faulty, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
+    """A backup of a running server has all events that were acknowledged before it."""
     backup = tmp_path / "backup.db"
     async with visiting(server, http) as visitor:
         for _ in range(20):
             assert await visitor.publish() is None
-        await visitor.collect()
+        await visitor.receive_acknowledged()
         taken = len(visitor.acknowledged)
         program = python(BACKS_UP, server.database, backup)
         while program.poll() is None:
             assert await visitor.publish() is None
         assert program.communicate()[0] == "" and program.returncode == 0
         offset = visitor.offset
-        await visitor.collect()
+        await visitor.receive_acknowledged()
     assert offset is not None
     async with opened(backup) as log:
         assert log.locate(offset).sequence == taken
@@ -160,17 +156,18 @@ connection.execute("VACUUM INTO ?", (sys.argv[2],))
 # Faults of the application --------------------------------------------------------------------------
 
 
-async def test_a_session_that_has_expired_is_not_recovered_later_without_what_was_pruned(
-    tmp_path: Path, http: aiohttp.ClientSession
-) -> None:
-    """Its end cannot be stored, since the handler of session_expired fails; the events are pruned."""
+async def test_expired_session_is_not_recovered_later(tmp_path: Path, http: aiohttp.ClientSession) -> None:
+    """An expired session is not recovered later without the pruned events.
+
+    The handler of session_expired fails, so the end of the session is not stored; the events are pruned.
+    """
     server = make_server(tmp_path, connection_state_recovery={"max_disconnection_duration": 0.5})
     visitor = Visitor(server, http)
     server.start()
     try:
         await visitor.arrive()
         assert await visitor.publish() is None
-        await visitor.collect()
+        await visitor.receive_acknowledged()
         await asyncio.to_thread(server.restart)  # a crash leaves the session open
         await visitor.take_control()
         assert await visitor.publish() is None
@@ -179,7 +176,7 @@ async def test_a_session_that_has_expired_is_not_recovered_later_without_what_wa
             query = "SELECT pruned_through FROM log_state"
             async with asyncio.timeout(DEADLINE):
                 while connection.execute(query).fetchone() != (2,):
-                    # Nothing is pruned before the others have confirmed it, by their heartbeats.
+                    # Events are pruned when the heartbeats of the other clients have confirmed them.
                     assert await visitor.control.raw_packet() == "2"
                     await visitor.control.send("3")
         await asyncio.to_thread(server.restart)

@@ -1,4 +1,4 @@
-"""Sessions that are bound to an identity: whoever else has the private id gets nothing of them."""
+"""A session that is bound to an identity is recovered by this identity only; its pid is not enough."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 async def publish_secrets(control: Client, sid: str) -> None:
-    """One to everyone, one to a room, one to the session itself."""
+    """Publishes an event to the namespace, one to a room and one to the session."""
     for message in ({}, {"to": "Ann's room"}, {"to": sid}):
         await control.call("publish", {"name": "secret", "data": "for Ann only", **message})
 
@@ -55,7 +55,7 @@ async def ann_goes_away(node: NodeClients, url: str, control: Client) -> Client:
 
 
 async def ann_has_lost_nothing(ann: Client) -> None:
-    """She comes back as herself; returns when she has what she missed, each once."""
+    """Ann recovers her session; returns when she has each missed event once."""
     await ann.connect()
     again = await ann.recovered_again()
     await ann.received("secret", 3)
@@ -72,9 +72,10 @@ async def test_the_same_identity_recovers_its_session(server: ServerProcess, nod
 
 
 @pytest.mark.parametrize("identity", ["bob", "Ann", "ann ", None], ids=["other", "case", "space", "nobody"])
-async def test_somebody_else_gets_a_fresh_session_and_its_owner_still_recovers_everything(
+async def test_other_identity_gets_a_new_session(
     server: ServerProcess, node: NodeClients, identity: str | None
 ) -> None:
+    """Another identity gets a new session; the owner still recovers everything."""
     control = await node.control(server.url)
     ann = await ann_goes_away(node, server.url, control)
     who = {} if identity is None else {"bind": identity}
@@ -88,7 +89,7 @@ async def test_somebody_else_gets_a_fresh_session_and_its_owner_still_recovers_e
     assert [event.name for event in thief.events] == ["end"]
     await ann_has_lost_nothing(ann)
 
-    # What the thief was given is a session like any other.
+    # The new session of the other identity is a session like any other.
     await thief.cut()
     await control.call("publish", {"name": "missed", "to": stolen.sid})
     await thief.connect(pid=stolen.pid, offset=await thief.last_offset(), **who)
@@ -96,9 +97,10 @@ async def test_somebody_else_gets_a_fresh_session_and_its_owner_still_recovers_e
     await thief.received("missed")
 
 
-async def test_somebody_else_is_written_not_one_byte_of_the_old_session(
+async def test_other_identity_receives_no_byte(
     server: ServerProcess, node: NodeClients, http: aiohttp.ClientSession
 ) -> None:
+    """Another identity receives no byte of the old session."""
     control = await node.control(server.url)
     ann = await ann_goes_away(node, server.url, control)
     thief = RawPolling(http, server.url)
@@ -115,10 +117,9 @@ async def test_somebody_else_is_written_not_one_byte_of_the_old_session(
     await ann.received("secret", 3)
 
 
-async def test_a_client_that_lost_its_identity_itself_starts_anew(
-    server: ServerProcess, node: NodeClients
-) -> None:
-    # The official client compares private ids, so this is where it says "recovered" or not.
+async def test_client_that_changes_its_identity(server: ServerProcess, node: NodeClients) -> None:
+    """A client that changes its identity gets a new session."""
+    # The official client compares pids, so this client reports "recovered" or not.
     control = await node.control(server.url)
     ann = await ann_goes_away(node, server.url, control)
     before = ann.connects[-1]
@@ -128,7 +129,7 @@ async def test_a_client_that_lost_its_identity_itself_starts_anew(
     await control.call("publish", {"name": "end", "to": after.sid})
     await ann.received("end")
     assert [event.name for event in ann.events] == ["end"]
-    # It sends the new private id now; the new session is bob's.
+    # The client sends the new pid now; the new session belongs to bob.
     await ann.cut()
     await control.call("publish", {"name": "missed", "to": after.sid})
     await ann.connect()
@@ -136,9 +137,10 @@ async def test_a_client_that_lost_its_identity_itself_starts_anew(
     await ann.received("missed")
 
 
-async def test_a_claim_by_somebody_else_costs_a_connected_owner_nothing(
+async def test_claim_of_another_identity_loses_no_event(
     server: ServerProcess, node: NodeClients, http: aiohttp.ClientSession
 ) -> None:
+    """A claim of another identity costs a connected owner no event."""
     control = await node.control(server.url)
     owner = RawPolling(http, server.url)
     session = await owner.connect(auth={"bind": "ann", "rooms": ["Ann's room"]})
@@ -147,21 +149,20 @@ async def test_a_claim_by_somebody_else_costs_a_connected_owner_nothing(
 
     thief = await node.client(server.url, reconnection=False, auth={"pid": session["pid"], "bind": "bob"})
     assert (await thief.connected()).sid != session["sid"]
-    # The transport was closed without DISCONNECT, after which the official client would stay away.
+    # The transport was closed without DISCONNECT, so the official client would reconnect.
     assert [packet for packet in await rest(owner) if packet not in ("1", "6")] == []
     await publish_secrets(control, session["sid"])
     again = RawPolling(http, server.url)
     assert await again.connect(auth={"pid": session["pid"], "offset": offset, "bind": "ann"}) == session
     assert [(await again.event())[:2] for _ in range(3)] == [["secret", "for Ann only"]] * 3
-    assert [event.name for event in thief.events] == ["secret"]  # the one to everyone, as its own
+    assert [event.name for event in thief.events] == ["secret"]  # the one to the namespace
     records = await control.call("seen", {"sid": session["sid"]})
-    # The third call was the one that found out who the thief is.
+    # The third call authenticated the other identity.
     assert [record["what"] for record in records] == ["connect", "disconnect", "connect", "connect"]
 
 
-async def test_an_owner_who_is_connected_comes_back_by_itself_after_somebody_elses_claim(
-    server: ServerProcess, node: NodeClients
-) -> None:
+async def test_owner_reconnects_after_a_foreign_claim(server: ServerProcess, node: NodeClients) -> None:
+    """A connected owner reconnects by itself after a claim of another identity."""
     control = await node.control(server.url)
     ann = await node.client(server.url, auth={"bind": "ann"})
     first = await ann.connected()
@@ -175,9 +176,10 @@ async def test_an_owner_who_is_connected_comes_back_by_itself_after_somebody_els
 
 
 @pytest.mark.parametrize("identity", [None, "ann", "bob"], ids=["before binding", "as owner", "as another"])
-async def test_a_refusal_leaks_not_one_byte_and_leaves_the_session_to_its_owner(
+async def test_refusal_leaks_no_byte(
     server: ServerProcess, node: NodeClients, http: aiohttp.ClientSession, identity: str | None
 ) -> None:
+    """A refusal leaks no byte of the session and leaves it to its owner."""
     control = await node.control(server.url)
     ann = await ann_goes_away(node, server.url, control)
     stranger = RawPolling(http, server.url)
@@ -195,9 +197,8 @@ async def test_a_refusal_leaks_not_one_byte_and_leaves_the_session_to_its_owner(
     assert f"reconnection of {ann.sid}: refused" in server.log
 
 
-async def test_what_an_identity_is_bound_to_survives_a_crash(
-    server: ServerProcess, node: NodeClients
-) -> None:
+async def test_bound_identity_survives_a_crash(server: ServerProcess, node: NodeClients) -> None:
+    """The identity of a bound session survives a crash."""
     control = await node.control(server.url)
     ann = await ann_goes_away(node, server.url, control)
     await asyncio.to_thread(server.restart)
@@ -208,9 +209,10 @@ async def test_what_an_identity_is_bound_to_survives_a_crash(
     assert [event.name for event in thief.events] == []
 
 
-async def test_the_connect_handler_of_a_bound_session_is_never_skipped(
+async def test_bound_session_skips_no_connect_handler(
     tmp_path_factory: pytest.TempPathFactory, node: NodeClients
 ) -> None:
+    """The connect handler of a bound session is never skipped."""
     config = {"connection_state_recovery": {"skip_middlewares": True}}
     with ServerProcess(tmp_path_factory.mktemp("server"), config) as server:
         control = await node.control(server.url)
@@ -230,14 +232,15 @@ async def test_the_connect_handler_of_a_bound_session_is_never_skipped(
         assert [record["what"] for record in records] == ["connect", "disconnect", "connect", "connect"]
 
 
-@pytest.mark.parametrize("wish", [{"bind": "bob"}, {"refuse": "no"}], ids=["another", "refused"])
-async def test_always_connect_tells_nobody_of_a_session_before_its_handler_agrees(
-    tmp_path_factory: pytest.TempPathFactory, node: NodeClients, wish: dict[str, Any]
+@pytest.mark.parametrize("extra", [{"bind": "bob"}, {"refuse": "no"}], ids=["another", "refused"])
+async def test_always_connect_waits_for_a_bound_session(
+    tmp_path_factory: pytest.TempPathFactory, node: NodeClients, extra: dict[str, Any]
 ) -> None:
+    """With ``always_connect`` a recovered session gets CONNECT after its handler accepts."""
     with EmbeddedServer(tmp_path_factory.mktemp("server"), ALWAYS_CONNECT) as server:
         control = await node.control(server.url)
         ann = await ann_goes_away(node, server.url, control)
-        thief = await node.client(server.url, reconnection=False, auth={"pid": ann.pid, **wish})
+        thief = await node.client(server.url, reconnection=False, auth={"pid": ann.pid, **extra})
         await thief.until(lambda: bool(thief.connects or thief.errors), "an answer")
         await control.call("publish", {"name": "secret", "to": ann.sid})
         await control.call("publish", {"name": "end", "namespace": "/control"})
@@ -249,11 +252,10 @@ async def test_always_connect_tells_nobody_of_a_session_before_its_handler_agree
         await ann.received("secret", 4)
 
 
-async def test_somebody_elses_fresh_session_recovers_though_nothing_was_received_in_it(
-    server: ServerProcess, node: NodeClients
-) -> None:
+async def test_new_session_of_another_identity_recovers(server: ServerProcess, node: NodeClients) -> None:
+    """The new session of another identity recovers before its first event."""
     control = await node.control(server.url)
-    # It brought an offset of another log along, and has received nothing since: it goes on sending it.
+    # The client has an offset of another log and has received no event, so it goes on sending this offset.
     foreign = {"offset": "foreign.7"}
     client = await node.client(
         server.url, reconnection=False, auth={"pid": "unknown", "bind": "ann", **foreign}

@@ -1,4 +1,4 @@
-"""Membership counts at the moment of the event: over restarts, crashes and absences as for the twin."""
+"""Membership counts at the moment of the event, over restarts, crashes and disconnections."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ async def test_intervals_of_membership_survive_a_restart(
     await publish("left, after a restart")
     for sid in sids:
         await control.call("enter", {"sid": sid, "room": "room"})
-        # Leaving and coming back between two events is no gap, and makes no event come twice.
+        # Leaving and rejoining between two events is no gap, and repeats no event.
         await control.call("evict", {"sid": sid, "room": "room"})
         await control.call("enter", {"sid": sid, "room": "room"})
     await publish("joined again")
@@ -95,9 +95,8 @@ async def test_intervals_of_membership_survive_a_restart(
     assert [await again.event() for _ in expected] == [*packets, ["end", offset]]
 
 
-async def test_whom_an_event_skips_and_whom_it_names_is_remembered_over_a_crash(
-    server: ServerProcess, node: NodeClients
-) -> None:
+async def test_addresses_of_events_survive_a_crash(server: ServerProcess, node: NodeClients) -> None:
+    """The addressed and skipped sids of an event survive a crash."""
     control = await node.control(server.url)
     ann, bob = [await node.client(server.url, reconnection=False, auth={"rooms": ["both"]}) for _ in range(2)]
     for client in (ann, bob):
@@ -135,13 +134,14 @@ async def test_whom_an_event_skips_and_whom_it_names_is_remembered_over_a_crash(
         assert [event.name for event in client.events] == [*twice, "end"]
 
 
-async def test_what_was_in_flight_when_a_client_left_reaches_it_and_nothing_later(
+async def test_events_in_flight_at_a_leave_are_replayed(
     server: ServerProcess, node: NodeClients, http: aiohttp.ClientSession
 ) -> None:
+    """Events in flight at a leave are replayed; later events of the room are not."""
     control = await node.control(server.url)
     raw = RawPolling(http, server.url)
     session = await raw.connect(auth={"rooms": ["leaving"]})
-    # It does not read: these are in its connection's buffer when it leaves, and lost with it.
+    # The client does not read: these events are in the buffer of its connection and lost with it.
     flight = [await control.call("publish", {"name": "in flight", "to": "leaving"}) for _ in range(3)]
     await control.call("evict", {"sid": session["sid"], "room": "leaving"})
     await control.call("publish", {"name": "left", "to": "leaving"})
@@ -153,7 +153,7 @@ async def test_what_was_in_flight_when_a_client_left_reaches_it_and_nothing_late
 
 @dataclass(eq=False)
 class Twin:
-    """What a client would receive that never disconnected."""
+    """The events that a client receives which never disconnects."""
 
     client: Client
     rooms: set[str | int] = field(default_factory=set)
@@ -218,9 +218,8 @@ class History:
         await self._control.reconnected()
 
 
-async def test_in_a_random_history_every_client_receives_what_its_twin_would(
-    server: ServerProcess, node: NodeClients
-) -> None:
+async def test_clients_match_their_twins(server: ServerProcess, node: NodeClients) -> None:
+    """In a random history every client receives the events of its twin."""
     seed = int(os.environ.get("MEMBERSHIP_SEED") or random.randrange(2**32))
     print(f"MEMBERSHIP_SEED={seed}")
     control = await node.control(server.url)

@@ -1,4 +1,4 @@
-"""Offsets that this log never gave out, or gave out in a future that is lost: refused, and said so."""
+"""Offsets that this log never gave out, or gave out in a lost future, are refused and logged."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 GARBAGE = {
     "empty": "",
     "no dot": "garbage",
-    "no number": "{boot}.",
-    "no boot": ".1",
-    "a negative number": "{boot}.-1",
-    "a leading zero": "{boot}.01",
-    "a fraction": "{boot}.1.5",
-    "beyond what JavaScript counts": "{boot}.9007199254740993",
-    "other digits": "{boot}.١",
-    "a line's end": "{boot}.1\n",
-    "SQL": "{boot}.1' OR '1'='1",
+    "no sequence": "{epoch}.",
+    "no epoch": ".1",
+    "a negative sequence": "{epoch}.-1",
+    "a leading zero": "{epoch}.01",
+    "a fraction": "{epoch}.1.5",
+    "beyond what JavaScript counts": "{epoch}.9007199254740993",
+    "other digits": "{epoch}.١",
+    "a line's end": "{epoch}.1\n",
+    "SQL": "{epoch}.1' OR '1'='1",
 }
 FOREIGN = {
     "another log's": "AAAAAAAA.1",
-    "of a number not yet reached": "{boot}.999999999",
-    "of no number at all in it": "{boot}.9007199254740991",
+    "of a sequence not yet reached": "{epoch}.999999999",
+    "of the largest sequence": "{epoch}.9007199254740991",
 }
 NO_TEXT: dict[str, object] = {
     "a number": 12,
@@ -52,9 +52,10 @@ NO_TEXT: dict[str, object] = {
 
 
 @pytest.mark.parametrize("kind", [*GARBAGE, *FOREIGN])
-async def test_an_offset_that_is_not_of_this_log_gives_a_fresh_session_that_recovers(
+async def test_foreign_offset_gives_a_new_session(
     server: ServerProcess, node: NodeClients, http: aiohttp.ClientSession, kind: str
 ) -> None:
+    """An offset that is not of this log gives a new session, which recovers."""
     control = await node.control(server.url)
     client = RawPolling(http, server.url)
     session = await client.connect()
@@ -63,7 +64,7 @@ async def test_an_offset_that_is_not_of_this_log_gives_a_fresh_session_that_reco
     assert await client.event() == ["seen", offset]
     await client.close()
     missed = await control.call("publish", {"name": "missed", "to": sid})
-    wrong = (GARBAGE | FOREIGN)[kind].replace("{boot}", offset.partition(".")[0])
+    wrong = (GARBAGE | FOREIGN)[kind].replace("{epoch}", offset.partition(".")[0])
     reason = "bad_offset" if kind in GARBAGE else "rolled_back"
     before = server.log.count(f": {reason}\n")
 
@@ -72,7 +73,7 @@ async def test_an_offset_that_is_not_of_this_log_gives_a_fresh_session_that_reco
     assert fresh["sid"] != sid and fresh["pid"] != pid
     assert server.log.count(f": {reason}\n") == before + 1
     await lost.close()
-    # Having received nothing, the official client goes on sending the offset of its former session.
+    # Before its first event the official client goes on sending the offset of its former session.
     live = await control.call("publish", {"name": "missed afresh", "to": fresh["sid"]})
     once_more = RawPolling(http, server.url)
     assert await once_more.connect(auth={"pid": fresh["pid"], "offset": wrong}) == fresh
@@ -81,16 +82,17 @@ async def test_an_offset_that_is_not_of_this_log_gives_a_fresh_session_that_reco
     once_more = RawPolling(http, server.url)
     assert await once_more.connect(auth={"pid": fresh["pid"], "offset": live}) == fresh
 
-    # The attempt that failed has not consumed the session that it was about.
+    # The attempt that failed has not consumed the session of its pid.
     owner = RawPolling(http, server.url)
     assert await owner.connect(auth={"pid": pid, "offset": offset}) == session
     assert await owner.event() == ["missed", missed]
 
 
 @pytest.mark.parametrize("kind", list(NO_TEXT))
-async def test_an_offset_that_is_no_text_gives_a_fresh_session(
+async def test_offset_of_another_type_gives_a_new_session(
     server: ServerProcess, http: aiohttp.ClientSession, kind: str
 ) -> None:
+    """An offset of another type gives a new session."""
     client = RawPolling(http, server.url)
     session = await client.connect()
     await client.close()
@@ -101,9 +103,8 @@ async def test_an_offset_that_is_no_text_gives_a_fresh_session(
     assert await owner.connect(auth={"pid": session["pid"]}) == session
 
 
-async def test_the_official_client_with_a_foreign_offset_starts_anew_and_is_well_afterwards(
-    server: ServerProcess, node: NodeClients
-) -> None:
+async def test_official_client_with_a_foreign_offset(server: ServerProcess, node: NodeClients) -> None:
+    """The official client with a foreign offset gets a new session, which recovers."""
     control = await node.control(server.url)
     client = await node.client(server.url, reconnection=False)
     first = await client.connected()
@@ -114,16 +115,15 @@ async def test_the_official_client_with_a_foreign_offset_starts_anew_and_is_well
     for number in range(3):
         await client.cut()
         await control.call("publish", {"name": "missed", "to": second.sid})
-        # As long as the application keeps the foreign offset in its auth; then the client's own.
+        # First the foreign offset in the application's auth, then the client's own offset.
         await client.connect(**({"offset": "AAAAAAAA.17"} if number == 0 else {"some": "auth"}))
         await client.recovered_again()
         await client.received("missed", number + 1)
     assert [event.name for event in client.events] == ["missed"] * 3
 
 
-async def test_a_client_that_keeps_the_offset_of_its_former_session_recovers_the_new_one(
-    server: ServerProcess, node: NodeClients
-) -> None:
+async def test_offset_of_the_former_session_recovers(server: ServerProcess, node: NodeClients) -> None:
+    """A client that keeps the offset of its former session recovers the new one."""
     control = await node.control(server.url)
     client = await node.client(server.url, reconnection=False)
     first = await client.connected()
@@ -158,9 +158,10 @@ def copy_while_it_runs(database: Path, copy: Path) -> None:
 
 
 @pytest.mark.parametrize("later_starts", [0, 2], ids=["same start", "later start"])
-async def test_an_older_copy_put_back_is_told_apart_from_the_future_that_was_lost(
+async def test_older_copy_refuses_offsets_of_lost_future(
     tmp_path: Path, node: NodeClients, http: aiohttp.ClientSession, later_starts: int
 ) -> None:
+    """An older copy that is put back refuses the offsets of the lost future."""
     copy = tmp_path / "copy.db"
     with ServerProcess(tmp_path) as server:
         control = await node.control(server.url)
@@ -182,7 +183,7 @@ async def test_an_older_copy_put_back_is_told_apart_from_the_future_that_was_los
             await client.recovered_again()
         lost = [await control.call("publish", {"name": "lost future"}) for _ in range(5)]
         await client.received("lost future", 5)
-        # This one came after the copy was made: its session is not in it.
+        # This client connects after the copy was made, so the copy has no session for it.
         late = await node.client(server.url, reconnection=False)
         late_first = await late.connected()
         await asyncio.to_thread(server.terminate)
@@ -192,7 +193,7 @@ async def test_an_older_copy_put_back_is_told_apart_from_the_future_that_was_los
         for one in (control, client, late):
             await one.gone()
         await control.reconnected()
-        # As long as the new log, so that numbers alone could not tell.
+        # The new log gets as long as the lost one, so that sequences alone could not tell them apart.
         for _ in range(10):
             await control.call("publish", {"name": "another future"})
         await client.connect()
@@ -203,12 +204,12 @@ async def test_an_older_copy_put_back_is_told_apart_from_the_future_that_was_los
         assert not (late_second := await late.reconnected()).recovered
         assert late_second.sid != late_first.sid
         assert ": unknown_session\n" in server.log
-        # Who has seen nothing of the lost future lacks nothing.
+        # A client that received no event of the lost future is recovered.
         await quiet.connect()
         assert (await quiet.recovered_again()).sid == first_quiet.sid
         await quiet.received("another future", 10)
 
-        # The fresh sessions received nothing yet, and their clients still send what they sent.
+        # The new sessions received no event, and their clients still send the former offsets.
         assert await client.last_offset() == lost[-1]
         for one in (client, late):
             await one.cut()
@@ -224,7 +225,7 @@ async def test_an_older_copy_put_back_is_told_apart_from_the_future_that_was_los
         assert [event.name for event in client.events] == ["before", *["lost future"] * 5, "missed"]
         assert [event.name for event in quiet.events] == ["before", *["another future"] * 10, "missed"]
 
-        # On the wire: the lost future's offset with the new session's own private id, and nothing leaks.
+        # On the wire: an offset of the lost future with the former pid leaks nothing.
         raw = RawPolling(http, server.url)
         fresh = await raw.connect(auth={"pid": first.pid, "offset": lost[-1]})
         assert fresh["sid"] not in (first.sid, second.sid)

@@ -1,9 +1,9 @@
-"""What the reference's own recovery tests demand, in bare polling requests.
+"""The recovery tests of the reference, in bare polling requests.
 
-They are the tests of socketio/socket.io, ``connection-state-recovery.ts``, in meaning. One thing is
-different on purpose: CONNECT comes first, then the missed events (a client keeps what comes before
-CONNECT, so a replay that breaks off would be delivered twice). What holds when recovery is disabled
-is in ``test_disabled.py``.
+They are the tests of socketio/socket.io, ``connection-state-recovery.ts``, in meaning. One fact is
+different on purpose: CONNECT comes first, then the missed events (a client keeps events from before
+CONNECT, so a replay that breaks off would be delivered twice). The tests of disabled recovery are
+in ``test_disabled.py``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from support.clients import number_of
+from support.clients import sequence_of
 from support.polling import RawPolling
 from support.processes import ServerProcess
 
@@ -35,9 +35,8 @@ def names(records: list[dict[str, Any]]) -> list[str]:
     return [record["what"] for record in records]
 
 
-async def test_session_and_missed_packets_are_restored_after_connect_in_order(
-    tmp_path: Path, http: aiohttp.ClientSession
-) -> None:
+async def test_session_and_missed_events_are_restored(tmp_path: Path, http: aiohttp.ClientSession) -> None:
+    """The session and its missed events are restored after CONNECT, in order."""
     with ServerProcess(tmp_path) as server:
         control = await controlling(http, server)
         client, session = await opened(http, server)
@@ -57,17 +56,16 @@ async def test_session_and_missed_packets_are_restored_after_connect_in_order(
         again = RawPolling(http, server.url)
         assert await again.connect(auth={"pid": session["pid"], "offset": first}) == session
         assert [await again.event() for _ in missed] == missed
-        numbers = [number_of(event[-1]) for event in missed]
-        assert sorted(set(numbers)) == numbers and numbers[0] > number_of(first)
+        sequences = [sequence_of(event[-1]) for event in missed]
+        assert sorted(set(sequences)) == sequences and sequences[0] > sequence_of(first)
 
-        # The session is live again, at the end of what it missed.
+        # The session is live again after the missed events.
         live = await control.call("publish", {"name": "hello4"})
         assert await again.event() == ["hello4", live]
 
 
-async def test_what_was_received_before_the_connection_broke_is_not_sent_again(
-    tmp_path: Path, http: aiohttp.ClientSession
-) -> None:
+async def test_received_events_are_not_sent_again(tmp_path: Path, http: aiohttp.ClientSession) -> None:
+    """Events that were received before the disconnection are not sent again."""
     with ServerProcess(tmp_path) as server:
         control = await controlling(http, server)
         client, session = await opened(http, server)
@@ -76,7 +74,7 @@ async def test_what_was_received_before_the_connection_broke_is_not_sent_again(
             assert (await client.event())[-1] == offset
         await client.close()
 
-        # The client says itself how far it came; here it lost the last two on its way.
+        # The offset of the client shows its progress; here it lost the last two events on the way.
         again = RawPolling(http, server.url)
         await again.connect(auth={"pid": session["pid"], "offset": offsets[2]})
         assert await again.event() == ["hello", 3, offsets[3]]
@@ -105,9 +103,8 @@ async def test_rooms_and_data_are_restored(tmp_path: Path, http: aiohttp.ClientS
         }
 
 
-async def test_connect_handlers_are_called_upon_recovery_by_default(
-    tmp_path: Path, http: aiohttp.ClientSession
-) -> None:
+async def test_connect_handlers_are_called_on_recovery(tmp_path: Path, http: aiohttp.ClientSession) -> None:
+    """Connect handlers are called on recovery by default."""
     with ServerProcess(tmp_path) as server:
         control = await controlling(http, server)
         client, session = await opened(http, server)
@@ -118,13 +115,12 @@ async def test_connect_handlers_are_called_upon_recovery_by_default(
         records = await control.call("seen", {"sid": session["sid"]})
         assert names(records) == ["connect", "disconnect", "connect"]
         assert [records[0]["recovered"], records[2]["recovered"]] == [False, True]
-        # What the client adds for recovery is not the handler's business, and no auth stays no auth.
+        # The handler receives auth without pid and offset; an auth of only these becomes None.
         assert [records[0]["auth"], records[2]["auth"]] == [None, None]
 
 
-async def test_connect_handlers_are_not_called_upon_recovery_with_skip_middlewares(
-    tmp_path: Path, http: aiohttp.ClientSession
-) -> None:
+async def test_skip_middlewares_skips_connect_handlers(tmp_path: Path, http: aiohttp.ClientSession) -> None:
+    """With ``skip_middlewares`` connect handlers are not called on recovery."""
     with ServerProcess(tmp_path, {"connection_state_recovery": {"skip_middlewares": True}}) as server:
         control = await controlling(http, server)
         client, session = await opened(http, server)
@@ -135,9 +131,8 @@ async def test_connect_handlers_are_not_called_upon_recovery_with_skip_middlewar
         assert names(await control.call("seen", {"sid": session["sid"]})) == ["connect", "disconnect"]
 
 
-async def test_a_refused_recovery_leaks_nothing_and_leaves_the_session_as_it_was(
-    tmp_path: Path, http: aiohttp.ClientSession
-) -> None:
+async def test_refused_recovery_leaks_nothing(tmp_path: Path, http: aiohttp.ClientSession) -> None:
+    """A refused recovery leaks nothing and leaves the session as it was."""
     with ServerProcess(tmp_path) as server:
         control = await controlling(http, server)
         client, session = await opened(http, server)
@@ -157,9 +152,10 @@ async def test_a_refused_recovery_leaks_nothing_and_leaves_the_session_as_it_was
 
 
 @pytest.mark.parametrize("offset", ["foo", "", "1", "0123456789abcdef.1", 7, None])
-async def test_an_unknown_session_gets_a_fresh_one(
+async def test_unknown_pid_gets_a_new_session(
     tmp_path: Path, http: aiohttp.ClientSession, offset: object
 ) -> None:
+    """An unknown pid gets a new session."""
     with ServerProcess(tmp_path) as server:
         control = await controlling(http, server)
         await control.call("publish", {"name": "past"})
@@ -172,9 +168,10 @@ async def test_an_unknown_session_gets_a_fresh_one(
 
 
 @pytest.mark.parametrize("offset", ["foo", "", "0123456789abcdef.1", 7])
-async def test_an_offset_that_is_not_of_this_log_gets_a_fresh_session(
+async def test_foreign_offset_gets_a_new_session(
     tmp_path: Path, http: aiohttp.ClientSession, offset: object
 ) -> None:
+    """An offset that is not of this log gets a new session."""
     with ServerProcess(tmp_path) as server:
         control = await controlling(http, server)
         client, session = await opened(http, server)

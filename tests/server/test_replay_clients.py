@@ -1,29 +1,29 @@
-"""The replay of missed events, broken off anywhere, too long, slow or busy: each event once, in order.
+"""Replays that are cut, too long, slow or concurrent with emits: each event comes once, in order.
 
-Where the reference loses, repeats or leaks (DESIGN section 4), and what shows that this server does not:
+Where the reference loses, repeats or leaks events (DESIGN section 4), and the tests of this server:
 
 | defect of the reference | tests |
 |---|---|
 | restart or crash loses all sessions | test_restart: twenty crashes; a graceful restart |
 | | test_membership: intervals of membership survive a restart |
-| no event received yet: never recovered | test_clients: a client that has never received an event |
-| | test_clocks: quiet, never messaged and reloaded clients |
-| long quiet connection, offset pruned | test_clocks: quiet, never messaged and reloaded clients |
-| half-open connection: refused, or a zombie | test_clients_that_return: a half-open connection |
-| | test_takeover: a network that goes silent again and again; what the old connection had in flight |
-| volatile event ending in a string destroys the offset | test_clients: volatile emits are not stored |
-| | here: volatile events leave a client where it was |
-| emits between restore and registration are lost | here: nothing is written before the handler agrees |
-| missed events leak before middlewares decide | test_identity: a refusal leaks not one byte |
-| | here: nothing is written before the handler agrees |
+| no event received yet: never recovered | test_clients: client without events |
+| | test_clocks: clients recover with pruned offsets |
+| long quiet connection, offset pruned | test_clocks: clients recover with pruned offsets |
+| half-open connection: refused, or a zombie | test_clients_that_return: half-open connection |
+| | test_takeover: repeated network loss; takeover replays events in flight |
+| volatile event ending in a string destroys the offset | test_clients: volatile emits end in the offset |
+| | here: volatile events keep the clients offset |
+| emits between restore and registration are lost | here: replay begins after the connect handler |
+| missed events leak before middlewares decide | test_identity: refusal leaks no byte |
+| | here: replay begins after the connect handler |
 | joining late replays the past, leaving loses what was in flight | test_membership, all of it |
 | rooms changed, kicked or revoked while away are undone | test_away, all of it |
-| two clients with one pid | test_takeover: a duplicated tab; a claim while another one waits |
+| two clients with one pid | test_takeover: duplicated tabs; later claim wins |
 | a pid used in another namespace | test_reference_recovery: a pid opens only its own namespace |
-| a failed attempt destroys the session | test_identity: a refusal; test_takeover: a refused claimant |
-| | test_offsets_clients: an offset that is not of this log (its owner still recovers) |
-| unbounded replay and log memory, restore costs O(log) | here: more was missed than a replay may bring |
-| | test_index; test_transport: a reader that is too slow; here: a client that reads slowly |
+| a failed attempt destroys the session | test_identity: refusal; test_takeover: refused claim |
+| | test_offsets_clients: foreign offset (its owner still recovers) |
+| unbounded replay and log memory, restore costs O(log) | here: too many missed events |
+| | test_index; test_transport: a reader that is too slow; here: slow reader of a replay |
 | no expiry event | test_session_expired, all of it |
 | events of clients are lost | test_exactly_once and test_exactly_once_handlers, all of them |
 """
@@ -70,14 +70,14 @@ class Cutting:
         self._expected = 0
 
     async def miss(self) -> None:
-        """Text of several bytes a character and attachments are among what is missed."""
+        """Publishes missed events, with characters of several bytes and with attachments."""
         for number in range(self._expected, self._expected + MISSED):
             data = [number, "täxt €" if number % 3 else b"\x00\xff" * 9]
             await self._control.call("publish", {"name": "numbered", "args": data, "to": self._room})
         self._expected += MISSED
 
     async def come_back(self) -> int:
-        """It is let through and has everything; then it goes again. Returns how many bytes that took."""
+        """The client recovers, receives all events and disconnects; returns the bytes of that."""
         before = self._wire.carried
         await self._client.connect()
         await self._client.recovered_again()
@@ -87,7 +87,7 @@ class Cutting:
         return self._wire.carried - before
 
     async def break_after(self, size: int) -> None:
-        """It tries, and its connection ends after so many bytes, or when it has everything before that."""
+        """The client recovers until its connection ends after so many bytes, or until it has all events."""
         client = self._client
         troubles = len(client.disconnects) + len(client.errors)
 
@@ -105,9 +105,10 @@ class Cutting:
 
 
 @pytest.mark.parametrize(("transport", "stride"), [("websocket", 5), ("polling", 17)])
-async def test_a_replay_that_is_cut_at_any_byte_is_continued_at_the_right_place(
+async def test_replay_that_is_cut_at_any_byte_continues(
     server: ServerProcess, node: NodeClients, transport: str, stride: int
 ) -> None:
+    """A replay that is cut at any byte continues at the right offset."""
     seed = int(os.environ.get("CUT_SEED") or random.randrange(2**32))
     print(f"CUT_SEED={seed}")
     control = await node.control(server.url)
@@ -127,7 +128,7 @@ async def test_a_replay_that_is_cut_at_any_byte_is_continued_at_the_right_place(
             size = await cutting.come_back()
             for first in range(begin + share * stride + chance.randrange(stride), size, CLIENTS * stride):
                 await cutting.miss()
-                # What is cut may be cut again, wherever it goes on.
+                # A replay that was cut may be cut again at any byte.
                 for cut in (first, *(chance.randrange(begin, size) for _ in range(chance.randrange(3)))):
                     await cutting.break_after(cut)
                     cuts += 1
@@ -138,9 +139,10 @@ async def test_a_replay_that_is_cut_at_any_byte_is_continued_at_the_right_place(
     print(f"{sum(cuts)} cuts")
 
 
-async def test_nothing_is_written_before_the_connect_handler_agrees_and_what_comes_meanwhile_comes_once(
+async def test_replay_begins_after_the_connect_handler(
     server: ServerProcess, node: NodeClients, http: aiohttp.ClientSession
 ) -> None:
+    """No packet is sent before the connect handler accepts; events meanwhile come once."""
     control = await node.control(server.url)
     client = await node.client(server.url, reconnection=False)
     raw = RawPolling(http, server.url)
@@ -176,13 +178,14 @@ async def test_nothing_is_written_before_the_connect_handler_agrees_and_what_com
     [({"count": 20}, {"count": 21}), ({"count": 3, "size": 900}, {"count": 4, "size": 900})],
     ids=["packets", "bytes"],
 )
-async def test_a_client_that_missed_more_than_a_replay_may_bring_starts_anew(
+async def test_too_many_missed_events_give_a_new_session(
     narrow: ServerProcess,
     node: NodeClients,
     http: aiohttp.ClientSession,
     within: dict[str, int],
     beyond: dict[str, int],
 ) -> None:
+    """A client that missed more events than the limits gets a new session."""
     control = await node.control(narrow.url)
     client = await node.client(narrow.url, reconnection=False)
     raw = RawPolling(http, narrow.url)
@@ -209,7 +212,7 @@ async def test_a_client_that_missed_more_than_a_replay_may_bring_starts_anew(
     fresh = await lost.connect(auth={"pid": session["pid"], "offset": offsets[-1]})
     assert fresh["sid"] != session["sid"]
     assert narrow.log.count(": too_many_missed\n") == complaints + 2
-    # A fresh session is as good as any, and has nothing of what was too much.
+    # The new session recovers like any other and has none of the missed events.
     await client.cut()
     await lost.close()
     sids = [second.sid, fresh["sid"]]
@@ -223,9 +226,8 @@ async def test_a_client_that_missed_more_than_a_replay_may_bring_starts_anew(
     assert await once_more.event() == ["end", end]
 
 
-async def test_a_client_that_reads_its_long_replay_slowly_holds_up_nobody_and_misses_nothing(
-    server: ServerProcess, node: NodeClients
-) -> None:
+async def test_slow_reader_of_a_replay_delays_no_client(server: ServerProcess, node: NodeClients) -> None:
+    """A slow reader of a long replay delays no other client and misses no event."""
     control = await node.control(server.url)
     other = await node.client(server.url, auth={"rooms": ["both"]})
     other_sid = (await other.connected()).sid
@@ -241,14 +243,14 @@ async def test_a_client_that_reads_its_long_replay_slowly_holds_up_nobody_and_mi
         await slow.connect()
         await slow.recovered_again()
         await slow.received("missed")
-        wire.hold()
+        wire.pause()
         live = [await control.call("publish", {"name": "live", "to": "both"}) for _ in range(200)]
         await control.call("publish", {"name": "volatile", "to": "both", "volatile": True})
         await other.received("volatile")
         assert [event.offset for event in other.by_name["live"]] == live
         assert len(slow.by_name["missed"]) < count, "the replay was over too soon to show anything"
         assert (await other.call("whoami"))["sid"] == other_sid
-        wire.flow()
+        wire.resume()
         events = await slow.received("live", 200)
         assert [event.data[0] for event in slow.by_name["missed"]] == list(range(count))
         assert [event.offset for event in events] == live
@@ -256,10 +258,9 @@ async def test_a_client_that_reads_its_long_replay_slowly_holds_up_nobody_and_mi
         assert len(slow.connects) == 2
 
 
-async def test_volatile_events_leave_a_client_where_it_was_and_are_not_replayed(
-    server: ServerProcess, node: NodeClients
-) -> None:
-    # The client takes any text at the end of an event for its offset; the next replay begins there.
+async def test_volatile_events_keep_the_clients_offset(server: ServerProcess, node: NodeClients) -> None:
+    """Volatile events do not move a client's offset and are not replayed."""
+    # The client takes any last string of an event for its offset; the next replay begins there.
     control = await node.control(server.url)
     client = await node.client(server.url, reconnection=False)
     sid = (await client.connected()).sid

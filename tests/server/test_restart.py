@@ -1,4 +1,4 @@
-"""Servers that are killed, restarted, or given an older database: what clients were promised holds."""
+"""The promises to clients hold for servers that are killed, restarted, or given an older database."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from support.clients import Client, Connected, NodeClients, number_of
+from support.clients import Client, Connected, NodeClients, sequence_of
 from support.processes import ServerProcess
 from support.storing import put_back
 
@@ -25,7 +25,7 @@ ROOM = "room of all five"
 
 
 def sqlite3_program(database: Path, query: str) -> list[dict[str, Any]]:
-    """What a person sees who looks into the database with the sqlite3 program."""
+    """The rows of a query with the sqlite3 program."""
     if shutil.which("sqlite3") is None:
         pytest.skip("the sqlite3 program is not installed")
     command = ("sqlite3", "-json", str(database), query)
@@ -36,7 +36,7 @@ def sqlite3_program(database: Path, query: str) -> list[dict[str, Any]]:
 
 
 async def five_clients(node: NodeClients, url: str) -> list[Client]:
-    """All transports among them, and all in one room that they joined only once."""
+    """Five clients on all transports, which join one room once."""
     transports = [("websocket",), ("websocket",), ("polling",), ("polling", "websocket"), ("websocket",)]
     clients = [await node.client(url, transports=names) for names in transports]
     for number, client in enumerate(clients):
@@ -47,25 +47,26 @@ async def five_clients(node: NodeClients, url: str) -> list[Client]:
 
 
 def check_deliveries(clients: list[Client], publisher: Client) -> list[tuple[int, int]]:
-    """Returns what all of them received: pairs of the event's place in the log and the publisher's number."""
+    """Returns the events that all clients received: pairs of sequence and publisher's number."""
     everything = [
-        [(number_of(event.offset), event.data[0]["number"]) for event in client.by_name["numbered"]]
+        [(sequence_of(event.offset), event.data[0]["number"]) for event in client.by_name["numbered"]]
         for client in clients
     ]
     received = everything[0]
-    places, numbers = [place for place, _ in received], [number for _, number in received]
+    sequences, numbers = [sequence for sequence, _ in received], [number for _, number in received]
     assert all(other == received for other in everything), "the clients received different things"
-    assert places == sorted(set(places)), "offsets were repeated or came out of order"
+    assert sequences == sorted(set(sequences)), "offsets were repeated or came out of order"
     # The publisher sends in the order of its numbers, each at most once.
     assert numbers == sorted(set(numbers)), "events were repeated or came out of order"
-    acknowledged = {(number_of(offset), number) for number, offset in publisher.acknowledged.items()}
-    # What was stored but not acknowledged when the server died may be there as well.
+    acknowledged = {(sequence_of(offset), number) for number, offset in publisher.acknowledged.items()}
+    # Events that were stored and not acknowledged at a crash may be there as well.
     assert acknowledged <= set(received), f"missing: {sorted(acknowledged - set(received))[:10]}"
     return received
 
 
 @pytest.mark.timeout(300)
-async def test_twenty_crashes_lose_nothing_and_repeat_nothing(tmp_path: Path, node: NodeClients) -> None:
+async def test_twenty_crashes_lose_and_repeat_no_event(tmp_path: Path, node: NodeClients) -> None:
+    """Twenty crashes lose no event and repeat no event."""
     seed = int(os.environ.get("RESTART_SEED") or random.randrange(2**32))
     print(f"RESTART_SEED={seed}")
     chance = random.Random(seed)
@@ -76,7 +77,7 @@ async def test_twenty_crashes_lose_nothing_and_repeat_nothing(tmp_path: Path, no
         publisher = await node.control(server.url)
         await publisher.pump("publish", {"name": "numbered", "to": ROOM}, window=16)
         for _ in range(ROUNDS):
-            if chance.random() < 0.75:  # the other times it dies while some are still on their way back
+            if chance.random() < 0.75:  # otherwise it is killed while some clients reconnect
                 for client in clients:
                     await client.connected()
             await publisher.has_acknowledged(len(publisher.acknowledged) + chance.randrange(300))
@@ -103,13 +104,12 @@ async def test_twenty_crashes_lose_nothing_and_repeat_nothing(tmp_path: Path, no
             server.database, "SELECT offset, payload FROM events WHERE event = 'numbered'"
         )
         assert [(row["offset"], json.loads(row["payload"])[1]["number"]) for row in logged] == received
-        boots = sqlite3_program(server.database, "SELECT boot FROM boots")
-        assert len(boots) == len({row["boot"] for row in boots}) == ROUNDS + 1
+        epochs = sqlite3_program(server.database, "SELECT boot FROM boots")
+        assert len(epochs) == len({row["boot"] for row in epochs}) == ROUNDS + 1
 
 
-async def test_the_database_can_be_read_by_people_while_the_server_runs(
-    tmp_path: Path, node: NodeClients
-) -> None:
+async def test_database_is_readable_while_the_server_runs(tmp_path: Path, node: NodeClients) -> None:
+    """The sqlite3 program can read the database while the server runs."""
     with ServerProcess(tmp_path) as server:
         control = await node.control(server.url)
         client = await node.client(server.url, reconnection=False)
@@ -139,7 +139,8 @@ async def test_the_database_can_be_read_by_people_while_the_server_runs(
         assert sid.encode() in kept and client.pid.encode() not in kept, "the private id must not be readable"
 
 
-async def test_a_graceful_restart_is_recovered_from(tmp_path: Path, node: NodeClients) -> None:
+async def test_clients_recover_after_a_graceful_restart(tmp_path: Path, node: NodeClients) -> None:
+    """All clients recover after a graceful restart."""
     with ServerProcess(tmp_path) as server:
         clients = await five_clients(node, server.url)
         publisher = await node.control(server.url)
@@ -159,9 +160,8 @@ async def test_a_graceful_restart_is_recovered_from(tmp_path: Path, node: NodeCl
         check_deliveries(clients, publisher)
 
 
-async def test_a_downtime_longer_than_the_disconnection_duration_expires_nobody(
-    tmp_path: Path, node: NodeClients
-) -> None:
+async def test_long_downtime_expires_no_session(tmp_path: Path, node: NodeClients) -> None:
+    """A downtime longer than the disconnection duration expires no session."""
     duration = 3.0
     config = {
         "connection_state_recovery": {"max_disconnection_duration": duration},
@@ -173,7 +173,7 @@ async def test_a_downtime_longer_than_the_disconnection_duration_expires_nobody(
         open_at_crash = await node.client(server.url)
         await away.connected()
         await open_at_crash.connected()
-        # Being connected for long takes nothing from the time in which a client may come back.
+        # A long connection does not shorten the time in which a client may return.
         await control.pump("publish", {"name": "traffic", "namespace": "/other"}, window=1)
         over = time.monotonic() + duration + 0.5
         await control.until(lambda: time.monotonic() > over, "a long connection")
@@ -184,7 +184,7 @@ async def test_a_downtime_longer_than_the_disconnection_duration_expires_nobody(
         server.kill()
         await open_at_crash.gone()
 
-        # It tries to come back all the time, and every attempt that fails is a look at the clock.
+        # The client retries all the time, and every failed attempt checks the time.
         over = time.monotonic() + duration + 1
         await open_at_crash.until(lambda: time.monotonic() > over, "a long downtime")
         await asyncio.to_thread(server.start)
@@ -199,9 +199,8 @@ async def test_a_downtime_longer_than_the_disconnection_duration_expires_nobody(
             assert [event.name for event in client.events] == ["missed", "end"]
 
 
-async def test_sessions_whose_clients_do_not_return_after_a_crash_expire_and_say_so(
-    tmp_path: Path, node: NodeClients
-) -> None:
+async def test_sessions_expire_after_a_crash(tmp_path: Path, node: NodeClients) -> None:
+    """Sessions whose clients do not return after a crash expire and are reported once."""
     config = {
         "connection_state_recovery": {"max_disconnection_duration": 2.0},
         "store": {"prune_interval": 0.1},
@@ -221,7 +220,7 @@ async def test_sessions_whose_clients_do_not_return_after_a_crash_expire_and_say
         again = await client.reconnected()
         assert not again.recovered and again.sid != first.sid
 
-        # It was said once; the next start does not say it again.
+        # The handler was called once; the next start does not call it again.
         await asyncio.to_thread(server.restart)
         await control.recovered_again()
         await client.connect()
@@ -262,9 +261,9 @@ async def test_an_older_copy_of_the_database_is_recognised(
         put_back(copy, server.database)
 
         again, again_quiet = await come_back()
-        # It has seen what this log does not have, so it cannot be told that nothing happened.
+        # This client received events that the log does not have, so it must not be recovered.
         assert not again.recovered and again.sid != first.sid
-        # The other one has seen nothing of the lost future.
+        # The other client received no event of the lost future.
         assert again_quiet.recovered and again_quiet.sid == first_quiet.sid
         offset = await control.call("publish", {"name": "another future"})
         assert offset not in lost

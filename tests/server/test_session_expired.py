@@ -1,4 +1,4 @@
-"""``session_expired``: once for each session whose client stays away, whatever happens to the server."""
+"""``session_expired`` is called once for each session whose client stays away, over crashes as well."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.polling import RawPolling
 from support.processes import ServerProcess
 
 EVENT = "session_expired"
-"""What the handler of the same name emits to ``/control``; stored with the end of the session."""
+"""The event that the handler of this name emits to ``/control``, stored with the end of the session."""
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 async def gone(
     node: NodeClients, url: str, data: dict[str, Any] | None = None, namespace: str = "/"
 ) -> Client:
-    """A client that has saved something and does not come back by itself."""
+    """A client that has saved data, disconnected, and does not reconnect by itself."""
     client = await node.client(url, namespace, reconnection=False)
     await client.connected()
     await client.call("save", data or {})
@@ -54,7 +54,7 @@ async def told(control: Client, sid: str) -> None:
 
 
 async def ended_once(server: ServerProcess, node: NodeClients, control: Client, *sids: str) -> None:
-    """Another session expires after these: they were announced once in all, in the log as on the wire."""
+    """Waits for a later expiry; each of these sessions was announced once, in the log and on the wire."""
     last = await gone(node, server.url)
     await told(control, last.sid)
     events = [event.data[0] for event in control.by_name[EVENT]]
@@ -66,7 +66,7 @@ async def ended_once(server: ServerProcess, node: NodeClients, control: Client, 
         kept = {sid for (sid,) in connection.execute("SELECT sid FROM sessions")}
     for sid in sids:
         assert events.count(sid) == 1
-        assert logged.count(sid) <= 1  # it may be pruned by now, but cannot be there twice
+        assert logged.count(sid) <= 1  # the event may be pruned, but never stored twice
         assert sid not in kept
 
 
@@ -76,9 +76,10 @@ async def runs(control: Client, sid: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("namespace", ["/", "/other"])
-async def test_the_handler_is_called_once_with_namespace_sid_and_what_was_saved(
+async def test_handler_receives_namespace_sid_and_data(
     server: ServerProcess, node: NodeClients, namespace: str
 ) -> None:
+    """The handler is called once, with namespace, sid and saved data."""
     control = await node.control(server.url)
     data = {"name": "Ann", "list": [1, None, {"ü": 2.5}]}
     client = await gone(node, server.url, data, namespace)
@@ -91,9 +92,10 @@ async def test_the_handler_is_called_once_with_namespace_sid_and_what_was_saved(
     assert not (await client.reconnected()).recovered
 
 
-async def test_a_raw_client_that_comes_too_late_is_sent_nothing_of_what_it_missed(
+async def test_late_raw_client_receives_no_missed_event(
     server: ServerProcess, node: NodeClients, http: aiohttp.ClientSession
 ) -> None:
+    """A raw client that returns too late receives none of its missed events."""
     control = await node.control(server.url)
     client = RawPolling(http, server.url)
     session = await client.connect()
@@ -108,9 +110,8 @@ async def test_a_raw_client_that_comes_too_late_is_sent_nothing_of_what_it_misse
 
 
 @pytest.mark.parametrize("crash", [True, False], ids=["kill -9", "graceful"])
-async def test_a_client_that_was_away_or_connected_when_the_server_went_down_expires_afterwards(
-    server: ServerProcess, node: NodeClients, crash: bool
-) -> None:
+async def test_sessions_expire_after_a_restart(server: ServerProcess, node: NodeClients, crash: bool) -> None:
+    """Sessions that were away or live when the server stopped expire after its restart."""
     control = await node.control(server.url)
     connected = await node.client(server.url, reconnection=False)
     await connected.connected()
@@ -123,16 +124,15 @@ async def test_a_client_that_was_away_or_connected_when_the_server_went_down_exp
     for client, was in ((away, "away"), (connected, "connected")):
         await told(control, client.sid)
         assert [run["data"] for run in await runs(control, client.sid)] == [{"was": was}]
-    # A start later it is not said again.
+    # The next start does not call the handler again.
     await asyncio.to_thread(server.restart)
     await control.reconnected()
     await ended_once(server, node, control, away.sid, connected.sid)
     assert await runs(control, away.sid) == await runs(control, connected.sid) == []
 
 
-async def test_a_handler_that_fails_is_called_again_and_what_it_emitted_is_discarded(
-    server: ServerProcess, node: NodeClients
-) -> None:
+async def test_failing_handler_is_called_again(server: ServerProcess, node: NodeClients) -> None:
+    """A failing handler is called again, and its emits are discarded."""
     control = await node.control(server.url)
     client = await gone(node, server.url, {"failures": 3})
     await told(control, client.sid)
@@ -141,9 +141,8 @@ async def test_a_handler_that_fails_is_called_again_and_what_it_emitted_is_disca
     assert len(await runs(control, client.sid)) == 4
 
 
-async def test_a_crash_inside_the_handler_repeats_it_and_nothing_of_its_first_run_is_left(
-    server: ServerProcess, node: NodeClients
-) -> None:
+async def test_crash_inside_the_handler_repeats_it(server: ServerProcess, node: NodeClients) -> None:
+    """A crash inside the handler repeats it; its first run leaves nothing."""
     control = await node.control(server.url)
     client = await gone(node, server.url, {"gate": "crash inside"})
     await control.call("until_reached", {"gate": "crash inside"})
@@ -163,9 +162,8 @@ async def test_a_crash_inside_the_handler_repeats_it_and_nothing_of_its_first_ru
     assert len(await runs(control, client.sid)) == 1
 
 
-async def test_a_client_that_comes_while_its_end_is_announced_gets_a_fresh_session(
-    server: ServerProcess, node: NodeClients
-) -> None:
+async def test_client_during_the_handler_gets_new_session(server: ServerProcess, node: NodeClients) -> None:
+    """A client that reconnects during the handler gets a new session."""
     control = await node.control(server.url)
     client = await gone(node, server.url, {"gate": "just too late"})
     sid = client.sid
@@ -182,9 +180,8 @@ async def test_a_client_that_comes_while_its_end_is_announced_gets_a_fresh_sessi
     assert len(await runs(control, sid)) == 1
 
 
-async def test_a_session_that_was_ended_by_the_server_or_came_back_in_time_does_not_expire(
-    server: ServerProcess, node: NodeClients
-) -> None:
+async def test_ended_and_recovered_sessions_do_not_expire(server: ServerProcess, node: NodeClients) -> None:
+    """Sessions that were ended by the server or recovered in time do not expire."""
     control = await node.control(server.url)
     revoked = await gone(node, server.url)
     await control.call("revoke", {"sid": revoked.sid})

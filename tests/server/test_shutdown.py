@@ -1,4 +1,4 @@
-"""A server that is asked to end does so, and its clients come back as if nothing had happened."""
+"""A server that is asked to end does so in time, and its clients recover afterwards."""
 
 from __future__ import annotations
 
@@ -10,29 +10,28 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from support.clients import NodeClients, NotAnswered, number_of
+from support.clients import NodeClients, NotAnswered, sequence_of
 from support.polling import RawPolling
-from support.processes import EndedSession, ServerProcess
+from support.processes import ServerProcess, Termination
 from support.proxies import Stranding
 
 GRACE = 5.0
 SLACK = 10.0
-"""For machines that have much else to do."""
+"""For machines under load."""
 CONFIG = {"server": {"shutdown_grace": GRACE}}
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
 
 
 async def ends_well(server: ServerProcess, by: signal.Signals) -> None:
-    ended: EndedSession = await asyncio.to_thread(server.terminate, by)
+    ended: Termination = await asyncio.to_thread(server.terminate, by)
     assert ended.code == 0, server.log
     assert ended.duration < GRACE + SLACK
     assert "Traceback" not in server.log, server.log
 
 
 @pytest.mark.parametrize("by", SIGNALS)
-async def test_open_websockets_and_polls_end_without_a_disconnect_and_recover(
-    tmp_path: Path, node: NodeClients, by: signal.Signals
-) -> None:
+async def test_shutdown_sends_no_disconnect(tmp_path: Path, node: NodeClients, by: signal.Signals) -> None:
+    """Open WebSockets and polls end without a DISCONNECT, and their clients recover."""
     with ServerProcess(tmp_path, CONFIG) as server:
         websockets = [await node.client(server.url) for _ in range(3)]
         upgraded = await node.client(server.url, transports=("polling", "websocket"))
@@ -58,19 +57,20 @@ async def test_open_websockets_and_polls_end_without_a_disconnect_and_recover(
 
 
 @pytest.mark.parametrize("by", SIGNALS)
-async def test_a_pending_poll_is_answered_without_a_disconnect_packet(
+async def test_pending_poll_ends_without_a_disconnect(
     tmp_path: Path, http: aiohttp.ClientSession, by: signal.Signals
 ) -> None:
+    """A pending poll is answered without a DISCONNECT packet."""
     with ServerProcess(tmp_path, CONFIG) as server:
         client = RawPolling(http, server.url)
         session = await client.connect()
         poll = asyncio.create_task(client.poll())
-        # When this is answered, the poll before it has arrived.
+        # The answer to this request shows that the poll before it has arrived.
         witness = RawPolling(http, server.url)
         await witness.connect("/control")
 
         await ends_well(server, by)
-        # The poll may be answered or fail, but nothing in it says that the session is over.
+        # The poll may be answered or fail, but it has no packet that ends the session.
         with contextlib.suppress(aiohttp.ClientError, NotAnswered):
             assert not [packet for packet in await poll if packet.startswith("4")]
 
@@ -80,9 +80,8 @@ async def test_a_pending_poll_is_answered_without_a_disconnect_packet(
         server.terminate()
 
 
-async def test_a_client_whose_network_is_gone_does_not_hold_up_the_end(
-    tmp_path: Path, node: NodeClients
-) -> None:
+async def test_lost_network_does_not_delay_the_shutdown(tmp_path: Path, node: NodeClients) -> None:
+    """A client whose network is lost does not delay the shutdown."""
     config = {"server": {"shutdown_grace": GRACE, "ping_interval": 25.0, "ping_timeout": 20.0}}
     with ServerProcess(tmp_path, config) as server:
         async with Stranding(server.port) as proxy:
@@ -93,9 +92,8 @@ async def test_a_client_whose_network_is_gone_does_not_hold_up_the_end(
             await ends_well(server, signal.SIGTERM)
 
 
-async def test_what_was_acknowledged_before_the_end_is_received_after_it(
-    tmp_path: Path, node: NodeClients
-) -> None:
+async def test_acknowledged_events_survive_the_shutdown(tmp_path: Path, node: NodeClients) -> None:
+    """Events that were acknowledged before the shutdown are received after it."""
     with ServerProcess(tmp_path, CONFIG) as server:
         client = await node.client(server.url)
         await client.connected()
@@ -114,5 +112,5 @@ async def test_what_was_acknowledged_before_the_end_is_received_after_it(
         received = {event.data[0]["number"]: event.offset for event in client.by_name["numbered"]}
         assert len(received) == len(client.by_name["numbered"])
         assert publisher.acknowledged.items() <= received.items()
-        places = [number_of(offset) for offset in received.values()]
-        assert places == sorted(places)
+        sequences = [sequence_of(offset) for offset in received.values()]
+        assert sequences == sorted(sequences)

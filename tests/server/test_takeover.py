@@ -1,4 +1,4 @@
-"""Two connections, one private id: the last claim wins at once; nobody fights, hangs or loses anything."""
+"""Two connections with one pid: the last claim wins at once, and no client loses an event."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 async def history(control: Client, sid: str) -> list[str]:
-    """Which handlers were called for a session."""
+    """The names of the handlers that were called for a session."""
     return [record["what"] for record in await control.call("seen", {"sid": sid})]
 
 
-async def test_what_the_old_connection_had_in_flight_is_replayed_and_the_old_one_falls_silent(
+async def test_takeover_replays_events_in_flight(
     server: ServerProcess, node: NodeClients, http: aiohttp.ClientSession
 ) -> None:
+    """Events in flight on the old connection are replayed, and it falls silent."""
     control = await node.control(server.url)
     old = RawPolling(http, server.url)
     session = await old.connect()
@@ -43,20 +44,19 @@ async def test_what_the_old_connection_had_in_flight_is_replayed_and_the_old_one
     assert [await new.event() for _ in flight] == [["in flight", offset] for offset in flight]
     live = await control.call("publish", {"name": "live", "to": sid})
     assert await new.event() == ["live", live]
-    # What lay in the old connection's buffer, then DISCONNECT for this namespace, and nothing more.
+    # The buffer of the old connection, then DISCONNECT for this namespace, and nothing more.
     assert [await old.packet() for _ in range(4)] == [f'42["in flight","{one}"]' for one in flight] + ["41"]
     await old.close()
     assert await rest(old) in ([], ["6"])
     assert await history(control, sid) == ["connect", "disconnect", "connect"]
-    # Its late death harms nobody.
+    # The late end of the old connection does not affect the session.
     live = await control.call("publish", {"name": "live", "to": sid})
     assert await new.event() == ["live", live]
     assert await history(control, sid) == ["connect", "disconnect", "connect"]
 
 
-async def test_a_network_that_goes_silent_again_and_again_loses_nothing(
-    server: ServerProcess, node: NodeClients
-) -> None:
+async def test_repeated_network_loss_loses_no_event(server: ServerProcess, node: NodeClients) -> None:
+    """Repeated silent losses of the network lose no event."""
     control = await node.control(server.url)
     async with Stranding(server.port) as proxy:
         client = await node.client(proxy.url, reconnection=False, auth={"rooms": ["silent"]})
@@ -70,7 +70,7 @@ async def test_a_network_that_goes_silent_again_and_again_loses_nothing(
             await client.recovered_again()
             expected.append(await control.call("publish", {"name": "numbered", "to": sid}))
             await client.received("numbered", 2 * number + 2)
-        # Only now does the server hear of the four ends, long after the session went on elsewhere.
+        # Only now the server notices the ends of the old connections, after the session was taken over.
         await proxy.close_stranded()
         expected.append(await control.call("publish", {"name": "numbered", "to": "silent"}))
         await client.received("numbered", len(expected))
@@ -79,9 +79,8 @@ async def test_a_network_that_goes_silent_again_and_again_loses_nothing(
         assert len(client.connects) == 6
 
 
-async def test_a_duplicated_tab_takes_over_and_the_two_do_not_fight(
-    server: ServerProcess, node: NodeClients
-) -> None:
+async def test_duplicated_tabs_do_not_fight(server: ServerProcess, node: NodeClients) -> None:
+    """A duplicated tab takes over, and the two tabs do not fight for the session."""
     control = await node.control(server.url)
     tab = await node.client(server.url)
     first = await tab.connected()
@@ -95,14 +94,14 @@ async def test_a_duplicated_tab_takes_over_and_the_two_do_not_fight(
     duplicate = await node.client(server.url, auth=kept)
     assert (await duplicate.connected()).sid == first.sid
     assert await tab.gone() == "io server disconnect"
-    # Both would come back by themselves; a fight would show in any of these rounds.
+    # Both tabs would reconnect by themselves; a fight would show in any of these rounds.
     for number in range(30):
         await control.call("publish", {"name": "live", "to": first.sid})
         await duplicate.received("live", number + 1)
     assert len(duplicate.connects) == 1 and not duplicate.disconnects
     assert not tab.is_connected and [event.name for event in tab.events] == ["seen"]
 
-    # When its user looks at the first tab again, that one goes on where it was.
+    # When its user returns to the first tab, this tab takes the session over again.
     await tab.connect()
     await tab.recovered_again()
     assert await duplicate.gone() == "io server disconnect"
@@ -113,9 +112,8 @@ async def test_a_duplicated_tab_takes_over_and_the_two_do_not_fight(
     assert [event.name for event in duplicate.events] == ["live"] * 30
 
 
-async def test_a_takeover_in_one_namespace_leaves_the_other_on_that_transport_alone(
-    server: ServerProcess, node: NodeClients
-) -> None:
+async def test_takeover_affects_one_namespace(server: ServerProcess, node: NodeClients) -> None:
+    """A takeover in one namespace does not affect another on the same transport."""
     control = await node.control(server.url)
     tab = await node.client(server.url)
     first = await tab.connected()
@@ -129,9 +127,10 @@ async def test_a_takeover_in_one_namespace_leaves_the_other_on_that_transport_al
     assert len(other.connects) == 1 and not other.disconnects
 
 
-async def test_a_refused_claimant_does_not_cost_a_connected_owner_the_session(
+async def test_refused_claim_keeps_the_owners_session(
     server: ServerProcess, node: NodeClients, http: aiohttp.ClientSession
 ) -> None:
+    """A refused claim does not cost a connected owner the session."""
     control = await node.control(server.url)
     owner = RawPolling(http, server.url)
     session = await owner.connect(auth={"rooms": ["owner's room"]})
@@ -142,7 +141,7 @@ async def test_a_refused_claimant_does_not_cost_a_connected_owner_the_session(
         server.url, reconnection=False, auth={"pid": session["pid"], "refuse": "stolen"}
     )
     assert (await intruder.refused())["data"] == {"reason": "stolen"}
-    # The transport is closed, and without DISCONNECT, so the official client would come back.
+    # The transport is closed without DISCONNECT, so the official client would reconnect.
     assert [one for one in await rest(owner) if one not in ("1", "6", f'42["unread","{unread}"]')] == []
     missed = await control.call("publish", {"name": "missed", "to": "owner's room"})
     again = RawPolling(http, server.url)
@@ -152,9 +151,8 @@ async def test_a_refused_claimant_does_not_cost_a_connected_owner_the_session(
     assert f"reconnection of {session['sid']}: refused" in server.log
 
 
-async def test_an_owner_comes_back_by_itself_after_a_claim_that_was_refused(
-    server: ServerProcess, node: NodeClients
-) -> None:
+async def test_owner_reconnects_after_a_refused_claim(server: ServerProcess, node: NodeClients) -> None:
+    """An owner reconnects by itself after a claim that was refused."""
     control = await node.control(server.url)
     owner = await node.client(server.url, auth={"rooms": ["kept"]})
     first = await owner.connected()
@@ -171,11 +169,10 @@ async def test_an_owner_comes_back_by_itself_after_a_claim_that_was_refused(
     assert await owner.call("rooms") == sorted(["kept", first.sid])
 
 
-async def test_a_claim_while_another_one_waits_for_its_connect_handler_wins(
-    server: ServerProcess, node: NodeClients
-) -> None:
-    # The handler of the first claim does not end until the second has won, which is longer than the
-    # server has patience for it.
+async def test_later_claim_wins_over_a_waiting_one(server: ServerProcess, node: NodeClients) -> None:
+    """A claim wins over an earlier claim that waits for its connect handler."""
+    # The handler of the first claim does not end until the second claim has won, which is longer than
+    # the timeout of the server for handlers.
     control = await node.control(server.url)
     farewell = {"leave": ["room"]}
     client = await node.client(server.url, reconnection=False, auth={"rooms": ["room"], "farewell": farewell})
@@ -196,9 +193,8 @@ async def test_a_claim_while_another_one_waits_for_its_connect_handler_wins(
     assert await client.call("rooms") == sorted(["room", first.sid])
 
 
-async def test_no_handler_hears_of_a_disconnection_after_the_connection_that_replaced_it(
-    server: ServerProcess, node: NodeClients
-) -> None:
+async def test_disconnect_is_called_before_the_next_connect(server: ServerProcess, node: NodeClients) -> None:
+    """The disconnect handler is never called after the connect handler of the next claim."""
     control = await node.control(server.url)
     client = await node.client(server.url, reconnection=False)
     first = await client.connected()
@@ -210,24 +206,23 @@ async def test_no_handler_hears_of_a_disconnection_after_the_connection_that_rep
     await client.recovered_again()
     await slow.until(lambda: bool(slow.disconnects or slow.errors), "told that it is over")
     await client.call("whoami")
-    # Applications that count who is there would take the client for gone otherwise.
+    # Applications that count their clients would otherwise count this client as disconnected.
     calls = await history(control, first.sid)
     assert calls[-1] == "connect" and calls.count("connect") == calls.count("disconnect") + 1, calls
 
 
-async def test_leaving_rooms_in_the_disconnect_handler_of_a_connection_that_was_replaced_changes_nothing(
-    server: ServerProcess, node: NodeClients
-) -> None:
+async def test_leave_after_a_takeover_is_ignored(server: ServerProcess, node: NodeClients) -> None:
+    """Leaving rooms in the disconnect handler of a superseded connection changes nothing."""
     control = await node.control(server.url)
-    wishes: dict[str, Any] = {"rooms": ["room"], "farewell": {"leave": ["room"]}}
+    options: dict[str, Any] = {"rooms": ["room"], "farewell": {"leave": ["room"]}}
     async with Stranding(server.port) as proxy:
-        client = await node.client(proxy.url, reconnection=False, auth=wishes)
+        client = await node.client(proxy.url, reconnection=False, auth=options)
         sid = (await client.connected()).sid
         await proxy.strand()
         await client.gone()
         await control.call("publish", {"name": "missed", "to": "room"})
-        # From now on its connect handler joins nothing: the room is there because nothing took it away.
-        await client.connect(farewell=wishes["farewell"])
+        # From now on its connect handler joins no room: the session must have kept it.
+        await client.connect(farewell=options["farewell"])
         await client.recovered_again()
         assert await history(control, sid) == ["connect", "disconnect", "connect"]
         assert await client.call("rooms") == sorted(["room", sid])
@@ -237,9 +232,10 @@ async def test_leaving_rooms_in_the_disconnect_handler_of_a_connection_that_was_
         assert [event.name for event in client.events] == ["missed", "live", "end"]
 
 
-async def test_a_disconnect_handler_that_is_slower_than_its_clients_return_takes_no_room_away(
+async def test_slow_disconnect_handler_keeps_the_rooms(
     server: ServerProcess, node: NodeClients, http: aiohttp.ClientSession
 ) -> None:
+    """A disconnect handler that ends after the reconnection removes no room."""
     control = await node.control(server.url)
     client = RawPolling(http, server.url)
     farewell = {"gate": "slow farewell", "leave": ["room"]}

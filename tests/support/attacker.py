@@ -1,4 +1,4 @@
-"""A server that is attacked, who attacks it, and clients that must not be disturbed by that."""
+"""A server under attack, its attackers, and clients that must not be disturbed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "1"))
 MANY = 2_000
 """Namespaces, rooms, connections from one client."""
 MAX_GROWTH_KIB = 150_000
-"""What the server may take beyond what it took at the start; an unbounded buffer would take gigabytes."""
+"""The limit of the server's growth in memory; an unbounded buffer would take gigabytes."""
 
 HANDLERS = f"""
 def register(sio):
@@ -72,7 +72,7 @@ class Target(ServerProcess):
 
 
 class Attacker:
-    """What one can do to a server from outside."""
+    """The requests with which a stranger attacks a server."""
 
     def __init__(self, server: Target, http: aiohttp.ClientSession) -> None:
         self.url = f"{server.url}/socket.io/"
@@ -86,19 +86,19 @@ class Attacker:
         return socket
 
     async def send(self, *packets: str | bytes, connected: bool = True) -> None:
-        """Send these on a connection of their own, and see to what end that comes."""
+        """Send packets on a new connection, and read it until it ends."""
         socket = await self.socket()
-        with suppress(ConnectionError):  # the server had enough
+        with suppress(ConnectionError):  # the server has closed the connection
             if connected:
                 await socket.connect()
             for packet in packets:
                 await socket.send(packet)
-            await socket.send("1")  # the end, if it has not come already
+            await socket.send("1")  # CLOSE, if the server has not closed the connection
         await socket.rest()
         await socket.leave()
 
     async def post(self, body: bytes, content_type: str = "text/plain;charset=UTF-8") -> int:
-        """Send a body to a long-polling session of its own; returns the status."""
+        """Send a body to a new long-polling session; returns the status."""
         query = {"EIO": "4", "transport": "polling"}
         async with self.http.get(self.url, params=query) as response:
             query["sid"] = json.loads((await response.text())[1:])["sid"]
@@ -108,7 +108,7 @@ class Attacker:
 
     async def tcp(self, *parts: bytes, close: bool = True) -> asyncio.StreamWriter:
         reader, writer = await asyncio.open_connection(HOST, self.port)
-        with suppress(OSError):  # the server had enough
+        with suppress(OSError):  # the server has closed the connection
             for part in parts:
                 writer.write(part)
                 await writer.drain()
@@ -122,13 +122,13 @@ class Attacker:
 
 
 async def together(work: Sequence[Awaitable[Any]], at_once: int = 50) -> None:
-    """Do it all, so much at a time."""
+    """Await all of it, a limited number at a time."""
     for start in range(0, len(work), at_once):
         await asyncio.gather(*work[start : start + at_once])
 
 
 class Pair:
-    """Two clients that exchange events; whatever else happens, each arrives, in order."""
+    """Two clients that exchange events; every event must arrive, in order."""
 
     def __init__(self, speaker: Socket, listener: Socket) -> None:
         self.speaker, self.listener = speaker, listener
@@ -151,7 +151,7 @@ class Pair:
 async def undisturbed(
     server: Target, attacker: Attacker
 ) -> AsyncIterator[Callable[[Awaitable[None]], Awaitable[None]]]:
-    """Two clients that behave, while the attack runs, and a server in good health after it."""
+    """Two honest clients exchange events during an attack; the server must be healthy after it."""
     speaker, listener = await attacker.socket(), await attacker.socket()
     await speaker.connect()
     await listener.connect()

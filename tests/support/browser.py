@@ -15,7 +15,7 @@ from support.processes import DEADLINE
 
 
 def missing(what: str) -> NoReturn:
-    """Ends the import of a test module, or a fixture, that cannot do without."""
+    """Skip the test module or the fixture that imports this; fail in CI."""
     if os.environ.get("CI") == "true":
         pytest.fail(what)
     pytest.skip(what, allow_module_level=True)
@@ -54,13 +54,13 @@ def running_chromium() -> Iterator[Browser]:
 
 
 def require_client() -> None:
-    """The page takes the official client from the server, which has it from npm."""
+    """Skip without the official client, which the server has from npm and the page loads."""
     if not files("socketio_eventstore.program").joinpath("client_bundle", "socket.io.js").is_file():
         missing("the server has no socket.io.js: run `make`")
 
 
 class Tab:
-    """A tab with the chat in it."""
+    """A tab with the page of the chat."""
 
     def __init__(self, page: Page, url: str) -> None:
         self.page = page
@@ -111,12 +111,12 @@ class Tab:
         self.input.press("Enter")
 
     def shows(self, *texts: str) -> None:
-        """These messages, each once, in this order, and nothing is left to be delivered."""
+        """Expects these messages, each once, in this order, and no undelivered message."""
         expect(self.messages).to_have_text(list(texts))
         expect(self.outbox).to_have_count(0)
 
     def _note_console(self, message: ConsoleMessage) -> None:
-        # A server that is away is no error of the page; Chromium notes each failed attempt.
+        # Chromium logs each failed attempt to reach a stopped server, which is no error of the page.
         away = ("Failed to load resource", "WebSocket connection to")
         if message.type == "error" and not message.text.startswith(away):
             self.errors.append(message.text)

@@ -32,12 +32,12 @@ def node_command() -> list[str] | str:
     return "socket.io-client is not installed: run `make` or `npm install`"
 
 
-def number_of(offset: object) -> int:
-    """The place of an offset in the log. Only tests may look inside."""
+def sequence_of(offset: object) -> int:
+    """The sequence of an offset. Only tests may look inside."""
     assert isinstance(offset, str), f"not an offset: {offset!r}"
-    boot, dot, number = offset.rpartition(".")
-    assert boot and dot and number.isdigit(), f"not an offset: {offset!r}"
-    return int(number)
+    epoch, dot, sequence = offset.rpartition(".")
+    assert epoch and dot and sequence.isdigit(), f"not an offset: {offset!r}"
+    return int(sequence)
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,13 @@ class Received:
 
     @property
     def offset(self) -> str:
-        number_of(self.args[-1])
+        sequence_of(self.args[-1])
         return str(self.args[-1])
 
     @property
     def data(self) -> list[Any]:
         """The arguments without the offset."""
-        number_of(self.args[-1])
+        sequence_of(self.args[-1])
         return self.args[:-1]
 
 
@@ -76,7 +76,7 @@ class NotAnswered(Exception):
 
 
 class Client:
-    """One official client; everything it has seen so far, and ways to wait for more."""
+    """One official client: its connections and events so far, and methods that wait for more."""
 
     def __init__(self, node: NodeClients, number: int) -> None:
         self._node = node
@@ -88,7 +88,7 @@ class Client:
         self.disconnects: list[str] = []
         self.errors: list[dict[str, Any]] = []
         self.transport = ""
-        """The present transport's name; an upgrade may come before CONNECT or after it."""
+        """The current transport's name; an upgrade may come before CONNECT or after it."""
         self.events: list[Received] = []
         self.by_name: defaultdict[str, list[Received]] = defaultdict(list)
         self.acknowledged: dict[int, str] = {}
@@ -105,20 +105,20 @@ class Client:
         return pid
 
     async def until(self, happened: Callable[[], bool], what: str) -> None:
-        """Waits for what the reports bring about."""
+        """Waits for a condition; every report of the driver checks it again."""
 
-        def settled() -> bool:
+        def is_decided() -> bool:
             return happened() or self._node.ended
 
         try:
             async with asyncio.timeout(DEADLINE), self._changed:
-                await self._changed.wait_for(settled)
+                await self._changed.wait_for(is_decided)
         except TimeoutError:
             raise AssertionError(f"{what}: not within {DEADLINE} s; {self.story()}") from None
         assert happened(), f"{what}: Node ended before; {self.story()}"
 
     async def connected(self) -> Connected:
-        """Waits until the client is connected; returns how."""
+        """Waits until the client is connected; returns its last CONNECT."""
         await self.until(lambda: self.is_connected, "connected")
         self._expected_connects = len(self.connects) + 1
         return self.connects[-1]
@@ -181,17 +181,17 @@ class Client:
         return await self.gone()
 
     async def cut(self) -> str:
-        """The transport breaks without a goodbye."""
+        """The transport breaks without a close."""
         await self._do("cut")
         return await self.gone()
 
     async def close(self) -> str:
-        """The transport is closed in the orderly way, without a word in Socket.IO."""
+        """The transport is closed in the orderly way, without a Socket.IO packet."""
         await self._do("close")
         return await self.gone()
 
     async def last_offset(self) -> str | None:
-        """The offset that the client would send."""
+        """The offset that the client sends on its next reconnection."""
         offset: str | None = await self._do("offset")
         return offset
 
@@ -203,7 +203,7 @@ class Client:
         await self._do("stop")
 
     def story(self) -> str:
-        """What a failed test should say."""
+        """The history of the client, for the message of a failed test."""
         return (
             f"client {self._number}: connects {self.connects}, disconnects {self.disconnects}, "
             f"errors {self.errors[-3:]}, {len(self.events)} events, the last {self.events[-5:]}"
@@ -236,7 +236,7 @@ class Client:
             self._changed.notify_all()
 
     async def wake(self) -> None:
-        """Lets everyone who waits look again: Node has ended."""
+        """Lets all waiters check again: Node has ended."""
         async with self._changed:
             self._changed.notify_all()
 
@@ -263,7 +263,7 @@ class NodeClients:
 
     async def __aexit__(self, *_: object) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.close()  # the driver's signal to leave
+        self._process.stdin.close()  # the driver's signal to exit
         try:
             async with asyncio.timeout(DEADLINE):
                 await self._process.wait()
@@ -285,7 +285,7 @@ class NodeClients:
         """Creates a client and lets it connect.
 
         ``beside`` puts a namespace on another client's transport. With ``reconnection`` off a client
-        stays away until ``connect``, so that a test decides what it misses.
+        stays away until ``connect``, so that a test decides which events it misses.
         """
         number = next(self._ids)
         client = self._clients[number] = Client(self, number)
@@ -322,7 +322,7 @@ class NodeClients:
             async for line in self._process.stdout:
                 report = json.loads(line)
                 if "reply" in report:
-                    self._settle(report)
+                    self._resolve(report)
                 else:
                     await self._clients[report.pop("client")].see(report)
         finally:
@@ -333,10 +333,10 @@ class NodeClients:
             for client in self._clients.values():
                 await client.wake()
 
-    def _settle(self, report: dict[str, Any]) -> None:
+    def _resolve(self, report: dict[str, Any]) -> None:
         reply = self._replies.get(report["reply"])
         if reply is None or reply.done():
-            return  # nobody waits for it any more
+            return  # its caller has given up
         if "error" in report:
             reply.set_exception(NotAnswered(report["error"]))
         else:

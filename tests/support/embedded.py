@@ -1,4 +1,4 @@
-"""An application with a server of its own, in this process, and clients that speak by hand."""
+"""An application with an embedded server in this process, and clients that build their packets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from support.processes import DEADLINE, HOST
 
 
 class Socket:
-    """A WebSocket that speaks Engine.IO by hand."""
+    """A WebSocket client of Engine.IO that sends and receives single packets."""
 
     def __init__(self, websocket: aiohttp.ClientWebSocketResponse) -> None:
         self._websocket = websocket
@@ -30,20 +30,20 @@ class Socket:
         """The session in the main namespace."""
 
     async def raw_packet(self) -> str | bytes | None:
-        """The next packet, a heartbeat as well; None when the server has closed the connection."""
+        """The next packet, heartbeats included; None when the server has closed the connection."""
         async with asyncio.timeout(DEADLINE):
             message = await self._websocket.receive()
         return message.data if message.type in (WSMsgType.TEXT, WSMsgType.BINARY) else None
 
     async def packet(self) -> str | bytes | None:
-        """The next packet that is not a heartbeat; those are answered."""
+        """The next packet that is not a heartbeat; heartbeats are answered."""
         while (packet := await self.raw_packet()) == "2":
-            with suppress(ConnectionResetError):  # it was closed after the ping, as the next packet says
+            with suppress(ConnectionResetError):  # closed after the ping: the next packet is None
                 await self.send("3")
         return packet
 
     async def rest(self) -> list[str | bytes]:
-        """What still comes before the server closes the connection."""
+        """The remaining packets until the server closes the connection."""
         packets = []
         while (packet := await self.packet()) is not None:
             packets.append(packet)
@@ -57,7 +57,7 @@ class Socket:
         )
 
     async def connect(self, namespace: str = "/", auth: Mapping[str, object] | None = None) -> dict[str, Any]:
-        """CONNECT; returns what the server's CONNECT carries."""
+        """Send CONNECT; returns the content of the server's CONNECT."""
         await self.send(f"40{prefix(namespace)}" + ("" if auth is None else json.dumps(auth)))
         answer = await self.content(f"40{prefix(namespace)}")
         assert isinstance(answer, dict)
@@ -72,14 +72,14 @@ class Socket:
         return event
 
     async def event_of(self, emit: Awaitable[str | None], namespace: str = "/") -> list[Any]:
-        """The event that this emit sends, without its offset, which must be the one that emit returns."""
+        """The event of this emit without its offset, which must be the offset that the emit returns."""
         offset = await emit
         *event, last = await self.event(namespace)
         assert offset is not None and last == offset
         return event
 
     async def content(self, start: str) -> Any:
-        """The JSON in the next packet, which must start like this."""
+        """The JSON of the next packet, which must have this start."""
         packet = await self.packet()
         assert isinstance(packet, str) and packet.startswith(start), packet
         return json.loads(packet.removeprefix(start))
@@ -90,12 +90,12 @@ class Socket:
         return await self.content(f"43{prefix(namespace)}7")
 
     async def leave(self) -> None:
-        """The transport ends without a word of Socket.IO."""
+        """The transport ends without a Socket.IO packet."""
         await self._websocket.close()
 
 
 class Polling:
-    """An Engine.IO session whose every request a test makes itself; it sees each answer and its status."""
+    """An Engine.IO session of long polling, with a method for each request, which returns the response."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -129,7 +129,7 @@ class Polling:
         assert status == 200, (status, body)
 
     async def connect(self) -> dict[str, Any]:
-        """CONNECT to the main namespace; returns what the server's CONNECT carries."""
+        """Send CONNECT to the main namespace; returns the content of the server's CONNECT."""
         await self.send("40")
         while (packets := await self.poll()) == ["2"]:
             await self.send("3")
@@ -148,7 +148,7 @@ class Polling:
 
 
 class Server:
-    """An application with a server of its own, in this process."""
+    """An application with an embedded server, in this process."""
 
     def __init__(self, sio: Any, manager: RecoveryManager, http: aiohttp.ClientSession, url: str) -> None:
         self.sio = sio
@@ -195,7 +195,7 @@ class Server:
 
 
 class Seen:
-    """What handlers saw, for those who wait for it."""
+    """Records of handler calls, for tests that wait for them."""
 
     def __init__(self) -> None:
         self.all: list[Any] = []
@@ -206,7 +206,7 @@ class Seen:
         self._more.set()
 
     async def until(self, count: int) -> list[Any]:
-        """Waits until so much was seen; returns all of it."""
+        """Waits until there are so many records; returns all of them."""
         async with asyncio.timeout(DEADLINE):
             while len(self.all) < count:
                 self._more.clear()
@@ -224,7 +224,7 @@ async def serving(
     tls: ssl.SSLContext | None = None,
     **options: Any,
 ) -> AsyncIterator[Server]:
-    """``recovery`` are options of the manager, the others are those of python-socketio's server."""
+    """Run a server; ``recovery`` are options of the manager, ``options`` those of ``AsyncServer``."""
     manager = RecoveryManager(path, **(recovery or {}))
     sio = server_class(async_mode="aiohttp", client_manager=manager, **options)
     register(sio)
@@ -245,7 +245,7 @@ async def serving(
 
 
 async def until(happened: Callable[[], object]) -> None:
-    """Lets the server work until something has happened that nobody is told of."""
+    """Lets the server work until a condition holds that no event reports."""
     async with asyncio.timeout(DEADLINE):
         while not happened():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0)
@@ -262,7 +262,7 @@ async def poll_is_open(server: Server) -> None:
 
 
 async def packets_until_marker(server: Server, *clients: Socket) -> list[list[str | bytes]]:
-    """What each client got, apart from an event that is sent to all of them now."""
+    """The packets of each client before an event that is sent to all of them now."""
     offset = await server.sio.emit("marker", to=[client.sid for client in clients])
     received = []
     for client in clients:

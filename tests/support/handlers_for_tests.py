@@ -1,7 +1,7 @@
 """Handlers that let a test act on a server through Socket.IO itself.
 
 Clients under test connect to ``/`` or ``/other``. The test's own client connects to ``/control``, where
-it acts on any session by its sid without being a recipient of anything.
+it acts on any session by its sid and is no recipient of its events.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ def register(sio: Any) -> None:
 
 
 class FailedOnPurpose(Exception):
-    """A handler fails because the test wants it to."""
+    """A handler fails on request of the test."""
 
 
 class Gates:
-    """Places at which handlers wait until the test lets them pass, each with a name."""
+    """Named gates at which handlers wait until the test opens them."""
 
     def __init__(self) -> None:
         self._reached: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._opened: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
     async def wait_at(self, name: str | None) -> None:
-        """For handlers; those without a gate do not wait."""
+        """Wait at a gate; a handler without a gate does not wait."""
         if name is not None:
             self._reached[name].set()
             await self._opened[name].wait()
@@ -52,12 +52,12 @@ class Gates:
 
 
 class ClientHandlers:
-    """What the clients under test may do, in one namespace."""
+    """The handlers for the clients under test, in one namespace."""
 
     def __init__(self, sio: Any, namespace: str, seen: list[dict[str, Any]], gates: Gates) -> None:
         self.sio, self.namespace, self.seen, self.gates = sio, namespace, seen, gates
         self.farewells: dict[str, dict[str, Any]] = {}
-        """What the disconnect handler is to do for a sid."""
+        """The options of the disconnect handler for a sid."""
         self.runs = itertools.count(1)
         for handler in (
             self.connect,
@@ -79,16 +79,16 @@ class ClientHandlers:
     async def connect(self, sid: str, _environ: dict[str, Any], auth: dict[str, Any] | None) -> None:
         recovered = self.sio.recovered(sid, namespace=self.namespace)
         self.note("connect", sid, auth=auth, recovered=recovered)
-        wishes = auth or {}
-        if wishes.get("refuse"):
-            raise exceptions.ConnectionRefusedError("refused by the test", {"reason": wishes["refuse"]})
-        self.farewells[sid] = wishes.get("farewell", {})
-        await self.gates.wait_at(wishes.get("gate"))
-        if "bind" in wishes:
-            await self.sio.bind(sid, wishes["bind"], namespace=self.namespace)
-        for room in wishes.get("rooms", ()):
+        options = auth or {}
+        if options.get("refuse"):
+            raise exceptions.ConnectionRefusedError("refused by the test", {"reason": options["refuse"]})
+        self.farewells[sid] = options.get("farewell", {})
+        await self.gates.wait_at(options.get("gate"))
+        if "bind" in options:
+            await self.sio.bind(sid, options["bind"], namespace=self.namespace)
+        for room in options.get("rooms", ()):
             await self.sio.enter_room(sid, room, namespace=self.namespace)
-        if wishes.get("greet"):
+        if options.get("greet"):
             await self.sio.emit("greeting", recovered, to=sid, namespace=self.namespace)
 
     async def disconnect(self, sid: str, reason: str) -> None:
@@ -130,45 +130,45 @@ class ClientHandlers:
         return {"sid": sid, "recovered": self.sio.recovered(sid, namespace=self.namespace)}
 
     async def say(self, _sid: str, data: Any) -> Any:
-        """Emits to everyone in the namespace, as a chat does."""
+        """Emits to the namespace, as a chat does."""
         return await self.sio.emit("said", data, namespace=self.namespace)
 
     async def count(self, sid: str) -> None:
-        """Counts itself, as a handler does that knows only python-socketio."""
+        """Counts its calls in the session, with python-socketio's own methods."""
         async with self.sio.session(sid, namespace=self.namespace) as data:
             data["count"] = data.get("count", 0) + 1
 
     async def chat_message(self, _sid: str, text: str, _key: str) -> dict[str, Any]:
-        """The tutorial's step 8, handled exactly once."""
+        """Step 8 of the tutorial, handled exactly once."""
         await self.sio.emit("chat message", text, namespace=self.namespace)
         return {"text": text, "run": next(self.runs)}
 
-    async def deed(self, sid: str, wishes: dict[str, Any], *_key: object) -> Any:
-        """Does what the client wishes, exactly once."""
+    async def deed(self, sid: str, options: dict[str, Any], *_key: object) -> Any:
+        """Runs the operations that the options name, exactly once."""
         run = next(self.runs)
-        for text in wishes.get("say", ()):
+        for text in options.get("say", ()):
             await self.sio.emit("said", text, namespace=self.namespace)
-        if "join" in wishes:
-            await self.sio.enter_room(sid, wishes["join"], namespace=self.namespace)
-        if "leave" in wishes:
-            await self.sio.leave_room(sid, wishes["leave"], namespace=self.namespace)
-        if "close" in wishes:
-            await self.sio.close_room(wishes["close"], namespace=self.namespace)
-        if "save" in wishes:
-            await self.sio.save_session(sid, wishes["save"], namespace=self.namespace)
-        for _ in range(wishes.get("count", 0)):
+        if "join" in options:
+            await self.sio.enter_room(sid, options["join"], namespace=self.namespace)
+        if "leave" in options:
+            await self.sio.leave_room(sid, options["leave"], namespace=self.namespace)
+        if "close" in options:
+            await self.sio.close_room(options["close"], namespace=self.namespace)
+        if "save" in options:
+            await self.sio.save_session(sid, options["save"], namespace=self.namespace)
+        for _ in range(options.get("count", 0)):
             await self.count(sid)
-        await self.gates.wait_at(wishes.get("gate"))
-        if wishes.get("fail"):
+        await self.gates.wait_at(options.get("gate"))
+        if options.get("fail"):
             raise FailedOnPurpose
-        return {"a set"} if wishes.get("unanswerable") else {"run": run}
+        return {"a set"} if options.get("unanswerable") else {"run": run}
 
     def note(self, what: str, sid: str, **more: Any) -> None:
         self.seen.append({"what": what, "namespace": self.namespace, "sid": sid, **more})
 
 
 class ControlHandlers:
-    """What the test may do. Every message is a dict; ``sid`` and ``namespace`` in it name the session."""
+    """The handlers for the test. Every message is a dict; its ``sid`` and ``namespace`` name the session."""
 
     def __init__(self, sio: Any, seen: list[dict[str, Any]], gates: Gates) -> None:
         self.sio, self._seen, self._gates = sio, seen, gates
@@ -193,7 +193,7 @@ class ControlHandlers:
             sio.on(handler.__name__, handler, namespace=CONTROL)
 
     async def publish(self, _sid: str, message: dict[str, Any]) -> Any:
-        """``args`` become the arguments as a tuple, ``data`` becomes the only one; the rest goes to emit."""
+        """Emits ``args`` as several arguments or ``data`` as one; the rest are options of the emit."""
         name = message.pop("name")
         args = message.pop("args", None)
         data = message.pop("data", None) if args is None else tuple(args)
@@ -204,7 +204,7 @@ class ControlHandlers:
         return [await self.publish(sid, {**message, "data": number}) for number in range(count)]
 
     async def publish_at_once(self, sid: str, message: dict[str, Any]) -> list[Any]:
-        """Numbered events of a given size, in as few transactions as the server makes of them."""
+        """Emits numbered events of a given size concurrently, so that they share transactions."""
         count, padding = message.pop("count"), "x" * message.pop("size", 0)
         publishing = [self.publish(sid, {**message, "args": [number, padding]}) for number in range(count)]
         return await asyncio.gather(*publishing)
@@ -241,7 +241,7 @@ class ControlHandlers:
         return "revoked"
 
     async def seen(self, _sid: str, message: dict[str, Any]) -> list[dict[str, Any]]:
-        """What happened to a session since this start of the server, in order."""
+        """The handler calls of a session since this start of the server, in order."""
         return [record for record in self._seen if record["sid"] == message["sid"]]
 
     async def close_room(self, _sid: str, message: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What hostile clients send."""
+"""The packets and auths of hostile clients."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ PLACEHOLDERS: list[Any] = [
 
 
 def json_value(chance: random.Random, depth: int = 0) -> str:
-    """JSON, or nearly, as text: what a program would not write is of interest, too."""
+    """Text that is JSON or similar to it; texts that no program would write are included."""
     kind = chance.randrange(9 if depth < 4 else 5)
     match kind:
         case 0:
@@ -110,7 +110,7 @@ def json_value(chance: random.Random, depth: int = 0) -> str:
 
 
 def packet(chance: random.Random) -> str | bytes:
-    """Something like a Socket.IO packet."""
+    """Text or bytes similar to a Socket.IO packet."""
     if chance.random() < 0.2:
         return chance.randbytes(chance.choice([0, 1, 5, 200]))
     engine = chance.choice(["4"] * 12 + ["0", "1", "2", "3", "5", "6", "7", "b", ""])
@@ -128,11 +128,11 @@ def packet(chance: random.Random) -> str | bytes:
 
 
 def hostile_auths(pid: str, offset: str) -> list[str]:
-    boot, _, number = offset.rpartition(".")
+    epoch, _, number = offset.rpartition(".")
     offsets: list[Any] = [
-        f"{boot}.{int(number) + 10**6}", f"{boot}.-1", f"{boot}.{number} ", f" {offset}",
-        f"{boot}.0{number}", f"{boot}.{'9' * 300}", f"{boot}.1e3", f"{boot}.٣", f"{boot}\0.1", f"..{number}",
-        ".", "", "x" * 80_000,
+        f"{epoch}.{int(number) + 10**6}", f"{epoch}.-1", f"{epoch}.{number} ", f" {offset}",
+        f"{epoch}.0{number}", f"{epoch}.{'9' * 300}", f"{epoch}.1e3", f"{epoch}.٣", f"{epoch}\0.1",
+        f"..{number}", ".", "", "x" * 80_000,
         "'; DROP TABLE events; --.1", 0, -1, 2**80, 1.5, True, None, [], {}, [offset], {"offset": offset},
         "\ud800.1",
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Events with an idempotency key: a client that hears no answer, and what is stored."""
+"""Events with an idempotency key: the options of their clients, and the stored rows."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ TUTORIAL: dict[str, Any] = {"retries": 3, "ackTimeout": 10_000}
 
 
 def rows(server: ServerProcess, query: str, *parameters: object) -> list[tuple[Any, ...]]:
-    """What the database holds at this moment."""
+    """The rows of a query on the server's database."""
     with closing(sqlite3.connect(server.database)) as connection:
         return connection.execute(query, parameters).fetchall()
 
 
 def logged(server: ServerProcess, text: str) -> int:
-    """How many events have this text as their only argument."""
+    """The number of stored events with this text as their first argument."""
     query = "SELECT count(*) FROM events WHERE json_extract(payload, '$[1]') = ?"
     return int(rows(server, query, text)[0][0])
 
 
 async def marker(control: Client, sid: str, name: str = "marker") -> str:
-    """Something that comes after what was sent before; returns its packet."""
+    """Publish an event that follows all earlier packets; returns its packet."""
     offset = await control.call("publish", {"name": name, "to": sid})
     return f'42["{name}","{offset}"]'
 
@@ -41,7 +41,7 @@ def serving_keyed_events(folder: Path) -> Iterator[ServerProcess]:
         yield server
     finally:
         server.kill()
-    # Handlers that fail are in the log with their traceback; nothing of ours may be.
+    # The log has tracebacks of failing handlers, and no others.
     ends = (
         "\nhandlers_for_tests.FailedOnPurpose",
         "\nValueError: the last argument of",

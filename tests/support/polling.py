@@ -1,4 +1,4 @@
-"""A client of bare HTTP polling."""
+"""A client that speaks long polling in bare HTTP requests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.processes import DEADLINE
 
 
 class RawPolling:
-    """An Engine.IO session of bare HTTP requests, for what must be seen as it is on the wire."""
+    """An Engine.IO session of bare HTTP requests, for tests of the packets on the wire."""
 
     def __init__(self, http: aiohttp.ClientSession, url: str) -> None:
         self._http = http
@@ -24,7 +24,7 @@ class RawPolling:
         self._query = {"EIO": "4", "transport": "polling"}
         self._packets: deque[str] = deque()
         self._kept: deque[str] = deque()
-        """Came before an acknowledgement that was waited for."""
+        """Packets that came before an expected acknowledgement."""
         self._ack_ids = itertools.count()
 
     async def open(self) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class RawPolling:
         return event
 
     async def connect(self, namespace: str = "/", auth: Mapping[str, object] | None = None) -> dict[str, Any]:
-        """Engine.IO session first where there is none; returns what CONNECT carries."""
+        """Open the Engine.IO session if needed, and CONNECT; returns the content of the server's CONNECT."""
         if "sid" not in self._query:
             await self.open()
         prefix = f"40{_prefix(namespace)}"
@@ -90,12 +90,12 @@ class RawPolling:
         return answer[0] if answer else None
 
     async def close(self) -> None:
-        """The transport ends; Socket.IO says nothing."""
+        """The transport ends without a Socket.IO packet."""
         await self.post("1")
 
 
 async def rest(client: RawPolling) -> list[str]:
-    """What else comes until the transport ends."""
+    """The remaining packets until the transport ends."""
     packets: list[str] = []
     try:
         while True:

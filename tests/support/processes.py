@@ -21,16 +21,16 @@ from types import TracebackType
 from typing import Self
 
 DEADLINE = 60.0
-"""How long a test waits for what must happen; generous, since the machines are noisy."""
+"""The timeout of every wait; generous, since the machines are noisy."""
 
 HANDLERS = Path(__file__).with_name("handlers_for_tests.py")
 HOST = "127.0.0.1"
 PORTS = range(10_000, 32_000)
-"""Below those that systems give to outgoing connections: nothing takes a server's port while it is down."""
+"""Below the ports of outgoing connections: no program takes a server's port while it is down."""
 
 
 def free_port() -> int:
-    """A port that nobody listens on; it is kept over restarts, as clients come back to the same address."""
+    """A port without a listener. A server keeps it over restarts: clients return to the same address."""
     while True:
         port = random.SystemRandom().choice(PORTS)
         with socket.socket() as probe, suppress(OSError):
@@ -39,8 +39,8 @@ def free_port() -> int:
 
 
 @dataclass(frozen=True)
-class EndedSession:
-    """How a process that was asked to end did so."""
+class Termination:
+    """The exit code of a process and its duration in seconds from the signal on."""
 
     code: int
     duration: float
@@ -51,7 +51,7 @@ class ServerCommand:
 
     scheme = "http"
     healthy: tuple[str, int] = ("/nothing", 404)
-    """The path that is asked until the server is ready, and the status that says so."""
+    """The path of the readiness check, and the status of a ready server."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -69,7 +69,7 @@ class ServerCommand:
 
     @property
     def log(self) -> str:
-        """What all starts of this server have printed."""
+        """The output of all starts of this server."""
         return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
 
     @property
@@ -82,10 +82,10 @@ class ServerCommand:
         return self._process.pid
 
     def start(self) -> None:
-        """Returns when the server answers; fails with what it printed when it does not."""
+        """Returns when the server is ready; fails with its output if it does not get ready."""
         assert not self.running, "the server runs already"
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("EVENTSTORE_")}
-        # A file takes any amount of output; a pipe that nobody reads would stop the server.
+        # A file takes any amount of output; a pipe without a reader would stop the server.
         with self.log_file.open("ab") as output:
             self._process = subprocess.Popen(
                 self.command(),
@@ -96,23 +96,23 @@ class ServerCommand:
                 stderr=subprocess.STDOUT,
             )
         try:
-            self._wait_until_it_answers(self._process)
+            self._wait_until_ready(self._process)
         except BaseException:
             self.kill()
             raise
 
     def kill(self) -> None:
-        """SIGKILL: the process gets no chance to do anything."""
+        """SIGKILL: the process runs no more code."""
         if self._process is not None:
             self._process.kill()
             self._process.wait(DEADLINE)
 
-    def terminate(self, by: signal.Signals = signal.SIGTERM) -> EndedSession:
-        """Asks the server to end and waits until it has."""
+    def terminate(self, by: signal.Signals = signal.SIGTERM) -> Termination:
+        """Sends the signal and waits for the end of the process."""
         assert self._process is not None and self.running, "the server does not run"
         asked = time.monotonic()
         self._process.send_signal(by)
-        return EndedSession(self._process.wait(DEADLINE), time.monotonic() - asked)
+        return Termination(self._process.wait(DEADLINE), time.monotonic() - asked)
 
     def restart(self) -> None:
         """A crash and a new start."""
@@ -130,16 +130,16 @@ class ServerCommand:
         if error is not None:
             print(f"--- {self.log_file}\n{self.log}")
             return
-        # An error that a task of the server swallowed would leave the test green otherwise.
+        # Otherwise an error that a task of the server swallowed would leave the test green.
         assert "Traceback (most recent call last)" not in self.log, self.log
         assert "never awaited" not in self.log and "never retrieved" not in self.log, self.log
 
-    def _wait_until_it_answers(self, process: subprocess.Popen[bytes]) -> None:
+    def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
         give_up = time.monotonic() + DEADLINE
         while time.monotonic() < give_up:
             if process.poll() is not None:
                 raise AssertionError(f"the server ended with {process.returncode} at start:\n{self.log}")
-            if self._answers():
+            if self._is_ready():
                 return
             try:
                 process.wait(0.02)
@@ -150,7 +150,7 @@ class ServerCommand:
     def _connection(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection(HOST, self.port, timeout=DEADLINE)
 
-    def _answers(self) -> bool:
+    def _is_ready(self) -> bool:
         path, status = self.healthy
         connection = self._connection()
         try:
@@ -165,8 +165,8 @@ class ServerCommand:
 class ServerProcess(ServerCommand):
     """``socketio-eventstore serve`` with a config file in ``folder`` and the handlers for tests beside it.
 
-    ``config`` is either the whole text of the file or, table by table, what differs from the defaults
-    of the tests; a table that is None is left out.
+    ``config`` is either the whole text of the file or, table by table, the differences from the
+    defaults of the tests; a table that is None is left out.
     """
 
     healthy = ("/healthz", 200)
@@ -190,7 +190,7 @@ class ServerProcess(ServerCommand):
 
     def _config_text(self, handlers: str, changes: Mapping[str, Mapping[str, object] | None]) -> str:
         tables: dict[str, dict[str, object] | None] = {
-            # Frequent pings confirm what arrived; the long timeout lets a slow machine be slow.
+            # Frequent pings confirm the events; the long timeout is for slow machines.
             "server": {"port": self.port, "handlers": handlers, "ping_interval": 1.0, "ping_timeout": 20.0},
             "connection_state_recovery": {"max_disconnection_duration": 60.0},
             "store": {"path": "data/events.db"},
@@ -205,7 +205,7 @@ class ServerProcess(ServerCommand):
 
 
 class EmbeddedServer(ServerCommand):
-    """An application of its own: a script that is called with port and database."""
+    """An application that embeds the server: a script that is called with port and database."""
 
     def __init__(self, folder: Path, script: str) -> None:
         super().__init__(folder)
@@ -219,7 +219,7 @@ class EmbeddedServer(ServerCommand):
 
 
 class TlsServer(EmbeddedServer):
-    """One that serves https, with a certificate that nobody has vouched for."""
+    """An application that serves https, with a self-signed certificate."""
 
     scheme = "https"
 

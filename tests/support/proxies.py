@@ -1,4 +1,4 @@
-"""TCP proxies between clients and a server: what networks do to connections."""
+"""TCP proxies between clients and a server, with the faults of networks."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Proxy:
-    """Passes everything on, both ways, until it ends and all connections with it."""
+    """Forwards all bytes in both directions until it is closed, with all its connections."""
 
     def __init__(self, port: int) -> None:
         self._target = port
         self._pumps: set[asyncio.Task[None]] = set()
         self._clients: list[asyncio.StreamWriter] = []
         self._servers: list[asyncio.StreamWriter] = []
-        """The server's ends of the same connections."""
+        """The streams to the server of the same connections."""
 
     async def __aenter__(self) -> Self:
         self._listener = await asyncio.start_server(self._accept, HOST, 0)
@@ -33,14 +33,14 @@ class Proxy:
         self._close()
 
     async def _stop(self) -> None:
-        """Nothing is passed on any more, and no end either."""
+        """Stop forwarding; neither side sees an end of its connection."""
         pumps, self._pumps = self._pumps, set()
         for pump in pumps:
             pump.cancel()
         await asyncio.gather(*pumps, return_exceptions=True)
 
     def _close(self) -> None:
-        """Both ends of all connections."""
+        """Close both ends of all connections."""
         for writer in (*self._clients, *self._servers):
             writer.close()
         self._clients.clear()
@@ -78,12 +78,12 @@ class Proxy:
         await target.drain()
 
     async def _pass_back(self, data: bytes, client: asyncio.StreamWriter) -> None:
-        """What the server has sent; here the client gets all of it."""
+        """Forward bytes of the server to the client."""
         await self._pass_on(data, client)
 
 
 class Stranding(Proxy):
-    """It can leave the server with connections on whose other end nobody is any more."""
+    """A proxy that can leave the server with half-open connections."""
 
     def __init__(self, port: int) -> None:
         super().__init__(port)
@@ -94,28 +94,28 @@ class Stranding(Proxy):
         await self.close_stranded()
 
     async def strand(self) -> None:
-        """The clients see their connections close, the server notices nothing: no byte, no end."""
+        """The clients' connections close; the server's connections stay open without any byte."""
         await self._stop()
         self._stranded += self._servers
         self._servers.clear()
         self._close()
 
     async def close_stranded(self) -> None:
-        """The server's network finally notices."""
+        """Close the half-open connections of the server."""
         for server in self._stranded:
             server.close()
         self._stranded.clear()
 
 
 class OneWay(Proxy):
-    """It can keep what the server says to itself, from a word on."""
+    """A proxy that can drop the bytes of the server."""
 
     def __init__(self, port: int) -> None:
         super().__init__(port)
         self._silent = False
 
     def silence(self) -> None:
-        """From here on clients hear nothing, on the connections that there are."""
+        """Drop the bytes of the server from now on, on the existing connections."""
         self._silent = True
 
     async def _connect(self) -> Streams:
@@ -129,32 +129,32 @@ class OneWay(Proxy):
 
 
 class Wire(Proxy):
-    """It can break the connections after so many bytes of the server, or hold them back."""
+    """A proxy that can close its connections after a number of the server's bytes, or pause them."""
 
     def __init__(self, port: int, receive_buffer: int | None = None) -> None:
         super().__init__(port)
         self._receive_buffer = receive_buffer
         self._budget: int | None = None
-        self._flows = asyncio.Event()
-        self._flows.set()
+        self._running = asyncio.Event()
+        self._running.set()
         self.carried = 0
-        """Bytes of the server that were passed on."""
+        """Bytes of the server that were forwarded."""
 
     def cut_after(self, size: int | None) -> None:
-        """All connections end when so many more bytes of the server have passed; later ones are whole."""
+        """Close all connections after so many more bytes of the server; later connections are not cut."""
         self._budget = size
 
-    def hold(self) -> None:
-        """From here on nothing of the server passes, and nobody reads it."""
-        self._flows.clear()
+    def pause(self) -> None:
+        """Stop reading from the server, so that no byte reaches the clients."""
+        self._running.clear()
 
-    def flow(self) -> None:
-        self._flows.set()
+    def resume(self) -> None:
+        self._running.set()
 
     async def _connect(self) -> Streams:
         near = socket.socket()
         near.setblocking(False)
-        if self._receive_buffer is not None:  # before it connects, or the window is agreed on already
+        if self._receive_buffer is not None:  # before it connects: the handshake fixes the window
             near.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
         try:
             await asyncio.get_running_loop().sock_connect(near, (HOST, self._target))
@@ -164,12 +164,12 @@ class Wire(Proxy):
         return await asyncio.open_connection(sock=near)
 
     async def _pass_back(self, data: bytes, client: asyncio.StreamWriter) -> None:
-        await self._flows.wait()
+        await self._running.wait()
         if self._budget is not None and len(data) >= self._budget:
             client.write(data[: self._budget])
             self._budget = None
             self._close()
-            raise ConnectionAbortedError  # or the pump would go on with what it has in its buffer
+            raise ConnectionAbortedError  # otherwise the pump would forward the rest of its buffer
         if self._budget is not None:
             self._budget -= len(data)
         self.carried += len(data)

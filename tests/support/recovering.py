@@ -9,7 +9,7 @@ from support.processes import ServerCommand
 
 
 async def recovers_what_it_missed(server: ServerCommand, node: NodeClients, **options: Any) -> None:
-    """The life of a client: live, away, back with everything in order, live again, after a crash as well."""
+    """A client is live, away, recovered with all events in order, and live again, after a crash as well."""
     control = await node.control(server.url, **options.pop("control", {}))
     client = await node.client(server.url, reconnection=False, **options)
     first = await client.connected()

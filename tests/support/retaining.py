@@ -30,7 +30,7 @@ class Clock:
 
 
 class Kept:
-    """The retention of a core, and the clocks that it goes by."""
+    """The retention of a core, and its clocks."""
 
     def __init__(self, core: Core, expired: Expired) -> None:
         self.core = core
@@ -54,7 +54,7 @@ class Kept:
         )
 
     async def sweep(self) -> int:
-        """One sweep, and all that it has begun."""
+        """Run one sweep and the expiries that it has begun."""
         pruned = await self.retention.sweep()
         await asyncio.gather(*self.retention._expiring.values())
         return pruned
@@ -71,7 +71,7 @@ def ending_expired_sessions(core: Core) -> Kept:
 
 
 async def sequences(log: EventLog) -> list[int]:
-    """The events that are there."""
+    """The sequences of the stored events."""
     return [logged.sequence for logged in await log.read(range(1, log.head + 1))]
 
 

@@ -1,4 +1,4 @@
-"""A server that something happens to, and the clients that notice."""
+"""A server with injected faults, and the clients that observe it."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def register(sio):
     sio.on("session_expired", session_expired)
 """
 CONFIG: dict[str, dict[str, object]] = {
-    # Heartbeats are the clock of these tests: while a condition is waited for, they keep coming.
+    # Heartbeats are the clock of these tests: they come at this interval while a test waits.
     "server": {"ping_interval": 0.1},
     "store": {"prune_interval": 0.2},
 }
 
 
 class Faulty(ServerProcess):
-    """A server that something happens to."""
+    """A server with injected faults."""
 
     prefix: Sequence[str] = ()
 
@@ -57,7 +57,7 @@ class Faulty(ServerProcess):
         return self.database.with_name(self.database.name + "-wal")
 
     def refusal(self) -> str:
-        """Try to start it, in vain; what it says, in one line, with the code for that."""
+        """The error line of a start that must fail, with exit code 2 and one line of output."""
         done = subprocess.run(
             self.command(), cwd=self.folder, capture_output=True, text=True, timeout=DEADLINE, check=False
         )
@@ -68,7 +68,7 @@ class Faulty(ServerProcess):
 
 
 class Visitor:
-    """A client that comes back, and one that publishes; what was acknowledged must have arrived."""
+    """A client that recovers, and one that publishes; every acknowledged event must be received."""
 
     def __init__(self, server: Faulty, http: aiohttp.ClientSession) -> None:
         self.server = server
@@ -89,22 +89,22 @@ class Visitor:
         return socket
 
     async def leave(self) -> None:
-        """All of its connections end."""
+        """Close all connections."""
         for socket in self._sockets:
             await socket.leave()
 
     async def arrive(self) -> None:
-        """Both connect, for the first time or again."""
+        """Connect both clients, for the first time or again."""
         await self.take_control()
         await self.come_back()
 
     async def take_control(self) -> None:
-        """The one that publishes connects, and one that has nothing but heartbeats."""
+        """Connect the publisher, and a connection that only receives heartbeats."""
         self.control, self._clock = await self.socket(), await self.socket()
         await self.control.connect("/control")
 
     async def come_back(self) -> bool:
-        """The client connects; whether its session was recovered."""
+        """Connect the client; returns whether its session was recovered."""
         self.client = await self.socket()
         auth = {key: value for key, value in (("pid", self.pid), ("offset", self.offset)) if value}
         answer = await self.client.connect(auth=auth)
@@ -112,7 +112,7 @@ class Visitor:
         return former == self.pid
 
     async def publish(self, size: int = 0) -> str | None:
-        """Publish the next number; returns why that was not possible."""
+        """Publish the next number; returns the error if there is one."""
         self._number += 1
         (answer,) = await self.control.call("publish", self._number, size, namespace="/control")
         if "offset" in answer:
@@ -121,19 +121,19 @@ class Visitor:
         error: str = answer["error"]
         return error
 
-    async def publish_until_it_fails(self, size: int, at_most: int = 500) -> str:
+    async def publish_until_failure(self, size: int, at_most: int = 500) -> str:
         for _ in range(at_most):
             if (error := await self.publish(size)) is not None:
                 return error
         raise AssertionError(f"{at_most} events of {size} bytes could be stored")
 
-    async def publish_until_it_works(self) -> None:
+    async def publish_until_success(self) -> None:
         async with asyncio.timeout(DEADLINE):
             while await self.publish() is not None:
                 pass
 
-    async def collect(self) -> None:
-        """The client has received what was acknowledged, in order, and nothing else."""
+    async def receive_acknowledged(self) -> None:
+        """Waits until the client has received the acknowledged events, in order, and no others."""
         while len(self.received) < len(self.acknowledged):
             name, number, _, self.offset = await self.client.event()
             assert name == "numbered"
@@ -141,12 +141,12 @@ class Visitor:
         assert self.received == self.acknowledged
 
     async def log_says(self, text: str) -> None:
-        """Waits, heartbeat by heartbeat."""
+        """Waits for a text in the log, from heartbeat to heartbeat."""
         async with asyncio.timeout(DEADLINE):
             while text not in self.server.log:
-                await self.beat()
+                await self.heartbeat()
 
-    async def beat(self) -> None:
+    async def heartbeat(self) -> None:
         packet = await self._clock.raw_packet()
         assert packet == "2", packet
         await self._clock.send("3")
@@ -170,11 +170,11 @@ async def visiting(server: Faulty, http: aiohttp.ClientSession) -> AsyncIterator
 
 
 async def leaves_a_healthy_database(server: Faulty, visitor: Visitor) -> None:
-    """After a restart everything that was acknowledged is there, and the client recovers."""
+    """After a restart all acknowledged events are stored, and the client recovers."""
     await asyncio.to_thread(server.restart)
     await visitor.arrive()
-    await visitor.publish_until_it_works()
-    await visitor.collect()
+    await visitor.publish_until_success()
+    await visitor.receive_acknowledged()
     with closing(sqlite3.connect(server.database)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         rows = connection.execute("SELECT payload FROM events ORDER BY offset").fetchall()
@@ -183,8 +183,8 @@ async def leaves_a_healthy_database(server: Faulty, visitor: Visitor) -> None:
     assert stored == sorted(set(stored))
 
 
-async def is_turned_away_without_a_word(visitor: Visitor) -> None:
-    """Who comes now finds a closed transport, and neither CONNECT_ERROR nor DISCONNECT: it will return."""
+async def is_closed_without_a_packet(visitor: Visitor) -> None:
+    """A new connection is closed without CONNECT_ERROR and DISCONNECT, so its client will return."""
     for auth in ("", json.dumps({"pid": visitor.pid})):
         socket = await visitor.socket()
         await socket.send(f"40{auth}")
