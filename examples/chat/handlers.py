@@ -16,7 +16,7 @@ def register(sio: AsyncServer) -> None:
     async def connect(sid: str, environ: dict[str, Any], auth: object) -> None:
         if not sio.recovered(sid):  # a recovered session has kept its rooms
             await sio.enter_room(sid, LOBBY)
-            await sio.emit("chat message", "Somebody has joined.", room=LOBBY, skip_sid=sid)
+            await sio.emit("chat message", "A new member is here.", room=LOBBY, skip_sid=sid)
 
     async def chat_message(sid: str, text: object) -> dict[str, str | None]:
         if not chat.is_message(text):
@@ -26,7 +26,7 @@ def register(sio: AsyncServer) -> None:
         return {"status": "ok", "offset": offset}
 
     async def session_expired(sid: str, data: dict[str, Any]) -> None:
-        await sio.emit("chat message", "Somebody has left.", room=LOBBY)
+        await sio.emit("chat message", "A member has left.", room=LOBBY)
 
     sio.on("connect", connect)
     sio.on("chat message", chat_message)

@@ -52,9 +52,9 @@ async def test_the_chat(tmp_path: Path, node: NodeClients, http: aiohttp.ClientS
         await reader.connected()
         writer = await node.client(server.url)
         await writer.connected()
-        assert await texts(reader, 1) == ["Somebody has joined."]
+        assert await texts(reader, 1) == ["A new member is here."]
         assert (await writer.call("chat message", "before"))["status"] == "ok"
-        assert await texts(reader, 2) == ["Somebody has joined.", "before"]
+        assert await texts(reader, 2) == ["A new member is here.", "before"]
         assert (await writer.call("chat message", ""))["status"] == "refused"
 
         server.kill()
@@ -65,7 +65,7 @@ async def test_the_chat(tmp_path: Path, node: NodeClients, http: aiohttp.ClientS
         assert (await writer.call("chat message", "missed"))["status"] == "ok"
         await reader.connect()
         await reader.recovered_again()
-        assert await texts(reader, 3) == ["Somebody has joined.", "before", "missed"]
+        assert await texts(reader, 3) == ["A new member is here.", "before", "missed"]
         assert [event.data[0] for event in writer.events] == ["before", "missed"]
 
 
