@@ -133,6 +133,24 @@ def test_store_in_use(folder: Path) -> None:
         assert run(folder, "migrate").returncode == 0
 
 
+def test_banner_says_what_to_open(folder: Path) -> None:
+    """The banner ends with the address for a browser, where there is a page, and with Ctrl-C."""
+    with running(folder, "serve") as (process, _):
+        assert last_line(process) == "Ctrl-C stops the server.\n"
+    (folder / "handlers.py").write_text(
+        "from pathlib import Path\n\nPAGES = Path()\n\ndef register(sio):\n    pass\n"
+    )
+    with running(folder, "serve", "--host", "0.0.0.0") as (process, address):
+        port = address.rpartition(":")[2]
+        assert last_line(process) == f"Open http://127.0.0.1:{port} in a browser. Ctrl-C stops the server.\n"
+
+
+def last_line(process: subprocess.Popen[str]) -> str:
+    """The end of the banner of a server with a store."""
+    assert process.stdout is not None
+    return [process.stdout.readline() for _ in range(4)][-1]
+
+
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
 def test_serve_ends_by_signal(folder: Path, by: signal.Signals) -> None:
     """serve ends with exit code 0 after SIGINT and SIGTERM."""

@@ -42,6 +42,9 @@ GARBAGE_THRESHOLD = 25_000
 """Allocations minus deallocations between two runs of the garbage collector (by default 700)."""
 LISTEN_BACKLOG = 4096
 """Connections waiting for accept(); many clients may reconnect at the same moment."""
+# Browsers cannot open the address of all interfaces.
+REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
+"""The address to open, for a host that stands for all interfaces."""
 
 
 def run(config: Config) -> None:
@@ -184,7 +187,7 @@ def _listen(config: Config) -> socket.socket:
 
 async def _banner(config: Config, sio: AsyncServer, listener: socket.socket) -> str:
     host, port = config.server.host, listener.getsockname()[1]
-    lines = [f"Listening on http://{f'[{host}]' if ':' in host else host}:{port}"]
+    lines = [f"Listening on {_url(host, port)}"]
     runtime = sio.manager.runtime
     if runtime is None or not runtime.is_enabled:
         lines.append("Connection state recovery is disabled: nothing is stored.")
@@ -196,7 +199,14 @@ async def _banner(config: Config, sio: AsyncServer, listener: socket.socket) -> 
             f"Durable: synchronous = {config.store.synchronous!r}, survives {survives}",
             f"Found {sessions} sessions and {events} events",
         ]
+    has_page = getattr(sys.modules[config.server.handlers], "PAGES", None) is not None
+    page = f"Open {_url(REACHABLE.get(host, host), port)} in a browser. " if has_page else ""
+    lines.append(f"{page}Ctrl-C stops the server.")
     return "\n".join(lines)
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _check_store(path: Path) -> None:
