@@ -56,7 +56,7 @@ def running_chromium() -> Iterator[Browser]:
 def require_client() -> None:
     """Skip without the official client, which the server has from npm and the page loads."""
     if not files("socketio_eventstore.program").joinpath("client_bundle", "socket.io.js").is_file():
-        missing("the server has no socket.io.js: run `make`")
+        missing("the server has no socket.io.js: run `make dev`")
 
 
 class Tab:

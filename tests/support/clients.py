@@ -29,7 +29,7 @@ def node_command() -> list[str] | str:
         modules = folder / "node_modules"
         if (modules / "socket.io-client").is_dir() and (modules / "socket.io-msgpack-parser").is_dir():
             return [node, str(DRIVER), str(folder / "package.json")]
-    return "socket.io-client is not installed: run `make` or `npm install`"
+    return "socket.io-client is not installed: run `make dev`"
 
 
 def sequence_of(offset: object) -> int:
