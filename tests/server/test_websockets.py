@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import gc
-import os
-import ssl
 import struct
 import weakref
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -18,7 +14,6 @@ from urllib.parse import urlsplit
 
 import pytest
 import socketio
-import trustme
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
@@ -29,85 +24,10 @@ from socketio_eventstore.transport.aiohttp_websocket import AiohttpWebSocket
 from support.clients import NodeClients
 from support.embedded import Seen, Server, serving, until
 from support.processes import DEADLINE, HOST, ServerProcess
+from support.raw_websocket import Wire, certified, wire_to
 from support.recovering import recovers_what_it_missed
 
 COMPRESSED = 0x40
-HANDSHAKE = (
-    "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
-    "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n{more}\r\n"
-)
-
-
-class Wire:
-    """A WebSocket client that sends and reads raw frames."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-        self.response = ""
-
-    async def shake_hands(self, extensions: str = "") -> None:
-        """Complete the WebSocket handshake with an offer of extensions."""
-        more = f"Sec-WebSocket-Extensions: {extensions}\r\n" if extensions else ""
-        key = base64.b64encode(os.urandom(16)).decode()
-        self._writer.write(HANDSHAKE.format(key=key, more=more).encode())
-        self.response = (await self._reader.readuntil(b"\r\n\r\n")).decode()
-        assert " 101 " in self.response
-
-    def send(self, head: int, payload: bytes, *, mask: bytes = b"\1\2\3\4") -> None:
-        assert len(payload) < 126
-        masked = bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
-        self._writer.write(bytes((head, 0x80 | len(payload))) + mask + masked)
-
-    async def frame(self) -> tuple[int, bytes]:
-        """Return the first byte and the payload of the next frame."""
-        async with asyncio.timeout(DEADLINE):
-            head, size = await self._reader.readexactly(2)
-            if size == 126:
-                (size,) = struct.unpack("!H", await self._reader.readexactly(2))
-            return head, await self._reader.readexactly(size)
-
-    async def connect(self) -> None:
-        """Read the Engine.IO handshake and connect to the namespace /."""
-        assert (await self.frame())[1].startswith(b"0")
-        self.send(0x81, b"40")
-        assert (await self.frame())[1].startswith(b"40")
-
-    def stop_reading(self) -> None:
-        """Leave all further bytes of the server in the buffers of TCP."""
-        transport = self._writer.transport
-        assert isinstance(transport, asyncio.ReadTransport)
-        transport.pause_reading()
-
-    async def is_over(self) -> bool:
-        """Whether the server has closed the TCP connection."""
-        async with asyncio.timeout(DEADLINE):
-            return await self._reader.read() == b""
-
-
-def trusting() -> ssl.SSLContext:
-    """Return the TLS context of a client that accepts any certificate."""
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    return context
-
-
-def certified() -> ssl.SSLContext:
-    """Return the TLS context of a server with a certificate of an unknown authority."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    trustme.CA().issue_cert(HOST).configure_cert(context)
-    return context
-
-
-@asynccontextmanager
-async def wire_to(server: Server) -> AsyncIterator[Wire]:
-    address = urlsplit(server.url)
-    tls = trusting() if address.scheme == "https" else None
-    reader, writer = await asyncio.open_connection(address.hostname, address.port, ssl=tls)
-    try:
-        yield Wire(reader, writer)
-    finally:
-        writer.close()
 
 
 @pytest.fixture

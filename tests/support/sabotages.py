@@ -1,0 +1,102 @@
+"""Sabotages for the tests of ``verify``: code that makes a server process break one promise each."""
+
+SENT_BEFORE_COMMIT = """
+import asyncio
+from socketio_eventstore.core.commit_queue import CommitQueue
+from socketio_eventlog.records import Event
+
+async def process(self, groups):
+    registry, changes, positions, number = self.context.registry, [], [], self.position
+    for group in groups:
+        changes.append([operation.changes(registry) for operation in group.operations])
+        for wanted in changes[-1]:
+            number += sum(type(change) is Event for change in wanted)
+            positions.append(number)
+    await self._apply(groups, changes, positions)
+    await asyncio.sleep(0.02)  # a crash in this moment loses the sent events
+    await self.context.log.commit([change for each in changes for wanted in each for change in wanted])
+
+CommitQueue._process = process
+"""
+
+OFFSET_REUSED = """
+from socketio_eventstore.core.operation import Context
+
+def offset(self):
+    return str(self.log.offset_at(self.position - (self.position % 20 == 0)))
+
+Context.offset = property(offset)
+"""
+
+REPLAY_GAP = """
+from socketio_eventstore.core.replay import Replayer
+original = Replayer._put
+
+def put(self, session, number, frames):
+    if number % 10:
+        original(self, session, number, frames)
+
+Replayer._put = put
+"""
+
+REPLAYED_TWICE = """
+from socketio_eventstore.core.replay import Replayer
+original = Replayer._put
+
+def put(self, session, number, frames):
+    for _ in range(1 if number % 10 else 2):
+        original(self, session, number, frames)
+
+Replayer._put = put
+"""
+
+REPLAYED_BACKWARDS = """
+from socketio_eventstore.core.recent_events import RecentEvents
+original = RecentEvents.after
+RecentEvents.after = lambda self, number: reversed(list(original(self, number)))
+"""
+
+JOIN_COVERS_PAST = """
+from socketio_eventstore.core.sessions import Session
+from socketio_eventlog.records import Membership
+
+def memberships(self):
+    for room in (None, self.sid, *self.joined):
+        yield Membership(room, self.start.sequence, None)
+    yield from self.left
+
+Session.memberships = memberships
+"""
+
+SKIP_IGNORED = """
+from socketio_eventstore.core.fan_out import FanOut
+original = FanOut.broadcast
+FanOut.broadcast = lambda self, audience, frames: original(self, (*audience[:2], ()), frames)
+"""
+
+RECOVERY_REFUSED = """
+from itertools import count
+from socketio_eventstore.core.recovery import Recovery, RecoveryResult
+original, times = Recovery.decide, count(1)
+
+async def decide(self, *arguments, **more):
+    return RecoveryResult.EXPIRED if next(times) % 5 == 0 else await original(self, *arguments, **more)
+
+Recovery.decide = decide
+"""
+
+JOIN_NOT_STORED = """
+from socketio_eventstore.core.operations import JoinRoom
+JoinRoom.changes = lambda self, registry: ()
+"""
+
+ROWS_LOST = """
+from socketio_eventlog.sqlite import events
+original = events.insert
+
+def insert(connection, first_number, rows):
+    original(connection, first_number, rows)
+    connection.execute("DELETE FROM events WHERE offset >= ? AND offset % 20 = 0", (first_number,))
+
+events.insert = insert
+"""
