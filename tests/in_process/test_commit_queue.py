@@ -276,7 +276,7 @@ LARGE: list[Callable[[Session], Operation]] = [
     lambda _: EmitVolatile(event("x" * 900)),
     lambda _: EmitWithAck(event("x" * 900), lambda _: Frames("421[]")),
     lambda session: SaveData(session, json.dumps({"x": "x" * 900})),
-    lambda session: BindIdentity(session, "x" * 900),
+    lambda session: BindIdentity(session, session.current, "x" * 900),
     lambda _: StoreIdempotencyKey(EventHandled("/", "event", "", token_hex(), json.dumps(["x" * 900]), 0.0)),
 ]
 

@@ -142,7 +142,7 @@ def events_are_sent_before_they_are_stored(patch: pytest.MonkeyPatch) -> None:
 
     async def too_early(self: CommitQueue, groups: Any) -> None:
         for group in groups:
-            for operation in group.operations:
+            for operation in group[0]:
                 if isinstance(operation, Emit) and operation.event.name == "e":
                     self.context.recent_events.position += 1
                     apply(operation, self.context, (operation.event,))
@@ -190,8 +190,9 @@ def events_are_pruned_by_age_alone(patch: pytest.MonkeyPatch) -> None:
 
 
 def operation_of_a_failed_batch_takes_effect(patch: pytest.MonkeyPatch) -> None:
-    def anyway(self: CommitQueue, group: Any, changes: Any, error: StoreError) -> None:
-        self._take_effect(group.operations, group.result)
+    def anyway(self: CommitQueue, groups: Any, changes: Any, error: StoreError) -> None:
+        for operations, result, _ in groups:
+            self._take_effect(operations, result)
 
     patch.setattr(CommitQueue, "_refuse", anyway)
 

@@ -7,14 +7,14 @@ from socketio_eventlog.records import Event
 
 async def process(self, groups):
     registry, changes, positions, number = self.context.registry, [], [], self.position
-    for group in groups:
-        changes.append([operation.changes(registry) for operation in group.operations])
-        for wanted in changes[-1]:
-            number += sum(type(change) is Event for change in wanted)
+    for operations, _, _ in groups:
+        for operation in operations:
+            changes.append(operation.changes(registry))
+            number += sum(type(change) is Event for change in changes[-1])
             positions.append(number)
     await self._apply(groups, changes, positions)
     await asyncio.sleep(0.02)  # a crash in this moment loses the sent events
-    await self.context.log.commit([change for each in changes for wanted in each for change in wanted])
+    await self.context.log.commit([change for each in changes for change in each])
 
 CommitQueue._process = process
 """

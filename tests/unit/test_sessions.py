@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import deque
 from itertools import product
 
 import pytest
@@ -243,18 +244,18 @@ def test_last_claim_supersedes_the_former_connection() -> None:
     second = member.attach(new, 5)
     assert member.current is second is not first and member.claim == 2
     assert (old.sessions, new.sessions) == ({}, {"/": member})
-    assert (second.connection, second.sent, second.superseded) == (new, 5, [old])
+    assert (second.connection, second.sent, second.superseded) == (new, 5, (old,))
 
 
 def test_detach_drops_deferred_packets() -> None:
     """``detach`` drops the deferred packets of the connection."""
     member, connection = session(), Recorder()
     attached = member.attach(connection, 0)
-    attached.deferred_packets.append((1, Frames("4x")))
+    attached.deferred_packets = deque([(1, Frames("4x"))])
     attached.deferred_bytes = 2
     assert member.detach() is connection
     assert (attached.connection, connection.sessions) == (None, {})
-    assert (attached.deferred_packets, attached.deferred_bytes) == ([], 0)
+    assert not attached.deferred_packets and attached.deferred_bytes == 0
     assert member.detach() is None
 
 

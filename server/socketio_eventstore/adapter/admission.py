@@ -48,9 +48,9 @@ class Outcome(Enum):
     ACCEPTED = auto()
     """CONNECT was sent."""
     REFUSED = auto()
-    """The connect handler has refused; CONNECT_ERROR was sent."""
+    """The connect handler has refused, and the client was told so."""
     OTHER_IDENTITY = auto()
-    """The client does not own the session that the private id opens, and got a new session."""
+    """The client does not own the session that the private id opens, and is to get a new session."""
     SUPERSEDED = auto()
     """Another connection has claimed the session, or the connection was closed."""
     ENDED = auto()
@@ -212,7 +212,7 @@ class Admission:
         if self._application.always_connect and not attempt.attached.recovered:
             return await self._admit_before_handler(attempt)
         decision = await self._ask_handler(attempt)
-        if _is_other_identity(attempt, decision):
+        if attempt.is_current and _is_other_identity(attempt, decision):
             await self._return_to_owner(attempt)
             return Outcome.OTHER_IDENTITY
         if decision.refusal is not None:
@@ -230,22 +230,26 @@ class Admission:
         """
         if not await self._submit_acceptance(attempt, ()):
             return Outcome.SUPERSEDED
-        refusal = await self._calls.connect(attempt.session, attempt.connection.id, attempt.auth)
+        refusal = await self._call_handler(attempt)
         if refusal is None:
             return Outcome.ACCEPTED
         await self._runtime.queue.submit(DisconnectSession(attempt.session))
         return Outcome.REFUSED
 
     async def _ask_handler(self, attempt: Attempt) -> Decision:
-        session, connection_id = attempt.session, attempt.connection.id
+        session = attempt.session
         if not attempt.attached.recovered:
-            return Decision(await self._calls.connect(session, connection_id, attempt.auth))
+            return Decision(await self._call_handler(attempt))
         # Only the connect handler can tell whether the client owns a session that is bound to an identity.
         if self._runtime.options.skip_middlewares and session.identity is None:
             return Decision(handler_was_called=False)
         with handler_transaction(only=session) as deferred:  # a refusal leaves the session as before
-            refusal = await self._calls.connect(session, connection_id, attempt.auth)
+            refusal = await self._call_handler(attempt)
         return Decision(refusal, deferred)
+
+    async def _call_handler(self, attempt: Attempt) -> Any:
+        connection_id = attempt.connection.id
+        return await self._calls.connect(attempt.session, attempt.attached, connection_id, attempt.auth)
 
     async def _accept(self, attempt: Attempt, decision: Decision) -> bool:
         accepted = False

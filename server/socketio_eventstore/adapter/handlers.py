@@ -17,7 +17,7 @@ from socketio import exceptions
 
 from socketio_eventlog.errors import StoreError
 from socketio_eventstore.adapter.application import Application
-from socketio_eventstore.core.sessions import Session
+from socketio_eventstore.core.sessions import Session, SessionConnection
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,18 @@ class RunningDisconnect:
         self.session = session
         self.connection_id = connection_id
         self.is_open = True
+
+
+_connecting: ContextVar[tuple[Session, SessionConnection] | None] = ContextVar("connecting", default=None)
+
+
+def connecting_as(session: Session) -> SessionConnection:
+    """Return the connection for which a handler speaks: inside a connect handler, the one that it decides on.
+
+    Another connection may have claimed the session meanwhile; a handler must not authenticate that one.
+    """
+    connecting = _connecting.get()
+    return connecting[1] if connecting is not None and connecting[0] is session else session.current
 
 
 _running: ContextVar[RunningDisconnect | None] = ContextVar("running_disconnect", default=None)
@@ -103,10 +115,13 @@ class HandlerCalls:
         for task in self._tasks:
             task.cancel()
 
-    async def connect(self, session: Session, connection_id: str, auth: Any) -> Any:
+    async def connect(
+        self, session: Session, attached: SessionConnection, connection_id: str, auth: Any
+    ) -> Any:
         """Call the connect handler; return the reason of a refusal, or None. Raises StoreError."""
         refused = exceptions.ConnectionRefusedError().error_args
         environ = self._application.environ.get(connection_id, {})
+        token = _connecting.set((session, attached))
         try:
             success = await self._call_connect(session, environ, auth)
         except exceptions.ConnectionRefusedError as error:
@@ -118,6 +133,8 @@ class HandlerCalls:
         except Exception:  # a fault of the handler concerns this client alone, and the client needs an answer
             logger.exception("The connect handler of %s failed", session.namespace)
             return refused
+        finally:
+            _connecting.reset(token)
         return refused if success is False else None
 
     async def _call_connect(self, session: Session, environ: Any, auth: Any) -> Any:

@@ -17,6 +17,7 @@ from socketio_eventstore.adapter import encoder
 from socketio_eventstore.adapter.clients import Clients
 from socketio_eventstore.adapter.decoder import Decoder
 from socketio_eventstore.adapter.exactly_once import ExactlyOnce, InvalidIdempotencyKey
+from socketio_eventstore.adapter.handlers import connecting_as
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.handler_transaction import (
     deferred_changes,
@@ -28,13 +29,11 @@ from socketio_eventstore.core.operations import BindIdentity, SaveData, SendPack
 from socketio_eventstore.core.options import Options
 from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.session_operations import DisconnectSession, RevokeSession
-from socketio_eventstore.core.sessions import Session, State
+from socketio_eventstore.core.sessions import Session
 from socketio_eventstore.transport.engine import Engine
 
 logger = logging.getLogger(__name__)
 
-Handler = Callable[..., Awaitable[Any]]
-"""A handler that is a coroutine function."""
 H = TypeVar("H", bound=Callable[..., Any])
 
 _HOOKS: Final = ("_handle_ack", "_trigger_event", "_send_packet")
@@ -252,13 +251,15 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         session = self._known(sid, namespace)
         if not _is_identity(identity):
             raise TypeError(f"an identity must be a str that is not empty, not {identity!r}")
-        if session.state is State.CONNECTING and session.identity is not None:
-            session.current.authenticated_as = identity
+        attached = connecting_as(session)
+        is_undecided = attached is not session.current or session.is_claimed_by(attached)
+        if session.identity is not None and is_undecided:
+            attached.authenticated_as = identity
             if identity != session.identity:
                 raise exceptions.ConnectionRefusedError("the session belongs to another identity")
             return
         runtime = await self.manager.start()
-        await submit_or_defer(runtime.queue, BindIdentity(session, identity))
+        await submit_or_defer(runtime.queue, BindIdentity(session, attached, identity))
 
     def exactly_once(self, event: str, namespace: str | None = None) -> Callable[[H], H]:
         """Decorate the handler of an event whose last argument is an idempotency key.

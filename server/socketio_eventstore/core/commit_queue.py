@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import TypeAlias
 
 from socketio_eventlog.errors import StoreBusy, StoreClosed, StoreError, StoreUnavailable
 from socketio_eventlog.records import Change, SessionAway, SessionEnded
@@ -36,13 +36,9 @@ class QueueFull(StoreUnavailable):
     """The event store is too far behind, and too many operations are waiting; nothing was stored."""
 
 
-class _Group(NamedTuple):
-    """Operations that are stored together or not at all."""
-
-    operations: Sequence[Operation]
-    result: asyncio.Future[object] | None
-    """Receives the result of the last operation; None when no caller waits."""
-    size_bytes: int
+_Group: TypeAlias = tuple[Sequence[Operation], "asyncio.Future[object] | None", int]
+"""Operations that are stored together or not at all; the future for the result of the last operation, None
+when no caller waits; and the weight in bytes. A plain tuple takes a fifth of the time of a named one."""
 
 
 class CommitQueue:
@@ -113,7 +109,7 @@ class CommitQueue:
     def retry_pending_changes(self) -> None:
         """Try again to store the session changes that an earlier commit could not store."""
         if self._pending and not self._is_closed:
-            self._push(_Group((), None, 0))
+            self._push(((), None, 0))
 
     def close(self) -> None:
         """Accept no more operations. ``run`` ends when the queue is empty."""
@@ -129,14 +125,14 @@ class CommitQueue:
             raise StoreClosed
         if self._is_busy or self._waiting or self._pending or _may_store(operations):
             size_bytes = sum([operation.size_bytes for operation in operations])
-            self._push(_Group(operations, result, size_bytes))
+            self._push((operations, result, size_bytes))
             return False
         self._take_effect(operations, result)
         return True
 
     def _push(self, group: _Group) -> None:
         self._waiting.append(group)
-        self._waiting_bytes += group.size_bytes
+        self._waiting_bytes += group[2]
         self._wake.set()
 
     def _raise_if_full(self) -> None:
@@ -162,33 +158,30 @@ class CommitQueue:
         while self._waiting and len(groups) < BATCH_GROUPS:
             group = self._waiting.popleft()
             groups.append(group)
-            self._waiting_bytes -= group.size_bytes
+            self._waiting_bytes -= group[2]
         return groups
 
     async def _process(self, groups: list[_Group]) -> None:
         registry = self.context.registry
-        changes = [[operation.changes(registry) for operation in group.operations] for group in groups]
+        changes = [operation.changes(registry) for operations, _, _ in groups for operation in operations]
         try:
             positions = await self._commit(changes)
         except StoreError as error:
             if len(groups) == 1 or isinstance(error, StoreBusy):
-                for group, changes_of_group in zip(groups, changes, strict=True):
-                    self._refuse(group, changes_of_group, error)
-                self._flush_schedule.flush()
+                self._refuse(groups, changes, error)
             else:  # a bad group fails alone, and the good groups keep their order
                 for group in groups:
                     await self._process([group])
             return
         await self._apply(groups, changes, positions)
 
-    async def _commit(self, changes: list[list[Sequence[Change]]]) -> list[int]:
-        """Store the pending changes and those of all groups; return the position at each operation."""
+    async def _commit(self, changes: list[Sequence[Change]]) -> list[int]:
+        """Store the pending changes and those of all operations; return the position at each operation."""
         flat: list[Change] = list(self._pending.values())
         ends = []
-        for changes_of_group in changes:
-            for changes_of_operation in changes_of_group:
-                flat += changes_of_operation
-                ends.append(len(flat))
+        for changes_of_operation in changes:
+            flat += changes_of_operation
+            ends.append(len(flat))
         if not flat:
             return [self.position] * len(ends)
         positions = [self.position, *await self._commit_with_retry(flat)]
@@ -208,20 +201,17 @@ class CommitQueue:
             await asyncio.sleep(BUSY_PAUSE_SECONDS)
 
     async def _apply(
-        self, groups: list[_Group], changes: list[list[Sequence[Change]]], positions: list[int]
+        self, groups: list[_Group], changes: list[Sequence[Change]], positions: list[int]
     ) -> None:
-        schedule, fan_out, recent_events = (
-            self._flush_schedule,
-            self.context.fan_out,
-            self.context.recent_events,
-        )
+        schedule, context = self._flush_schedule, self.context
+        fan_out, recent_events = context.fan_out, context.recent_events
         schedule.begin_batch(len(positions))
-        position_of = iter(positions)
-        for group, changes_of_group in zip(groups, changes, strict=True):
-            for operation, changes_of_operation in zip(group.operations, changes_of_group, strict=True):
-                recent_events.position = next(position_of)
-                is_last = operation is group.operations[-1]
-                self._take_one_effect(operation, changes_of_operation, group.result if is_last else None)
+        committed = zip(changes, positions, strict=True)
+        for operations, result, _ in groups:
+            for operation in operations:
+                changes_of_operation, recent_events.position = next(committed)
+                is_last = operation is operations[-1]
+                self._take_one_effect(operation, changes_of_operation, result if is_last else None)
                 if fan_out.waiting_bytes > SLICE_BYTES:
                     await schedule.flush_and_yield()
         schedule.flush()
@@ -234,7 +224,7 @@ class CommitQueue:
         self, operation: Operation, changes: Sequence[Change], result: asyncio.Future[object] | None
     ) -> None:
         if not operation.only_broadcasts:
-            self.context.fan_out.end_group()
+            self.context.fan_out.end_run()
         try:
             value = operation.apply(self.context, changes)
         except Exception as error:  # a fault in one operation must not stop the order for all others
@@ -245,20 +235,23 @@ class CommitQueue:
         if result is not None and not result.done():
             result.set_result(value)
 
-    def _refuse(self, group: _Group, changes: list[Sequence[Change]], error: StoreError) -> None:
+    def _refuse(self, groups: list[_Group], changes: list[Sequence[Change]], error: StoreError) -> None:
         """Fail the operations with changes. The others take effect all the same, in their place."""
-        for operation, changes_of_operation in zip(group.operations, changes, strict=True):
-            result = group.result if operation is group.operations[-1] else None
-            if not changes_of_operation:
-                self._take_one_effect(operation, (), result)
-                continue
-            if operation.has_happened:
-                self._keep_pending(changes_of_operation)
-            operation.refused(self.context, error)
-            if group.result is None:
-                logger.error("An operation could not be stored: %s", error)
-            elif not group.result.done():
-                group.result.set_exception(error)
+        refused = iter(changes)
+        for operations, result, _ in groups:
+            for operation in operations:
+                changes_of_operation = next(refused)
+                if not changes_of_operation:
+                    self._take_one_effect(operation, (), result if operation is operations[-1] else None)
+                    continue
+                if operation.has_happened:
+                    self._keep_pending(changes_of_operation)
+                operation.refused(self.context, error)
+                if result is None:
+                    logger.error("An operation could not be stored: %s", error)
+                elif not result.done():
+                    result.set_exception(error)
+        self._flush_schedule.flush()
 
     def _keep_pending(self, changes: Sequence[Change]) -> None:
         for change in changes:
@@ -276,6 +269,6 @@ def _may_store(operations: Sequence[Operation]) -> bool:
 
 
 def _fail(groups: Iterable[_Group], error: Exception) -> None:
-    for group in groups:
-        if group.result is not None and not group.result.done():
-            group.result.set_exception(error)
+    for _, result, _ in groups:
+        if result is not None and not result.done():
+            result.set_exception(error)

@@ -28,31 +28,31 @@ class FanOut:
         self._registry = registry
         self._waiting: dict[ClientConnection, list[Frames]] = {}
         self._address: Address | None = None
-        self._group: list[Frames] = []
+        self._run: list[Frames] = []
         self.waiting_bytes = 0
         """The bytes gathered since the last flush; a broadcast counts once."""
 
     def broadcast(self, address: Address, frames: Frames) -> None:
         """Add an event for the live members of an address.
 
-        ``end_group`` or ``flush`` looks up the recipients. Until then no session may join, leave or change
+        ``end_run`` or ``flush`` looks up the recipients. Until then no session may join, leave or change
         its state.
         """
         if address != self._address:
-            self.end_group()
+            self.end_run()
             self._address = address
-        self._group.append(frames)
+        self._run.append(frames)
         self.waiting_bytes += frames.size_bytes
 
-    def end_group(self) -> None:
+    def end_run(self) -> None:
         """Give the consecutive events for one address, joined, to each live member."""
         if self._address is not None:
-            recipients, joined = self._take_group(self._address)
+            recipients, joined = self._take_run(self._address)
             self._put(recipients, joined)
 
     def put(self, connection: ClientConnection, frames: Frames) -> None:
         """Add frames for one connection, behind everything added before."""
-        self.end_group()
+        self.end_run()
         self.waiting_bytes += frames.size_bytes
         self._put((connection,), frames)
 
@@ -60,23 +60,23 @@ class FanOut:
         """Hand all gathered frames to the connections."""
         self.waiting_bytes = 0
         if self._address is not None and not self._waiting:
-            # The whole batch is one group: the first client is written to before the others are looked up.
-            recipients, joined = self._take_group(self._address)
+            # The whole batch is one run: the first client is written to before the others are looked up.
+            recipients, joined = self._take_run(self._address)
             batch = (joined,)
             for connection in recipients:
                 _write(connection, batch)
             return
-        self.end_group()
+        self.end_run()
         waiting, self._waiting = self._waiting, {}
         for connection, frames in waiting.items():
             _write(connection, frames)
 
-    def _take_group(self, address: Address) -> tuple[Iterator[ClientConnection], Frames]:
-        """End the group; return the recipients, looked up one by one, and the joined frames."""
-        group, self._group, self._address = self._group, [], None
+    def _take_run(self, address: Address) -> tuple[Iterator[ClientConnection], Frames]:
+        """End the run; return the recipients, looked up one by one, and the joined frames."""
+        run, self._run, self._address = self._run, [], None
         namespace, rooms, skip = address
         members = list(self._registry.members(namespace, rooms))  # a copy: a write may change the members
-        return _live(members, skip), Frames.join(group)
+        return _live(members, skip), Frames.join(run)
 
     def _put(self, connections: Iterable[ClientConnection], frames: Frames) -> None:
         waiting = self._waiting

@@ -21,7 +21,6 @@ class FlushSchedule:
 
     def flush(self) -> None:
         """Hand all gathered frames to the connections."""
-        self._is_scheduled = False
         self._fan_out.flush()
 
     def flush_soon(self) -> None:
@@ -37,7 +36,11 @@ class FlushSchedule:
             self._fan_out.flush()
         else:
             self._is_scheduled = True
-            asyncio.get_running_loop().call_soon(self.flush)
+            asyncio.get_running_loop().call_soon(self._scheduled_flush)
+
+    def _scheduled_flush(self) -> None:
+        self._is_scheduled = False
+        self._fan_out.flush()
 
     def begin_batch(self, operations: int) -> None:
         """Note the number of operations in the batch that takes effect now."""

@@ -51,9 +51,10 @@ class Operation(ABC):
     only_broadcasts: ClassVar[bool] = False
     """Whether ``apply`` calls nothing but ``FanOut.broadcast``; neighbours may then share one look-up."""
     has_happened: ClassVar[bool] = False
-    """Whether the changes describe facts that no error can undo, such as a lost connection.
+    """Whether the changes describe the end of a connection or session, which no error can undo.
 
-    When the store refuses such changes, the commit queue writes them as soon as the store is back.
+    When the store refuses such changes (SessionAway, SessionEnded), the commit queue writes them as soon as
+    the store is back.
     """
 
     @property
@@ -67,7 +68,10 @@ class Operation(ABC):
         return True
 
     def changes(self, registry: Registry) -> Sequence[Change]:
-        """Return the changes that must be on disk before ``apply``; asked once for each commit."""
+        """Return the changes that must be on disk before ``apply``; asked once for each commit.
+
+        Must not raise: an exception here would fail the whole batch.
+        """
         return ()
 
     @abstractmethod

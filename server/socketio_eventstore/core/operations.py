@@ -5,6 +5,7 @@ The operations in the life of a session are in ``session_operations``.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -22,7 +23,13 @@ from socketio_eventlog.records import (
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.operation import Context, Operation
 from socketio_eventstore.core.registry import Registry
-from socketio_eventstore.core.sessions import ClientConnection, Session, State
+from socketio_eventstore.core.sessions import (
+    NOT_CONNECTED,
+    ClientConnection,
+    Session,
+    SessionConnection,
+    State,
+)
 
 MAX_DEFERRED_PACKETS = 1000
 """Packets outside the log that may wait for the replay of a session. Beyond, the transport is closed."""
@@ -122,6 +129,8 @@ def _send_or_defer(context: Context, session: Session, frames: Frames) -> None:
     if session.state is State.LIVE and connection is not None:
         context.fan_out.put(connection, frames)
         return
+    if current.deferred_packets is None:
+        current.deferred_packets = deque()
     current.deferred_packets.append((context.position, frames))
     current.deferred_bytes += frames.size_bytes
     too_many = len(current.deferred_packets) > MAX_DEFERRED_PACKETS
@@ -200,6 +209,8 @@ class SaveData(SessionOperation):
 class BindIdentity(SessionOperation):
     """A session belongs to an identity from here on."""
 
+    attached: SessionConnection
+    """The connection that has authenticated as the identity."""
     identity: str
 
     @property
@@ -210,7 +221,9 @@ class BindIdentity(SessionOperation):
         return (SessionBound(self.session.namespace, self.session.sid, self.identity),)
 
     def apply(self, context: Context, changes: Sequence[Change]) -> None:
-        self.session.identity = self.session.current.authenticated_as = self.identity
+        self.session.identity = self.identity
+        if self.attached is not NOT_CONNECTED:
+            self.attached.authenticated_as = self.identity
 
 
 @dataclass(eq=False)

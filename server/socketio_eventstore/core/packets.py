@@ -73,8 +73,8 @@ def _without_binary(value: Any, attachments: list[bytes]) -> Any:
 def with_binary(value: Any, attachments: Sequence[bytes]) -> Any:
     """Put binary arguments in place of their placeholders: the inverse of ``payload_of``."""
     match value:
-        case {"_placeholder": True, "num": int(sequence)} if 0 <= sequence < len(attachments):
-            return attachments[sequence]
+        case {"_placeholder": True, "num": int(index)} if 0 <= index < len(attachments):
+            return attachments[index]
         case dict():
             return {key: with_binary(item, attachments) for key, item in value.items()}
         case list():

@@ -16,6 +16,7 @@ from enum import StrEnum
 
 from socketio_eventlog.errors import OffsetRefused, OffsetRolledBack, OffsetUnknown
 from socketio_eventlog.log import Log
+from socketio_eventstore.core.options import Options
 from socketio_eventstore.core.position_history import PositionHistory
 from socketio_eventstore.core.registry import Registry
 from socketio_eventstore.core.sessions import Session, State
@@ -47,7 +48,7 @@ class RecoveryLimits:
     max_disconnection_seconds: float
     max_missed_packets: int
     max_missed_bytes: int
-    heartbeat_seconds: float = 45.0
+    heartbeat_seconds: float = Options(path=None).heartbeat
     """How long a connection may be dead before the server notices."""
 
     @property

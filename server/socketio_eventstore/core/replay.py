@@ -85,9 +85,7 @@ class Replayer:
             while self._replays:
                 try:
                     is_crowded = await self._round()
-                except (
-                    Exception
-                ):  # of the store, or a fault of the server; the clients come back and try again
+                except Exception:  # of the store, or a fault of the server; the clients come back
                     logger.exception("Replays were broken off")
                     self._break_off()
                     continue
@@ -199,7 +197,7 @@ class Replayer:
         """Send the deferred packets that belong before the event after this position."""
         current = session.current
         while current.deferred_packets and current.deferred_packets[0][0] <= position:
-            _, frames = current.deferred_packets.pop(0)
+            _, frames = current.deferred_packets.popleft()
             current.deferred_bytes -= frames.size_bytes
             if current.connection is not None:
                 self._fan_out.put(current.connection, frames)

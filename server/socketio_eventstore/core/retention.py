@@ -18,8 +18,6 @@ logger = logging.getLogger(__name__)
 
 PRUNE_EVENTS = 1000
 """Events that one transaction deletes: few enough that emits are not delayed."""
-
-
 IDEMPOTENCY_KEYS_KEPT_SECONDS = 3600.0
 """How much longer than a session an idempotency key is kept: clients repeat events in the next session."""
 

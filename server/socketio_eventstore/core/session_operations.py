@@ -69,7 +69,7 @@ class AcceptSession(Operation):
             return False
         for superseded in attached.superseded:
             context.fan_out.put(superseded, context.encoder.disconnect(session.namespace))
-        attached.superseded.clear()
+        attached.superseded = ()
         connect = context.encoder.connect(session.namespace, session.sid, self.pid)
         context.fan_out.put(attached.connection, connect)
         session.move(State.REPLAYING)
@@ -135,7 +135,7 @@ def abort_superseded(attached: SessionConnection) -> None:
     """
     for superseded in attached.superseded:
         superseded.abort("the session was claimed by a client that was not accepted")
-    attached.superseded.clear()
+    attached.superseded = ()
 
 
 @dataclass(eq=False)

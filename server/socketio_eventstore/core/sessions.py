@@ -7,9 +7,11 @@ made here when the operation was committed, in the order of the log.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import Final
 
 from socketio_eventlog.records import Event, Membership, Offset, Room, StoredSession
 from socketio_eventstore.core.frames import Frames
@@ -93,7 +95,7 @@ class SessionConnection:
     """Whether this connection recovered the session."""
     authenticated_as: str | None = None
     """The identity that the connect handler of this connection has bound."""
-    superseded: list[ClientConnection] = field(default_factory=list)
+    superseded: tuple[ClientConnection, ...] = ()
     """Earlier connections that lost the session to this one, which is not accepted yet."""
     sent: int = 0
     """During a replay: events up to this sequence need not be sent (again)."""
@@ -101,9 +103,13 @@ class SessionConnection:
     """The position that the outstanding heartbeat confirms."""
     pinged_at: float = 0.0
     """The uptime in seconds at which that heartbeat was written."""
-    deferred_packets: list[tuple[int, Frames]] = field(default_factory=list)
-    """Packets that are not in the log, each with the position at which the packet belongs into the replay."""
+    deferred_packets: deque[tuple[int, Frames]] | None = None
+    """Unstored packets, each with its position in the replay; None before the first one."""
     deferred_bytes: int = 0
+
+
+NOT_CONNECTED: Final = SessionConnection()
+"""Stands for the connection of a session that never had one; shared, and never changed."""
 
 
 @dataclass(eq=False, slots=True)
@@ -124,10 +130,10 @@ class Session:
     saving: str | None = None
     """The data saved last, until they are on disk: handlers see their own changes at once."""
     state: State = State.CONNECTING
-    current: SessionConnection = field(default_factory=SessionConnection)
+    current: SessionConnection = NOT_CONNECTED
     """The present connection, or the last one while the client is away."""
     claim: int = 0
-    """The number of the last claim: a fencing token."""
+    """The number of claims so far: the store is going to give it out as a fencing token."""
     joined: dict[Room, int] = field(default_factory=dict)
     """The rooms of the session, each with the position of the log at the join."""
     left: list[Membership] = field(default_factory=list)
@@ -187,7 +193,7 @@ class Session:
         self.move(State.CONNECTING)
         superseded = self.current.superseded
         if (former := self.detach()) is not None:
-            superseded.append(former)
+            superseded = (*superseded, former)
         self.claim += 1
         self.current = SessionConnection(
             connection,
@@ -203,11 +209,12 @@ class Session:
     def detach(self) -> ClientConnection | None:
         """Take the session off its connection, which falls silent for this namespace."""
         current = self.current
-        connection, current.connection = current.connection, None
-        if connection is not None and connection.sessions.get(self.namespace) is self:
-            del connection.sessions[self.namespace]
-        current.deferred_packets.clear()
-        current.deferred_bytes = 0
+        connection = current.connection
+        if connection is not None:
+            current.connection = None
+            current.deferred_packets, current.deferred_bytes = None, 0
+            if connection.sessions.get(self.namespace) is self:
+                del connection.sessions[self.namespace]
         return connection
 
     def confirm(self, sequence: int) -> None:

@@ -39,9 +39,7 @@ def add_routes(app: web.Application, path: str, pages: Path | None, sio: AsyncSe
         if request.match_info["file"] not in CLIENT_FILES:
             raise web.HTTPNotFound
         if not file.exists():
-            raise web.HTTPNotFound(
-                text="The official client is not installed; `make setup` installs it."
-            )
+            raise web.HTTPNotFound(text="The official client is not installed; `make setup` installs it.")
         return web.FileResponse(file, headers=NO_CACHE)
 
     async def page(request: web.Request) -> web.StreamResponse:
