@@ -145,6 +145,27 @@ def test_set_up_resolves_nothing(tmp_path: Path) -> None:
     assert versions == {"coverage": "1.0", "pytest-cov": "1.0", "project": "1.0"}
 
 
+def test_vanished_python_is_replaced(tmp_path: Path) -> None:
+    """As after an upgrade of the system: the environment is there, and its Python points to nothing."""
+    shutil.copy(CHECKOUT / "Makefile", tmp_path)
+    bin_folder = tmp_path / ".venv" / "bin"
+    bin_folder.mkdir(parents=True)
+    (tmp_path / ".venv" / "made-in-here").touch()
+    make = ("make", "--dry-run", "place=here", ".venv/made-in-here")
+    (bin_folder / "python").symlink_to(sys.executable)
+    assert "-m venv" not in run(*make, cwd=tmp_path)
+    (bin_folder / "python").unlink()
+    (bin_folder / "python").symlink_to(tmp_path / "vanished")
+    assert "-m venv" in run(*make, cwd=tmp_path)
+
+
+def test_only_a_full_run_measures_coverage() -> None:
+    """The lower limit of the coverage would fail a part of the tests."""
+    assert "pytest --cov" in run("make", "--dry-run", "test", cwd=CHECKOUT)
+    part = run("make", "--dry-run", "test", "ARGS=-k name", cwd=CHECKOUT)
+    assert "--cov" not in part and "-k name" in part
+
+
 # With the registries ---------------------------------------------------------------------------------
 
 
