@@ -110,7 +110,8 @@ def test_classifiers_are_the_pythons_of_the_lock() -> None:
 
 
 @pytest.mark.parametrize(
-    ("folders", "extras"), [(("server", "store", "migrations"), OPTIONAL), (("bench", "tests"), ("dev",))]
+    ("folders", "extras"),
+    [(("server", "store", "migrations"), OPTIONAL), (("bench", "examples", "tests"), ("dev",))],
 )
 def test_every_import_is_declared(folders: tuple[str, ...], extras: tuple[str, ...]) -> None:
     declared = {canonicalize_name(requirement.name) for requirement in roots(*extras)}
