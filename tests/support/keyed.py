@@ -45,6 +45,6 @@ def serving_keyed_events(folder: Path) -> Iterator[ServerProcess]:
     ends = (
         "\nhandlers_for_tests.FailedOnPurpose",
         "\nValueError: the last argument of",
-        "\nTypeError: answer[",
+        "\nTypeError: acknowledgement[",
     )
     assert server.log.count("Traceback") == sum(server.log.count(end) for end in ends), server.log
