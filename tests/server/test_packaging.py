@@ -97,7 +97,7 @@ def test_the_packages_say_that_they_are_typed() -> None:
     assert all((CHECKOUT / name / "py.typed").exists() for name in PACKAGES)
 
 
-def test_the_wheel_carries_the_official_client_and_its_licence(wheel: Path) -> None:
+def test_wheel_carries_the_official_client(wheel: Path) -> None:
     folder = "socketio_eventstore/program/client_bundle/"
     with ZipFile(wheel) as archive:
         carried = {name.removeprefix(folder) for name in archive.namelist() if name.startswith(folder)}
@@ -112,7 +112,7 @@ def test_the_wheel_names_its_licence_and_its_python(wheel: Path) -> None:
     assert "License-Expression: MIT" in text and "Requires-Python: >=3.11" in text
 
 
-def test_the_program_runs_among_foreign_modules_of_the_same_names(installed: Path, tmp_path: Path) -> None:
+def test_program_beside_foreign_modules(installed: Path, tmp_path: Path) -> None:
     for name in ("server", "store", "migrations", "config"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('a foreign module was imported')\n")
     (tmp_path / "config.toml").write_text(
