@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -16,6 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from bench import machine
+from bench.checkout import Checkout
 
 BENCH = Path(__file__).resolve().parent
 PROJECT = BENCH.parent
@@ -51,11 +54,12 @@ def redis_server() -> str | None:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that is free, and not among those that the system gives to thousands of clients meanwhile."""
+    while True:
+        port = random.randrange(10_000, 30_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @dataclass
@@ -144,9 +148,9 @@ class Server:
             config.write_text(
                 _CONFIG.format(port=self.port, away=self.away_seconds, synchronous=kind.synchronous)
             )
-            source = kind.source or self.source
-            command = [sys.executable, "-m", "socketio_eventstore", "serve", "--config", str(config)]
-            return command, {"PYTHONPATH": f"{source / '.venv' / 'src'}:{PROJECT}"}
+            checkout = Checkout(kind.source or self.source)
+            paths = [*checkout.import_paths(self.folder / "links"), PROJECT]
+            return checkout.command(config), {"PYTHONPATH": os.pathsep.join(map(str, paths))}
         if kind is STOCK:
             return [sys.executable, str(BENCH / "peers" / "stock.py"), str(self.port)], {
                 "PYTHONPATH": str(PROJECT)
