@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import statistics
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
 
@@ -47,12 +48,12 @@ def register(sio: Any) -> None:
         await sio.emit("news", data, room="news")
 
     async def fill(sid: str, order: dict[str, Any]) -> None:
-        """Emit ``count`` events, evenly among them ``for_mine`` to the room ``mine``, the rest to others."""
-        count, for_mine = order["count"], order["for_mine"]
+        """Emit ``count`` events, evenly among them ``for_mine`` to ``mine``, the rest to ``others`` rooms."""
+        count, for_mine, others = order["count"], order["for_mine"], order.get("others", 1)
         stride = count // for_mine
 
         def room_of(n: int) -> str:
-            return order["mine"] if n % stride == 0 and n // stride <= for_mine else "others"
+            return order["mine"] if n % stride == 0 and n // stride <= for_mine else f"others-{n % others}"
 
         for start in range(1, count + 1, FILL_BATCH):
             batch = range(start, min(start + FILL_BATCH, count + 1))
@@ -78,8 +79,8 @@ def _register_fan_out(sio: Any) -> None:
         """Emit to everyone at full rate: ``window`` emitters wait, each for its own event."""
         receipt = receipts[sid] = Receipts()
         run = Run(sio, receipt, order["ahead"], perf_counter() + order["seconds"])
-        commits = time_commits(sio)
-        await asyncio.gather(*(run.emitter() for _ in range(order["window"])))
+        with timed_commits(sio) as commits:
+            await asyncio.gather(*(run.emitter() for _ in range(order["window"])))
         return {"count": run.count, "emit_ms": summary_ms(run.waits), "commit_ms": summary_ms(commits)}
 
     for name, handler in (("say", say), ("seen", seen), ("fan", fan)):
@@ -109,24 +110,30 @@ class Run:
                 await self._receipt.wait_for(number - self._ahead)
 
 
-def time_commits(sio: Any) -> list[float]:
+@contextmanager
+def timed_commits(sio: Any) -> Iterator[list[float]]:
     """A list that every commit of our server adds its duration to; stays empty on stock python-socketio."""
     durations: list[float] = []
-    runtime = getattr(sio.manager, "runtime", None)
-    if runtime is not None:
-        runtime.log.commit = timed(type(runtime.log).commit.__get__(runtime.log), durations)
-    return durations
+    log = getattr(getattr(sio.manager, "runtime", None), "log", None)
+    if log is None:
+        yield durations
+        return
+    kind = type(log)
+    commit = kind.commit
+    kind.commit = timed(commit, durations)
+    try:
+        yield durations
+    finally:
+        kind.commit = commit
 
 
-def timed(
-    commit: Callable[[Sequence[Any]], Awaitable[list[int]]], durations: list[float]
-) -> Callable[[Sequence[Any]], Awaitable[list[int]]]:
+def timed(commit: Callable[..., Awaitable[Any]], durations: list[float]) -> Callable[..., Awaitable[Any]]:
     """A commit that notes how long it took."""
 
-    async def timing(changes: Sequence[Any]) -> list[int]:
+    async def timing(*arguments: Any, **more: Any) -> Any:
         begun = perf_counter()
         try:
-            return await commit(changes)
+            return await commit(*arguments, **more)
         finally:
             durations.append(perf_counter() - begun)
 

@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from dataclasses import replace
-from pathlib import Path
 
-from bench.handlers import TEXT
+from bench.away import fill
+from bench.client import Client
+from bench.crowd import Crowd
 from bench.machine import resident_bytes
 from bench.results import Row
-from bench.servers import HOUR_SECONDS, NORMAL
+from bench.servers import HOUR_SECONDS, NORMAL, Server
 from bench.session import Bench
 from bench.w3_recovery import label
-from socketio_eventlog.options import StoreOptions
-from socketio_eventlog.records import Event
-from socketio_eventlog.sqlite.log import EventLog
 
-BATCH = 5000
 ROOMS = 1000
 
 
-async def fill_log(path: Path, size: int) -> None:
-    """A log of events to a thousand rooms, as a server would have written it."""
-    path.parent.mkdir(parents=True)
-    log = await EventLog.open(StoreOptions(path=path, synchronous="normal"))
-    now = time.time()
-    for start in range(0, size, BATCH):
-        await log.commit([_event(number, now) for number in range(start, min(start + BATCH, size))])
-    await log.close()
-
-
-def _event(number: int, now: float) -> Event:
-    return Event(
-        "/", "news", f'["news",{{"n":{number},"text":"{TEXT}"}}]', (), (f"room-{number % ROOMS}",), (), now
-    )
+def fill_log(server: Server, size: int) -> None:
+    """Let the server write a log of events to a thousand rooms."""
+    with Crowd(server.port) as crowd:
+        control = Client()
+        crowd.connect([control])
+        fill(crowd, control, size, "nobody", 1, ROOMS)
 
 
 def case_of(size: int) -> str:
@@ -49,10 +36,9 @@ def run(bench: Bench) -> None:
     for kind in kinds:
         for size in sizes:
             bench.say(f"{case_of(size)}  {kind.label}")
-            server = bench.start(kind, away_seconds=HOUR_SECONDS)
-            if size:
-                asyncio.run(fill_log(server.database, size))
-            with server:
+            with bench.start(kind, away_seconds=HOUR_SECONDS) as server:
+                if size:
+                    fill_log(server, size)
                 for _ in range(bench.rounds):
                     server.restart()
                     memory = resident_bytes(server.pid) / 1e6
