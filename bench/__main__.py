@@ -2,6 +2,12 @@
 
 Servers run on one core, this load generator on another. The workloads take turns with all servers in
 every round, and what counts are the ratios within a round, since machines are noisy.
+
+``--pair CHECKOUT`` compares this checkout with another one instead, such as the parent commit in a worktree
+of git: the processor time that their servers take for a client's event, a delivery, a connection and a
+recovery, as ratios with a confidence interval. ``--only`` takes P1 (events to one client), P2 (to 100
+clients), P3 (deliveries to 100), P4 (to 1000) and P5 (connections and recoveries) then. Each server runs in
+its checkout's own ``.venv``, or in this one's where it has none.
 """
 
 from __future__ import annotations
@@ -20,7 +26,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bench import chart, machine, report
+from bench import chart, machine, pairs, report
 from bench.servers import BENCH, PROJECT, redis_server
 from bench.session import Bench
 
@@ -39,13 +45,14 @@ WORKLOADS = {
 def main() -> None:
     """Measure, print, and write down."""
     arguments = _arguments()
-    only = arguments.only.upper().split(",") if arguments.only else list(WORKLOADS)
-    if unknown := [name for name in only if name not in WORKLOADS]:
-        sys.exit(f"There is no workload {', '.join(unknown)}; there are {', '.join(WORKLOADS)}.")
+    workloads = list(pairs.LOADS if arguments.pair else WORKLOADS)
+    only = arguments.only.upper().split(",") if arguments.only else workloads
+    if unknown := [name for name in only if name not in workloads]:
+        sys.exit(f"There is no workload {', '.join(unknown)}; there are {', '.join(workloads)}.")
     about = machine.description()
     machine.claim_load_core()
     signal.signal(signal.SIGTERM, _end)
-    if redis_server() is None:
+    if redis_server() is None and not arguments.pair:
         Bench.say(
             "There is no redis-server here (nor in REDIS_SERVER): rows that compare with it are missing."
         )
@@ -58,11 +65,22 @@ def main() -> None:
             source=arguments.source.resolve(),
             other=arguments.other and arguments.other.resolve(),
         )
-        failed = _measure(bench, only)
-    report.show(bench.results, Console(width=None if sys.stdout.isatty() else 170))
-    if not arguments.only_ours and arguments.other is None:
-        _write(bench, about, arguments, failed)
+        console = Console(width=None if sys.stdout.isatty() else 170)
+        if arguments.pair:
+            failed = _compare(bench, arguments, only, console)
+        else:
+            failed = _measure(bench, only)
+            report.show(bench.results, console)
+            if not arguments.only_ours and arguments.other is None:
+                _write(bench, about, arguments, failed)
     sys.exit(1 if failed else 0)
+
+
+def _compare(bench: Bench, arguments: argparse.Namespace, only: list[str], console: Console) -> list[str]:
+    count = 2 if arguments.quick else arguments.pairs
+    measured, failed = pairs.run(bench, arguments.pair.resolve(), count, only, in_turn=arguments.in_turn)
+    pairs.show(measured, console)
+    return failed
 
 
 def _measure(bench: Bench, only: list[str]) -> list[str]:
@@ -122,6 +140,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only-ours", action="store_true", help="leave the peers out")
     parser.add_argument("--source", type=Path, default=PROJECT, help="the checkout that is measured")
     parser.add_argument("--other", type=Path, help="another checkout of this project, to compare with")
+    parser.add_argument("--pair", type=Path, help="another checkout, to compare processor time with")
+    parser.add_argument("--pairs", type=int, default=10, help="how many pairs of each measurement")
+    parser.add_argument("--in-turn", action="store_true", help="pairs do not run at the same time")
     parser.add_argument("--folder", type=Path, help="where databases are made; its disk is what is measured")
     return parser.parse_args()
 
