@@ -13,7 +13,7 @@ import pytest
 import socketio
 from socketio import exceptions
 
-from support.embedded import Seen, Server, packets_until_marker, serving
+from support.embedded import Seen, Server, away, packets_until_marker, serving
 
 DATA: dict[str, tuple[Any, str]] = {
     "nothing": (None, ""),
@@ -75,6 +75,23 @@ async def test_binary_data_may_be_anywhere_in_the_arguments(server: Server) -> N
         ({"room": "AB", "skip_sid": "sid a"}, "b"),
         ({"to": "sid a", "skip_sid": "sid a"}, ""),
         ({"room": []}, ""),
+        ({"to": []}, ""),
+        ({"to": ()}, ""),
+        ({"to": set()}, ""),
+        ({"to": {}}, ""),
+        ({"to": [], "room": "A"}, ""),
+        ({"to": 0}, "a"),
+        ({"to": ""}, "b"),
+        ({"to": 0, "room": "B"}, "a"),
+        ({"to": "", "room": "A"}, "b"),
+        ({"room": 0}, "a"),
+        ({"room": ""}, "b"),
+        ({"to": [0, ""]}, "ab"),
+        ({"to": None, "room": "B"}, "b"),
+        ({"skip_sid": []}, "abc"),
+        ({"skip_sid": ""}, "abc"),
+        ({"skip_sid": 0}, "abc"),
+        ({"to": 0, "skip_sid": set()}, "a"),
     ],
 )
 @pytest.mark.parametrize("more", KINDS.values(), ids=KINDS.keys())
@@ -83,7 +100,8 @@ async def test_emit_reaches_the_addressed_clients(
 ) -> None:
     """An emit reaches the clients that its rooms and sids address, except the skipped ones."""
     clients = {name: await server.client() for name in "abc"}
-    for name, room in [("a", "A"), ("a", "AB"), ("b", "AB"), ("b", "B"), ("b", 42), ("c", "42")]:
+    joins = [("a", "A"), ("a", "AB"), ("b", "AB"), ("b", "B"), ("b", 42), ("c", "42"), ("a", 0), ("b", "")]
+    for name, room in joins:
         await server.sio.enter_room(clients[name].sid, room)
 
     def named(value: Any) -> Any:
@@ -176,6 +194,7 @@ async def test_call_without_acknowledgement_times_out(server: Server) -> None:
             TypeError,
             "room's name must be str or int to be stored, not float: 1.5",
         ),
+        ({"event": "x", "to": b"ab"}, TypeError, "not bytes"),
         ({"event": "x", "room": True}, TypeError, "not bool: True"),
         ({"event": "x", "room": [("a", "b")]}, TypeError, "not tuple"),
         ({"event": "x", "room": ["a", None]}, TypeError, "not NoneType: None"),
@@ -259,3 +278,45 @@ async def test_msgpack_clients_receive_and_recover(path: Path) -> None:
         await again.send(msgpack.packb({"type": 0, "nsp": "/", "data": {"pid": connect["data"]["pid"]}}))
         assert msgpack.unpackb(await again.packet())["data"] == connect["data"]
         assert msgpack.unpackb(await again.packet()).items() >= expected.items()
+
+
+NOT_EVERYBODY: dict[str, Any] = {"a list": [], "a tuple": (), "a set": set(), "zero": 0, "an empty text": ""}
+
+
+@pytest.mark.parametrize("to", NOT_EVERYBODY.values(), ids=NOT_EVERYBODY.keys())
+async def test_replay_sends_no_event_without_room(path: Path, to: Any) -> None:
+    """A replay, also after a restart, sends no event that was emitted to an empty address."""
+    async with serving(path) as server:
+        client = await server.socket()
+        answer = await client.connect()
+        await away(server, client)
+        await server.sio.emit("nobody", to=to)
+        last = await server.sio.emit("everybody")
+        returned = await server.client({"pid": answer["pid"]})
+        assert await returned.event() == ["everybody", last]
+    async with serving(path) as server:
+        returned = await server.client({"pid": answer["pid"]})
+        assert await returned.event() == ["everybody", last]
+
+
+@pytest.mark.parametrize("to", NOT_EVERYBODY.values(), ids=NOT_EVERYBODY.keys())
+async def test_call_to_an_empty_address(server: Server, to: Any) -> None:
+    """``call`` to an empty address asks no client, whatever ``sid`` says."""
+    client = await server.client()
+    with pytest.raises(exceptions.TimeoutError):
+        await server.sio.call("question", to=to, sid=client.sid, timeout=0.01)
+    assert await packets_until_marker(server, client) == [[]]
+
+
+@pytest.mark.parametrize("to", NOT_EVERYBODY.values(), ids=NOT_EVERYBODY.keys())
+async def test_namespace_emits_to_an_empty_address(server: Server, to: Any) -> None:
+    """The methods of ``AsyncNamespace`` reach no client by an empty address."""
+    namespace = socketio.AsyncNamespace("/")
+    server.sio.register_namespace(namespace)
+    client = await server.client()
+    await namespace.emit("event", to=to)
+    await namespace.emit("event", room=to)
+    await namespace.send("text", to=to)
+    with pytest.raises(exceptions.TimeoutError):
+        await namespace.call("question", to=to, timeout=0.01)
+    assert await packets_until_marker(server, client) == [[]]

@@ -95,12 +95,17 @@ def arguments_of(data: Any) -> list[Any]:
 
 
 def rooms_of(room: Any) -> tuple[Room, ...] | None:
-    """Return the rooms of an emit, None for the whole namespace. Raises TypeError for other types."""
+    """Return the rooms of an emit, None for the whole namespace. Raises TypeError for other types.
+
+    An empty collection is no room: such an emit reaches no client.
+    """
     if room is None:
         return None
     if type(room) is str:
         return (room,)
-    rooms = (room,) if isinstance(room, str) or not hasattr(room, "__len__") else tuple(room)
+    # The items of bytes are integers, which would be other rooms.
+    is_one = isinstance(room, str | bytes | bytearray) or not hasattr(room, "__len__")
+    rooms = (room,) if is_one else tuple(room)
     return tuple(checked_room(one) for one in rooms)
 
 
@@ -112,10 +117,11 @@ def checked_room(room: Any) -> Room:
 
 
 def skipped_sids(skip_sid: Any) -> tuple[str, ...]:
-    """Return the sids that an emit leaves out."""
+    """Return the sids that an emit leaves out. A value of another type than str is the sid of no session."""
     if skip_sid is None:
         return ()
-    return (skip_sid,) if isinstance(skip_sid, str) else tuple(sid for sid in skip_sid if sid is not None)
+    sids = skip_sid if hasattr(skip_sid, "__iter__") and not isinstance(skip_sid, str) else (skip_sid,)
+    return tuple(sid for sid in sids if isinstance(sid, str))
 
 
 def session_json(value: Any, limit_bytes: int) -> str:

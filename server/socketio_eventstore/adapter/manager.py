@@ -124,7 +124,8 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
         stored.
         """
         runtime = self.runtime or await self.start()
-        record = self._record(runtime, event, data, namespace, to or room, skip_sid)
+        addressed = room if to is None else to
+        record = self._record(runtime, event, data, namespace, addressed, skip_sid)
         if callback is not None:
             await runtime.queue.submit(self._with_ack(record, data, callback))
             return None

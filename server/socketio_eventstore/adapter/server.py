@@ -169,6 +169,7 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
     ) -> str | None:
         """Emit an event, as ``socketio.AsyncServer.emit`` does, and store it before it is sent.
 
+        An empty collection of rooms addresses no client; 0 and "" are rooms. ``to`` wins over ``room``.
         Returns the offset, the string that clients see, once the event is durable. An event with a callback
         and a volatile event are not stored, and None is returned. Raises TypeError or ValueError for an
         event that cannot be sent, and StoreError for one that cannot be stored; no client receives either.
@@ -177,7 +178,7 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
             event,
             data,
             namespace or "/",
-            room=to or room,
+            room=room if to is None else to,
             skip_sid=skip_sid,
             callback=callback,
             ignore_queue=ignore_queue,
@@ -187,6 +188,17 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
     async def send(self, data: Any, *args: Any, **kwargs: Any) -> str | None:
         """Emit the event ``message``; arguments and result are those of ``emit``."""
         return await self.emit("message", data, *args, **kwargs)
+
+    async def call(
+        self, event: str, data: Any = None, to: Any = None, sid: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Emit an event with acknowledgement and wait for it, as ``socketio.AsyncServer.call`` does.
+
+        ``to`` wins over ``sid``; an empty collection addresses no client.
+        """
+        addressed = sid if to is None else to
+        # python-socketio takes ``to or sid``: an empty ``to`` alone would become a broadcast.
+        return await super().call(event, data, addressed, addressed, *args, **kwargs)
 
     def recovered(self, sid: str, namespace: str | None = None) -> bool:
         """Whether the present connection of a client recovered its session. Raises KeyError."""
