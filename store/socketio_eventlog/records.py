@@ -60,6 +60,8 @@ class SessionOpened:
     arrives, so on a reconnection the same text means "nothing received yet"."""
     opened_at: float
     """Wall-clock time in seconds."""
+    auth_hash: bytes | None = None
+    """SHA-256 of the client's credentials, the pid included; the credentials themselves are never stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,8 @@ class SessionAway:
     runs, and cannot be set. So neither a long downtime nor a jump of the wall clock expires a session."""
     confirmed: int
     """The confirmed sequence: the client has received every event up to the sequence."""
+    left_by_client: bool = False
+    """Whether the client itself called ``disconnect()``, perhaps to log in as another user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +228,10 @@ class StoredSession:
     """Joined rooms, and left rooms with events in the log; without the namespace and the sid's room."""
     identity: str | None = None
     """The identity of a bound session."""
+    auth_hash: bytes | None = None
+    """See ``SessionOpened``; None for a session from before this field."""
+    left_by_client: bool = False
+    """See ``SessionAway``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -369,6 +369,7 @@ def test_the_results_have_the_names_of_the_metric() -> None:
         "rolled_back",
         "too_many_missed",
         "refused",
+        "auth_changed",
     ]
 
 

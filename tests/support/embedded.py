@@ -162,8 +162,9 @@ class Server:
         engine: Engine = self.sio.eio
         return engine
 
-    async def open_socket(self, query: dict[str, str]) -> Socket:
-        socket = Socket(await self.http.ws_connect(self.url, params=query, max_msg_size=0))
+    async def open_socket(self, query: dict[str, str], headers: Mapping[str, str] | None = None) -> Socket:
+        connecting = self.http.ws_connect(self.url, params=query, max_msg_size=0, headers=headers)
+        socket = Socket(await connecting)
         self._sockets.append(socket)
         return socket
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from socketio_eventlog.errors import StoreError
 from socketio_eventstore.adapter.application import Application
+from socketio_eventstore.adapter.credentials import hash_credentials
 from socketio_eventstore.adapter.departures import Departures
 from socketio_eventstore.adapter.handlers import HandlerCalls, HandlerSlot
 from socketio_eventstore.core.frames import Frames
@@ -150,7 +151,8 @@ class Admission:
         runtime = self._runtime
         if pid is not None:
             position = runtime.queue.position
-            answer = await runtime.recovery.decide(namespace, pid, offset, position, runtime.clock)
+            auth_hash = self._hash_of(connection, pid, auth) if isinstance(pid, str) else None
+            answer = await runtime.recovery.decide(namespace, pid, offset, position, runtime.clock, auth_hash)
             if connection.closed:
                 return None
             if isinstance(answer, Restore):
@@ -170,6 +172,7 @@ class Admission:
             pid_hash=hash_pid(pid) if pid else secrets.token_bytes(16),
             start=runtime.log.offset_at(0),
             former_offset=_former_offset(offset),
+            auth_hash=self._hash_of(connection, pid, auth) if pid else None,
         )
         await runtime.queue.submit(OpenSession(session, time.time()))
         if connection.closed:
@@ -177,6 +180,10 @@ class Admission:
             return None
         attached = session.attach(connection, session.start.sequence, recovered=False)
         return Attempt(session, connection, attached, pid, self._calls.reserve(session), auth)
+
+    def _hash_of(self, connection: EngineConnection, pid: str, auth: Any) -> bytes:
+        environ = self._application.environ.get(connection.id, {})
+        return hash_credentials(pid, auth, environ, self._application.own_cookie)
 
     def _take_over(
         self, connection: EngineConnection, restore: Restore, pid: str, offset: Any, auth: Any

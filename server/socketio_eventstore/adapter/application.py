@@ -21,6 +21,8 @@ class Application(Protocol):
     """The request environ by Engine.IO connection id."""
     not_handled: object
     """The result of a handler call for an event without handler, which gets no acknowledgement."""
+    own_cookie: str | None
+    """The name of the cookie that the server itself sets for each connection; None for none."""
     reason: Any
     """The texts of the disconnect reasons (``socketio.AsyncServer.reason``)."""
 

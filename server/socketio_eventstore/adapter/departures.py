@@ -49,7 +49,7 @@ class Departures:
             options = self._runtime.options
             is_recoverable = self._runtime.is_enabled and options.recover_client_disconnect
             reason = self._application.reason.CLIENT_DISCONNECT
-            self._depart(session, reason, is_recoverable=is_recoverable)
+            self._depart(session, reason, is_recoverable=is_recoverable, by_client=True)
 
     def superseded(self, session: Session, connection_id: str) -> None:
         """Call the disconnect handler for a connection that has just lost the session to another one."""
@@ -65,11 +65,14 @@ class Departures:
         # An operation in the queue takes effect. A cancelled caller must not skip the disconnect handler.
         return await asyncio.shield(self._calls.start(self._end(operation)))
 
-    def _depart(self, session: Session, reason: str, *, is_recoverable: bool) -> asyncio.Task[None] | None:
+    def _depart(
+        self, session: Session, reason: str, *, is_recoverable: bool, by_client: bool = False
+    ) -> asyncio.Task[None] | None:
         was_accepted, attached = session.is_connected, session.current
         connection = session.detach()
         if was_accepted:
             session.away_since = self._runtime.clock()
+            session.left_by_client = by_client
         session.move(State.AWAY)
         self._application.forget_callbacks(session.sid)
         slot = self._reserve(session) if was_accepted else None

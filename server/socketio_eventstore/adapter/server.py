@@ -321,6 +321,13 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
             or namespace in self.namespaces
         )
 
+    @property
+    def own_cookie(self) -> str | None:
+        """The name of the cookie that the server itself sets for each connection; None for none."""
+        cookie = self.eio.cookie
+        name = cookie.get("name", "io") if isinstance(cookie, dict) else cookie
+        return name if isinstance(name, str) and name else None
+
     def new_sid(self) -> str:
         """Make a session id."""
         sid: str = self.eio.generate_id()

@@ -39,6 +39,7 @@ class RecoveryResult(StrEnum):
     ROLLED_BACK = "rolled_back"
     TOO_MANY_MISSED = "too_many_missed"
     REFUSED = "refused"
+    AUTH_CHANGED = "auth_changed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,17 @@ def hash_pid(pid: str) -> bytes:
     return hashlib.sha256(pid.encode("utf-8", "surrogatepass")).digest()
 
 
+def _may_return(session: Session, auth_hash: bytes | None) -> bool:
+    """Whether a client with these credentials may recover a session whose client left by itself.
+
+    ``disconnect(); auth = …; connect()`` is how a page logs in as another user. The connect handler decides
+    about a session that is bound to an identity.
+    """
+    if not session.left_by_client or session.identity is not None:
+        return True
+    return session.auth_hash is not None and session.auth_hash == auth_hash
+
+
 class Recovery:
     """Decides whether a reconnection recovers its session."""
 
@@ -103,12 +115,18 @@ class Recovery:
         return is_waiting and uptime_now - session.away_since > self._limits.max_disconnection_seconds
 
     async def decide(
-        self, namespace: str, pid: object, offset: object, position: int, clock: Callable[[], float]
+        self,
+        namespace: str,
+        pid: object,
+        offset: object,
+        position: int,
+        clock: Callable[[], float],
+        auth_hash: bytes | None = None,
     ) -> Restore | RecoveryResult:
         """Decide whether the client with this private id recovers its session, and from which position.
 
-        ``clock`` gives the uptime in seconds. Any RecoveryResult means a new session, and names the
-        reason. The decision changes nothing.
+        ``clock`` gives the uptime in seconds; ``auth_hash`` stands for the credentials of the client. Any
+        RecoveryResult means a new session, and names the reason. The decision changes nothing.
         """
         if not isinstance(pid, str):
             return RecoveryResult.UNKNOWN_SESSION
@@ -129,6 +147,8 @@ class Recovery:
             return RecoveryResult.UNKNOWN_SESSION
         if sequences is None or self._is_overdue(session, clock()):
             return RecoveryResult.EXPIRED
+        if not _may_return(session, auth_hash):  # asked last: the client may have left during the search
+            return RecoveryResult.AUTH_CHANGED
         # Events for other sessions need not be kept for this one: a quiet client must not hold up pruning.
         reached = sequences[0] - 1 if sequences else position
         return Restore(session, max(cursor, reached, session.confirmed, self._log.pruned_through))

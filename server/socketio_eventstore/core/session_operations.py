@@ -23,7 +23,7 @@ class OpenSession(Operation):
 
     def changes(self, registry: Registry) -> Sequence[Change]:
         s = self.session
-        return (SessionOpened(s.namespace, s.sid, s.pid_hash, s.former_offset, self.opened_at),)
+        return (SessionOpened(s.namespace, s.sid, s.pid_hash, s.former_offset, self.opened_at, s.auth_hash),)
 
     def apply(self, context: Context, changes: Sequence[Change]) -> None:
         session = self.session
@@ -73,6 +73,7 @@ class AcceptSession(Operation):
         connect = context.encoder.connect(session.namespace, session.sid, self.pid)
         context.fan_out.put(attached.connection, connect)
         session.move(State.REPLAYING)
+        session.left_by_client = False
         session.confirm(attached.sent)
         context.begin_replay(session)
         return True
@@ -152,7 +153,11 @@ class MarkAway(Operation):
         s = self.session
         if s.current is not self.attached or s.state is not State.AWAY:
             return ()
-        return (SessionAway(s.namespace, s.sid, self.disconnected_at, s.away_since, s.confirmed),)
+        return (
+            SessionAway(
+                s.namespace, s.sid, self.disconnected_at, s.away_since, s.confirmed, s.left_by_client
+            ),
+        )
 
     def apply(self, context: Context, changes: Sequence[Change]) -> None:
         """Do nothing: memory has the change already, and the connection is gone."""

@@ -125,6 +125,10 @@ class Session:
     """The offset of an earlier session, which the client sends until it receives an event."""
     identity: str | None = None
     """The identity to which the handlers have bound the session."""
+    auth_hash: bytes | None = None
+    """A hash of the credentials with which the session was opened; None when they are not known."""
+    left_by_client: bool = False
+    """Whether the client itself called ``disconnect()``, after which it may log in as another user."""
     data: str = "{}"
     """The saved data of the handlers, a JSON object."""
     saving: str | None = None
@@ -159,6 +163,8 @@ class Session:
             start=stored.start,
             former_offset=stored.former_offset,
             identity=stored.identity,
+            auth_hash=stored.auth_hash,
+            left_by_client=stored.left_by_client,
             data=stored.data,
             state=State.AWAY,
             joined={m.room: m.after for m in stored.memberships if m.through is None and m.room is not None},

@@ -40,15 +40,16 @@ SessionChange: TypeAlias = (
 
 _OPEN: Final = """
 INSERT INTO sessions (namespace, sid, pid_hash, start_boot, start_offset, former_offset,
-                      confirmed, opened_at, data)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, '{}')
+                      confirmed, opened_at, auth_hash, data)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, '{}')
 """
 _RESUME: Final = """
-UPDATE sessions SET resumed_at = ?, disconnected_at = NULL, away_since = NULL
+UPDATE sessions SET resumed_at = ?, disconnected_at = NULL, away_since = NULL, left_by_client = 0
 WHERE namespace = ? AND sid = ?
 """
 _MARK_AWAY: Final = """
-UPDATE sessions SET disconnected_at = ?, away_since = ?, confirmed = max(confirmed, ?)
+UPDATE sessions SET disconnected_at = ?, away_since = ?, confirmed = max(confirmed, ?),
+                    left_by_client = ?
 WHERE namespace = ? AND sid = ?
 """
 _END: Final = "DELETE FROM sessions WHERE namespace = ? AND sid = ?"
@@ -90,7 +91,7 @@ _STATEMENTS: Final[dict[type[SessionChange], tuple[str, ...]]] = {
 
 _LOAD: Final = """
 SELECT namespace, sid, pid_hash, start_boot, start_offset, former_offset, identity, data, away_since,
-       confirmed
+       confirmed, auth_hash, left_by_client
 FROM sessions ORDER BY number
 """
 _LOAD_MEMBERSHIPS: Final = """
@@ -121,11 +122,18 @@ def _parameters(change: SessionChange, offset: Offset) -> tuple[object, ...]:
                 change.former_offset,
                 sequence,
                 change.opened_at,
+                change.auth_hash,
             )
         case SessionResumed():
             return (change.resumed_at, *session)
         case SessionAway():
-            return (change.disconnected_at, change.away_since, change.confirmed, *session)
+            return (
+                change.disconnected_at,
+                change.away_since,
+                change.confirmed,
+                change.left_by_client,
+                *session,
+            )
         case SessionEnded():
             return session
         case SessionBound():
@@ -161,6 +169,8 @@ def load(connection: sqlite3.Connection, pruned_through: int) -> list[StoredSess
             away_since=away_since,
             confirmed=confirmed,
             memberships=tuple(memberships.get((namespace, sid), ())),
+            auth_hash=auth_hash,
+            left_by_client=bool(left_by_client),
         )
         for (
             namespace,
@@ -173,5 +183,7 @@ def load(connection: sqlite3.Connection, pruned_through: int) -> list[StoredSess
             data,
             away_since,
             confirmed,
+            auth_hash,
+            left_by_client,
         ) in rows
     ]

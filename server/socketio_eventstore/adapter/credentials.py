@@ -1,0 +1,35 @@
+"""The credentials of a client, as a hash: two connections of one user have the same, two users do not.
+
+A page calls ``disconnect(); socket.auth = …; connect()`` to log in as another user, and the official client
+sends the former pid again. So after a client's own ``disconnect()`` the pid alone proves nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+
+def hash_credentials(pid: str, auth: Any, environ: Mapping[str, Any], own_cookie: str | None) -> bytes:
+    """Return the SHA-256 of the pid, the ``auth`` and the request headers that identify a user.
+
+    ``auth`` is without pid and offset. The cookie of this server changes with every connection and does not
+    count. The pid makes the hashes of one user's sessions differ.
+    """
+    cookies = (cookie.strip() for cookie in environ.get("HTTP_COOKIE", "").split(";"))
+    counted = sorted(cookie for cookie in cookies if cookie.partition("=")[0] not in ("", own_cookie))
+    authorization = environ.get("HTTP_AUTHORIZATION", "")
+    text = json.dumps([pid, _canonical(auth), counted, authorization])
+    return hashlib.sha256(text.encode()).digest()
+
+
+def _canonical(auth: Any) -> str:
+    """Encode ``auth`` as JSON with sorted keys; an empty one is like none."""
+    if not auth:
+        return ""
+    try:
+        return json.dumps(auth, sort_keys=True, default=repr)
+    except TypeError:  # msgpack allows keys of several types in one object, which have no order
+        return repr(auth)
