@@ -119,6 +119,13 @@ class SessionBound:
 
 
 @dataclass(frozen=True, slots=True)
+class IdentityRevoked:
+    """All sessions of an identity ended for good, in every namespace, also those bound just before."""
+
+    identity: str
+
+
+@dataclass(frozen=True, slots=True)
 class EventHandled:
     """A client's event was handled exactly once; a repeated event receives the same acknowledgement."""
 
@@ -168,6 +175,7 @@ Change: TypeAlias = (
     | SessionAway
     | SessionEnded
     | SessionBound
+    | IdentityRevoked
     | DataSaved
     | RoomJoined
     | RoomLeft

@@ -19,6 +19,7 @@ from socketio_eventlog.records import (
     Change,
     DataSaved,
     Event,
+    IdentityRevoked,
     LoggedEvent,
     Membership,
     Missed,
@@ -364,16 +365,21 @@ def _apply(
             away_since=None,
             confirmed=offset.sequence,
             memberships=(),
+            auth_hash=change.auth_hash,
         )
         return
+    assert not isinstance(change, IdentityRevoked), f"the simulated store has no {change}"
     if isinstance(change, Event) or (key := (change.namespace, _sid(change))) not in rows:
         return
     row, intervals = rows[key], memberships[key]
     match change:
         case SessionResumed():
-            rows[key] = replace(row, away_since=None)
-        case SessionAway(away_since=away_since, confirmed=confirmed):
-            rows[key] = replace(row, away_since=away_since, confirmed=max(row.confirmed, confirmed))
+            rows[key] = replace(row, away_since=None, left_by_client=False)
+        case SessionAway(away_since=away_since, confirmed=confirmed, left_by_client=left_by_client):
+            confirmed = max(row.confirmed, confirmed)
+            rows[key] = replace(
+                row, away_since=away_since, confirmed=confirmed, left_by_client=left_by_client
+            )
         case SessionEnded():
             del rows[key]
             intervals.clear()

@@ -149,6 +149,7 @@ class World:
             new_sid=lambda: f"sid{next(self.ids)}",
             forget_callbacks=lambda sid: None,
             environ=defaultdict(dict),
+            own_cookie=None,
             always_connect=False,
             call_handler=self._call_handler,
             connect_error=_connect_error,

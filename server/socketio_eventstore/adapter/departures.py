@@ -17,6 +17,7 @@ from socketio_eventstore.core.session_operations import (
     EndedSession,
     EndSession,
     MarkAway,
+    RevokeIdentity,
     RevokeSession,
 )
 from socketio_eventstore.core.sessions import ClientConnection, Session, State
@@ -64,6 +65,31 @@ class Departures:
         """
         # An operation in the queue takes effect. A cancelled caller must not skip the disconnect handler.
         return await asyncio.shield(self._calls.start(self._end(operation)))
+
+    async def end_identity(self, identity: str) -> Sequence[ClientConnection]:
+        """End all sessions of an identity and call the disconnect handlers of those that were connected.
+
+        Return the connections that the sessions had. Raises StoreError; then the sessions are unchanged.
+        """
+        submitted = self._runtime.queue.submit(RevokeIdentity(identity))  # the order of calls is the order
+        return await asyncio.shield(self._calls.start(self._end_identity(submitted)))
+
+    async def _end_identity(self, submitted: asyncio.Future[object]) -> Sequence[ClientConnection]:
+        ended = await submitted
+        assert isinstance(ended, dict)
+        handlers, connections = [], []
+        for session, end in ended.items():
+            connection: ClientConnection | None = end.connection
+            if connection is not None:
+                connections.append(connection)
+            if end.was_accepted:
+                connection_id = None if connection is None else connection.id
+                reason = self._application.reason.SERVER_DISCONNECT
+                slot = self._calls.reserve(session)
+                handlers.append(self._calls.start(self._call_handler(slot, session, connection_id, reason)))
+            self._application.forget_callbacks(session.sid)
+        await asyncio.gather(*handlers)
+        return connections
 
     def _depart(
         self, session: Session, reason: str, *, is_recoverable: bool, by_client: bool = False

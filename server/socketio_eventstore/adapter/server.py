@@ -251,6 +251,21 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
             if connection is not None:
                 connection.abort("the session was revoked")
 
+    async def revoke_identity(self, identity: str) -> None:
+        """End all sessions that are bound to an identity, in every namespace: a logout everywhere.
+
+        Sessions that are away end, too; what ``revoke`` does to a client happens to each of them. One
+        operation ends all of them. Raises TypeError unless the identity is a str that is not empty,
+        StoreError; then no session has ended.
+        """
+        if not _is_identity(identity):
+            raise TypeError(f"an identity must be a str that is not empty, not {identity!r}")
+        await self.start()
+        departures = self._clients.departures
+        if departures is not None:
+            for connection in await departures.end_identity(identity):
+                connection.abort("the session was revoked")
+
     async def bind(self, sid: str, identity: str, namespace: str | None = None) -> None:
         """Bind a session to an identity; on disk when the call returns.
 

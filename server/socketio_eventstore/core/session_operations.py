@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from socketio_eventlog.errors import StoreError
-from socketio_eventlog.records import Change, SessionAway, SessionEnded, SessionOpened, SessionResumed
+from socketio_eventlog.records import (
+    Change,
+    IdentityRevoked,
+    SessionAway,
+    SessionEnded,
+    SessionOpened,
+    SessionResumed,
+)
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.operation import Context, Operation
 from socketio_eventstore.core.registry import Registry
@@ -225,4 +232,37 @@ class DisconnectSession(RevokeSession):
             self.session.disconnected_by_server = True
             if ended.connection is not None and ended.was_accepted:
                 context.fan_out.put(ended.connection, context.encoder.disconnect(self.session.namespace))
+        return ended
+
+
+@dataclass(eq=False)
+class RevokeIdentity(Operation):
+    """The application ends all sessions of an identity, in every namespace, connected or away.
+
+    The result is a dict of the sessions, each with an EndedSession. A disconnect handler counts as running
+    for each session whose client was connected: the caller is to run it. When the store refuses the change,
+    nothing has changed.
+    """
+
+    identity: str
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.identity)
+
+    def changes(self, registry: Registry) -> Sequence[Change]:
+        # Not the sessions of this moment: an earlier operation of the batch may bind one more.
+        return (IdentityRevoked(self.identity),)
+
+    def apply(self, context: Context, changes: Sequence[Change]) -> dict[Session, EndedSession]:
+        ended: dict[Session, EndedSession] = {}
+        for session in list(context.registry):
+            if session.identity != self.identity or session.state is State.ENDED:
+                continue
+            was_accepted = session.is_connected
+            ended[session] = EndedSession(session.detach(), was_accepted)
+            session.move(State.ENDED)
+            session.running_disconnect_handlers += was_accepted
+            if not session.running_disconnect_handlers:
+                context.registry.remove(session)
         return ended

@@ -13,6 +13,7 @@ from typing import Final, TypeAlias
 
 from socketio_eventlog.records import (
     DataSaved,
+    IdentityRevoked,
     Membership,
     Offset,
     RoomClosed,
@@ -32,6 +33,7 @@ SessionChange: TypeAlias = (
     | SessionAway
     | SessionEnded
     | SessionBound
+    | IdentityRevoked
     | DataSaved
     | RoomJoined
     | RoomLeft
@@ -55,6 +57,10 @@ WHERE namespace = ? AND sid = ?
 _END: Final = "DELETE FROM sessions WHERE namespace = ? AND sid = ?"
 _END_MEMBERSHIPS: Final = "DELETE FROM rooms WHERE namespace = ? AND sid = ?"
 _BIND: Final = "UPDATE sessions SET identity = ? WHERE namespace = ? AND sid = ?"
+_REVOKE_MEMBERSHIPS: Final = """
+DELETE FROM rooms WHERE (namespace, sid) IN (SELECT namespace, sid FROM sessions WHERE identity = ?)
+"""
+_REVOKE: Final = "DELETE FROM sessions WHERE identity = ?"
 _SAVE: Final = "UPDATE sessions SET data = ? WHERE namespace = ? AND sid = ?"
 
 # A second join of the same room must not move the beginning of the membership.
@@ -83,6 +89,7 @@ _STATEMENTS: Final[dict[type[SessionChange], tuple[str, ...]]] = {
     SessionAway: (_MARK_AWAY,),
     SessionEnded: (_END, _END_MEMBERSHIPS),
     SessionBound: (_BIND,),
+    IdentityRevoked: (_REVOKE_MEMBERSHIPS, _REVOKE),
     DataSaved: (_SAVE,),
     RoomJoined: (_JOIN,),
     RoomLeft: (_LEAVE,),
@@ -108,8 +115,8 @@ def write(connection: sqlite3.Connection, changes: Sequence[SessionChange], offs
 
 
 def _parameters(change: SessionChange, offset: Offset) -> tuple[object, ...]:
-    if isinstance(change, RoomClosed):
-        return offset.sequence, change.namespace, change.room
+    if isinstance(change, RoomClosed | IdentityRevoked):
+        return _parameters_for_many(change, offset)
     session = (change.namespace, change.sid)
     match change:
         case SessionOpened():
@@ -144,6 +151,13 @@ def _parameters(change: SessionChange, offset: Offset) -> tuple[object, ...]:
             return (change.room, offset.sequence, *session, change.room)
         case RoomLeft():
             return (offset.sequence, *session, change.room)
+
+
+def _parameters_for_many(change: RoomClosed | IdentityRevoked, offset: Offset) -> tuple[object, ...]:
+    """Return the parameters of a change that concerns several sessions."""
+    if isinstance(change, RoomClosed):
+        return offset.sequence, change.namespace, change.room
+    return (change.identity,)
 
 
 def load(connection: sqlite3.Connection, pruned_through: int) -> list[StoredSession]:
