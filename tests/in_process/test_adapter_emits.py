@@ -203,6 +203,12 @@ async def test_call_without_acknowledgement_times_out(server: Server) -> None:
         ({"event": "x", "data": {1, 2}}, TypeError, "type set is not JSON serializable"),
         ({"event": "x", "data": datetime.now(UTC)}, TypeError, "type datetime is not JSON"),
         ({"event": 42}, TypeError, "an event's name must be str, not int"),
+        ({"event": "connect"}, ValueError, "event name 'connect' is reserved"),
+        ({"event": "connect_error", "data": 1}, ValueError, "is reserved"),
+        ({"event": "disconnect", "data": "text"}, ValueError, "is reserved"),
+        ({"event": "disconnecting", "data": b"1"}, ValueError, "is reserved"),
+        ({"event": "newListener"}, ValueError, "is reserved"),
+        ({"event": "removeListener"}, ValueError, "is reserved"),
         (
             {"event": "x", "data": "x" * 600},
             ValueError,

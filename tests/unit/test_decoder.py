@@ -47,6 +47,8 @@ def test_packet_is_decoded_as_the_protocol_defines(
         '2["a",NaN]',
         '2["a",-Infinity]',
         '2["disconnect"]',
+        '2["newListener",1]',
+        '2["removeListener"]',
         '2["*"]',
         "2" + "[" * 100_000,
     ],

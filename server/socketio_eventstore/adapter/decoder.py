@@ -9,14 +9,15 @@ from typing import Any, Final, NamedTuple, NoReturn
 from socketio import packet
 
 from socketio_eventstore.adapter.encoder import has_default_json
+from socketio_eventstore.core.event_rules import RESERVED_EVENTS
 from socketio_eventstore.transport.inbox import InvalidPacket
 
 MAX_ATTACHMENTS: Final = 1000
 """Attachments of one packet; together at most ``max_payload`` bytes."""
 
-_RESERVED: Final = {"*", "connect", "connect_error", "disconnect", "disconnecting", "session_expired"}
-"""Events that only the server raises (socket.io-parser 4, RESERVED_EVENTS), and the catch-all name; a
-client that sends one of them is disconnected."""
+_REFUSED_EVENTS: Final = RESERVED_EVENTS | {"*", "session_expired"}
+"""The reserved names, the catch-all name, and the event that only the server raises; a client that sends
+one of them is disconnected."""
 
 _PLAIN: Final = re.compile(r"([23])(?:(/[^,?]*),)?([0-9]{1,15})?(\[.*)", re.DOTALL)
 """A usual EVENT or ACK (Socket.IO protocol 5, "Packet encoding"). python-socketio's packet class takes five
@@ -146,5 +147,5 @@ def _complete(pkt: Any) -> ClientPacket:
 
 
 def _check_event(data: Any) -> None:
-    if not isinstance(data, list) or not data or not isinstance(data[0], str) or data[0] in _RESERVED:
+    if not isinstance(data, list) or not data or not isinstance(data[0], str) or data[0] in _REFUSED_EVENTS:
         raise InvalidPacket("not an event")

@@ -18,6 +18,7 @@ from socketio_eventlog.records import Event
 from socketio_eventstore.adapter import encoder
 from socketio_eventstore.adapter.handlers import running_disconnect_of
 from socketio_eventstore.adapter.server import RecoveryServer
+from socketio_eventstore.core.event_rules import check_event_name
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.handler_transaction import deferred_changes, submit_or_defer
 from socketio_eventstore.core.operations import (
@@ -139,8 +140,7 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
         self, runtime: Runtime, event: str, data: Any, namespace: str, room: Any, skip_sid: Any
     ) -> Event:
         """Make the event as stored. Every error is raised here, before the event has an offset."""
-        if not isinstance(event, str):
-            raise TypeError(f"an event's name must be str, not {type(event).__name__}")
+        check_event_name(event)
         rooms, skip = encoder.rooms_of(room), encoder.skipped_sids(skip_sid)
         payload, attachments = encoder.encode_event(event, encoder.arguments_of(data), self._dumps)
         record = Event(namespace, event, payload, attachments, rooms, skip, time.time())
