@@ -177,3 +177,33 @@ async def test_concurrent_starts_open_the_store_once(server: Server) -> None:
     """Concurrent calls of ``start`` open the store once."""
     runtimes = await asyncio.gather(*(server.manager.start() for _ in range(5)))
     assert len(set(map(id, runtimes))) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("x", b"raw"), "x"),
+        (("x", float("nan")), "x"),
+        (("x", {"when": {1, 2}}), "x"),
+        ((b"raw",), "b'raw'"),
+    ],
+)
+@pytest.mark.parametrize("serializer", ["default", "msgpack"])
+async def test_refusal_that_clients_cannot_read(
+    path: Path, arguments: tuple[Any, ...], message: str, serializer: str
+) -> None:
+    """A reason that clients cannot read is left out; the client still gets a CONNECT_ERROR."""
+    msgpack = pytest.importorskip("msgpack")
+
+    def refuse(*_: Any) -> None:
+        raise exceptions.ConnectionRefusedError(*arguments)
+
+    async with serving(path, serializer=serializer, register=lambda sio: sio.on("connect", refuse)) as server:
+        client = await server.socket()
+        if serializer == "default":
+            await client.send("40")
+            assert await client.content("44") == {"message": message}
+        else:
+            await client.send(msgpack.packb({"type": 0, "nsp": "/"}))
+            answer = msgpack.unpackb(await client.packet())
+            assert (answer["type"], answer["data"]["message"]) == (4, message)

@@ -209,6 +209,11 @@ async def test_call_without_acknowledgement_times_out(server: Server) -> None:
         ({"event": "disconnecting", "data": b"1"}, ValueError, "is reserved"),
         ({"event": "newListener"}, ValueError, "is reserved"),
         ({"event": "removeListener"}, ValueError, "is reserved"),
+        ({"event": "x", "data": [b"1"] * 11}, ValueError, "11 binary arguments; at most 10 can be sent"),
+        ({"event": "x", "data": ({"a": [b"1"] * 6}, *[b"1"] * 5)}, ValueError, "at most 10"),
+        ({"event": "x", "data": (b"1", {"_placeholder": True, "num": 0})}, ValueError, "'_placeholder'"),
+        ({"event": "x", "data": [{"_placeholder": True}, b"1"]}, ValueError, "cannot be sent together"),
+        ({"event": "x", "data": ({"_placeholder": 1, "num": "1", "a": b"1"},)}, ValueError, "'_placeholder'"),
         (
             {"event": "x", "data": "x" * 600},
             ValueError,

@@ -9,7 +9,7 @@ from socketio_eventstore.transport.inbox import InvalidPacket
 
 @pytest.fixture
 def decoder() -> Decoder:
-    return Decoder(packet.Packet, max_bytes=10)
+    return Decoder(packet.Packet, max_bytes=10, max_attachments=2)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,10 @@ def test_packet_is_decoded_as_the_protocol_defines(
         '2["a"]\x0b',
         '2["a",NaN]',
         '2["a",-Infinity]',
+        '2["a",{"b":[-1e400]}]',
+        '51-["a",1e400,{"_placeholder":true,"num":0}]',
+        '0{"token":1e400}',
+        '53-["a",1]',
         '2["disconnect"]',
         '2["newListener",1]',
         '2["removeListener"]',

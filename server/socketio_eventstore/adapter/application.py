@@ -49,5 +49,5 @@ class Application(Protocol):
         ...
 
     def connect_error(self, namespace: str, reason: Any) -> Frames:
-        """Encode a CONNECT_ERROR packet. Raises TypeError or ValueError for a reason that is not JSON."""
+        """Encode a CONNECT_ERROR packet; a reason that clients cannot read is left out."""
         ...

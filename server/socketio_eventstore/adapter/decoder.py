@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any, Final, NamedTuple, NoReturn
 
@@ -11,9 +12,6 @@ from socketio import packet
 from socketio_eventstore.adapter.encoder import has_default_json
 from socketio_eventstore.core.event_rules import RESERVED_EVENTS
 from socketio_eventstore.transport.inbox import InvalidPacket
-
-MAX_ATTACHMENTS: Final = 1000
-"""Attachments of one packet; together at most ``max_payload`` bytes."""
 
 _REFUSED_EVENTS: Final = RESERVED_EVENTS | {"*", "session_expired"}
 """The reserved names, the catch-all name, and the event that only the server raises; a client that sends
@@ -31,7 +29,14 @@ def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
 
 
-_decoder = json.JSONDecoder(parse_constant=_refuse)
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):  # as NaN, no client could receive the number
+        raise ValueError(f"{text[:20]} is larger than any number")
+    return value
+
+
+_decoder = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
 
 
 def _decode(text: str) -> Any:
@@ -69,11 +74,12 @@ class ClientPacket(NamedTuple):
 class Decoder:
     """Decodes packets, and waits for the attachments of binary packets."""
 
-    def __init__(self, packet_class: Any, max_bytes: int) -> None:
-        """``max_bytes``: the limit for all attachments of one packet together."""
+    def __init__(self, packet_class: Any, max_bytes: int, max_attachments: int) -> None:
+        """``max_attachments``: the limit for one packet. ``max_bytes``: for its attachments together."""
         self._is_standard = packet_class is packet.Packet and has_default_json(packet_class)
         self._packet_class = _StrictPacket if self._is_standard else packet_class
         self._max_bytes = max_bytes
+        self._max_attachments = max_attachments
         self._incomplete: dict[str, tuple[Any, int]] = {}
         """Packets that lack attachments, each with the remaining bytes, by connection id."""
 
@@ -110,7 +116,7 @@ class Decoder:
             pkt.data = _auth_of(pkt.data)
         if pkt.attachment_count == 0:
             return _complete(pkt)
-        if pkt.attachment_count > MAX_ATTACHMENTS:
+        if pkt.attachment_count > self._max_attachments:
             raise ValueError("too many attachments")
         self._incomplete[connection_id] = pkt, self._max_bytes
         return None

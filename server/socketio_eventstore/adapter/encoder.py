@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import engineio.json
 from socketio import packet
 
 from socketio_eventlog.records import Room
-from socketio_eventstore.core import packets
+from socketio_eventstore.adapter import native_values
+from socketio_eventstore.core import event_rules, packets
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.packets import Dumps, PacketEncoder, TextEncoder
 
@@ -18,18 +19,45 @@ from socketio_eventstore.core.packets import Dumps, PacketEncoder, TextEncoder
 class PacketClassEncoder:
     """Encodes with a ``serializer`` of the application, which gets the stored JSON parsed."""
 
-    def __init__(self, packet_class: Any) -> None:
+    def __init__(self, packet_class: Any, max_attachments: int) -> None:
         """``packet_class``: a subclass of ``socketio.packet.Packet``."""
         self._packet_class = packet_class
+        self._dumps = dumps_for(packet_class)
+        self._splits_binary = packet_class.uses_binary_events
+        self._max_attachments = max_attachments if self._splits_binary else None
 
-    def event(self, namespace: str, payload: str, attachments: Sequence[bytes], offset: str | None) -> Frames:
-        """Encode an EVENT without acknowledgement id, the offset as last argument."""
-        data = packets.with_binary(json.loads(payload), attachments)
-        return self._encode(packet.EVENT, namespace, data if offset is None else [*data, offset])
+    def payload(self, values: Sequence[Any]) -> tuple[str, tuple[bytes, ...]]:
+        """Encode an event as stored. A packet without attachments (msgpack) takes values of more types."""
+        if self._splits_binary:
+            return packets.payload_of(values, self._dumps, self._max_attachments)
+        return native_values.payload_of(values, self._dumps)
+
+    def is_readable(self, payload: str, attachments: int) -> bool:
+        """Whether a stored event obeys the rules (see ``event_rules``)."""
+        counted = attachments if self._splits_binary else 0
+        return event_rules.is_readable(payload, counted, self._max_attachments)
+
+    def event(
+        self,
+        namespace: str,
+        payload: str,
+        attachments: Sequence[bytes],
+        offset: str | None,
+        ack_id: int | None = None,
+    ) -> Frames:
+        """Encode an EVENT, the offset as last argument. Raises TypeError or ValueError."""
+        values = json.loads(payload)
+        if self._splits_binary:
+            data = packets.with_binary(values, attachments)
+        else:
+            data = native_values.restored(values, attachments)
+        return self._encode(packet.EVENT, namespace, data if offset is None else [*data, offset], ack_id)
 
     def ack(self, namespace: str, ack_id: int, values: Sequence[Any]) -> Frames:
         """Encode the acknowledgement of a client's event. Raises whatever the packet class raises."""
-        return frames_of(self._packet_class(packet.ACK, namespace=namespace, id=ack_id, data=list(values)))
+        if self._splits_binary:
+            self.payload(values)  # clients refuse the same packets as acknowledgements
+        return self._encode(packet.ACK, namespace, list(values), ack_id)
 
     def connect(self, namespace: str, sid: str, pid: str | None) -> Frames:
         """Encode the CONNECT packet of the server."""
@@ -40,15 +68,18 @@ class PacketClassEncoder:
         """Encode the DISCONNECT packet."""
         return self._encode(packet.DISCONNECT, namespace, None)
 
-    def _encode(self, kind: int, namespace: str, data: Any) -> Frames:
-        return frames_of(self._packet_class(kind, namespace=namespace, data=data))
+    def _encode(self, kind: int, namespace: str, data: Any, ack_id: int | None = None) -> Frames:
+        try:
+            return frames_of(self._packet_class(kind, namespace=namespace, data=data, id=ack_id))
+        except OverflowError as error:
+            raise ValueError(f"a number is too large for the serializer: {error}") from error
 
 
-def encoder_for(packet_class: Any) -> PacketEncoder:
+def encoder_for(packet_class: Any, max_attachments: int) -> PacketEncoder:
     """Return the encoder for the ``serializer`` of a server."""
     if packet_class is packet.Packet:
-        return TextEncoder(dumps_for(packet_class))
-    return PacketClassEncoder(packet_class)
+        return TextEncoder(dumps_for(packet_class), max_attachments)
+    return PacketClassEncoder(packet_class, max_attachments)
 
 
 def has_default_json(packet_class: Any) -> bool:
@@ -76,13 +107,29 @@ def frames_of(pkt: Any) -> Frames:
     return Frames(*("4" + part if isinstance(part, str) else bytes(part) for part in parts))
 
 
-def encode_event(event: str, arguments: Sequence[Any], dumps: Dumps) -> tuple[str, tuple[bytes, ...]]:
+def connect_error(packet_class: Any, namespace: str, reason: Any) -> Frames:
+    """Encode a CONNECT_ERROR packet. Raises TypeError, ValueError or OverflowError for other than JSON."""
+    if not isinstance(reason, str | dict):  # the only types that official clients take
+        raise TypeError(f"the reason is of type {type(reason).__name__}")
+    if packet_class.uses_binary_events:
+        encode_json = dumps_for(packet_class)
+        json.loads(encode_json(reason), parse_constant=_refuse)
+    return frames_of(packet_class(packet.CONNECT_ERROR, data=reason, namespace=namespace))
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def encode_event(
+    event: str, arguments: Sequence[Any], encoding: PacketEncoder
+) -> tuple[str, tuple[bytes, ...]]:
     """Encode an event as stored: the JSON array of name and arguments, and the binary arguments.
 
     Raises TypeError or ValueError for arguments that cannot be sent.
     """
-    payload, attachments = packets.payload_of([event, *arguments], dumps)
-    if dumps is not packets.dumps and '"' not in payload[:2]:
+    payload, attachments = encoding.payload([event, *arguments])
+    if '"' not in payload[:2]:
         raise ValueError(f"the server's json made {payload[:20]!r} of an array of strings")
     return payload, attachments
 

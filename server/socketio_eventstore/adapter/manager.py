@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
-from socketio import AsyncManager, packet
+from socketio import AsyncManager
 
 from socketio_eventlog.errors import StoreClosed
 from socketio_eventlog.records import Event
@@ -30,7 +30,7 @@ from socketio_eventstore.core.operations import (
     LeaveRoom,
 )
 from socketio_eventstore.core.options import Options
-from socketio_eventstore.core.packets import Dumps, TextEncoder
+from socketio_eventstore.core.packets import TextEncoder
 from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.sessions import Session
 
@@ -47,6 +47,7 @@ class RecoveryArguments(TypedDict, total=False):
     max_missed_packets: int
     max_missed_bytes: int
     max_client_buffer: int
+    max_attachments: int
     websocket_compression: int
 
 
@@ -65,7 +66,6 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
         super().__init__()
         self.options = Options(path=None if path is None else Path(path), **arguments)
         self.runtime: Runtime | None = None
-        self._dumps: Dumps
         self._starting: asyncio.Future[Runtime] | None = None
         self._is_closed = False
         # The sid outlives a restart, so the ids of acknowledgements must not begin anew after one. They stay
@@ -77,7 +77,6 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
         super().set_server(server)
         heartbeat = server.eio.ping_interval + server.eio.ping_timeout
         self.options = replace(self.options, heartbeat=heartbeat)
-        self._dumps = encoder.dumps_for(server.packet_class)
         RecoveryServer.adopt(server, self)
 
     async def start(self) -> Runtime:
@@ -86,7 +85,7 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
             if self._is_closed:
                 raise StoreClosed
             if self._starting is None:
-                encoding = encoder.encoder_for(self.server.packet_class)
+                encoding = encoder.encoder_for(self.server.packet_class, self.options.max_attachments)
                 opening = Runtime.start(self.options, encoding, self.server.session_expired)
                 self._starting = asyncio.ensure_future(opening)
             starting = self._starting
@@ -128,7 +127,7 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
         addressed = room if to is None else to
         record = self._record(runtime, event, data, namespace, addressed, skip_sid)
         if callback is not None:
-            await runtime.queue.submit(self._with_ack(record, data, callback))
+            await runtime.queue.submit(self._with_ack(runtime, record, callback))
             return None
         if volatile:
             await runtime.queue.submit(EmitVolatile(record))
@@ -142,7 +141,7 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
         """Make the event as stored. Every error is raised here, before the event has an offset."""
         check_event_name(event)
         rooms, skip = encoder.rooms_of(room), encoder.skipped_sids(skip_sid)
-        payload, attachments = encoder.encode_event(event, encoder.arguments_of(data), self._dumps)
+        payload, attachments = encoder.encode_event(event, encoder.arguments_of(data), runtime.encoder)
         record = Event(namespace, event, payload, attachments, rooms, skip, time.time())
         limit = runtime.options.max_event_bytes
         if record.size_bytes > limit:
@@ -154,15 +153,12 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
             runtime.encoder.event(namespace, payload, attachments, "")
         return record
 
-    def _with_ack(self, record: Event, data: Any, callback: Callable[..., Any]) -> EmitWithAck:
-        content = [record.name, *encoder.arguments_of(data)]
+    def _with_ack(self, runtime: Runtime, record: Event, callback: Callable[..., Any]) -> EmitWithAck:
+        namespace, encode = record.namespace, runtime.encoder.event
 
         def packet_for(session: Session) -> Frames:
             ack_id = self._generate_ack_id(session.sid, callback)
-            kind, namespace = packet.EVENT, record.namespace
-            return encoder.frames_of(
-                self.server.packet_class(kind, namespace=namespace, data=content, id=ack_id)
-            )
+            return encode(namespace, record.payload, record.attachments, None, ack_id)
 
         return EmitWithAck(record, packet_for)
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, overload
 
 import socketio
-from socketio import exceptions, packet
+from socketio import exceptions
 
 from socketio_eventlog.errors import StoreClosed, StoreError
 from socketio_eventstore.adapter import encoder
@@ -38,6 +38,9 @@ H = TypeVar("H", bound=Callable[..., Any])
 
 _HOOKS: Final = ("_handle_ack", "_trigger_event", "_send_packet")
 """The methods of python-socketio on which this class builds, proven on 5.12 to 5.18."""
+
+ATTACHMENTS_OF_CLIENTS: Final = 10
+"""Attachments that a client takes in a packet (socket.io-parser 4.2.6 and later, ``maxAttachments``)."""
 
 
 class Manager(Protocol):
@@ -95,7 +98,15 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
     def _set_up(self, options: Options) -> None:
         self.reserved_events: list[str] = [*self.reserved_events, "session_expired"]
         self.connect_timeout = 45.0
-        self._clients = Clients(self, Decoder(self.packet_class, self.eio.max_http_buffer_size))
+        decoder = Decoder(self.packet_class, self.eio.max_http_buffer_size, options.max_attachments)
+        self._clients = Clients(self, decoder)
+        if options.max_attachments > ATTACHMENTS_OF_CLIENTS:
+            logger.warning(
+                "max_attachments is %s: clients with socket.io-parser 4.2.6 or later take at most %s binary "
+                "arguments, and lose the connection on an event with more.",
+                options.max_attachments,
+                ATTACHMENTS_OF_CLIENTS,
+            )
         self._exactly_once = ExactlyOnce()
         self.eio = Engine.adopt(self.eio)
         self.eio.configure(
@@ -365,8 +376,14 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         self.manager.callbacks.pop(sid, None)
 
     def connect_error(self, namespace: str, reason: Any) -> Frames:
-        """Encode a CONNECT_ERROR packet."""
-        return encoder.frames_of(self.packet_class(packet.CONNECT_ERROR, data=reason, namespace=namespace))
+        """Encode a CONNECT_ERROR packet; a reason that clients cannot read is left out and logged."""
+        try:
+            return encoder.connect_error(self.packet_class, namespace, reason)
+        except (TypeError, ValueError, OverflowError) as error:
+            logger.error("The reason of a refusal in %s cannot be sent: %s", namespace, error)
+        message = reason.get("message") if isinstance(reason, dict) else None
+        text = message if isinstance(message, str) and message.isprintable() else "Connection refused"
+        return encoder.connect_error(self.packet_class, namespace, {"message": text})
 
     async def session_expired(self, session: Session) -> None:
         """Call the handler of ``session_expired`` and end the session in the transaction of its emits.

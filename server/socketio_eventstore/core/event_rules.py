@@ -7,12 +7,19 @@ Source: socket.io-parser 4.2.7, ``isPayloadValid`` and ``reconstructPacket``.
 
 from __future__ import annotations
 
-from typing import Final
+import json
+from collections.abc import Iterator
+from typing import Any, Final, NoReturn
 
 RESERVED_EVENTS: Final = frozenset(
     {"connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"}
 )
 """Names that official clients refuse (socket.io-parser 4, RESERVED_EVENTS)."""
+
+LOOKALIKE: Final = (
+    "an object with the key '_placeholder' cannot be sent together with bytes: "
+    "clients take the object for a placeholder of bytes"
+)
 
 
 def check_event_name(name: object) -> None:
@@ -21,3 +28,51 @@ def check_event_name(name: object) -> None:
         raise TypeError(f"an event's name must be str, not {type(name).__name__}")
     if name in RESERVED_EVENTS:
         raise ValueError(f"event name {name!r} is reserved: official clients close the connection on it")
+
+
+def check_payload(payload: str, attachments: int) -> None:
+    """Check the text of an event: a JSON array whose placeholders are those of its attachments.
+
+    Clients take any object with the key ``_placeholder`` for a placeholder when a packet has attachments.
+    Raises ValueError.
+    """
+    values = json.loads(payload, parse_constant=_refuse)
+    if not isinstance(values, list):
+        raise ValueError(f"{payload[:20]!r} is not an array")
+    numbers = list(_placeholders(values)) if attachments else []
+    is_each_a_number = all(isinstance(number, int) for number in numbers)
+    if not is_each_a_number or sorted(numbers) != list(range(attachments)):
+        raise ValueError(LOOKALIKE)
+
+
+def is_readable(payload: str, attachments: int, max_attachments: int | None) -> bool:
+    """Whether official clients can read a stored event, which may be older than the rules."""
+    if max_attachments is not None and attachments > max_attachments:
+        return False
+    if attachments or "NaN" in payload or "Infinity" in payload or "\\" in payload:
+        try:
+            check_payload(payload, attachments)
+            check_event_name(json.loads(payload)[0])
+        except (ValueError, TypeError, LookupError, RecursionError):
+            return False
+        return True
+    # A look is enough for the usual event, and takes a tenth of the time of parsing.
+    name, quote, _ = payload[2:].partition('"')
+    return payload[:2] == '["' and quote != "" and payload[-1] == "]" and name not in RESERVED_EVENTS
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _placeholders(value: Any) -> Iterator[Any]:
+    """Yield the number of each object that clients take for a placeholder, in order."""
+    if isinstance(value, dict):
+        if value.get("_placeholder"):
+            yield value.get("num")
+        else:
+            for item in value.values():
+                yield from _placeholders(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _placeholders(item)

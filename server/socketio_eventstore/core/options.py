@@ -26,6 +26,8 @@ class Options(StoreOptions):
     """A client that has missed more bytes gets a new session."""
     max_client_buffer: int = 4_000_000
     """Unsent bytes for one client; beyond, the transport is closed."""
+    max_attachments: int = 10
+    """Binary arguments in one event or acknowledgement; socket.io-parser 4.2.6 and later take no more."""
     websocket_compression: int = 0
     """WebSocket messages of at least this size are compressed; 0 compresses none."""
     heartbeat: float = 45.0

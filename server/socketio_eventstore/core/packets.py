@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from socketio_eventstore.core import event_rules
 from socketio_eventstore.core.frames import Frames
 
 Dumps = Callable[[Any], str]
@@ -39,35 +40,66 @@ def dumps(value: Any) -> str:
     return text
 
 
-def payload_of(values: Sequence[Any], encode: Dumps = dumps) -> tuple[str, tuple[bytes, ...]]:
+def payload_of(
+    values: Sequence[Any], encode: Dumps = dumps, max_attachments: int | None = None
+) -> tuple[str, tuple[bytes, ...]]:
     """Encode the name and arguments of an event, or the arguments of an acknowledgement.
 
     Returns the JSON array, with a placeholder for each binary argument, and the binary arguments. Raises
-    TypeError or ValueError for values without JSON equivalent.
+    TypeError or ValueError for values that clients cannot read.
     """
     if encode is dumps:
         try:
             return dumps(values), ()
         except TypeError:
             pass  # some value is binary; a search for binary values first would cost more than the encoding
-    attachments: list[bytes] = []
-    text = encode([_without_binary(value, attachments) for value in values])
+    taken = BinaryTaken()
+    try:
+        text = encode(taken.out_of(list(values)))
+    except RecursionError as error:
+        raise ValueError("a value that contains itself, or is nested too deeply, is not JSON") from error
+    attachments = taken.attachments
+    if attachments and taken.has_lookalike:
+        raise ValueError(event_rules.LOOKALIKE)
+    if max_attachments is not None and len(attachments) > max_attachments:
+        raise ValueError(f"{len(attachments)} binary arguments; at most {max_attachments} can be sent")
+    if encode is not dumps:
+        try:
+            text.encode()
+            event_rules.check_payload(text, len(attachments))
+        except ValueError as error:
+            raise ValueError(f"the server's json made {text[:20]!r}, which is not sent: {error}") from error
     return text, tuple(attachments)
 
 
-def _without_binary(value: Any, attachments: list[bytes]) -> Any:
-    match value:
-        case str() | int() | float() | None:
-            return value
-        case bytes() | bytearray() | memoryview():
-            attachments.append(bytes(value))
-            return {"_placeholder": True, "num": len(attachments) - 1}
-        case dict():
-            return {key: _without_binary(item, attachments) for key, item in value.items()}
-        case list() | tuple():
-            return [_without_binary(item, attachments) for item in value]
-        case _:
-            return value
+class BinaryTaken:
+    """Takes binary values out of other values, and leaves placeholders."""
+
+    def __init__(self) -> None:
+        self.attachments: list[bytes] = []
+        self.has_lookalike = False
+        """Whether some object already has the key of a placeholder."""
+
+    def out_of(self, value: Any) -> Any:
+        """Return a copy of the value with placeholders."""
+        match value:
+            case str() | int() | float() | None:
+                return value
+            case bytes() | bytearray() | memoryview():
+                return self.placeholder(value)
+            case dict():
+                if value.get("_placeholder"):
+                    self.has_lookalike = True
+                return {key: self.out_of(item) for key, item in value.items()}
+            case list() | tuple():
+                return [self.out_of(item) for item in value]
+            case _:
+                return value
+
+    def placeholder(self, content: bytes | bytearray | memoryview) -> dict[str, Any]:
+        """Take one binary value, and return the placeholder."""
+        self.attachments.append(bytes(content))
+        return {"_placeholder": True, "num": len(self.attachments) - 1}
 
 
 def with_binary(value: Any, attachments: Sequence[bytes]) -> Any:
@@ -86,8 +118,26 @@ def with_binary(value: Any, attachments: Sequence[bytes]) -> Any:
 class PacketEncoder(Protocol):
     """Encodes the packets of the server; python-socketio's ``serializer`` decides the implementation."""
 
-    def event(self, namespace: str, payload: str, attachments: Sequence[bytes], offset: str | None) -> Frames:
-        """Encode an EVENT without acknowledgement id, the offset as last argument."""
+    def payload(self, values: Sequence[Any]) -> tuple[str, tuple[bytes, ...]]:
+        """Encode the name and arguments of an event as stored: JSON, and the binary arguments.
+
+        Raises TypeError or ValueError for values that clients cannot read.
+        """
+        ...
+
+    def is_readable(self, payload: str, attachments: int) -> bool:
+        """Whether clients can read a stored event with so many binary arguments."""
+        ...
+
+    def event(
+        self,
+        namespace: str,
+        payload: str,
+        attachments: Sequence[bytes],
+        offset: str | None,
+        ack_id: int | None = None,
+    ) -> Frames:
+        """Encode an EVENT, the offset as last argument; with ``ack_id`` it asks for an acknowledgement."""
         ...
 
     def ack(self, namespace: str, ack_id: int, values: Sequence[Any]) -> Frames:
@@ -106,23 +156,41 @@ class PacketEncoder(Protocol):
 class TextEncoder:
     """The standard encoding (Socket.IO protocol 5, "Packet encoding")."""
 
-    def __init__(self, encode: Dumps = dumps) -> None:
-        """``encode`` makes the JSON of acknowledgements; the JSON of events comes from the log."""
+    def __init__(self, encode: Dumps = dumps, max_attachments: int | None = None) -> None:
+        """``encode`` makes the JSON; ``max_attachments``: binary arguments that clients take in a packet."""
         self._encode = encode
+        self._max_attachments = max_attachments
 
-    def event(self, namespace: str, payload: str, attachments: Sequence[bytes], offset: str | None) -> Frames:
+    def payload(self, values: Sequence[Any]) -> tuple[str, tuple[bytes, ...]]:
+        """Encode as ``payload_of`` does."""
+        return payload_of(values, self._encode, self._max_attachments)
+
+    def is_readable(self, payload: str, attachments: int) -> bool:
+        """Whether a stored event obeys the rules (see ``event_rules``)."""
+        return event_rules.is_readable(payload, attachments, self._max_attachments)
+
+    def event(
+        self,
+        namespace: str,
+        payload: str,
+        attachments: Sequence[bytes],
+        offset: str | None,
+        ack_id: int | None = None,
+    ) -> Frames:
         """Encode an EVENT or BINARY_EVENT. The offset is spliced into the stored text, without parsing.
 
         Clients take the last argument as their offset (socket.io 4.6, connectionStateRecovery).
         """
         text = payload if offset is None else f'{payload[:-1]},"{offset}"]'
+        if ack_id is not None:
+            text = f"{ack_id}{text}"
         if attachments:
             return Frames(f"45{len(attachments)}-{_prefix(namespace)}{text}", *attachments)
         return Frames(f"42{_prefix(namespace)}{text}")
 
     def ack(self, namespace: str, ack_id: int, values: Sequence[Any]) -> Frames:
         """Encode an ACK or BINARY_ACK."""
-        text, attachments = payload_of(values, self._encode)
+        text, attachments = self.payload(values)
         if attachments:
             return Frames(f"46{len(attachments)}-{_prefix(namespace)}{ack_id}{text}", *attachments)
         return Frames(f"43{_prefix(namespace)}{ack_id}{text}")

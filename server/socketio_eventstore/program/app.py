@@ -90,6 +90,7 @@ async def build(config: Config) -> tuple[web.Application, AsyncServer]:
         ping_timeout=settings.ping_timeout,
         max_http_buffer_size=settings.max_payload,
         max_client_buffer=settings.max_client_buffer,
+        max_attachments=settings.max_attachments,
         websocket_compression=settings.websocket_compression,
         **store_arguments,
         **recovery_arguments,

@@ -117,6 +117,8 @@ class ServerSettings(_Table):
     """The largest message from a client, in bytes."""
     max_client_buffer: Bytes = DEFAULTS.max_client_buffer
     """The most unsent bytes for one client; above the limit the client's transport is closed."""
+    max_attachments: Count = DEFAULTS.max_attachments
+    """The most binary arguments in one event or acknowledgement, in either direction."""
     websocket_compression: BytesOrNone = DEFAULTS.websocket_compression
     """The smallest message to compress, in bytes; 0 compresses none."""
     shutdown_grace: Seconds = 10.0
