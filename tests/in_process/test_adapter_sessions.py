@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from socketio_eventstore.core.recovery import RecoveryResult
-from support.embedded import Server, away, packets_until_marker, results, serving, until
+from support.core import pausable_commits
+from support.embedded import Seen, Server, away, packets_until_marker, results, serving, until
 
 
 async def test_rooms_of_an_away_session_can_be_changed(server: Server) -> None:
@@ -162,3 +163,41 @@ async def test_environ_is_removed_with_its_connection(server: Server) -> None:
     assert len(server.sio.environ) == 1
     await away(server, client)
     await until(lambda: not server.sio.environ)
+
+
+@pytest.mark.parametrize("room", ["\ud800", 2**63, 2**70, -(2**63) - 1])
+async def test_room_that_the_store_cannot_keep(server: Server, room: Any) -> None:
+    """A room that the store cannot keep is refused at the call, before the room is in a transaction."""
+    client = await server.client()
+    async with pausable_commits(server) as commits:
+        for call in (
+            server.sio.enter_room(client.sid, room),
+            server.sio.leave_room(client.sid, room),
+            server.sio.close_room(room),
+            server.sio.close_room("room", namespace="/\ud800"),
+        ):
+            with pytest.raises(ValueError):
+                await call
+        assert commits.transactions == []
+    await server.sio.enter_room(client.sid, -(2**63))
+    await server.sio.enter_room(client.sid, "\0ü")
+    assert server.sio.rooms(client.sid) == [client.sid, -(2**63), "\0ü"]
+
+
+async def test_identity_and_key_that_the_store_cannot_keep(server: Server) -> None:
+    """An identity or idempotency key with a lone surrogate is refused at the call."""
+    seen = Seen()
+
+    @server.sio.exactly_once("once")  # type: ignore[untyped-decorator]
+    async def once(sid: str, key: str) -> None:
+        seen(key)
+
+    client = await server.client()
+    with pytest.raises(ValueError, match="an identity cannot be stored"):
+        await server.sio.bind(client.sid, "ann\ud800")
+    async with pausable_commits(server) as commits:
+        await client.send('42["once","\\ud800"]')
+        assert await packets_until_marker(server, client) == [[]]
+        assert len(commits.transactions) == 1 and seen.all == []
+    await client.send('42["once","ü"]')
+    assert await seen.until(1) == ["ü"]

@@ -148,7 +148,7 @@ def rooms_of(room: Any) -> tuple[Room, ...] | None:
     """
     if room is None:
         return None
-    if type(room) is str:
+    if type(room) is str and room.isascii():
         return (room,)
     # The items of bytes are integers, which would be other rooms.
     is_one = isinstance(room, str | bytes | bytearray) or not hasattr(room, "__len__")
@@ -157,18 +157,31 @@ def rooms_of(room: Any) -> tuple[Room, ...] | None:
 
 
 def checked_room(room: Any) -> Room:
-    """Return the room if the store can keep the name. Raises TypeError unless it is str or int."""
+    """Return the room if the store can keep the name.
+
+    Raises TypeError unless it is str or int, ValueError for a lone surrogate and beyond 64 bits.
+    """
     if isinstance(room, bool) or not isinstance(room, str | int):
         raise TypeError(f"a room's name must be str or int to be stored, not {type(room).__name__}: {room!r}")
+    if isinstance(room, str):
+        event_rules.check_text(room, "a room's name")
+    elif not -(2**63) <= room < 2**63:
+        raise ValueError("a room's number must fit into 64 bits to be stored")
     return room
 
 
 def skipped_sids(skip_sid: Any) -> tuple[str, ...]:
-    """Return the sids that an emit leaves out. A value of another type than str is the sid of no session."""
+    """Return the sids that an emit leaves out. A value of another type than str is the sid of no session.
+
+    Raises ValueError for a sid that the store cannot keep.
+    """
     if skip_sid is None:
         return ()
-    sids = skip_sid if hasattr(skip_sid, "__iter__") and not isinstance(skip_sid, str) else (skip_sid,)
-    return tuple(sid for sid in sids if isinstance(sid, str))
+    one_or_more = skip_sid if hasattr(skip_sid, "__iter__") and not isinstance(skip_sid, str) else (skip_sid,)
+    sids = tuple(sid for sid in one_or_more if isinstance(sid, str))
+    for sid in sids:
+        event_rules.check_text(sid, "a sid to skip")
+    return sids
 
 
 def session_json(value: Any, limit_bytes: int) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from socketio_eventlog.records import EventHandled
 from socketio_eventstore.adapter.encoder import json_text
+from socketio_eventstore.core.event_rules import check_text
 from socketio_eventstore.core.handler_transaction import handler_transaction
 from socketio_eventstore.core.operations import StoreIdempotencyKey
 from socketio_eventstore.core.runtime import Runtime
@@ -55,6 +56,10 @@ class ExactlyOnce:
                 f"the last argument of {event!r} must be an idempotency key, "
                 f"a text of 1 to {MAX_KEY_CHARACTERS} characters, not {str(key)[:50]!r}"
             )
+        try:
+            check_text(key, "an idempotency key")
+        except ValueError as error:
+            raise InvalidIdempotencyKey(str(error)) from error
         scope = (session.namespace, event, session.identity or "", key)
         task = self._running.get(scope)
         if task is None:

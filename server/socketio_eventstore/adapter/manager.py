@@ -18,7 +18,7 @@ from socketio_eventlog.records import Event
 from socketio_eventstore.adapter import encoder
 from socketio_eventstore.adapter.handlers import running_disconnect_of
 from socketio_eventstore.adapter.server import RecoveryServer
-from socketio_eventstore.core.event_rules import check_event_name
+from socketio_eventstore.core.event_rules import check_event_name, check_text
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.handler_transaction import deferred_changes, submit_or_defer
 from socketio_eventstore.core.operations import (
@@ -140,6 +140,7 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
     ) -> Event:
         """Make the event as stored. Every error is raised here, before the event has an offset."""
         check_event_name(event)
+        check_text(namespace, "a namespace")
         rooms, skip = encoder.rooms_of(room), encoder.skipped_sids(skip_sid)
         payload, attachments = encoder.encode_event(event, encoder.arguments_of(data), runtime.encoder)
         record = Event(namespace, event, payload, attachments, rooms, skip, time.time())
@@ -192,8 +193,10 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
         """Take all sessions out of a room. Raises ValueError for a room that is the sid of a session."""
         if self.is_sid_room(namespace, room):
             raise ValueError("cannot close a sid room")
+        check_text(namespace, "a namespace")
+        closing = CloseRoom(namespace, encoder.checked_room(room))
         runtime = await self.start()
-        await submit_or_defer(runtime.queue, CloseRoom(namespace, encoder.checked_room(room)))
+        await submit_or_defer(runtime.queue, closing)
 
     def get_rooms(self, sid: str, namespace: str) -> list[Any]:
         """Return the rooms of a session, connected or away; the sid is one of them."""

@@ -18,6 +18,7 @@ from socketio_eventstore.adapter.clients import Clients
 from socketio_eventstore.adapter.decoder import Decoder
 from socketio_eventstore.adapter.exactly_once import ExactlyOnce, InvalidIdempotencyKey
 from socketio_eventstore.adapter.handlers import connecting_as
+from socketio_eventstore.core.event_rules import check_text
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.handler_transaction import (
     deferred_changes,
@@ -283,12 +284,13 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         Call this in the connect handler, after authentication. When the connect handler of a reconnection
         does not bind the same identity, the client gets a new session and nothing of the old one, and the
         handler is called again. Raises KeyError for an unknown sid, TypeError unless the identity is a str
-        that is not empty, StoreError, and ConnectionRefusedError in the connect handler of another
-        identity; the handler must not catch the latter.
+        that is not empty, ValueError for a lone surrogate, StoreError, and ConnectionRefusedError in the
+        connect handler of another identity; the handler must not catch the latter.
         """
         session = self._known(sid, namespace)
         if not _is_identity(identity):
             raise TypeError(f"an identity must be a str that is not empty, not {identity!r}")
+        check_text(identity, "an identity")
         attached = connecting_as(session)
         is_undecided = attached is not session.current or session.is_claimed_by(attached)
         if session.identity is not None and is_undecided:
@@ -307,6 +309,7 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         transaction with the key when the handler returns (so emits return no offset), or not at all when
         the handler raises.
         """
+        check_text(event, "an event's name")
 
         def decorate(handler: H) -> H:
             async def handle(sid: str, *arguments: Any) -> Any:

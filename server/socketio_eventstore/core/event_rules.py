@@ -28,6 +28,16 @@ def check_event_name(name: object) -> None:
         raise TypeError(f"an event's name must be str, not {type(name).__name__}")
     if name in RESERVED_EVENTS:
         raise ValueError(f"event name {name!r} is reserved: official clients close the connection on it")
+    check_text(name, "an event's name")
+
+
+def check_text(text: str, what: str) -> None:
+    """Check that the store can keep a text: UTF-8 has no lone surrogates. Raises ValueError."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{what} cannot be stored: {error}") from error
 
 
 def check_payload(payload: str, attachments: int) -> None:
