@@ -259,16 +259,45 @@ async def test_close_room_removes_away_sessions(core: Core) -> None:
 
 async def test_full_queue_refuses_operations(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full queue refuses further operations and commits the queued ones."""
-    monkeypatch.setattr(commit_queue, "QUEUE_GROUPS", 2)
+    monkeypatch.setattr(commit_queue, "QUEUE_OPERATIONS", 2)
     core.commits.pause()
     operations = [core.begin(Emit(event("being committed")))]
     await core.commits.reached.wait()
     operations += [core.begin(Emit(event(f"waiting {number}"))) for number in range(2)]
-    with pytest.raises(QueueFull, match="2 groups of "):
+    with pytest.raises(QueueFull, match="2 operations of "):
         await core.emit("too many")
     core.commits.resume()
     assert await asyncio.gather(*operations) == ["boot.1", "boot.2", "boot.3"]
     assert await core.emit("fits again") == "boot.4"
+
+
+async def test_groups_count_their_operations(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The queue and its batches count operations, so a large group does not pass as one."""
+    monkeypatch.setattr(commit_queue, "QUEUE_OPERATIONS", 5)
+    monkeypatch.setattr(commit_queue, "BATCH_OPERATIONS", 4)
+    core.commits.pause()
+    first = core.begin(Emit(event("being committed")))
+    await core.commits.reached.wait()
+    groups = [
+        core.begin(*[Emit(event(f"{name} {n}")) for n in range(size)]) for name, size in [("a", 3), ("b", 6)]
+    ]
+    with pytest.raises(QueueFull, match="9 operations of "):
+        await core.emit("too many")
+    core.commits.resume()
+    await asyncio.gather(first, *groups)
+    assert [len(changes) for changes in core.commits.transactions] == [1, 3, 6]
+
+
+async def test_batch_is_bounded_in_bytes(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transaction holds no more bytes than the limit, unless one group alone is larger."""
+    monkeypatch.setattr(commit_queue, "BATCH_BYTES", 2_000)
+    core.commits.pause()
+    emits = [core.begin(Emit(event("being committed")))]
+    await core.commits.reached.wait()
+    emits += [core.begin(Emit(event("x" * size))) for size in (900, 900, 900, 3_000, 10, 10)]
+    core.commits.resume()
+    await asyncio.gather(*emits)
+    assert [len(changes) for changes in core.commits.transactions] == [1, 2, 1, 1, 2]
 
 
 LARGE: list[Callable[[Session], Operation]] = [
@@ -292,7 +321,7 @@ async def test_queue_is_bounded_in_bytes(
     operations = [core.begin(Emit(event("is being committed")))]
     await core.commits.reached.wait()
     operations += [core.begin(large(session)) for _ in range(2)]
-    with pytest.raises(QueueFull, match=r"2 groups of 1\d\d\d bytes"):
+    with pytest.raises(QueueFull, match=r"2 operations of 1\d\d\d bytes"):
         await core.emit("too much")
     core.commits.resume()
     await asyncio.gather(*operations)

@@ -69,6 +69,62 @@ async def test_bad_operation_fails_alone(core: Core) -> None:
     assert await texts(core.log) == [f'["message","{text}"]' for text in expected]
 
 
+@pytest.mark.parametrize("place", [0, 1, 511, 700, 1023])
+async def test_bad_group_costs_two_commits_a_halving(core: Core, place: int) -> None:
+    """One bad group among 1024 costs its neighbours 20 more commits, and no neighbour fails."""
+    attempts: list[int] = []
+
+    def count(changes: Sequence[Change]) -> None:
+        attempts.append(len(changes))
+
+    core.commits.pause()
+    first = core.begin(Emit(event("first")))
+    await core.commits.reached.wait()
+    emits = [core.begin(Emit(BAD if number == place else event(f"{number}"))) for number in range(1024)]
+    core.commits.failure = count
+    core.commits.resume()
+    await first
+    results = await asyncio.gather(*emits, return_exceptions=True)
+    assert isinstance(results.pop(place), StoreRejected)
+    assert not [result for result in results if isinstance(result, Exception)]
+    assert attempts[:2] == [1, 1024] and len(attempts[2:]) == 20
+    expected = [f'["message","{number}"]' for number in range(1024) if number != place]
+    assert [text for text in await texts(core.log) if "first" not in text] == expected
+
+
+async def test_group_is_never_divided(core: Core) -> None:
+    """A group with a bad operation fails as a whole, and its neighbours do not."""
+    core.commits.pause()
+    first = core.begin(Emit(event("first")))
+    await core.commits.reached.wait()
+    groups = [
+        core.begin(Emit(event("a")), Emit(event("b"))),
+        core.begin(Emit(event("lost")), Emit(BAD), Emit(event("lost too"))),
+        core.begin(Emit(event("c")), Emit(event("d"))),
+    ]
+    core.commits.resume()
+    _, *results = await asyncio.gather(first, *groups, return_exceptions=True)
+    assert [isinstance(result, StoreRejected) for result in results] == [False, True, False]
+    assert await texts(core.log) == [f'["message","{text}"]' for text in ["first", "a", "b", "c", "d"]]
+
+
+async def test_failing_store_is_not_asked_for_each_group(core: Core) -> None:
+    """A store that takes no change at all is asked a bounded number of times for a batch."""
+    attempts: list[int] = []
+
+    def refuse(changes: Sequence[Change]) -> StoreUnavailable:
+        attempts.append(len(changes))
+        return StoreUnavailable("The disk is full.")
+
+    core.commits.pause()
+    core.commits.failure = refuse
+    emits = [core.begin(Emit(event(f"{number}"))) for number in range(1025)]
+    core.commits.resume()
+    results = await asyncio.gather(*emits, return_exceptions=True)
+    assert all(isinstance(result, StoreUnavailable) for result in results)
+    assert len(attempts) < 50
+
+
 async def test_busy_store_is_retried(core: Core) -> None:
     """A commit of a busy store is retried; each event is stored and sent once."""
     _, client = await core.live()

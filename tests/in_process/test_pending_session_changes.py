@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from socketio_eventlog.errors import StoreUnavailable
-from socketio_eventlog.records import Event, SessionAway, SessionEnded
+from socketio_eventlog.errors import StoreRejected, StoreUnavailable
+from socketio_eventlog.records import Change, Event, SessionAway, SessionEnded
 from socketio_eventlog.sqlite.log import EventLog
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.operations import Emit, EmitVolatile, SendPacket
@@ -18,7 +19,7 @@ from socketio_eventstore.core.session_operations import (
     RevokeSession,
 )
 from socketio_eventstore.core.sessions import State
-from support.core import Core, Recorder, pausable_commits, said
+from support.core import Core, Recorder, pausable_commits, said, texts
 from support.embedded import serving
 from support.storing import event
 
@@ -54,6 +55,27 @@ async def test_pending_change_survives_failed_commits(core: Core) -> None:
     await core.emit("two")
     assert [len(changes) for changes in core.commits.transactions[-2:]] == [2, 1]
     assert await only_away_since(core.log) == 7.5
+
+
+async def test_pending_changes_are_a_group(core: Core) -> None:
+    """Pending session changes that the store rejects do not fail the operations after them."""
+    sessions = [(await core.live(sid))[0] for sid in ("good", "bad")]
+
+    def reject(changes: Sequence[Change]) -> StoreRejected | None:
+        is_bad = any(isinstance(change, SessionAway) and change.sid == "bad" for change in changes)
+        return StoreRejected("bad") if is_bad else None
+
+    core.commits.fail_with(StoreUnavailable(), StoreUnavailable())
+    for session in sessions:
+        with pytest.raises(StoreUnavailable):
+            await core.away(session, at=7.5)
+    core.commits.failure = reject
+    assert await core.emit("one")
+    assert await core.emit("two")
+    assert await texts(core.log) == ['["message","one"]', '["message","two"]']
+    away_since = {stored.sid: stored.away_since for stored in await core.log.load_sessions()}
+    assert away_since == {"good": 7.5, "bad": None}
+    assert [type(change) for change in core.commits.transactions[-1]] == [Event]
 
 
 async def test_packet_waits_for_pending_changes(core: Core) -> None:

@@ -13,16 +13,20 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
-from socketio_eventlog.errors import StoreBusy, StoreClosed, StoreError, StoreUnavailable
+from socketio_eventlog.errors import StoreBusy, StoreClosed, StoreError, StoreRejected, StoreUnavailable
 from socketio_eventlog.records import Change, SessionAway, SessionEnded
 from socketio_eventstore.core.flush_schedule import FlushSchedule
 from socketio_eventstore.core.operation import Context, Operation
 
 logger = logging.getLogger(__name__)
 
-BATCH_GROUPS = 1024
-"""Groups in one transaction. A larger transaction is not faster and delays the operations behind."""
-QUEUE_GROUPS = 100_000
+BATCH_OPERATIONS = 1024
+BATCH_BYTES = 8_000_000
+"""Limits of one transaction. A larger one is not faster and delays the operations behind. A group is never
+divided: a group beyond the limits is a batch of its own."""
+FAILURES_IN_A_ROW = 2 * BATCH_OPERATIONS.bit_length()
+"""Failed commits in a row after which the store is at fault, and not a group of the batch."""
+QUEUE_OPERATIONS = 100_000
 QUEUE_BYTES = 256_000_000
 """Limits of the queue. An emit beyond them raises QueueFull instead of growing the memory."""
 SLICE_BYTES = 1_000_000
@@ -40,6 +44,9 @@ _Group: TypeAlias = tuple[Sequence[Operation], "asyncio.Future[object] | None", 
 """Operations that are stored together or not at all; the future for the result of the last operation, None
 when no caller waits; and the weight in bytes. A plain tuple takes a fifth of the time of a named one."""
 
+_SessionKey: TypeAlias = tuple[str, str]
+"""The namespace and sid of a session."""
+
 
 class CommitQueue:
     """Commits operations in batches and lets them take effect in the order of the log."""
@@ -49,10 +56,12 @@ class CommitQueue:
         self._flush_schedule = flush_schedule
         self._waiting: deque[_Group] = deque()
         self._waiting_bytes = 0
+        self._waiting_operations = 0
+        self._failures_in_a_row = 0
         self._wake = asyncio.Event()
         self._is_busy = False
         self._is_closed = False
-        self._pending: dict[tuple[str, str], SessionAway | SessionEnded] = {}
+        self._pending: dict[_SessionKey, SessionAway | SessionEnded] = {}
         """Session changes that have happened but could not be stored yet, by namespace and sid."""
 
     @property
@@ -133,15 +142,18 @@ class CommitQueue:
     def _push(self, group: _Group) -> None:
         self._waiting.append(group)
         self._waiting_bytes += group[2]
+        self._waiting_operations += len(group[0])
         self._wake.set()
 
     def _raise_if_full(self) -> None:
-        if len(self._waiting) >= QUEUE_GROUPS or self._waiting_bytes >= QUEUE_BYTES:
-            raise QueueFull(f"{len(self._waiting)} groups of {self._waiting_bytes} bytes are waiting.")
+        operations, size_bytes = self._waiting_operations, self._waiting_bytes
+        if operations >= QUEUE_OPERATIONS or size_bytes >= QUEUE_BYTES:
+            raise QueueFull(f"{operations} operations of {size_bytes} bytes are waiting.")
 
     async def _process_batch(self) -> None:
         self._is_busy = True
         groups = self._next_groups()
+        self._failures_in_a_row = 0
         try:
             await self._process(groups)
         except Exception as error:  # a fault of the server; the waiting callers must get an answer
@@ -154,11 +166,18 @@ class CommitQueue:
             self._is_busy = False
 
     def _next_groups(self) -> list[_Group]:
-        groups: list[_Group] = []
-        while self._waiting and len(groups) < BATCH_GROUPS:
-            group = self._waiting.popleft()
-            groups.append(group)
-            self._waiting_bytes -= group[2]
+        waiting = self._waiting
+        groups = [waiting.popleft()]
+        operations, size_bytes = len(groups[0][0]), groups[0][2]
+        while waiting:
+            group = waiting[0]
+            more_operations, more_bytes = operations + len(group[0]), size_bytes + group[2]
+            if more_operations > BATCH_OPERATIONS or more_bytes > BATCH_BYTES:
+                break
+            groups.append(waiting.popleft())
+            operations, size_bytes = more_operations, more_bytes
+        self._waiting_operations -= operations
+        self._waiting_bytes -= size_bytes
         return groups
 
     async def _process(self, groups: list[_Group]) -> None:
@@ -167,13 +186,50 @@ class CommitQueue:
         try:
             positions = await self._commit(changes)
         except StoreError as error:
-            if len(groups) == 1 or isinstance(error, StoreBusy):
-                self._refuse(groups, changes, error)
-            else:  # a bad group fails alone, and the good groups keep their order
-                for group in groups:
-                    await self._process([group])
+            self._failures_in_a_row += 1
+            await self._commit_parts(groups, changes, error)
             return
+        self._failures_in_a_row = 0
         await self._apply(groups, changes, positions)
+
+    async def _commit_parts(
+        self, groups: list[_Group], changes: list[Sequence[Change]], error: StoreError
+    ) -> None:
+        """Find the bad group by halves: it fails alone, and the good groups keep their order.
+
+        One bad group costs the others two commits for each halving, and not a commit for each group.
+        """
+        if isinstance(error, StoreRejected) and self._pending:
+            try:
+                await self._commit_pending(list(self._pending.items()))
+            except StoreError as other:
+                self._refuse(groups, changes, other)
+            else:
+                await self._process(groups)
+            return
+        is_fault_of_store = (
+            isinstance(error, StoreUnavailable) and self._failures_in_a_row > FAILURES_IN_A_ROW
+        )
+        if len(groups) == 1 or isinstance(error, StoreBusy) or is_fault_of_store:
+            self._refuse(groups, changes, error)
+            return
+        middle = len(groups) // 2
+        await self._process(groups[:middle])
+        await self._process(groups[middle:])
+
+    async def _commit_pending(self, entries: list[tuple[_SessionKey, SessionAway | SessionEnded]]) -> None:
+        """Store pending changes without other operations, and drop each that the store rejects."""
+        try:
+            await self._commit_with_retry([change for _, change in entries])
+        except StoreRejected as error:
+            if len(entries) > 1:
+                middle = len(entries) // 2
+                await self._commit_pending(entries[:middle])
+                await self._commit_pending(entries[middle:])
+                return
+            logger.error("The end of a connection could not be stored: %s", error)
+        for key, _ in entries:
+            self._pending.pop(key, None)
 
     async def _commit(self, changes: list[Sequence[Change]]) -> list[int]:
         """Store the pending changes and those of all operations; return the position at each operation."""
