@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 import sqlite3
 import subprocess
@@ -150,25 +149,3 @@ def last_line(process: subprocess.Popen[str]) -> str:
     """The end of the banner of a server with a store."""
     assert process.stdout is not None
     return [process.stdout.readline() for _ in range(4)][-1]
-
-
-@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
-def test_serve_ends_by_signal(folder: Path, by: signal.Signals) -> None:
-    """serve ends with exit code 0 after SIGINT and SIGTERM."""
-    with running(folder, "serve") as (process, _):
-        process.send_signal(by)
-        assert process.wait(timeout=30) == 0
-    assert "Traceback" not in (folder / "log").read_text()
-
-
-def test_ctrl_c_during_the_start(folder: Path) -> None:
-    """Ctrl-C during the start causes exit code 130 and no traceback."""
-    (folder / "handlers.py").write_text(
-        "import asyncio, os, signal\n\n"
-        "async def register(sio):\n"
-        "    os.kill(os.getpid(), signal.SIGINT)\n"
-        "    await asyncio.sleep(60)\n"
-    )
-    result = run(folder, "serve")
-    assert result.returncode == 130
-    assert "Traceback" not in result.stderr

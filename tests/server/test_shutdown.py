@@ -24,7 +24,7 @@ SIGNALS = [signal.SIGTERM, signal.SIGINT]
 
 async def ends_well(server: ServerProcess, by: signal.Signals) -> None:
     ended: Termination = await asyncio.to_thread(server.terminate, by)
-    assert ended.code == 0, server.log
+    assert ended.code == (130 if by is signal.SIGINT else 0), server.log
     assert ended.duration < GRACE + SLACK
     assert "Traceback" not in server.log, server.log
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import signal
 import socket
 import sqlite3
 import sys
@@ -24,10 +23,12 @@ from socketio_eventlog.errors import StoreError
 from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.sqlite.log import EventLog
 from socketio_eventstore.adapter.async_server import AsyncServer
-from socketio_eventstore.program.config import Config
+from socketio_eventstore.program.config import Config, engine_origins
 from socketio_eventstore.program.errors import StartError
 from socketio_eventstore.program.handlers_module import import_handlers, register_handlers
 from socketio_eventstore.program.http_routes import add_routes
+from socketio_eventstore.program.reload import reload
+from socketio_eventstore.program.signals import Signals
 from socketio_eventstore.program.slow_requests import closes_slow_requests
 
 try:
@@ -48,10 +49,13 @@ REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not 
 """The address to open, for a host that stands for all interfaces."""
 
 
-def run(config: Config) -> None:
-    """Serve until SIGTERM or SIGINT. Raises StartError."""
+def run(config: Config, load: Callable[[], Config]) -> int:
+    """Serve until a signal; return the exit code. Raises StartError.
+
+    ``load`` loads the configuration again, for a reload.
+    """
     with asyncio.Runner(loop_factory=NEW_EVENT_LOOP) as runner:
-        runner.run(_serve(config))
+        return runner.run(_serve(config, load))
 
 
 def check(config: Config) -> None:
@@ -80,12 +84,10 @@ async def build(config: Config) -> tuple[web.Application, AsyncServer]:
     settings, recovery = config.server, config.connection_state_recovery
     recovery_arguments: dict[str, Any] = {} if recovery is None else recovery.model_dump()
     store_arguments: dict[str, Any] = config.store.model_dump(exclude={"path"})
-    origins = settings.cors_allowed_origins
     sio = AsyncServer(
         None if recovery is None else config.store.path,
         async_mode="aiohttp",
-        # For python-engineio None means the server's own origin only, and [] means all origins.
-        cors_allowed_origins=(origins if origins == "*" else list(origins)) or None,
+        cors_allowed_origins=engine_origins(settings),
         ping_interval=settings.ping_interval,
         ping_timeout=settings.ping_timeout,
         max_http_buffer_size=settings.max_payload,
@@ -104,35 +106,71 @@ async def build(config: Config) -> tuple[web.Application, AsyncServer]:
     return app, sio
 
 
-async def _serve(config: Config) -> None:
-    app, sio = await build(config)
-    listener = _listen(config)
+async def _serve(config: Config, load: Callable[[], Config]) -> int:
+    signals = Signals()
+    server = _Server(config)
     try:
-        await sio.start()
-    except StoreError as error:
-        listener.close()
-        raise StartError(str(error)) from error
-    logging.getLogger("aiohttp.server").addFilter(_is_server_error)
-    runner = web.AppRunner(
-        app,
-        access_log=None,
-        shutdown_timeout=0.1,
-        # Also the limit for an incomplete header; from aiohttp 3.14.5 on it starts with the connection.
-        keepalive_timeout=config.server.connect_timeout,
-    )
-    await runner.setup()
-    site = web.SockSite(runner, listener, backlog=LISTEN_BACKLOG)
-    stop = _stop_signal()
-    await site.start()
-    _configure_garbage_collector()
-    print(await _banner(config, sio, listener), flush=True)  # noqa: T201 - the program's output
-    await stop.wait()
-    await site.stop()
-    try:
-        await asyncio.wait_for(sio.shutdown(), config.server.shutdown_grace)
-    except TimeoutError:
-        logger.warning("Disconnect handlers were still running after %s s.", config.server.shutdown_grace)
-    await runner.cleanup()
+        if await signals.run_start(server.start()):
+            signals.on_reload = lambda: server.reload(load)
+            await signals.stop.wait()
+    finally:
+        await server.stop()
+    return signals.exit_code
+
+
+class _Server:
+    """The running program: listener, web application and Socket.IO server."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._listener: socket.socket | None = None
+        self._sio: AsyncServer | None = None
+        self._runner: web.AppRunner | None = None
+        self._site: web.SockSite | None = None
+
+    async def start(self) -> None:
+        """Listen and print the banner. Raises StartError. ``stop`` ends an incomplete start, too."""
+        config = self._config
+        app, sio = await build(config)
+        self._listener = _listen(config)
+        self._sio = sio
+        try:
+            await sio.start()
+        except StoreError as error:
+            raise StartError(str(error)) from error
+        logging.getLogger("aiohttp.server").addFilter(_is_server_error)
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            shutdown_timeout=0.1,
+            # Also the limit for an incomplete header; from aiohttp 3.14.5 on it starts with the connection.
+            keepalive_timeout=config.server.connect_timeout,
+        )
+        await self._runner.setup()
+        self._site = web.SockSite(self._runner, self._listener, backlog=LISTEN_BACKLOG)
+        await self._site.start()
+        _configure_garbage_collector()
+        print(await _banner(config, sio, self._listener), flush=True)  # noqa: T201 - the program's output
+
+    def reload(self, load: Callable[[], Config]) -> None:
+        """Load the configuration again and apply the reloadable values."""
+        if self._sio is not None:
+            self._config = reload(self._sio, self._config, load)
+
+    async def stop(self) -> None:
+        """Stop listening, close all transports and the store."""
+        if self._site is not None:
+            await self._site.stop()
+        elif self._listener is not None:
+            self._listener.close()
+        if self._sio is not None:
+            grace = self._config.server.shutdown_grace
+            try:
+                await asyncio.wait_for(self._sio.shutdown(), grace)
+            except TimeoutError:
+                logger.warning("Disconnect handlers were still running after %s s.", grace)
+        if self._runner is not None:
+            await self._runner.cleanup()
 
 
 def _configure_garbage_collector() -> None:
@@ -160,13 +198,6 @@ async def _check(config: Config) -> None:
     _listen(config).close()
     if config.connection_state_recovery is not None:
         _check_store(config.store.path)
-
-
-def _stop_signal() -> asyncio.Event:
-    stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    return stop
 
 
 def _listen(config: Config) -> socket.socket:

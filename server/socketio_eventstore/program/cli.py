@@ -9,12 +9,14 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
 if TYPE_CHECKING:
     from socketio_eventstore.program.config import Config
+
+T = TypeVar("T")
 
 PROGRAM = "socketio-eventstore"
 DEFAULT_CONFIG = Path("config.toml")
@@ -52,14 +54,24 @@ config_option = click.option(
 @click.option("--port", type=int, help="The port to listen on. Overrides the configuration.")
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True)
 def serve(path: Path | None, host: str | None, port: int | None, log_level: str) -> None:
-    """Serve until Ctrl-C or SIGTERM (POSIX only)."""
-    _require_posix("serve")
-    flags = {"host": host, "port": port}
-    config = _load(path, {"server": {key: value for key, value in flags.items() if value is not None}})
-    _log_to_stderr(log_level)
-    from socketio_eventstore.program import app
+    """Serve until Ctrl-C or SIGTERM (POSIX only).
 
-    _run(app.run, config)
+    A second signal ends the server at once. Without a terminal, SIGHUP reloads the configuration.
+    """
+    _require_posix("serve")
+    values = {key: value for key, value in {"host": host, "port": port}.items() if value is not None}
+    flags: Mapping[str, Mapping[str, object]] = {"server": values}
+    config = _load(path, flags)
+    _log_to_stderr(log_level)
+    absolute = (path or DEFAULT_CONFIG).absolute()  # handlers may change the present folder
+    from socketio_eventstore.program import app
+    from socketio_eventstore.program.config import Config
+
+    def load() -> Config:
+        return Config.load(absolute, flags, os.environ)
+
+    code = _run(lambda config: app.run(config, load), config)
+    click.get_current_context().exit(code)
 
 
 @commands.command()
@@ -144,10 +156,10 @@ def _log_to_stderr(level: str) -> None:
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
-def _run(action: Callable[[Config], None], config: Config) -> None:
+def _run(action: Callable[[Config], T], config: Config) -> T:
     from socketio_eventstore.program.errors import StartError
 
     try:
-        action(config)
+        return action(config)
     except StartError as error:
         raise CommandError(str(error)) from error

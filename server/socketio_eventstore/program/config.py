@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from socketio_eventstore.core.options import Options
 from socketio_eventstore.program.config_sources import ConfigError, Layers
 
-__all__ = ["Config", "ConfigError", "RecoverySettings", "ServerSettings", "StoreSettings"]
+__all__ = ["Config", "ConfigError", "RecoverySettings", "ServerSettings", "StoreSettings", "engine_origins"]
 
 RESERVED_PATHS = frozenset({"api", "healthz", "metrics", "pages", "readyz"})
 """The first segments of the paths of the program's own routes."""
@@ -197,6 +197,13 @@ class Config:
         folder = path.absolute().parent
         store = tables.store.model_copy(update={"path": folder / tables.store.path})
         return cls(folder, tables.server, tables.connection_state_recovery, store)
+
+
+def engine_origins(settings: ServerSettings) -> str | list[str] | None:
+    """Return the allowed origins in the form of python-engineio."""
+    origins = settings.cors_allowed_origins
+    # For python-engineio None means the server's own origin only, and [] means all origins.
+    return (origins if origins == "*" else list(origins)) or None
 
 
 def _expected(table: type[_Table]) -> dict[str, str]:

@@ -1,0 +1,52 @@
+"""The reload of the configuration while the server runs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from socketio_eventstore.adapter.async_server import AsyncServer
+from socketio_eventstore.program.config import TABLES, Config, ConfigError, engine_origins
+
+logger = logging.getLogger(__name__)
+
+RELOADABLE = frozenset({("server", "cors_allowed_origins"), ("server", "shutdown_grace")})
+"""The keys that take effect without a restart."""
+
+
+def reload(sio: AsyncServer, present: Config, load: Callable[[], Config]) -> Config:
+    """Load the configuration again; return the configuration that is in force.
+
+    An invalid configuration changes nothing. A log line names each key that has changed.
+    """
+    try:
+        loaded = load()
+    except ConfigError as error:
+        for line in error.errors:
+            logger.error("Reload: %s", line)
+        logger.error("Reload: the configuration is invalid; nothing has changed.")
+        return present
+    changed = [
+        (table, key)
+        for table, model in TABLES.items()
+        for key in model.model_fields
+        if _value(present, table, key) != _value(loaded, table, key)
+    ]
+    for table, key in changed:
+        if (table, key) in RELOADABLE:
+            logger.info("Reload: [%s] %s = %s", table, key, _value(loaded, table, key))
+        else:
+            logger.warning("Reload: [%s] %s has changed; it takes effect after a restart.", table, key)
+    if not changed:
+        logger.info("Reload: nothing has changed.")
+    apply(sio, loaded)
+    return loaded
+
+
+def apply(sio: AsyncServer, config: Config) -> None:
+    """Give the reloadable values to a running server."""
+    sio.eio.cors_allowed_origins = engine_origins(config.server)
+
+
+def _value(config: Config, table: str, key: str) -> object:
+    return getattr(getattr(config, table), key, None)

@@ -1,0 +1,69 @@
+"""The signals of the program: stop with grace, end at once, reload the configuration."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+EXIT_CODES = {signal.SIGTERM: 0, signal.SIGINT: 128 + signal.SIGINT, signal.SIGHUP: 0}
+"""The exit code after a stop with grace, by the signal that asked for it."""
+
+
+class Signals:
+    """Stops the program with grace at the first SIGTERM or Ctrl-C, and ends it at once at the second.
+
+    The end of the terminal (SIGHUP) stops the program with grace, too. A program without a terminal
+    reloads the configuration at SIGHUP.
+    """
+
+    def __init__(self) -> None:
+        self.stop = asyncio.Event()
+        self.exit_code = 0
+        self.on_reload: Callable[[], None] = lambda: None
+        """Called on the event loop for a SIGHUP without a terminal."""
+        self._loop = asyncio.get_running_loop()
+        self._starting: asyncio.Task[Any] | None = None
+        self._has_terminal = _has_terminal()
+        # asyncio's own signal handlers wait for the event loop. A handler of the application that blocks the
+        # event loop would then block the second signal, too.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores SIGHUP
+            signal.signal(signal.SIGHUP, self._hang_up)
+
+    async def run_start(self, start: Coroutine[Any, Any, None]) -> bool:
+        """Run the start of the server; return False if a signal has stopped the start."""
+        self._starting = asyncio.create_task(start)
+        try:
+            await asyncio.wait([self._starting])
+            if self._starting.cancelled():
+                return False
+            self._starting.result()
+        finally:
+            self._starting = None
+        return not self.stop.is_set()
+
+    def _stop(self, number: int, _frame: object) -> None:
+        if self.stop.is_set():
+            os._exit(128 + number)  # everything that was acknowledged is on disk
+        self.exit_code = EXIT_CODES[signal.Signals(number)]
+        self.stop.set()
+        self._loop.call_soon_threadsafe(self._wake)
+
+    def _hang_up(self, number: int, frame: object) -> None:
+        if not self._has_terminal:
+            self._loop.call_soon_threadsafe(self.on_reload)
+        elif not self.stop.is_set():  # shell and terminal may both send it
+            self._stop(number, frame)
+
+    def _wake(self) -> None:
+        if self._starting is not None:
+            self._starting.cancel()
+
+
+def _has_terminal() -> bool:
+    return any(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
