@@ -7,13 +7,13 @@ arguments.
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import logging
 import socket
 import sqlite3
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -23,8 +23,14 @@ from socketio_eventlog.errors import StoreError
 from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.sqlite.log import EventLog
 from socketio_eventstore.adapter.async_server import AsyncServer
+from socketio_eventstore.program.check import (
+    check_durations,
+    check_store,
+    raise_for,
+    write_no_bytecode,
+)
 from socketio_eventstore.program.config import Config, engine_origins
-from socketio_eventstore.program.errors import StartError
+from socketio_eventstore.program.errors import PortInUse, StartError
 from socketio_eventstore.program.handlers_module import import_handlers, register_handlers
 from socketio_eventstore.program.http_routes import add_routes
 from socketio_eventstore.program.reload import reload
@@ -59,7 +65,10 @@ def run(config: Config, load: Callable[[], Config]) -> int:
 
 
 def check(config: Config) -> None:
-    """Check the handlers, the address and the store, without serving or writing. Raises StartError."""
+    """Check the handlers, the address and the store, without serving or writing.
+
+    Raises StartError with one line per problem.
+    """
     asyncio.run(_check(config))
 
 
@@ -76,8 +85,10 @@ def migrate(config: Config) -> None:
         raise StartError(str(error)) from error
 
 
-async def build(config: Config) -> tuple[web.Application, AsyncServer]:
+async def build(config: Config, *, is_stored: bool = True) -> tuple[web.Application, AsyncServer]:
     """Return the web application and the Socket.IO server, with registered handlers, not yet started.
+
+    Without ``is_stored`` the server has no store, and nothing is written.
 
     Raises HandlersError.
     """
@@ -85,7 +96,7 @@ async def build(config: Config) -> tuple[web.Application, AsyncServer]:
     recovery_arguments: dict[str, Any] = {} if recovery is None else recovery.model_dump()
     store_arguments: dict[str, Any] = config.store.model_dump(exclude={"path"})
     sio = AsyncServer(
-        None if recovery is None else config.store.path,
+        config.store.path if is_stored and recovery is not None else None,
         async_mode="aiohttp",
         cors_allowed_origins=engine_origins(settings),
         ping_interval=settings.ping_interval,
@@ -131,6 +142,8 @@ class _Server:
     async def start(self) -> None:
         """Listen and print the banner. Raises StartError. ``stop`` ends an incomplete start, too."""
         config = self._config
+        for line in check_durations(config):
+            logger.warning("%s", line)
         app, sio = await build(config)
         self._listener = _listen(config)
         self._sio = sio
@@ -194,10 +207,21 @@ def _is_server_error(record: logging.LogRecord) -> bool:
 
 
 async def _check(config: Config) -> None:
-    await build(config)
-    _listen(config).close()
+    problems = list(check_durations(config))
+    write_no_bytecode()
+    try:
+        await build(config, is_stored=False)  # otherwise an emit in register(sio) would open the store
+    except StartError as error:
+        problems.append(str(error))
+    try:
+        _listen(config).close()
+    except PortInUse:  # by the running server
+        pass
+    except StartError as error:
+        problems.append(str(error))
     if config.connection_state_recovery is not None:
-        _check_store(config.store.path)
+        problems += check_store(config.store.path)
+    raise_for(problems)
 
 
 def _listen(config: Config) -> socket.socket:
@@ -214,7 +238,9 @@ def _listen(config: Config) -> socket.socket:
             listener.close()
             raise
     except OSError as error:
-        raise StartError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+        kind_of_error = PortInUse if error.errno == errno.EADDRINUSE else StartError
+        text = f"cannot listen on {host} port {port}: {error.strerror or error}"
+        raise kind_of_error(text) from error
     return listener
 
 
@@ -240,18 +266,3 @@ async def _banner(config: Config, sio: AsyncServer, listener: socket.socket) -> 
 
 def _url(host: str, port: int) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
-
-
-def _check_store(path: Path) -> None:
-    try:
-        if path.exists():
-            with path.open("r+b") as file:
-                header = file.read(16)
-            if header and header != b"SQLite format 3\0":
-                raise StartError(f"{path} is not a SQLite database")
-            return
-        folder = next(parent for parent in path.absolute().parents if parent.exists())
-        if not folder.is_dir():
-            raise StartError(f"cannot create {path}: {folder} is not a folder")
-    except OSError as error:
-        raise StartError(f"cannot use the store {path}: {error.strerror}") from error

@@ -7,5 +7,9 @@ class StartError(Exception):
     """The server cannot start. The text is one line for the person at the terminal."""
 
 
+class PortInUse(StartError):
+    """Another program listens on the port."""
+
+
 class HandlersError(StartError):
     """The module of handlers cannot be used."""

@@ -23,6 +23,8 @@ HEAD_REVISION: Final = "0003"
 """The newest migration. A database of this revision opens without the import of alembic (0.3 s)."""
 APPLICATION_ID: Final = 0x53696F45
 """The number in the file's header, written by the first migration."""
+OLDEST_SQLITE: Final = (3, 37, 0)
+"""The first version with STRICT tables."""
 OPENING_TIMEOUT_SECONDS: Final = 10.0
 """Time to wait for another program's lock at the opening. A server in its shutdown holds the lock for up to
 ``shutdown_grace``, by default 10 s."""
@@ -38,6 +40,7 @@ def open_writer(path: Path) -> StoreConnection:
 
     The connection owns the file's lock until the close. Commits are durable ("full") until ``configure``.
     """
+    check_sqlite_version()
     with _translate_errors(path):
         _create_file(path)
         connection = _connect(path, "rw")
@@ -53,6 +56,13 @@ def open_writer(path: Path) -> StoreConnection:
             connection.close()
             raise
         return connection
+
+
+def check_sqlite_version() -> None:
+    """Raise StoreNotUsable for a SQLite library that lacks the features of the schema."""
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        oldest = ".".join(map(str, OLDEST_SQLITE[:2]))
+        raise StoreNotUsable(f"SQLite {sqlite3.sqlite_version} is too old: {oldest} or newer is needed.")
 
 
 def configure(connection: sqlite3.Connection, synchronous: Synchronous) -> None:

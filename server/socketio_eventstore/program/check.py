@@ -1,0 +1,99 @@
+"""The check of a configuration beside a running server. The check writes nothing."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from socketio_eventlog.errors import StoreError
+from socketio_eventlog.sqlite.schema import check_sqlite_version
+from socketio_eventstore.program.config import Config
+from socketio_eventstore.program.errors import StartError
+
+LIKELY_MILLISECONDS: Final = {
+    ("server", "ping_interval"): 1000.0,
+    ("server", "ping_timeout"): 1000.0,
+    ("server", "connect_timeout"): 1000.0,
+    ("server", "shutdown_grace"): 1000.0,
+    ("store", "prune_interval"): 3600.0,
+}
+"""Durations from which on a number of seconds is likely a number of milliseconds."""
+REFERENCE_DISCONNECTION_DURATION: Final = 120_000.0
+"""The reference's default, in milliseconds; as seconds the value would be possible, but unlikely."""
+
+
+def check_durations(config: Config) -> Iterator[str]:
+    """Return one line for each duration that is likely in milliseconds."""
+    for (table, key), limit in LIKELY_MILLISECONDS.items():
+        seconds = float(getattr(getattr(config, table), key))
+        if seconds >= limit:
+            yield _milliseconds(table, key, seconds)
+    recovery = config.connection_state_recovery
+    if recovery is not None and recovery.max_disconnection_duration == REFERENCE_DISCONNECTION_DURATION:
+        key = "max_disconnection_duration"
+        yield _milliseconds("connection_state_recovery", key, recovery.max_disconnection_duration)
+
+
+def _milliseconds(table: str, key: str, seconds: float) -> str:
+    return (
+        f"[{table}] {key} = {seconds:g} is {seconds / 3600:.1f} hours; "
+        f"durations are in seconds: {seconds / 1000:g}?"
+    )
+
+
+def check_store(path: Path) -> Iterator[str]:
+    """Return one line for each reason why the server could not use the store at ``path``."""
+    try:
+        check_sqlite_version()
+    except StoreError as error:
+        yield str(error)
+    try:
+        yield from _check_file(path)
+    except OSError as error:
+        yield f"cannot use the store {path}: {error.strerror}"
+
+
+def _check_file(path: Path) -> Iterator[str]:
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir():
+        yield f"{path} is a folder; the path of a file is needed"
+    elif path.exists():
+        with path.open("r+b") as file:
+            header = file.read(16)
+        if header and header != b"SQLite format 3\0":
+            yield f"{path} is not a SQLite database"
+    elif not folder.is_dir():
+        yield f"cannot create {path}: {folder} is not a folder"
+        return
+    if not _is_writable(folder):  # SQLite creates files beside the database, too
+        yield f"cannot use the store {path}: the folder {folder} is not writable"
+
+
+def _is_writable(folder: Path) -> bool:
+    """Whether a file can be created in a folder. Creates no file that has a name."""
+    flag = getattr(os, "O_TMPFILE", None)  # Linux only
+    if flag is not None:
+        try:
+            os.close(os.open(folder, flag | os.O_RDWR, 0o600))
+        except OSError as error:
+            # Some file systems have no files without names.
+            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+                return False
+        else:
+            return True
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
+def write_no_bytecode() -> None:
+    """Keep Python from writing the compiled form of the handlers' module."""
+    sys.dont_write_bytecode = True
+
+
+def raise_for(problems: list[str]) -> None:
+    """Raise StartError with all problems, if there are any."""
+    if problems:
+        raise StartError("\n".join(problems))
