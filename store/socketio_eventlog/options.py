@@ -17,6 +17,8 @@ class StoreOptions:
     """The database file; None disables recovery, and nothing is stored."""
     synchronous: Synchronous = "full"
     """Durability of a commit: "full" survives a power cut, "normal" only the end of the process."""
+    retention: float = 0.0
+    """Seconds for which events are kept; 0 keeps events as long as clients may be away."""
     prune_interval: float = 10.0
     """Seconds between two prunings."""
     index_memory: int = 64_000_000

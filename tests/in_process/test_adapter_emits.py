@@ -210,8 +210,6 @@ async def test_call_without_acknowledgement_times_out(server: Server) -> None:
         ({"event": "x", "to": 2**63}, ValueError, "must fit into 64 bits"),
         ({"event": "x", "to": [-(2**63) - 1]}, ValueError, "must fit into 64 bits"),
         ({"event": "x", "skip_sid": "\ud800"}, ValueError, "sid to skip cannot be stored"),
-        ({"event": "x", "skip_sid": ["a", 2**70]}, TypeError, "sid to skip must be str, not int"),
-        ({"event": "x", "skip_sid": [["a"]]}, TypeError, "sid to skip must be str, not list"),
         ({"event": "connect"}, ValueError, "event name 'connect' is reserved"),
         ({"event": "connect_error", "data": 1}, ValueError, "is reserved"),
         ({"event": "disconnect", "data": "text"}, ValueError, "is reserved"),

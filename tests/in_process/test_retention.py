@@ -9,6 +9,7 @@ import pytest
 from socketio_eventlog.errors import StoreUnavailable
 from socketio_eventlog.records import EventHandled
 from socketio_eventstore.core import retention
+from socketio_eventstore.core.options import Options
 from socketio_eventstore.core.retention import IDEMPOTENCY_KEYS_KEPT_SECONDS, UptimeClock
 from socketio_eventstore.core.session_operations import EndSession, RevokeSession
 from socketio_eventstore.core.sessions import Session, State
@@ -119,6 +120,30 @@ async def test_events_emitted_during_a_sweep_stay(core: Core, kept: Kept) -> Non
     again = Recorder()
     await core.recover(session, again, cursor=0)
     assert connection.packets == again.packets[1:]
+
+
+async def test_events_stay_for_the_retention(core: Core) -> None:
+    """Events stay for the retention, and idempotency keys for their own time."""
+    kept = Kept(core, lambda _: asyncio.sleep(0), retention_seconds=100_000.0)
+    await core.log.commit([EventHandled("/", "x", "", "key", "[]", 0.0)])
+    await emit(core, 3)
+    kept.wall.now = NEWEST + 100_000.0
+    kept.monotonic.now = LIMIT_SECONDS + IDEMPOTENCY_KEYS_KEPT_SECONDS - 1.0
+    assert await kept.sweep() == 0
+    assert await core.log.acknowledgement("/", "x", "", "key") == "[]"
+    kept.monotonic.now += 2.0
+    assert await kept.sweep() == 0
+    assert await core.log.acknowledgement("/", "x", "", "key") is None
+    kept.wall.now += 1.0
+    assert await kept.sweep() == 3
+
+
+def test_retention_of_the_options() -> None:
+    """The retention is at least the disconnection duration, and a smaller one is an error."""
+    assert Options(path=None, max_disconnection_duration=7.0).event_retention == 7.0
+    assert Options(path=None, max_disconnection_duration=7.0, retention=8.0).event_retention == 8.0
+    with pytest.raises(ValueError, match=r"retention = 6 is smaller than max_disconnection_duration = 7"):
+        Options(path=None, max_disconnection_duration=7.0, retention=6.0)
 
 
 async def test_old_idempotency_keys_are_pruned(core: Core, kept: Kept) -> None:

@@ -7,7 +7,12 @@ import asyncio
 from socketio_eventlog.sqlite.log import EventLog
 from socketio_eventstore.core.operations import Emit
 from socketio_eventstore.core.recovery import Recovery, RecoveryLimits
-from socketio_eventstore.core.retention import Expired, Retention, UptimeClock
+from socketio_eventstore.core.retention import (
+    IDEMPOTENCY_KEYS_KEPT_SECONDS,
+    Expired,
+    Retention,
+    UptimeClock,
+)
 from socketio_eventstore.core.session_operations import RevokeSession
 from socketio_eventstore.core.sessions import Session
 from support.core import Core
@@ -32,7 +37,7 @@ class Clock:
 class Kept:
     """The retention of a core, and its clocks."""
 
-    def __init__(self, core: Core, expired: Expired) -> None:
+    def __init__(self, core: Core, expired: Expired, retention_seconds: float | None = None) -> None:
         self.core = core
         self.monotonic, self.wall = Clock(), Clock(NEWEST)
         self.seen = Seen()
@@ -49,7 +54,8 @@ class Kept:
             UptimeClock(0.0, self.monotonic),
             expired=expire,
             interval_seconds=0.0,
-            retention_seconds=LIMIT_SECONDS,
+            retention_seconds=LIMIT_SECONDS if retention_seconds is None else retention_seconds,
+            keys_retention_seconds=LIMIT_SECONDS + IDEMPOTENCY_KEYS_KEPT_SECONDS,
             wall_clock=self.wall,
         )
 

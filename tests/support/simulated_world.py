@@ -121,6 +121,7 @@ class World:
             expired=self._expired,
             interval_seconds=1.0,
             retention_seconds=DURATION,
+            keys_retention_seconds=DURATION,
             wall_clock=lambda: self.seconds,
         )
         application, runtime = cast("Application", self._application()), cast("Runtime", self._runtime())

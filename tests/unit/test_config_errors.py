@@ -100,6 +100,7 @@ def test_invalid_value(file: Path, line: str, expected: str) -> None:
         ("store", r'path = "a\u0000b"', "the path of a file"),
         ("store", "path = 1", "the path of a file"),
         ("store", 'path = "~nobody at all/events.db"', "the path of a file"),
+        ("store", "retention = -1", "a number of seconds below 1e9, or 0 for max_disconnection_duration"),
         ("store", "prune_interval = 0", DURATIONS),
         ("store", "index_memory = 0", BYTES),
     ],
@@ -250,3 +251,29 @@ def test_any_variable(tmp_path_factory: pytest.TempPathFactory, name: str, text:
     file.touch()
     lines = errors_of(file, {f"EVENTSTORE_{name}": text})
     assert len(lines) <= 1 and not any("\n" in line for line in lines)
+
+
+RECOVERY = "connection_state_recovery"
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "source"),
+    [
+        ("retention = 60", {}, "config.toml, line 4: [store] retention"),
+        ("", {"EVENTSTORE_STORE__RETENTION": "60"}, "EVENTSTORE_STORE__RETENTION"),
+    ],
+)
+def test_retention_smaller_than_the_disconnection(
+    file: Path, text: str, environ: dict[str, str], source: str
+) -> None:
+    """The error for a retention that is too small names both keys."""
+    value = "60.0" if environ else "60"
+    (error,) = errors(file, f"[{RECOVERY}]\nmax_disconnection_duration = 90\n[store]\n{text}", environ)
+    least = f"90, the [{RECOVERY}] max_disconnection_duration"
+    assert error == f"{source} = {value}: expected at least {least}"
+
+
+@pytest.mark.parametrize("text", [f"[{RECOVERY}]\n[store]\nretention = 120", "[store]\nretention = 1"])
+def test_retention_that_fits(file: Path, text: str) -> None:
+    """A retention of the disconnection duration is valid, and any retention without recovery."""
+    assert load(file, text).store.retention > 0

@@ -39,6 +39,7 @@ class RecoveryArguments(TypedDict, total=False):
     """The keyword arguments of ``RecoveryManager``: the fields of ``Options``, where the defaults are."""
 
     synchronous: Literal["full", "normal"]
+    retention: float
     prune_interval: float
     index_memory: int
     max_disconnection_duration: float

@@ -33,6 +33,18 @@ class Options(StoreOptions):
     heartbeat: float = 45.0
     """How long a connection may be dead before the server notices: ping interval plus ping timeout."""
 
+    def __post_init__(self) -> None:
+        if 0 < self.retention < self.max_disconnection_duration:
+            raise ValueError(
+                f"retention = {self.retention:g} is smaller than "
+                f"max_disconnection_duration = {self.max_disconnection_duration:g}"
+            )
+
+    @property
+    def event_retention(self) -> float:
+        """Seconds for which events are kept: at least as long as a client may be away."""
+        return max(self.retention, self.max_disconnection_duration)
+
     @property
     def max_event_bytes(self) -> int:
         """The largest event; a larger one alone could overflow the buffer of a client."""

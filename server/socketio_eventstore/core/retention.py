@@ -55,6 +55,7 @@ class Retention:
         expired: Expired,
         interval_seconds: float,
         retention_seconds: float,
+        keys_retention_seconds: float,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._log = log
@@ -66,6 +67,7 @@ class Retention:
         self._expiring: dict[Session, asyncio.Task[None]] = {}
         self._interval_seconds = interval_seconds
         self._retention_seconds = retention_seconds
+        self._keys_retention_seconds = keys_retention_seconds
         self._wall_clock = wall_clock
 
     async def run(self) -> None:
@@ -96,7 +98,7 @@ class Retention:
         return await self._prune(self.floor(now))
 
     async def _prune_idempotency_keys(self) -> None:
-        handled_before = self._clock() - self._retention_seconds - IDEMPOTENCY_KEYS_KEPT_SECONDS
+        handled_before = self._clock() - self._keys_retention_seconds
         while await self._log.prune_idempotency_keys(handled_before, PRUNE_EVENTS) == PRUNE_EVENTS:
             pass
 

@@ -22,7 +22,12 @@ from socketio_eventstore.core.recent_events import RecentEvents
 from socketio_eventstore.core.recovery import Recovery, RecoveryLimits
 from socketio_eventstore.core.registry import Registry
 from socketio_eventstore.core.replay import Replayer
-from socketio_eventstore.core.retention import Expired, Retention, UptimeClock
+from socketio_eventstore.core.retention import (
+    IDEMPOTENCY_KEYS_KEPT_SECONDS,
+    Expired,
+    Retention,
+    UptimeClock,
+)
 from socketio_eventstore.core.session_operations import MarkAway
 from socketio_eventstore.core.sessions import Session
 
@@ -66,7 +71,8 @@ class Runtime:
                 self.clock,
                 expired=expired,
                 interval_seconds=options.prune_interval,
-                retention_seconds=options.max_disconnection_duration,
+                retention_seconds=options.event_retention,
+                keys_retention_seconds=options.max_disconnection_duration + IDEMPOTENCY_KEYS_KEPT_SECONDS,
             )
             self._tasks.append(_start_task(retention.run()))
 

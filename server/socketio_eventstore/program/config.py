@@ -81,6 +81,10 @@ Heartbeat: TypeAlias = Annotated[
 Seconds: TypeAlias = Annotated[
     float, Field(gt=0, lt=1e9, description="a number of seconds above 0, below 1e9")
 ]
+Retention: TypeAlias = Annotated[
+    float,
+    Field(ge=0, lt=1e9, description="a number of seconds below 1e9, or 0 for max_disconnection_duration"),
+]
 Bytes: TypeAlias = Annotated[int, Field(gt=0, description="a whole number of bytes above 0")]
 BytesOrNone: TypeAlias = Annotated[int, Field(ge=0, description="a whole number of bytes, or 0 for none")]
 Count: TypeAlias = Annotated[int, Field(gt=0, description="a whole number above 0")]
@@ -143,6 +147,8 @@ class StoreSettings(_Table):
     path: File = Path("data/events.db")
     """Absolute after ``Config.load``."""
     synchronous: Synchronous = DEFAULTS.synchronous
+    retention: Retention = DEFAULTS.retention
+    """How long events are kept; 0 is ``max_disconnection_duration``."""
     prune_interval: Seconds = DEFAULTS.prune_interval
     index_memory: Bytes = DEFAULTS.index_memory
 
@@ -192,11 +198,20 @@ class Config:
         except ValidationError as error:
             locations = [problem["loc"] for problem in error.errors(include_url=False)]
             raise ConfigError(*layers.errors(locations)) from None
-        if found := layers.errors([]):
+        if found := [*layers.errors([]), *_retention_errors(tables, layers)]:
             raise ConfigError(*found)
         folder = path.absolute().parent
         store = tables.store.model_copy(update={"path": folder / tables.store.path})
         return cls(folder, tables.server, tables.connection_state_recovery, store)
+
+
+def _retention_errors(tables: _File, layers: Layers) -> list[str]:
+    recovery, retention = tables.connection_state_recovery, tables.store.retention
+    if recovery is None or not 0 < retention < recovery.max_disconnection_duration:
+        return []
+    longest = recovery.max_disconnection_duration
+    least = f"at least {longest:g}, the [connection_state_recovery] max_disconnection_duration"
+    return [layers.error("store", "retention", least)]
 
 
 def engine_origins(settings: ServerSettings) -> str | list[str] | None:

@@ -68,6 +68,13 @@ class Layers:
         invalid = dict.fromkeys((str(loc[0]), str(loc[1]) if len(loc) > 1 else None) for loc in locations)
         return [*(self._error(table, key) for table, key in invalid), *self._errors]
 
+    def error(self, table: str, key: str, expected: str) -> str:
+        """Return the line for a value that does not fit the other values."""
+        values = self.tables[table]
+        assert isinstance(values, dict)
+        source = self._sources.get((table, key)) or f"{self._in_file(table, key)}: [{table}] {key}"
+        return f"{source} = {_shown(values[key])}: expected {expected}"
+
     def _override(self, table: str, key: str, value: object, source: str) -> None:
         if isinstance(value, str) and _has_stray_bytes(value):
             self._errors.append(f"{source}: not UTF-8")
@@ -88,8 +95,7 @@ class Layers:
         if key not in self._expected[table]:
             where = self._where(key, self._expected[table])
             return f"{self._in_file(table, key)}: [{table}] has no key {key!r}{where}"
-        source = self._sources.get((table, key)) or f"{self._in_file(table, key)}: [{table}] {key}"
-        return f"{source} = {_shown(value[key])}: expected {self._expected[table][key]}"
+        return self.error(table, key, self._expected[table][key])
 
     def _where(self, name: str, names: Iterable[str]) -> str:
         owner = next((table for table, keys in self._expected.items() if name in keys), None)
