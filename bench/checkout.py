@@ -37,6 +37,8 @@ class Checkout:
             return [self.folder / name for name in _FOLDERS]
         links = scratch / "socketio_eventstore"
         links.mkdir(parents=True, exist_ok=True)
+        # Without it an installed package of the same name comes first, wherever it is in the path.
+        (links / "__init__.py").touch()
         for name in _FOLDERS:
             if not (links / name).exists():
                 (links / name).symlink_to(self.folder / name)
