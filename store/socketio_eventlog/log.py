@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from socketio_eventlog.records import Change, LoggedEvent, Membership, Missed, Offset, StoredSession
@@ -107,6 +107,13 @@ class Log(Protocol):
 
         With ``limit_bytes`` the read stops after the event that exceeds the limit. Raises
         StoreUnavailable, StoreClosed.
+        """
+        ...
+
+    async def unreadable(self, first: int, last: int, is_readable: Callable[[str, int], bool]) -> list[int]:
+        """Return the sequences from ``first`` to ``last`` whose events fail the check, ascending.
+
+        ``is_readable`` takes the payload and the number of attachments, and runs on another thread.
         """
         ...
 

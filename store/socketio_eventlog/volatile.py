@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from socketio_eventlog.errors import OffsetUnknown
@@ -69,6 +69,9 @@ class VolatileLog:
         return Missed((), 0)
 
     async def read(self, sequences: Sequence[int], limit_bytes: int | None = None) -> list[LoggedEvent]:
+        return []
+
+    async def unreadable(self, first: int, last: int, is_readable: Callable[[str, int], bool]) -> list[int]:
         return []
 
     async def prune(self, *, through: int, emitted_before: float, limit: int = 1000) -> int:

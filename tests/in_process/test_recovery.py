@@ -370,6 +370,7 @@ def test_the_results_have_the_names_of_the_metric() -> None:
         "too_many_missed",
         "refused",
         "auth_changed",
+        "poisoned",
     ]
 
 

@@ -270,6 +270,7 @@ class Admission:
 
     async def _submit_acceptance(self, attempt: Attempt, deferred: Sequence[Operation]) -> bool:
         session, attached = attempt.session, attempt.attached
+        attached.accepted_at = self._runtime.clock()
         operation = AcceptSession(session, attached, attempt.pid, time.time(), deferred)
         accepted = bool(await self._runtime.queue.submit(operation))
         if accepted and attached.recovered:

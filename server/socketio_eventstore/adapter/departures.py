@@ -40,6 +40,9 @@ class Departures:
         """
         is_recoverable = self._runtime.is_enabled
         sessions = list(connection.sessions.values())
+        now = self._runtime.clock()
+        for session in sessions:
+            session.transport_closed(now)
         tasks = [self._depart(session, reason, is_recoverable=is_recoverable) for session in sessions]
         return [task for task in tasks if task is not None]
 

@@ -16,6 +16,7 @@ from enum import StrEnum
 
 from socketio_eventlog.errors import OffsetRefused, OffsetRolledBack, OffsetUnknown
 from socketio_eventlog.log import Log
+from socketio_eventstore.core.old_events import OldEvents
 from socketio_eventstore.core.options import Options
 from socketio_eventstore.core.position_history import PositionHistory
 from socketio_eventstore.core.registry import Registry
@@ -40,6 +41,7 @@ class RecoveryResult(StrEnum):
     TOO_MANY_MISSED = "too_many_missed"
     REFUSED = "refused"
     AUTH_CHANGED = "auth_changed"
+    POISONED = "poisoned"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +92,14 @@ def _may_return(session: Session, auth_hash: bytes | None) -> bool:
 class Recovery:
     """Decides whether a reconnection recovers its session."""
 
-    def __init__(self, log: Log, registry: Registry, limits: RecoveryLimits) -> None:
+    def __init__(
+        self, log: Log, registry: Registry, limits: RecoveryLimits, old_events: OldEvents | None = None
+    ) -> None:
+        """``old_events``: None when this node has stored all events."""
         self._log = log
         self._registry = registry
         self._limits = limits
+        self._old_events = old_events
         self.position_history = PositionHistory(limits.max_unconfirmed_seconds)
         self.results: Counter[RecoveryResult] = Counter()
         """The number of reconnections by result."""
@@ -142,6 +148,8 @@ class Recovery:
         )
         if len(missed.sequences) > limits.max_missed_packets or missed.size_bytes > limits.max_missed_bytes:
             return RecoveryResult.TOO_MANY_MISSED
+        if await self._is_poisoned(session, cursor, missed.sequences):
+            return RecoveryResult.POISONED
         sequences = await self._still_missed(session, missed.sequences, clock())
         if self._registry.with_pid(hash_pid(pid)) is not session:  # the session ended during the search
             return RecoveryResult.UNKNOWN_SESSION
@@ -152,6 +160,27 @@ class Recovery:
         # Events for other sessions need not be kept for this one: a quiet client must not hold up pruning.
         reached = sequences[0] - 1 if sequences else position
         return Restore(session, max(cursor, reached, session.confirmed, self._log.pruned_through))
+
+    async def _is_poisoned(self, session: Session, cursor: int, sequences: Sequence[int]) -> bool:
+        """Whether the client cannot read one of the missed events."""
+        if session.suspected.is_confirmed(cursor):
+            suspect = self._log.offset_of(session.suspected.sequence)
+            logger.warning(
+                "The client of %s cannot read the event at offset %s: it closed the connection on it "
+                "%s times in a row. It gets a new session.",
+                session.sid,
+                suspect,
+                session.suspected.times,
+            )
+            return True
+        if self._old_events is None:
+            return False
+        found = await self._old_events.unreadable(sequences)
+        for start in range(0, len(found), OVERDUE_EVENTS):
+            logged = await self._log.read(found[start : start + OVERDUE_EVENTS])
+            if any(session.sid not in entry.event.skip for entry in logged):
+                return True
+        return False
 
     async def _still_missed(
         self, session: Session, sequences: Sequence[int], now: float

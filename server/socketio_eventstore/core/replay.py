@@ -190,8 +190,10 @@ class Replayer:
 
     def _put(self, session: Session, sequence: int, frames: Frames) -> None:
         self._release_deferred(session, sequence - 1)
-        if session.current.connection is not None:
-            self._fan_out.put(session.current.connection, frames)
+        current = session.current
+        if current.connection is not None:
+            current.first_sent = current.first_sent or sequence
+            self._fan_out.put(current.connection, frames)
 
     def _release_deferred(self, session: Session, position: int) -> None:
         """Send the deferred packets that belong before the event after this position."""

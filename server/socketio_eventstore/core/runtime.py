@@ -15,6 +15,7 @@ from socketio_eventlog.volatile import VolatileLog
 from socketio_eventstore.core.commit_queue import CommitQueue
 from socketio_eventstore.core.fan_out import FanOut
 from socketio_eventstore.core.flush_schedule import FlushSchedule
+from socketio_eventstore.core.old_events import OldEvents
 from socketio_eventstore.core.operation import Context
 from socketio_eventstore.core.options import Options
 from socketio_eventstore.core.packets import PacketEncoder
@@ -59,7 +60,7 @@ class Runtime:
             options.max_missed_bytes,
             options.heartbeat,
         )
-        self.recovery = Recovery(log, self.registry, limits)
+        self.recovery = Recovery(log, self.registry, limits, OldEvents(log, encoder))
         self.clock = UptimeClock(log.uptime_at_open)
         self._committing = _start_task(self.queue.run())
         self._tasks = [_start_task(replayer.run())]

@@ -15,6 +15,7 @@ from typing import Final
 
 from socketio_eventlog.records import Event, Membership, Offset, Room, StoredSession
 from socketio_eventstore.core.frames import Frames
+from socketio_eventstore.core.suspicion import NO_SUSPICION, Suspicion
 
 
 class State(Enum):
@@ -49,6 +50,8 @@ class ClientConnection(ABC):
 
     def __init__(self, connection_id: str) -> None:
         self.id = connection_id
+        self.closed_in_order = False
+        """Whether the client closed the connection, after all bytes had been written."""
         self.sessions: dict[str, Session] = {}
         """The sessions on this connection, by namespace."""
 
@@ -99,6 +102,10 @@ class SessionConnection:
     """Earlier connections that lost the session to this one, which is not accepted yet."""
     sent: int = 0
     """During a replay: events up to this sequence need not be sent (again)."""
+    first_sent: int = 0
+    """The first event that the replay has sent; 0 for none."""
+    accepted_at: float = 0.0
+    """The uptime in seconds at which the connection was accepted."""
     pinged_position: int = 0
     """The position that the outstanding heartbeat confirms."""
     pinged_at: float = 0.0
@@ -148,6 +155,8 @@ class Session:
     """The uptime in seconds at which the last answered heartbeat was written."""
     away_since: float = 0.0
     """The uptime in seconds at which the client went away."""
+    suspected: Suspicion = NO_SUSPICION
+    """The event on which the client may be closing its connections."""
     running_disconnect_handlers: int = 0
     """Disconnect handlers that run or are about to; meanwhile they can ask for rooms and data."""
     disconnected_by_server: bool = False
@@ -222,6 +231,18 @@ class Session:
             if connection.sessions.get(self.namespace) is self:
                 del connection.sessions[self.namespace]
         return connection
+
+    def transport_closed(self, now: float) -> None:
+        """Take note of the end of the transport, before ``detach``; ``now`` is the uptime in seconds."""
+        current = self.current
+        if current.connection is None or not self.is_connected or not current.recovered:
+            return
+        is_receipt = current.first_sent <= self.confirmed
+        if current.connection.closed_in_order and not is_receipt:
+            seconds = now - current.accepted_at
+            self.suspected = self.suspected.after_close(current.first_sent, seconds)
+        else:
+            self.suspected = NO_SUSPICION
 
     def confirm(self, sequence: int) -> None:
         """Record that the client has all events up to a sequence; older memberships are forgotten."""

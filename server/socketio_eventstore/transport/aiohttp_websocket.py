@@ -17,6 +17,7 @@ from socketio_eventstore.core.frames import Frames, close_frame, pong_frame
 from socketio_eventstore.transport.frame_reader import Close, CloseCode, FrameReader, Ping
 from socketio_eventstore.transport.websocket import (
     CLOSE_TIMEOUT_SECONDS,
+    CLOSED_BY_APPLICATION,
     Environ,
     MakeReceiver,
     Receiver,
@@ -111,8 +112,9 @@ class AiohttpWebSocket(asyncio.Protocol):
                 case Ping(payload):
                     self._send_pong(payload)
                 case Close(code):
+                    in_order = code in CLOSED_BY_APPLICATION and not self.unsent_bytes
                     self._close(code)
-                    self.receiver.connection_lost()
+                    self.receiver.connection_lost(in_order=in_order)
 
     def _send_pong(self, payload: bytes) -> None:
         # While the client does not read, pongs stop: RFC 6455 section 5.5.3 requires only the newest.

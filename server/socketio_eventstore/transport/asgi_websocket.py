@@ -11,6 +11,7 @@ from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.transport.frame_reader import CloseCode
 from socketio_eventstore.transport.websocket import (
     CLOSE_TIMEOUT_SECONDS,
+    CLOSED_BY_APPLICATION,
     Environ,
     MakeReceiver,
     Receiver,
@@ -35,6 +36,7 @@ class AsgiWebSocket:
         self._reading = asyncio.Event()
         self._reading.set()
         self._closing = False
+        self._closed_in_order = False
         self._incoming: asyncio.Future[dict[str, Any]] | None = None
         self.receiver: Receiver
         self.unsent_bytes = 0
@@ -53,7 +55,7 @@ class AsgiWebSocket:
             while (message := await self._next_message()) is not None:
                 self.receiver.data_received(message)
         finally:
-            self.receiver.connection_lost()
+            self.receiver.connection_lost(in_order=self._closed_in_order)
             self.close()
             await asyncio.wait([self._writer], timeout=CLOSE_TIMEOUT_SECONDS)
             self._writer.cancel()
@@ -89,6 +91,7 @@ class AsgiWebSocket:
                 return None
             raise
         if event["type"] != "websocket.receive":
+            self._closed_in_order = not self.unsent_bytes and event.get("code") in CLOSED_BY_APPLICATION
             self._queue.clear()
             return None
         data: str | bytes | None = event.get("bytes")

@@ -156,8 +156,9 @@ class EngineConnection(ClientConnection):
         except InvalidPacket as error:
             self.fail(error)
 
-    def connection_lost(self) -> None:
+    def connection_lost(self, *, in_order: bool = False) -> None:
         """Close the connection after the earlier packets, since the WebSocket has ended."""
+        self.closed_in_order = self.closed_in_order or in_order
         self._inbox.call_when_idle(lambda: self.close_after_flush(self._engine.reason.TRANSPORT_CLOSE))
 
     def _receive(self, packet: str | bytes) -> None:
@@ -177,6 +178,7 @@ class EngineConnection(ClientConnection):
                 return self._engine.handle_message(self, packet[1:])
             case "1":
                 self._final_packet = NOOP
+                self.closed_in_order = not self.unsent_bytes
                 self.close_after_flush(self._engine.reason.CLIENT_DISCONNECT)
             case "3" | "5" | "6":
                 pass

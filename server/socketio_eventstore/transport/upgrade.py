@@ -44,7 +44,7 @@ class Upgrade:
         else:
             self._cancel()
 
-    def connection_lost(self) -> None:
+    def connection_lost(self, *, in_order: bool = False) -> None:
         """Cancel the upgrade, since the WebSocket has ended before the upgrade packet."""
         self._cancel()
 

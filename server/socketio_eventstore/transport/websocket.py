@@ -15,6 +15,10 @@ from socketio_eventstore.core.frames import Frames
 CLOSE_TIMEOUT_SECONDS = 10.0
 """Seconds in which a client must read the unsent bytes of a WebSocket that is being closed."""
 
+CLOSED_BY_APPLICATION = frozenset({1000, 1001, 1005})
+"""The status codes of a close that a client wanted: with 1000, by leaving the page, without any code. An
+end without a close frame is 1006 (RFC 6455 section 7.4.1)."""
+
 Environ = dict[str, Any]
 """A request as python-engineio's drivers translate it (WSGI keys, and the framework's own objects)."""
 
@@ -26,8 +30,11 @@ class Receiver(Protocol):
         """Handle one complete text (``str``) or binary (``bytes``) message."""
         ...
 
-    def connection_lost(self) -> None:
-        """Handle the end of the WebSocket. No message follows. A second call has no effect."""
+    def connection_lost(self, *, in_order: bool = False) -> None:
+        """Handle the end of the WebSocket. No message follows. A second call has no effect.
+
+        ``in_order``: the client sent a close frame after all bytes had been written.
+        """
         ...
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -22,6 +22,9 @@ FROM json_each(?) CROSS JOIN events ON offset = value ORDER BY offset
 """
 _READ_ATTACHMENTS: Final = """
 SELECT offset, content FROM json_each(?) CROSS JOIN attachments ON offset = value ORDER BY offset, num
+"""
+_READ_PAYLOADS: Final = """
+SELECT offset, payload, attachments FROM events WHERE offset BETWEEN ? AND ? ORDER BY offset
 """
 _READ_NEWEST: Final = """
 SELECT offset, namespace, rooms, size_bytes FROM events WHERE offset >= ? ORDER BY offset
@@ -118,6 +121,14 @@ def _read_attachments(connection: sqlite3.Connection, sequences: Sequence[int]) 
         for sequence, content in connection.execute(_READ_ATTACHMENTS, (json.dumps(sequences),)):
             contents[sequence].append(content)
     return contents
+
+
+def unreadable(
+    connection: sqlite3.Connection, first: int, last: int, is_readable: Callable[[str, int], bool]
+) -> list[int]:
+    """Return the sequences of a range whose payload and number of attachments fail the check."""
+    rows = connection.execute(_READ_PAYLOADS, (first, last))
+    return [sequence for sequence, payload, attachments in rows if not is_readable(payload, attachments)]
 
 
 def read_newest(

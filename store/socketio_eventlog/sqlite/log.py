@@ -172,6 +172,11 @@ class EventLog:
             partial(events.read, sequences=sequences, limit_bytes=limit_bytes)
         )
 
+    async def unreadable(self, first: int, last: int, is_readable: Callable[[str, int], bool]) -> list[int]:
+        return await self._reader_database.run(
+            partial(events.unreadable, first=first, last=last, is_readable=is_readable)
+        )
+
     async def prune(self, *, through: int, emitted_before: float, limit: int = 1000) -> int:
         deleted, _ = await self._writer_database.submit(
             lambda connection: self._writer.prune(connection, through, emitted_before, limit),

@@ -1,0 +1,60 @@
+"""Stored events that official clients cannot read: rows that are older than the rules of ``emit``.
+
+An earlier version, or an earlier configuration of the server, may have stored them. They are looked for only
+where a returning client has missed events, once for each segment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Final
+
+from socketio_eventlog.log import Log
+from socketio_eventstore.core.packets import PacketEncoder
+
+logger = logging.getLogger(__name__)
+
+SEGMENT_EVENTS: Final = 4096
+"""Events that one look checks: the first client that missed one of them waits for all."""
+
+
+class OldEvents:
+    """Checks the events of earlier nodes; ``emit`` has checked the events of this one."""
+
+    def __init__(self, log: Log, encoder: PacketEncoder) -> None:
+        """``log``: just opened, so its head ends the events of earlier nodes."""
+        self._log = log
+        self._encoder = encoder
+        self._through = log.head
+        self._checked: set[int] = set()
+        self._unreadable: set[int] = set()
+        self._checking = asyncio.Lock()
+
+    async def unreadable(self, sequences: Sequence[int]) -> list[int]:
+        """Return those of the sequences (ascending) whose events clients cannot read."""
+        old = sequences[: bisect_right(sequences, self._through)]
+        if not old:
+            return []
+        segments = {sequence // SEGMENT_EVENTS for sequence in old}
+        if not segments <= self._checked:
+            async with self._checking:
+                for segment in sorted(segments - self._checked):
+                    await self._check(segment)
+        return [sequence for sequence in old if sequence in self._unreadable] if self._unreadable else []
+
+    async def _check(self, segment: int) -> None:
+        first = segment * SEGMENT_EVENTS
+        last = min(first + SEGMENT_EVENTS - 1, self._through)
+        found = await self._log.unreadable(first, last, self._encoder.is_readable)
+        self._checked.add(segment)
+        if found:
+            self._unreadable.update(found)
+            logger.warning(
+                "%s stored events cannot be read by official clients and are not sent; the first has offset "
+                "%s. A client that missed one gets a new session.",
+                len(found),
+                self._log.offset_of(found[0]),
+            )
