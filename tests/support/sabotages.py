@@ -100,3 +100,9 @@ def insert(connection, first_number, rows):
 
 events.insert = insert
 """
+
+POISON_ACCEPTED = """
+from socketio_eventstore.adapter import manager
+
+manager.check_event_name = lambda name: None
+"""

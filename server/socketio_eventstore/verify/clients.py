@@ -132,6 +132,7 @@ class Clients:
             "to": to,
             "skip": skipped,
             "binary": publication.binary,
+            "hostile": publication.hostile,
         }
 
     async def _publish(self, publisher: Client, message: dict[str, object]) -> None:
@@ -155,7 +156,7 @@ class Clients:
         for attempt in itertools.count():
             marker = f"{MARKER} {namespace} {attempt}"
             message: dict[str, object] = {"id": marker, "name": MARKER, "namespace": namespace}
-            message |= {"to": None, "skip": None, "binary": False}
+            message |= {"to": None, "skip": None, "binary": False, "hostile": False}
             await self.publishers[0].connected.wait()
             with suppress(NotAcknowledged):
                 await self._publish(self.publishers[0], message)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import threading
+from contextlib import suppress
 from typing import Any
 
 from socketio_eventstore.verify.history import VOLATILE
@@ -12,6 +13,19 @@ from socketio_eventstore.verify.plan import NAMESPACES
 
 PUBLISHERS = "/publishers"
 """The namespace of the publishers' calls. No event is emitted to this namespace."""
+
+_CONTENT = {"id": "hostile"}
+HOSTILE: tuple[dict[str, Any], ...] = (
+    {"event": "disconnect", "data": _CONTENT},
+    {"event": "newListener", "data": _CONTENT},
+    {"event": "hostile", "data": (_CONTENT, *[b""] * 11)},
+    {"event": "hostile", "data": (_CONTENT, b"", {"_placeholder": True, "num": 1})},
+    {"event": "hostile", "data": (_CONTENT, float("nan"))},
+    {"event": "hostile", "data": _CONTENT, "room": "\ud800"},
+    {"event": "hostile", "data": _CONTENT, "room": 2**70},
+)
+"""Emits that official clients cannot read, or that the store cannot keep. The server must refuse them; a
+client that receives one reports a damaged event or an invalid packet."""
 
 
 def register(sio: Any) -> None:
@@ -64,6 +78,8 @@ class PublisherHandlers:
 
     async def publish(self, _sid: str, message: dict[str, Any]) -> str | None:
         """Emit an event. The acknowledgement is the event's offset."""
+        if message["hostile"]:
+            await self._make_hostile_calls(message["namespace"])
         content = {"id": message["id"]}
         if message["binary"]:
             content["blob"] = message["id"].encode()
@@ -77,6 +93,11 @@ class PublisherHandlers:
             **volatile,
         )
         return offset
+
+    async def _make_hostile_calls(self, namespace: str) -> None:
+        for arguments in HOSTILE:
+            with suppress(ValueError):
+                await self._sio.emit(**arguments, namespace=namespace)
 
     async def move(self, _sid: str, message: dict[str, Any]) -> list[str]:
         """Let a session join or leave a room, connected or away."""

@@ -134,6 +134,8 @@ class Publication:
     """The index of a member to skip."""
     volatile: bool = False
     binary: bool = False
+    hostile: bool = False
+    """Whether the handler first makes the calls that the server must refuse."""
 
 
 def make_plan(settings: Settings) -> Plan:
@@ -226,4 +228,5 @@ def publications(plan: Plan, publisher: int) -> Iterator[Publication]:
             skipped=random.choice(members) if members and random.random() < 0.1 else None,
             volatile=random.random() < 0.05,
             binary=random.random() < 0.05,
+            hostile=random.random() < 0.02,
         )
