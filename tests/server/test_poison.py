@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from socketio import exceptions
 
 from socketio_eventlog.records import Event
 from socketio_eventstore.core.operations import Emit
@@ -14,6 +15,7 @@ from socketio_eventstore.core.recovery import RecoveryResult
 from socketio_eventstore.core.sessions import Session, State
 from support.clients import Client, NodeClients
 from support.embedded import Server, results, serving, until
+from support.processes import EmbeddedServer
 
 TRANSPORTS = [
     pytest.param(("websocket",), id="websocket"),
@@ -162,3 +164,103 @@ async def test_client_that_takes_the_event_is_no_suspect(path: Path) -> None:
             offset = await server.sio.emit("next")
             assert (await client.event())[-1] == offset
         assert await results(server) == {RecoveryResult.RECOVERED: 6}
+
+
+async def test_sender_of_poison_is_cut_off(path: Path, node: NodeClients) -> None:
+    """A client that sends what other clients cannot read loses its transport; the others get nothing."""
+
+    def register(sio: Any) -> None:
+        async def relay(event: str, _sid: str, *arguments: Any) -> None:
+            await sio.emit(event, arguments)
+
+        sio.on("*", relay)
+
+    async with serving(path, register=register) as server:
+        reader = await node.client(url_of(server))
+        sender = await node.client(url_of(server), reconnection=False)
+        await reader.connected()
+        await sender.connected()
+        await sender.emit("ten", *[b"1"] * 10)
+        assert (await reader.received("ten"))[0].data == [b"1"] * 10
+        await sender.emit("eleven", *[b"1"] * 11)
+        assert await sender.gone() == "transport close"
+        for packet in ('42["newListener",1]', '42["removeListener"]', '42["disconnect"]', '42["x",1e400]'):
+            raw = await server.client()
+            await raw.send(packet)
+            assert not [rest for rest in await raw.rest() if rest != "1"]
+        await server.sio.emit("last")
+        await reader.received("last")
+        assert not reader.disconnects and [event.name for event in reader.events] == ["ten", "last"]
+
+
+async def test_refused_emits_disturb_no_client(path: Path, node: NodeClients) -> None:
+    """Emits that official clients cannot read are refused in every form; the largest one arrives."""
+    refused = [
+        ("disconnect", None),
+        ("removeListener", 1),
+        ("x", [b"1"] * 11),
+        ("x", (b"1", {"_placeholder": True, "num": 7})),
+        ("x", float("inf")),
+    ]
+    forms: list[dict[str, Any]] = [{}, {"volatile": True}, {"callback": lambda *_: None}]
+    async with serving(path) as server:
+        client = await node.client(url_of(server))
+        await client.connected()
+        for form in forms:
+            for event, data in refused:
+                with pytest.raises(ValueError):
+                    await server.sio.emit(event, data, **form)
+            await server.sio.emit("ten", {"blobs": [b"1"] * 10}, **form)
+            await server.sio.emit("text", {"_placeholder": True, "num": 0}, **form)
+        received = await client.received("text", 3)
+        assert not client.disconnects and len(client.events) == 6
+        assert [event.args[0] for event in received] == [{"_placeholder": True, "num": 0}] * 3
+
+
+async def test_official_client_learns_of_its_refusal(path: Path, node: NodeClients) -> None:
+    """A refusal with bytes as its reason is a connect_error, and not an end without a word."""
+
+    def refuse(*_: Any) -> None:
+        raise exceptions.ConnectionRefusedError("not you", b"raw")
+
+    async with serving(path, register=lambda sio: sio.on("connect", refuse)) as server:
+        client = await node.client(url_of(server))
+        assert (await client.refused())["message"] == "not you"
+
+
+ASGI = """
+import sys
+import time
+
+import socketio
+import uvicorn
+
+from socketio_eventlog.records import Event
+from socketio_eventstore import RecoveryManager
+from socketio_eventstore.core.operations import Emit
+
+port, database = int(sys.argv[1]), sys.argv[2]
+manager = RecoveryManager(database)
+sio = socketio.AsyncServer(async_mode="asgi", client_manager=manager)
+
+
+@sio.on("poison")
+async def poison(sid):
+    event = Event("/", "disconnect", '["disconnect"]', (), None, (), time.time())
+    return await manager.runtime.queue.submit(Emit(event))
+
+
+uvicorn.run(socketio.ASGIApp(sio), host="127.0.0.1", port=port, ws="WS")
+"""
+
+
+@pytest.mark.parametrize("ws", ["websockets", "wsproto"])
+async def test_stored_poison_is_noticed_on_asgi(tmp_path: Path, node: NodeClients, ws: str) -> None:
+    """On uvicorn, too, an official client gets a new session, and the log names the event."""
+    with EmbeddedServer(tmp_path, ASGI.replace("WS", ws)) as server:
+        client = await node.client(server.url)
+        first = await client.connected()
+        await client.emit("poison")
+        await client.until(lambda: client.connects[-1].pid != first.pid, "a new session")
+        assert [connected.recovered for connected in client.connects] == [False, True, True, True, False]
+        assert "cannot read the event at offset" in server.log
