@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -90,6 +91,29 @@ async def test_bad_group_costs_two_commits_a_halving(core: Core, place: int) -> 
     assert attempts[:2] == [1, 1024] and len(attempts[2:]) == 20
     expected = [f'["message","{number}"]' for number in range(1024) if number != place]
     assert [text for text in await texts(core.log) if "first" not in text] == expected
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_bad_groups_anywhere(core: Core, seed: int) -> None:
+    """Groups of any size with bad operations anywhere: the bad ones fail, the good ones keep their order."""
+    chance = random.Random(seed)
+    core.commits.pause()
+    first = core.begin(Emit(event("first")))
+    await core.commits.reached.wait()
+    groups, expected, is_bad = [], ["first"], []
+    for number in range(chance.randrange(1, 200)):
+        names = [f"{number}.{part}" for part in range(chance.randrange(1, 4))]
+        operations = [Emit(event(name)) for name in names]
+        is_bad.append(chance.random() < 0.1)
+        if is_bad[-1]:
+            operations.insert(chance.randrange(len(operations) + 1), Emit(BAD))
+        else:
+            expected += names
+        groups.append(core.begin(*operations))
+    core.commits.resume()
+    _, *results = await asyncio.gather(first, *groups, return_exceptions=True)
+    assert [isinstance(result, StoreRejected) for result in results] == is_bad
+    assert await texts(core.log) == [f'["message","{name}"]' for name in expected]
 
 
 async def test_group_is_never_divided(core: Core) -> None:

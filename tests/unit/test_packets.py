@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from socketio_eventstore.core.event_rules import RESERVED_EVENTS, check_event_name
 from socketio_eventstore.core.frames import Frames, close_frame, polling_body
 from socketio_eventstore.core.packets import TextEncoder, dumps, payload_of, with_binary
 
@@ -130,6 +131,77 @@ def test_types_that_json_does_not_have_are_named() -> None:
 def test_binary_arguments_are_taken_out_and_put_back(name: str, arguments: list[Any]) -> None:
     payload, attachments = payload_of([name, *arguments])
     assert with_binary(json.loads(payload), attachments) == [name, *arguments]
+
+
+LIKE_PLACEHOLDERS = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 3) | st.text() | st.binary() | st.floats(),
+    lambda inner: (
+        st.lists(inner)
+        | st.dictionaries(st.sampled_from(["_placeholder", "num", "a"]), inner)
+        | st.fixed_dictionaries({"_placeholder": st.just(True), "num": st.integers(-1, 3)})
+    ),
+    max_leaves=20,
+)
+
+
+@given(st.sampled_from(["x", *RESERVED_EVENTS, "\ud800", "ü"]), st.lists(LIKE_PLACEHOLDERS))
+def test_official_clients_can_read_what_is_not_refused(name: str, arguments: list[Any]) -> None:
+    """Whatever emit and the encoder let through is read by official clients, as it was emitted."""
+    encoder = TextEncoder(max_attachments=10)
+    try:
+        check_event_name(name)
+        payload, attachments = encoder.payload([name, *arguments])
+    except ValueError:
+        return
+    values = json.loads(payload, parse_constant=pytest.fail)
+    assert name not in RESERVED_EVENTS and len(attachments) <= 10
+    assert as_official_clients(values, attachments) == [name, *arguments]
+    assert encoder.is_readable(payload, len(attachments))
+
+
+def as_official_clients(value: Any, attachments: tuple[bytes, ...]) -> Any:
+    """Reconstruct a packet (socket.io-parser 4.2.7, ``_reconstructPacket``)."""
+    match value:
+        case {"_placeholder": True, **more} if attachments:
+            assert isinstance(more["num"], int) and 0 <= more["num"] < len(attachments)
+            return attachments[more["num"]]
+        case dict():
+            return {key: as_official_clients(item, attachments) for key, item in value.items()}
+        case list():
+            return [as_official_clients(item, attachments) for item in value]
+        case _:
+            return value
+
+
+@pytest.mark.parametrize(
+    ("payload", "attachments", "readable"),
+    [
+        ('["x"]', 0, True),
+        ('["x",{"_placeholder":true,"num":3}]', 0, True),
+        ('["a\\"b",1]', 0, True),
+        ('["text with NaN in it"]', 0, True),
+        ('["x",{"_placeholder":true,"num":0}]', 1, True),
+        ('["x",[{"_placeholder":true,"num":1},{"_placeholder":true,"num":0}]]', 2, True),
+        ('["x",{"_placeholder":true,"num":0}]', 2, False),
+        ('["x",{"_placeholder":true,"num":0},{"_placeholder":true,"num":0}]', 1, False),
+        ('["x",{"_placeholder":true,"num":[]}]', 1, False),
+        ('["x"]', 11, False),
+        ('["x",NaN]', 0, False),
+        ('["x",-Infinity]', 0, False),
+        ('["disconnect"]', 0, False),
+        ('["\\u0064isconnect"]', 0, False),
+        ('["connect",{"_placeholder":true,"num":0}]', 1, False),
+        ("", 0, False),
+        ("[]", 0, False),
+        ("[]", 1, False),
+        ('{"x":1}', 0, False),
+        ('["x"', 0, False),
+        ('["x', 0, False),
+        ("[" * 5_000 + "NaN", 0, False),
+    ],
+)
+def test_readable_rows(payload: str, attachments: int, readable: bool) -> None:
+    assert TextEncoder(max_attachments=10).is_readable(payload, attachments) is readable
 
 
 def test_attachments_have_the_order_of_placeholders() -> None:
