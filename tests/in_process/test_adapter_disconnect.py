@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import asyncio
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from socketio_eventstore.core.recovery import RecoveryResult
+from socketio_eventstore.core.sessions import State
 from support.embedded import Seen, away, results, serving, until
 
 
@@ -137,3 +141,54 @@ async def test_refused_takeover_keeps_the_owners_session(path: Path) -> None:
         await thief.send("1")
         assert await thief.rest() == []
         assert await results(server) == {RecoveryResult.REFUSED: 1, RecoveryResult.RECOVERED: 1}
+
+
+@pytest.mark.parametrize("work", ["before", "after"])
+@pytest.mark.parametrize("how", ["transport", "polling", "disconnect", "revoke", "revoke_identity"])
+async def test_client_leaves_during_its_connect_handler(path: Path, how: str, work: str) -> None:
+    """The disconnect handler finds what the connect handler saved and joined, and the environ."""
+    waiting, opened, seen = Seen(), asyncio.Event(), Seen()
+
+    def register(sio: Any) -> None:
+        async def wait(sid: str) -> None:
+            waiting(sid)
+            await opened.wait()
+
+        async def connect(sid: str, *_: object) -> None:
+            await sio.bind(sid, "ada")
+            if work == "after":
+                await wait(sid)
+            await sio.save_session(sid, {"name": "Ada"})
+            await sio.enter_room(sid, "room")
+            if work == "before":
+                await wait(sid)
+
+        async def disconnect(sid: str, _reason: str) -> None:
+            environ = sio.get_environ(sid)
+            seen(sid, await sio.get_session(sid), sio.rooms(sid), environ and environ["REQUEST_METHOD"])
+
+        sio.on("connect", connect)
+        sio.on("disconnect", disconnect)
+
+    async with serving(path, register=register) as server:
+        client = await (server.polling() if how == "polling" else server.socket())
+        await client.send("40")
+        (sid,) = await waiting.until(1)
+        if how in ("transport", "polling"):
+            await client.send("1")
+        else:
+            await getattr(server.sio, how)("ada" if how == "revoke_identity" else sid)
+        registry = (await server.manager.start()).registry
+        session = registry.get("/", sid)
+        assert session is not None
+        await until(lambda: session.state is State.ENDED)
+        opened.set()
+        assert await seen.until(1) == [(sid, {"name": "Ada"}, [sid, "room"], "GET")]
+        await until(lambda: registry.get("/", sid) is None)
+        assert not registry.rooms
+        if how in ("transport", "polling"):
+            await until(lambda: not server.sio.environ)
+        assert len(seen.all) == 1
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT * FROM rooms").fetchall() == []
+        assert database.execute("SELECT * FROM sessions").fetchall() == []

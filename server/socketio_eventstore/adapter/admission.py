@@ -7,6 +7,7 @@ has one place in the order of the log.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 import time
@@ -101,7 +102,7 @@ class Admission:
         self._runtime = runtime
         self._calls = calls
         self._departures = departures
-        self._connecting: set[tuple[str, str]] = set()
+        self._connecting: dict[tuple[str, str], asyncio.Task[None]] = {}
 
     def connect(self, connection: EngineConnection, namespace: str, auth: Any) -> None:
         """Answer a CONNECT packet, in a task of its own."""
@@ -115,13 +116,20 @@ class Admission:
             # reference closes the transport, too (socket.io 4.8, Client.ondecoded, "invalid state").
             connection.close_after_flush(self._application.reason.TRANSPORT_ERROR)
             return
-        self._connecting.add(key)
         task = self._calls.start(self._answer(connection, namespace, auth))
-        task.add_done_callback(lambda _: self._connecting.discard(key))
+        if not task.done():  # where tasks begin at once (asyncio.eager_task_factory), it may be over
+            self._connecting[key] = task
+            task.add_done_callback(lambda _: self._connecting.pop(key, None))
 
     def is_connecting(self, connection: EngineConnection) -> bool:
         """Whether a CONNECT packet of this connection waits for the answer."""
-        return any(connection_id == connection.id for connection_id, _ in self._connecting)
+        return bool(self.answers_for(connection))
+
+    def answers_for(self, connection: EngineConnection) -> list[asyncio.Task[None]]:
+        """Return the tasks that answer CONNECT packets of this connection."""
+        return [
+            task for (connection_id, _), task in self._connecting.items() if connection_id == connection.id
+        ]
 
     async def _answer(self, connection: EngineConnection, namespace: str, auth: Any) -> None:
         pid, offset = None, None
@@ -218,6 +226,15 @@ class Admission:
     async def _admit(self, attempt: Attempt) -> Outcome:
         if self._application.always_connect and not attempt.attached.recovered:
             return await self._admit_before_handler(attempt)
+        # The client may leave meanwhile. Its disconnect handler must find the session, and what the connect
+        # handler has saved and joined, to clean up.
+        attempt.session.running_disconnect_handlers += 1
+        try:
+            return await self._admit_after_handler(attempt)
+        finally:
+            self._departures.handler_ended(attempt.session)
+
+    async def _admit_after_handler(self, attempt: Attempt) -> Outcome:
         decision = await self._ask_handler(attempt)
         if attempt.is_current and _is_other_identity(attempt, decision):
             await self._return_to_owner(attempt)

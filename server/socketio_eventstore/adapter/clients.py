@@ -63,6 +63,8 @@ class Clients:
         running = set[asyncio.Task[None]]()
         if self.departures is not None:
             running.update(self.departures.transport_closed(connection, reason))
+        if self.admission is not None:  # their connect and disconnect handlers may ask for the environ
+            running.update(self.admission.answers_for(connection))
         if not running:
             self._application.environ.pop(connection.id, None)
 

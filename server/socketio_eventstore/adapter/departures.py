@@ -126,7 +126,7 @@ class Departures:
             async with slot:
                 await self._calls.disconnect(session, connection_id, reason)
         finally:
-            self._handler_ended(session)
+            self.handler_ended(session)
 
     async def _end(self, operation: DisconnectSession | RevokeSession) -> ClientConnection | None:
         session = operation.session
@@ -138,11 +138,11 @@ class Departures:
                 reason = self._application.reason.SERVER_DISCONNECT
                 await self._call_handler(self._reserve(session), session, connection_id, reason)
         finally:
-            if self._handler_ended(session):
+            if self.handler_ended(session):
                 self._application.forget_callbacks(session.sid)
         return ended.connection if isinstance(ended, EndedSession) else None
 
-    def _handler_ended(self, session: Session) -> bool:
+    def handler_ended(self, session: Session) -> bool:
         """Forget an ended session after the last disconnect handler; return whether that happened."""
         session.running_disconnect_handlers -= 1
         is_over = session.state is State.ENDED and not session.running_disconnect_handlers

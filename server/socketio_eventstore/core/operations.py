@@ -145,6 +145,11 @@ class SessionOperation(Operation):
     session: Session
 
 
+def _is_known(session: Session) -> bool:
+    """Whether the session is in the registry: after its end only until the disconnect handlers have ended."""
+    return session.state is not State.ENDED or session.running_disconnect_handlers > 0
+
+
 @dataclass(eq=False)
 class JoinRoom(SessionOperation):
     """A session joins a room, for the events after this point."""
@@ -155,7 +160,7 @@ class JoinRoom(SessionOperation):
         return (RoomJoined(self.session.namespace, self.session.sid, self.room),)
 
     def apply(self, context: Context, changes: Sequence[Change]) -> None:
-        if self.session.state is not State.ENDED:
+        if _is_known(self.session):
             context.registry.enter(self.session, self.room, context.position)
 
 
@@ -169,7 +174,7 @@ class LeaveRoom(SessionOperation):
         return (RoomLeft(self.session.namespace, self.session.sid, self.room),)
 
     def apply(self, context: Context, changes: Sequence[Change]) -> None:
-        if self.session.state is not State.ENDED:
+        if _is_known(self.session):
             context.registry.leave(self.session, self.room, context.position)
 
 
