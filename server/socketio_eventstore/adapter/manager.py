@@ -69,6 +69,7 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
         self.runtime: Runtime | None = None
         self._starting: asyncio.Future[Runtime] | None = None
         self._is_closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         # The sid outlives a restart, so the ids of acknowledgements must not begin anew after one. They stay
         # below 2**53, the largest exact integer of JavaScript.
         self._ack_ids = itertools.count(secrets.randbelow(2**21) << 31)
@@ -80,8 +81,22 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
         self.options = replace(self.options, heartbeat=heartbeat)
         RecoveryServer.adopt(server, self)
 
+    def check_loop(self) -> None:
+        """Raise RuntimeError on another event loop than the server's, where no result would arrive."""
+        loop = self._loop
+        if loop is not None and asyncio.get_running_loop() is not loop:
+            raise RuntimeError(
+                "this call runs on another event loop than the server; from another thread, call "
+                "asyncio.run_coroutine_threadsafe(sio.emit(…), loop) with the loop of the server"
+            )
+
     async def start(self) -> Runtime:
-        """Open the store, unless it is open. Raises StoreNotUsable, StoreClosed after ``close``."""
+        """Open the store, unless it is open.
+
+        Raises StoreNotUsable, StoreClosed after ``close``, RuntimeError on another event loop.
+        """
+        self.check_loop()
+        self._loop = asyncio.get_running_loop()
         if self.runtime is None:
             if self._is_closed:
                 raise StoreClosed
@@ -124,6 +139,7 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
         Raises TypeError or ValueError for an event that cannot be sent, StoreError for one that cannot be
         stored.
         """
+        self.check_loop()
         runtime = self.runtime or await self.start()
         addressed = room if to is None else to
         record = self._record(runtime, event, data, namespace, addressed, skip_sid)
@@ -218,6 +234,7 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
     def _running(self) -> Runtime:
         if self.runtime is None:
             raise RuntimeError("the event store is not open; await start() first")
+        self.check_loop()
         return self.runtime
 
     def _session(self, sid: object, namespace: str) -> Session | None:

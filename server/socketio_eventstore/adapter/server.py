@@ -51,6 +51,10 @@ class Manager(Protocol):
     runtime: Runtime | None
     callbacks: dict[str, Any]
 
+    def check_loop(self) -> None:
+        """Raise RuntimeError on another event loop than the server's."""
+        ...
+
     async def start(self) -> Runtime:
         """Open the store, unless it is open. Raises StoreNotUsable."""
         ...
@@ -133,6 +137,7 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         No client gets a DISCONNECT packet. Disconnect handlers run to their end. Cancel this call to stop
         waiting for them; all emits are committed even then.
         """
+        self.manager.check_loop()
         for connection in list(self.eio.sockets.values()):
             connection.close_after_flush(self.reason.SERVER_DISCONNECT)
         try:
@@ -246,6 +251,7 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
 
         A session that is away ends, too. An unknown sid is ignored. Raises StoreError.
         """
+        self.manager.check_loop()
         session, departures = self._find(sid, namespace), self._clients.departures
         if session is not None and departures is not None:
             await departures.end(DisconnectSession(session))
@@ -257,6 +263,7 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         is closed; the client returns at once and passes the connect handler as a new client. An unknown sid
         is ignored. Raises StoreError.
         """
+        self.manager.check_loop()
         session, departures = self._find(sid, namespace), self._clients.departures
         if session is not None and departures is not None:
             connection = await departures.end(RevokeSession(session))
@@ -287,6 +294,7 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         that is not empty, ValueError for a lone surrogate, StoreError, and ConnectionRefusedError in the
         connect handler of another identity; the handler must not catch the latter.
         """
+        self.manager.check_loop()
         session = self._known(sid, namespace)
         if not _is_identity(identity):
             raise TypeError(f"an identity must be a str that is not empty, not {identity!r}")
