@@ -3,6 +3,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -117,8 +118,10 @@ async def test_calls_with_an_unknown_sid(server: Server) -> None:
         for call in (server.sio.get_session(unknown), server.sio.save_session(unknown, {})):
             with pytest.raises(KeyError, match="no session"):
                 await call
-        with pytest.raises(ValueError, match="sid is not connected to requested namespace"):
+        with pytest.raises(KeyError, match=unknown):
             await server.sio.enter_room(unknown, "room")
+        with pytest.raises(ValueError, match="sid is not connected to requested namespace"):
+            await server.sio.enter_room(unknown, "room", namespace="/empty")
         await server.sio.leave_room(unknown, "room")
         await server.sio.disconnect(unknown)
         await server.sio.revoke(unknown)
@@ -132,9 +135,10 @@ async def test_invalid_rooms_are_refused(server: Server) -> None:
         await server.sio.enter_room(one.sid, two.sid)
     with pytest.raises(ValueError, match="cannot close a sid room"):
         await server.sio.close_room(one.sid)
-    for room in (1.5, True, None, ("a",)):
-        with pytest.raises(TypeError, match="a room's name must be str or int to be stored"):
-            await server.sio.enter_room(one.sid, room)
+    for room in (1.5, True, None, ("a",), uuid4(), b"a"):
+        for call in (server.sio.enter_room(one.sid, room), server.sio.close_room(room)):
+            with pytest.raises(TypeError, match=r"must be str or int to be stored, not .* take str\(room\)"):
+                await call
     assert server.sio.rooms(one.sid) == [one.sid]
 
 

@@ -162,7 +162,10 @@ def checked_room(room: Any) -> Room:
     Raises TypeError unless it is str or int, ValueError for a lone surrogate and beyond 64 bits.
     """
     if isinstance(room, bool) or not isinstance(room, str | int):
-        raise TypeError(f"a room's name must be str or int to be stored, not {type(room).__name__}: {room!r}")
+        raise TypeError(
+            f"a room's name must be str or int to be stored, not {type(room).__name__}: {room!r}; "
+            "emit and enter_room take str(room)"
+        )
     if isinstance(room, str):
         event_rules.check_text(room, "a room's name")
     elif not -(2**63) <= room < 2**63:

@@ -75,7 +75,16 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
         self._ack_ids = itertools.count(secrets.randbelow(2**21) << 31)
 
     def set_server(self, server: Any) -> None:
-        """Set up the server that was given this manager; called by the constructor of the server."""
+        """Set up the server that was given this manager; called by the constructor of the server.
+
+        Raises TypeError for a server without event loop, RuntimeError for a second server, for an
+        ``async_mode`` without recovery, and for a python-socketio without the methods that it needs.
+        """
+        RecoveryServer.check(server)
+        if self.server is not None:
+            raise RuntimeError(
+                "this RecoveryManager belongs to another server; each server needs one of its own"
+            )
         super().set_server(server)
         heartbeat = server.eio.ping_interval + server.eio.ping_timeout
         self.options = replace(self.options, heartbeat=heartbeat)
@@ -190,12 +199,15 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
     async def enter_room(self, sid: str, namespace: str, room: Any, eio_sid: str | None = None) -> None:
         """Put a session into a room, connected or away; on disk when the call returns.
 
-        Raises ValueError for an unknown sid and for a room that is the sid of another session.
+        Raises, as python-socketio does, KeyError for an unknown sid, ValueError for a namespace without
+        sessions and for a room that is the sid of another session.
         """
         session = self._session(sid, namespace)
         if room != sid and self.is_sid_room(namespace, room):
             raise ValueError("cannot enter a sid room")
         if session is None:
+            if namespace in self.get_namespaces():
+                raise KeyError(sid)
             raise ValueError("sid is not connected to requested namespace")
         await submit_or_defer(self._running.queue, JoinRoom(session, encoder.checked_room(room)))
 

@@ -44,6 +44,10 @@ ATTACHMENTS_OF_CLIENTS: Final = 10
 """Attachments that a client takes in a packet (socket.io-parser 4.2.6 and later, ``maxAttachments``)."""
 
 
+ASYNC_MODES: Final = ("aiohttp", "asgi")
+"""The values of python-socketio's ``async_mode`` for which there is a WebSocket (see ``transport``)."""
+
+
 class Manager(Protocol):
     """The client manager as the server uses it; see ``manager.RecoveryManager``."""
 
@@ -82,14 +86,23 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
     _exactly_once: ExactlyOnce
 
     @classmethod
-    def adopt(cls, server: socketio.AsyncServer, manager: Manager) -> RecoveryServer:
-        """Set up a server that has no clients yet, and turn it into this class if it is of another one.
-
-        Raises RuntimeError when python-socketio lacks a method on which this class builds.
-        """
+    def check(cls, server: object) -> None:
+        """Raise an error that names the reason when a server cannot recover sessions."""
+        if not isinstance(server, socketio.AsyncServer):
+            raise TypeError(
+                f"recovery needs a socketio.AsyncServer; {type(server).__name__} has no event loop. "
+                "Flask-SocketIO makes a socketio.Server: replace both by socketio.AsyncServer"
+            )
+        if (mode := server.eio.async_mode) not in ASYNC_MODES:
+            known = " and ".join(map(repr, ASYNC_MODES))
+            raise RuntimeError(f"async_mode is {mode!r}; recovery works with {known}")
         for name in _HOOKS:
             if not callable(getattr(server, name, None)):
                 raise RuntimeError(f"this version of python-socketio has no {name}; 5.18 to 5.x is supported")
+
+    @classmethod
+    def adopt(cls, server: socketio.AsyncServer, manager: Manager) -> RecoveryServer:
+        """Set up a server that passed ``check`` and has no clients yet, and turn it into this class."""
         if not isinstance(server, cls):
             own = type(server)
             server.__class__ = cls if own is socketio.AsyncServer else type(own.__name__, (own, cls), {})
