@@ -6,6 +6,7 @@ direction.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Coroutine
 from typing import Any, Protocol
 
@@ -19,6 +20,8 @@ class Application(Protocol):
     """Whether clients are accepted before the connect handler runs (python-socketio's ``always_connect``)."""
     environ: dict[str, Any]
     """The request environ by Engine.IO connection id."""
+    logger: logging.Logger
+    """The logger of python-socketio's argument ``logger``."""
     not_handled: object
     """The result of a handler call for an event without handler, which gets no acknowledgement."""
     own_cookie: str | None

@@ -97,8 +97,11 @@ class Clients:
         match pkt.packet_type:
             case packet.EVENT | packet.BINARY_EVENT:
                 session = connection.sessions.get(pkt.namespace)
+                log = self._application.logger
                 if session is None or not session.is_connected:
+                    log.warning("%s is not connected to namespace %s", connection.id, pkt.namespace)
                     return None
+                log.info('received event "%s" from %s [%s]', pkt.data[0], session.sid, pkt.namespace)
                 # asyncio.create_task would take a third longer.
                 return asyncio.get_running_loop().create_task(self._handle(connection, session, pkt))
             case packet.ACK | packet.BINARY_ACK if isinstance(pkt.data, list):

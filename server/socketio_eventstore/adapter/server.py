@@ -204,11 +204,15 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         and a volatile event are not stored, and None is returned. Raises TypeError or ValueError for an
         event that cannot be sent, and StoreError for one that cannot be stored; no client receives either.
         """
+        namespace, addressed = namespace or "/", room if to is None else to
+        if self.logger.isEnabledFor(logging.INFO):
+            to_whom = "all" if addressed is None else addressed
+            self.logger.info('emitting event "%s" to %s [%s]', event, to_whom, namespace)
         return await self.manager.emit(
             event,
             data,
-            namespace or "/",
-            room=room if to is None else to,
+            namespace,
+            room=addressed,
             skip_sid=skip_sid,
             callback=callback,
             ignore_queue=ignore_queue,
@@ -267,6 +271,7 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         self.manager.check_loop()
         session, departures = self._find(sid, namespace), self._clients.departures
         if session is not None and departures is not None:
+            self.logger.info("Disconnecting %s [%s]", sid, session.namespace)
             await departures.end(DisconnectSession(session))
 
     async def revoke(self, sid: str, namespace: str | None = None) -> None:

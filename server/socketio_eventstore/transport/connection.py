@@ -16,6 +16,7 @@ from socketio_eventstore.core.frames import CLOSE, NOOP, PING, RECORD_SEPARATOR,
 from socketio_eventstore.core.sessions import ClientConnection
 from socketio_eventstore.transport.heartbeat import Heartbeat
 from socketio_eventstore.transport.inbox import Inbox, InvalidPacket
+from socketio_eventstore.transport.packet_log import log_packets
 from socketio_eventstore.transport.poll_buffer import PollBuffer
 from socketio_eventstore.transport.websocket import Receiver, WebSocket
 
@@ -45,6 +46,7 @@ class EngineServer(Protocol):
     handle_message: HandleMessage
     ping_written: Callable[[EngineConnection], None]
     flush: Callable[[], None]
+    packet_log: logging.Logger | None
 
 
 class InvalidRequest(Exception):
@@ -84,6 +86,8 @@ class EngineConnection(ClientConnection):
         """
         if self.closed:
             return
+        if (log := self._engine.packet_log) is not None:
+            log_packets(log, self.id, "Sending", (packet for frames in batch for packet in frames.packets))
         websocket = self._websocket
         unsent_bytes = (self._poll_buffer if websocket is None else websocket).write(batch)
         if unsent_bytes > self._engine.max_client_buffer:
@@ -164,6 +168,8 @@ class EngineConnection(ClientConnection):
     def _receive(self, packet: str | bytes) -> None:
         if self.closed:
             return
+        if (log := self._engine.packet_log) is not None:
+            log_packets(log, self.id, "Received", (packet,))
         if packet == "3":
             self._heartbeat.handle_pong()
         else:
@@ -255,6 +261,8 @@ class EngineConnection(ClientConnection):
 
     def pause_polling(self) -> None:
         """Send nothing more by polling, since an upgrade has started."""
+        if (log := self._engine.packet_log) is not None:
+            log.info("%s: Received request to upgrade to websocket", self.id)
         self.upgrading = True
         self._poll_buffer.wake_poll()
 
@@ -266,6 +274,8 @@ class EngineConnection(ClientConnection):
             self._websocket = websocket
             if unsent := self.take_unsent():
                 websocket.write(unsent)
+            if (log := self._engine.packet_log) is not None:
+                log.info("%s: Upgrade to websocket successful", self.id)
 
     def cancel_upgrade(self) -> None:
         """Go on with polling."""

@@ -11,6 +11,7 @@ Sources: Engine.IO protocol 4, "HTTP long-polling" and "Upgrade"; the error code
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -74,6 +75,8 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
     """Called after a ping has been written behind the frames sent before."""
     flush: Callable[[], None]
     """Writes the dispatched frames to the connections."""
+    packet_log: logging.Logger | None
+    """The logger for packets; None unless ``engineio_logger`` asks for them."""
 
     @classmethod
     def adopt(cls, engine: engineio.AsyncServer) -> Engine:
@@ -112,6 +115,11 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
         self.handle_message = handle_message
         self.ping_written = ping_written
         self.flush = flush
+        self._look_at_log_level()
+
+    def _look_at_log_level(self) -> None:
+        # Asked for each connection and not for each packet: the level may change, and packets are many.
+        self.packet_log = self.logger if self.logger.isEnabledFor(logging.INFO) else None
 
     def attach(self, app: Any, engineio_path: str = "engine.io") -> None:
         """Attach to an aiohttp or ASGI application.
@@ -181,11 +189,13 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
             raise RequestRefused(BAD_METHOD)
         if transport == "websocket" and environ.get("HTTP_UPGRADE", "").lower() != "websocket":
             raise RequestRefused(BAD_REQUEST)
+        self._look_at_log_level()
         connection = EngineConnection(self, self.generate_id())
         self.sockets[connection.id] = connection
         accepted = await self._trigger_event("connect", connection.id, environ, run_async=False)
         if accepted is not None and accepted is not True:
             self.sockets.pop(connection.id, None)
+            self.logger.warning("Application rejected connection")
             raise RequestRefused(FORBIDDEN, "401 UNAUTHORIZED")
         if transport == "websocket":
             make_receiver = partial(connection.open_websocket, self._handshake(connection, transport))
