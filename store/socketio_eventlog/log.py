@@ -151,6 +151,10 @@ class Log(Protocol):
         """Return the number of sessions and the number of events. Raises StoreUnavailable, StoreClosed."""
         ...
 
+    def abandon(self) -> None:
+        """Close the log after the end of its event loop; blocking, called on another event loop."""
+        ...
+
     async def close(self) -> None:
         """Finish the submitted work and close the log. A second call does nothing."""
         ...

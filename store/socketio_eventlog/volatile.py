@@ -89,5 +89,8 @@ class VolatileLog:
     async def counts(self) -> tuple[int, int]:
         return 0, 0
 
+    def abandon(self) -> None:
+        pass
+
     async def close(self) -> None:
         pass

@@ -47,10 +47,10 @@ async def test_invalid_query(server: Server, query: dict[str, str]) -> None:
 
 
 async def test_handshake_without_store(tmp_path: Path) -> None:
-    """The server answers 401 to a handshake while the store cannot be opened."""
+    """The server answers 503 to a handshake while the store cannot be opened."""
     path = tmp_path  # a folder, which is not a database
     async with serving(path) as server:
-        assert (await Polling(server).get())[0] == 401
+        assert (await Polling(server).get())[0] == 503
         assert server.engine.sockets == {}
 
 

@@ -46,6 +46,13 @@ class Clients:
         """Ignore the packets of clients from now on."""
         self.admission = self.departures = self._runtime = None
 
+    def forget(self) -> None:
+        """Forget the clients, since their event loop has ended."""
+        self.stop()
+        self.calls = HandlerCalls(self._application)
+        self._orphaned_handlers.clear()
+        self._decoder.clear()
+
     def is_idle(self, connection: EngineConnection) -> bool:
         """Whether a connection has joined no namespace, and waits for no answer to a CONNECT packet."""
         if connection.sessions or self.admission is None:

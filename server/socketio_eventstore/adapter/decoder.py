@@ -100,6 +100,10 @@ class Decoder:
         """Drop the incomplete packet of a connection that has ended."""
         self._incomplete.pop(connection_id, None)
 
+    def clear(self) -> None:
+        """Drop the incomplete packets of all connections."""
+        self._incomplete.clear()
+
     def _add(self, connection_id: str, data: str | bytes) -> ClientPacket | None:
         if connection_id in self._incomplete:
             return self._add_attachment(connection_id, data)

@@ -58,7 +58,8 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
     ``path`` is the database file; None disables recovery. The keyword arguments are the keys of
     ``[connection_state_recovery]`` and ``[store]`` in the configuration; durations are in seconds, sizes
     in bytes. ``start`` opens the store, at the latest for the first connection or emit; the server's
-    ``shutdown`` closes it.
+    ``shutdown`` closes it. ``start``, a handshake and another event loop open it again. Tests that need no
+    store take ``RecoveryManager(None)``.
     """
 
     server: RecoveryServer
@@ -69,6 +70,9 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
         self.runtime: Runtime | None = None
         self._starting: asyncio.Future[Runtime] | None = None
         self._is_closed = False
+        self._closing: asyncio.Future[None] | None = None
+        self.reopens = True
+        """Whether ``start`` opens the store again after ``close``; a program that ends sets False."""
         self._loop: asyncio.AbstractEventLoop | None = None
         # The sid outlives a restart, so the ids of acknowledgements must not begin anew after one. They stay
         # below 2**53, the largest exact integer of JavaScript.
@@ -91,28 +95,47 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
         RecoveryServer.adopt(server, self)
 
     def check_loop(self) -> None:
-        """Raise RuntimeError on another event loop than the server's, where no result would arrive."""
-        loop = self._loop
-        if loop is not None and asyncio.get_running_loop() is not loop:
+        """Move to the running event loop if the server's loop has ended.
+
+        Raises RuntimeError while the server's loop is running in another thread: no result would arrive.
+        """
+        loop = asyncio.get_running_loop()
+        if loop is self._loop:
+            return
+        if self._loop is not None and self._loop.is_running():
             raise RuntimeError(
                 "this call runs on another event loop than the server; from another thread, call "
                 "asyncio.run_coroutine_threadsafe(sio.emit(…), loop) with the loop of the server"
             )
+        self._loop = loop
+        self._is_closed, self._starting, self._closing = False, None, None
+        runtime, self.runtime = self.runtime, None
+        if runtime is not None:  # the loop ended before the shutdown of the server, as in test suites
+            runtime.log.abandon()
+        self.callbacks.clear()
+        self.server.forget_clients()
 
     async def start(self) -> Runtime:
-        """Open the store, unless it is open.
+        """Open the store, unless it is open, also after ``close``.
 
-        Raises StoreNotUsable, StoreClosed after ``close``, RuntimeError on another event loop.
+        Raises StoreNotUsable, RuntimeError on another event loop, StoreClosed unless ``reopens``.
         """
         self.check_loop()
-        self._loop = asyncio.get_running_loop()
+        if self.reopens:
+            self._is_closed = False
+        return await self.opened()
+
+    async def opened(self) -> Runtime:
+        """Open the store for the first call on this event loop; a call after ``close`` is too late.
+
+        Raises StoreClosed after ``close``, and as ``start``.
+        """
+        self.check_loop()
         if self.runtime is None:
             if self._is_closed:
                 raise StoreClosed
             if self._starting is None:
-                encoding = encoder.encoder_for(self.server.packet_class, self.options.max_attachments)
-                opening = Runtime.start(self.options, encoding, self.server.session_expired)
-                self._starting = asyncio.ensure_future(opening)
+                self._starting = asyncio.ensure_future(self._open())
             starting = self._starting
             try:
                 self.runtime = await asyncio.shield(starting)
@@ -121,12 +144,19 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
                     self._starting = None
         return self.runtime
 
+    async def _open(self) -> Runtime:
+        if self._closing is not None:
+            await asyncio.wait([self._closing])
+        encoding = encoder.encoder_for(self.server.packet_class, self.options.max_attachments)
+        return await Runtime.start(self.options, encoding, self.server.session_expired)
+
     async def close(self) -> None:
-        """Commit everything and close the store, for good."""
+        """Commit everything and close the store, until the next ``start``."""
         self._is_closed = True
         runtime, self.runtime = self.runtime, None
         if runtime is not None:
-            await runtime.close()
+            self._closing = asyncio.ensure_future(runtime.close())
+            await asyncio.shield(self._closing)
 
     # Emits ------------------------------------------------------------------------------------------
 
@@ -149,7 +179,7 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
         stored.
         """
         self.check_loop()
-        runtime = self.runtime or await self.start()
+        runtime = self.runtime or await self.opened()
         addressed = room if to is None else to
         record = self._record(runtime, event, data, namespace, addressed, skip_sid)
         if callback is not None:
@@ -202,6 +232,7 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
         Raises, as python-socketio does, KeyError for an unknown sid, ValueError for a namespace without
         sessions and for a room that is the sid of another session.
         """
+        self.check_loop()
         session = self._session(sid, namespace)
         if room != sid and self.is_sid_room(namespace, room):
             raise ValueError("cannot enter a sid room")
@@ -213,6 +244,7 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
 
     async def leave_room(self, sid: str, namespace: str, room: Any) -> None:
         """Take a session out of a room; events emitted before are still for the session."""
+        self.check_loop()
         session = self._session(sid, namespace)
         if session is None or running_disconnect_of(session) is not None:
             return  # existing disconnect handlers tidy up, but the session is to come back with its rooms
@@ -224,7 +256,7 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
             raise ValueError("cannot close a sid room")
         check_text(namespace, "a namespace")
         closing = CloseRoom(namespace, encoder.checked_room(room))
-        runtime = await self.start()
+        runtime = await self.opened()
         await submit_or_defer(runtime.queue, closing)
 
     def get_rooms(self, sid: str, namespace: str) -> list[Any]:
@@ -246,7 +278,6 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
     def _running(self) -> Runtime:
         if self.runtime is None:
             raise RuntimeError("the event store is not open; await start() first")
-        self.check_loop()
         return self.runtime
 
     def _session(self, sid: object, namespace: str) -> Session | None:

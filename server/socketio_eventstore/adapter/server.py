@@ -31,7 +31,7 @@ from socketio_eventstore.core.options import Options
 from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.session_operations import DisconnectSession, RevokeSession
 from socketio_eventstore.core.sessions import Session
-from socketio_eventstore.transport.engine import Engine
+from socketio_eventstore.transport.engine import UNAVAILABLE, Engine
 
 logger = logging.getLogger(__name__)
 
@@ -52,19 +52,24 @@ class Manager(Protocol):
     """The client manager as the server uses it; see ``manager.RecoveryManager``."""
 
     options: Options
+    reopens: bool
     runtime: Runtime | None
     callbacks: dict[str, Any]
 
     def check_loop(self) -> None:
-        """Raise RuntimeError on another event loop than the server's."""
+        """Move to the running event loop. Raises RuntimeError while the server's loop runs elsewhere."""
         ...
 
     async def start(self) -> Runtime:
-        """Open the store, unless it is open. Raises StoreNotUsable."""
+        """Open the store, unless it is open, also after ``close``. Raises StoreNotUsable, StoreClosed."""
+        ...
+
+    async def opened(self) -> Runtime:
+        """Open the store for the first call. Raises StoreClosed after ``close``."""
         ...
 
     async def close(self) -> None:
-        """Commit everything and close the store, for good."""
+        """Commit everything and close the store, until the next ``start``."""
         ...
 
     async def emit(self, event: str, data: Any, namespace: str, **kwargs: Any) -> str | None:
@@ -138,11 +143,22 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         self.eio.on("connect", self._handle_eio_connect)  # instrument() wraps the method by this name
 
     async def start(self) -> None:
-        """Open the store. Without this call the first connection or emit opens it. Raises StoreNotUsable."""
+        """Open the store, also after ``shutdown``. Without this call the first connection or emit opens it.
+
+        Raises StoreNotUsable.
+        """
         runtime = await self.manager.start()
         if not self.async_handlers:  # set by the constructor after the manager
             self.eio.handlers_at_once = 1
         self._clients.start(runtime)
+
+    def forget_clients(self) -> None:
+        """Forget all connections, since their event loop has ended."""
+        for connection_id in self.environ:  # the connection whose handshake is running has none yet
+            self.eio.sockets.pop(connection_id, None)
+        self.environ.clear()
+        self._clients.forget()
+        self._exactly_once = ExactlyOnce()
 
     async def shutdown(self) -> None:
         """Close all transports, so that the clients come back, and close the store.
@@ -252,7 +268,7 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         are too large, StoreError.
         """
         text = encoder.session_json(session, self.eio.max_http_buffer_size)
-        runtime = await self.manager.start()
+        runtime = await self.manager.opened()
         known = self._known(sid, namespace)
         operation = SaveData(known, text)
         if not is_deferred(operation):
@@ -297,7 +313,7 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         """
         if not _is_identity(identity):
             raise TypeError(f"an identity must be a str that is not empty, not {identity!r}")
-        await self.start()
+        self._clients.start(await self.manager.opened())
         departures = self._clients.departures
         if departures is not None:
             for connection in await departures.end_identity(identity):
@@ -324,7 +340,7 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
             if identity != session.identity:
                 raise exceptions.ConnectionRefusedError("the session belongs to another identity")
             return
-        runtime = await self.manager.start()
+        runtime = await self.manager.opened()
         await submit_or_defer(runtime.queue, BindIdentity(session, attached, identity))
 
     def exactly_once(self, event: str, namespace: str | None = None) -> Callable[[H], H]:
@@ -339,7 +355,7 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
 
         def decorate(handler: H) -> H:
             async def handle(sid: str, *arguments: Any) -> Any:
-                runtime = await self.manager.start()
+                runtime = await self.manager.opened()
                 key = arguments[-1] if arguments else None
                 session = self._known(sid, namespace)
                 try:
@@ -422,17 +438,17 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         with handler_transaction() as operations:
             data = json.loads(session.data)
             await self.call_handler("session_expired", session.namespace, session.sid, data)
-        await (await self.manager.start()).queue.submit(*operations, RevokeSession(session))
+        await (await self.manager.opened()).queue.submit(*operations, RevokeSession(session))
 
     # Hooks of python-socketio -------------------------------------------------------------------------
 
-    async def _handle_eio_connect(self, eio_sid: str, environ: dict[str, Any]) -> bool | None:
-        """Accept a new transport; False refuses it."""
+    async def _handle_eio_connect(self, eio_sid: str, environ: dict[str, Any]) -> object:
+        """Accept a new transport; ``UNAVAILABLE`` refuses it for now, so that the client tries again."""
         try:
             await self.start()
         except StoreError as error:
             logger.error("A connection was refused. %s", error)
-            return False
+            return UNAVAILABLE
         self.manager_initialized = True
         self.environ[eio_sid] = environ
         asyncio.get_running_loop().call_later(self.connect_timeout, self._close_if_idle, eio_sid)

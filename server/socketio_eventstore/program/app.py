@@ -177,6 +177,7 @@ class _Server:
         elif self._listener is not None:
             self._listener.close()
         if self._sio is not None:
+            self._sio.manager.reopens = False  # not even for a handshake on a connection that is still open
             grace = self._config.server.shutdown_grace
             try:
                 await asyncio.wait_for(self._sio.shutdown(), grace)

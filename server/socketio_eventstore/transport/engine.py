@@ -40,6 +40,9 @@ UNKNOWN_SESSION = (1, "Session ID unknown")
 BAD_METHOD = (2, "Bad handshake method")
 BAD_REQUEST = (3, "Bad request")
 FORBIDDEN = (4, "Forbidden")
+UNAVAILABLE = (4, "The server is not available at the moment")
+"""The result of the ``connect`` callback that refuses a connection for now, and the error of the response."""
+RETRY_AFTER_SECONDS = 5
 UNSUPPORTED_VERSION = (5, "Unsupported protocol version")
 
 
@@ -195,6 +198,10 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
         accepted = await self._trigger_event("connect", connection.id, environ, run_async=False)
         if accepted is not None and accepted is not True:
             self.sockets.pop(connection.id, None)
+            if accepted is UNAVAILABLE:
+                refusal = RequestRefused(UNAVAILABLE, "503 SERVICE UNAVAILABLE")
+                refusal.response["headers"].append(("Retry-After", str(RETRY_AFTER_SECONDS)))
+                raise refusal
             self.logger.warning("Application rejected connection")
             raise RequestRefused(FORBIDDEN, "401 UNAUTHORIZED")
         if transport == "websocket":

@@ -33,6 +33,10 @@ _REFUSED: Final = frozenset(
 )
 
 
+ABANDON_TIMEOUT_SECONDS: Final = 5.0
+"""The longest wait for the thread of a database whose event loop has ended."""
+
+
 def translate_error(error: Exception) -> StoreError | None:
     """Return the StoreError for an exception of a job; None for a programming error of the store."""
     if isinstance(error, StoreError):
@@ -145,6 +149,16 @@ class Database:
         if self._closing is None:
             self._closing = asyncio.ensure_future(self._worker.close())
         await asyncio.shield(self._closing)
+
+    def abandon(self) -> None:
+        """Close the connection after the end of the event loop; blocking, called on another event loop.
+
+        The queued jobs run to their end, and no caller is left to hear of them.
+        """
+        self._closing = asyncio.get_running_loop().create_future()
+        self._closing.set_result(None)
+        self._worker.stop()
+        self._worker._thread.join(ABANDON_TIMEOUT_SECONDS)  # noqa: SLF001 -- aiosqlite waits on a loop only
 
     def _execute(
         self, job: Job[T], future: asyncio.Future[T], on_committed: Callable[[T], None] | None

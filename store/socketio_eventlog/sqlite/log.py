@@ -206,6 +206,10 @@ class EventLog:
         row = await self._reader_database.run(lambda connection: connection.execute(_COUNTS).fetchone())
         return row[0], row[1]
 
+    def abandon(self) -> None:
+        self._reader_database.abandon()
+        self._writer_database.abandon()
+
     async def close(self) -> None:
         await self._reader_database.close()
         with suppress(StoreError):
