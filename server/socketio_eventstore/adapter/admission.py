@@ -102,6 +102,7 @@ class Admission:
         self._runtime = runtime
         self._calls = calls
         self._departures = departures
+        self._failures = calls.failures
         self._connecting: dict[tuple[str, str], asyncio.Task[None]] = {}
 
     def connect(self, connection: EngineConnection, namespace: str, auth: Any) -> None:
@@ -144,10 +145,12 @@ class Admission:
                     break
                 attempt = await self._open(connection, namespace, attempt.offset, attempt.auth)
         except StoreError as error:
-            logger.error("%s could not connect to %s. %s", connection.id, namespace, error)
+            text = f"{connection.id} could not connect to {namespace}. {error}"
+            self._failures.failed(type(error).__name__, text)
             connection.abort("the store is not available")  # without CONNECT_ERROR: the client tries again
-        except Exception:  # a fault of the server, or a reason of the handler that cannot be encoded
-            logger.exception("%s could not connect to %s", connection.id, namespace)
+        except Exception as error:  # noqa: BLE001 -- a fault of the server
+            text = f"{connection.id} could not connect to {namespace}"
+            self._failures.failed(type(error).__name__, text, error=error)
             connection.abort("CONNECT could not be answered")
 
     # Claiming a session -----------------------------------------------------------------------------
@@ -323,7 +326,8 @@ class Admission:
         try:
             self._runtime.queue.enqueue(SendPacket(connection, namespace, frames))
         except StoreError as error:
-            logger.error("CONNECT of %s could not be answered. %s", connection.id, error)
+            text = f"CONNECT of {connection.id} could not be answered. {error}"
+            self._failures.failed("answer", text)
 
 
 def _is_other_identity(attempt: Attempt, decision: Decision) -> bool:

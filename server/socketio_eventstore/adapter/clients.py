@@ -20,6 +20,8 @@ from socketio_eventstore.core.sessions import Session
 from socketio_eventstore.transport.connection import EngineConnection
 from socketio_eventstore.transport.inbox import InvalidPacket
 
+LONGEST_NAME_SHOWN = 100
+
 
 class Clients:
     """Acts on the packets of clients while the server is running (see ``Engine.configure``)."""
@@ -112,8 +114,7 @@ class Clients:
                 # asyncio.create_task would take a third longer.
                 return asyncio.get_running_loop().create_task(self._handle(connection, session, pkt))
             case packet.ACK | packet.BINARY_ACK if isinstance(pkt.data, list):
-                handler = self._application.handle_ack(connection.id, pkt.namespace, pkt.id, pkt.data)
-                return asyncio.get_running_loop().create_task(handler)
+                return asyncio.get_running_loop().create_task(self._handle_ack(connection, pkt))
             case packet.CONNECT:
                 self.admission.connect(connection, pkt.namespace, pkt.data)
             case packet.DISCONNECT:
@@ -122,14 +123,24 @@ class Clients:
                 raise InvalidPacket(f"unexpected packet type {other!r}")
         return None
 
-    async def _handle(self, connection: EngineConnection, session: Session, pkt: ClientPacket) -> None:
-        """Call the handler of a client's event and send the acknowledgement.
+    async def _handle_ack(self, connection: EngineConnection, pkt: ClientPacket) -> None:
+        """Call the callback of an acknowledgement."""
+        try:
+            await self._application.handle_ack(connection.id, pkt.namespace, pkt.id, pkt.data)
+        except Exception as error:  # noqa: BLE001 -- a fault of the callback
+            session = connection.sessions.get(pkt.namespace)
+            if session is not None:
+                self.calls.handler_failed("acknowledgement", session, error)
 
-        An exception of the handler is the exception of this task, which the event loop reports.
-        """
+    async def _handle(self, connection: EngineConnection, session: Session, pkt: ClientPacket) -> None:
+        """Call the handler of a client's event and send the acknowledgement."""
         event, *arguments = pkt.data
         application = self._application
-        result: Any = await application.call_handler(event, pkt.namespace, session.sid, *arguments)
+        try:
+            result: Any = await application.call_handler(event, pkt.namespace, session.sid, *arguments)
+        except Exception as error:  # noqa: BLE001 -- a fault of the handler
+            self.calls.handler_failed(_shown(event), session, error)
+            return
         runtime = self._runtime
         if pkt.id is None or result is application.not_handled or runtime is None:
             return
@@ -138,3 +149,8 @@ class Clients:
             runtime.queue.post(SendPacket(connection, pkt.namespace, frames))
         except StoreError as error:  # the client may repeat the event after the reconnection
             connection.abort(f"the acknowledgement could not be sent: {error}")
+
+
+def _shown(event: object) -> str:
+    """The name of an event in a log line; the name is a text of the client."""
+    return ascii(event)[:LONGEST_NAME_SHOWN]

@@ -154,4 +154,4 @@ class Departures:
         try:
             self._runtime.queue.enqueue(operation)
         except StoreError as error:
-            logger.error("A disconnection could not be stored. %s", error)
+            self._calls.failures.failed("departure", f"A disconnection could not be stored. {error}")

@@ -17,6 +17,7 @@ from socketio import exceptions
 
 from socketio_eventlog.errors import StoreError
 from socketio_eventstore.adapter.application import Application
+from socketio_eventstore.core.repeated_failures import RepeatedFailures
 from socketio_eventstore.core.sessions import Session, SessionConnection
 
 logger = logging.getLogger(__name__)
@@ -91,6 +92,7 @@ class HandlerCalls:
 
     def __init__(self, application: Application) -> None:
         self._application = application
+        self.failures = RepeatedFailures(logger)
         self._last: dict[Session, asyncio.Future[None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -104,6 +106,12 @@ class HandlerCalls:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    def handler_failed(self, event: str, session: Session, error: Exception) -> None:
+        """Log the exception of a handler, with the event, the namespace and the sid."""
+        kind = (event, session.namespace, type(error))
+        text = f"The {event} handler of {session.namespace} failed for {session.sid}: {error!r}"
+        self.failures.failed(kind, text, error=error)
 
     async def finish(self) -> None:
         """Wait for the tasks that are running."""
@@ -130,8 +138,8 @@ class HandlerCalls:
             return {"message": "Connection refused by server"}
         except StoreError:
             raise
-        except Exception:  # a fault of the handler concerns this client alone, and the client needs an answer
-            logger.exception("The connect handler of %s failed", session.namespace)
+        except Exception as error:  # noqa: BLE001 -- a fault of the handler concerns this client alone
+            self.handler_failed("connect", session, error)
             return refused
         finally:
             _connecting.reset(token)
@@ -155,8 +163,8 @@ class HandlerCalls:
         token = _running.set(running)
         try:
             await self._application.call_handler("disconnect", session.namespace, session.sid, reason)
-        except Exception:  # a fault of the handler; the session is gone all the same
-            logger.exception("The disconnect handler of %s failed", session.namespace)
+        except Exception as error:  # noqa: BLE001 -- a fault of the handler; the session is gone all the same
+            self.handler_failed("disconnect", session, error)
         finally:
             running.is_open = False
             _running.reset(token)

@@ -363,7 +363,8 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
                         runtime, session, event, key, lambda: handler(sid, *arguments)
                     )
                 except InvalidIdempotencyKey as error:
-                    logger.warning("An event of %s was not handled: %s", sid, error)
+                    text = f"An event of {sid} was not handled: {error}"
+                    self._clients.calls.failures.failed((event, namespace), text, level=logging.WARNING)
                     return self.not_handled  # without an acknowledgement
 
             self.on(event, handle, namespace=namespace)
@@ -447,7 +448,7 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         try:
             await self.start()
         except StoreError as error:
-            logger.error("A connection was refused. %s", error)
+            self._clients.calls.failures.failed(type(error).__name__, f"A connection was refused. {error}")
             return UNAVAILABLE
         self.manager_initialized = True
         self.environ[eio_sid] = environ

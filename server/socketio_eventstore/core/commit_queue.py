@@ -17,6 +17,7 @@ from socketio_eventlog.errors import StoreBusy, StoreClosed, StoreError, StoreRe
 from socketio_eventlog.records import Change, SessionAway, SessionEnded
 from socketio_eventstore.core.flush_schedule import FlushSchedule
 from socketio_eventstore.core.operation import Context, Operation
+from socketio_eventstore.core.repeated_failures import RepeatedFailures
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class CommitQueue:
         self._wake = asyncio.Event()
         self._is_busy = False
         self._is_closed = False
+        self._failures = RepeatedFailures(logger)
         self._pending: dict[_SessionKey, SessionAway | SessionEnded] = {}
         """Session changes that have happened but could not be stored yet, by namespace and sid."""
 
@@ -156,8 +158,9 @@ class CommitQueue:
         self._failures_in_a_row = 0
         try:
             await self._process(groups)
-        except Exception as error:  # a fault of the server; the waiting callers must get an answer
-            logger.exception("A batch of %s groups of operations failed", len(groups))
+        except Exception as error:  # noqa: BLE001 -- a fault of the server
+            text = f"A batch of {len(groups)} groups of operations failed"
+            self._failures.failed(("batch", type(error)), text, error=error)
             _fail(groups, error)
         except BaseException:  # cancelled
             _fail(groups, StoreClosed())
@@ -249,11 +252,15 @@ class CommitQueue:
         deadline = loop.time() + BUSY_TIMEOUT_SECONDS
         while True:
             try:
-                return await self.context.log.commit(changes)
+                positions = await self.context.log.commit(changes)
             except StoreBusy as error:
                 if loop.time() > deadline or self._is_closed:
                     raise
-                logger.warning("%s Trying again.", error)
+                text = f"{error} Trying again."
+                self._failures.failed("lock", text, level=logging.WARNING, ends_when_quiet=False)
+            else:
+                self._failures.succeeded("lock")
+                return positions
             await asyncio.sleep(BUSY_PAUSE_SECONDS)
 
     async def _apply(
@@ -283,8 +290,9 @@ class CommitQueue:
             self.context.fan_out.end_run()
         try:
             value = operation.apply(self.context, changes)
-        except Exception as error:  # a fault in one operation must not stop the order for all others
-            logger.exception("An operation could not take effect: %r", operation)
+        except Exception as error:  # noqa: BLE001 -- a fault in one operation must not stop the order for all others
+            text = f"An operation could not take effect: {operation!r}"
+            self._failures.failed((type(operation), type(error)), text, error=error)
             if result is not None and not result.done():
                 result.set_exception(error)
             return
@@ -304,7 +312,7 @@ class CommitQueue:
                     self._keep_pending(changes_of_operation)
                 operation.refused(self.context, error)
                 if result is None:
-                    logger.error("An operation could not be stored: %s", error)
+                    self._failures.failed("refused", f"An operation could not be stored: {error}")
                 elif not result.done():
                     result.set_exception(error)
         self._flush_schedule.flush()

@@ -13,6 +13,7 @@ from socketio_eventstore.core.fan_out import FanOut
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.packets import PacketEncoder
 from socketio_eventstore.core.recent_events import RecentEvents
+from socketio_eventstore.core.repeated_failures import RepeatedFailures
 from socketio_eventstore.core.sessions import Session, SessionConnection, State
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class Replayer:
         self._encoder = encoder
         self._max_unsent_bytes = max_unsent_bytes
         self._replays: deque[Replay] = deque()
+        self._failures = RepeatedFailures(logger)
         self._served: list[tuple[Replay, list[int]]] = []
         self._wake = asyncio.Event()
 
@@ -85,8 +87,8 @@ class Replayer:
             while self._replays:
                 try:
                     is_crowded = await self._round()
-                except Exception:  # of the store, or a fault of the server; the clients come back
-                    logger.exception("Replays were broken off")
+                except Exception as error:  # noqa: BLE001 -- of the store
+                    self._failures.failed(type(error).__name__, "Replays were broken off", error=error)
                     self._break_off()
                     continue
                 if is_crowded:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 from socketio_eventstore.core.frames import CLOSE, NOOP, PING, RECORD_SEPARATOR, Frames
+from socketio_eventstore.core.repeated_failures import RepeatedFailures
 from socketio_eventstore.core.sessions import ClientConnection
 from socketio_eventstore.transport.heartbeat import Heartbeat
 from socketio_eventstore.transport.inbox import Inbox, InvalidPacket
@@ -40,6 +41,7 @@ class EngineServer(Protocol):
     max_client_buffer: int
     handlers_at_once: int
     slow_clients: int
+    failures: RepeatedFailures
     sockets: dict[str, EngineConnection]
     reason: Any
     connection_closed: Callable[[EngineConnection, str], None]
@@ -114,7 +116,7 @@ class EngineConnection(ClientConnection):
 
     def abort(self, reason: str) -> None:
         """Close the transport at once, drop the unsent bytes, and send no packet. Logs ``reason``."""
-        logger.info("%s: transport aborted: %s", self.id, reason)
+        self._engine.failures.failed(reason, f"{self.id}: transport aborted: {reason}", level=logging.INFO)
         self._abort(self._engine.reason.TRANSPORT_ERROR)
 
     def close_after_flush(self, reason: str) -> None:
@@ -194,7 +196,7 @@ class EngineConnection(ClientConnection):
 
     def fail(self, error: InvalidPacket) -> None:
         """Close the connection, since the client violated the protocol."""
-        logger.info("%s: %s", self.id, error)
+        self._engine.failures.failed("packet", f"{self.id}: {error}", level=logging.INFO)
         self.close_after_flush(self._engine.reason.TRANSPORT_CLOSE)
 
     @property

@@ -21,6 +21,7 @@ import engineio
 
 from socketio_eventstore.core.frames import Frames, polling_body
 from socketio_eventstore.core.packets import dumps
+from socketio_eventstore.core.repeated_failures import RepeatedFailures
 from socketio_eventstore.transport.aiohttp_websocket import AiohttpWebSocket
 from socketio_eventstore.transport.asgi_websocket import AsgiWebSocket
 from socketio_eventstore.transport.connection import (
@@ -70,6 +71,8 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
     """The smallest payload that a WebSocket compresses, in bytes; 0 compresses none."""
     slow_clients: int
     """The number of connections aborted because of ``max_client_buffer``."""
+    failures: RepeatedFailures
+    """The log lines about clients."""
     connection_closed: Callable[[EngineConnection, str], None]
     """Called at once when a connection closes, with python-engineio's reason."""
     handle_message: HandleMessage
@@ -114,6 +117,7 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
         self.handlers_at_once = HANDLERS_AT_ONCE
         self.websocket_compression = websocket_compression
         self.slow_clients = 0
+        self.failures = RepeatedFailures(logging.getLogger("socketio_eventstore.transport.connection"))
         self.connection_closed = connection_closed
         self.handle_message = handle_message
         self.ping_written = ping_written

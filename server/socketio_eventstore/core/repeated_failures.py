@@ -1,0 +1,88 @@
+"""Log lines for failures that repeat: a full disk or a broken handler must not fill the log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Final
+
+REPORT_SECONDS: Final = 10.0
+"""The time between two lines about a failure that goes on, and the quiet time after which it has ended."""
+MAX_KINDS: Final = 1000
+"""Kinds of failures that are counted apart. Later kinds are counted together."""
+
+
+@dataclass(slots=True)
+class _Failure:
+    """A failure that goes on."""
+
+    level: int
+    text: str
+    ends_when_quiet: bool
+    loop: asyncio.AbstractEventLoop
+    timer: asyncio.TimerHandle
+    total: int = 1
+    unreported: int = 0
+
+
+class RepeatedFailures:
+    """Logs a failure once when it begins, every ten seconds with a count, and once when it ends."""
+
+    def __init__(self, logger: logging.Logger, report_seconds: float = REPORT_SECONDS) -> None:
+        self._logger = logger
+        self._report_seconds = report_seconds
+        self._failures: dict[Hashable, _Failure] = {}
+
+    def failed(
+        self,
+        kind: Hashable,
+        text: str,
+        *,
+        level: int = logging.ERROR,
+        error: BaseException | None = None,
+        ends_when_quiet: bool = True,
+    ) -> None:
+        """Count a failure. Failures of one ``kind`` share their lines; the last text is shown.
+
+        ``error`` adds the traceback to the first line. Without ``ends_when_quiet`` only ``succeeded`` ends
+        the failure. Call this on the event loop.
+        """
+        loop = asyncio.get_running_loop()
+        if kind not in self._failures and len(self._failures) >= MAX_KINDS:
+            kind = None
+        failure = self._failures.get(kind)
+        if failure is None or failure.loop is not loop:
+            self._logger.log(level, "%s", text, exc_info=error)
+            timer = loop.call_later(self._report_seconds, self._report, kind)
+            self._failures[kind] = _Failure(level, text, ends_when_quiet, loop, timer)
+        else:
+            failure.total += 1
+            failure.unreported += 1
+            failure.text = text
+
+    def succeeded(self, kind: Hashable) -> None:
+        """End a failure, if it goes on."""
+        failure = self._failures.pop(kind, None)
+        if failure is not None:
+            failure.timer.cancel()
+            self._log_end(failure)
+
+    def _report(self, kind: Hashable) -> None:
+        failure = self._failures[kind]
+        if failure.unreported:
+            seconds, count = self._report_seconds, failure.unreported
+            text = "%s (%s more times within %g seconds)"
+            self._logger.log(failure.level, text, failure.text, count, seconds)
+            failure.unreported = 0
+        elif failure.ends_when_quiet:
+            del self._failures[kind]
+            if failure.total > 1:
+                self._log_end(failure)
+            return
+        failure.timer = failure.loop.call_later(self._report_seconds, self._report, kind)
+
+    def _log_end(self, failure: _Failure) -> None:
+        level = min(failure.level, logging.WARNING)
+        self._logger.log(level, "Ended after %s times: %s", failure.total, failure.text)

@@ -1,0 +1,64 @@
+"""Handlers that raise: one line with event, namespace and sid, however often they raise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.embedded import Seen, away, serving, until
+
+
+async def test_event_handler_that_raises(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The exceptions of an event's handler are one line that names event, namespace and sid."""
+    seen = Seen()
+
+    async def broken(sid: str, number: int) -> None:
+        seen(number)
+        raise ZeroDivisionError(f"in call {number}")
+
+    def register(sio: Any) -> None:
+        sio.on("broken", broken, namespace="/a")
+        sio.on("broken", broken, namespace="/b")
+
+    async with serving(tmp_path / "events.db", register=register) as server:
+        client = await server.socket()
+        first, second = (await client.connect("/a"))["sid"], (await client.connect("/b"))["sid"]
+        for number in range(50):
+            await client.send(f'42/a,["broken",{number}]')
+        await client.send('42/b,["broken",0]')
+        await seen.until(51)
+        await until(lambda: "/b" in caplog.text)
+        assert caplog.messages == [
+            f"The 'broken' handler of /a failed for {first}: ZeroDivisionError('in call 0')",
+            f"The 'broken' handler of /b failed for {second}: ZeroDivisionError('in call 0')",
+        ]
+        assert "in broken" in caplog.text  # the traceback
+
+
+async def test_connect_and_disconnect_handlers_that_raise(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The exceptions of connect and disconnect handlers name namespace and sid."""
+
+    def register(sio: Any) -> None:
+        def disconnect(_sid: str, _reason: str) -> None:
+            raise ZeroDivisionError
+
+        def connect(_sid: str, _environ: Any) -> None:
+            raise KeyError("key")
+
+        sio.on("disconnect", disconnect)
+        sio.on("connect", connect, namespace="/refused")
+
+    async with serving(tmp_path / "events.db", register=register) as server:
+        client = await server.client()
+        await client.send("40/refused,")
+        assert str(await client.packet()).startswith("44/refused,")
+        assert caplog.messages[0].startswith("The connect handler of /refused failed for ")
+        await away(server, client)
+        await until(lambda: len(caplog.messages) == 2)
+        assert (
+            caplog.messages[1] == f"The disconnect handler of / failed for {client.sid}: ZeroDivisionError()"
+        )
