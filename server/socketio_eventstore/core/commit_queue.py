@@ -16,6 +16,7 @@ from typing import TypeAlias
 from socketio_eventlog.errors import StoreBusy, StoreClosed, StoreError, StoreRejected, StoreUnavailable
 from socketio_eventlog.records import Change, SessionAway, SessionEnded
 from socketio_eventstore.core.flush_schedule import FlushSchedule
+from socketio_eventstore.core.health import StoreHealth
 from socketio_eventstore.core.operation import Context, Operation
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
 
@@ -63,6 +64,7 @@ class CommitQueue:
         self._is_busy = False
         self._is_closed = False
         self._failures = RepeatedFailures(logger)
+        self.store_health = StoreHealth()
         self._pending: dict[_SessionKey, SessionAway | SessionEnded] = {}
         """Session changes that have happened but could not be stored yet, by namespace and sid."""
 
@@ -254,12 +256,17 @@ class CommitQueue:
             try:
                 positions = await self.context.log.commit(changes)
             except StoreBusy as error:
+                self.store_health.failed(error)
                 if loop.time() > deadline or self._is_closed:
                     raise
                 text = f"{error} Trying again."
                 self._failures.failed("lock", text, level=logging.WARNING, ends_when_quiet=False)
+            except StoreUnavailable as error:
+                self.store_health.failed(error)
+                raise
             else:
                 self._failures.succeeded("lock")
+                self.store_health.written()
                 return positions
             await asyncio.sleep(BUSY_PAUSE_SECONDS)
 

@@ -15,6 +15,7 @@ from socketio_eventlog.volatile import VolatileLog
 from socketio_eventstore.core.commit_queue import CommitQueue
 from socketio_eventstore.core.fan_out import FanOut
 from socketio_eventstore.core.flush_schedule import FlushSchedule
+from socketio_eventstore.core.health import Health
 from socketio_eventstore.core.old_events import OldEvents
 from socketio_eventstore.core.operation import Context
 from socketio_eventstore.core.options import Options
@@ -62,8 +63,12 @@ class Runtime:
         )
         self.recovery = Recovery(log, self.registry, limits, OldEvents(log, encoder))
         self.clock = UptimeClock(log.uptime_at_open)
-        self._committing = _start_task(self.queue.run())
-        self._tasks = [_start_task(replayer.run())]
+        self.health = Health(log, self.queue.store_health, self.clock)
+        self._committing = self._start_task("commit queue", self.queue.run())
+        self._tasks = [
+            self._start_task("replay", replayer.run()),
+            self._start_task("health", self.health.run()),
+        ]
         if log.is_durable:
             retention = Retention(
                 log,
@@ -75,7 +80,7 @@ class Runtime:
                 retention_seconds=options.event_retention,
                 keys_retention_seconds=options.max_disconnection_duration + IDEMPOTENCY_KEYS_KEPT_SECONDS,
             )
-            self._tasks.append(_start_task(retention.run()))
+            self._tasks.append(self._start_task("retention", retention.run()))
 
     @classmethod
     async def start(cls, options: Options, encoder: PacketEncoder, expired: Expired) -> Runtime:
@@ -105,6 +110,12 @@ class Runtime:
         """Whether connection state recovery is enabled."""
         return self.log.is_durable
 
+    def _start_task(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        task.add_done_callback(_report_death)
+        self.health.watch(name, task)
+        return task
+
     async def close(self) -> None:
         """Commit the waiting operations and let them take effect, stop the tasks, close the store."""
         self.queue.retry_pending_changes()
@@ -119,12 +130,6 @@ class Runtime:
             logger.error("The last heartbeat could not be stored. %s", error)
         finally:
             await self.log.close()
-
-
-def _start_task(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    task = asyncio.create_task(work)
-    task.add_done_callback(_report_death)
-    return task
 
 
 def _report_death(task: asyncio.Task[None]) -> None:

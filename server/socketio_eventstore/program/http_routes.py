@@ -52,8 +52,11 @@ def add_routes(app: web.Application, path: str, pages: Path | None, sio: AsyncSe
         return web.Response(text="ok\n")
 
     async def ready(request: web.Request) -> web.Response:
-        is_ready = sio.manager.runtime is not None
-        return web.Response(text="ok\n" if is_ready else "not ready\n", status=200 if is_ready else 503)
+        runtime = sio.manager.runtime
+        problems = ["the store is not open"] if runtime is None else runtime.health.problems()
+        if problems:
+            return web.Response(text=f"not ready: {'; '.join(problems)}\n", status=503)
+        return web.Response(text="ok\n")
 
     app.router.add_get("/", page)
     app.router.add_get("/healthz", healthy)
