@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from socketio_eventlog.errors import StoreClosed, StoreUnavailable
 from socketio_eventlog.records import Change, SessionEnded
 from socketio_eventstore.core.recovery import Recovery, RecoveryLimits, RecoveryResult
+from socketio_eventstore.core.retention import EXPIRY_ATTEMPTS
 from socketio_eventstore.core.session_operations import RevokeSession
 from socketio_eventstore.core.sessions import Session, State
 from support.core import Core, pausable_commits
@@ -59,7 +61,52 @@ async def test_failed_expiry_is_retried_at_the_next_sweep(
         await kept.sweep()
         assert len(kept.seen.all) == count
     assert session.state is State.ENDED
-    assert caplog.text.count("has expired but could not be ended") == 2
+    assert caplog.text.count("has expired but could not be ended") == 1
+    assert "The session_expired handler of / failed for s1; " in caplog.text
+
+
+async def test_failing_expiry_has_growing_pauses_and_an_end(
+    core: Core, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An expiry that always fails is retried with growing pauses, then given up with an error."""
+    calls: list[float] = []
+
+    async def expired(_: Session) -> None:
+        calls.append(kept.monotonic.now)
+        raise ZeroDivisionError
+
+    kept = Kept(core, expired)
+    kept.retention._interval_seconds = 10.0
+    session, _ = await core.live()
+    await core.away(session)
+    while session.state is not State.ENDED:
+        kept.monotonic.now += 10.0
+        await kept.sweep()
+    pauses = [later - earlier for earlier, later in pairwise(calls)]
+    assert pauses == [20.0 * 2**number for number in range(EXPIRY_ATTEMPTS - 1)]
+    assert caplog.messages[1:] == [
+        f"The session_expired handler of / failed for s1 {EXPIRY_ATTEMPTS} times; the session ends without it"
+    ]
+    assert await core.log.load_sessions() == []
+
+
+async def test_store_failure_is_no_failure_of_the_handler(core: Core) -> None:
+    """A store that is not available for long does not end a session without its handler."""
+
+    async def expired(session: Session) -> None:
+        if len(kept.seen.all) < 3 * EXPIRY_ATTEMPTS:
+            raise StoreUnavailable
+        await core.queue.submit(RevokeSession(session))
+
+    kept = Kept(core, expired)
+    session, _ = await core.live()
+    await core.away(session)
+    kept.monotonic.now = LIMIT_SECONDS + 1.0
+    for _ in range(3 * EXPIRY_ATTEMPTS - 1):
+        await kept.sweep()
+    assert await core.log.load_sessions() != []
+    await kept.sweep()
+    assert await core.log.load_sessions() == []
 
 
 async def test_slow_handler_does_not_delay_pruning(core: Core) -> None:
