@@ -76,6 +76,24 @@ async def test_pending_changes_are_a_group(core: Core) -> None:
     away_since = {stored.sid: stored.away_since for stored in await core.log.load_sessions()}
     assert away_since == {"good": 7.5, "bad": None}
     assert [type(change) for change in core.commits.transactions[-1]] == [Event]
+    core.commits.failure = lambda _: None
+    core.queue.retry_pending_changes()
+    await core.emit("three")
+    away_since = {stored.sid: stored.away_since for stored in await core.log.load_sessions()}
+    assert away_since == {"good": 7.5, "bad": 7.5}
+
+
+async def test_rejected_change_is_replaced(core: Core) -> None:
+    """A rejected session change is not written after a later change of the session."""
+    session, _ = await core.live()
+    core.commits.fail_with(StoreUnavailable(), *[StoreRejected() for _ in range(2)])
+    with pytest.raises(StoreUnavailable):
+        await core.away(session, at=7.5)
+    assert await core.emit("tried without the change")
+    assert await core.recover(session, Recorder(), 0)
+    core.queue.retry_pending_changes()
+    await core.emit("next")
+    assert await only_away_since(core.log) is None
 
 
 async def test_packet_waits_for_pending_changes(core: Core) -> None:

@@ -18,6 +18,7 @@ from socketio_eventstore.core.operations import CloseRoom, Emit, EmitVolatile, J
 from socketio_eventstore.core.session_operations import DisconnectSession, RevokeSession
 from socketio_eventstore.core.sessions import Session, State
 from support.simulated_network import NAMESPACES, Client
+from support.simulated_store import REJECTED
 from support.simulated_world import ROOMS, World
 from support.steps import CHOICES, STEPS, names_of, step
 
@@ -51,6 +52,13 @@ class Histories(RuleBasedStateMachine):
         event = self._event(kind, number, room)
         for _ in range(4):
             self.world.submit(Emit(self._renamed(event)))
+
+    @step()
+    def emit_what_the_store_rejects(self, kind: str, number: int, room: Room) -> None:
+        """A good event and a rejected one in one transaction, between good events."""
+        event, rejected = (self._event(kind, number, room, name=name) for name in ("e", REJECTED))
+        for group in ([event], [event, rejected], [event]):
+            self.world.submit(*[Emit(self._renamed(event)) for event in group])
 
     @step()
     def emit_volatile(self, kind: str, number: int, room: Room) -> None:

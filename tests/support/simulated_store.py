@@ -13,7 +13,7 @@ from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from socketio_eventlog.errors import StoreError
+from socketio_eventlog.errors import StoreError, StoreRejected
 from socketio_eventlog.offsets import Epochs
 from socketio_eventlog.records import (
     Change,
@@ -37,6 +37,10 @@ from socketio_eventlog.records import (
 
 SessionKey = tuple[str, str]
 """Namespace and sid."""
+
+
+REJECTED = "rejected"
+"""The name of the events that this store rejects."""
 
 
 @dataclass(frozen=True)
@@ -238,6 +242,8 @@ class SimulatedLog:
         self.waiting = transaction
         try:
             await self.commits.passed()
+            if any(isinstance(change, Event) and change.name == REJECTED for change in changes):
+                raise StoreRejected
             if self.failures:
                 error, may_be_found = self.failures.popleft()
                 self.disk.uncertain = transaction if may_be_found else None

@@ -14,10 +14,11 @@ from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 from socketio_eventlog.errors import StoreBusy, StoreClosed, StoreError, StoreRejected, StoreUnavailable
-from socketio_eventlog.records import Change, SessionAway, SessionEnded
+from socketio_eventlog.records import Change
 from socketio_eventstore.core.flush_schedule import FlushSchedule
 from socketio_eventstore.core.health import StoreHealth
 from socketio_eventstore.core.operation import Context, Operation
+from socketio_eventstore.core.pending_changes import PendingChanges, SessionChange
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
 
 logger = logging.getLogger(__name__)
@@ -46,9 +47,6 @@ _Group: TypeAlias = tuple[Sequence[Operation], "asyncio.Future[object] | None", 
 """Operations that are stored together or not at all; the future for the result of the last operation, None
 when no caller waits; and the weight in bytes. A plain tuple takes a fifth of the time of a named one."""
 
-_SessionKey: TypeAlias = tuple[str, str]
-"""The namespace and sid of a session."""
-
 
 class CommitQueue:
     """Commits operations in batches and lets them take effect in the order of the log."""
@@ -65,8 +63,7 @@ class CommitQueue:
         self._is_closed = False
         self._failures = RepeatedFailures(logger)
         self.store_health = StoreHealth()
-        self._pending: dict[_SessionKey, SessionAway | SessionEnded] = {}
-        """Session changes that have happened but could not be stored yet, by namespace and sid."""
+        self._pending = PendingChanges()
 
     @property
     def position(self) -> int:
@@ -121,7 +118,7 @@ class CommitQueue:
 
     def retry_pending_changes(self) -> None:
         """Try again to store the session changes that an earlier commit could not store."""
-        if self._pending and not self._is_closed:
+        if not self._is_closed and self._pending.retry():
             self._push(((), None, 0))
 
     def close(self) -> None:
@@ -206,7 +203,7 @@ class CommitQueue:
         """
         if isinstance(error, StoreRejected) and self._pending:
             try:
-                await self._commit_pending(list(self._pending.items()))
+                await self._commit_pending(self._pending.due)
             except StoreError as other:
                 self._refuse(groups, changes, other)
             else:
@@ -222,23 +219,24 @@ class CommitQueue:
         await self._process(groups[:middle])
         await self._process(groups[middle:])
 
-    async def _commit_pending(self, entries: list[tuple[_SessionKey, SessionAway | SessionEnded]]) -> None:
-        """Store pending changes without other operations, and drop each that the store rejects."""
+    async def _commit_pending(self, changes: list[SessionChange]) -> None:
+        """Store pending changes without other operations, and put aside each that the store rejects."""
         try:
-            await self._commit_with_retry([change for _, change in entries])
+            await self._commit_with_retry(changes)
         except StoreRejected as error:
-            if len(entries) > 1:
-                middle = len(entries) // 2
-                await self._commit_pending(entries[:middle])
-                await self._commit_pending(entries[middle:])
+            if len(changes) == 1:
+                self._failures.failed("rejected", f"The end of a connection could not be stored: {error}")
+                self._pending.reject(changes[0])
                 return
-            logger.error("The end of a connection could not be stored: %s", error)
-        for key, _ in entries:
-            self._pending.pop(key, None)
+            middle = len(changes) // 2
+            await self._commit_pending(changes[:middle])
+            await self._commit_pending(changes[middle:])
+        else:
+            self._pending.stored(changes)
 
     async def _commit(self, changes: list[Sequence[Change]]) -> list[int]:
         """Store the pending changes and those of all operations; return the position at each operation."""
-        flat: list[Change] = list(self._pending.values())
+        flat: list[Change] = [*self._pending.due] if self._pending else []
         ends = []
         for changes_of_operation in changes:
             flat += changes_of_operation
@@ -246,10 +244,10 @@ class CommitQueue:
         if not flat:
             return [self.position] * len(ends)
         positions = [self.position, *await self._commit_with_retry(flat)]
-        self._pending.clear()
+        self._pending.stored(flat)
         return [positions[end] for end in ends]
 
-    async def _commit_with_retry(self, changes: list[Change]) -> list[int]:
+    async def _commit_with_retry(self, changes: Sequence[Change]) -> list[int]:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + BUSY_TIMEOUT_SECONDS
         while True:
@@ -316,20 +314,13 @@ class CommitQueue:
                     self._take_one_effect(operation, (), result if operation is operations[-1] else None)
                     continue
                 if operation.has_happened:
-                    self._keep_pending(changes_of_operation)
+                    self._pending.keep(changes_of_operation)
                 operation.refused(self.context, error)
                 if result is None:
                     self._failures.failed("refused", f"An operation could not be stored: {error}")
                 elif not result.done():
                     result.set_exception(error)
         self._flush_schedule.flush()
-
-    def _keep_pending(self, changes: Sequence[Change]) -> None:
-        for change in changes:
-            if isinstance(change, SessionAway | SessionEnded):
-                key = (change.namespace, change.sid)
-                if not isinstance(self._pending.get(key), SessionEnded):
-                    self._pending[key] = change
 
 
 def _may_store(operations: Sequence[Operation]) -> bool:

@@ -1,0 +1,62 @@
+"""Session changes that have happened and could not be stored yet. Pure, without I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from socketio_eventlog.records import Change, SessionAway, SessionEnded, SessionResumed
+
+SessionChange: TypeAlias = SessionAway | SessionEnded
+SessionKey: TypeAlias = tuple[str, str]
+"""The namespace and sid of a session."""
+
+
+class PendingChanges:
+    """The last change of each session, until a commit has stored it."""
+
+    def __init__(self) -> None:
+        self._due: dict[SessionKey, SessionChange] = {}
+        """Stored with the next commit, before the changes of its operations."""
+        self._rejected: dict[SessionKey, SessionChange] = {}
+        """Rejected by the store when tried alone; they must not fail the operations of others."""
+
+    @property
+    def due(self) -> list[SessionChange]:
+        """The changes for the next commit."""
+        return list(self._due.values())
+
+    def __bool__(self) -> bool:
+        return bool(self._due)
+
+    def keep(self, changes: Sequence[Change]) -> None:
+        """Keep the changes that no error can undo. The end of a session stays its last change."""
+        for change in changes:
+            if isinstance(change, SessionAway | SessionEnded):
+                key = (change.namespace, change.sid)
+                self._rejected.pop(key, None)
+                if not isinstance(self._due.get(key), SessionEnded):
+                    self._due[key] = change
+
+    def stored(self, changes: Sequence[Change]) -> None:
+        """Forget the due changes among these, and the rejected changes that these replace."""
+        if not self._due and not self._rejected:
+            return
+        for change in changes:
+            if isinstance(change, SessionAway | SessionEnded | SessionResumed):
+                key = (change.namespace, change.sid)
+                if self._due.get(key) is change:
+                    del self._due[key]
+                if not isinstance(self._rejected.get(key), SessionEnded):
+                    self._rejected.pop(key, None)
+
+    def reject(self, change: SessionChange) -> None:
+        """Put a due change aside until ``retry``, since the store rejects it."""
+        key = (change.namespace, change.sid)
+        self._rejected[key] = self._due.pop(key)
+
+    def retry(self) -> bool:
+        """Make the rejected changes due again; return whether any change is due."""
+        self._due = self._rejected | self._due
+        self._rejected = {}
+        return bool(self._due)
