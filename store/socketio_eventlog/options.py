@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 Synchronous: TypeAlias = Literal["full", "normal"]
+
+
+DEFAULT_FILE_MODE: Final = 0o600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,3 +26,15 @@ class StoreOptions:
     """Seconds between two prunings."""
     index_memory: int = 64_000_000
     """Bytes of memory for the index of events by room; the rest of the index stays on disk."""
+    file_mode: int = DEFAULT_FILE_MODE
+    """The mode of the database, its WAL and its lock: 0o600, or 0o660 or 0o640 for a group."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a mode that the server itself could not use, such as a decimal 600."""
+        if not is_file_mode(self.file_mode):
+            raise ValueError(f"file_mode must be an octal mode such as 0o600, not {self.file_mode!r}")
+
+
+def is_file_mode(mode: int) -> bool:
+    """Whether a file of this mode can be read and written by its owner, and executed by no user."""
+    return 0 <= mode <= 0o666 and mode & 0o600 == 0o600 and not mode & 0o111

@@ -16,6 +16,7 @@ PORTS = "a whole number from 0 to 65535"
 HEARTBEATS = "a number of seconds above 0, at most a million"
 DURATIONS = "a number of seconds above 0, below 1e9"
 BYTES = "a whole number of bytes above 0"
+MODES = "an octal mode such as 0o600, 0o640 or 0o660"
 MODULES = 'the dotted name of a module; "chat" is a chat.py beside the config file'
 PREFIXES = 'a path such as "/socket.io/", and not /api, /healthz, /metrics, /pages or /readyz'
 ORIGINS = 'a list of origins such as "https://example.com", no path, or "*"'
@@ -103,6 +104,11 @@ def test_invalid_value(file: Path, line: str, expected: str) -> None:
         ("store", "retention = -1", "a number of seconds below 1e9, or 0 for max_disconnection_duration"),
         ("store", "prune_interval = 0", DURATIONS),
         ("store", "index_memory = 0", BYTES),
+        ("store", "file_mode = 600", MODES),
+        ("store", "file_mode = 640", MODES),
+        ("store", "file_mode = -1", MODES),
+        ("store", "file_mode = 256", MODES),
+        ("store", 'file_mode = "0o60x"', MODES),
     ],
 )
 def test_invalid_value_of_other_tables(file: Path, table: str, line: str, expected: str) -> None:

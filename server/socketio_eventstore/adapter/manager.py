@@ -42,6 +42,7 @@ class RecoveryArguments(TypedDict, total=False):
     retention: float
     prune_interval: float
     index_memory: int
+    file_mode: int
     max_disconnection_duration: float
     skip_middlewares: bool
     recover_client_disconnect: bool

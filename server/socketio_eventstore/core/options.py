@@ -34,6 +34,7 @@ class Options(StoreOptions):
     """How long a connection may be dead before the server notices: ping interval plus ping timeout."""
 
     def __post_init__(self) -> None:
+        StoreOptions.__post_init__(self)  # super() does not know a dataclass with slots
         if 0 < self.retention < self.max_disconnection_duration:
             raise ValueError(
                 f"retention = {self.retention:g} is smaller than "

@@ -13,6 +13,7 @@ from typing import Annotated, Final, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from socketio_eventlog.options import is_file_mode
 from socketio_eventstore.core.options import Options
 from socketio_eventstore.program.config_sources import ConfigError, Layers
 
@@ -56,6 +57,17 @@ def _file(path: Path) -> Path:
         raise ValueError(path) from None
 
 
+def _octal(value: object) -> object:
+    """Accept the text of a variable in the form of the file, ``0o600``."""
+    return int(value, 8) if isinstance(value, str) and value.startswith("0o") else value
+
+
+def _file_mode(mode: int) -> int:
+    if not is_file_mode(mode):
+        raise ValueError(mode)
+    return mode
+
+
 Host: TypeAlias = Annotated[str, Field(pattern=r"^\S+$", description="a host name or an address")]
 Port: TypeAlias = Annotated[int, Field(ge=0, le=65535, description="a whole number from 0 to 65535")]
 Module: TypeAlias = Annotated[
@@ -91,6 +103,12 @@ Count: TypeAlias = Annotated[int, Field(gt=0, description="a whole number above 
 Switch: TypeAlias = Annotated[bool, Field(description="true or false")]
 File: TypeAlias = Annotated[
     Path, AfterValidator(_file), Field(strict=False, description="the path of a file")
+]
+FileMode: TypeAlias = Annotated[
+    int,
+    BeforeValidator(_octal),
+    AfterValidator(_file_mode),
+    Field(description="an octal mode such as 0o600, 0o640 or 0o660"),
 ]
 Synchronous: TypeAlias = Annotated[Literal["full", "normal"], Field(description='"full" or "normal"')]
 
@@ -151,6 +169,7 @@ class StoreSettings(_Table):
     """How long events are kept; 0 is ``max_disconnection_duration``."""
     prune_interval: Seconds = DEFAULTS.prune_interval
     index_memory: Bytes = DEFAULTS.index_memory
+    file_mode: FileMode = DEFAULTS.file_mode
 
 
 class _File(_Table):

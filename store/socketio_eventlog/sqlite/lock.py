@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from socketio_eventlog.errors import StoreNotUsable
+from socketio_eventlog.options import DEFAULT_FILE_MODE
 
 try:
     import fcntl
@@ -47,13 +48,14 @@ if hasattr(os, "register_at_fork"):
 class Lock:
     """The right to write a database, until ``release`` or the end of the process."""
 
-    def __init__(self, path: Path, timeout_seconds: float) -> None:
+    def __init__(self, path: Path, timeout_seconds: float, file_mode: int = DEFAULT_FILE_MODE) -> None:
         """Acquire the lock, or wait for its release; blocking. The folder of ``path`` must exist.
 
         Raises StoreNotUsable after the timeout, OSError when the lock file cannot be created.
         """
         path = path.resolve()  # servers with different symbolic links need the same lock file
         self._file = path.with_name(path.name + "-lock")
+        self._file_mode = file_mode
         self._handle: int | None = None
         deadline, warned = time.monotonic() + timeout_seconds, False
         while HAS_LOCKS and not self._try_acquire():
@@ -84,6 +86,8 @@ class Lock:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The former owner may have deleted the opened file: a lock on a deleted file excludes no server.
             if self._is_lock_file(handle):
+                with suppress(PermissionError):  # of another owner
+                    os.fchmod(handle, self._file_mode)  # os.open would apply the umask
                 self._handle = handle
                 _locked_handles.add(handle)
         except OSError as error:

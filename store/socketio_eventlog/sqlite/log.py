@@ -76,7 +76,7 @@ class EventLog:
         begin = partial(
             begin_epoch, path=path, epoch=epoch, now=wall_clock(), index_memory_bytes=options.index_memory
         )
-        writer_database = await Database.open(lambda: schema.open_writer(path))
+        writer_database = await Database.open(lambda: schema.open_writer(path, options.file_mode))
         try:
             state = await writer_database.run(begin)
             await writer_database.run(lambda connection: schema.configure(connection, options.synchronous))

@@ -6,7 +6,6 @@ StoreNotUsable with one line that names the path.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +14,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from socketio_eventlog.errors import DatabaseTooNew, StoreError, StoreNotUsable
-from socketio_eventlog.options import Synchronous
+from socketio_eventlog.options import DEFAULT_FILE_MODE, Synchronous
+from socketio_eventlog.sqlite import files
 from socketio_eventlog.sqlite.database import StoreConnection
 from socketio_eventlog.sqlite.lock import Lock
 
@@ -35,17 +35,18 @@ _WAL_LIMIT: Final = "PRAGMA journal_size_limit = 8000000"
 _SYNCHRONOUS: Final = {"full": "PRAGMA synchronous = FULL", "normal": "PRAGMA synchronous = NORMAL"}
 
 
-def open_writer(path: Path) -> StoreConnection:
+def open_writer(path: Path, file_mode: int = DEFAULT_FILE_MODE) -> StoreConnection:
     """Open the only connection that writes the file; create or migrate the database before.
 
     The connection owns the file's lock until the close. Commits are durable ("full") until ``configure``.
     """
     check_sqlite_version()
     with _translate_errors(path):
-        _create_file(path)
+        files.create(path, file_mode)
+        files.narrow(path, file_mode)
         connection = _connect(path, "rw")
         try:
-            connection.lock = Lock(path, OPENING_TIMEOUT_SECONDS)
+            connection.lock = Lock(path, OPENING_TIMEOUT_SECONDS, file_mode)
             _check_application(connection)
             _retry_while_busy(lambda: connection.execute("PRAGMA journal_mode = WAL"))
             if _revision(connection) != HEAD_REVISION:
@@ -98,35 +99,6 @@ def _translate_errors(path: Path) -> Iterator[None]:
         raise StoreNotUsable(f"{path} is not a healthy SQLite database: {error}.") from error
     except OSError as error:
         raise StoreNotUsable(f"{path} cannot be opened or created: {error}.") from error
-
-
-def _create_file(path: Path) -> None:
-    """Create an empty file which only the owner can read; SQLite gives the -wal and -shm the same mode."""
-    if path.is_dir():
-        raise StoreNotUsable(f"{path} is a directory; the path of a file is needed.")
-    missing = [folder for folder in path.parents if not folder.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-    except FileExistsError:
-        if not os.access(path, os.W_OK):
-            # SQLite would open the file nevertheless, and leave a read-only -wal and a read-only -shm.
-            raise StoreNotUsable(f"{path} is read-only.") from None
-        return
-    # A power cut after the first commit must not take the directory entries of the file and its folders.
-    for folder in (path.parent, *(new.parent for new in missing)):
-        _sync_folder(folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    try:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except PermissionError:  # a folder can be writable and unreadable
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _connect(path: Path, mode: Literal["rw", "ro"]) -> StoreConnection:

@@ -1,0 +1,67 @@
+"""The files of a database: created and kept with the configured mode."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from socketio_eventlog.errors import StoreNotUsable
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES: Final = ("", "-wal", "-shm", "-lock")
+"""The names of the files begin with the name of the database."""
+
+
+def create(path: Path, mode: int) -> None:
+    """Create an empty file with this mode; SQLite gives the -wal and -shm the same mode."""
+    if path.is_dir():
+        raise StoreNotUsable(f"{path} is a directory; the path of a file is needed.")
+    missing = [folder for folder in path.parents if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+    except FileExistsError:
+        if not os.access(path, os.W_OK):
+            # SQLite would open the file nevertheless, and leave a read-only -wal and a read-only -shm.
+            raise StoreNotUsable(f"{path} is read-only.") from None
+        return
+    os.close(handle)
+    if mode != 0o600:
+        path.chmod(mode)  # os.open would apply the umask
+    # A power cut after the first commit must not take the directory entries of the file and its folders.
+    for folder in (path.parent, *(new.parent for new in missing)):
+        _sync_folder(folder)
+
+
+def narrow(path: Path, mode: int) -> None:
+    """Take rights beyond ``mode`` from the files, for example from a backup that was put back."""
+    path = path.resolve()  # SQLite puts the WAL beside the target of a symbolic link
+    for file in (path.with_name(path.name + suffix) for suffix in SUFFIXES):
+        try:
+            present = stat.S_IMODE(file.stat().st_mode)
+        except FileNotFoundError:
+            continue
+        if not present & ~mode:
+            continue
+        try:
+            file.chmod(present & mode)
+            logger.warning("%s had the mode %04o, and has %04o now.", file, present, present & mode)
+        except PermissionError:
+            logger.warning(
+                "%s has the mode %04o, beyond file_mode; only its owner can change that.", file, present
+            )
+
+
+def _sync_folder(folder: Path) -> None:
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:  # a folder can be writable and unreadable
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
