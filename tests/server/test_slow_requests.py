@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
 import pytest
 
+from socketio_eventstore import program
 from support.polling import RawPolling
 from support.processes import DEADLINE, HOST, ServerProcess
 
@@ -79,3 +82,23 @@ async def test_open_poll_and_websocket_are_not_slow(
         await websocket.send_str('420["say","hello"]')
         assert "said" in await websocket.receive_str()
         assert any("said" in packet for packet in await poll)
+
+
+async def test_unread_file(server: ServerProcess) -> None:
+    """A connection whose client does not read a file is closed."""
+    loop = asyncio.get_running_loop()
+    with socket.socket() as silent:
+        silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        silent.setblocking(False)
+        await loop.sock_connect(silent, (HOST, server.port))
+        file = b"/socket.io/socket.io.msgpack.min.js.map"
+        for _ in range(31):
+            await loop.sock_sendall(silent, b"GET " + file + b" HTTP/1.1\r\nHost: server\r\n\r\n")
+        await asyncio.sleep(4.0)  # the client reads nothing meanwhile
+        received = 0
+        with contextlib.suppress(ConnectionResetError):
+            async with asyncio.timeout(DEADLINE):
+                while data := await loop.sock_recv(silent, 65536):
+                    received += len(data)
+        bundle = Path(program.__file__).parent / "client_bundle"
+        assert received < 31 * (bundle / "socket.io.msgpack.min.js.map").stat().st_size

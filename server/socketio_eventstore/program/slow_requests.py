@@ -1,4 +1,6 @@
-"""The limit for incomplete request bodies; aiohttp itself closes connections with incomplete headers.
+"""The limits for incomplete request bodies, and for responses that a client does not read.
+
+aiohttp itself closes connections with incomplete headers.
 
 Without the limit, one client could keep open as many connections as the system has file descriptors, with
 a few bytes for each.
@@ -12,16 +14,24 @@ import logging
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from socketio_eventstore.transport.unread_responses import UnreadResponses
+
+SWITCHING_PROTOCOLS = 101
+
 logger = logging.getLogger(__name__)
 
 
 def closes_slow_requests(timeout_seconds: float) -> Middleware:
-    """Return a middleware that closes a connection if a request body is incomplete after the timeout."""
+    """Return a middleware that closes a connection if a body is incomplete or unread after the timeout."""
+    unread = UnreadResponses()
 
     @web.middleware
     async def with_timeout(request: web.Request, handler: Handler) -> web.StreamResponse:
         if not request.body_exists:  # also for a WebSocket, which has no time limit
-            return await handler(request)
+            response = await handler(request)
+            if response.status != SWITCHING_PROTOCOLS and request.transport is not None:
+                unread.watch(request.transport, timeout_seconds)
+            return response
         timer = asyncio.get_running_loop().call_later(timeout_seconds, _close_unless_complete, request)
         try:
             return await handler(request)

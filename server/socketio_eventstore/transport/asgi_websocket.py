@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from socketio_eventstore.core.frames import Frames
+from socketio_eventstore.transport.asgi_transport import find_transport
 from socketio_eventstore.transport.frame_reader import CloseCode
 from socketio_eventstore.transport.websocket import (
     CLOSE_TIMEOUT_SECONDS,
@@ -101,14 +102,21 @@ class AsgiWebSocket:
 
     def close(self) -> None:
         """Close the WebSocket after sending the queued packets."""
-        self._closing = True
+        if not self._closing:  # a client that does not read delays the writer and the close frame for ever
+            self._closing = True
+            timer = asyncio.get_running_loop().call_later(CLOSE_TIMEOUT_SECONDS, self.abort)
+            self._writer.add_done_callback(lambda _: timer.cancel())
         self._reading.set()
         self._wake_writer.set()
 
     def abort(self) -> None:
         """Close the WebSocket at once and drop the queued packets."""
         self._closing = True
-        self._writer.cancel()
+        if not self._writer.done():
+            self._writer.cancel()
+            transport = find_transport(self._send)
+            if transport is not None:
+                transport.abort()
         if self._incoming is not None:
             self._incoming.cancel()
         self._reading.set()

@@ -23,6 +23,7 @@ from socketio_eventstore.core.frames import Frames, polling_body
 from socketio_eventstore.core.packets import dumps
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
 from socketio_eventstore.transport.aiohttp_websocket import AiohttpWebSocket
+from socketio_eventstore.transport.asgi_transport import find_transport
 from socketio_eventstore.transport.asgi_websocket import AsgiWebSocket
 from socketio_eventstore.transport.connection import (
     HANDLERS_AT_ONCE,
@@ -30,6 +31,7 @@ from socketio_eventstore.transport.connection import (
     HandleMessage,
     InvalidRequest,
 )
+from socketio_eventstore.transport.unread_responses import UnreadResponses
 from socketio_eventstore.transport.upgrade import Upgrade
 from socketio_eventstore.transport.websocket import Environ, MakeReceiver
 
@@ -73,6 +75,8 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
     """The number of connections aborted because of ``max_client_buffer``."""
     failures: RepeatedFailures
     """The log lines about clients."""
+    unread: UnreadResponses
+    """The TCP connections whose client has not read a response."""
     connection_closed: Callable[[EngineConnection, str], None]
     """Called at once when a connection closes, with python-engineio's reason."""
     handle_message: HandleMessage
@@ -117,6 +121,7 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
         self.handlers_at_once = HANDLERS_AT_ONCE
         self.websocket_compression = websocket_compression
         self.slow_clients = 0
+        self.unread = UnreadResponses()
         self.failures = RepeatedFailures(logging.getLogger("socketio_eventstore.transport.connection"))
         self.connection_closed = connection_closed
         self.handle_message = handle_message
@@ -157,6 +162,15 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
         if not isinstance(response, dict):
             return response
         self._compress(response, environ)
+        return await self._send_response(response, environ)
+
+    async def _send_response(self, response: Response, environ: Environ) -> Any:
+        """Send a response. A client that does not read the response loses its TCP connection."""
+        timeout = self.ping_interval + self.ping_timeout  # by then a client without a ping has given up
+        send = environ.get("asgi.send")
+        transport = find_transport(send) if send is not None else environ["aiohttp.request"].transport
+        if transport is not None:
+            self.unread.watch(transport, timeout)
         return await self._make_response(response, environ)
 
     async def _respond(self, environ: Environ) -> Any:

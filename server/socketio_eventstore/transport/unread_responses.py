@@ -1,0 +1,41 @@
+"""The limit for clients that do not read the response to an HTTP request."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+logger = logging.getLogger(__name__)
+
+CHECKS: Final = 8
+"""Checks of a transport within the timeout. A transport that is empty at one of them has read all."""
+
+
+class UnreadResponses:
+    """Drops TCP connections whose client has not read a response after a timeout.
+
+    aiohttp and uvicorn wait for ever, and keep the response in memory, with the connection and its task.
+    """
+
+    def __init__(self) -> None:
+        self._watched: set[asyncio.Transport] = set()
+
+    def watch(self, transport: asyncio.Transport, timeout_seconds: float) -> None:
+        """Watch a TCP connection from the sending of a response on."""
+        if transport not in self._watched:
+            self._watched.add(transport)
+            self._check_later(transport, timeout_seconds / CHECKS, CHECKS)
+
+    def _check_later(self, transport: asyncio.Transport, seconds: float, checks: int) -> None:
+        asyncio.get_running_loop().call_later(seconds, self._check, transport, seconds, checks - 1)
+
+    def _check(self, transport: asyncio.Transport, seconds: float, checks: int) -> None:
+        if transport.get_write_buffer_size() == 0:
+            self._watched.discard(transport)
+        elif checks > 0:
+            self._check_later(transport, seconds, checks)
+        else:
+            self._watched.discard(transport)
+            logger.info("A client did not read a response within %g s", seconds * CHECKS)
+            transport.abort()

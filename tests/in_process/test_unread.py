@@ -1,0 +1,184 @@
+"""Clients that never read: the connection, its task and its memory go after a time limit."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import socketio
+import uvicorn
+from aiohttp import web
+
+from socketio_eventstore import AsyncServer
+from socketio_eventstore.transport import asgi_websocket
+from socketio_eventstore.transport.asgi_transport import find_transport
+from support.processes import HOST, free_port
+
+BODY = 3_000_000
+
+
+def plain(sio: Any) -> Any:
+    return socketio.ASGIApp(sio)
+
+
+def wrapped(sio: Any) -> Any:
+    """An application with middlewares that wrap ``send``, as those of Starlette do."""
+    app = socketio.ASGIApp(sio)
+
+    async def middleware(scope: Any, receive: Any, send: Any) -> None:
+        async def sender(message: Any) -> None:
+            await send(message)
+
+        await app(scope, receive, sender)
+
+    return middleware
+
+
+@asynccontextmanager
+async def aiohttp_server(sio: Any) -> AsyncIterator[int]:
+    app = web.Application()
+    sio.attach(app)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, HOST, 0).start()
+    try:
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def uvicorn_server(app: Any, **options: Any) -> AsyncIterator[int]:
+    port = free_port()
+    config = uvicorn.Config(app, host=HOST, port=port, log_config=None, lifespan="off", **options)
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve())
+    try:
+        async with asyncio.timeout(30):
+            while not server.started:  # noqa: ASYNC110 - there is no event
+                await asyncio.sleep(0.01)
+        yield port
+    finally:
+        server.should_exit = server.force_exit = True
+        with suppress(asyncio.CancelledError):
+            await serving
+
+
+async def request(port: int, query: str, body: str | None = None) -> str:
+    url = f"http://{HOST}:{port}/socket.io/?EIO=4&transport=polling{query}"
+    method = "GET" if body is None else "POST"
+    async with aiohttp.ClientSession() as http, http.request(method, url, data=body) as response:
+        return await response.text()
+
+
+def silent_socket() -> socket.socket:
+    silent = socket.socket()
+    silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    silent.setblocking(False)
+    return silent
+
+
+async def is_dropped(silent: socket.socket, tasks: int) -> None:
+    """Wait, without reading, until the tasks are gone; then the rest of the bytes does not come."""
+    await asyncio.sleep(3.0)
+    async with asyncio.timeout(20):
+        while len(asyncio.all_tasks()) > tasks:  # noqa: ASYNC110 - there is no event
+            await asyncio.sleep(0.05)
+    loop, received = asyncio.get_running_loop(), 0
+    with suppress(ConnectionResetError):
+        async with asyncio.timeout(20):
+            while data := await loop.sock_recv(silent, 65536):
+                received += len(data)
+    assert received < BODY
+
+
+SERVERS = ["aiohttp", "h11", "wrapped"]
+
+
+@asynccontextmanager
+async def running(kind: str, path: Path) -> AsyncIterator[tuple[Any, int]]:
+    sio = AsyncServer(
+        path, async_mode="aiohttp" if kind == "aiohttp" else "asgi", ping_interval=1.0, ping_timeout=1.0
+    )
+    if kind == "aiohttp":
+        context = aiohttp_server(sio)
+    elif kind == "h11":
+        context = uvicorn_server(plain(sio), http="h11")
+    elif kind in ("websockets", "wsproto"):
+        context = uvicorn_server(plain(sio), ws=kind, ws_ping_interval=None)
+    else:
+        context = uvicorn_server(wrapped(sio))
+    async with context as port:
+        await sio.start()
+        try:
+            yield sio, port
+        finally:
+            await sio.shutdown()
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+async def test_polling_client_that_never_reads(tmp_path: Path, kind: str) -> None:
+    """The response, the task and the TCP connection of a poll that is not read are gone after the timeout."""
+    async with running(kind, tmp_path / "events.db") as (sio, port):
+        opened = json.loads((await request(port, ""))[1:])
+        query = f"&sid={opened['sid']}"
+        await request(port, query, "40")
+        sid = json.loads((await request(port, query))[2:])["sid"]
+        tasks = len(asyncio.all_tasks())
+        await sio.emit("large", "x" * (BODY // 2), to=sid)
+        await sio.emit("large", "x" * (BODY // 2), to=sid)
+        silent = silent_socket()
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(silent, (HOST, port))
+        head = f"GET /socket.io/?EIO=4&transport=polling{query} HTTP/1.1\r\nHost: a\r\n\r\n"
+        await loop.sock_sendall(silent, head.encode())
+        await is_dropped(silent, tasks)
+        silent.close()
+
+
+@pytest.mark.parametrize("kind", ["websockets", "wsproto", "wrapped"])
+@pytest.mark.filterwarnings("ignore")  # deprecations of uvicorn's back ends
+@pytest.mark.parametrize("is_closed", [False, True])
+async def test_websocket_that_never_reads(
+    tmp_path: Path, kind: str, is_closed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tasks and the TCP connection of a WebSocket that is not read are gone after the timeout."""
+    if kind == "wsproto":
+        pytest.importorskip("wsproto")
+    monkeypatch.setattr(asgi_websocket, "CLOSE_TIMEOUT_SECONDS", 0.5)
+    async with running(kind, tmp_path / "events.db") as (sio, port):
+        tasks = len(asyncio.all_tasks())
+        silent = silent_socket()
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(silent, (HOST, port))
+        head = (
+            "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n"
+            "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        await loop.sock_sendall(silent, head.encode())
+        assert b" 101 " in await loop.sock_recv(silent, 4096)
+        connect = bytes([0x81, 0x82, 0, 0, 0, 0]) + b"40"
+        await loop.sock_sendall(silent, connect)
+        async with asyncio.timeout(20):
+            while not any(session.is_connected for session in sio.manager.runtime.registry):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        await sio.emit("large", "x" * (BODY // 2))
+        await sio.emit("large", "x" * (BODY // 2))
+        if is_closed:
+            for connection in list(sio.eio.sockets.values()):
+                connection.close_after_flush("server disconnect")
+        await is_dropped(silent, tasks)
+        silent.close()
+
+
+def test_transport_that_is_not_found() -> None:
+    """A send without a transport is left alone."""
+    assert find_transport(print) is None
