@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,6 +14,7 @@ from socketio import AsyncManager
 from socketio_eventlog.errors import StoreClosed
 from socketio_eventlog.records import Event
 from socketio_eventstore.adapter import encoder
+from socketio_eventstore.adapter.acknowledgements import AcknowledgementIds, current_call
 from socketio_eventstore.adapter.handlers import running_disconnect_of
 from socketio_eventstore.adapter.server import RecoveryServer
 from socketio_eventstore.core.event_rules import check_event_name, check_text
@@ -75,9 +74,7 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
         self.reopens = True
         """Whether ``start`` opens the store again after ``close``; a program that ends sets False."""
         self._loop: asyncio.AbstractEventLoop | None = None
-        # The sid outlives a restart, so the ids of acknowledgements must not begin anew after one. They stay
-        # below 2**53, the largest exact integer of JavaScript.
-        self._ack_ids = itertools.count(secrets.randbelow(2**21) << 31)
+        self.acknowledgements = AcknowledgementIds(self.callbacks)
 
     def set_server(self, server: Any) -> None:
         """Set up the server that was given this manager; called by the constructor of the server.
@@ -213,17 +210,16 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
 
     def _with_ack(self, runtime: Runtime, record: Event, callback: Callable[..., Any]) -> EmitWithAck:
         namespace, encode = record.namespace, runtime.encoder.event
+        call = current_call.get()
 
         def packet_for(session: Session) -> Frames:
-            ack_id = self._generate_ack_id(session.sid, callback)
+            ack_id = self.acknowledgements.issue(session.sid, callback, call)
             return encode(namespace, record.payload, record.attachments, None, ack_id)
 
         return EmitWithAck(record, packet_for)
 
     def _generate_ack_id(self, sid: str, callback: Callable[..., Any]) -> int:
-        ack_id = next(self._ack_ids)
-        self.callbacks.setdefault(sid, {})[ack_id] = callback
-        return ack_id
+        return self.acknowledgements.issue(sid, callback)
 
     # Rooms ------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from socketio import exceptions
 
 from socketio_eventlog.errors import StoreClosed, StoreError
 from socketio_eventstore.adapter import encoder
+from socketio_eventstore.adapter.acknowledgements import AcknowledgementIds, Call, current_call
 from socketio_eventstore.adapter.clients import Clients
 from socketio_eventstore.adapter.decoder import Decoder
 from socketio_eventstore.adapter.exactly_once import ExactlyOnce, InvalidIdempotencyKey
@@ -55,6 +56,7 @@ class Manager(Protocol):
     reopens: bool
     runtime: Runtime | None
     callbacks: dict[str, Any]
+    acknowledgements: AcknowledgementIds
 
     def check_loop(self) -> None:
         """Move to the running event loop. Raises RuntimeError while the server's loop runs elsewhere."""
@@ -248,7 +250,13 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         """
         addressed = sid if to is None else to
         # python-socketio takes ``to or sid``: an empty ``to`` alone would become a broadcast.
-        return await super().call(event, data, addressed, addressed, *args, **kwargs)
+        call = Call()
+        token = current_call.set(call)
+        try:
+            return await super().call(event, data, addressed, addressed, *args, **kwargs)
+        finally:
+            current_call.reset(token)
+            self.manager.acknowledgements.end(call)
 
     def recovered(self, sid: str, namespace: str | None = None) -> bool:
         """Whether the present connection of a client recovered its session. Raises KeyError."""

@@ -1,0 +1,61 @@
+"""The callbacks of emits whose acknowledgements have not come."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+CALLBACKS_PER_SESSION: Final = 1000
+"""The most outstanding acknowledgements of a session. Beyond, the oldest callback is never called."""
+
+Callbacks = dict[str, dict[int, Callable[..., Any]]]
+"""The callbacks by sid and id, as python-socketio's manager keeps them."""
+
+
+@dataclass(eq=False, slots=True)
+class Call:
+    """A ``call`` that waits for its acknowledgement."""
+
+    issued: list[tuple[str, int]] = field(default_factory=list)
+    """The sid and the id of each packet."""
+    is_over: bool = False
+
+
+current_call: ContextVar[Call | None] = ContextVar("call", default=None)
+"""The ``call`` in whose context an emit happens."""
+
+
+class AcknowledgementIds:
+    """Issues the ids of acknowledgements, and bounds the callbacks of each session."""
+
+    def __init__(self, callbacks: Callbacks) -> None:
+        self._callbacks = callbacks
+        # The sid outlives a restart, so the ids of acknowledgements must not begin anew after one. They stay
+        # below 2**53, the largest exact integer of JavaScript.
+        self._ids = itertools.count(secrets.randbelow(2**21) << 31)
+
+    def issue(self, sid: str, callback: Callable[..., Any], call: Call | None = None) -> int:
+        """Return a new id for a packet to a session, and keep the callback."""
+        ack_id = next(self._ids)
+        if call is not None and call.is_over:
+            return ack_id
+        callbacks = self._callbacks.setdefault(sid, {})
+        callbacks[ack_id] = callback
+        if len(callbacks) > CALLBACKS_PER_SESSION:
+            del callbacks[next(iter(callbacks))]
+        if call is not None:
+            call.issued.append((sid, ack_id))
+        return ack_id
+
+    def end(self, call: Call) -> None:
+        """Take back the callbacks of a call that got its answer or was given up."""
+        call.is_over = True
+        for sid, ack_id in call.issued:
+            callbacks = self._callbacks.get(sid, {})
+            callbacks.pop(ack_id, None)
+            if not callbacks:
+                self._callbacks.pop(sid, None)
