@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,33 @@ async def test_breaks_and_late_closes_are_no_poison(path: Path) -> None:
         await visit()
         await visit(is_cut=True)
         assert RecoveryResult.POISONED not in await results(server)
+
+
+async def test_close_before_the_bytes_have_arrived_is_no_poison(path: Path) -> None:
+    """A client that closes in order before it has a large event never counts, however often it does so."""
+    async with serving(path) as server:
+        client = await server.socket()
+        pid = (await client.connect())["pid"]
+        await client.leave()
+        session = (await server.manager.start()).registry.get("/", client.sid)
+        assert session is not None
+        offset = await server.sio.emit("large", "x" * 1_900_000)
+        for _ in range(5):
+            await until_away(session)
+            again = await server.socket()
+            connection: Any = again._websocket._response.connection
+            raw = connection.transport.get_extra_info("socket")
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            assert (await again.connect(auth={"pid": pid}))["pid"] == pid
+            connection.transport.pause_reading()
+            await until(lambda: session.current.first_sent)
+            await again._websocket._writer.close(1000)
+            await until_away(session)
+            connection.transport.abort()
+            assert session.suspected.times == 0
+        again = await server.socket()
+        assert (await again.connect(auth={"pid": pid}))["pid"] == pid
+        assert (await again.event())[-1] == offset
 
 
 async def test_client_that_takes_the_event_is_no_suspect(path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import deque
 from itertools import product
+from typing import Any
 
 import pytest
 
@@ -309,3 +310,44 @@ def test_pong_of_a_former_connection_is_ignored() -> None:
     old.pong_received()
     new.pong_received()
     assert member.confirmed == 0
+
+
+# Suspicion ------------------------------------------------------------------------------------------
+
+
+def visit(away: Session, first: int, *, in_order: bool = True, seconds: float = 1.0, pong: int = 0) -> None:
+    """A recovered connection on which this event came first, until its end."""
+    connection = Recorder()
+    connection.closed_in_order = in_order
+    attached = away.attach(connection, first - 1, recovered=True)
+    attached.first_sent, attached.accepted_at = first, 100.0
+    away.move(State.REPLAYING)
+    away.confirm(pong)
+    away.transport_closed(100.0 + seconds)
+    away.detach()
+    away.move(State.AWAY)
+
+
+BREAKS_THE_ROW: list[dict[str, Any]] = [
+    {"first": 7, "in_order": False},
+    {"first": 7, "seconds": 2.1},
+    {"first": 8},
+    {"first": 0},
+    {"first": 7, "pong": 7},
+]
+
+
+@pytest.mark.parametrize("between", BREAKS_THE_ROW)
+def test_three_closes_in_a_row_confirm_a_suspicion(between: dict[str, Any]) -> None:
+    """Three closes in order on the same first event make it poison; any other end begins anew."""
+    suspect = session(state=State.AWAY)
+    for _ in range(2):
+        visit(suspect, 7)
+    assert not suspect.suspected.is_confirmed(6)
+    visit(suspect, **between)
+    assert not suspect.suspected.is_confirmed(6)
+    if "pong" in between:
+        return
+    for _ in range(3):
+        visit(suspect, 7)
+    assert suspect.suspected.is_confirmed(6) and not suspect.suspected.is_confirmed(7)

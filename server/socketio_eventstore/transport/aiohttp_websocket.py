@@ -7,6 +7,7 @@ WebSocket needs a task, a queue and a wake-up per message, and several KiB per c
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Sequence
 from contextvars import Context, copy_context
 from typing import cast
@@ -22,6 +23,14 @@ from socketio_eventstore.transport.websocket import (
     MakeReceiver,
     Receiver,
 )
+
+try:
+    import fcntl
+    import termios
+except ImportError:  # Windows, which does not tell how much a client has acknowledged
+    HAS_SOCKET_QUEUES = False
+else:
+    HAS_SOCKET_QUEUES = True
 
 UNREAD_BYTES_WITHOUT_PONG = 64_000
 """Unsent bytes of one client beyond which its WebSocket pings get no pong."""
@@ -112,7 +121,8 @@ class AiohttpWebSocket(asyncio.Protocol):
                 case Ping(payload):
                     self._send_pong(payload)
                 case Close(code):
-                    in_order = code in CLOSED_BY_APPLICATION and not self.unsent_bytes
+                    is_written = not self.unsent_bytes and not _unacknowledged_bytes(self._transport)
+                    in_order = code in CLOSED_BY_APPLICATION and is_written
                     self._close(code)
                     self.receiver.connection_lost(in_order=in_order)
 
@@ -151,6 +161,18 @@ class AiohttpWebSocket(asyncio.Protocol):
             # asyncio's close() waits for the unsent bytes, and waits for ever if the client does not read.
             # With TLS, get_write_buffer_size() leaves out the bytes already passed on to TCP.
             asyncio.get_running_loop().call_later(CLOSE_TIMEOUT_SECONDS, transport.abort)
+
+
+def _unacknowledged_bytes(transport: asyncio.Transport) -> int:
+    """Return the bytes that the operating system still holds for the client; 0 where that is unknown."""
+    if not HAS_SOCKET_QUEUES:
+        return 0
+    try:
+        file = transport.get_extra_info("socket").fileno()
+        answer = fcntl.ioctl(file, termios.TIOCOUTQ, bytes(4))
+    except OSError:
+        return 0
+    return int.from_bytes(answer, sys.byteorder)
 
 
 def _offers_deflate(request: web.Request) -> bool:
