@@ -434,7 +434,8 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         try:
             return encoder.connect_error(self.packet_class, namespace, reason)
         except (TypeError, ValueError, OverflowError) as error:
-            logger.error("The reason of a refusal in %s cannot be sent: %s", namespace, error)
+            text = f"The reason of a refusal in {namespace} cannot be sent: {error}"
+            self._clients.calls.failures.failed("reason", text)
         message = reason.get("message") if isinstance(reason, dict) else None
         text = message if isinstance(message, str) and message.isprintable() else "Connection refused"
         return encoder.connect_error(self.packet_class, namespace, {"message": text})

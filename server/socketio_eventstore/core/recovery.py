@@ -20,6 +20,7 @@ from socketio_eventstore.core.old_events import OldEvents
 from socketio_eventstore.core.options import Options
 from socketio_eventstore.core.position_history import PositionHistory
 from socketio_eventstore.core.registry import Registry
+from socketio_eventstore.core.repeated_failures import RepeatedFailures
 from socketio_eventstore.core.sessions import Session, State
 
 logger = logging.getLogger(__name__)
@@ -100,6 +101,7 @@ class Recovery:
         self._registry = registry
         self._limits = limits
         self._old_events = old_events
+        self._failures = RepeatedFailures(logger)
         self.position_history = PositionHistory(limits.max_unconfirmed_seconds)
         self.results: Counter[RecoveryResult] = Counter()
         """The number of reconnections by result."""
@@ -164,14 +166,13 @@ class Recovery:
     async def _is_poisoned(self, session: Session, cursor: int, sequences: Sequence[int]) -> bool:
         """Whether the client cannot read one of the missed events."""
         if session.suspected.is_confirmed(cursor):
-            suspect = self._log.offset_of(session.suspected.sequence)
-            logger.warning(
-                "The client of %s cannot read the event at offset %s: it closed the connection on it "
-                "%s times in a row. It gets a new session.",
-                session.sid,
-                suspect,
-                session.suspected.times,
+            sequence, times = session.suspected
+            offset = self._log.offset_of(sequence)
+            text = (
+                f"The client of {session.sid} cannot read the event at offset {offset}: "
+                f"it closed the connection on it {times} times in a row. It gets a new session."
             )
+            self._failures.failed(sequence, text, level=logging.WARNING)
             return True
         if self._old_events is None:
             return False
