@@ -29,6 +29,7 @@ else:
 logger = logging.getLogger(__name__)
 
 _PAUSE_SECONDS: Final = 0.02
+MAX_NOTE_BYTES: Final = 1000
 _UNSUPPORTED: Final = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL})
 """The errors of file systems without such locks, for example of some network file systems."""
 
@@ -68,13 +69,27 @@ class Lock:
                 warned = True
             time.sleep(_PAUSE_SECONDS)
 
-    def release(self) -> None:
-        """Release the lock and delete the lock file. A second call does nothing."""
+    @property
+    def note(self) -> str:
+        """The text in the lock file; a server that was killed leaves it to the next one."""
+        if self._handle is None:
+            return ""
+        return os.pread(self._handle, MAX_NOTE_BYTES, 0).decode(errors="replace")
+
+    @note.setter
+    def note(self, text: str) -> None:
+        if self._handle is not None:
+            os.ftruncate(self._handle, 0)
+            os.pwrite(self._handle, text.encode(), 0)
+            os.fsync(self._handle)  # a power cut must not bring an earlier note back
+
+    def release(self, *, keep_file: bool = False) -> None:
+        """Release the lock and delete the lock file with its note. A second call does nothing."""
         handle, self._handle = self._handle, None
         if handle is None or handle not in _locked_handles:
             return
         with suppress(OSError):  # a lock file without a lock does no harm
-            if self._is_lock_file(handle):
+            if not keep_file and self._is_lock_file(handle):
                 self._file.unlink()
         _locked_handles.discard(handle)
         os.close(handle)

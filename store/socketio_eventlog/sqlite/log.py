@@ -79,6 +79,7 @@ class EventLog:
         writer_database = await Database.open(lambda: schema.open_writer(path, options.file_mode))
         try:
             state = await writer_database.run(begin)
+            await writer_database.run(lambda connection: schema.note_epoch(connection, path, epoch))
             await writer_database.run(lambda connection: schema.configure(connection, options.synchronous))
             reader_database = await Database.open(lambda: schema.open_reader(path))
         except BaseException as error:

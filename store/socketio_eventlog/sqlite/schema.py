@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 from socketio_eventlog.errors import DatabaseTooNew, StoreError, StoreNotUsable
 from socketio_eventlog.options import DEFAULT_FILE_MODE, Synchronous
-from socketio_eventlog.sqlite import files
+from socketio_eventlog.sqlite import files, left_over
 from socketio_eventlog.sqlite.database import StoreConnection
 from socketio_eventlog.sqlite.lock import Lock
 
@@ -47,6 +47,7 @@ def open_writer(path: Path, file_mode: int = DEFAULT_FILE_MODE) -> StoreConnecti
         connection = _connect(path, "rw")
         try:
             connection.lock = Lock(path, OPENING_TIMEOUT_SECONDS, file_mode)
+            _check_left_over_wal(path, connection.lock)
             _check_application(connection)
             _retry_while_busy(lambda: connection.execute("PRAGMA journal_mode = WAL"))
             if _revision(connection) != HEAD_REVISION:
@@ -57,6 +58,26 @@ def open_writer(path: Path, file_mode: int = DEFAULT_FILE_MODE) -> StoreConnecti
             connection.close()
             raise
         return connection
+
+
+def _check_left_over_wal(path: Path, lock: Lock) -> None:
+    """Refuse the WAL of another database, before SQLite reads either. Raises StoreNotUsable."""
+    try:
+        left_over.check(path, lock.note)
+    except BaseException:
+        lock.release(keep_file=True)  # the next start must refuse as well
+        raise
+    lock.note = ""  # from here on the note would be that of an earlier server
+
+
+def note_epoch(connection: StoreConnection, path: Path, epoch: str) -> None:
+    """Note in the lock file which database file the WAL belongs to; a job of the writer's thread.
+
+    The row of the epoch must be in the database file itself, not only in the WAL.
+    """
+    busy, pages, written = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    if not busy and pages == written and connection.lock is not None:
+        connection.lock.note = left_over.note_of(path, epoch)
 
 
 def check_sqlite_version() -> None:
