@@ -109,6 +109,8 @@ def test_invalid_value(file: Path, line: str, expected: str) -> None:
         ("store", "file_mode = -1", MODES),
         ("store", "file_mode = 256", MODES),
         ("store", 'file_mode = "0o60x"', MODES),
+        ("limits", "connections = 0", "a whole number above 0"),
+        ("limits", "pending_handshakes = -1", "a whole number above 0"),
     ],
 )
 def test_invalid_value_of_other_tables(file: Path, table: str, line: str, expected: str) -> None:
@@ -125,7 +127,7 @@ def test_invalid_value_of_other_tables(file: Path, table: str, line: str, expect
         ("port = 1", "line 1: there is no key 'port'; it belongs to [server]"),
         ("\n[sever]\nport = 1", "line 2: there is no table 'sever'; the nearest is 'server'"),
         ("sever.port = 1", "line 1: there is no table 'sever'; the nearest is 'server'"),
-        ("x = 1", "line 1: there is no key 'x'; known: server, connection_state_recovery, store"),
+        ("x = 1", "line 1: there is no key 'x'; known: server, connection_state_recovery, store, limits"),
         ("server = 1", "line 1: server = 1: expected a table, [server]"),
         ("[[server]]", "line 1: server = [{}]: expected a table, [server]"),
         (

@@ -50,6 +50,8 @@ class RecoveryArguments(TypedDict, total=False):
     max_client_buffer: int
     max_attachments: int
     websocket_compression: int
+    connections: int
+    pending_handshakes: int
 
 
 class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is not typed

@@ -137,6 +137,8 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         self.eio.configure(
             max_client_buffer=options.max_client_buffer,
             websocket_compression=options.websocket_compression,
+            connections=options.connections,
+            pending_handshakes=options.pending_handshakes,
             connection_closed=self._clients.connection_closed,
             handle_message=self._clients.handle_message,
             ping_written=self._clients.ping_written,

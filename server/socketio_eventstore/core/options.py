@@ -30,6 +30,10 @@ class Options(StoreOptions):
     """Binary arguments in one event or acknowledgement; socket.io-parser 4.2.6 and later take no more."""
     websocket_compression: int = 0
     """WebSocket messages of at least this size are compressed; 0 compresses none."""
+    connections: int = 50_000
+    """Open connections; beyond, handshakes get 503."""
+    pending_handshakes: int = 20_000
+    """Connections that have not asked for a namespace; beyond, handshakes get 503."""
     heartbeat: float = 45.0
     """How long a connection may be dead before the server notices: ping interval plus ping timeout."""
 

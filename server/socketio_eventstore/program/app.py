@@ -105,6 +105,7 @@ async def build(config: Config, *, is_stored: bool = True) -> tuple[web.Applicat
         max_client_buffer=settings.max_client_buffer,
         max_attachments=settings.max_attachments,
         websocket_compression=settings.websocket_compression,
+        **config.limits.model_dump(),
         **store_arguments,
         **recovery_arguments,
     )

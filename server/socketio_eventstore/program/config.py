@@ -172,16 +172,26 @@ class StoreSettings(_Table):
     file_mode: FileMode = DEFAULTS.file_mode
 
 
+class LimitSettings(_Table):
+    """The table ``[limits]``: what all clients together may use."""
+
+    connections: Count = DEFAULTS.connections
+    pending_handshakes: Count = DEFAULTS.pending_handshakes
+    """Connections whose client has not asked for a namespace."""
+
+
 class _File(_Table):
     server: ServerSettings = ServerSettings()
     connection_state_recovery: RecoverySettings | None = None
     store: StoreSettings = StoreSettings()
+    limits: LimitSettings = LimitSettings()
 
 
 TABLES: Mapping[str, type[_Table]] = {
     "server": ServerSettings,
     "connection_state_recovery": RecoverySettings,
     "store": StoreSettings,
+    "limits": LimitSettings,
 }
 
 
@@ -195,6 +205,7 @@ class Config:
     connection_state_recovery: RecoverySettings | None = None
     """None disables recovery."""
     store: StoreSettings = field(default_factory=StoreSettings)
+    limits: LimitSettings = field(default_factory=LimitSettings)
 
     @classmethod
     def load(
@@ -221,7 +232,7 @@ class Config:
             raise ConfigError(*found)
         folder = path.absolute().parent
         store = tables.store.model_copy(update={"path": folder / tables.store.path})
-        return cls(folder, tables.server, tables.connection_state_recovery, store)
+        return cls(folder, tables.server, tables.connection_state_recovery, store, tables.limits)
 
 
 def _retention_errors(tables: _File, layers: Layers) -> list[str]:

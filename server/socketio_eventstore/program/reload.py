@@ -10,7 +10,14 @@ from socketio_eventstore.program.config import TABLES, Config, ConfigError, engi
 
 logger = logging.getLogger(__name__)
 
-RELOADABLE = frozenset({("server", "cors_allowed_origins"), ("server", "shutdown_grace")})
+RELOADABLE = frozenset(
+    {
+        ("server", "cors_allowed_origins"),
+        ("server", "shutdown_grace"),
+        ("limits", "connections"),
+        ("limits", "pending_handshakes"),
+    }
+)
 """The keys that take effect without a restart."""
 
 
@@ -46,6 +53,8 @@ def reload(sio: AsyncServer, present: Config, load: Callable[[], Config]) -> Con
 def apply(sio: AsyncServer, config: Config) -> None:
     """Give the reloadable values to a running server."""
     sio.eio.cors_allowed_origins = engine_origins(config.server)
+    sio.eio.connections = config.limits.connections
+    sio.eio.pending_handshakes = config.limits.pending_handshakes
 
 
 def _value(config: Config, table: str, key: str) -> object:

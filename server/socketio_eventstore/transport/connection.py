@@ -41,6 +41,7 @@ class EngineServer(Protocol):
     max_client_buffer: int
     handlers_at_once: int
     slow_clients: int
+    pending: int
     failures: RepeatedFailures
     sockets: dict[str, EngineConnection]
     reason: Any
@@ -68,6 +69,7 @@ class EngineConnection(ClientConnection):
         self.upgraded = False
         self.upgrading = False
         self.closed = False
+        self._is_pending = False
         self._engine = engine
         self._heartbeat = Heartbeat(self, engine)
         self._websocket: WebSocket | None = None
@@ -75,6 +77,16 @@ class EngineConnection(ClientConnection):
         self._final_packet = CLOSE  # the response to a poll after the close
         self.handlers_at_once = engine.handlers_at_once
         self._inbox = Inbox(self)
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether the client has not asked for a namespace yet. Pending connections are limited."""
+        return self._is_pending
+
+    @is_pending.setter
+    def is_pending(self, value: bool) -> None:
+        self._engine.pending += value - self._is_pending
+        self._is_pending = value
 
     @property
     def unsent_bytes(self) -> int:
@@ -147,6 +159,7 @@ class EngineConnection(ClientConnection):
             self._release(reason)
 
     def _release(self, reason: str) -> None:
+        self.is_pending = False
         self._heartbeat.stop()
         self._inbox.clear()
         self._poll_buffer.wake_poll()

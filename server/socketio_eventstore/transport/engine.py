@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -69,6 +70,14 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
     """The most unsent bytes of one connection; a connection with more is aborted."""
     handlers_at_once: int
     """The most running handlers of one connection; further packets of the client are queued."""
+    connections: int
+    """The most open connections; a handshake beyond the limit is refused."""
+    pending_handshakes: int
+    """The most connections whose client has not asked for a namespace."""
+    pending: int
+    """The number of connections whose client has not asked for a namespace."""
+    refused_handshakes: Counter[str]
+    """The number of refused handshakes by the name of the limit."""
     websocket_compression: int
     """The smallest payload that a WebSocket compresses, in bytes; 0 compresses none."""
     slow_clients: int
@@ -107,6 +116,8 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
         *,
         max_client_buffer: int,
         websocket_compression: int,
+        connections: int,
+        pending_handshakes: int,
         connection_closed: Callable[[EngineConnection, str], None],
         handle_message: HandleMessage,
         ping_written: Callable[[EngineConnection], None],
@@ -120,6 +131,10 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
         self.max_client_buffer = max_client_buffer
         self.handlers_at_once = HANDLERS_AT_ONCE
         self.websocket_compression = websocket_compression
+        self.connections = connections
+        self.pending_handshakes = pending_handshakes
+        self.pending = 0
+        self.refused_handshakes = Counter()
         self.slow_clients = 0
         self.unread = UnreadResponses()
         self.failures = RepeatedFailures(logging.getLogger("socketio_eventstore.transport.connection"))
@@ -211,15 +226,16 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
         if transport == "websocket" and environ.get("HTTP_UPGRADE", "").lower() != "websocket":
             raise RequestRefused(BAD_REQUEST)
         self._look_at_log_level()
+        self._check_limits()
         connection = EngineConnection(self, self.generate_id())
         self.sockets[connection.id] = connection
+        connection.is_pending = True
         accepted = await self._trigger_event("connect", connection.id, environ, run_async=False)
         if accepted is not None and accepted is not True:
             self.sockets.pop(connection.id, None)
+            connection.is_pending = False
             if accepted is UNAVAILABLE:
-                refusal = RequestRefused(UNAVAILABLE, "503 SERVICE UNAVAILABLE")
-                refusal.response["headers"].append(("Retry-After", str(RETRY_AFTER_SECONDS)))
-                raise refusal
+                raise _unavailable()
             self.logger.warning("Application rejected connection")
             raise RequestRefused(FORBIDDEN, "401 UNAUTHORIZED")
         if transport == "websocket":
@@ -236,6 +252,19 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
             attributes = attributes or {"name": self.cookie, "path": "/", "SameSite": "Lax"}
             response["headers"].append(("Set-Cookie", self._generate_sid_cookie(connection.id, attributes)))
         return response
+
+    def _check_limits(self) -> None:
+        """Raise RequestRefused for a handshake beyond a limit."""
+        if len(self.sockets) >= self.connections:
+            limit = "connections"
+        elif self.pending >= self.pending_handshakes:
+            limit = "pending_handshakes"
+        else:
+            return
+        self.refused_handshakes[limit] += 1
+        text = f"A handshake was refused: there are {getattr(self, limit)} {limit}"
+        self.failures.failed(limit, text, level=logging.WARNING)
+        raise _unavailable()
 
     def _handshake(self, connection: EngineConnection, transport: str) -> Frames:
         values = {
@@ -277,6 +306,12 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
                 response["response"] = getattr(self, "_" + method)(response["response"])
                 response["headers"].append(("Content-Encoding", method))
                 return
+
+
+def _unavailable() -> RequestRefused:
+    refusal = RequestRefused(UNAVAILABLE, "503 SERVICE UNAVAILABLE")
+    refusal.response["headers"].append(("Retry-After", str(RETRY_AFTER_SECONDS)))
+    return refusal
 
 
 def _response(
