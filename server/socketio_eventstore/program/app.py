@@ -31,7 +31,7 @@ from socketio_eventstore.program.check import (
 )
 from socketio_eventstore.program.config import Config, engine_origins
 from socketio_eventstore.program.errors import PortInUse, StartError
-from socketio_eventstore.program.handlers_module import import_handlers, register_handlers
+from socketio_eventstore.program.handlers_module import import_handlers, pages_of, register_handlers
 from socketio_eventstore.program.http_routes import add_routes
 from socketio_eventstore.program.reload import reload
 from socketio_eventstore.program.signals import Signals
@@ -113,7 +113,7 @@ async def build(config: Config, *, is_stored: bool = True) -> tuple[web.Applicat
     module = import_handlers(settings.handlers, config.folder)
     await register_handlers(module, sio, settings.handlers)
     app = web.Application(middlewares=[closes_slow_requests(settings.connect_timeout)])
-    add_routes(app, settings.path, getattr(module, "PAGES", None), sio)
+    add_routes(app, settings.path, pages_of(module, settings.handlers), sio)
     sio.attach(app, settings.path)
     return app, sio
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -54,6 +55,29 @@ async def register_handlers(module: ModuleType, sio: AsyncServer, name: str) -> 
             await result
     except Exception as error:  # a user's function may raise any exception
         raise _failed(name, error) from error
+
+
+def pages_of(module: ModuleType, name: str) -> Path | None:
+    """Return the absolute folder ``PAGES`` of the module; None without pages.
+
+    ``PAGES`` is a path or a text. A relative path counts from the folder of the module's file. Raises
+    HandlersError.
+    """
+    pages = getattr(module, "PAGES", None)
+    if pages is None:
+        return None
+    if not isinstance(pages, str | os.PathLike):
+        kind = type(pages).__name__
+        raise HandlersError(f"handlers = {name!r}: PAGES must be the path of a folder, not {kind}")
+    home = Path(module.__file__ or "").absolute().parent
+    try:
+        folder = (home / Path(os.fsdecode(pages)).expanduser()).resolve()
+        is_folder = folder.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise HandlersError(f"handlers = {name!r}: PAGES cannot be used: {error}") from error
+    if not is_folder:
+        raise HandlersError(f"handlers = {name!r}: PAGES: there is no folder {folder}")
+    return folder
 
 
 def _check_address(name: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib.resources import files
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from aiohttp import web
 
@@ -30,7 +30,7 @@ def add_routes(app: web.Application, path: str, pages: Path | None, sio: AsyncSe
 
     ``path`` is the Socket.IO path with a slash at both ends; the official client is served below it.
     ``pages`` is the folder of the handlers' pages: ``index.html`` is served at ``/``, all files at
-    ``/pages/``. ``/healthz`` and ``/readyz`` are the probes.
+    ``/pages/``, subfolders included. ``/healthz`` and ``/readyz`` are the probes.
     """
     bundle = Path(str(files("socketio_eventstore.program"))) / "client_bundle"
 
@@ -43,8 +43,8 @@ def add_routes(app: web.Application, path: str, pages: Path | None, sio: AsyncSe
         return web.FileResponse(file, headers=NO_CACHE)
 
     async def page(request: web.Request) -> web.StreamResponse:
-        file = (pages / request.match_info.get("file", "index.html")) if pages is not None else None
-        if file is None or not file.is_file() or file.parent != pages:
+        file = None if pages is None else _file_in(pages, request.match_info.get("file", "index.html"))
+        if file is None:
             raise web.HTTPNotFound(text="There is no such page.")
         return web.FileResponse(file, headers=NO_CACHE)
 
@@ -62,4 +62,19 @@ def add_routes(app: web.Application, path: str, pages: Path | None, sio: AsyncSe
     app.router.add_get("/healthz", healthy)
     app.router.add_get("/readyz", ready)
     app.router.add_get(f"{path}{{file:socket\\.io\\..+}}", client)
-    app.router.add_get("/pages/{file:[^/]+}", page)
+    app.router.add_get("/pages/{file:.+}", page)
+
+
+def _file_in(folder: Path, name: str) -> Path | None:
+    """Return the file of a request in a folder or its subfolders; None if there is none.
+
+    A name that ends in a slash stands for the ``index.html`` of a subfolder.
+    """
+    path = PurePosixPath(f"{name}index.html" if name.endswith("/") else name)
+    if path.is_absolute() or ".." in path.parts:
+        return None
+    file = folder / path
+    try:
+        return file if file.is_file() else None
+    except OSError:  # a path that is too long, or a subfolder without permission
+        return None
