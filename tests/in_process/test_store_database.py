@@ -12,6 +12,8 @@ from typing import Self
 import pytest
 
 from socketio_eventlog.errors import StoreClosed, StoreRejected, StoreUnavailable
+from socketio_eventlog.options import Synchronous
+from socketio_eventlog.sqlite import schema
 from socketio_eventlog.sqlite.database import Database, StoreConnection
 from support.storing import event, opened
 
@@ -196,3 +198,16 @@ async def test_a_cancelled_start_waits_for_its_thread() -> None:
     for thread in threads:
         thread.join(timeout=60)
         assert not thread.is_alive()
+
+
+@pytest.mark.parametrize(("synchronous", "expected"), [("full", 1), ("normal", 0)])
+def test_full_means_full_on_macos(tmp_path: Path, synchronous: Synchronous, expected: int) -> None:
+    """With "full" the disk writes its own cache, too; macOS needs a setting for it."""
+    connection = schema.open_writer(tmp_path / "events.db")
+    try:
+        assert connection.execute("PRAGMA fullfsync").fetchone() == (1,)
+        schema.configure(connection, synchronous)
+        assert connection.execute("PRAGMA fullfsync").fetchone() == (expected,)
+        assert connection.execute("PRAGMA checkpoint_fullfsync").fetchone() == (expected,)
+    finally:
+        connection.close()

@@ -20,7 +20,7 @@ def test_help_lists_the_commands(folder: Path) -> None:
     """--help lists the commands."""
     result = run(folder, "--help")
     assert result.returncode == 0
-    for command in ("serve", "check-config", "migrate", "verify"):
+    for command in ("init", "serve", "check-config", "migrate", "verify"):
         assert re.search(rf"^  {command}  +\w", result.stdout, re.MULTILINE)
 
 
@@ -123,3 +123,19 @@ def test_precedence_of_sources(folder: Path) -> None:
         assert address.startswith("http://127.0.0.2:")
     with running(folder, "serve", EVENTSTORE_SERVER__HOST="127.0.0.3") as (_, address):
         assert address.startswith("http://127.0.0.3:")
+
+
+def test_init(tmp_path: Path) -> None:
+    """init writes the commented config file, and changes no file that exists."""
+    shipped = (Path(__file__).parents[2] / "config.toml").read_text()
+    result = run(tmp_path, "init")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert (tmp_path / "config.toml").read_text() == shipped
+    assert run(tmp_path, "check-config").returncode == 0
+    (tmp_path / "config.toml").write_text("mine")
+    assert_refused(run(tmp_path, "init"), "config.toml exists; init does not change it")
+    assert (tmp_path / "config.toml").read_text() == "mine"
+    assert run(tmp_path, "init", "--config", "other.toml").returncode == 0
+    assert (tmp_path / "other.toml").read_text() == shipped
+    nowhere = run(tmp_path, "init", "--config", "nowhere/other.toml")
+    assert_refused(nowhere, "cannot write nowhere/other.toml: No such file or directory")

@@ -76,6 +76,23 @@ def serve(path: Path | None, host: str | None, port: int | None, log_level: str)
 
 @commands.command()
 @config_option
+def init(path: Path | None) -> None:
+    """Write a config file with every key, its default and its meaning."""
+    from socketio_eventstore.program.shipped_config import shipped_config
+
+    path = path or DEFAULT_CONFIG
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(shipped_config())
+    except FileExistsError:
+        raise CommandError(f"{path} exists; init does not change it") from None
+    except OSError as error:
+        raise CommandError(f"cannot write {path}: {error.strerror}") from error
+    click.echo(f"{path} is written; `{PROGRAM} serve` reads it")
+
+
+@commands.command()
+@config_option
 def check_config(path: Path | None) -> None:
     """Check the configuration without serving."""
     config = _load(path)

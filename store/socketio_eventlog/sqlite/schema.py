@@ -33,6 +33,11 @@ _BUSY_TIMEOUT: Final = "PRAGMA busy_timeout = 0"
 _READER_BUSY_TIMEOUT: Final = "PRAGMA busy_timeout = 1000"
 _WAL_LIMIT: Final = "PRAGMA journal_size_limit = 8000000"
 _SYNCHRONOUS: Final = {"full": "PRAGMA synchronous = FULL", "normal": "PRAGMA synchronous = NORMAL"}
+# On macOS, fsync leaves the data in the cache of the disk; other systems ignore these settings.
+_FULLFSYNC: Final = {
+    "full": ("PRAGMA fullfsync = ON", "PRAGMA checkpoint_fullfsync = ON"),
+    "normal": ("PRAGMA fullfsync = OFF", "PRAGMA checkpoint_fullfsync = OFF"),
+}
 
 
 def open_writer(path: Path, file_mode: int = DEFAULT_FILE_MODE) -> StoreConnection:
@@ -52,7 +57,7 @@ def open_writer(path: Path, file_mode: int = DEFAULT_FILE_MODE) -> StoreConnecti
             _retry_while_busy(lambda: connection.execute("PRAGMA journal_mode = WAL"))
             if _revision(connection) != HEAD_REVISION:
                 _migrate(path)
-            connection.execute(_SYNCHRONOUS["full"])
+            _synchronise(connection, "full")
             connection.execute(_WAL_LIMIT)
         except BaseException:
             connection.close()
@@ -92,7 +97,7 @@ def configure(connection: sqlite3.Connection, synchronous: Synchronous) -> None:
 
     The caller decides about retries: a wait inside a job would delay every job behind.
     """
-    connection.execute(_SYNCHRONOUS[synchronous])
+    _synchronise(connection, synchronous)
     connection.execute(_BUSY_TIMEOUT)
 
 
@@ -106,6 +111,12 @@ def open_reader(path: Path) -> StoreConnection:
         connection = _connect(path, "ro")
         connection.execute(_READER_BUSY_TIMEOUT)
         return connection
+
+
+def _synchronise(connection: sqlite3.Connection, synchronous: Synchronous) -> None:
+    connection.execute(_SYNCHRONOUS[synchronous])
+    for statement in _FULLFSYNC[synchronous]:
+        connection.execute(statement)
 
 
 @contextmanager
