@@ -130,6 +130,20 @@ def test_server_lives_on_several_loops(path: Path, enabled: bool, shutdown: bool
     assert len(connects) == 6
 
 
+@pytest.mark.parametrize("limit", ["connections", "pending_handshakes"])
+def test_limits_forget_ended_loops(path: Path, limit: str) -> None:
+    """The connections of an event loop that has ended do not count any more."""
+    arguments: Any = {limit: 1}
+    sio = AsyncServer(path, async_mode="asgi", **arguments)
+    app = socketio.ASGIApp(sio)
+    for _ in range(3):
+        assert asyncio.run(get(app, "/socket.io/?EIO=4&transport=polling"))[0] == 200
+        assert sio.eio.pending == len(sio.eio.sockets) == 1
+    asyncio.run(sio.emit("x"))
+    assert sio.eio.pending == len(sio.eio.sockets) == 0
+    asyncio.run(sio.shutdown())
+
+
 def test_emits_on_several_loops(path: Path) -> None:
     """The first call on another event loop opens the store, also when it is an emit; offsets increase."""
     sio = AsyncServer(path, async_mode="asgi")

@@ -159,7 +159,7 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
     def forget_clients(self) -> None:
         """Forget all connections, since their event loop has ended."""
         for connection_id in self.environ:  # the connection whose handshake is running has none yet
-            self.eio.sockets.pop(connection_id, None)
+            self.eio.forget(connection_id)
         self.environ.clear()
         self._clients.forget()
         self._exactly_once = ExactlyOnce()

@@ -10,6 +10,7 @@ Sources: Engine.IO protocol 4, "HTTP long-polling" and "Upgrade"; the error code
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 from collections import Counter
@@ -134,6 +135,7 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
         self.connections = connections
         self.pending_handshakes = pending_handshakes
         self.pending = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.refused_handshakes = Counter()
         self.slow_clients = 0
         self.unread = UnreadResponses()
@@ -226,6 +228,7 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
         if transport == "websocket" and environ.get("HTTP_UPGRADE", "").lower() != "websocket":
             raise RequestRefused(BAD_REQUEST)
         self._look_at_log_level()
+        self._forget_ended_loop()
         self._check_limits()
         connection = EngineConnection(self, self.generate_id())
         self.sockets[connection.id] = connection
@@ -252,6 +255,20 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
             attributes = attributes or {"name": self.cookie, "path": "/", "SameSite": "Lax"}
             response["headers"].append(("Set-Cookie", self._generate_sid_cookie(connection.id, attributes)))
         return response
+
+    def _forget_ended_loop(self) -> None:
+        """Forget the connections of an ended event loop: nothing closes them, and they would count."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop and (self._loop is None or not self._loop.is_running()):
+            self._loop = loop
+            for connection_id in list(self.sockets):
+                self.forget(connection_id)
+
+    def forget(self, connection_id: str) -> None:
+        """Forget a connection whose event loop has ended."""
+        connection = self.sockets.pop(connection_id, None)
+        if connection is not None:
+            connection.is_pending = False
 
     def _check_limits(self) -> None:
         """Raise RequestRefused for a handshake beyond a limit."""
