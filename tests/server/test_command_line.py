@@ -24,6 +24,7 @@ def test_help_lists_the_commands(folder: Path) -> None:
         assert re.search(rf"^  {command}  +\w", result.stdout, re.MULTILINE)
 
 
+HOSTS = 'a host name or an address, "unix:/path", or a list of them'
 NOT_FOR_HELP = (
     "aiohttp",
     "aiosqlite",
@@ -96,7 +97,7 @@ def test_invalid_configuration(folder: Path, command: str) -> None:
     (folder / "config.toml").write_text('[server]\nprot = 1\nhost = ""\n')
     assert_refused(
         run(folder, command, EVENTSTORE_STORE__PATHS="x"),
-        'config.toml, line 3: [server] host = "": expected a host name or an address',
+        f'config.toml, line 3: [server] host = "": expected {HOSTS}',
         "config.toml, line 2: [server] has no key 'prot'; the nearest is 'port'",
         "EVENTSTORE_STORE__PATHS: there is no such setting; the nearest is 'EVENTSTORE_STORE__PATH'",
     )

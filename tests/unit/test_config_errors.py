@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from socketio_eventstore.program.config import Config, ConfigError
 
+HOSTS = 'a host name or an address, "unix:/path", or a list of them'
 PORTS = "a whole number from 0 to 65535"
 HEARTBEATS = "a number of seconds above 0, at most a million"
 DURATIONS = "a number of seconds above 0, below 1e9"
@@ -53,8 +54,11 @@ def errors(file: Path, text: str | bytes = "", environ: Mapping[str, str] | None
         ("port = -1", PORTS),
         ("port = 65536", PORTS),
         ("port = [1]", PORTS),
-        ('host = ""', "a host name or an address"),
-        ("host = 1", "a host name or an address"),
+        ('host = ""', HOSTS),
+        ("host = []", HOSTS),
+        ('host = ["127.0.0.1", ""]', HOSTS),
+        ('host = "unix:"', HOSTS),
+        ("host = 1", HOSTS),
         ("ping_interval = 0", HEARTBEATS),
         ("ping_timeout = -1", HEARTBEATS),
         ("ping_timeout = inf", HEARTBEATS),

@@ -7,10 +7,8 @@ arguments.
 from __future__ import annotations
 
 import asyncio
-import errno
 import gc
 import logging
-import socket
 import sqlite3
 import sys
 from collections.abc import Callable
@@ -30,9 +28,10 @@ from socketio_eventstore.program.check import (
     write_no_bytecode,
 )
 from socketio_eventstore.program.config import Config, engine_origins
-from socketio_eventstore.program.errors import PortInUse, StartError
+from socketio_eventstore.program.errors import StartError
 from socketio_eventstore.program.handlers_module import import_handlers, pages_of, register_handlers
 from socketio_eventstore.program.http_routes import add_routes
+from socketio_eventstore.program.listener import Listener, check_addresses
 from socketio_eventstore.program.reload import reload
 from socketio_eventstore.program.signals import Signals
 from socketio_eventstore.program.slow_requests import closes_slow_requests
@@ -50,9 +49,6 @@ GARBAGE_THRESHOLD = 25_000
 """Allocations minus deallocations between two runs of the garbage collector (by default 700)."""
 LISTEN_BACKLOG = 4096
 """Connections waiting for accept(); many clients may reconnect at the same moment."""
-# Browsers cannot open the address of all interfaces.
-REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
-"""The address to open, for a host that stands for all interfaces."""
 
 
 def run(config: Config, load: Callable[[], Config]) -> int:
@@ -135,10 +131,10 @@ class _Server:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._listener: socket.socket | None = None
+        self._listener: Listener | None = None
         self._sio: AsyncServer | None = None
         self._runner: web.AppRunner | None = None
-        self._site: web.SockSite | None = None
+        self._sites: list[web.SockSite] = []
 
     async def start(self) -> None:
         """Listen and print the banner. Raises StartError. ``stop`` ends an incomplete start, too."""
@@ -146,7 +142,7 @@ class _Server:
         for line in check_durations(config):
             logger.warning("%s", line)
         app, sio = await build(config)
-        self._listener = _listen(config)
+        self._listener = Listener(config)
         self._sio = sio
         try:
             await sio.start()
@@ -161,8 +157,10 @@ class _Server:
             keepalive_timeout=config.server.connect_timeout,
         )
         await self._runner.setup()
-        self._site = web.SockSite(self._runner, self._listener, backlog=LISTEN_BACKLOG)
-        await self._site.start()
+        for listening in self._listener.sockets:
+            site = web.SockSite(self._runner, listening, backlog=LISTEN_BACKLOG)
+            await site.start()
+            self._sites.append(site)
         _configure_garbage_collector()
         print(await _banner(config, sio, self._listener), flush=True)  # noqa: T201 - the program's output
 
@@ -173,9 +171,9 @@ class _Server:
 
     async def stop(self) -> None:
         """Stop listening, close all transports and the store."""
-        if self._site is not None:
-            await self._site.stop()
-        elif self._listener is not None:
+        for site in self._sites:
+            await site.stop()
+        if self._listener is not None:
             self._listener.close()
         if self._sio is not None:
             self._sio.manager.reopens = False  # not even for a handshake on a connection that is still open
@@ -215,40 +213,14 @@ async def _check(config: Config) -> None:
         await build(config, is_stored=False)  # otherwise an emit in register(sio) would open the store
     except StartError as error:
         problems.append(str(error))
-    try:
-        _listen(config).close()
-    except PortInUse:  # by the running server
-        pass
-    except StartError as error:
-        problems.append(str(error))
+    problems += check_addresses(config)
     if config.connection_state_recovery is not None:
         problems += check_store(config.store.path)
     raise_for(problems)
 
 
-def _listen(config: Config) -> socket.socket:
-    host, port = config.server.host, config.server.port
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-        except OSError:
-            listener.close()
-            raise
-    except OSError as error:
-        kind_of_error = PortInUse if error.errno == errno.EADDRINUSE else StartError
-        text = f"cannot listen on {host} port {port}: {error.strerror or error}"
-        raise kind_of_error(text) from error
-    return listener
-
-
-async def _banner(config: Config, sio: AsyncServer, listener: socket.socket) -> str:
-    host, port = config.server.host, listener.getsockname()[1]
-    lines = [f"Listening on {_url(host, port)}"]
+async def _banner(config: Config, sio: AsyncServer, listener: Listener) -> str:
+    lines = [f"Listening on {' and '.join(listener.urls())}"]
     runtime = sio.manager.runtime
     if runtime is None or not runtime.is_enabled:
         lines.append("Connection state recovery is disabled: nothing is stored.")
@@ -261,10 +233,7 @@ async def _banner(config: Config, sio: AsyncServer, listener: socket.socket) -> 
             f"Found {sessions} sessions and {events} events",
         ]
     has_page = getattr(sys.modules[config.server.handlers], "PAGES", None) is not None
-    page = f"Open {_url(REACHABLE.get(host, host), port)} in a browser. " if has_page else ""
+    url = listener.url_for_browsers()
+    page = f"Open {url} in a browser. " if has_page and url is not None else ""
     lines.append(f"{page}Ctrl-C stops the server.")
     return "\n".join(lines)
-
-
-def _url(host: str, port: int) -> str:
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

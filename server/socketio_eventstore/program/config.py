@@ -21,6 +21,8 @@ __all__ = ["Config", "ConfigError", "RecoverySettings", "ServerSettings", "Store
 
 RESERVED_PATHS = frozenset({"api", "healthz", "metrics", "pages", "readyz"})
 """The first segments of the paths of the program's own routes."""
+UNIX = "unix:"
+"""The start of a host that is the path of a Unix socket."""
 SEGMENT = re.compile(r"[\w~-][\w.~-]*", re.ASCII)
 
 
@@ -35,6 +37,12 @@ def _prefix(text: str) -> str:
     if segments[0] in RESERVED_PATHS or not all(SEGMENT.fullmatch(segment) for segment in segments):
         raise ValueError(text)
     return f"/{'/'.join(segments)}/"
+
+
+def _host(text: str) -> str:
+    if text == UNIX or (not re.fullmatch(r"\S+", text) and not text.startswith(UNIX)) or "\0" in text:
+        raise ValueError(text)
+    return text
 
 
 def _frozen(value: object) -> object:
@@ -68,7 +76,12 @@ def _file_mode(mode: int) -> int:
     return mode
 
 
-Host: TypeAlias = Annotated[str, Field(pattern=r"^\S+$", description="a host name or an address")]
+Host: TypeAlias = Annotated[str, AfterValidator(_host)]
+Hosts: TypeAlias = Annotated[
+    Host | Annotated[tuple[Host, ...], Field(min_length=1)],
+    BeforeValidator(_frozen),
+    Field(description='a host name or an address, "unix:/path", or a list of them'),
+]
 Port: TypeAlias = Annotated[int, Field(ge=0, le=65535, description="a whole number from 0 to 65535")]
 Module: TypeAlias = Annotated[
     str,
@@ -123,7 +136,7 @@ class _Table(BaseModel):
 class ServerSettings(_Table):
     """The table ``[server]``. Durations are in seconds."""
 
-    host: Host = "127.0.0.1"
+    host: Hosts = "127.0.0.1"
     port: Port = 3000
     """0 lets the operating system choose a free port."""
     handlers: Module = "socketio_eventstore.chat"
@@ -145,6 +158,11 @@ class ServerSettings(_Table):
     """The smallest message to compress, in bytes; 0 compresses none."""
     shutdown_grace: Seconds = 10.0
     """The longest time for disconnect handlers at the shutdown."""
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """All hosts; a host that starts with ``UNIX`` is the path of a Unix socket."""
+        return (self.host,) if isinstance(self.host, str) else self.host
 
 
 class RecoverySettings(_Table):
@@ -257,6 +275,8 @@ def _expected(table: type[_Table]) -> dict[str, str]:
 
 def _from_text(table: str, key: str, text: str) -> object:
     """Return the value of a variable's text. Invalid text stays text, and fails the validation later."""
+    if key == "host" and "," in text:
+        return [host.strip() for host in text.split(",")]
     if key == "cors_allowed_origins" and text != "*":
         return [origin.strip() for origin in text.split(",") if origin.strip()]
     try:

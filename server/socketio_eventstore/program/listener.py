@@ -1,0 +1,126 @@
+"""The sockets on which the server listens: addresses of TCP, and paths of Unix sockets."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import stat
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from socketio_eventstore.program.config import UNIX, Config
+from socketio_eventstore.program.errors import PortInUse, StartError
+
+# Browsers cannot open the address of all interfaces.
+REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
+"""The address to open, for a host that stands for all interfaces."""
+
+
+class Listener:
+    """The listening sockets of the hosts in the configuration."""
+
+    def __init__(self, config: Config) -> None:
+        """Listen on all hosts. Raises StartError, PortInUse included, and then listens on none."""
+        self._hosts = config.server.hosts
+        self.sockets: list[socket.socket] = []
+        self._files: list[Path] = []
+        port = config.server.port
+        try:
+            for host in self._hosts:
+                if host.startswith(UNIX):
+                    self._listen_on_file(config.folder / host.removeprefix(UNIX))
+                else:
+                    self.sockets.append(_listen(host, port, beside=self._hosts))
+                    port = self.sockets[-1].getsockname()[1]  # all hosts get the port that the system chooses
+        except BaseException:
+            self.close()
+            raise
+
+    def urls(self) -> Iterator[str]:
+        """Iterate over the addresses, for people."""
+        for host, listening in zip(self._hosts, self.sockets, strict=True):
+            yield host if host.startswith(UNIX) else _url(host, listening.getsockname()[1])
+
+    def url_for_browsers(self) -> str | None:
+        """Return an address that a browser can open; None if there are Unix sockets only."""
+        for host, listening in zip(self._hosts, self.sockets, strict=True):
+            if not host.startswith(UNIX):
+                return _url(REACHABLE.get(host, host), listening.getsockname()[1])
+        return None
+
+    def close(self) -> None:
+        """Close the sockets and remove their files."""
+        for listening in self.sockets:
+            listening.close()
+        for file in self._files:
+            file.unlink(missing_ok=True)
+
+    def _listen_on_file(self, path: Path) -> None:
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            _remove_stale_socket(path)
+            listening.bind(str(path))
+        except OSError as error:
+            listening.close()
+            raise StartError(f"cannot listen on {UNIX}{path}: {error.strerror or error}") from error
+        except StartError:
+            listening.close()
+            raise
+        self.sockets.append(listening)
+        self._files.append(path)
+
+
+def check_addresses(config: Config) -> Iterator[str]:
+    """Return one line for each host on which the server could not listen; a port in use is no fault."""
+    for host in config.server.hosts:
+        if host.startswith(UNIX):
+            folder = (config.folder / host.removeprefix(UNIX)).parent
+            if not folder.is_dir():
+                yield f"cannot listen on {host}: there is no folder {folder}"
+            continue
+        try:
+            _listen(host, config.server.port, beside=config.server.hosts).close()
+        except PortInUse:  # by the running server
+            pass
+        except StartError as error:
+            yield str(error)
+
+
+def _listen(host: str, port: int, beside: Collection[str]) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, kind, protocol)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6 and "0.0.0.0" in beside:  # noqa: S104 -- "::" would take its port
+                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listening.bind(address)
+        except OSError:
+            listening.close()
+            raise
+    except OSError as error:
+        kind_of_error = PortInUse if error.errno == errno.EADDRINUSE else StartError
+        text = f"cannot listen on {host} port {port}: {error.strerror or error}"
+        raise kind_of_error(text) from error
+    return listening
+
+
+def _remove_stale_socket(path: Path) -> None:
+    """Remove the file of a Unix socket on which no process listens, such as a killed server's."""
+    with suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.stat().st_mode):
+            raise StartError(f"cannot listen on {UNIX}{path}: the file exists and is no socket")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink()
+                return
+        raise PortInUse(f"cannot listen on {UNIX}{path}: another program listens there")
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
