@@ -6,10 +6,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from socketio_eventlog.errors import StoreBusy, StoreError
 from socketio_eventlog.log import Log
+from socketio_eventlog.sqlite import wal
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
 
 logger = logging.getLogger(__name__)
@@ -53,7 +55,12 @@ class StoreHealth:
 class Health:
     """The task that writes the heartbeats, and the answer to the readiness probe."""
 
-    def __init__(self, log: Log, store: StoreHealth, uptime: Callable[[], float]) -> None:
+    def __init__(
+        self, log: Log, store: StoreHealth, uptime: Callable[[], float], path: Path | None = None
+    ) -> None:
+        """``path`` is the database whose WAL is watched."""
+        self._path = path
+        self._failures = RepeatedFailures(logger)
         self._log = log
         self._store = store
         self._uptime = uptime
@@ -73,6 +80,14 @@ class Health:
                 self._store.failed(error)
             else:
                 self._store.written()
+                self._watch_wal()
+
+    def _watch_wal(self) -> None:
+        text = None if self._path is None else wal.growth(self._path)
+        if text is None:
+            self._failures.succeeded("wal")
+        elif not self._failures.goes_on("wal"):  # its size alone is no new failure
+            self._failures.failed("wal", text, level=logging.WARNING, ends_when_quiet=False)
 
     def problems(self) -> list[str]:
         """Return why the server is not ready; an empty list when it is."""

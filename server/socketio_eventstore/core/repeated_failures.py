@@ -62,6 +62,10 @@ class RepeatedFailures:
             failure.unreported += 1
             failure.text = text
 
+    def goes_on(self, kind: Hashable) -> bool:
+        """Whether a failure has begun and not ended."""
+        return kind in self._failures
+
     def succeeded(self, kind: Hashable) -> None:
         """End a failure, if it goes on."""
         failure = self._failures.pop(kind, None)

@@ -63,7 +63,7 @@ class Runtime:
         )
         self.recovery = Recovery(log, self.registry, limits, OldEvents(log, encoder))
         self.clock = UptimeClock(log.uptime_at_open)
-        self.health = Health(log, self.queue.store_health, self.clock)
+        self.health = Health(log, self.queue.store_health, self.clock, options.path)
         self._committing = self._start_task("commit queue", self.queue.run())
         self._tasks = [
             self._start_task("replay", replayer.run()),
