@@ -211,10 +211,10 @@ async def test_leave_in_the_disconnect_handler_is_ignored(
     """Leaving rooms inside the disconnect handler does not change the session."""
     control = await node.control(server.url)
     farewell = {"leave": ["red", "blue"]}
-    client = await node.client(
-        server.url, reconnection=False, auth={"rooms": ["red", "blue"], "farewell": farewell}
-    )
+    client = await node.client(server.url, reconnection=False, auth={"farewell": farewell})
     sid = (await client.connected()).sid
+    for room in ("red", "blue"):
+        await client.call("join", room)
     await getattr(client, way)()
     await control.call("publish", {"name": "missed", "to": "red"})
     assert await control.call("rooms", {"sid": sid}) == sorted(["red", "blue", sid])
