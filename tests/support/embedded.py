@@ -236,6 +236,8 @@ async def serving(
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         stack.push_async_callback(sio.shutdown)
+        # A client that reconnects while the listener is still open must not open the store again.
+        stack.callback(setattr, manager, "reopens", False)
         await web.TCPSite(runner, HOST, 0, ssl_context=tls).start()
         port = runner.addresses[0][1]
         http = await stack.enter_async_context(aiohttp.ClientSession())
