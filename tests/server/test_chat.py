@@ -49,9 +49,9 @@ class Member:
 
 
 @asynccontextmanager
-async def member(url: str) -> AsyncIterator[Member]:
+async def member(url: str, query: str = "") -> AsyncIterator[Member]:
     one = Member()
-    await one.client.connect(url, transports=["websocket"])
+    await one.client.connect(url + query, transports=["websocket"])
     yield one
     await one.client.disconnect()
 
@@ -114,7 +114,8 @@ async def test_acknowledgement_with_offset(
     chat_server: ServerProcess,
 ) -> None:
     """On this server the acknowledgement contains the offset of the message."""
-    async with member(chat_server.url) as a, member(chat_server.url) as b:
+    url = chat_server.url
+    async with member(url, "?offsets=1") as a, member(url, "?offsets=1") as b:
         answer = await a.asks("hello")
         assert answer["status"] == "ok"
         assert await a.hears() == await b.hears() == ("hello", answer["offset"])

@@ -260,3 +260,18 @@ def test_connect_and_disconnect_name_their_namespace(namespace: str, prefix: str
     assert codec.connect(namespace, "s", "p").packets == (f'40{prefix}{{"sid":"s","pid":"p"}}',)
     assert codec.connect(namespace, "s", None).packets == (f'40{prefix}{{"sid":"s"}}',)
     assert codec.disconnect(namespace).packets == (f"41{prefix}",)
+
+
+@pytest.mark.parametrize("attachments", [(), (b"\0",)])
+@pytest.mark.parametrize("payload", ['["none"]', '["one","a \\",\\" b"]', '["two",[1,"2"],{"a":"\\"]"}]'])
+@pytest.mark.parametrize("namespace", ["/", "/other"])
+def test_event_without_offset(namespace: str, payload: str, attachments: tuple[bytes, ...]) -> None:
+    """An event without its offset is the event as emitted, and is encoded once."""
+    encoder = TextEncoder()
+    frames = encoder.event(namespace, payload, attachments, "epoch.1")
+    plain = frames.without_offset
+    assert plain.packets == encoder.event(namespace, payload, attachments, None).packets
+    assert frames.without_offset is plain and plain.without_offset is plain
+    joined = Frames.join([frames, frames])
+    assert joined.without_offset.websocket == 2 * plain.websocket
+    assert joined.without_offset is joined.without_offset

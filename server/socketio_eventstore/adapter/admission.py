@@ -35,7 +35,7 @@ from socketio_eventstore.core.session_operations import (
     RefuseSession,
     abort_superseded,
 )
-from socketio_eventstore.core.sessions import Session, SessionConnection, State
+from socketio_eventstore.core.sessions import PID_HASH_BYTES, Session, SessionConnection, State
 from socketio_eventstore.transport.connection import EngineConnection
 
 logger = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ class Admission:
 
     async def _answer(self, connection: EngineConnection, namespace: str, auth: Any) -> None:
         pid, offset = None, None
-        if self._runtime.is_enabled and isinstance(auth, dict):
+        if self._recovers(connection) and isinstance(auth, dict):
             pid, offset = auth.get("pid"), auth.get("offset")
             auth = {key: value for key, value in auth.items() if key not in ("pid", "offset")}
         try:
@@ -171,16 +171,19 @@ class Admission:
             runtime.recovery.count(answer)
         return await self._open(connection, namespace, offset, auth)
 
+    def _recovers(self, connection: EngineConnection) -> bool:
+        return self._runtime.is_enabled and connection.takes_offsets
+
     async def _open(
         self, connection: EngineConnection, namespace: str, offset: Any, auth: Any
     ) -> Attempt | None:
         """Open a new session, on disk before the connect handler runs."""
         runtime = self._runtime
-        pid = secrets.token_urlsafe(18) if runtime.is_enabled else None
+        pid = secrets.token_urlsafe(18) if self._recovers(connection) else None
         session = Session(
             namespace=namespace,
             sid=self._application.new_sid(),
-            pid_hash=hash_pid(pid) if pid else secrets.token_bytes(16),
+            pid_hash=hash_pid(pid) if pid else secrets.token_bytes(PID_HASH_BYTES // 2),
             start=runtime.log.offset_at(0),
             former_offset=_former_offset(offset),
             auth_hash=self._hash_of(connection, pid, auth) if pid else None,

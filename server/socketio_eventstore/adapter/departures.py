@@ -38,7 +38,7 @@ class Departures:
 
         Return the tasks that call the disconnect handlers.
         """
-        is_recoverable = self._runtime.is_enabled
+        is_recoverable = self._recovers(connection)
         sessions = list(connection.sessions.values())
         now = self._runtime.clock()
         for session in sessions:
@@ -51,7 +51,7 @@ class Departures:
         session = connection.sessions.get(namespace)
         if session is not None:
             options = self._runtime.options
-            is_recoverable = self._runtime.is_enabled and options.recover_client_disconnect
+            is_recoverable = options.recover_client_disconnect and self._recovers(connection)
             reason = self._application.reason.CLIENT_DISCONNECT
             self._depart(session, reason, is_recoverable=is_recoverable, by_client=True)
 
@@ -93,6 +93,9 @@ class Departures:
             self._application.forget_callbacks(session.sid)
         await asyncio.gather(*handlers)
         return connections
+
+    def _recovers(self, connection: ClientConnection) -> bool:
+        return self._runtime.is_enabled and connection.takes_offsets
 
     def _depart(
         self, session: Session, reason: str, *, is_recoverable: bool, by_client: bool = False

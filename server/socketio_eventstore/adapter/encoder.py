@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import engineio.json
@@ -12,7 +12,7 @@ from socketio import packet
 from socketio_eventlog.records import Room
 from socketio_eventstore.adapter import native_values
 from socketio_eventstore.core import event_rules, packets
-from socketio_eventstore.core.frames import Frames
+from socketio_eventstore.core.frames import Frames, FramesWithOffset
 from socketio_eventstore.core.packets import Dumps, PacketEncoder, TextEncoder
 
 
@@ -51,7 +51,10 @@ class PacketClassEncoder:
             data = packets.with_binary(values, attachments)
         else:
             data = native_values.restored(values, attachments)
-        return self._encode(packet.EVENT, namespace, data if offset is None else [*data, offset], ack_id)
+        if offset is None:
+            return self._encode(packet.EVENT, namespace, data, ack_id)
+        frames = self._encode(packet.EVENT, namespace, [*data, offset], ack_id)
+        return _Event(frames, lambda: self.event(namespace, payload, attachments, None, ack_id))
 
     def ack(self, namespace: str, ack_id: int, values: Sequence[Any]) -> Frames:
         """Encode the acknowledgement of a client's event. Raises whatever the packet class raises."""
@@ -73,6 +76,19 @@ class PacketClassEncoder:
             return frames_of(self._packet_class(kind, namespace=namespace, data=data, id=ack_id))
         except OverflowError as error:
             raise ValueError(f"a number is too large for the serializer: {error}") from error
+
+
+class _Event(FramesWithOffset):
+    """An event of a packet class whose last argument is the offset."""
+
+    __slots__ = ("_make",)
+
+    def __init__(self, with_offset: Frames, make_without_offset: Callable[[], Frames]) -> None:
+        super().__init__(*with_offset.packets)
+        self._make = make_without_offset
+
+    def _make_without_offset(self) -> Frames:
+        return self._make()
 
 
 def encoder_for(packet_class: Any, max_attachments: int) -> PacketEncoder:

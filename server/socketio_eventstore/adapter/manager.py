@@ -45,6 +45,7 @@ class RecoveryArguments(TypedDict, total=False):
     max_disconnection_duration: float
     skip_middlewares: bool
     recover_client_disconnect: bool
+    offsets: Literal["auto", "always"]
     max_missed_packets: int
     max_missed_bytes: int
     max_client_buffer: int

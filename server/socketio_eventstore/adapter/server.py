@@ -139,6 +139,7 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
             websocket_compression=options.websocket_compression,
             connections=options.connections,
             pending_handshakes=options.pending_handshakes,
+            offsets=options.offsets,
             connection_closed=self._clients.connection_closed,
             handle_message=self._clients.handle_message,
             ping_written=self._clients.ping_written,

@@ -42,6 +42,11 @@ class Frames:
         return parts[0] if len(parts) == 1 else _JoinedFrames(parts)
 
     @property
+    def without_offset(self) -> Frames:
+        """The same packets for a client that takes no offsets; only events have an offset."""
+        return self
+
+    @property
     def websocket(self) -> bytes:
         """The packets as unmasked WebSocket frames, in order."""
         if self._websocket is None:
@@ -72,7 +77,26 @@ class Frames:
         return b"".join([_deflated_frame(*_payload(packet), threshold_bytes) for packet in self.packets])
 
 
-class _JoinedFrames(Frames):
+class FramesWithOffset(Frames):
+    """Frames with offsets of events, and the same frames without, made once and only when asked for."""
+
+    __slots__ = ("_without_offset",)
+    _without_offset: Frames  # missing until asked for: an assignment for each event would cost its time
+
+    @property
+    def without_offset(self) -> Frames:
+        """The frames for all clients that take no offsets."""
+        try:
+            return self._without_offset
+        except AttributeError:
+            self._without_offset = self._make_without_offset()
+            return self._without_offset
+
+    def _make_without_offset(self) -> Frames:
+        raise NotImplementedError
+
+
+class _JoinedFrames(FramesWithOffset):
     """Joins the encoded parts, instead of encoding the packets again."""
 
     __slots__ = ("_parts",)
@@ -80,6 +104,9 @@ class _JoinedFrames(Frames):
     def __init__(self, parts: Sequence[Frames]) -> None:
         super().__init__(*[packet for part in parts for packet in part.packets])
         self._parts = parts
+
+    def _make_without_offset(self) -> Frames:
+        return _JoinedFrames([part.without_offset for part in self._parts])
 
     def _as_websocket(self) -> bytes:
         return b"".join([part.websocket for part in self._parts])

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from socketio_eventlog.options import StoreOptions
+
+Offsets: TypeAlias = Literal["auto", "always"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +23,8 @@ class Options(StoreOptions):
     """Whether connect handlers are skipped on recovery."""
     recover_client_disconnect: bool = True
     """Whether a session can be recovered after the client itself called ``disconnect()``."""
+    offsets: Offsets = "auto"
+    """Which clients get offsets and can recover: all but stock Python clients, or all of them."""
     max_missed_packets: int = 100_000
     """A client that has missed more events gets a new session."""
     max_missed_bytes: int = 64_000_000

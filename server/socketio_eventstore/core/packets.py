@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from socketio_eventstore.core import event_rules
-from socketio_eventstore.core.frames import Frames
+from socketio_eventstore.core.frames import Frames, FramesWithOffset
 
 Dumps = Callable[[Any], str]
 """Encodes a value as compact JSON, as the ``json`` argument of python-socketio's server does."""
@@ -181,12 +181,15 @@ class TextEncoder:
 
         Clients take the last argument as their offset (socket.io 4.6, connectionStateRecovery).
         """
-        text = payload if offset is None else f'{payload[:-1]},"{offset}"]'
+        if offset is None:
+            text, frames = payload, Frames
+        else:
+            text, frames = f'{payload[:-1]},"{offset}"]', _TextEvent
         if ack_id is not None:
             text = f"{ack_id}{text}"
         if attachments:
-            return Frames(f"45{len(attachments)}-{_prefix(namespace)}{text}", *attachments)
-        return Frames(f"42{_prefix(namespace)}{text}")
+            return frames(f"45{len(attachments)}-{_prefix(namespace)}{text}", *attachments)
+        return frames(f"42{_prefix(namespace)}{text}")
 
     def ack(self, namespace: str, ack_id: int, values: Sequence[Any]) -> Frames:
         """Encode an ACK or BINARY_ACK."""
@@ -203,6 +206,16 @@ class TextEncoder:
     def disconnect(self, namespace: str) -> Frames:
         """Encode ``41``."""
         return Frames(f"41{_prefix(namespace)}")
+
+
+class _TextEvent(FramesWithOffset):
+    """An event of the standard encoding whose last argument is the offset."""
+
+    __slots__ = ()
+
+    def _make_without_offset(self) -> Frames:
+        text, attachments = str(self.packets[0]), self.packets[1:]
+        return Frames(text[: text.rindex(',"')] + "]", *attachments)
 
 
 def _prefix(namespace: str) -> str:

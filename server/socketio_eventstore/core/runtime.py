@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Coroutine
 from typing import Any, Final
@@ -31,7 +32,7 @@ from socketio_eventstore.core.retention import (
     UptimeClock,
 )
 from socketio_eventstore.core.session_operations import MarkAway
-from socketio_eventstore.core.sessions import Session
+from socketio_eventstore.core.sessions import PID_HASH_BYTES, Session
 
 logger = logging.getLogger(__name__)
 
@@ -97,11 +98,15 @@ class Runtime:
         runtime = cls(options, log, encoder, expired)
         now = runtime.clock()
         for stored in sessions:
+            is_recoverable = len(stored.pid_hash) == PID_HASH_BYTES
             # A session that a crash left open is away from the moment at which the client can come back.
             away_since = now if stored.away_since is None else min(stored.away_since, now)
+            if not is_recoverable:  # the session has ended with its transport
+                away_since = -math.inf
             session = Session.restore(stored, away_since)
             runtime.registry.add(session)
-            if stored.away_since is None:  # and this moment stays, however often the server starts
+            if stored.away_since is None and is_recoverable:
+                # The moment stays, however often the server starts.
                 runtime.queue.enqueue(MarkAway(session, session.current, time.time()))
         return runtime
 

@@ -52,6 +52,8 @@ class ClientConnection(ABC):
         self.id = connection_id
         self.closed_in_order = False
         """Whether the client closed the connection, after all bytes had been written."""
+        self.takes_offsets = True
+        """Whether events end in their offset; without offsets a client cannot recover its session."""
         self.sessions: dict[str, Session] = {}
         """The sessions on this connection, by namespace."""
 
@@ -114,6 +116,9 @@ class SessionConnection:
     """Unstored packets, each with its position in the replay; None before the first one."""
     deferred_bytes: int = 0
 
+
+PID_HASH_BYTES: Final = 32
+"""The length of a SHA-256. A session without private id has fewer random bytes in place of the hash."""
 
 NOT_CONNECTED: Final = SessionConnection()
 """Stands for the connection of a session that never had one; shared, and never changed."""

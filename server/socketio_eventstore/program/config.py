@@ -14,7 +14,7 @@ from typing import Annotated, Final, Literal, Self, TypeAlias
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from socketio_eventlog.options import is_file_mode
-from socketio_eventstore.core.options import Options
+from socketio_eventstore.core.options import Offsets, Options
 from socketio_eventstore.program.config_sources import ConfigError, Layers
 
 __all__ = ["Config", "ConfigError", "RecoverySettings", "ServerSettings", "StoreSettings", "engine_origins"]
@@ -125,6 +125,8 @@ FileMode: TypeAlias = Annotated[
 ]
 Synchronous: TypeAlias = Annotated[Literal["full", "normal"], Field(description='"full" or "normal"')]
 
+OffsetsKey: TypeAlias = Annotated[Offsets, Field(description='"auto" or "always"')]
+
 DEFAULTS: Final = Options(path=None)
 """The defaults of store and recovery; embedded applications have the same ones."""
 
@@ -173,6 +175,8 @@ class RecoverySettings(_Table):
     """Whether a recovered client skips the connect handlers."""
     recover_client_disconnect: Switch = DEFAULTS.recover_client_disconnect
     """Whether a session is recoverable after the client's own ``disconnect()``."""
+    offsets: OffsetsKey = DEFAULTS.offsets
+    """Whether stock Python clients get no offsets (``auto``), or all clients get offsets."""
     max_missed_packets: Count = DEFAULTS.max_missed_packets
     max_missed_bytes: Bytes = DEFAULTS.max_missed_bytes
 

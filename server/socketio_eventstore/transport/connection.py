@@ -74,6 +74,8 @@ class EngineConnection(ClientConnection):
         self._heartbeat = Heartbeat(self, engine)
         self._websocket: WebSocket | None = None
         self._poll_buffer = PollBuffer()
+        self.poll_packets: int | None = None
+        """The most packets in the response to a poll; None for no limit."""
         self._final_packet = CLOSE  # the response to a poll after the close
         self.handlers_at_once = engine.handlers_at_once
         self._inbox = Inbox(self)
@@ -100,6 +102,8 @@ class EngineConnection(ClientConnection):
         """
         if self.closed:
             return
+        if not self.takes_offsets:
+            batch = [frames.without_offset for frames in batch]
         if (log := self._engine.packet_log) is not None:
             log_packets(log, self.id, "Sending", (packet for frames in batch for packet in frames.packets))
         websocket = self._websocket
@@ -237,7 +241,7 @@ class EngineConnection(ClientConnection):
         if self.upgrading:
             return [NOOP]
         await self._poll_buffer.wait()
-        return self.take_unsent() or [self._final_packet if self.closed else NOOP]
+        return self._poll_buffer.take(self.poll_packets) or [self._final_packet if self.closed else NOOP]
 
     async def post(self, body: bytes) -> None:
         """Handle the packets of a POST, up to a packet that closes the connection. Raises InvalidRequest."""

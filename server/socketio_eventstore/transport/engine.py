@@ -13,15 +13,17 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
 from urllib.parse import parse_qs
 
 import engineio
 
 from socketio_eventstore.core.frames import Frames, polling_body
+from socketio_eventstore.core.options import Offsets
 from socketio_eventstore.core.packets import dumps
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
 from socketio_eventstore.transport.aiohttp_websocket import AiohttpWebSocket
@@ -49,6 +51,35 @@ UNAVAILABLE = (4, "The server is not available at the moment")
 """The result of the ``connect`` callback that refuses a connection for now, and the error of the response."""
 RETRY_AFTER_SECONDS = 5
 UNSUPPORTED_VERSION = (5, "Unsupported protocol version")
+
+
+PYTHON_TIMESTAMP: Final = re.compile(r"[0-9]+\.[0-9]+")
+"""The parameter ``t`` of python-engineio: seconds with a decimal point. Official clients for JavaScript send
+milliseconds in base 36 or 64 when polling, and no ``t`` on WebSocket."""
+
+
+def takes_offsets(query: Mapping[str, str]) -> bool:
+    """Whether the client of a handshake takes an offset as last argument of each event.
+
+    Handlers on python-socketio's client would get one argument too many. ``offsets=0`` and ``offsets=1``
+    in the query of the handshake override the recognition.
+    """
+    match query.get("offsets"):
+        case "0":
+            return False
+        case "1":
+            return True
+        case _:
+            return not is_python(query)
+
+
+def is_python(query: Mapping[str, str]) -> bool:
+    """Whether the client of a handshake is python-engineio's."""
+    return PYTHON_TIMESTAMP.fullmatch(query.get("t", "")) is not None
+
+
+PYTHON_POLL_PACKETS: Final = 16
+"""The most packets of one response that python-engineio's client accepts (``Payload.max_decode_packets``)."""
 
 
 class RequestRefused(Exception):
@@ -81,6 +112,8 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
     """The number of refused handshakes by the name of the limit."""
     websocket_compression: int
     """The smallest payload that a WebSocket compresses, in bytes; 0 compresses none."""
+    offsets: Offsets
+    """Whether clients that do not take offsets are recognised (``auto``)."""
     slow_clients: int
     """The number of connections aborted because of ``max_client_buffer``."""
     failures: RepeatedFailures
@@ -119,6 +152,7 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
         websocket_compression: int,
         connections: int,
         pending_handshakes: int,
+        offsets: Offsets,
         connection_closed: Callable[[EngineConnection, str], None],
         handle_message: HandleMessage,
         ping_written: Callable[[EngineConnection], None],
@@ -137,6 +171,7 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
         self.pending = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self.refused_handshakes = Counter()
+        self.offsets = offsets
         self.slow_clients = 0
         self.unread = UnreadResponses()
         self.failures = RepeatedFailures(logging.getLogger("socketio_eventstore.transport.connection"))
@@ -202,7 +237,7 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
         if transport not in self.transports:
             raise RequestRefused(UNKNOWN_TRANSPORT)
         if "sid" not in query:
-            return await self._open(environ, transport, query.get("EIO"))
+            return await self._open(environ, transport, query)
         connection = self.connection(query["sid"])
         if connection is None:
             raise RequestRefused(UNKNOWN_SESSION)
@@ -220,8 +255,8 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
             raise RequestRefused(BAD_REQUEST) from error
         raise RequestRefused(BAD_REQUEST)
 
-    async def _open(self, environ: Environ, transport: str, version: str | None) -> Any:
-        if version != "4":
+    async def _open(self, environ: Environ, transport: str, query: Mapping[str, str]) -> Any:
+        if query.get("EIO") != "4":
             raise RequestRefused(UNSUPPORTED_VERSION)
         if environ["REQUEST_METHOD"] != "GET":
             raise RequestRefused(BAD_METHOD)
@@ -231,6 +266,9 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
         self._forget_ended_loop()
         self._check_limits()
         connection = EngineConnection(self, self.generate_id())
+        connection.takes_offsets = self.offsets == "always" or takes_offsets(query)
+        if is_python(query):
+            connection.poll_packets = PYTHON_POLL_PACKETS
         self.sockets[connection.id] = connection
         connection.is_pending = True
         accepted = await self._trigger_event("connect", connection.id, environ, run_async=False)

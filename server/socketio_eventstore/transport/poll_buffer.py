@@ -44,7 +44,20 @@ class PollBuffer:
         if self._poll is not None and not self._poll.done():
             self._poll.set_result(None)
 
-    def take(self) -> list[Frames]:
-        """Remove and return all frames."""
+    def take(self, limit: int | None = None) -> list[Frames]:
+        """Remove and return all frames, or the first ``limit`` packets."""
+        if limit is not None:
+            return self._take_packets(limit)
         frames, self._frames, self.unsent_bytes = self._frames, [], 0
         return frames
+
+    def _take_packets(self, limit: int) -> list[Frames]:
+        taken: list[Frames] = []
+        while self._frames and len(taken) < limit:
+            first = self._frames.pop(0)
+            if len(first.packets) > 1:
+                self._frames[:0] = [Frames(packet) for packet in first.packets]
+            else:
+                taken.append(first)
+                self.unsent_bytes -= first.size_bytes
+        return taken
