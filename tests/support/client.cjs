@@ -80,8 +80,9 @@ function pump(client, socket, { event, message, window }) {
 
 const commands = {
   create({ client, url, namespace, options, beside }) {
-    const { parser, ...plain } = options;
+    const { parser, agent, ...plain } = unpack(options);
     if (parser === "msgpack") plain.parser = load("socket.io-msgpack-parser");
+    if (agent) plain.agent = new (require(agent).Agent)({ keepAlive: true });
     const socket =
       beside === undefined
         ? io(url + namespace, { forceNew: true, autoConnect: false, ...plain })

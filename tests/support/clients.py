@@ -292,7 +292,9 @@ class NodeClients:
         delays = {"reconnectionDelay": 50, "reconnectionDelayMax": 200, "randomizationFactor": 0.5}
         settings = {"transports": transports, "reconnection": reconnection, **delays, **options}
         neighbour = {} if beside is None else {"beside": beside._number}
-        await self.do("create", client=number, url=url, namespace=namespace, options=settings, **neighbour)
+        await self.do(
+            "create", client=number, url=url, namespace=namespace, options=_pack(settings), **neighbour
+        )
         return client
 
     async def control(self, url: str, **options: Any) -> Client:

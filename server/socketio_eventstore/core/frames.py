@@ -26,7 +26,8 @@ class Frames:
     text packet followed by the attachments, without any packet between them.
     """
 
-    __slots__ = ("_deflated", "_polling", "_websocket", "packets", "size_bytes")
+    __slots__ = ("_deflated", "_in_base64", "_polling", "_websocket", "packets", "size_bytes")
+    _in_base64: Frames  # missing until asked for
 
     def __init__(self, *packets: str | bytes) -> None:
         self.packets = packets
@@ -47,6 +48,15 @@ class Frames:
         return self
 
     @property
+    def in_base64(self) -> Frames:
+        """The same packets, binary ones as text, as on long-polling."""
+        try:
+            return self._in_base64
+        except AttributeError:
+            self._in_base64 = Frames(*map(_as_text, self.packets))
+            return self._in_base64
+
+    @property
     def websocket(self) -> bytes:
         """The packets as unmasked WebSocket frames, in order."""
         if self._websocket is None:
@@ -57,9 +67,7 @@ class Frames:
     def polling(self) -> str:
         """The packets as part of a long-polling body; binary packets in base64 behind a ``b``."""
         if self._polling is None:
-            self._polling = RECORD_SEPARATOR.join(
-                [p if isinstance(p, str) else "b" + b64encode(p).decode("ascii") for p in self.packets]
-            )
+            self._polling = RECORD_SEPARATOR.join(map(_as_text, self.packets))
         return self._polling
 
     def deflated(self, threshold_bytes: int) -> bytes:
@@ -119,6 +127,10 @@ CLOSE = Frames("1")
 PING = Frames("2")
 NOOP = Frames("6")
 PONG_PROBE = Frames("3probe")
+
+
+def _as_text(packet: str | bytes) -> str:
+    return packet if isinstance(packet, str) else "b" + b64encode(packet).decode("ascii")
 
 
 def _payload(packet: str | bytes) -> tuple[int, bytes]:

@@ -73,7 +73,8 @@ class AiohttpWebSocket(asyncio.Protocol):
         python-engineio starts a WebSocket by calling an object of the driver's class with the request.
         """
         request: web.Request = environ["aiohttp.request"]
-        handshake = web.WebSocketResponse(compress=False)  # FrameReader and Frames compress, not aiohttp
+        # FrameReader and Frames compress, not aiohttp.
+        handshake = web.WebSocketResponse(compress=False, protocols=_first_protocol(request))
         compresses = self._compression_threshold > 0 and _offers_deflate(request)
         if compresses:
             handshake.headers[hdrs.SEC_WEBSOCKET_EXTENSIONS] = _DEFLATE
@@ -173,6 +174,12 @@ def _unacknowledged_bytes(transport: asyncio.Transport) -> int:
     except OSError:
         return 0
     return int.from_bytes(answer, sys.byteorder)
+
+
+def _first_protocol(request: web.Request) -> list[str]:
+    """Return the first subprotocol that the client offers, as the reference accepts it (ws 8)."""
+    offered = request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL, "").partition(",")[0].strip()
+    return [offered] if offered else []
 
 
 def _offers_deflate(request: web.Request) -> bool:

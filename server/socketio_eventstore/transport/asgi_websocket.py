@@ -49,7 +49,8 @@ class AsgiWebSocket:
         """
         self._receive = environ["asgi.receive"]
         self._send = environ["asgi.send"]
-        await self._send({"type": "websocket.accept"})
+        offered = environ["asgi.scope"].get("subprotocols") or [None]
+        await self._send({"type": "websocket.accept", "subprotocol": offered[0]})
         self._writer = asyncio.create_task(self._send_queued())
         self.receiver = self._make_receiver(self)
         try:

@@ -74,6 +74,8 @@ class EngineConnection(ClientConnection):
         self._heartbeat = Heartbeat(self, engine)
         self._websocket: WebSocket | None = None
         self._poll_buffer = PollBuffer()
+        self.wants_base64 = False
+        """Whether binary packets are sent as text on a WebSocket, too."""
         self.poll_packets: int | None = None
         """The most packets in the response to a poll; None for no limit."""
         self._final_packet = CLOSE  # the response to a poll after the close
@@ -104,6 +106,8 @@ class EngineConnection(ClientConnection):
             return
         if not self.takes_offsets:
             batch = [frames.without_offset for frames in batch]
+        if self.wants_base64:
+            batch = [frames.in_base64 for frames in batch]
         if (log := self._engine.packet_log) is not None:
             log_packets(log, self.id, "Sending", (packet for frames in batch for packet in frames.packets))
         websocket = self._websocket
@@ -201,6 +205,12 @@ class EngineConnection(ClientConnection):
         match packet[:1]:
             case "4":
                 return self._engine.handle_message(self, packet[1:])
+            case "b":  # a client may send base64 on a WebSocket, too (forceBase64 of the official client)
+                try:
+                    content = b64decode(packet[1:], validate=True)
+                except ValueError as error:
+                    raise InvalidPacket(f"invalid base64: {packet[:20]!r}") from error
+                return self._engine.handle_message(self, content)
             case "1":
                 self._final_packet = NOOP
                 self.closed_in_order = not self.unsent_bytes
@@ -252,8 +262,8 @@ class EngineConnection(ClientConnection):
                 await self._inbox.wait_until_idle()
                 if self.closed:
                     break
-                self._receive(b64decode(packet[1:], validate=True) if packet[:1] == "b" else packet)
-        except ValueError as error:  # invalid UTF-8, invalid base64, or InvalidPacket
+                self._receive(packet)
+        except ValueError as error:  # invalid UTF-8, or InvalidPacket
             self.abort(f"invalid packet: {error}")
             raise InvalidRequest from error
 

@@ -191,7 +191,11 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
         The aiohttp route accepts all methods, since the protocol defines a response for each method.
         """
         if hasattr(app, "router"):
-            app.router.add_route("*", f"/{engineio_path.strip('/')}/", self.handle_request)
+            path = f"/{engineio_path.strip('/')}"
+            if path != "/":  # the official client's addTrailingSlash: false
+                app.router.add_route("*", path, self.handle_request)
+                path += "/"
+            app.router.add_route("*", path, self.handle_request)
         else:
             super().attach(app, engineio_path)
 
@@ -267,6 +271,7 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
         self._check_limits()
         connection = EngineConnection(self, self.generate_id())
         connection.takes_offsets = self.offsets == "always" or takes_offsets(query)
+        connection.wants_base64 = query.get("b64") in ("1", "true")
         if is_python(query):
             connection.poll_packets = PYTHON_POLL_PACKETS
         self.sockets[connection.id] = connection
