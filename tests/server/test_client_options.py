@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from support.clients import NodeClients
@@ -230,3 +232,30 @@ async def test_path_of_an_application(tmp_path: Path, node: NodeClients, framewo
         if path != "/":
             options["addTrailingSlash"] = False
             await works(node, one.url, options, transports=transports, **options)
+
+
+@pytest.mark.parametrize("path", ["/", "/api/socket/", "/healthz", "/pages/"])
+async def test_path_of_serve(tmp_path: Path, node: NodeClients, path: str) -> None:
+    """``serve`` works at every path, and its own addresses stay its own."""
+    options: dict[str, Any] = {"path": path}
+    transports = ("polling", "websocket")
+    with ServerProcess(tmp_path, {"server": {"path": path}}) as one:
+        await works(node, one.url, options, transports=transports, **options)
+        async with aiohttp.ClientSession() as http, http.get(f"{one.url}/healthz") as response:
+            assert await response.text() == "ok\n"
+
+
+async def test_namespaces_and_cookie_of_serve(tmp_path: Path, node: NodeClients) -> None:
+    """Clients may join every namespace with ``namespaces = "*"``; ``cookie`` names the cookie."""
+    with ServerProcess(tmp_path, {"server": {"namespaces": "*", "cookie": "io"}}) as one:
+        observer = await node.control(one.url)
+        client = await node.client(one.url, "/anything", reconnection=False)
+        await client.connected()
+        await client.cut()
+        await observer.call("publish", {"name": "missed", "namespace": "/anything"})
+        await client.connect()
+        await client.recovered_again()
+        await client.received("missed")
+        query = "/socket.io/?EIO=4&transport=polling"
+        async with aiohttp.ClientSession() as http, http.get(one.url + query) as response:
+            assert json.loads((await response.text())[1:])["sid"] == response.cookies["io"].value

@@ -19,7 +19,7 @@ DURATIONS = "a number of seconds above 0, below 1e9"
 BYTES = "a whole number of bytes above 0"
 MODES = "an octal mode such as 0o600, 0o640 or 0o660"
 MODULES = 'the dotted name of a module; "chat" is a chat.py beside the config file'
-PREFIXES = 'a path such as "/socket.io/", and not /api, /healthz, /metrics, /pages or /readyz'
+PREFIXES = 'a path such as "/socket.io/"'
 ORIGINS = 'a list of origins such as "https://example.com", no path, or "*"'
 
 
@@ -74,12 +74,13 @@ def errors(file: Path, text: str | bytes = "", environ: Mapping[str, str] | None
         ('handlers = "./chat"', MODULES),
         ('handlers = ""', MODULES),
         ('path = ""', PREFIXES),
-        ('path = "/"', PREFIXES),
         ('path = "/a//b/"', PREFIXES),
         ('path = "/../a/"', PREFIXES),
         ('path = "/a b/"', PREFIXES),
         ('path = "/a?b/"', PREFIXES),
-        ('path = "/api/a/"', PREFIXES),
+        ('namespaces = ["chat"]', 'a list of namespaces such as "/chat", or "*"'),
+        ('namespaces = "/chat"', 'a list of namespaces such as "/chat", or "*"'),
+        ('cookie = "a b"', 'the name of a cookie, or "" for none'),
         ('cors_allowed_origins = "https://a.example"', ORIGINS),
         ('cors_allowed_origins = ["https://a.example/"]', ORIGINS),
         ('cors_allowed_origins = ["a.example"]', ORIGINS),

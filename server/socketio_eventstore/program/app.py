@@ -95,6 +95,8 @@ async def build(config: Config, *, is_stored: bool = True) -> tuple[web.Applicat
         config.store.path if is_stored and recovery is not None else None,
         async_mode="aiohttp",
         cors_allowed_origins=engine_origins(settings),
+        namespaces="*" if settings.namespaces == "*" else list(settings.namespaces),
+        cookie=settings.cookie or None,
         ping_interval=settings.ping_interval,
         ping_timeout=settings.ping_timeout,
         max_http_buffer_size=settings.max_payload,

@@ -19,8 +19,6 @@ from socketio_eventstore.program.config_sources import ConfigError, Layers
 
 __all__ = ["Config", "ConfigError", "RecoverySettings", "ServerSettings", "StoreSettings", "engine_origins"]
 
-RESERVED_PATHS = frozenset({"api", "healthz", "metrics", "pages", "readyz"})
-"""The first segments of the paths of the program's own routes."""
 UNIX = "unix:"
 """The start of a host that is the path of a Unix socket."""
 SEGMENT = re.compile(r"[\w~-][\w.~-]*", re.ASCII)
@@ -34,7 +32,9 @@ def _module_name(text: str) -> str:
 
 def _prefix(text: str) -> str:
     segments = text.strip("/").split("/")
-    if segments[0] in RESERVED_PATHS or not all(SEGMENT.fullmatch(segment) for segment in segments):
+    if set(text) == {"/"}:
+        return "/"
+    if not all(SEGMENT.fullmatch(segment) for segment in segments):
         raise ValueError(text)
     return f"/{'/'.join(segments)}/"
 
@@ -91,7 +91,16 @@ Module: TypeAlias = Annotated[
 Prefix: TypeAlias = Annotated[
     str,
     AfterValidator(_prefix),
-    Field(description='a path such as "/socket.io/", and not /api, /healthz, /metrics, /pages or /readyz'),
+    Field(description='a path such as "/socket.io/"'),
+]
+Namespaces: TypeAlias = Annotated[
+    tuple[Annotated[str, Field(pattern="^/[^,?]*$")], ...] | Literal["*"],
+    BeforeValidator(_frozen),
+    Field(description='a list of namespaces such as "/chat", or "*"'),
+]
+Cookie: TypeAlias = Annotated[
+    str,
+    Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]*$", description='the name of a cookie, or "" for none'),
 ]
 Origins: TypeAlias = Annotated[
     tuple[Annotated[str, AfterValidator(_origin)], ...] | Literal["*"],
@@ -145,6 +154,10 @@ class ServerSettings(_Table):
     """The name of the module with ``register(sio)``, installed or beside the config file."""
     path: Prefix = "/socket.io/"
     """The Socket.IO path; validation adds a missing slash at either end."""
+    namespaces: Namespaces = ("/",)
+    """The namespaces that clients may join without a handler for them; ``*`` is every namespace."""
+    cookie: Cookie = ""
+    """The name of a cookie with the id of the connection, for proxies; none by default."""
     cors_allowed_origins: Origins = ()
     ping_interval: Heartbeat = 25.0
     ping_timeout: Heartbeat = 20.0
@@ -281,8 +294,8 @@ def _from_text(table: str, key: str, text: str) -> object:
     """Return the value of a variable's text. Invalid text stays text, and fails the validation later."""
     if key == "host" and "," in text:
         return [host.strip() for host in text.split(",")]
-    if key == "cors_allowed_origins" and text != "*":
-        return [origin.strip() for origin in text.split(",") if origin.strip()]
+    if key in ("cors_allowed_origins", "namespaces") and text != "*":
+        return [item.strip() for item in text.split(",") if item.strip()]
     try:
         settings = TABLES[table].model_validate_strings({key: text}, strict=False)
     except ValidationError:

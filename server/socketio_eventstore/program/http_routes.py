@@ -43,6 +43,9 @@ def add_routes(app: web.Application, path: str, pages: Path | None, sio: AsyncSe
         return web.FileResponse(file, headers=NO_CACHE)
 
     async def page(request: web.Request) -> web.StreamResponse:
+        if path == "/" and request.path == "/" and "transport" in request.query:
+            response: web.StreamResponse = await sio.handle_request(request)
+            return response
         file = None if pages is None else _file_in(pages, request.match_info.get("file", "index.html"))
         if file is None:
             raise web.HTTPNotFound(text="There is no such page.")
