@@ -41,7 +41,7 @@ def test_missing_client_bundle(chromium: Browser, chat_server: ServerProcess) ->
     page = chromium.new_page()
     page.route("**/socket.io.js", lambda route: route.abort())
     page.goto(chat_server.url)
-    expect(page.locator("#status")).to_contain_text("does not have /socket.io/socket.io.js")
+    expect(page.locator("#status")).to_contain_text("does not have the official client")
     page.close()
 
 

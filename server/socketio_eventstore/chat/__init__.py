@@ -29,7 +29,11 @@ def register(sio: socketio.AsyncServer) -> None:
         offset = await sio.emit("chat message", message)
         return {"status": "ok", "offset": offset}
 
+    async def caught_up(sid: str, *_: object) -> None:
+        """Acknowledge, behind everything that the client had missed: acknowledgements keep their place."""
+
     sio.on("chat message", chat_message)
+    sio.on("caught up", caught_up)
 
 
 def is_message(value: object) -> bool:

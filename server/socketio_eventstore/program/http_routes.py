@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
 
@@ -25,6 +26,17 @@ NO_CACHE = {"Cache-Control": "no-cache"}
 """Browsers revalidate each file, so that no page mixes files of two versions after an upgrade."""
 
 
+CLIENT_MODULE = """\
+// The official client, for the path of this server. All URLs are relative, so a path prefix may precede them.
+import "./{path}socket.io.js";
+
+const connect = globalThis.io;
+export const path = new URL("./{path}", import.meta.url).pathname;
+export const io = (options) => connect({{ path, ...options }});
+"""
+"""A JavaScript module beside ``/``: pages need not know ``path``, nor the prefix of a proxy."""
+
+
 def add_routes(app: web.Application, path: str, pages: Path | None, sio: AsyncServer) -> None:
     """Add the routes to ``app``.
 
@@ -43,7 +55,7 @@ def add_routes(app: web.Application, path: str, pages: Path | None, sio: AsyncSe
         return web.FileResponse(file, headers=NO_CACHE)
 
     async def page(request: web.Request) -> web.StreamResponse:
-        if path == "/" and request.path == "/" and "transport" in request.query:
+        if path == "/" and "file" not in request.match_info and "transport" in request.query:
             response: web.StreamResponse = await sio.handle_request(request)
             return response
         file = None if pages is None else _file_in(pages, request.match_info.get("file", "index.html"))
@@ -62,6 +74,7 @@ def add_routes(app: web.Application, path: str, pages: Path | None, sio: AsyncSe
         return web.Response(text="ok\n")
 
     app.router.add_get("/", page)
+    app.router.add_get("/client.js", partial(_client_module, path))
     app.router.add_get("/healthz", healthy)
     app.router.add_get("/readyz", ready)
     app.router.add_get(f"{path}{{file:socket\\.io\\..+}}", client)
@@ -81,3 +94,8 @@ def _file_in(folder: Path, name: str) -> Path | None:
         return file if file.is_file() else None
     except OSError:  # a path that is too long, or a subfolder without permission
         return None
+
+
+async def _client_module(path: str, _: web.Request) -> web.Response:
+    text = CLIENT_MODULE.format(path=path.removeprefix("/"))
+    return web.Response(text=text, content_type="text/javascript", headers=NO_CACHE)

@@ -8,18 +8,21 @@ const [status, toggle, scroller, messages, outbox, newest, form, input, announce
 const MAX_SHOWN = 2000; // limits the memory of a tab
 const ACK_TIMEOUT_MS = 10_000;
 
-if (typeof io === "undefined") {
-  status.textContent = "Disconnected: the server does not have /socket.io/socket.io.js.";
+const { io } = await import("../client.js").catch((error) => {
+  status.textContent = "Disconnected: the server does not have the official client, socket.io.js.";
   status.dataset.state = "disconnected";
   toggle.disabled = true;
-}
+  throw error;
+});
 
-const socket = io();
+const socket = io({ autoConnect: false });
 
 // --- the connection ---------------------------------------------------------------------------
 
 let hadSession = false;
 let gap = false; // whether messages may be missing before the next message
+let recovering = false; // whether the server still sends missed messages
+let lastOffset; // of the last message on this page
 
 function showState(state, text) {
   status.dataset.state = state;
@@ -31,8 +34,14 @@ socket.on("connect", () => {
   const recovered = Boolean(socket.recovered);
   status.dataset.sid = socket.id;
   status.dataset.recovered = recovered;
+  recovering = recovered;
   if (recovered) {
     showState("connected", "Connected: the state was recovered.");
+    const connection = socket.io.engine.id;
+    // The acknowledgement keeps its place in the order: it comes after the missed messages.
+    socket.emit("caught up", () => {
+      if (socket.io.engine.id === connection) recovering = false;
+    });
   } else if (hadSession) {
     gap = true;
     showState("connected", "Connected: a new session began, messages may be missing.");
@@ -60,13 +69,28 @@ socket.on("disconnect", (reason) => {
 
 socket.on("connect_error", (error) => {
   if (!socket.active) {
-    showState("disconnected", `Disconnected: the server refused (${error.message}).`);
-  } else if (hadSession) {
-    showState("reconnecting", "Disconnected: reconnecting…");
+    showState("disconnected", `Disconnected: the server refused (${refusalOf(error)}).`);
   } else {
-    showState("connecting", "Connecting… (the server does not answer)");
+    const refusal = refusalOf(error.context);
+    const answer = refusal ? ` (the server refused: ${refusal})` : "";
+    if (hadSession) showState("reconnecting", `Disconnected: reconnecting…${answer}`);
+    else showState("connecting", `Connecting…${answer || " (the server does not answer)"}`);
   }
 });
+
+// The reason in a CONNECT_ERROR packet, or in the body of an HTTP response to long-polling.
+function refusalOf(answer) {
+  if (answer instanceof Error) {
+    const more = typeof answer.data === "string" ? answer.data : answer.data?.message ?? answer.data?.reason;
+    return [answer.message, more].filter((text) => text).map(String).join(": ");
+  }
+  if (!answer?.status || answer.status === 200) return "";
+  try {
+    return String(JSON.parse(answer.responseText).message);
+  } catch {
+    return `status ${answer.status}`;
+  }
+}
 
 toggle.addEventListener("click", () => {
   if (socket.active) {
@@ -84,24 +108,28 @@ toggle.addEventListener("click", () => {
 // With recovery, every event has one more last argument: its offset in the server's log.
 socket.on("chat message", (message, offset) => {
   const text = String(message);
-  const item = document.createElement("li");
-  item.dir = "auto";
-  item.textContent = text;
-  if (offset) item.dataset.offset = offset;
-  if (gap) item.dataset.gap = "A new session began here";
+  const data = { ...(offset && { offset }), ...(gap && { gap: "A new session began here" }) };
   gap = false;
+  lastOffset = offset;
 
   // Messages have no author. If two texts are equal, either event may remove the waiting item: the
   // list shows one item per event in the server's order anyway.
   const own = [...outbox.children].find((waiting) => waiting.message === text);
-  if (own) {
-    own.remove();
-    item.className = "own";
-  }
-  messages.append(item);
-  if (messages.childElementCount > MAX_SHOWN) messages.firstElementChild.remove();
+  if (own) own.remove();
+  else if (recovering) data.recovered = "Missed, then recovered";
+  show(text, own ? "own" : "", data);
   showNewest();
 });
+
+function show(text, className, data) {
+  const item = document.createElement("li");
+  item.dir = "auto";
+  item.textContent = text;
+  item.className = className;
+  Object.assign(item.dataset, data);
+  messages.append(item);
+  if (messages.childElementCount > MAX_SHOWN) messages.firstElementChild.remove();
+}
 
 // --- sending ----------------------------------------------------------------------------------
 
@@ -217,3 +245,55 @@ newest.addEventListener("click", () => {
 
 // The keyboard of a phone makes the list smaller, and must not hide the newest message.
 new ResizeObserver(() => { if (following) showNewest(); }).observe(scroller);
+
+// --- a reload ---------------------------------------------------------------------------------
+
+// The page writes its state when it goes, and takes the state away when it comes. So a duplicated tab,
+// which has a copy of the storage, finds nothing of a page that is open.
+const KEPT = "chat";
+
+addEventListener("pagehide", () => {
+  try {
+    sessionStorage.setItem(KEPT, JSON.stringify({
+      pid: socket._pid,
+      offset: lastOffset,
+      messages: [...messages.children].map((item) => [item.textContent, item.className, { ...item.dataset }]),
+      outbox: [...outbox.children].map((item) => [item.message, item.dataset.state]),
+    }));
+  } catch {
+    // The storage is full or forbidden: the next page begins anew.
+  }
+});
+
+addEventListener("pageshow", (event) => {
+  if (event.persisted) takeKept(); // the page itself is back, from the browser's cache
+});
+
+function takeKept() {
+  try {
+    const kept = sessionStorage.getItem(KEPT);
+    sessionStorage.removeItem(KEPT);
+    return JSON.parse(kept);
+  } catch {
+    return null;
+  }
+}
+
+const kept = takeKept();
+const navigation = performance.getEntriesByType("navigation")[0]?.type;
+if (kept && (navigation === "reload" || navigation === "back_forward")) {
+  for (const [text, className, data] of kept.messages) show(text, className, data);
+  // The client sends both with CONNECT, and says whether the session was recovered.
+  socket._pid = kept.pid;
+  socket._lastOffset = lastOffset = kept.offset;
+  hadSession = Boolean(kept.pid);
+  for (const [text, state] of kept.outbox) {
+    const item = document.createElement("li");
+    item.message = text;
+    outbox.append(item);
+    if (state === "waiting") send(item); // the former page never sent it
+    else setFailed(item, "Not confirmed, perhaps not delivered.");
+  }
+  showNewest();
+}
+socket.connect();
