@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -13,12 +14,15 @@ from typing import Any
 import aiohttp
 import pytest
 import socketio
+import trustme
 import uvicorn
 from aiohttp import web
 
 from socketio_eventstore import AsyncServer
 from socketio_eventstore.transport import asgi_websocket
 from socketio_eventstore.transport.asgi_transport import find_transport
+from socketio_eventstore.transport.unread_responses import UnreadResponses
+from support.embedded import until
 from support.processes import HOST, free_port
 
 BODY = 3_000_000
@@ -182,3 +186,27 @@ async def test_websocket_that_never_reads(
 def test_transport_that_is_not_found() -> None:
     """A send without a transport is left alone."""
     assert find_transport(print) is None
+
+
+async def test_closed_tls_connection() -> None:
+    """A TLS connection that was closed twice is not watched any more."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().issue_cert(HOST).configure_cert(context)
+    unread = UnreadResponses()
+
+    def accepted(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        transport = writer.transport
+        assert isinstance(transport, asyncio.Transport)
+        transport.close()
+        transport.close()
+        unread.watch(transport, 0.08)
+
+    unchecked = ssl.create_default_context()
+    unchecked.check_hostname, unchecked.verify_mode = False, ssl.CERT_NONE
+    server = await asyncio.start_server(accepted, HOST, 0, ssl=context)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        reader, writer = await asyncio.open_connection(HOST, port, ssl=unchecked)
+        await reader.read()
+        writer.close()
+        await until(lambda: not unread._watched)

@@ -31,7 +31,7 @@ class UnreadResponses:
         asyncio.get_running_loop().call_later(seconds, self._check, transport, seconds, checks - 1)
 
     def _check(self, transport: asyncio.Transport, seconds: float, checks: int) -> None:
-        if transport.get_write_buffer_size() == 0:
+        if _unread_bytes(transport) == 0:
             self._watched.discard(transport)
         elif checks > 0:
             self._check_later(transport, seconds, checks)
@@ -39,3 +39,10 @@ class UnreadResponses:
             self._watched.discard(transport)
             logger.info("A client did not read a response within %g s", seconds * CHECKS)
             transport.abort()
+
+
+def _unread_bytes(transport: asyncio.Transport) -> int:
+    try:
+        return transport.get_write_buffer_size()
+    except AttributeError:  # asyncio's TLS transport after a second close(); the end of TLS has a timeout
+        return 0
