@@ -17,7 +17,14 @@ MAX_WRAPPERS: Final = 20
 
 
 def find_transport(send: Any) -> asyncio.Transport | None:
-    """Return the transport below an ASGI ``send``; None if the server or a middleware hides it.
+    """Return the transport below an ASGI ``send``; None if the server or a middleware hides it."""
+    owner = find_owner(send, "transport")
+    transport: asyncio.Transport | None = getattr(owner, "transport", None)
+    return transport if callable(getattr(transport, "abort", None)) else None
+
+
+def find_owner(send: Any, attribute: str) -> Any:
+    """Return the object of the ASGI server that has ``send`` as a method and has an attribute, or None.
 
     Middlewares wrap ``send`` in functions, methods and partials. Each wrapper is searched for the next one.
     """
@@ -28,10 +35,8 @@ def find_transport(send: Any) -> asyncio.Transport | None:
             continue
         seen.add(id(wrapper))
         owner = getattr(wrapper, "__self__", None)
-        transport: Any = getattr(owner, "transport", None)
-        if callable(getattr(transport, "abort", None)):
-            found_transport: asyncio.Transport = transport
-            return found_transport
+        if getattr(owner, attribute, None) is not None:
+            return owner
         found.extend(_wrapped(wrapper))
     return None
 

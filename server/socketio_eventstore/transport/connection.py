@@ -253,6 +253,10 @@ class EngineConnection(ClientConnection):
         await self._poll_buffer.wait()
         return self._poll_buffer.take(self.poll_packets) or [self._final_packet if self.closed else NOOP]
 
+    def end_poll(self) -> None:
+        """Answer the poll that waits, if one waits."""
+        self._poll_buffer.wake_poll()
+
     async def post(self, body: bytes) -> None:
         """Handle the packets of a POST, up to a packet that closes the connection. Raises InvalidRequest."""
         try:

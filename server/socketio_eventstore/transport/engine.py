@@ -35,6 +35,7 @@ from socketio_eventstore.transport.connection import (
     HandleMessage,
     InvalidRequest,
 )
+from socketio_eventstore.transport.polls_at_shutdown import PollsAtShutdown
 from socketio_eventstore.transport.unread_responses import UnreadResponses
 from socketio_eventstore.transport.upgrade import Upgrade
 from socketio_eventstore.transport.websocket import Environ, MakeReceiver
@@ -118,6 +119,8 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
     """The number of connections aborted because of ``max_client_buffer``."""
     failures: RepeatedFailures
     """The log lines about clients."""
+    polls_at_shutdown: PollsAtShutdown
+    """The polls that wait on uvicorn."""
     unread: UnreadResponses
     """The TCP connections whose client has not read a response."""
     connection_closed: Callable[[EngineConnection, str], None]
@@ -174,6 +177,7 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
         self.offsets = offsets
         self.slow_clients = 0
         self.unread = UnreadResponses()
+        self.polls_at_shutdown = PollsAtShutdown()
         self.failures = RepeatedFailures(logging.getLogger("socketio_eventstore.transport.connection"))
         self.connection_closed = connection_closed
         self.handle_message = handle_message
@@ -251,7 +255,8 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
             raise RequestRefused(BAD_REQUEST)
         try:
             if method == "GET":
-                return _response(polling_body(await connection.poll()))
+                with self.polls_at_shutdown.watching(connection, environ.get("asgi.send")):
+                    return _response(polling_body(await connection.poll()))
             if method == "POST":
                 await connection.post(await self._read_body(connection, environ))
                 return _response("ok", content_type="text/html")
