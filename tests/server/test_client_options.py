@@ -234,7 +234,7 @@ async def test_path_of_an_application(tmp_path: Path, node: NodeClients, framewo
             await works(node, one.url, options, transports=transports, **options)
 
 
-@pytest.mark.parametrize("path", ["/", "/api/socket/", "/healthz", "/pages/"])
+@pytest.mark.parametrize("path", ["/", "/api/socket/", "/healthz", "/pages/", "/pages/rt/"])
 async def test_path_of_serve(tmp_path: Path, node: NodeClients, path: str) -> None:
     """``serve`` works at every path, and its own addresses stay its own."""
     options: dict[str, Any] = {"path": path}
