@@ -51,7 +51,7 @@ class ClientConnection(ABC):
     def __init__(self, connection_id: str) -> None:
         self.id = connection_id
         self.closed_in_order = False
-        """Whether the client closed the connection, after all bytes had been written."""
+        """Whether the client closed the connection after all bytes had arrived; never known for polling."""
         self.takes_offsets = True
         """Whether events end in their offset; without offsets a client cannot recover its session."""
         self.sessions: dict[str, Session] = {}

@@ -213,7 +213,8 @@ class EngineConnection(ClientConnection):
                 return self._engine.handle_message(self, content)
             case "1":
                 self._final_packet = NOOP
-                self.closed_in_order = not self.unsent_bytes
+                # The response to a poll may be lost on the way, and the client closes in order all the same.
+                self.closed_in_order = self._websocket is not None and not self.unsent_bytes
                 self.close_after_flush(self._engine.reason.CLIENT_DISCONNECT)
             case "3" | "5" | "6":
                 pass

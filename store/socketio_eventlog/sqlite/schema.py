@@ -48,12 +48,14 @@ def open_writer(path: Path, file_mode: int = DEFAULT_FILE_MODE) -> StoreConnecti
     check_sqlite_version()
     with _translate_errors(path):
         files.create(path, file_mode)
-        files.narrow(path, file_mode)
+        if _has_our_header(path):  # SQLite gives a new -wal and -shm the mode of the file
+            files.narrow(path, file_mode)
         connection = _connect(path, "rw")
         try:
             connection.lock = Lock(path, OPENING_TIMEOUT_SECONDS, file_mode)
             _check_left_over_wal(path, connection.lock)
             _check_application(connection)
+            files.narrow(path, file_mode)  # the header may have been in the WAL only
             _retry_while_busy(lambda: connection.execute("PRAGMA journal_mode = WAL"))
             if _revision(connection) != HEAD_REVISION:
                 _migrate(path)
@@ -63,6 +65,15 @@ def open_writer(path: Path, file_mode: int = DEFAULT_FILE_MODE) -> StoreConnecti
             connection.close()
             raise
         return connection
+
+
+def _has_our_header(path: Path) -> bool:
+    """Whether the header of the file has the application id, which a WAL may still hold back.
+
+    Source: https://sqlite.org/fileformat.html, "The Database Header", offset 68.
+    """
+    with path.open("rb") as file:
+        return int.from_bytes(file.read(72)[68:], "big") == APPLICATION_ID
 
 
 def _check_left_over_wal(path: Path, lock: Lock) -> None:
