@@ -48,11 +48,13 @@ def open_writer(path: Path, file_mode: int = DEFAULT_FILE_MODE) -> StoreConnecti
     check_sqlite_version()
     with _translate_errors(path):
         files.create(path, file_mode)
-        if _has_our_header(path):  # SQLite gives a new -wal and -shm the mode of the file
-            files.narrow(path, file_mode)
         connection = _connect(path, "rw")
         try:
             connection.lock = Lock(path, OPENING_TIMEOUT_SECONDS, file_mode)
+            # Only with the lock: closing the file drops the SQLite locks that a server of this process holds
+            # (https://sqlite.org/howtocorrupt.html, "POSIX advisory locks").
+            if _has_our_header(path):  # SQLite gives a new -wal and -shm the mode of the file
+                files.narrow(path, file_mode)
             _check_left_over_wal(path, connection.lock)
             _check_application(connection)
             files.narrow(path, file_mode)  # the header may have been in the WAL only
