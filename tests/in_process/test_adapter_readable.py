@@ -12,7 +12,7 @@ import pytest
 from support.embedded import Seen, Server, packets_until_marker, serving
 
 
-async def test_max_attachments_is_the_limit_in_both_directions(path: Path) -> None:
+async def test_max_attachments_in_both_directions(path: Path) -> None:
     """``max_attachments`` limits the binary arguments of emits, acknowledgements and clients' packets."""
     seen = Seen()
 

@@ -147,7 +147,7 @@ async def test_breaks_and_late_closes_are_no_poison(path: Path) -> None:
         assert RecoveryResult.POISONED not in await results(server)
 
 
-async def test_close_before_the_bytes_have_arrived_is_no_poison(path: Path) -> None:
+async def test_close_before_the_bytes_arrived(path: Path) -> None:
     """A client that closes in order before it has a large event never counts, however often it does so."""
     async with serving(path) as server:
         client = await server.socket()
