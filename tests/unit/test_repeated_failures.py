@@ -7,7 +7,6 @@ import logging
 
 import pytest
 
-from socketio_eventstore.core import repeated_failures
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
 
 logger = logging.getLogger("failing")
@@ -55,11 +54,9 @@ async def test_success_ends_a_failure(failures: RepeatedFailures, caplog: pytest
     assert caplog.messages[1:] == ["Ended after 1 times: The lock is taken."]
 
 
-async def test_kinds_are_bounded(
-    failures: RepeatedFailures, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_kinds_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
     """Kinds of failures beyond the limit share their lines."""
-    monkeypatch.setattr(repeated_failures, "MAX_KINDS", 3)
+    failures = RepeatedFailures(logging.getLogger("test"), max_kinds=3)
     for kind in range(100):
         failures.failed(kind, f"failure {kind}")
     assert caplog.messages == ["failure 0", "failure 1", "failure 2", "failure 3"]

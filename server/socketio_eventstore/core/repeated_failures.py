@@ -11,7 +11,7 @@ from typing import Final
 REPORT_SECONDS: Final = 10.0
 """The time between two lines about a failure that goes on, and the quiet time after which it has ended."""
 MAX_KINDS: Final = 1000
-"""Kinds of failures that are counted apart. Later kinds are counted together."""
+"""Kinds of failures that are counted apart, by default. Later kinds are counted together."""
 
 
 @dataclass(slots=True)
@@ -30,8 +30,11 @@ class _Failure:
 class RepeatedFailures:
     """Logs a failure once when it begins, every ten seconds with a count, and once when it ends."""
 
-    def __init__(self, logger: logging.Logger, report_seconds: float = REPORT_SECONDS) -> None:
+    def __init__(
+        self, logger: logging.Logger, report_seconds: float = REPORT_SECONDS, max_kinds: int = MAX_KINDS
+    ) -> None:
         self._logger = logger
+        self._max_kinds = max_kinds
         self._report_seconds = report_seconds
         self._failures: dict[Hashable, _Failure] = {}
 
@@ -50,7 +53,7 @@ class RepeatedFailures:
         the failure. Call this on the event loop.
         """
         loop = asyncio.get_running_loop()
-        if kind not in self._failures and len(self._failures) >= MAX_KINDS:
+        if kind not in self._failures and len(self._failures) >= self._max_kinds:
             kind = None
         failure = self._failures.get(kind)
         if failure is None or failure.loop is not loop:
