@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
@@ -53,13 +53,16 @@ class RecoveryArguments(TypedDict, total=False):
     websocket_compression: int
     connections: int
     pending_handshakes: int
+    allowed_hosts: Sequence[str] | None
+    trusted_proxies: Sequence[str]
 
 
 class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is not typed
     """A client manager that stores events and sessions, so that clients recover.
 
     ``path`` is the database file; None disables recovery. The keyword arguments are the keys of
-    ``[connection_state_recovery]`` and ``[store]`` in the configuration; durations are in seconds, sizes
+    ``[connection_state_recovery]``, ``[store]`` and ``[limits]`` in the configuration, and some of
+    ``[server]``; durations are in seconds, sizes
     in bytes. ``start`` opens the store, at the latest for the first connection or emit; the server's
     ``shutdown`` closes it. ``start``, a handshake and another event loop open it again. Tests that need no
     store take ``RecoveryManager(None)``.

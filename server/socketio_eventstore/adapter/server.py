@@ -140,6 +140,8 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
             connections=options.connections,
             pending_handshakes=options.pending_handshakes,
             offsets=options.offsets,
+            allowed_hosts=options.allowed_hosts,
+            trusted_proxies=options.trusted_proxies,
             connection_closed=self._clients.connection_closed,
             handle_message=self._clients.handle_message,
             ping_written=self._clients.ping_written,

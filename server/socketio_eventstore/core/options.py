@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -39,6 +40,11 @@ class Options(StoreOptions):
     """Open connections; beyond, handshakes get 503."""
     pending_handshakes: int = 20_000
     """Connections that have not asked for a namespace; beyond, handshakes get 503."""
+    allowed_hosts: Sequence[str] | None = None
+    """Names of the server, beside IP addresses, ``localhost`` and the hosts of allowed origins. A request to
+    another host gets 421. None and "*" allow every host; "*" is logged."""
+    trusted_proxies: Sequence[str] = ()
+    """IP addresses and networks of proxies whose forwarding headers count; a Unix socket's peer is one."""
     heartbeat: float = 45.0
     """How long a connection may be dead before the server notices: ping interval plus ping timeout."""
 

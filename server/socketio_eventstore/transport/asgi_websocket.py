@@ -138,3 +138,19 @@ class AsgiWebSocket:
         except (OSError, RuntimeError):
             # Each ASGI server has an exception of its own for a lost client; receive() reports the loss, too.
             self._queue.clear()
+
+
+def can_deny(scope: dict[str, Any]) -> bool:
+    """Whether the ASGI server can answer the handshake of a WebSocket with a response of HTTP.
+
+    Source: ASGI, "WebSocket Denial Response". Other servers answer 403 without a body.
+    """
+    return scope["type"] == "websocket" and "websocket.http.response" in (scope.get("extensions") or {})
+
+
+async def deny(environ: Environ, response: dict[str, Any], headers: Sequence[tuple[str, str]]) -> None:
+    """Answer the handshake of a WebSocket with a response, as python-engineio's drivers take it."""
+    send, kind = environ["asgi.send"], "websocket.http.response"
+    encoded = [(name.lower().encode(), value.encode()) for name, value in [*response["headers"], *headers]]
+    await send({"type": f"{kind}.start", "status": int(response["status"].split()[0]), "headers": encoded})
+    await send({"type": f"{kind}.body", "body": response["response"]})

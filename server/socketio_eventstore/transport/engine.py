@@ -1,8 +1,8 @@
 """Engine.IO over HTTP: handshakes, polls and upgrades.
 
-python-engineio does the work that depends on the framework: request translation, responses, CORS and
-cookies. ``Engine`` replaces python-engineio's request handling, which deviates from the protocol in
-status codes and in closing.
+python-engineio does the work that depends on the framework: request translation, responses and cookies.
+``Engine`` replaces python-engineio's request handling, which deviates from the protocol in status codes
+and in closing, and its check of origins, which believes the forwarding headers of every client.
 
 Sources: Engine.IO protocol 4, "HTTP long-polling" and "Upgrade"; the error codes are those of
 ``BaseServer.verify`` in engine.io 6.
@@ -26,15 +26,17 @@ from socketio_eventstore.core.frames import Frames, polling_body
 from socketio_eventstore.core.options import Offsets
 from socketio_eventstore.core.packets import dumps
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
+from socketio_eventstore.transport.access_rules import AccessRefused, AccessRules, AllowedHosts
 from socketio_eventstore.transport.aiohttp_websocket import AiohttpWebSocket
 from socketio_eventstore.transport.asgi_transport import find_transport
-from socketio_eventstore.transport.asgi_websocket import AsgiWebSocket
+from socketio_eventstore.transport.asgi_websocket import AsgiWebSocket, can_deny, deny
 from socketio_eventstore.transport.connection import (
     HANDLERS_AT_ONCE,
     EngineConnection,
     HandleMessage,
     InvalidRequest,
 )
+from socketio_eventstore.transport.origin_checks import OriginChecks
 from socketio_eventstore.transport.polls_at_shutdown import PollsAtShutdown
 from socketio_eventstore.transport.unread_responses import UnreadResponses
 from socketio_eventstore.transport.upgrade import Upgrade
@@ -83,6 +85,16 @@ PYTHON_POLL_PACKETS: Final = 16
 """The most packets of one response that python-engineio's client accepts (``Payload.max_decode_packets``)."""
 
 
+_HOOKS: Final = (
+    "_upgrades",
+    "_generate_sid_cookie",
+    "_make_response",
+    "_cors_headers",
+    "_cors_allowed_origins",
+)
+"""The private methods of python-engineio that ``Engine`` calls or replaces."""
+
+
 class RequestRefused(Exception):
     """The server answers a request with an error. ``error`` is the code and the message of the JSON body."""
 
@@ -92,7 +104,7 @@ class RequestRefused(Exception):
         self.response = _response(dumps({"code": code, "message": message}), status, "application/json")
 
 
-class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is not typed
+class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is not typed
     """python-engineio's server with ``EngineConnection`` and with replaced request handling.
 
     ``adopt`` turns an existing server object into this class: applications may have made the server
@@ -140,7 +152,14 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
 
         Raises RuntimeError for a python-engineio without the private methods that ``Engine`` calls.
         """
-        for name in ("_upgrades", "_generate_sid_cookie", "_make_response", "_cors_allowed_origins"):
+        names = (
+            "_upgrades",
+            "_generate_sid_cookie",
+            "_make_response",
+            "_cors_headers",
+            "_cors_allowed_origins",
+        )
+        for name in names:
             if not callable(getattr(engine, name, None)):
                 raise RuntimeError(f"this version of python-engineio has no {name}; 4.15 to 4.x is supported")
         if not isinstance(engine, cls):
@@ -156,6 +175,8 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
         connections: int,
         pending_handshakes: int,
         offsets: Offsets,
+        allowed_hosts: AllowedHosts,
+        trusted_proxies: Sequence[str],
         connection_closed: Callable[[EngineConnection, str], None],
         handle_message: HandleMessage,
         ping_written: Callable[[EngineConnection], None],
@@ -163,7 +184,7 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
     ) -> None:
         """Set the limits and the callbacks, before the first connection.
 
-        The attributes of the class describe the arguments.
+        The attributes of the class describe the arguments. Raises ValueError for an invalid host or proxy.
         """
         self.start_service_task = False  # each connection has a Heartbeat
         self.max_client_buffer = max_client_buffer
@@ -175,6 +196,7 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
         self._loop: asyncio.AbstractEventLoop | None = None
         self.refused_handshakes = Counter()
         self.offsets = offsets
+        self.access = AccessRules(allowed_hosts, trusted_proxies)
         self.slow_clients = 0
         self.unread = UnreadResponses()
         self.polls_at_shutdown = PollsAtShutdown()
@@ -219,6 +241,8 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
             response = await self._respond(environ)
         except RequestRefused as refusal:
             response = refusal.response
+        except AccessRefused as refusal:
+            response = RequestRefused((FORBIDDEN[0], str(refusal)), refusal.status).response
         if not isinstance(response, dict):
             return response
         self._compress(response, environ)
@@ -231,10 +255,12 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
         transport = find_transport(send) if send is not None else environ["aiohttp.request"].transport
         if transport is not None:
             self.unread.watch(transport, timeout)
+        if send is not None and can_deny(environ["asgi.scope"]):
+            return await deny(environ, response, self._cors_headers(environ))
         return await self._make_response(response, environ)
 
     async def _respond(self, environ: Environ) -> Any:
-        self._check_origin(environ)
+        self.check_access(environ)
         method = environ["REQUEST_METHOD"]
         if method == "OPTIONS":
             return _response("")
@@ -355,13 +381,6 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is 
                 raise InvalidRequest
         return body
 
-    def _check_origin(self, environ: Environ) -> None:
-        origin = environ.get("HTTP_ORIGIN")
-        if origin and self.cors_allowed_origins != []:
-            allowed: Sequence[str] | None = self._cors_allowed_origins(environ)
-            if allowed is not None and origin not in allowed:
-                raise RequestRefused(FORBIDDEN, "403 FORBIDDEN")
-
     def _compress(self, response: Response, environ: Environ) -> None:
         if not self.http_compression or len(response["response"]) < self.compression_threshold:
             return
@@ -383,7 +402,8 @@ def _response(
     body: str | bytes, status: str = "200 OK", content_type: str = "text/plain; charset=UTF-8"
 ) -> Response:
     content = body.encode() if isinstance(body, str) else body
-    return {"status": status, "headers": [("Content-Type", content_type)], "response": content}
+    headers = [("Content-Type", content_type), ("Cache-Control", "no-store")]
+    return {"status": status, "headers": headers, "response": content}
 
 
 def _websocket_class(driver: dict[str, Any]) -> type[AiohttpWebSocket] | type[AsgiWebSocket]:

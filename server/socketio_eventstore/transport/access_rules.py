@@ -1,0 +1,136 @@
+"""The hosts for which the server answers, and the origins whose pages may connect.
+
+Both rules protect the browsers of people who can reach the server. A page of another origin would use their
+cookies and their network. A page on a name that its owner lets lead to this server (DNS rebinding) would
+have the server's own origin, so the name itself has to be known.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Final, Literal, TypeAlias
+
+from socketio_eventstore.core.repeated_failures import RepeatedFailures
+from socketio_eventstore.transport.addresses import (
+    ANY,
+    host_matches,
+    is_address,
+    parse_host_pattern,
+    parse_origin,
+    parse_pattern,
+)
+from socketio_eventstore.transport.request_head import RequestHead
+from socketio_eventstore.transport.trusted_proxies import TrustedProxies
+
+logger = logging.getLogger(__name__)
+
+AllowedHosts: TypeAlias = Sequence[str] | Literal["*"] | None
+LOCALHOST: Final = "localhost"
+MAX_REFUSALS: Final = 20
+"""Refused hosts and origins that are logged apart. Strangers choose them, so later ones share their lines."""
+MAX_TEXT_IN_LOG: Final = 200
+MAX_EXPECTED_IN_LOG: Final = 10
+
+
+class AccessRefused(Exception):
+    """The server does not answer a request. The text says why."""
+
+    def __init__(self, status: str, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+        """The status line, such as "403 FORBIDDEN"."""
+
+
+class AccessRules:
+    """Decides by ``Host`` and ``Origin`` whether a request is answered, and logs each refusal."""
+
+    def __init__(self, allowed_hosts: AllowedHosts, trusted_proxies: Iterable[str]) -> None:
+        """Hosts are not checked with None, nor with ``ANY``, which is logged. Raises ValueError."""
+        self._hosts = _host_patterns(allowed_hosts)
+        self._proxies = TrustedProxies(trusted_proxies)
+        self._refusals = RepeatedFailures(logger, max_kinds=MAX_REFUSALS)
+
+    def check_host(self, head: RequestHead, origins: Iterable[str]) -> None:
+        """Raise AccessRefused for a host that is not allowed.
+
+        IP addresses, ``localhost`` and the hosts of ``origins`` are allowed, too. No browser sends a request
+        without a host; some probes do.
+        """
+        if self._hosts is None:
+            return
+        opened = self._proxies.opened_address(head)
+        if not opened.host_text:
+            return
+        if opened.host is None:
+            text = f"Invalid Host: {_shown(opened.host_text)}"
+            self._refusals.failed("invalid", f"{text} (400)", level=logging.WARNING)
+            raise AccessRefused("400 BAD REQUEST", text)
+        host = opened.host.host
+        of_origins = [origin.host for origin in map(parse_pattern, origins) if origin is not None]
+        names = [*self._hosts, *of_origins]
+        if any(host_matches(name, host) for name in names) or host == LOCALHOST or is_address(host):
+            return
+        source = "X-Forwarded-Host" if opened.is_named_by_proxy else "Host"
+        text = f"Refused the {source} {_shown(opened.host_text)} (421)"
+        expected = _listed(["an IP address", LOCALHOST, *names])
+        line = f"{text}: expected one of {expected}; allowed_hosts adds names{self._hint(head)}"
+        self._refusals.failed(("host", host), line, level=logging.WARNING)
+        reason = f"This server does not answer for the host {_shown(opened.host_text)}: see allowed_hosts"
+        raise AccessRefused("421 MISDIRECTED REQUEST", reason)
+
+    def is_own(self, origin: str, head: RequestHead) -> bool:
+        """Whether an origin is that of the pages of this server."""
+        found = parse_origin(origin)
+        return found is not None and found in self._proxies.opened_address(head).origins
+
+    def refuse_origin(
+        self, origin: str, head: RequestHead, allowed: Iterable[str], *, has_own: bool = True
+    ) -> AccessRefused:
+        """Log the refusal of an origin. Returns the error to raise.
+
+        ``allowed`` are the expected origins, beside the own one if there ``has_own``.
+        """
+        opened = self._proxies.opened_address(head)
+        own = [f"{expected} (the server's own)" for expected in opened.origins] if has_own else []
+        text = f"Refused the Origin {_shown(origin)} (403): expected one of {_listed([*own, *allowed])}"
+        line = f"{text}; cors_allowed_origins adds origins{self._hint(head)}"
+        self._refusals.failed(("origin", origin), line, level=logging.WARNING)
+        return AccessRefused("403 FORBIDDEN", f"Forbidden: the origin {_shown(origin)} is not allowed")
+
+    def _hint(self, head: RequestHead) -> str:
+        """Return the hint at headers of a proxy that is not trusted."""
+        ignored = self._proxies.ignored_headers(head)
+        if not ignored:
+            return ""
+        peer = head.peer or "an unknown peer"
+        return f". Not counted: {', '.join(ignored)} of {peer}, not in trusted_proxies"
+
+
+def _host_patterns(allowed_hosts: AllowedHosts) -> list[str] | None:
+    """Return the patterns for allowed hosts, or None for any host. Raises ValueError."""
+    if allowed_hosts is None:
+        return None
+    entries = [allowed_hosts] if isinstance(allowed_hosts, str) else allowed_hosts
+    if ANY in entries:
+        logger.warning(
+            'allowed_hosts is "*": a page on any name that leads to this server passes as its own page.'
+        )
+        return None
+    patterns = []
+    for entry in entries:
+        pattern = parse_host_pattern(entry)
+        if pattern is None:
+            raise ValueError(f"allowed_hosts: {entry!r} is not the name of a host, without port")
+        patterns.append(pattern)
+    return patterns
+
+
+def _listed(expected: Sequence[str]) -> str:
+    more = len(expected) - MAX_EXPECTED_IN_LOG
+    return ", ".join(expected[:MAX_EXPECTED_IN_LOG]) + (f" and {more} more" if more > 0 else "")
+
+
+def _shown(text: str) -> str:
+    """Return a text of a client, without control characters and not too long."""
+    return ascii(text[:MAX_TEXT_IN_LOG])

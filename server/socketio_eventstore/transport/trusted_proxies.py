@@ -1,0 +1,118 @@
+"""The address that the client has opened, as the connection or a trusted proxy tells.
+
+Sources: RFC 7239 for ``Forwarded``; ``X-Forwarded-Host`` and ``X-Forwarded-Proto`` have no standard.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
+from typing import Final
+
+from socketio_eventstore.transport.addresses import (
+    DEFAULT_PORTS,
+    Authority,
+    Origin,
+    parse_authority,
+    parse_network,
+)
+from socketio_eventstore.transport.request_head import UNIX_PEER, RequestHead
+
+FORWARDING_HEADERS: Final = ("x-forwarded-proto", "x-forwarded-host", "forwarded")
+
+_SCHEMES: Final = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
+"""Some proxies name the scheme of a WebSocket."""
+_PAIR: Final = re.compile(r'\s*([a-z]+)\s*=\s*(?:"([^"\\]*)"|([^\s;,"]+))\s*', re.IGNORECASE | re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedAddress:
+    """The address that the client has opened."""
+
+    host: Authority | None
+    """None without a valid host."""
+    host_text: str
+    """The host as the request has it; several values are joined with commas; "" for none."""
+    schemes: tuple[str, ...]
+    """The schemes that the client may have used; the first one is the most likely one."""
+    is_named_by_proxy: bool
+
+    @property
+    def origins(self) -> list[Origin]:
+        """The origins of pages of this address."""
+        if self.host is None:
+            return []
+        host, port = self.host
+        return [Origin(scheme, host, port or DEFAULT_PORTS[scheme]) for scheme in self.schemes]
+
+
+class TrustedProxies:
+    """The proxies whose forwarding headers count."""
+
+    def __init__(self, proxies: Iterable[str]) -> None:
+        """``proxies`` are IP addresses and networks. Raises ValueError for another text."""
+        self._networks = [
+            parse_network(text) for text in ([proxies] if isinstance(proxies, str) else proxies)
+        ]
+
+    def trust(self, peer: str) -> bool:
+        """Whether the forwarding headers of a peer count. Those of a Unix socket's peer always do."""
+        if peer == UNIX_PEER:
+            return True
+        if not self._networks:
+            return False
+        try:
+            address = ip_address(peer.partition("%")[0])
+        except ValueError:  # an unknown peer, or a name in a test client's scope
+            return False
+        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped  # an IPv4 client of a socket for both versions
+        return any(address in network for network in self._networks)
+
+    def opened_address(self, head: RequestHead) -> OpenedAddress:
+        """Return the address that the client has opened.
+
+        Without the word of a trusted proxy, the client may have used https although the connection has no
+        TLS: most proxies pass ``Host`` on and name no scheme. It has not used http if there is TLS.
+        """
+        hosts = head.headers("host")
+        schemes = ("https",) if head.is_tls else ("http", "https")
+        named_scheme = named_host = None
+        if self.trust(head.peer):
+            named_scheme, named_host = _forwarded(head)
+        if named_scheme is not None:
+            schemes = (named_scheme,)
+        text = ",".join(hosts) if named_host is None else named_host
+        return OpenedAddress(parse_authority(text), text, schemes, named_host is not None)
+
+    def ignored_headers(self, head: RequestHead) -> list[str]:
+        """Return the forwarding headers that do not count, since no trusted proxy sent them."""
+        if self.trust(head.peer):
+            return []
+        return [name for name in FORWARDING_HEADERS if head.headers(name)]
+
+
+def _forwarded(head: RequestHead) -> tuple[str | None, str | None]:
+    """Return the scheme and the host that a proxy names; None for what it does not name.
+
+    The last value counts, since a proxy that does not replace a header appends to it. ``Forwarded`` counts
+    only without the other headers: proxies that set those pass on a ``Forwarded`` of the client.
+    """
+    scheme, host = _last(head, "x-forwarded-proto"), _last(head, "x-forwarded-host")
+    if scheme is None and host is None:
+        pairs = _last_pairs(_last(head, "forwarded") or "")
+        scheme, host = pairs.get("proto"), pairs.get("host")
+    return (None if scheme is None else _SCHEMES.get(scheme.lower())), host
+
+
+def _last(head: RequestHead, name: str) -> str | None:
+    values = head.headers(name)
+    return (values[-1].rpartition(",")[2].strip() or None) if values else None
+
+
+def _last_pairs(element: str) -> dict[str, str]:
+    """Return the pairs of an element of ``Forwarded``; no pairs for an invalid element."""
+    found = [_PAIR.fullmatch(pair) for pair in element.split(";")]
+    return {pair[1].lower(): pair[2] or pair[3] or "" for pair in found if pair is not None}
