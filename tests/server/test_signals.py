@@ -123,9 +123,11 @@ def test_reload(folder: Path) -> None:
     """SIGHUP applies the keys that can change, and names the keys that need a restart."""
     log, config = folder / "log", folder / "config.toml"
 
-    def status(address: str) -> int:
+    def status(address: str, **headers: str) -> int:
         request = urllib.request.Request(f"{address}/socket.io/?EIO=4&transport=polling")
         request.add_header("Origin", "https://page.example")
+        for name, value in headers.items():
+            request.add_header(name.replace("_", "-"), value)
         try:
             return int(urllib.request.urlopen(request).status)
         except urllib.error.HTTPError as error:
@@ -133,13 +135,16 @@ def test_reload(folder: Path) -> None:
 
     with running(folder, "serve") as (process, address):
         assert status(address) == 403
-        changed = MINIMAL.replace("port = 0", 'port = 1\ncors_allowed_origins = ["https://page.example"]')
+        reloadable = 'cors_allowed_origins = ["https://page.example"]\nallowed_hosts = ["chat.example"]'
+        changed = MINIMAL.replace("port = 0", f'port = 1\n{reloadable}\ntrusted_proxies = ["127.0.0.1"]')
         config.write_text(f"{changed}max_missed_packets = 5\n")
         process.send_signal(signal.SIGHUP)
         until(lambda: "max_missed_packets has changed; it takes effect after a restart" in log.read_text())
         assert "[server] port has changed; it takes effect after a restart" in log.read_text()
         assert "[server] cors_allowed_origins = ('https://page.example',)" in log.read_text()
         assert status(address) == 200
+        assert status(address, X_Forwarded_Host="chat.example") == 200
+        assert status(address, X_Forwarded_Host="evil.example") == 421
 
         config.write_text("[server]\nprot = 1\n")
         process.send_signal(signal.SIGHUP)

@@ -15,7 +15,7 @@ from socketio_eventstore import program
 from support.polling import RawPolling
 from support.processes import DEADLINE, HOST, ServerProcess
 
-HALF_HEADER = b"GET /healthz HTTP/1.1\r\nHost: server\r\nX-"
+HALF_HEADER = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-"
 CONFIG: dict[str, dict[str, object]] = {
     "server": {"connect_timeout": 1.0, "ping_interval": 25.0, "max_payload": 1000}
 }
@@ -52,7 +52,7 @@ async def test_incomplete_header(server: ServerProcess, request_begins: bytes) -
 
 async def test_incomplete_second_request(server: ServerProcess) -> None:
     """A connection with an incomplete second request is closed."""
-    whole = b"GET /healthz HTTP/1.1\r\nHost: server\r\n\r\n"
+    whole = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
     assert await answer_to(server, whole, HALF_HEADER) == b""
 
 
@@ -61,7 +61,7 @@ async def test_incomplete_body(server: ServerProcess, http: aiohttp.ClientSessio
     """A connection with an incomplete request body is closed, and the log has one line."""
     sid = (await RawPolling(http, server.url).open())["sid"]
     url = f"/socket.io/?EIO=4&transport=polling&sid={sid}"
-    head = f"POST {url} HTTP/1.1\r\nHost: server\r\n".encode() + framing
+    head = f"POST {url} HTTP/1.1\r\nHost: localhost\r\n".encode() + framing
     assert await answer_to(server, head + b"\r\n\r\n5\r\n42") == b""
     assert "was not complete in time" in server.log and "Error" not in server.log
 
@@ -93,7 +93,7 @@ async def test_unread_file(server: ServerProcess) -> None:
         await loop.sock_connect(silent, (HOST, server.port))
         file = b"/socket.io/socket.io.msgpack.min.js.map"
         for _ in range(31):
-            await loop.sock_sendall(silent, b"GET " + file + b" HTTP/1.1\r\nHost: server\r\n\r\n")
+            await loop.sock_sendall(silent, b"GET " + file + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await asyncio.sleep(4.0)  # the client reads nothing meanwhile
         received = 0
         with contextlib.suppress(ConnectionResetError):

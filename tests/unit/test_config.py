@@ -14,6 +14,8 @@ from socketio_eventstore.program.config import (
     RecoverySettings,
     ServerSettings,
     StoreSettings,
+    engine_hosts,
+    engine_origins,
 )
 
 SHIPPED = Path(__file__).parents[2] / "config.toml"
@@ -100,6 +102,32 @@ def test_origins(file: Path) -> None:
     some = load(file, '[server]\ncors_allowed_origins = ["https://a.example", "http://localhost:8080"]')
     assert some.server.cors_allowed_origins == ("https://a.example", "http://localhost:8080")
     assert load(file, '[server]\ncors_allowed_origins = "*"').server.cors_allowed_origins == "*"
+
+
+def test_any_origin_in_a_list(file: Path) -> None:
+    """A list with "*" is every origin."""
+    assert engine_origins(load(file, '[server]\ncors_allowed_origins = ["*"]').server) == "*"
+    assert engine_origins(load(file).server) is None
+
+
+def test_hosts(file: Path) -> None:
+    """The names in host are allowed beside those in allowed_hosts."""
+    hosts = 'host = ["inner.example", "::1", "unix:a", "127.0.0.1", "0.0.0.0"]'
+    server = load(file, f'[server]\n{hosts}\nallowed_hosts = ["a.example"]').server
+    assert engine_hosts(server) == ["a.example", "inner.example"]
+    assert engine_hosts(load(file, f'[server]\n{hosts}\nallowed_hosts = ["a", "*"]').server) == ["*"]
+
+
+def test_lists_in_the_environment(file: Path) -> None:
+    """Commas separate hosts and proxies in the environment."""
+    environ = {
+        "EVENTSTORE_SERVER__ALLOWED_HOSTS": "a.example, *.b.example",
+        "EVENTSTORE_SERVER__TRUSTED_PROXIES": "10.0.0.0/8, ::1",
+    }
+    server = load(file, "", environ).server
+    assert server.allowed_hosts == ("a.example", "*.b.example")
+    assert server.trusted_proxies == ("10.0.0.0/8", "::1")
+    assert load(file, "", {"EVENTSTORE_SERVER__ALLOWED_HOSTS": "*"}).server.allowed_hosts == "*"
 
 
 def test_byte_order_mark(file: Path) -> None:

@@ -22,6 +22,9 @@ MODULES = 'the dotted name of a module; "chat" is a chat.py beside the config fi
 PREFIXES = 'a path such as "/socket.io/"'
 ORIGINS = 'a list of origins such as "https://example.com", no path, or "*"'
 
+ALLOWED_HOSTS = 'a list of host names such as "chat.example.com", no port, or "*"'
+PROXIES = 'a list of IP addresses and networks such as "10.0.0.0/8"'
+
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
@@ -85,6 +88,15 @@ def errors(file: Path, text: str | bytes = "", environ: Mapping[str, str] | None
         ('cors_allowed_origins = ["https://a.example/"]', ORIGINS),
         ('cors_allowed_origins = ["a.example"]', ORIGINS),
         ("cors_allowed_origins = [1]", ORIGINS),
+        ('cors_allowed_origins = ["https://a.*.example"]', ORIGINS),
+        ('cors_allowed_origins = ["https://*"]', ORIGINS),
+        ('allowed_hosts = "a.example"', ALLOWED_HOSTS),
+        ('allowed_hosts = ["https://a.example"]', ALLOWED_HOSTS),
+        ('allowed_hosts = ["a.example:80"]', ALLOWED_HOSTS),
+        ('allowed_hosts = [""]', ALLOWED_HOSTS),
+        ('trusted_proxies = "*"', PROXIES),
+        ('trusted_proxies = ["localhost"]', PROXIES),
+        ('trusted_proxies = ["10.0.0.1/8"]', PROXIES),
     ],
 )
 def test_invalid_value(file: Path, line: str, expected: str) -> None:

@@ -27,14 +27,16 @@ from socketio_eventstore.program.check import (
     raise_for,
     write_no_bytecode,
 )
-from socketio_eventstore.program.config import Config, engine_origins
+from socketio_eventstore.program.config import Config, engine_hosts, engine_origins
 from socketio_eventstore.program.errors import StartError
 from socketio_eventstore.program.handlers_module import import_handlers, pages_of, register_handlers
+from socketio_eventstore.program.host_check import refuses_other_hosts
 from socketio_eventstore.program.http_routes import add_routes
 from socketio_eventstore.program.listener import Listener, check_addresses
 from socketio_eventstore.program.reload import reload
 from socketio_eventstore.program.signals import Signals
 from socketio_eventstore.program.slow_requests import closes_slow_requests
+from socketio_eventstore.transport.addresses import ANY
 
 try:
     import uvloop
@@ -95,6 +97,9 @@ async def build(config: Config, *, is_stored: bool = True) -> tuple[web.Applicat
         config.store.path if is_stored and recovery is not None else None,
         async_mode="aiohttp",
         cors_allowed_origins=engine_origins(settings),
+        cors_credentials=engine_origins(settings) != ANY,
+        allowed_hosts=engine_hosts(settings),
+        trusted_proxies=list(settings.trusted_proxies),
         namespaces="*" if settings.namespaces == "*" else list(settings.namespaces),
         cookie=settings.cookie or None,
         ping_interval=settings.ping_interval,
@@ -110,7 +115,9 @@ async def build(config: Config, *, is_stored: bool = True) -> tuple[web.Applicat
     sio.connect_timeout = settings.connect_timeout
     module = import_handlers(settings.handlers, config.folder)
     await register_handlers(module, sio, settings.handlers)
-    app = web.Application(middlewares=[closes_slow_requests(settings.connect_timeout)])
+    app = web.Application(
+        middlewares=[closes_slow_requests(settings.connect_timeout), refuses_other_hosts(sio)]
+    )
     add_routes(app, settings.path, pages_of(module, settings.handlers), sio)
     sio.attach(app, settings.path)
     return app, sio

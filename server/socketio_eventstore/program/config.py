@@ -16,8 +16,23 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from socketio_eventlog.options import is_file_mode
 from socketio_eventstore.core.options import Offsets, Options
 from socketio_eventstore.program.config_sources import ConfigError, Layers
+from socketio_eventstore.transport.addresses import (
+    ANY,
+    is_address,
+    parse_host_pattern,
+    parse_network,
+    parse_origin,
+)
 
-__all__ = ["Config", "ConfigError", "RecoverySettings", "ServerSettings", "StoreSettings", "engine_origins"]
+__all__ = [
+    "Config",
+    "ConfigError",
+    "RecoverySettings",
+    "ServerSettings",
+    "StoreSettings",
+    "engine_hosts",
+    "engine_origins",
+]
 
 UNIX = "unix:"
 """The start of a host that is the path of a Unix socket."""
@@ -51,8 +66,19 @@ def _frozen(value: object) -> object:
 
 def _origin(text: str) -> str:
     # Browsers send an Origin without path and final slash: an origin with a path never matches.
-    if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+|null", text):
+    if text not in (ANY, "null") and parse_origin(text) is None:
         raise ValueError(text)
+    return text
+
+
+def _host_pattern(text: str) -> str:
+    if text != ANY and parse_host_pattern(text) is None:
+        raise ValueError(text)
+    return text
+
+
+def _proxy(text: str) -> str:
+    parse_network(text)
     return text
 
 
@@ -107,6 +133,16 @@ Origins: TypeAlias = Annotated[
     BeforeValidator(_frozen),
     Field(description='a list of origins such as "https://example.com", no path, or "*"'),
 ]
+AllowedHosts: TypeAlias = Annotated[
+    tuple[Annotated[str, AfterValidator(_host_pattern)], ...] | Literal["*"],
+    BeforeValidator(_frozen),
+    Field(description='a list of host names such as "chat.example.com", no port, or "*"'),
+]
+Proxies: TypeAlias = Annotated[
+    tuple[Annotated[str, AfterValidator(_proxy)], ...],
+    BeforeValidator(_frozen),
+    Field(description='a list of IP addresses and networks such as "10.0.0.0/8"'),
+]
 Heartbeat: TypeAlias = Annotated[
     float,
     # A client's timer runs for pingInterval + pingTimeout milliseconds, and a timer holds 31 bits.
@@ -136,6 +172,9 @@ Synchronous: TypeAlias = Annotated[Literal["full", "normal"], Field(description=
 
 OffsetsKey: TypeAlias = Annotated[Offsets, Field(description='"auto" or "always"')]
 
+LISTS: Final = ("namespaces", "allowed_hosts", "cors_allowed_origins", "trusted_proxies")
+"""The keys whose values commas separate in the environment."""
+
 DEFAULTS: Final = Options(path=None)
 """The defaults of store and recovery; embedded applications have the same ones."""
 
@@ -158,7 +197,12 @@ class ServerSettings(_Table):
     """The namespaces that clients may join without a handler for them; ``*`` is every namespace."""
     cookie: Cookie = ""
     """The name of a cookie with the id of the connection, for proxies; none by default."""
+    allowed_hosts: AllowedHosts = ()
+    """Names of the server, beside IP addresses, ``localhost``, ``host`` and the hosts of allowed origins."""
     cors_allowed_origins: Origins = ()
+    """Origins of pages that may connect, beside the server's own."""
+    trusted_proxies: Proxies = ()
+    """Proxies whose forwarding headers count, beside the peers of Unix sockets."""
     ping_interval: Heartbeat = 25.0
     ping_timeout: Heartbeat = 20.0
     connect_timeout: Heartbeat = 45.0
@@ -283,7 +327,15 @@ def engine_origins(settings: ServerSettings) -> str | list[str] | None:
     """Return the allowed origins in the form of python-engineio."""
     origins = settings.cors_allowed_origins
     # For python-engineio None means the server's own origin only, and [] means all origins.
-    return (origins if origins == "*" else list(origins)) or None
+    return ANY if ANY in origins else (list(origins) or None)
+
+
+def engine_hosts(settings: ServerSettings) -> list[str]:
+    """Return the allowed names with those in ``host``, or ``ANY`` alone."""
+    if ANY in settings.allowed_hosts:
+        return [ANY]
+    patterns = [parse_host_pattern(host) for host in settings.hosts if not host.startswith(UNIX)]
+    return [*settings.allowed_hosts, *(name for name in patterns if name and not is_address(name))]
 
 
 def _expected(table: type[_Table]) -> dict[str, str]:
@@ -294,7 +346,7 @@ def _from_text(table: str, key: str, text: str) -> object:
     """Return the value of a variable's text. Invalid text stays text, and fails the validation later."""
     if key == "host" and "," in text:
         return [host.strip() for host in text.split(",")]
-    if key in ("cors_allowed_origins", "namespaces") and text != "*":
+    if key in LISTS and text != "*":
         return [item.strip() for item in text.split(",") if item.strip()]
     try:
         settings = TABLES[table].model_validate_strings({key: text}, strict=False)

@@ -6,13 +6,17 @@ import logging
 from collections.abc import Callable
 
 from socketio_eventstore.adapter.async_server import AsyncServer
-from socketio_eventstore.program.config import TABLES, Config, ConfigError, engine_origins
+from socketio_eventstore.program.config import TABLES, Config, ConfigError, engine_hosts, engine_origins
+from socketio_eventstore.transport.access_rules import AccessRules
+from socketio_eventstore.transport.addresses import ANY
 
 logger = logging.getLogger(__name__)
 
 RELOADABLE = frozenset(
     {
+        ("server", "allowed_hosts"),
         ("server", "cors_allowed_origins"),
+        ("server", "trusted_proxies"),
         ("server", "shutdown_grace"),
         ("limits", "connections"),
         ("limits", "pending_handshakes"),
@@ -53,6 +57,8 @@ def reload(sio: AsyncServer, present: Config, load: Callable[[], Config]) -> Con
 def apply(sio: AsyncServer, config: Config) -> None:
     """Give the reloadable values to a running server."""
     sio.eio.cors_allowed_origins = engine_origins(config.server)
+    sio.eio.cors_credentials = sio.eio.cors_allowed_origins != ANY
+    sio.eio.access = AccessRules(engine_hosts(config.server), config.server.trusted_proxies)
     sio.eio.connections = config.limits.connections
     sio.eio.pending_handshakes = config.limits.pending_handshakes
 

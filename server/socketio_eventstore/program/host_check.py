@@ -1,0 +1,24 @@
+"""The check of ``Host`` for everything that the program serves: pages, probes and the protocol."""
+
+from __future__ import annotations
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from socketio_eventstore.adapter.async_server import AsyncServer
+from socketio_eventstore.transport.access_rules import AccessRefused
+from socketio_eventstore.transport.request_head import RequestHead
+
+
+def refuses_other_hosts(sio: AsyncServer) -> Middleware:
+    """Return a middleware that refuses requests to hosts that are not allowed."""
+
+    @web.middleware
+    async def with_check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            sio.eio.check_host(RequestHead.of_request(request))
+        except AccessRefused as refusal:
+            return web.Response(text=f"{refusal}\n", status=int(refusal.status.split()[0]))
+        return await handler(request)
+
+    return with_check
