@@ -41,14 +41,14 @@ expect.set_options(timeout=DEADLINE / 2 * 1000)
 
 
 @contextmanager
-def running_chromium() -> Iterator[Browser]:
+def running_chromium(*flags: str) -> Iterator[Browser]:
     """A browser process; each test opens tabs of its own in it."""
     require_client()
     executable = next(filter(None, map(shutil.which, NAMES)), None)
     if executable is None:
         missing(f"no browser is installed, none of {', '.join(NAMES)} was found")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=executable, args=[*FLAGS, *flags])
         yield browser
         browser.close()
 

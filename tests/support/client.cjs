@@ -78,11 +78,17 @@ function pump(client, socket, { event, message, window }) {
   return () => (stopped = true);
 }
 
+// Every host name leads to this address.
+function leadsTo(address) {
+  const found = { address, family: 4 };
+  return { lookup: (_, { all }, done) => (all ? done(null, [found]) : done(null, address, 4)) };
+}
+
 const commands = {
   create({ client, url, namespace, options, beside }) {
-    const { parser, agent, ...plain } = unpack(options);
+    const { parser, agent, address, ...plain } = unpack(options);
     if (parser === "msgpack") plain.parser = load("socket.io-msgpack-parser");
-    if (agent) plain.agent = new (require(agent).Agent)({ keepAlive: true });
+    if (agent) plain.agent = new (require(agent).Agent)({ keepAlive: true, ...(address && leadsTo(address)) });
     const socket =
       beside === undefined
         ? io(url + namespace, { forceNew: true, autoConnect: false, ...plain })
