@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from support.clients import NodeClients
+from support.http_requests import HANDSHAKE, ask
 from support.processes import HOST
 from support.reverse_proxies import NAME, PROXIES, DocumentedServer, ReverseProxy
 
-HANDSHAKE = "/socket.io/?EIO=4&transport=polling"
 TRANSPORTS = [("polling", "websocket"), ("websocket",)]
 
 
@@ -82,3 +82,18 @@ async def test_other_pages_behind_a_proxy(
         assert not client.connects
         expected = f"Refused the Origin '{origin}' (403): expected one of {own} (the server's own)"
         assert expected in proxied.log
+
+
+def test_headers_of_strangers(proxied: DocumentedServer, proxy: ReverseProxy) -> None:
+    """What a client sends in the headers of proxies does not count behind a proxy."""
+    own = f"{NAME}:{proxy.port}"
+    evil = ("X-Forwarded-Host", "evil.example"), ("X-Forwarded-Proto", "http")
+    forwarded = ("Forwarded", "host=evil.example;proto=http")
+    for spoofed in (evil, (forwarded,), (*evil, forwarded)):
+        page = ask(proxy.connect(), HANDSHAKE, *spoofed, Host=own, Origin=proxy.url)
+        assert page.status == 200 and page.body.startswith(b"0{")
+        foreign = ask(proxy.connect(), HANDSHAKE, *spoofed, Host=own, Origin="http://evil.example")
+        assert foreign.status == 403
+    rebound = ask(proxy.connect(), HANDSHAKE, Host="evil.example", X_Forwarded_Host=NAME)
+    assert not rebound.body.startswith(b"0{")  # Caddy answers for no other site
+    assert rebound.status == 421 or proxy.program == "caddy"

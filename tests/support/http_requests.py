@@ -45,7 +45,7 @@ class Answer:
 
 
 def ask(
-    where: int | Path,
+    where: int | Path | socket.socket,
     path: str = HANDSHAKE,
     *headers: tuple[str, str],
     method: str = "GET",
@@ -53,7 +53,7 @@ def ask(
     body: bytes = b"",
     **named: str,
 ) -> Answer:
-    """Send a request to a port or a Unix socket; ``named`` are headers such as ``Origin``.
+    """Send a request to a port, a Unix socket or over a connection; ``named`` are headers such as ``Origin``.
 
     Of an accepted WebSocket, only the head of the response is read.
     """
@@ -70,7 +70,9 @@ def ask(
         return _read(connection)
 
 
-def connect(where: int | Path) -> socket.socket:
+def connect(where: int | Path | socket.socket) -> socket.socket:
+    if isinstance(where, socket.socket):
+        return where
     if isinstance(where, int):
         return socket.create_connection((HOST, where), DEADLINE)
     connection = socket.socket(socket.AF_UNIX)
