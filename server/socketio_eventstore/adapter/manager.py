@@ -119,27 +119,31 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
         self.callbacks.clear()
         self.server.forget_clients()
 
-    async def start(self) -> Runtime:
+    async def start(self, lock_timeout_seconds: float | None = None) -> Runtime:
         """Open the store, unless it is open, also after ``close``.
 
-        Raises StoreNotUsable, RuntimeError on another event loop, StoreClosed unless ``reopens``.
+        While another server has the database, the call waits for its end: for 10 seconds, or for
+        ``lock_timeout_seconds``. Raises StoreNotUsable, RuntimeError on another event loop, StoreClosed
+        unless ``reopens``.
         """
         self.check_loop()
         if self.reopens:
             self._is_closed = False
-        return await self.opened()
+        return await self.opened(lock_timeout_seconds)
 
-    async def opened(self) -> Runtime:
+    async def opened(self, lock_timeout_seconds: float | None = 0.0) -> Runtime:
         """Open the store for the first call on this event loop; a call after ``close`` is too late.
 
-        Raises StoreClosed after ``close``, and as ``start``.
+        By default the call does not wait for the end of another server: in an application with several
+        workers, every request to all but one of them would wait. Raises StoreClosed after ``close``, and as
+        ``start``.
         """
         self.check_loop()
         if self.runtime is None:
             if self._is_closed:
                 raise StoreClosed
             if self._starting is None:
-                self._starting = asyncio.ensure_future(self._open())
+                self._starting = asyncio.ensure_future(self._open(lock_timeout_seconds))
             starting = self._starting
             try:
                 self.runtime = await asyncio.shield(starting)
@@ -148,11 +152,16 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
                     self._starting = None
         return self.runtime
 
-    async def _open(self) -> Runtime:
+    async def _open(self, lock_timeout_seconds: float | None) -> Runtime:
         if self._closing is not None:
             await asyncio.wait([self._closing])
         encoding = encoder.encoder_for(self.server.packet_class, self.options.max_attachments)
-        return await Runtime.start(self.options, encoding, self.server.session_expired)
+        return await Runtime.start(
+            self.options,
+            encoding,
+            self.server.session_expired,
+            lock_timeout_seconds=lock_timeout_seconds,
+        )
 
     async def close(self) -> None:
         """Commit everything and close the store, until the next ``start``."""

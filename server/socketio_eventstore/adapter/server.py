@@ -62,7 +62,7 @@ class Manager(Protocol):
         """Move to the running event loop. Raises RuntimeError while the server's loop runs elsewhere."""
         ...
 
-    async def start(self) -> Runtime:
+    async def start(self, lock_timeout_seconds: float | None = None) -> Runtime:
         """Open the store, unless it is open, also after ``close``. Raises StoreNotUsable, StoreClosed."""
         ...
 
@@ -152,9 +152,13 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
     async def start(self) -> None:
         """Open the store, also after ``shutdown``. Without this call the first connection or emit opens it.
 
-        Raises StoreNotUsable.
+        While another server has the database, this call waits up to 10 seconds for its end; the first
+        connection or emit does not wait. Raises StoreNotUsable.
         """
-        runtime = await self.manager.start()
+        await self._start()
+
+    async def _start(self, lock_timeout_seconds: float | None = None) -> None:
+        runtime = await self.manager.start(lock_timeout_seconds)
         if not self.async_handlers:  # set by the constructor after the manager
             self.eio.handlers_at_once = 1
         self._clients.start(runtime)
@@ -460,7 +464,7 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
     async def _handle_eio_connect(self, eio_sid: str, environ: dict[str, Any]) -> object:
         """Accept a new transport; ``UNAVAILABLE`` refuses it for now, so that the client tries again."""
         try:
-            await self.start()
+            await self._start(lock_timeout_seconds=0.0)  # an official client tries again by itself
         except StoreError as error:
             self._clients.calls.failures.failed(type(error).__name__, f"A connection was refused. {error}")
             return UNAVAILABLE

@@ -84,12 +84,22 @@ class Runtime:
             self._tasks.append(self._start_task("retention", retention.run()))
 
     @classmethod
-    async def start(cls, options: Options, encoder: PacketEncoder, expired: Expired) -> Runtime:
+    async def start(
+        cls,
+        options: Options,
+        encoder: PacketEncoder,
+        expired: Expired,
+        *,
+        lock_timeout_seconds: float | None = None,
+    ) -> Runtime:
         """Open the store, bring the schema up to date and load the sessions.
 
-        ``expired`` ends a session that has expired, and tells the application. Raises StoreNotUsable.
+        ``expired`` ends a session that has expired, and tells the application. ``lock_timeout_seconds`` is
+        that of ``EventLog.open``. Raises StoreNotUsable.
         """
-        log: Log = VolatileLog() if options.path is None else await EventLog.open(options)
+        log: Log = VolatileLog()
+        if options.path is not None:
+            log = await EventLog.open(options, lock_timeout_seconds=lock_timeout_seconds)
         try:
             sessions = await log.load_sessions()  # before any event that they need is pruned
         except BaseException:

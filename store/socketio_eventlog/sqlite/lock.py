@@ -29,6 +29,9 @@ else:
 logger = logging.getLogger(__name__)
 
 _PAUSE_SECONDS: Final = 0.02
+_ADVICE: Final = (
+    "One process serves a database: end the other one, or start only one worker (uvicorn --workers 1)."
+)
 MAX_NOTE_BYTES: Final = 1000
 _UNSUPPORTED: Final = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL})
 """The errors of file systems without such locks, for example of some network file systems."""
@@ -61,7 +64,7 @@ class Lock:
         deadline, warned = time.monotonic() + timeout_seconds, False
         while HAS_LOCKS and not self._try_acquire():
             if time.monotonic() >= deadline:
-                raise StoreNotUsable(f"{path} is in use by another server.")
+                raise StoreNotUsable(f"{path} is in use by another server. {_ADVICE}")
             if not warned:
                 logger.warning(
                     "%s is in use by another server; waiting up to %g s for its end.", path, timeout_seconds

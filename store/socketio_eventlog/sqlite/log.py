@@ -61,10 +61,12 @@ class EventLog:
         *,
         wall_clock: Callable[[], float] = time.time,
         new_epoch: Callable[[], str] = random_epoch,
+        lock_timeout_seconds: float | None = None,
     ) -> EventLog:
         """Open the database, create or migrate the schema if needed, and record the new epoch durably.
 
         ``options.path`` must not be None. ``new_epoch`` returns 1 to 32 letters, digits, ``-`` or ``_``.
+        ``lock_timeout_seconds`` is that of ``schema.open_writer``.
         Raises StoreNotUsable (DatabaseTooNew included) with one line that names the path.
         """
         path = options.path
@@ -76,7 +78,9 @@ class EventLog:
         begin = partial(
             begin_epoch, path=path, epoch=epoch, now=wall_clock(), index_memory_bytes=options.index_memory
         )
-        writer_database = await Database.open(lambda: schema.open_writer(path, options.file_mode))
+        writer_database = await Database.open(
+            lambda: schema.open_writer(path, options.file_mode, lock_timeout_seconds)
+        )
         try:
             state = await writer_database.run(begin)
             await writer_database.run(lambda connection: schema.note_epoch(connection, path, epoch))

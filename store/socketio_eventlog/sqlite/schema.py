@@ -40,17 +40,22 @@ _FULLFSYNC: Final = {
 }
 
 
-def open_writer(path: Path, file_mode: int = DEFAULT_FILE_MODE) -> StoreConnection:
+def open_writer(
+    path: Path, file_mode: int = DEFAULT_FILE_MODE, lock_timeout_seconds: float | None = None
+) -> StoreConnection:
     """Open the only connection that writes the file; create or migrate the database before.
 
-    The connection owns the file's lock until the close. Commits are durable ("full") until ``configure``.
+    ``lock_timeout_seconds`` limits the wait for the end of another server; None is the default of
+    ``OPENING_TIMEOUT_SECONDS``. The connection owns the file's lock until the close. Commits are durable
+    ("full") until ``configure``.
     """
     check_sqlite_version()
     with _translate_errors(path):
         files.create(path, file_mode)
         connection = _connect(path, "rw")
         try:
-            connection.lock = Lock(path, OPENING_TIMEOUT_SECONDS, file_mode)
+            timeout = OPENING_TIMEOUT_SECONDS if lock_timeout_seconds is None else lock_timeout_seconds
+            connection.lock = Lock(path, timeout, file_mode)
             # Only with the lock: closing the file drops the SQLite locks that a server of this process holds
             # (https://sqlite.org/howtocorrupt.html, "POSIX advisory locks").
             if _has_our_header(path):  # SQLite gives a new -wal and -shm the mode of the file
