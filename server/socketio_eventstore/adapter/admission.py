@@ -134,7 +134,7 @@ class Admission:
 
     async def _answer(self, connection: EngineConnection, namespace: str, auth: Any) -> None:
         pid, offset = None, None
-        if self._recovers(connection) and isinstance(auth, dict):
+        if self._recovers(connection, namespace) and isinstance(auth, dict):
             pid, offset = auth.get("pid"), auth.get("offset")
             auth = {key: value for key, value in auth.items() if key not in ("pid", "offset")}
         try:
@@ -171,15 +171,16 @@ class Admission:
             runtime.recovery.count(answer)
         return await self._open(connection, namespace, offset, auth)
 
-    def _recovers(self, connection: EngineConnection) -> bool:
-        return self._runtime.is_enabled and connection.takes_offsets
+    def _recovers(self, connection: EngineConnection, namespace: str) -> bool:
+        is_possible = self._runtime.is_enabled and connection.takes_offsets
+        return is_possible and self._application.recovers(namespace)
 
     async def _open(
         self, connection: EngineConnection, namespace: str, offset: Any, auth: Any
     ) -> Attempt | None:
         """Open a new session, on disk before the connect handler runs."""
         runtime = self._runtime
-        pid = secrets.token_urlsafe(18) if self._recovers(connection) else None
+        pid = secrets.token_urlsafe(18) if self._recovers(connection, namespace) else None
         session = Session(
             namespace=namespace,
             sid=self._application.new_sid(),
@@ -298,6 +299,8 @@ class Admission:
         accepted = bool(await self._runtime.queue.submit(operation))
         if accepted and attached.recovered:
             self._runtime.recovery.count(RecoveryResult.RECOVERED, session.sid)
+        if accepted and session.is_connected:  # the client may have left meanwhile
+            self._application.accepted(session)
         return accepted
 
     async def _refuse(self, attempt: Attempt, refusal: Any) -> None:

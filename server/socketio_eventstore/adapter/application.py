@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Coroutine
 from typing import Any, Protocol
 
 from socketio_eventstore.core.frames import Frames
+from socketio_eventstore.core.sessions import Session
 
 
 class Application(Protocol):
@@ -49,6 +50,14 @@ class Application(Protocol):
 
     def forget_callbacks(self, sid: str) -> None:
         """Drop the callbacks of acknowledgements that can no longer arrive."""
+        ...
+
+    def recovers(self, namespace: str) -> bool:
+        """Whether the sessions of a namespace can be recovered, where recovery is enabled."""
+        ...
+
+    def accepted(self, session: Session) -> None:
+        """Take note that a client was accepted."""
         ...
 
     def connect_error(self, namespace: str, reason: Any) -> Frames:

@@ -108,6 +108,7 @@ class Departures:
         session.move(State.AWAY)
         self._application.forget_callbacks(session.sid)
         slot = self._reserve(session) if was_accepted else None
+        is_recoverable = is_recoverable and self._application.recovers(session.namespace)
         if is_recoverable and (was_accepted or attached.recovered):
             self._enqueue(MarkAway(session, attached, time.time()))
         else:  # a client that never received CONNECT does not know the private id

@@ -195,13 +195,16 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
         runtime = self.runtime or await self.opened()
         addressed = room if to is None else to
         record = self._record(runtime, event, data, namespace, addressed, skip_sid)
+        offset: object = None
         if callback is not None:
             await runtime.queue.submit(self._with_ack(runtime, record, callback))
-            return None
-        if volatile:
+        elif volatile or not self.server.recovers(namespace):
             await runtime.queue.submit(EmitVolatile(record))
-            return None
-        offset = await submit_or_defer(runtime.queue, Emit(record))
+        else:
+            offset = await submit_or_defer(runtime.queue, Emit(record))
+        admin_ui = self.server.admin_ui
+        if admin_ui is not None:
+            await admin_ui.emitted(runtime, record)
         return offset if isinstance(offset, str) else None
 
     def _record(
@@ -253,6 +256,8 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
                 raise KeyError(sid)
             raise ValueError("sid is not connected to requested namespace")
         await submit_or_defer(self._running.queue, JoinRoom(session, encoder.checked_room(room)))
+        if self.server.admin_ui is not None:
+            self.server.admin_ui.joined(session, room)
 
     async def leave_room(self, sid: str, namespace: str, room: Any) -> None:
         """Take a session out of a room; events emitted before are still for the session."""
@@ -261,6 +266,8 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
         if session is None or running_disconnect_of(session) is not None:
             return  # existing disconnect handlers tidy up, but the session is to come back with its rooms
         await submit_or_defer(self._running.queue, LeaveRoom(session, encoder.checked_room(room)))
+        if self.server.admin_ui is not None:
+            self.server.admin_ui.left(session, room)
 
     async def close_room(self, room: Any, namespace: str) -> None:
         """Take all sessions out of a room. Raises ValueError for a room that is the sid of a session."""
@@ -269,7 +276,11 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
         check_text(namespace, "a namespace")
         closing = CloseRoom(namespace, encoder.checked_room(room))
         runtime = await self.opened()
+        members = list(runtime.registry.members(namespace, (closing.room,)))
         await submit_or_defer(runtime.queue, closing)
+        if self.server.admin_ui is not None:
+            for session in members:
+                self.server.admin_ui.left(session, room)
 
     def get_rooms(self, sid: str, namespace: str) -> list[Any]:
         """Return the rooms of a session, connected or away; the sid is one of them."""

@@ -15,6 +15,7 @@ from socketio import exceptions
 from socketio_eventlog.errors import StoreClosed, StoreError
 from socketio_eventstore.adapter import encoder
 from socketio_eventstore.adapter.acknowledgements import AcknowledgementIds, Call, current_call
+from socketio_eventstore.adapter.admin_ui import AdminUi
 from socketio_eventstore.adapter.clients import Clients
 from socketio_eventstore.adapter.decoder import Decoder
 from socketio_eventstore.adapter.exactly_once import ExactlyOnce, InvalidIdempotencyKey
@@ -89,6 +90,8 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
     eio: Engine
     connect_timeout: float
     """Seconds in which a connection must join a namespace."""
+    admin_ui: AdminUi | None
+    """The reports for the Admin UI, after ``instrument``."""
     _clients: Clients
     _exactly_once: ExactlyOnce
 
@@ -133,6 +136,7 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
                 ATTACHMENTS_OF_CLIENTS,
             )
         self._exactly_once = ExactlyOnce()
+        self.admin_ui = None
         self.eio = Engine.adopt(self.eio)
         self.eio.configure(
             max_client_buffer=options.max_client_buffer,
@@ -147,7 +151,7 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
             ping_written=self._clients.ping_written,
             flush=self._clients.flush,
         )
-        self.eio.on("connect", self._handle_eio_connect)  # instrument() wraps the method by this name
+        self.eio.on("connect", self._handle_eio_connect)
 
     async def start(self) -> None:
         """Open the store, also after ``shutdown``. Without this call the first connection or emit opens it.
@@ -165,6 +169,8 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
 
     def forget_clients(self) -> None:
         """Forget all connections, since their event loop has ended."""
+        if self.admin_ui is not None:
+            self.admin_ui.stop()
         for connection_id in self.environ:  # the connection whose handshake is running has none yet
             self.eio.forget(connection_id)
         self.environ.clear()
@@ -187,6 +193,8 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
             raise
         finally:
             self._clients.stop()
+            if self.admin_ui is not None:
+                self.admin_ui.stop()
             await asyncio.shield(self.manager.close())
             await super().shutdown()
 
@@ -389,6 +397,21 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
 
         return decorate
 
+    def instrument(self, *args: Any, **kwargs: Any) -> AdminUi:
+        """Report to the Socket.IO Admin UI; the arguments are those of ``socketio.AsyncServer``.
+
+        Nothing of the namespace of the admins is stored, and its sessions are not recovered.
+        """
+        names = ("auth", "mode", "read_only", "server_id", "namespace", "server_stats_interval")
+        arguments = dict(zip(names, args, strict=False)) | kwargs
+        self.admin_ui = AdminUi(self, **arguments)
+        return self.admin_ui
+
+    def end_reports(self, admin_ui: AdminUi) -> None:
+        """Report nothing more to the admins; called by ``AdminUi.uninstrument``."""
+        if self.admin_ui is admin_ui:
+            self.admin_ui = None
+
     def _find(self, sid: str, namespace: str | None) -> Session | None:
         runtime = self.manager.runtime
         return None if runtime is None else runtime.registry.get(namespace or "/", sid)
@@ -410,6 +433,15 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
             or namespace in self.namespaces
         )
 
+    def recovers(self, namespace: str) -> bool:
+        """Whether the sessions of a namespace can be recovered; those of admins cannot."""
+        return self.admin_ui is None or namespace != self.admin_ui.admin_namespace
+
+    def accepted(self, session: Session) -> None:
+        """Report a client that was accepted."""
+        if self.admin_ui is not None:
+            self.admin_ui.accepted(session)
+
     @property
     def own_cookie(self) -> str | None:
         """The name of the cookie that the server itself sets for each connection; None for none."""
@@ -424,6 +456,8 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
 
     def call_handler(self, event: str, *arguments: Any) -> Awaitable[Any]:
         """Call the application's handler of an event; the first argument is the namespace."""
+        if self.admin_ui is not None:
+            self.admin_ui.handler_called(event, *arguments)
         calling: Awaitable[Any] = self._trigger_event(event, *arguments)  # a coroutine less for each event
         return calling
 

@@ -17,7 +17,7 @@ from socketio_eventstore.core.repeated_failures import RepeatedFailures
 from socketio_eventstore.core.sessions import ClientConnection
 from socketio_eventstore.transport.heartbeat import Heartbeat
 from socketio_eventstore.transport.inbox import Inbox, InvalidPacket
-from socketio_eventstore.transport.packet_log import log_packets
+from socketio_eventstore.transport.packet_log import PacketLog
 from socketio_eventstore.transport.poll_buffer import PollBuffer
 from socketio_eventstore.transport.websocket import Receiver, WebSocket
 
@@ -49,7 +49,7 @@ class EngineServer(Protocol):
     handle_message: HandleMessage
     ping_written: Callable[[EngineConnection], None]
     flush: Callable[[], None]
-    packet_log: logging.Logger | None
+    packet_log: PacketLog | None
 
 
 class InvalidRequest(Exception):
@@ -109,7 +109,7 @@ class EngineConnection(ClientConnection):
         if self.wants_base64:
             batch = [frames.in_base64 for frames in batch]
         if (log := self._engine.packet_log) is not None:
-            log_packets(log, self.id, "Sending", (packet for frames in batch for packet in frames.packets))
+            log.sent(self.id, batch)
         websocket = self._websocket
         unsent_bytes = (self._poll_buffer if websocket is None else websocket).write(batch)
         if unsent_bytes > self._engine.max_client_buffer:
@@ -124,6 +124,8 @@ class EngineConnection(ClientConnection):
     def open(self, handshake: Frames) -> None:
         """Send the handshake and start the heartbeat."""
         self.handlers_at_once = self._engine.handlers_at_once  # the adapter may set the limit after __init__
+        if (log := self._engine.packet_log) is not None:
+            log.opened()
         self.write([handshake])
         self._heartbeat.start()
 
@@ -172,6 +174,8 @@ class EngineConnection(ClientConnection):
         self._inbox.clear()
         self._poll_buffer.wake_poll()
         self._engine.sockets.pop(self.id, None)
+        if (log := self._engine.packet_log) is not None:
+            log.closed()
         self._engine.connection_closed(self, reason)
 
     # Packets from the client ------------------------------------------------------------------------
@@ -192,7 +196,7 @@ class EngineConnection(ClientConnection):
         if self.closed:
             return
         if (log := self._engine.packet_log) is not None:
-            log_packets(log, self.id, "Received", (packet,))
+            log.received(self.id, packet)
         if packet == "3":
             self._heartbeat.handle_pong()
         else:
@@ -296,7 +300,7 @@ class EngineConnection(ClientConnection):
     def pause_polling(self) -> None:
         """Send nothing more by polling, since an upgrade has started."""
         if (log := self._engine.packet_log) is not None:
-            log.info("%s: Received request to upgrade to websocket", self.id)
+            log.upgrading(self)
         self.upgrading = True
         self._poll_buffer.wake_poll()
 
@@ -309,7 +313,7 @@ class EngineConnection(ClientConnection):
             if unsent := self.take_unsent():
                 websocket.write(unsent)
             if (log := self._engine.packet_log) is not None:
-                log.info("%s: Upgrade to websocket successful", self.id)
+                log.upgraded(self)
 
     def cancel_upgrade(self) -> None:
         """Go on with polling."""

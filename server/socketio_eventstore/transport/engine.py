@@ -37,6 +37,7 @@ from socketio_eventstore.transport.connection import (
     InvalidRequest,
 )
 from socketio_eventstore.transport.origin_checks import OriginChecks
+from socketio_eventstore.transport.packet_log import PacketLog, Traffic
 from socketio_eventstore.transport.polls_at_shutdown import PollsAtShutdown
 from socketio_eventstore.transport.unread_responses import UnreadResponses
 from socketio_eventstore.transport.upgrade import Upgrade
@@ -143,8 +144,8 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
     """Called after a ping has been written behind the frames sent before."""
     flush: Callable[[], None]
     """Writes the dispatched frames to the connections."""
-    packet_log: logging.Logger | None
-    """The logger for packets; None unless ``engineio_logger`` asks for them."""
+    packet_log: PacketLog | None
+    """The view of all packets; None unless ``engineio_logger`` or ``count_traffic`` asks for them."""
 
     @classmethod
     def adopt(cls, engine: engineio.AsyncServer) -> Engine:
@@ -205,11 +206,18 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
         self.handle_message = handle_message
         self.ping_written = ping_written
         self.flush = flush
+        self.count_traffic(None)
+
+    def count_traffic(self, traffic: Traffic | None) -> None:
+        """Report transports and packets from now on; None ends the reports."""
+        self._traffic = traffic
         self._look_at_log_level()
 
     def _look_at_log_level(self) -> None:
         # Asked for each connection and not for each packet: the level may change, and packets are many.
-        self.packet_log = self.logger if self.logger.isEnabledFor(logging.INFO) else None
+        log = self.logger if self.logger.isEnabledFor(logging.INFO) else None
+        is_needed = log is not None or self._traffic is not None
+        self.packet_log = PacketLog(log, self._traffic) if is_needed else None
 
     def attach(self, app: Any, engineio_path: str = "engine.io") -> None:
         """Attach to an aiohttp or ASGI application.
