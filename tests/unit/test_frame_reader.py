@@ -37,7 +37,11 @@ def deflated(payload: bytes) -> bytes:
 
 
 def messages_of(*frames: bytes, inflates: bool = False) -> list[Message]:
-    return FrameReader(MAX_BYTES, inflates=inflates).feed(b"".join(frames))
+    reader = FrameReader(MAX_BYTES, inflates=inflates)
+    messages = reader.feed(b"".join(frames))
+    while reader.has_more:
+        messages += reader.more()
+    return messages
 
 
 @st.composite
@@ -160,6 +164,21 @@ def test_compressed_messages() -> None:
     payload = deflated("täxt".encode() * 100)
     frames = [frame(0x41, payload[:5]), frame(MORE, payload[5:]), frame(TEXT, b"plain")]
     assert messages_of(*frames, inflates=True) == ["täxt" * 100, "plain"]
+
+
+def test_one_inflated_message_at_a_time() -> None:
+    """Each call ends with the message that it inflates; what arrives meanwhile comes after the rest."""
+    long, short = frame(TEXT | 0x40, deflated(b"x" * 1000)), frame(TEXT, b"3")
+    reader = FrameReader(MAX_BYTES, inflates=True)
+    assert reader.feed(short + long + long + short + long[:5]) == ["3", "x" * 1000]
+    assert reader.has_more and reader.inflated_bytes == 1000
+    assert reader.feed(long[5:] + short) == []
+    assert reader.more() == ["x" * 1000]
+    assert reader.more() == ["3", "x" * 1000]
+    assert reader.more() == ["3"]
+    assert not reader.has_more and reader.inflated_bytes == 0
+    assert reader.more() == []
+    assert reader.feed(short) == ["3"]
 
 
 @pytest.mark.parametrize(

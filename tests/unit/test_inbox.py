@@ -5,7 +5,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from socketio_eventstore.transport.inbox import MAX_QUEUED_BYTES, Inbox, InvalidPacket, Packet
+from socketio_eventstore.transport.inbox import (
+    MAX_QUEUED_BYTES,
+    MAX_RUNNING_BYTES,
+    Inbox,
+    InvalidPacket,
+    Packet,
+)
 
 
 class Connection:
@@ -18,12 +24,13 @@ class Connection:
         self.invalid: list[InvalidPacket] = []
         self.is_paused = False
         self.handlers_at_once = 1
+        self.incomplete: Packet = "no handler"
 
     def handle_packet(self, packet: Packet) -> asyncio.Task[None] | None:
         if packet == "invalid":
             raise InvalidPacket(packet)
         self.handled.append(packet)
-        if packet == "no handler":
+        if packet in ("no handler", self.incomplete):
             return None
         self.running.append(asyncio.Event())
         self.tasks.append(asyncio.create_task(self._handle(self.running[-1])))
@@ -106,6 +113,30 @@ async def test_reading_pauses_above_the_limit(connection: Connection) -> None:
     assert connection.is_paused
     await connection.end_one()
     assert not connection.is_paused
+
+
+async def test_bytes_of_running_handlers(connection: Connection) -> None:
+    """A packet is queued while the packets of the running handlers have MAX_RUNNING_BYTES."""
+    connection.handlers_at_once = 1000
+    inbox = Inbox(connection)
+    half = "x" * (MAX_RUNNING_BYTES // 2)
+    for packet in (half, half, "a", "b"):
+        inbox.put(packet)
+    assert connection.handled == [half, half]
+    await connection.end_one()
+    assert connection.handled == [half, half, "a", "b"]
+
+
+async def test_attachments_of_running_handlers(connection: Connection) -> None:
+    """The parts of a binary packet count, and not only the last one, which starts the handler."""
+    connection.handlers_at_once = 1000
+    connection.incomplete = b"x" * (MAX_RUNNING_BYTES - 1)
+    inbox = Inbox(connection)
+    for packet in ("no handler", connection.incomplete, b"last", "a"):
+        inbox.put(packet)
+    assert connection.handled == ["no handler", connection.incomplete, b"last"]
+    await connection.end_one()
+    assert connection.handled[-1] == "a"
 
 
 async def test_invalid_packet(connection: Connection) -> None:

@@ -15,7 +15,7 @@ from typing import cast
 from aiohttp import hdrs, web
 
 from socketio_eventstore.core.frames import Frames, close_frame, pong_frame
-from socketio_eventstore.transport.frame_reader import Close, CloseCode, FrameReader, Ping
+from socketio_eventstore.transport.frame_reader import Close, CloseCode, FrameReader, Message, Ping
 from socketio_eventstore.transport.websocket import (
     CLOSE_TIMEOUT_SECONDS,
     CLOSED_BY_APPLICATION,
@@ -32,6 +32,8 @@ except ImportError:  # Windows, which does not tell how much a client has acknow
 else:
     HAS_SOCKET_QUEUES = True
 
+INFLATED_BYTES_PER_STEP = 100_000
+"""Bytes of one client that are inflated before the event loop serves others."""
 UNREAD_BYTES_WITHOUT_PONG = 64_000
 """Unsent bytes of one client beyond which its WebSocket pings get no pong."""
 
@@ -48,6 +50,8 @@ class AiohttpWebSocket(asyncio.Protocol):
     __slots__ = (
         "_compression_threshold",
         "_context",
+        "_is_paused",
+        "_is_reading_on",
         "_make_receiver",
         "_max_message_bytes",
         "_reader",
@@ -62,6 +66,8 @@ class AiohttpWebSocket(asyncio.Protocol):
         self._make_receiver = make_receiver
         self._max_message_bytes = max_message_bytes
         self._compression_threshold = compression_threshold
+        self._is_paused = False  # by the receiver
+        self._is_reading_on = False  # a step of _read_on is scheduled
         self._context: Context
         self._reader: FrameReader
         self._transport: asyncio.Transport
@@ -115,7 +121,31 @@ class AiohttpWebSocket(asyncio.Protocol):
         self._context.run(self._receive, data)
 
     def _receive(self, data: bytes) -> None:
-        for message in self._reader.feed(data):
+        self._pass_on(self._reader.feed(data))
+        if self._reader.has_more and not self._is_reading_on:
+            self._read_on(self._reader.inflated_bytes)
+
+    def _read_on(self, inflated_bytes: int = 0) -> None:
+        """Inflate further messages, each after the one before was acted on, while the receiver reads."""
+        reader, transport = self._reader, self._transport
+        self._is_reading_on = False
+        while reader.has_more and not self._is_paused and not transport.is_closing():
+            if inflated_bytes >= INFLATED_BYTES_PER_STEP:
+                self._read_on_later()
+                return
+            self._pass_on(reader.more())
+            inflated_bytes += reader.inflated_bytes
+        if not self._is_paused and not transport.is_closing():
+            transport.resume_reading()
+
+    def _read_on_later(self) -> None:
+        if not self._is_reading_on:
+            self._is_reading_on = True
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._context.run, self._read_on)
+
+    def _pass_on(self, messages: Sequence[Message]) -> None:
+        for message in messages:
             match message:
                 case str() | bytes():
                     self.receiver.data_received(message)
@@ -139,11 +169,16 @@ class AiohttpWebSocket(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """Stop reading, so that TCP flow control slows the client."""
+        self._is_paused = True
         self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Read again."""
-        self._transport.resume_reading()
+        self._is_paused = False
+        if self._reader.has_more:
+            self._read_on_later()
+        elif not self._is_reading_on:
+            self._transport.resume_reading()
 
     def close(self) -> None:
         """Send a close frame and close the TCP connection after sending the unsent bytes."""

@@ -4,6 +4,9 @@ The readers of aiohttp and websockets pass each message on through a queue and a
 together cost more than all other work for one client event. ``FrameReader.feed`` returns the messages
 with the bytes that complete the messages.
 
+A compressed message may be a thousand times as long as its frame. So ``feed`` and ``more`` end with the first
+message that they inflate, and the caller decides when the next one is inflated.
+
 Sources: RFC 6455 sections 5 and 7.4; RFC 7692 section 7.2 for compressed messages.
 """
 
@@ -61,7 +64,17 @@ class _ProtocolViolation(Exception):
 class FrameReader:
     """Assembles the messages of one client, each of at most ``max_message_bytes``."""
 
-    __slots__ = ("_buffer", "_closed", "_head", "_inflates", "_max_bytes", "_message", "_needed_bytes")
+    __slots__ = (
+        "_buffer",
+        "_closed",
+        "_head",
+        "_inflates",
+        "_max_bytes",
+        "_message",
+        "_needed_bytes",
+        "_unread",
+        "inflated_bytes",
+    )
 
     def __init__(self, max_message_bytes: int, *, inflates: bool = False) -> None:
         """``inflates`` accepts compressed messages; the handshake agreed on no context takeover."""
@@ -72,30 +85,59 @@ class FrameReader:
         self._message: bytearray | None = None  # the fragments received of an incomplete message
         self._head = 0  # the first byte of the first fragment
         self._closed = False
+        self._unread: tuple[bytes, int] | None = None  # bytes behind an inflated message, and their start
+        self.inflated_bytes = 0
+        """The length of the message that the last call has inflated; 0 if it has inflated none."""
 
     def feed(self, data: bytes) -> list[Message]:
-        """Return the messages completed by ``data``. After a ``Close`` every further call returns none."""
+        """Return the messages completed by ``data``, up to the first inflated one; see ``more``.
+
+        After a ``Close`` every further call returns none.
+        """
         if self._closed:
+            return []
+        if self._unread is not None:
+            unread, start = self._unread
+            self._unread = (unread[start:] + data, 0)
             return []
         if self._buffer is not None:
             self._buffer += data
             if len(self._buffer) < self._needed_bytes:
                 return []
             data, self._buffer = bytes(self._buffer), None
+        return self._read(data, 0)
+
+    @property
+    def has_more(self) -> bool:
+        """Whether bytes behind the last inflated message are left for ``more``."""
+        return self._unread is not None
+
+    def more(self) -> list[Message]:
+        """Return the messages behind the last inflated one, up to the next inflated one."""
+        if self._unread is None:
+            return []
+        (data, start), self._unread = self._unread, None
+        return self._read(data, start)
+
+    def _read(self, data: bytes, start: int) -> list[Message]:
         messages: list[Message] = []
+        self.inflated_bytes = 0
         try:
-            consumed = self._read_frames(data, messages)
+            consumed = self._read_frames(data, start, messages)
         except _ProtocolViolation as violation:
             messages.append(Close(violation.code))
         else:
             if consumed < len(data):
-                self._buffer = bytearray(data[consumed:])
-        self._closed = bool(messages) and type(messages[-1]) is Close
+                if self.inflated_bytes:
+                    self._unread = (data, consumed)
+                else:
+                    self._buffer = bytearray(data[consumed:])
+        if messages and type(messages[-1]) is Close:
+            self._closed, self._unread = True, None
         return messages
 
-    def _read_frames(self, data: bytes, messages: list[Message]) -> int:
-        """Read complete frames. Returns the index of the first incomplete frame."""
-        start = 0
+    def _read_frames(self, data: bytes, start: int, messages: list[Message]) -> int:
+        """Read complete frames. Returns the index of the first frame that was not read."""
         while (bounds := self._payload_bounds(data, start)) is not None:
             head = data[start]
             payload_at, end = bounds
@@ -109,7 +151,7 @@ class FrameReader:
             )
             if message is not None:
                 messages.append(message)
-            if type(message) is Close:
+            if self.inflated_bytes or type(message) is Close:
                 break
         return start
 
@@ -176,6 +218,7 @@ class FrameReader:
             raise _ProtocolViolation(CloseCode.PROTOCOL_ERROR) from error
         if len(inflated) > self._max_bytes:
             raise _ProtocolViolation(CloseCode.TOO_BIG)
+        self.inflated_bytes = len(inflated)
         return inflated
 
 

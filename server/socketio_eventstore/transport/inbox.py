@@ -9,6 +9,8 @@ from typing import Protocol
 
 MAX_QUEUED_BYTES = 100_000
 """Bytes of queued packets from one client; beyond the limit, reading pauses and TCP slows the client."""
+MAX_RUNNING_BYTES = 4_000_000
+"""Bytes of the packets of one client whose handlers run; beyond the limit, further packets are queued."""
 
 Packet = str | bytes
 
@@ -43,23 +45,30 @@ class InboxOwner(Protocol):
 class Inbox:
     """Handles the packets of one client in order, and queues packets while too many handlers run."""
 
-    __slots__ = ("_handlers", "_owner", "_queued", "_queued_bytes")
+    __slots__ = ("_handlers", "_owner", "_partial_bytes", "_queued", "_queued_bytes", "_running_bytes")
 
     def __init__(self, owner: InboxOwner) -> None:
         self._owner = owner
-        self._handlers: set[asyncio.Task[None]] = set()
+        self._handlers: dict[asyncio.Task[None], int] = {}  # each with the bytes of its packets
+        self._running_bytes = 0
+        self._partial_bytes = 0  # of a packet whose attachments are arriving
         self._queued: deque[Packet | Callable[[], None]] | None = None
         self._queued_bytes = 0
 
     @property
     def is_busy(self) -> bool:
         """Whether the next packet has to be queued."""
-        return bool(self._queued) or len(self._handlers) >= self._owner.handlers_at_once
+        return bool(self._queued) or self._is_full
+
+    @property
+    def _is_full(self) -> bool:
+        is_crowded = len(self._handlers) >= self._owner.handlers_at_once
+        return is_crowded or self._running_bytes >= MAX_RUNNING_BYTES
 
     @property
     def handlers(self) -> Collection[asyncio.Task[None]]:
         """The tasks of the running handlers."""
-        return self._handlers
+        return self._handlers.keys()
 
     def put(self, packet: Packet) -> None:
         """Handle a packet now, or queue the packet behind earlier ones. Raises InvalidPacket."""
@@ -95,12 +104,18 @@ class Inbox:
 
     def _handle_packet(self, packet: Packet) -> None:
         handler = self._owner.handle_packet(packet)
-        if handler is not None:
-            self._handlers.add(handler)
-            handler.add_done_callback(self._handler_done)
+        is_attachment = isinstance(packet, bytes) or packet[:1] == "b"
+        size_bytes = len(packet) + (self._partial_bytes if is_attachment else 0)
+        if handler is None:
+            self._partial_bytes = size_bytes
+            return
+        self._partial_bytes = 0
+        self._handlers[handler] = size_bytes
+        self._running_bytes += size_bytes
+        handler.add_done_callback(self._handler_done)
 
     def _handler_done(self, handler: asyncio.Task[None]) -> None:
-        self._handlers.discard(handler)
+        self._running_bytes -= self._handlers.pop(handler, 0)
         if self._queued:
             try:
                 self._handle_queued()
@@ -109,7 +124,7 @@ class Inbox:
 
     def _handle_queued(self) -> None:
         was_paused = self._queued_bytes > MAX_QUEUED_BYTES
-        while self._queued and len(self._handlers) < self._owner.handlers_at_once:
+        while self._queued and not self._is_full:
             item = self._queued.popleft()
             if isinstance(item, str | bytes):
                 self._queued_bytes -= len(item)
