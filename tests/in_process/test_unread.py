@@ -15,15 +15,15 @@ import aiohttp
 import pytest
 import socketio
 import trustme
-import uvicorn
 from aiohttp import web
 
 from socketio_eventstore import AsyncServer
 from socketio_eventstore.transport import asgi_websocket
 from socketio_eventstore.transport.asgi_transport import find_transport
 from socketio_eventstore.transport.unread_responses import UnreadResponses
+from support.asgi import uvicorn_server
 from support.embedded import until
-from support.processes import HOST, free_port
+from support.processes import HOST
 
 BODY = 3_000_000
 
@@ -56,23 +56,6 @@ async def aiohttp_server(sio: Any) -> AsyncIterator[int]:
         yield runner.addresses[0][1]
     finally:
         await runner.cleanup()
-
-
-@asynccontextmanager
-async def uvicorn_server(app: Any, **options: Any) -> AsyncIterator[int]:
-    port = free_port()
-    config = uvicorn.Config(app, host=HOST, port=port, log_config=None, lifespan="off", **options)
-    server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve())
-    try:
-        async with asyncio.timeout(30):
-            while not server.started:  # noqa: ASYNC110 - there is no event
-                await asyncio.sleep(0.01)
-        yield port
-    finally:
-        server.should_exit = server.force_exit = True
-        with suppress(asyncio.CancelledError):
-            await serving
 
 
 async def request(port: int, query: str, body: str | None = None) -> str:

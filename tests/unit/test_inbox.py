@@ -151,12 +151,12 @@ async def test_invalid_packet(connection: Connection) -> None:
     assert [str(error) for error in connection.invalid] == ["invalid"]
 
 
-async def test_clear(connection: Connection) -> None:
-    """clear drops the queued packets."""
+async def test_close(connection: Connection) -> None:
+    """close drops the queued packets."""
     inbox = Inbox(connection)
     inbox.put("a")
     inbox.put("b")
-    inbox.clear()
+    inbox.close()
     await connection.end_one()
     assert connection.handled == ["a"]
 

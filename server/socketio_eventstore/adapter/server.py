@@ -504,7 +504,10 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
             return UNAVAILABLE
         self.manager_initialized = True
         self.environ[eio_sid] = environ
-        asyncio.get_running_loop().call_later(self.connect_timeout, self._close_if_idle, eio_sid)
+        connection = self.eio.connection(eio_sid)
+        if connection is not None:
+            loop = asyncio.get_running_loop()
+            connection.idle_timer = loop.call_later(self.connect_timeout, self._close_if_idle, eio_sid)
         return None
 
     def _close_if_idle(self, eio_sid: str) -> None:

@@ -19,6 +19,7 @@ from socketio_eventstore.transport.frame_reader import Close, CloseCode, FrameRe
 from socketio_eventstore.transport.websocket import (
     CLOSE_TIMEOUT_SECONDS,
     CLOSED_BY_APPLICATION,
+    NO_RECEIVER,
     Environ,
     MakeReceiver,
     Receiver,
@@ -48,6 +49,7 @@ class AiohttpWebSocket(asyncio.Protocol):
     """A WebSocket on a TCP connection accepted by aiohttp."""
 
     __slots__ = (
+        "_abort_timer",
         "_compression_threshold",
         "_context",
         "_is_paused",
@@ -63,9 +65,10 @@ class AiohttpWebSocket(asyncio.Protocol):
         self, make_receiver: MakeReceiver, max_message_bytes: int, compression_threshold: int
     ) -> None:
         """``compression_threshold`` is the smallest payload to compress, in bytes; 0 compresses none."""
-        self._make_receiver = make_receiver
+        self._make_receiver: MakeReceiver | None = make_receiver
         self._max_message_bytes = max_message_bytes
         self._compression_threshold = compression_threshold
+        self._abort_timer: asyncio.TimerHandle | None = None
         self._is_paused = False  # by the receiver
         self._is_reading_on = False  # a step of _read_on is scheduled
         self._context: Context
@@ -95,7 +98,9 @@ class AiohttpWebSocket(asyncio.Protocol):
         self._context = copy_context()  # handlers see the context variables set by middlewares
         self._reader = FrameReader(self._max_message_bytes, inflates=compresses)
         self._transport = _take_over(request, self)
-        self.receiver = self._make_receiver(self)
+        make_receiver, self._make_receiver = self._make_receiver, None
+        assert make_receiver is not None
+        self.receiver = make_receiver(self)
         return _NoResponse()
 
     @property
@@ -165,7 +170,10 @@ class AiohttpWebSocket(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """Tell the receiver that the TCP connection has ended. Called by the event loop."""
-        self._context.run(self.receiver.connection_lost)
+        receiver, self.receiver = self.receiver, NO_RECEIVER
+        if self._abort_timer is not None:
+            self._abort_timer.cancel()
+        self._context.run(receiver.connection_lost)
 
     def pause_reading(self) -> None:
         """Stop reading, so that TCP flow control slows the client."""
@@ -196,7 +204,8 @@ class AiohttpWebSocket(asyncio.Protocol):
         if transport.get_write_buffer_size() or transport.get_extra_info("sslcontext") is not None:
             # asyncio's close() waits for the unsent bytes, and waits for ever if the client does not read.
             # With TLS, get_write_buffer_size() leaves out the bytes already passed on to TCP.
-            asyncio.get_running_loop().call_later(CLOSE_TIMEOUT_SECONDS, transport.abort)
+            loop = asyncio.get_running_loop()
+            self._abort_timer = loop.call_later(CLOSE_TIMEOUT_SECONDS, transport.abort)
 
 
 def _unacknowledged_bytes(transport: asyncio.Transport) -> int:

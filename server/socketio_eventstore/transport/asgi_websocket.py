@@ -13,6 +13,7 @@ from socketio_eventstore.transport.frame_reader import CloseCode
 from socketio_eventstore.transport.websocket import (
     CLOSE_TIMEOUT_SECONDS,
     CLOSED_BY_APPLICATION,
+    NO_RECEIVER,
     Environ,
     MakeReceiver,
     Receiver,
@@ -30,7 +31,7 @@ class AsgiWebSocket:
         self, make_receiver: MakeReceiver, max_message_bytes: int, compression_threshold: int
     ) -> None:
         """``compression_threshold`` has no effect here: the ASGI server decides about compression."""
-        self._make_receiver = make_receiver
+        self._make_receiver: MakeReceiver | None = make_receiver
         self._max_message_bytes = max_message_bytes
         self._queue: deque[str | bytes] = deque()
         self._wake_writer = asyncio.Event()
@@ -39,6 +40,7 @@ class AsgiWebSocket:
         self._closing = False
         self._closed_in_order = False
         self._incoming: asyncio.Future[dict[str, Any]] | None = None
+        self._writer: asyncio.Task[None] | None = None
         self.receiver: Receiver
         self.unsent_bytes = 0
 
@@ -51,16 +53,20 @@ class AsgiWebSocket:
         self._send = environ["asgi.send"]
         offered = environ["asgi.scope"].get("subprotocols") or [None]
         await self._send({"type": "websocket.accept", "subprotocol": offered[0]})
-        self._writer = asyncio.create_task(self._send_queued())
-        self.receiver = self._make_receiver(self)
+        self._writer = writer = asyncio.create_task(self._send_queued())
+        make_receiver, self._make_receiver = self._make_receiver, None
+        assert make_receiver is not None
+        self.receiver = make_receiver(self)
         try:
             while (message := await self._next_message()) is not None:
                 self.receiver.data_received(message)
         finally:
-            self.receiver.connection_lost(in_order=self._closed_in_order)
+            receiver, self.receiver = self.receiver, NO_RECEIVER
+            receiver.connection_lost(in_order=self._closed_in_order)
             self.close()
-            await asyncio.wait([self._writer], timeout=CLOSE_TIMEOUT_SECONDS)
-            self._writer.cancel()
+            await asyncio.wait([writer], timeout=CLOSE_TIMEOUT_SECONDS)
+            writer.cancel()
+            self._writer = self._incoming = None  # the error of a cancelled task leads back to this object
         return ""
 
     def write(self, batch: Sequence[Frames]) -> int:
@@ -105,15 +111,16 @@ class AsgiWebSocket:
         """Close the WebSocket after sending the queued packets."""
         if not self._closing:  # a client that does not read delays the writer and the close frame for ever
             self._closing = True
-            timer = asyncio.get_running_loop().call_later(CLOSE_TIMEOUT_SECONDS, self.abort)
-            self._writer.add_done_callback(lambda _: timer.cancel())
+            if self._writer is not None:
+                timer = asyncio.get_running_loop().call_later(CLOSE_TIMEOUT_SECONDS, self.abort)
+                self._writer.add_done_callback(lambda _: timer.cancel())
         self._reading.set()
         self._wake_writer.set()
 
     def abort(self) -> None:
         """Close the WebSocket at once and drop the queued packets."""
         self._closing = True
-        if not self._writer.done():
+        if self._writer is not None and not self._writer.done():
             self._writer.cancel()
             transport = find_transport(self._send)
             if transport is not None:

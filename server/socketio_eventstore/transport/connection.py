@@ -74,6 +74,8 @@ class EngineConnection(ClientConnection):
         self._heartbeat = Heartbeat(self, engine)
         self._websocket: WebSocket | None = None
         self._poll_buffer = PollBuffer()
+        self.idle_timer: asyncio.TimerHandle | None = None
+        """Ends the connection unless the client joins a namespace; cancelled by the close."""
         self.wants_base64 = False
         """Whether binary packets are sent as text on a WebSocket, too."""
         self.poll_packets: int | None = None
@@ -171,7 +173,9 @@ class EngineConnection(ClientConnection):
     def _release(self, reason: str) -> None:
         self.is_pending = False
         self._heartbeat.stop()
-        self._inbox.clear()
+        if self.idle_timer is not None:
+            self.idle_timer.cancel()
+        self._inbox.close()
         self._poll_buffer.wake_poll()
         self._engine.sockets.pop(self.id, None)
         if (log := self._engine.packet_log) is not None:

@@ -28,6 +28,7 @@ from socketio_eventstore.core.packets import dumps
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
 from socketio_eventstore.transport.access_rules import AccessRefused, AccessRules, AllowedHosts
 from socketio_eventstore.transport.aiohttp_websocket import AiohttpWebSocket
+from socketio_eventstore.transport.asgi_environ import translate_request
 from socketio_eventstore.transport.asgi_transport import find_transport
 from socketio_eventstore.transport.asgi_websocket import AsgiWebSocket, can_deny, deny
 from socketio_eventstore.transport.connection import (
@@ -240,7 +241,7 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
 
     async def handle_request(self, *args: Any, **kwargs: Any) -> Any:
         """Answer an HTTP request, or open a WebSocket."""
-        environ = self._async["translate_request"](*args, **kwargs)
+        environ = _translator(self._async)(*args, **kwargs)
         if inspect.isawaitable(environ):
             environ = await environ
         if "REQUEST_METHOD" not in environ:
@@ -299,12 +300,7 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
         raise RequestRefused(BAD_REQUEST)
 
     async def _open(self, environ: Environ, transport: str, query: Mapping[str, str]) -> Any:
-        if query.get("EIO") != "4":
-            raise RequestRefused(UNSUPPORTED_VERSION)
-        if environ["REQUEST_METHOD"] != "GET":
-            raise RequestRefused(BAD_METHOD)
-        if transport == "websocket" and environ.get("HTTP_UPGRADE", "").lower() != "websocket":
-            raise RequestRefused(BAD_REQUEST)
+        _check_handshake(environ, transport, query)
         self._look_at_log_level()
         self._forget_ended_loop()
         self._check_limits()
@@ -400,6 +396,19 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
                 return
 
 
+def _check_handshake(environ: Environ, transport: str, query: Mapping[str, str]) -> None:
+    """Raise RequestRefused for a handshake that no client sends."""
+    if query.get("EIO") != "4":
+        raise RequestRefused(UNSUPPORTED_VERSION)
+    if environ["REQUEST_METHOD"] != "GET":
+        raise RequestRefused(BAD_METHOD)
+    if transport == "websocket" and environ.get("HTTP_UPGRADE", "").lower() != "websocket":
+        raise RequestRefused(BAD_REQUEST)
+    # The environ lives as long as the connection, and a body in it would, too.
+    if environ.get("CONTENT_LENGTH", "0") != "0" or "HTTP_TRANSFER_ENCODING" in environ:
+        raise RequestRefused(BAD_REQUEST)
+
+
 def _unavailable() -> RequestRefused:
     refusal = RequestRefused(UNAVAILABLE, "503 SERVICE UNAVAILABLE")
     refusal.response["headers"].append(("Retry-After", str(RETRY_AFTER_SECONDS)))
@@ -414,12 +423,24 @@ def _response(
     return {"status": status, "headers": headers, "response": content}
 
 
+def _translator(driver: dict[str, Any]) -> Callable[..., Any]:
+    """Return the function that translates the requests of a framework."""
+    translate: Callable[..., Any] = driver["translate_request"]
+    return translate_request if _kind(driver) == "asgi" else translate
+
+
+def _kind(driver: dict[str, Any]) -> str:
+    """Return the name of a driver of python-engineio, such as ``asgi``."""
+    module: str = driver["translate_request"].__module__
+    return module.rpartition(".")[2]
+
+
 def _websocket_class(driver: dict[str, Any]) -> type[AiohttpWebSocket] | type[AsgiWebSocket]:
     """Return the WebSocket class for a driver of python-engineio.
 
     Raises RuntimeError for a driver of neither aiohttp nor ASGI.
     """
-    match driver["translate_request"].__module__.rpartition(".")[2]:
+    match _kind(driver):
         case "aiohttp":
             return AiohttpWebSocket
         case "asgi":

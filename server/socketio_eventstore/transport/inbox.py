@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import deque
 from collections.abc import Callable, Collection
-from typing import Protocol
+from typing import Final, Protocol
 
 MAX_QUEUED_BYTES = 100_000
 """Bytes of queued packets from one client; beyond the limit, reading pauses and TCP slows the client."""
@@ -42,13 +43,38 @@ class InboxOwner(Protocol):
         ...
 
 
+class _NoOwner:
+    """The owner of an inbox whose connection is closed."""
+
+    handlers_at_once = sys.maxsize
+
+    def handle_packet(self, packet: Packet) -> None:
+        """Drop a packet."""
+
+    def fail(self, error: InvalidPacket) -> None:
+        """Do nothing."""
+
+    def pause_reading(self) -> None:
+        """Do nothing."""
+
+    def resume_reading(self) -> None:
+        """Do nothing."""
+
+
+_NO_OWNER: Final = _NoOwner()
+
+
 class Inbox:
-    """Handles the packets of one client in order, and queues packets while too many handlers run."""
+    """Handles the packets of one client in order, and queues packets while too many handlers run.
+
+    After ``close`` the inbox does not know its owner any more: a circle would keep closed connections in
+    memory until the cyclic garbage collector runs.
+    """
 
     __slots__ = ("_handlers", "_owner", "_partial_bytes", "_queued", "_queued_bytes", "_running_bytes")
 
     def __init__(self, owner: InboxOwner) -> None:
-        self._owner = owner
+        self._owner: InboxOwner = owner
         self._handlers: dict[asyncio.Task[None], int] = {}  # each with the bytes of its packets
         self._running_bytes = 0
         self._partial_bytes = 0  # of a packet whose attachments are arriving
@@ -92,8 +118,9 @@ class Inbox:
         while self.is_busy:
             await asyncio.wait(self._handlers, return_when=asyncio.FIRST_COMPLETED)
 
-    def clear(self) -> None:
-        """Drop the queued packets, since the connection is closed."""
+    def close(self) -> None:
+        """Drop the queued packets, since the connection is closed. Running handlers run to their end."""
+        self._owner = _NO_OWNER
         self._queued = None
         self._queued_bytes = 0
 

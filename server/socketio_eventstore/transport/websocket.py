@@ -8,7 +8,7 @@ plain calls, too.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from socketio_eventstore.core.frames import Frames
 
@@ -36,6 +36,19 @@ class Receiver(Protocol):
         ``in_order``: the client sent a close frame after all bytes had been written.
         """
         ...
+
+
+class _NoReceiver:
+    def data_received(self, message: str | bytes) -> None:
+        """Drop a message."""
+
+    def connection_lost(self, *, in_order: bool = False) -> None:
+        """Do nothing."""
+
+
+NO_RECEIVER: Final = _NoReceiver()
+"""The receiver of a WebSocket that has ended: a circle of WebSocket and receiver would keep both in memory
+until the cyclic garbage collector runs."""
 
 
 class WebSocket(Protocol):
