@@ -27,8 +27,6 @@ uvicorn.run(socketio.ASGIApp(sio), host="127.0.0.1", port=int(sys.argv[1]), http
 @pytest.mark.parametrize("http", ["h11", "httptools"])
 async def test_sigterm_during_a_poll(tmp_path: Path, node: NodeClients, http: str) -> None:
     """An open poll does not keep uvicorn from ending, and the client recovers afterwards."""
-    if http == "httptools":
-        pytest.importorskip("httptools")
     with EmbeddedServer(tmp_path, SCRIPT.replace("HTTP", http)) as server:
         client = await node.client(server.url, transports=("polling",))
         await client.connected()

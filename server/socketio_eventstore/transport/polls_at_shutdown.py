@@ -13,6 +13,11 @@ CHECK_SECONDS: Final = 0.5
 """The time between two looks at the waiting polls."""
 
 
+CLOSES_ANYWAY: Final = 0
+"""The ``keep_alive`` of a request with ``Connection: close``. uvicorn's httptools protocol begins such a
+request with False, and a shutdown would show nothing; uvicorn itself only asks whether the value is true."""
+
+
 class PollingConnection(Protocol):
     """A connection with a poll that waits."""
 
@@ -36,9 +41,11 @@ class PollsAtShutdown:
     def watching(self, connection: PollingConnection, send: Any) -> Iterator[None]:
         """Watch the request of a poll; ``send`` is that of ASGI, None on another server."""
         request = None if send is None else find_owner(send, "keep_alive")
-        if request is None or not request.keep_alive:  # the client closes after this request anyway
+        if request is None:
             yield
             return
+        if not request.keep_alive:
+            request.keep_alive = CLOSES_ANYWAY
         self._requests[connection] = request
         self._schedule()
         try:
@@ -54,7 +61,7 @@ class PollsAtShutdown:
     def _check(self) -> None:
         self._is_scheduled = False
         for connection, request in list(self._requests.items()):
-            if not request.keep_alive:
+            if request.keep_alive is False:
                 connection.end_poll()
         if self._requests:
             self._schedule()
