@@ -3,92 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import socketio
 
 from socketio_eventstore.core.sessions import State
 from support.clients import NodeClients
 from support.embedded import Seen, Server, serving, until
 from support.processes import DEADLINE, ServerProcess
+from support.python_clients import PythonClient, connected, emit_all
 
 TRANSPORTS = [
     pytest.param(["websocket"], id="websocket"),
     pytest.param(["polling"], id="polling"),
     pytest.param(["polling", "websocket"], id="upgraded"),
 ]
-BINARY = {"bytes": b"\0\1", "list": [b"\2"]}
-
-
-class PythonClient:
-    """A stock client. Its handlers fail when they get one argument more than was emitted."""
-
-    def __init__(self, **options: Any) -> None:
-        self.sio = socketio.AsyncClient(reconnection=False, **options)
-        self.seen = Seen()
-        self.connections = Seen()
-        self.sio.on("none", self.none)
-        self.sio.on("one", self.one)
-        self.sio.on("two", self.two)
-        self.sio.on("ask", self.ask)
-        self.sio.on("disconnect", self.disconnected)
-
-    async def none(self) -> None:
-        self.seen("none")
-
-    async def one(self, argument: Any) -> None:
-        self.seen("one", argument)
-
-    async def two(self, first: Any, second: Any) -> None:
-        self.seen("two", first, second)
-
-    async def ask(self, question: str) -> str:
-        self.seen("ask", question)
-        return "answer"
-
-    async def disconnected(self, reason: str) -> None:
-        self.connections("disconnect", reason)
-
-
-@asynccontextmanager
-async def connected(url: str, transports: list[str], **options: Any) -> AsyncIterator[PythonClient]:
-    query = options.pop("query", "")
-    client = PythonClient(**options)
-    await client.sio.connect(url + query, transports=transports)
-    try:
-        yield client
-    finally:
-        await client.sio.disconnect()
 
 
 def base(server: Server) -> str:
     return server.url.removesuffix("/socket.io/")
-
-
-async def emit_all(sio: Any) -> list[Any]:
-    """One event of each kind; returns the records of a client that gets no offsets."""
-    await sio.emit("none")
-    await sio.emit("one", "text")
-    await sio.emit("one", 'a quoted "," text"]')
-    await sio.emit("two", ("text", {"a": [1]}))
-    await sio.emit("one", BINARY)
-    await asyncio.gather(*(sio.emit("one", number) for number in range(3)))
-    await sio.emit("one", "volatile", volatile=True)
-    return [
-        "none",
-        ("one", "text"),
-        ("one", 'a quoted "," text"]'),
-        ("two", "text", {"a": [1]}),
-        ("one", BINARY),
-        ("one", 0),
-        ("one", 1),
-        ("one", 2),
-        ("one", "volatile"),
-    ]
 
 
 @pytest.mark.parametrize("serializer", ["default", "msgpack"])
