@@ -127,7 +127,7 @@ class AiohttpWebSocket(asyncio.Protocol):
 
     def _receive(self, data: bytes) -> None:
         self._pass_on(self._reader.feed(data))
-        if self._reader.has_more and not self._is_reading_on:
+        if self._compression_threshold and self._reader.has_more and not self._is_reading_on:
             self._read_on(self._reader.inflated_bytes)
 
     def _read_on(self, inflated_bytes: int = 0) -> None:

@@ -98,7 +98,7 @@ class Inbox:
 
     def put(self, packet: Packet) -> None:
         """Handle a packet now, or queue the packet behind earlier ones. Raises InvalidPacket."""
-        if not self.is_busy:
+        if not (self._queued or self._is_full):
             self._handle_packet(packet)
             return
         self._enqueue(packet)
@@ -131,12 +131,14 @@ class Inbox:
 
     def _handle_packet(self, packet: Packet) -> None:
         handler = self._owner.handle_packet(packet)
-        is_attachment = isinstance(packet, bytes) or packet[:1] == "b"
-        size_bytes = len(packet) + (self._partial_bytes if is_attachment else 0)
+        size_bytes = len(packet)
+        if self._partial_bytes:
+            if isinstance(packet, bytes) or packet[:1] == "b":  # an attachment
+                size_bytes += self._partial_bytes
+            self._partial_bytes = 0
         if handler is None:
             self._partial_bytes = size_bytes
             return
-        self._partial_bytes = 0
         self._handlers[handler] = size_bytes
         self._running_bytes += size_bytes
         handler.add_done_callback(self._handler_done)
