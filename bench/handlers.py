@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import statistics
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
@@ -115,27 +115,26 @@ def timed_commits(sio: Any) -> Iterator[list[float]]:
     """A list that every commit of our server adds its duration to; stays empty on stock python-socketio."""
     durations: list[float] = []
     log = getattr(getattr(sio.manager, "runtime", None), "log", None)
-    if log is None:
+    kind = type(log)
+    append = getattr(kind, "append", None)
+    if append is None:
         yield durations
         return
-    kind = type(log)
-    commit = kind.commit
-    kind.commit = timed(commit, durations)
+    kind.append = timed(append, durations)
     try:
         yield durations
     finally:
-        kind.commit = commit
+        kind.append = append
 
 
-def timed(commit: Callable[..., Awaitable[Any]], durations: list[float]) -> Callable[..., Awaitable[Any]]:
-    """A commit that notes how long it took."""
+def timed(append: Callable[..., asyncio.Future[int]], durations: list[float]) -> Callable[..., Any]:
+    """An append that notes how long it took."""
 
-    async def timing(*arguments: Any, **more: Any) -> Any:
+    def timing(*arguments: Any) -> asyncio.Future[int]:
         begun = perf_counter()
-        try:
-            return await commit(*arguments, **more)
-        finally:
-            durations.append(perf_counter() - begun)
+        place = append(*arguments)
+        place.add_done_callback(lambda _: durations.append(perf_counter() - begun))
+        return place
 
     return timing
 

@@ -23,6 +23,10 @@ class StoreRejected(StoreError):
     """The event store refused this change; nothing was stored."""
 
 
+class ConditionFailed(StoreRejected):
+    """The change must not be stored here, since another change came before it; nothing was stored."""
+
+
 class StoreClosed(StoreError):
     """The event store is closed."""
 

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TYPE_CHECKING, Final, Protocol
 
-from socketio_eventlog.records import Change, LoggedEvent, Membership, Missed, Offset, StoredSession
+from socketio_eventlog.records import Batch, Change, LoggedEvent, Membership, Missed, Offset, Snapshot
+
+if TYPE_CHECKING:
+    import asyncio
+
+HEARTBEAT_SECONDS: Final = 2.0
+"""The time between two heartbeats of a node. A step of the uptime clock counts at most two of them."""
 
 
 class Log(Protocol):
-    """An ordered log of events, and the sessions beside the events.
+    """An ordered log of events and of all other changes, and the sessions that the changes make.
+
+    An event gets its place when it is appended; it takes effect, everywhere, in that order, when it is
+    durable. ``append`` therefore gives a place and has no effect: what takes effect, of this node and of all
+    others, comes out of ``batches``.
 
     One event loop uses a log. Sequences are positive integers. Uptimes are seconds on the uptime clock
-    (see ``SessionAway.away_since``); wall-clock times are seconds since the Unix epoch.
+    (see ``Batch.uptime``); wall-clock times are seconds since the Unix epoch.
     """
+
+    @property
+    def node(self) -> str:
+        """The id of this node: one life of the process, from ``join`` on."""
+        ...
 
     @property
     def is_durable(self) -> bool:
@@ -21,13 +36,11 @@ class Log(Protocol):
         ...
 
     @property
-    def uptime_at_open(self) -> float:
-        """Uptime in seconds of all earlier nodes on this database; 0 without a database."""
-        ...
-
-    @property
     def head(self) -> int:
-        """The sequence of the last committed event; 0 before the first event."""
+        """The sequence of the last event in all batches so far, those included that wait for their reader.
+
+        It is 0 before the first event.
+        """
         ...
 
     @property
@@ -36,7 +49,7 @@ class Log(Protocol):
         ...
 
     def offset_at(self, sequence: int) -> Offset:
-        """Return the offset of a sequence in the epoch of this node."""
+        """Return the offset of a sequence in the present epoch of the log."""
         ...
 
     def offset_of(self, sequence: int) -> Offset:
@@ -58,19 +71,30 @@ class Log(Protocol):
         """
         ...
 
-    async def load_sessions(self) -> list[StoredSession]:
-        """Return all sessions, in the order of their opening. Raises StoreUnavailable, StoreClosed."""
+    async def join(self) -> Snapshot:
+        """Join the log as a node; return the state at one point of the order. Called once, first.
+
+        Sessions of nodes that are gone are away. Raises StoreUnavailable, StoreClosed.
+        """
         ...
 
-    async def commit(self, changes: Sequence[Change]) -> list[int]:
-        """Write the changes in one transaction, in the given order.
+    def append(self, changes: Sequence[Change]) -> asyncio.Future[int]:
+        """Append the changes to the order, in one batch, all of them or none; they have no effect yet.
 
-        Returns the head after each change: an event's own sequence, and for any other change the
-        sequence of the last event before the change. After an error nothing is stored, and no later
-        event receives the sequences of the failed events. A cancelled wait does not stop the commit.
+        The future gives the number of the batch. After an error nothing was appended, and no later event
+        receives the sequences of the failed events. A cancelled future does not stop the append. The call
+        itself raises StoreClosed after ``close``; all other errors are the future's:
 
-        Raises StoreBusy when another program writes (a retry may succeed), StoreUnavailable when the disk
-        is full or broken, StoreRejected when one of the changes is invalid, StoreClosed.
+        StoreBusy when another program writes (a retry may succeed), StoreUnavailable when the disk is full
+        or broken, or the node was declared dead, StoreRejected when one of the changes is invalid, and its
+        subclass ConditionFailed when a change must not be stored here (see ``EventHandled``).
+        """
+        ...
+
+    def batches(self) -> AsyncIterator[Batch]:
+        """Give out the batches after the snapshot, of all nodes, in order, each once.
+
+        A batch is durable at the configured level when it is given out. The iterator ends after ``close``.
         """
         ...
 
@@ -117,15 +141,6 @@ class Log(Protocol):
         """
         ...
 
-    async def prune(self, *, through: int, emitted_before: float, limit: int = 1000) -> int:
-        """Delete the oldest events; return the number of deleted events.
-
-        The deletion stops after the sequence ``through``, before the first event whose emit is not
-        earlier than the wall-clock time ``emitted_before``, and after ``limit`` events, which go in one
-        transaction. Raises StoreBusy, StoreUnavailable, StoreClosed.
-        """
-        ...
-
     async def acknowledgement(self, namespace: str, name: str, identity: str, key: str) -> str | None:
         """Return the stored acknowledgement of a client's event, a JSON array; None for a new key.
 
@@ -140,13 +155,6 @@ class Log(Protocol):
         """
         ...
 
-    async def heartbeat(self, uptime: float) -> None:
-        """Record that this node is alive, and the uptime of all nodes on this database.
-
-        Raises StoreUnavailable when the database file was deleted or replaced, StoreBusy, StoreClosed.
-        """
-        ...
-
     async def counts(self) -> tuple[int, int]:
         """Return the number of sessions and the number of events. Raises StoreUnavailable, StoreClosed."""
         ...
@@ -156,5 +164,5 @@ class Log(Protocol):
         ...
 
     async def close(self) -> None:
-        """Finish the submitted work and close the log. A second call does nothing."""
+        """Finish the submitted work, leave the log and close it. A second call does nothing."""
         ...

@@ -1,17 +1,23 @@
-"""The records of the store's interface: the changes for a commit, and the results of reads.
+"""The records of the store's interface: changes, the batches of the log, and the results of reads.
 
 All records are immutable: the store writes a record as the caller submitted the record. The records of
 every event are tuples: a tuple is made in a third of the time of a frozen dataclass. Times are seconds:
-wall-clock times since the Unix epoch, uptimes on the uptime clock (see ``SessionAway.away_since``).
+wall-clock times since the Unix epoch, uptimes on the uptime clock (see ``Batch.uptime``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from enum import Enum
+from typing import Final, NamedTuple, TypeAlias
 
 Room: TypeAlias = str | int
 """A room's name. python-socketio takes any hashable; a log can keep only a type which reads back equal."""
+
+
+NAME_BYTES: Final = 200
+"""What a room or sid takes in memory beside an event: the text, and an entry of the index."""
 
 
 class Event(NamedTuple):
@@ -39,6 +45,12 @@ class Event(NamedTuple):
         size = len(self.payload)
         return size + sum(map(len, self.attachments)) if self.attachments else size
 
+    @property
+    def weight_bytes(self) -> int:
+        """The event's size in memory: ``size_bytes``, and what the addressed rooms and skipped sids take."""
+        names = len(self.skip) + (0 if self.rooms is None else len(self.rooms))
+        return self.size_bytes + names * NAME_BYTES if names > 1 else self.size_bytes
+
 
 class LoggedEvent(NamedTuple):
     """An event with its sequence."""
@@ -49,7 +61,10 @@ class LoggedEvent(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SessionOpened:
-    """A client received a new session. The session starts at the head of the log at this change."""
+    """A client received a new session. The session starts at the head of the log at this change.
+
+    The node of the batch has the session, under claim 1.
+    """
 
     namespace: str
     sid: str
@@ -65,30 +80,69 @@ class SessionOpened:
 
 
 @dataclass(frozen=True, slots=True)
-class SessionResumed:
-    """The client of an existing session is connected again."""
+class SessionClaimed:
+    """A returning client connected; the node of the batch has the session from here on.
+
+    The store counts the claims of a session and gives the number out (``Committed.claim``): a fencing token.
+    The last claim wins. Changes that name an earlier claim have no effect any more. A session that was
+    connected counts as away from this change on; ``away_since`` of a session that is away stays, so a
+    series of claims keeps no session alive. Without effect when the session has ended.
+    """
 
     namespace: str
     sid: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionResumed:
+    """The connect handler accepted the client that made the claim: the session is not away any more.
+
+    Without effect, ``deferred`` included, when another claim or the session's end came between.
+    """
+
+    namespace: str
+    sid: str
+    claim: int
     resumed_at: float
     """Wall-clock time in seconds."""
+    deferred: tuple[DataSaved | SessionBound | RoomJoined | RoomLeft, ...] = ()
+    """Changes of the same session by the connect handler, which take effect with the acceptance."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionAway:
-    """The transport of a session ended in a recoverable way."""
+    """No client has the session, which waits for the client's return.
+
+    The transport ended in a way that is recoverable, or the claim was refused. Without effect when another
+    claim or the session's end came between. ``away_since`` becomes the uptime of the batch, unless the
+    session counts as away already.
+    """
 
     namespace: str
     sid: str
+    claim: int
     disconnected_at: float
     """Wall-clock time in seconds, for people."""
-    away_since: float
-    """Uptime in seconds. The uptime clock starts at zero with the database, runs only while a server
-    runs, and cannot be set. So neither a long downtime nor a jump of the wall clock expires a session."""
     confirmed: int
     """The confirmed sequence: the client has received every event up to the sequence."""
     left_by_client: bool = False
-    """Whether the client itself called ``disconnect()``, perhaps to log in as another user."""
+    """Whether the client itself called ``disconnect()``, perhaps to log in as another user. It stays true
+    until a client resumes the session: a refused claim does not clear it."""
+
+
+class SessionEnd(Enum):
+    """The reason for the end of a session."""
+
+    TRANSPORT = "transport"
+    """The transport ended in a way that is not recoverable."""
+    REFUSED = "refused"
+    """The connect handler refused a new session."""
+    DISCONNECTED = "disconnected"
+    """The application disconnected the client, which receives a DISCONNECT packet."""
+    REVOKED = "revoked"
+    """The application revoked the session; the client's transport is closed, and the client may return."""
+    EXPIRED = "expired"
+    """The client did not return in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +151,9 @@ class SessionEnded:
 
     namespace: str
     sid: str
+    reason: SessionEnd
+    claim: int | None = None
+    """Without effect when another claim came between; None ends the session whatever its claim."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +184,11 @@ class IdentityRevoked:
 
 @dataclass(frozen=True, slots=True)
 class EventHandled:
-    """A client's event was handled exactly once; a repeated event receives the same acknowledgement."""
+    """A client's event was handled exactly once; a repeated event receives the same acknowledgement.
+
+    When the key is stored already, ``append`` fails with ConditionFailed, and nothing of its changes is
+    stored: the emits of a second run of the handler must not stay.
+    """
 
     namespace: str
     name: str
@@ -138,8 +199,6 @@ class EventHandled:
     """The idempotency key from the client."""
     acknowledgement: str
     """The JSON array of the acknowledgement's arguments."""
-    handled_at: float
-    """Uptime in seconds (see ``SessionAway.away_since``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +227,46 @@ class RoomClosed:
     room: Room
 
 
+@dataclass(frozen=True, slots=True)
+class NodeJoined:
+    """A node joined the log; the node of the batch. The node has no sessions yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """The node of the batch is alive. The uptime clock runs while nodes write heartbeats."""
+
+    applied: int
+    """The number of the last batch that has taken effect on the node."""
+    floor: int
+    """Every client that is connected to the node has received all events up to this sequence, as far as
+    the node knew its sessions at ``applied``."""
+    notes_position: bool = False
+    """Whether the store notes the position and the uptime of this batch, for pruning by age."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDied:
+    """A node is gone: the sessions of the node are away, and later appends of the node fail.
+
+    A session's ``confirmed`` rises to the node's last ``Heartbeat.floor``, if ``Heartbeat.applied`` was at
+    least the batch of the session's claim. Without effect for an unknown node.
+    """
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """The events up to a sequence were deleted, with the memberships that ended before all events left."""
+
+    through: int
+
+
 Change: TypeAlias = (
     Event
     | SessionOpened
+    | SessionClaimed
     | SessionResumed
     | SessionAway
     | SessionEnded
@@ -181,7 +277,39 @@ Change: TypeAlias = (
     | RoomLeft
     | RoomClosed
     | EventHandled
+    | NodeJoined
+    | Heartbeat
+    | NodeDied
+    | Pruned
 )
+
+
+class Committed(NamedTuple):
+    """A change at its place in the order, with the outcome that the store decided there."""
+
+    change: Change
+    position: int
+    """The sequence of the last event at this change: an event's own sequence."""
+    took_effect: bool = True
+    """False for a change whose condition did not hold at its place, such as a late word of a former claim."""
+    claim: int = 0
+    """The number of the claim, for SessionOpened and SessionClaimed."""
+
+
+class Batch(NamedTuple):
+    """Changes that one node appended together: what takes effect, everywhere, in the order of the batches."""
+
+    number: int
+    """The place of the batch in the order; consecutive."""
+    node: str
+    """The id of the node that appended the batch."""
+    own: int | None
+    """For a batch of this node: which call of ``append`` it was, from 1; None for another node's batch."""
+    uptime: float
+    """Seconds on the uptime clock. The clock starts at zero with the database and runs only while a node
+    writes: a step counts at most two heartbeats. So neither a downtime nor a frozen process nor a jump of
+    the wall clock expires a session."""
+    changes: Sequence[Committed]
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +346,7 @@ class Offset(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StoredSession:
-    """A session in the database at the start of the server."""
+    """A session in the snapshot that a node begins with."""
 
     namespace: str
     sid: str
@@ -229,7 +357,7 @@ class StoredSession:
     data: str
     """A JSON object."""
     away_since: float | None
-    """Uptime in seconds; None for a session without a disconnection before a crash."""
+    """The uptime since which no accepted client has the session; None for a connected session."""
     confirmed: int
     """The confirmed sequence (see ``SessionAway``), at least the sequence of ``start``."""
     memberships: tuple[Membership, ...]
@@ -240,6 +368,44 @@ class StoredSession:
     """See ``SessionOpened``; None for a session from before this field."""
     left_by_client: bool = False
     """See ``SessionAway``."""
+    claim: int = 1
+    """The number of claims so far."""
+    claimed_in: int = 0
+    """The number of the batch with the last claim; 0 when it is older than all batches of living nodes."""
+    node: str | None = None
+    """The node that has the session, since a client connected to it; None while no node has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRecord:
+    """A node that is alive, by its last heartbeat."""
+
+    node: str
+    """A random id: one life of a process."""
+    alive: float
+    """The uptime in seconds of its last heartbeat."""
+    applied: int
+    """See ``Heartbeat``."""
+    floor: int
+    """See ``Heartbeat``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The state at one point of the order, from which a node begins; ``batches`` continue right after it."""
+
+    batch: int
+    """The number of the last batch in the snapshot."""
+    position: int
+    """The sequence of the last event."""
+    uptime: float
+    """The uptime clock, in seconds."""
+    nodes: tuple[NodeRecord, ...]
+    """The nodes that are alive, in the order in which they joined, this one included."""
+    positions: tuple[tuple[float, int], ...]
+    """Noted positions, ascending: each an uptime and the sequence of the last event at that time."""
+    sessions: tuple[StoredSession, ...]
+    """All sessions, in the order of their opening. The sessions of nodes that are gone are away."""
 
 
 @dataclass(frozen=True, slots=True)

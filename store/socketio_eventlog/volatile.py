@@ -2,30 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
-from socketio_eventlog.errors import OffsetUnknown
-from socketio_eventlog.records import Change, Event, LoggedEvent, Membership, Missed, Offset, StoredSession
+from socketio_eventlog.batch_stream import BatchStream
+from socketio_eventlog.errors import OffsetUnknown, StoreClosed, StoreRejected
+from socketio_eventlog.records import (
+    Batch,
+    Change,
+    Committed,
+    Event,
+    IdentityRevoked,
+    LoggedEvent,
+    Membership,
+    Missed,
+    NodeDied,
+    NodeJoined,
+    NodeRecord,
+    Offset,
+    SessionAway,
+    SessionBound,
+    SessionClaimed,
+    SessionEnded,
+    SessionOpened,
+    SessionResumed,
+    Snapshot,
+)
+from socketio_eventlog.uptime import UptimeClock
+
+_REJECTED: Final = frozenset({NodeJoined, NodeDied})
+
+
+@dataclass(slots=True)
+class _Session:
+    """The state of a session that decides about outcomes."""
+
+    claim: int = 1
+    identity: str | None = None
 
 
 class VolatileLog:
-    """A ``Log`` that counts events and stores nothing."""
+    """A ``Log`` that gives places and outcomes, and stores nothing."""
 
     is_durable: Final = False
-    uptime_at_open: Final = 0.0
 
-    def __init__(self) -> None:
-        self.epoch = "volatile"
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self.node = "volatile"
         self.head = 0
         self.pruned_through = 0
+        self._uptime = UptimeClock(0.0, monotonic)
+        self._batches = BatchStream()
+        self._appends = 0
+        self._last_batch = 0
+        self._sessions: dict[tuple[str, str], _Session] = {}
+        self._is_closed = False
 
     def offset_at(self, sequence: int) -> Offset:
         """Return an offset for use inside the server only; no client receives the offset."""
-        return Offset(self.epoch, sequence)
+        return Offset(self.node, sequence)
 
     def offset_of(self, sequence: int) -> Offset:
-        return Offset(self.epoch, sequence)
+        return Offset(self.node, sequence)
 
     def locate(self, offset: str) -> Offset:
         """Refuse every offset, since no client ever received one. Raises OffsetUnknown."""
@@ -35,16 +75,78 @@ class VolatileLog:
         """Return False: a volatile log has one epoch only."""
         return False
 
-    async def load_sessions(self) -> list[StoredSession]:
-        return []
+    async def join(self) -> Snapshot:
+        node = NodeRecord(self.node, self._uptime.seconds, applied=self._last_batch, floor=0)
+        return Snapshot(self._last_batch, self.head, self._uptime.seconds, (node,), positions=(), sessions=())
 
-    async def commit(self, changes: Sequence[Change]) -> list[int]:
-        heads = []
+    def append(self, changes: Sequence[Change]) -> asyncio.Future[int]:
+        if self._is_closed:
+            raise StoreClosed
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._appends += 1
+        if not _REJECTED.isdisjoint(map(type, changes)):
+            future.set_exception(StoreRejected("A volatile log has one node, which no change makes or ends."))
+            return future
+        uptime, now = self._uptime.next()
+        self._uptime.step(uptime, now)
+        self._last_batch += 1
+        committed = list(self._decide_all(changes))
+        self._batches.put(Batch(self._last_batch, self.node, self._appends, uptime, committed))
+        future.set_result(self._last_batch)
+        return future
+
+    def _decide_all(self, changes: Sequence[Change]) -> Iterator[Committed]:
         for change in changes:
-            if isinstance(change, Event):
+            if type(change) is Event:
                 self.head += 1
-            heads.append(self.head)
-        return heads
+                yield Committed(change, self.head)
+            else:
+                yield Committed(change, self.head, *self._decide(change))
+
+    def _decide(self, change: Change) -> tuple[bool, int]:
+        """Return whether the change takes effect, and the number of the claim."""
+        match change:
+            case SessionOpened(namespace, sid):
+                self._sessions[namespace, sid] = _Session()
+                return True, 1
+            case SessionClaimed(namespace, sid):
+                return self._claim(namespace, sid)
+            case SessionResumed(namespace, sid, claim) | SessionAway(namespace, sid, claim):
+                took_effect = self._has(namespace, sid, claim)
+            case SessionEnded(namespace, sid):
+                took_effect = self._has(namespace, sid, change.claim)
+                if took_effect:
+                    del self._sessions[namespace, sid]
+            case _:
+                took_effect = True
+        self._note_identity(change, took_effect=took_effect)
+        return took_effect, 0
+
+    def _claim(self, namespace: str, sid: str) -> tuple[bool, int]:
+        session = self._sessions.get((namespace, sid))
+        if session is None:
+            return False, 0
+        session.claim += 1
+        return True, session.claim
+
+    def _has(self, namespace: str, sid: str, claim: int | None) -> bool:
+        session = self._sessions.get((namespace, sid))
+        return session is not None and claim in (None, session.claim)
+
+    def _note_identity(self, change: Change, *, took_effect: bool) -> None:
+        match change:
+            case SessionBound(namespace, sid, identity):
+                if (session := self._sessions.get((namespace, sid))) is not None:
+                    session.identity = identity
+            case SessionResumed() if took_effect:
+                for deferred in change.deferred:
+                    self._note_identity(deferred, took_effect=True)
+            case IdentityRevoked(identity):
+                sessions = self._sessions
+                self._sessions = {key: held for key, held in sessions.items() if held.identity != identity}
+
+    def batches(self) -> BatchStream:
+        return self._batches
 
     async def missed(
         self,
@@ -74,23 +176,19 @@ class VolatileLog:
     async def unreadable(self, first: int, last: int, is_readable: Callable[[str, int], bool]) -> list[int]:
         return []
 
-    async def prune(self, *, through: int, emitted_before: float, limit: int = 1000) -> int:
-        return 0
-
     async def acknowledgement(self, namespace: str, name: str, identity: str, key: str) -> str | None:
         return None
 
     async def prune_idempotency_keys(self, handled_before: float, limit: int = 1000) -> int:
         return 0
 
-    async def heartbeat(self, uptime: float) -> None:
-        pass
-
     async def counts(self) -> tuple[int, int]:
         return 0, 0
 
     def abandon(self) -> None:
-        pass
+        self._is_closed = True
+        self._batches.abandon()
 
     async def close(self) -> None:
-        pass
+        self._is_closed = True
+        self._batches.close()

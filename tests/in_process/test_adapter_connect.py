@@ -56,6 +56,37 @@ async def test_recovered_inside_the_connect_handler(path: Path) -> None:
             server.sio.recovered("nobody")
 
 
+async def test_recovery_result_names_the_reason(path: Path) -> None:
+    """``recovery_result`` says why a client recovered its session, or why not."""
+    seen = Seen()
+    async with serving(path) as server:
+        sio = server.sio
+        sio.on("connect", lambda sid, *_: seen(sio.recovery_result(sid)))
+        client = await server.socket()
+        pid = (await client.connect())["pid"]
+        for auth in ({"pid": pid}, {"pid": "another"}, {"pid": pid, "offset": "1"}, {"pid": 7}):
+            await (await server.socket()).connect(auth=auth)
+        assert seen.all == [None, "recovered", "unknown_session", "bad_offset", "unknown_session"]
+        with pytest.raises(KeyError, match="no session 'nobody'"):
+            sio.recovery_result("nobody")
+
+
+async def test_recovery_result_of_another_identity(path: Path) -> None:
+    """A client of another identity learns that its claim was refused."""
+    seen = Seen()
+    async with serving(path) as server:
+        sio = server.sio
+
+        async def connect(sid: str, _environ: Any, auth: dict[str, str]) -> None:
+            await sio.bind(sid, auth["as"])
+            seen(sio.recovery_result(sid))
+
+        sio.on("connect", connect)
+        pid = (await (await server.socket()).connect(auth={"as": "alice"}))["pid"]
+        assert (await (await server.socket()).connect(auth={"as": "bob", "pid": pid}))["pid"] != pid
+        assert seen.all == [None, "refused"]
+
+
 REFUSALS: dict[str, tuple[Any, Any]] = {
     "a refusal": (exceptions.ConnectionRefusedError(), {"message": "Connection rejected by server"}),
     "with words": (exceptions.ConnectionRefusedError("no"), {"message": "no"}),
@@ -159,7 +190,7 @@ async def test_transport_ends_during_the_connect_handler(path: Path) -> None:
         runtime = await server.manager.start()
         await until(lambda: not list(runtime.registry))
         await server.sio.emit("so that all before it is on disk")
-        assert await runtime.log.load_sessions() == []
+        assert (await runtime.log.counts())[0] == 0
 
 
 async def test_unusable_store_fails_start_and_emit(tmp_path: Path) -> None:

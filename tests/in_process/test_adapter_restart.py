@@ -7,7 +7,7 @@ import pytest
 
 from socketio_eventlog.errors import StoreClosed
 from support.embedded import Server, serving, until
-from support.storing import opened
+from support.storing import opened, stored_sessions
 
 
 async def test_sessions_survive_a_restart(path: Path) -> None:
@@ -51,7 +51,7 @@ async def test_shutdown_awaits_disconnect_handlers(path: Path) -> None:
     async with serving(path, register=lambda sio: sio.on("disconnect", disconnect)) as server:
         client = await server.client()
     async with opened(path) as log:
-        assert [stored.data for stored in await log.load_sessions()] == ['{"said":"goodbye"}']
+        assert [stored.data for stored in await stored_sessions(log)] == ['{"said":"goodbye"}']
         assert [logged.event.payload for logged in await log.read([1])] == [f'["gone","{client.sid}"]']
 
 

@@ -10,7 +10,7 @@ import pytest
 from socketio_eventlog.records import Membership, RoomClosed
 from socketio_eventlog.sqlite.log import EventLog
 from support.embedded import Seen, away, serving
-from support.storing import event, joined, left, opened, session
+from support.storing import commit, event, joined, left, opened, session, stored_sessions
 
 
 @pytest.fixture
@@ -22,8 +22,9 @@ async def test_room_closed_ends_joins_of_its_transaction(path: Path) -> None:
     """RoomClosed ends memberships that began in the same transaction."""
     closed = RoomClosed("/", "room")
     async with opened(path) as log:
-        await log.commit([session("s1"), session("s2"), session("s3", "/other"), joined("room", "s1")])
-        await log.commit(
+        await commit(log, [session("s1"), session("s2"), session("s3", "/other"), joined("room", "s1")])
+        await commit(
+            log,
             [
                 event(rooms=("room",)),
                 joined("room", "s2"),
@@ -36,9 +37,9 @@ async def test_room_closed_ends_joins_of_its_transaction(path: Path) -> None:
                 joined("room", "s1"),
                 closed,
                 joined("room", "s1"),
-            ]
+            ],
         )
-        memberships = {row.sid: set(row.memberships) for row in await log.load_sessions()}
+        memberships = {row.sid: set(row.memberships) for row in await stored_sessions(log)}
     assert memberships["s1"] == {Membership("room", 0, 2), Membership("room", 3, None)}
     assert memberships["s2"] == {Membership("room", 1, 2), Membership("another", 1, None)}
     assert memberships["s3"] == {Membership("room", 1, None)}
@@ -65,7 +66,7 @@ async def test_join_and_close_in_one_transaction(path: Path) -> None:
         # A recovery reads the memberships on disk, not those in memory.
         log = (await server.manager.start()).log
         assert isinstance(log, EventLog)
-        stored = await log.load_sessions()
+        stored = await stored_sessions(log)
         assert [m.through for row in stored for m in row.memberships] == [1]
     assert rooms.all == [[client.sid]]
 
@@ -88,5 +89,5 @@ async def test_join_and_close_in_the_connect_handler(path: Path) -> None:
         again = await server.client({"pid": pid})
         assert again.sid == client.sid and set(server.sio.rooms(client.sid)) == {client.sid, "open"}
     async with opened(path) as log:
-        (stored,) = await log.load_sessions()
+        (stored,) = await stored_sessions(log)
         assert {m.room for m in stored.memberships if m.through is None} == {"open"}

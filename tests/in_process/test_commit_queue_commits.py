@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from socketio_eventlog.errors import StoreBusy, StoreRejected, StoreUnavailable
-from socketio_eventlog.records import Change
+from socketio_eventlog.errors import ConditionFailed, StoreBusy, StoreRejected, StoreUnavailable
+from socketio_eventlog.records import Change, EventHandled
 from socketio_eventstore.core import commit_queue
+from socketio_eventstore.core.context import Context
 from socketio_eventstore.core.frames import Frames
-from socketio_eventstore.core.operation import Context, Operation
-from socketio_eventstore.core.operations import Emit, JoinRoom, SendPacket
+from socketio_eventstore.core.operation import UnstoredOperation
+from socketio_eventstore.core.operations import Emit, JoinRoom, SendPacket, StoreIdempotencyKey
 from support.core import BAD, Core, pausable_commits, said, texts
 from support.embedded import serving
 from support.storing import event
@@ -182,10 +183,10 @@ async def test_fault_of_the_log_reaches_the_caller(core: Core, caplog: pytest.Lo
 
 
 async def test_faulty_operation_does_not_stop_the_queue(core: Core, caplog: pytest.LogCaptureFixture) -> None:
-    """An operation that fails to take effect does not stop the operations behind it."""
+    """An unstored operation that fails to take effect does not stop the operations behind it."""
 
-    class Faulty(Operation):
-        def apply(self, context: Context, changes: Sequence[Change]) -> None:
+    class Faulty(UnstoredOperation):
+        def send(self, context: Context) -> None:
             raise ZeroDivisionError
 
     _, client = await core.live()
@@ -241,3 +242,27 @@ async def test_websocket_after_a_failed_commit(
             await server.sio.enter_room(client.sid, "room")
         assert server.sio.rooms(client.sid) == [client.sid]
         assert await client.event_of(server.sio.emit("kept", 1)) == ["kept", 1]
+
+
+async def test_second_group_with_one_key_is_not_stored(core: Core) -> None:
+    """Of two groups with one idempotency key in one batch the first is stored, the second as a whole not."""
+    _, client = await core.live()
+    core.commits.pause()
+    before = core.begin(Emit(event("before")))
+    await core.commits.reached.wait()
+    runs = [
+        core.begin(
+            Emit(event(f"by the {which} run")),
+            StoreIdempotencyKey(EventHandled("/", "order", "", "key", f'["{which}"]')),
+        )
+        for which in ("first", "second")
+    ]
+    after = core.begin(Emit(event("after")))
+    core.commits.resume()
+    _, first, second, last = await asyncio.gather(before, *runs, after, return_exceptions=True)
+    assert first is None and isinstance(second, ConditionFailed)
+    assert isinstance(last, str)
+    assert await core.log.acknowledgement("/", "order", "", "key") == '["first"]'
+    stored = ['["message","before"]', '["message","by the first run"]', '["message","after"]']
+    assert await texts(core.log) == stored
+    assert len(client.packets) == 3 and client.packets[2] == f'42["message","after","{last}"]'

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,19 +10,24 @@ import pytest
 
 from socketio_eventlog.errors import StoreClosed, StoreUnavailable
 from socketio_eventlog.records import Change, SessionEnded
-from socketio_eventstore.core.recovery import Recovery, RecoveryLimits, RecoveryResult
-from socketio_eventstore.core.retention import EXPIRY_ATTEMPTS
-from socketio_eventstore.core.session_operations import RevokeSession
+from socketio_eventstore.core.expiry import EXPIRY_ATTEMPTS
+from socketio_eventstore.core.recovery import RecoveryResult
 from socketio_eventstore.core.sessions import Session, State
 from support.core import Core, pausable_commits
 from support.embedded import Seen, Server, away, serving, until
-from support.retaining import LIMIT_SECONDS, Kept, emit, ending_expired_sessions
-from support.storing import opened
+from support.retaining import LIMIT_SECONDS, Kept, emit, keeping
+from support.storing import opened, stored_sessions
 
 
 @pytest.fixture(name="kept")
-def kept_core(core: Core) -> Kept:
-    return ending_expired_sessions(core)
+async def kept_core(path: Path) -> AsyncIterator[Kept]:
+    async with keeping(path) as kept:
+        yield kept
+
+
+@pytest.fixture
+def core(kept: Kept) -> Core:
+    return kept.core
 
 
 # Expiry ---------------------------------------------------------------------------------------------
@@ -31,32 +36,33 @@ def kept_core(core: Core) -> Kept:
 async def test_expired_session_is_ended_once(core: Core, kept: Kept) -> None:
     """A session that was away for too long is ended once."""
     gone, here = (await core.live("gone"))[0], (await core.live("here"))[0]
-    await core.away(gone, at=10.0)
-    kept.monotonic.now = 10.0 + LIMIT_SECONDS
+    await kept.pass_time(10.0)
+    await core.away(gone)
+    await kept.pass_time(LIMIT_SECONDS)
     await kept.sweep()
     assert kept.seen.all == []
-    kept.monotonic.now += 1.0
+    await kept.pass_time(1.0)
     await kept.sweep()
     await kept.sweep()
     assert kept.seen.all == ["gone"]
     assert (gone.state, here.state) == (State.ENDED, State.LIVE)
-    assert [stored.sid for stored in await core.log.load_sessions()] == ["here"]
+    assert [stored.sid for stored in await stored_sessions(core.log)] == ["here"]
 
 
 async def test_failed_expiry_is_retried_at_the_next_sweep(
-    core: Core, caplog: pytest.LogCaptureFixture
+    core: Core, kept: Kept, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A failed expiry is retried once at each later sweep."""
 
     async def expired(session: Session) -> None:
         if len(kept.seen.all) < 3:
             raise ZeroDivisionError
-        await core.queue.submit(RevokeSession(session))
+        await kept.end(session)
 
-    kept = Kept(core, expired)
+    kept.expiries.expire = expired
     session, _ = await core.live()
     await core.away(session)
-    kept.monotonic.now = LIMIT_SECONDS + 1.0
+    await kept.pass_time(LIMIT_SECONDS + 1.0)
     for count in (1, 2, 3, 3):
         await kept.sweep()
         assert len(kept.seen.all) == count
@@ -66,63 +72,62 @@ async def test_failed_expiry_is_retried_at_the_next_sweep(
 
 
 async def test_failing_expiry_has_growing_pauses_and_an_end(
-    core: Core, caplog: pytest.LogCaptureFixture
+    core: Core, kept: Kept, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An expiry that always fails is retried with growing pauses, then given up with an error."""
     calls: list[float] = []
 
     async def expired(_: Session) -> None:
-        calls.append(kept.monotonic.now)
+        calls.append(kept.uptime)
         raise ZeroDivisionError
 
-    kept = Kept(core, expired)
-    kept.retention._interval_seconds = 10.0
+    kept.expiries.expire = expired
+    kept.retention.expiry._interval_seconds = 10.0
     session, _ = await core.live()
     await core.away(session)
     while session.state is not State.ENDED:
-        kept.monotonic.now += 10.0
+        await kept.pass_time(10.0)
         await kept.sweep()
     pauses = [later - earlier for earlier, later in pairwise(calls)]
     assert pauses == [20.0 * 2**number for number in range(EXPIRY_ATTEMPTS - 1)]
     assert caplog.messages[1:] == [
         f"The session_expired handler of / failed for s1 {EXPIRY_ATTEMPTS} times; the session ends without it"
     ]
-    assert await core.log.load_sessions() == []
+    assert await stored_sessions(core.log) == []
 
 
-async def test_store_failure_is_no_failure_of_the_handler(core: Core) -> None:
+async def test_store_failure_is_no_failure_of_the_handler(core: Core, kept: Kept) -> None:
     """A store that is not available for long does not end a session without its handler."""
 
     async def expired(session: Session) -> None:
         if len(kept.seen.all) < 3 * EXPIRY_ATTEMPTS:
             raise StoreUnavailable
-        await core.queue.submit(RevokeSession(session))
+        await kept.end(session)
 
-    kept = Kept(core, expired)
+    kept.expiries.expire = expired
     session, _ = await core.live()
     await core.away(session)
-    kept.monotonic.now = LIMIT_SECONDS + 1.0
+    await kept.pass_time(LIMIT_SECONDS + 1.0)
     for _ in range(3 * EXPIRY_ATTEMPTS - 1):
         await kept.sweep()
-    assert await core.log.load_sessions() != []
+    assert await stored_sessions(core.log) != []
     await kept.sweep()
-    assert await core.log.load_sessions() == []
+    assert await stored_sessions(core.log) == []
 
 
-async def test_slow_handler_does_not_delay_pruning(core: Core) -> None:
+async def test_slow_handler_does_not_delay_pruning(core: Core, kept: Kept) -> None:
     """A slow expiry handler is called once and does not delay pruning."""
     may_go = asyncio.Event()
 
     async def expired(session: Session) -> None:
         await may_go.wait()
-        await core.queue.submit(RevokeSession(session))
+        await kept.end(session)
 
-    kept = Kept(core, expired)
+    kept.expiries.expire = expired
     session, _ = await core.live()
     await emit(core, 3)
     await core.away(session)
-    kept.monotonic.now = LIMIT_SECONDS + 1.0
-    kept.all_events_are_old()
+    await kept.pass_time(LIMIT_SECONDS + 1.0)
     assert await kept.retention.sweep() == 3
     assert await kept.retention.sweep() == 0
     assert kept.seen.all == ["s1"]
@@ -131,24 +136,23 @@ async def test_slow_handler_does_not_delay_pruning(core: Core) -> None:
     assert session.state is State.ENDED
 
 
-async def test_expired_session_is_not_recovered(core: Core) -> None:
+async def test_expired_session_is_not_recovered(core: Core, kept: Kept) -> None:
     """An expired session is not recovered while its expiry handler runs."""
     may_go = asyncio.Event()
 
     async def expired(session: Session) -> None:
         await may_go.wait()
-        await core.queue.submit(RevokeSession(session))
+        await kept.end(session)
 
-    kept = Kept(core, expired)
+    kept.expiries.expire = expired
     session, _ = await core.live()
     await core.away(session)
-    kept.monotonic.now = LIMIT_SECONDS + 1.0
+    await kept.pass_time(LIMIT_SECONDS + 1.0)
     await kept.retention.sweep()
-    recovery = Recovery(core.log, core.registry, RecoveryLimits(LIMIT_SECONDS, 100, 10_000))
-    assert await recovery.decide("/", "s1", None, 0, kept.monotonic) is RecoveryResult.EXPIRED
+    assert kept.recovery.find("/", "s1", None, kept.uptime) is RecoveryResult.EXPIRED
     may_go.set()
     await kept.sweep()
-    assert await recovery.decide("/", "s1", None, 0, kept.monotonic) is RecoveryResult.UNKNOWN_SESSION
+    assert kept.recovery.find("/", "s1", None, kept.uptime) is RecoveryResult.UNKNOWN_SESSION
 
 
 # With the handlers of an application ----------------------------------------------------------------
@@ -192,7 +196,7 @@ async def test_expiry_is_one_transaction(tmp_path: Path) -> None:
         assert seen.all == [(client.sid, {"name": "Ada"}, [client.sid])] * 2
         assert session.state is State.ENDED and server.sio.rooms(client.sid) == []
     async with opened(path) as log:
-        assert log.head == 2 and [stored.sid for stored in await log.load_sessions()] == [witness.sid]
+        assert log.head == 2 and [stored.sid for stored in await stored_sessions(log)] == [witness.sid]
 
 
 async def test_failing_handler_stores_nothing(tmp_path: Path) -> None:
@@ -269,6 +273,6 @@ async def test_shutdown_during_handler_keeps_the_session(
         await server.sio.start()
         await seen.until(1)
     async with opened(path) as log:
-        assert [stored.sid for stored in await log.load_sessions()] == [client.sid]
+        assert [stored.sid for stored in await stored_sessions(log)] == [client.sid]
     with pytest.raises(StoreClosed):
         await log.counts()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from socketio_eventstore import RecoveryManager
-from support.storing import event, open_and_write, opened, put_back, sqlite
+from support.storing import commit, event, open_and_write, opened, put_back, sqlite
 
 NAMES = ["events.db", "events.db-lock", "events.db-shm", "events.db-wal"]
 
@@ -42,10 +42,10 @@ def modes(path: Path) -> dict[str, int]:
 async def test_files_have_the_configured_mode(path: Path, umask: int, file_mode: int) -> None:
     """The database, WAL, index of the WAL and lock have the mode, whatever the umask."""
     async with opened(path, file_mode=file_mode) as log:
-        await log.commit([event()])
+        await commit(log, [event()])
         assert modes(path) == dict.fromkeys(NAMES, file_mode)
     async with opened(path, file_mode=file_mode) as log:
-        await log.commit([event()])
+        await commit(log, [event()])
         assert modes(path) == dict.fromkeys(NAMES, file_mode)
 
 
@@ -57,7 +57,7 @@ async def test_copy_that_was_put_back_is_narrowed(
     monkeypatch.chdir(path.parent.parent)
     backup = Path("copy.db")
     async with opened(path) as log:
-        await log.commit([event()])
+        await commit(log, [event()])
         if copy != "cp":
             sqlite(path, copy)
     if copy == "cp":
@@ -67,7 +67,7 @@ async def test_copy_that_was_put_back_is_narrowed(
     set_mode(path, 0o664)
     async with opened(path) as log:
         assert log.head == 1
-        await log.commit([event()])
+        await commit(log, [event()])
         assert modes(path) == dict.fromkeys(NAMES, 0o600)
     lines = [record.getMessage() for record in caplog.records if "had the mode" in record.getMessage()]
     assert lines == [f"{path} had the mode 0664, and has 0600 now."]
@@ -77,7 +77,7 @@ async def test_left_over_files_are_narrowed(path: Path) -> None:
     """Files beside the database that a crash left are narrowed, too, through a symbolic link as well."""
     link = path.parent.parent / "link.db"
     async with opened(path) as log:
-        await log.commit([event()])
+        await commit(log, [event()])
         shutil.copytree(path.parent, path.parent.parent / "crashed")
     copied = path.parent.parent / "crashed" / "events.db"
     for file in copied.parent.iterdir():

@@ -14,7 +14,7 @@ from socketio_eventstore.core.health import WRITTEN_WITHIN_SECONDS, StoreHealth
 from socketio_eventstore.program.http_routes import add_routes
 from support.core import pausable_commits
 from support.embedded import Server, serving, until
-from support.retaining import Clock
+from support.storing import Clock
 
 
 async def readiness(server: Server) -> tuple[int, str]:
@@ -46,18 +46,14 @@ async def test_failing_store(
     monkeypatch.setattr(health, "HEARTBEAT_SECONDS", 0.01)
     async with serving(tmp_path / "events.db") as server:
         runtime = await server.manager.start()
-        heartbeat = runtime.log.heartbeat
-
-        async def failing(_: float) -> None:
-            raise StoreUnavailable("The disk is full.")
-
-        monkeypatch.setattr(runtime.log, "heartbeat", failing)
-        await until(runtime.health.problems)
-        status, text = await readiness(server)
-        assert status == 503 and text.startswith("not ready: The event store cannot be written")
-        monkeypatch.setattr(runtime.log, "heartbeat", heartbeat)
-        await until(lambda: not runtime.health.problems())
-        assert await readiness(server) == (200, "ok\n")
+        async with pausable_commits(server) as commits:
+            commits.failure = lambda _: StoreUnavailable("The disk is full.")
+            await until(runtime.health.problems)
+            status, text = await readiness(server)
+            assert status == 503 and text.startswith("not ready: The event store cannot be written")
+            commits.failure = lambda _: None
+            await until(lambda: not runtime.health.problems())
+            assert await readiness(server) == (200, "ok\n")
         begin, end = caplog.messages
         assert begin.startswith("The store cannot be written. ") and end.startswith("Ended after ")
 
@@ -76,12 +72,12 @@ async def test_failing_commit(tmp_path: Path) -> None:
             assert runtime.health.problems() == []
 
 
-@pytest.mark.parametrize("number", range(4))
-async def test_dead_task(tmp_path: Path, number: int) -> None:
-    """A server with a task that has ended is not ready."""
+@pytest.mark.parametrize("name", ["effects of the log", "replay", "health", "retention"])
+async def test_cancelled_task(tmp_path: Path, name: str) -> None:
+    """A server with a task that has ended for good is not ready."""
     async with serving(tmp_path / "events.db") as server:
         runtime = await server.manager.start()
-        name, task = list(runtime.health._tasks.items())[number]
+        task = runtime._supervisor.tasks[name]
         task.cancel()
         await until(task.done)
         assert await readiness(server) == (503, f"not ready: the task {name} has ended\n")

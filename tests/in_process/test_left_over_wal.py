@@ -18,15 +18,15 @@ import asyncio, os, signal, sys
 from pathlib import Path
 from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.sqlite.log import EventLog
-from support.storing import event
+from support.storing import commit, event
 
 async def main():
     log = await EventLog.open(StoreOptions(path=Path(sys.argv[1])))
-    await log.commit([event("before")])
+    await commit(log, [event("before")])
     print("copy", flush=True)
     sys.stdin.readline()
     for _ in range(int(sys.argv[2])):
-        await log.commit([event("x" * 1000)] * 100)
+        await commit(log, [event("x" * 1000)] * 100)
     os.kill(os.getpid(), signal.SIGKILL)
 
 asyncio.run(main())

@@ -15,7 +15,7 @@ from sqlalchemy import create_engine
 
 from socketio_eventlog.records import EventHandled, Membership, SessionBound
 from socketio_eventlog.sqlite.schema import HEAD_REVISION
-from support.storing import event, open_and_write, opened, python, sqlite
+from support.storing import commit, event, open_and_write, opened, python, sqlite, stored_sessions
 
 
 def configuration() -> Config:
@@ -112,7 +112,7 @@ async def main():
     sys.stdin.readline()
     log = await EventLog.open(StoreOptions(path=Path(sys.argv[1])))
     await log.close()
-    print(log.epoch, flush=True)
+    print(log.node, flush=True)
 
 asyncio.run(main())
 """
@@ -187,38 +187,73 @@ UPDATE log_state SET pruned_through = 0;
 """
 
 
-def written_under_0001(path: Path) -> dict[str, list[tuple[object, ...]]]:
-    """Create a database of the first version; return the rows by table."""
+WRITTEN_UNDER_0003 = """
+UPDATE sessions SET identity = 'ann', auth_hash = x'0a', left_by_client = 1 WHERE sid = 's2';
+INSERT INTO answers VALUES ('/', 'buy', 'ann', 'key', '[1]', 41.0);
+"""
+
+TABLES = ("boots", "events", "attachments", "sessions", "rooms", "log_state")
+Rows = dict[str, list[tuple[object, ...]]]
+
+
+def upgraded(path: Path, revision: str) -> None:
     engine = create_engine(f"sqlite:///{path}")
     with engine.begin() as connection:
         config = configuration()
         config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
+        command.upgrade(config, revision)
     engine.dispose()
+    assert sqlite(path, "SELECT version_num FROM alembic_version") == f"{revision}\n"
+
+
+def written_under(path: Path, revision: str, script: str) -> None:
+    """Create a database of an earlier version, or upgrade it to one, and write rows."""
+    upgraded(path, revision)
     with closing(sqlite3.connect(path)) as database:
-        database.executescript(WRITTEN_UNDER_0001)
-        assert database.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
+        database.executescript(script)
+
+
+def written_under_0001(path: Path) -> Rows:
+    """Create a database of the first version; return the rows by table."""
+    written_under(path, "0001", WRITTEN_UNDER_0001)
     return rows(path)
 
 
-def rows(path: Path) -> dict[str, list[tuple[object, ...]]]:
-    tables = ("boots", "events", "attachments", "sessions", "rooms", "log_state")
+def rows(path: Path, *more: str) -> Rows:
     with closing(sqlite3.connect(path)) as connection:
-        return {table: connection.execute(f"SELECT * FROM {table}").fetchall() for table in tables}
+        return {table: connection.execute(f"SELECT * FROM {table}").fetchall() for table in (*TABLES, *more)}
+
+
+def assert_kept(before: Rows, after: Rows) -> None:
+    for table, kept in before.items():
+        width = len(kept[0])  # a new column comes last
+        assert [row[:width] for row in after[table]] == kept, table
 
 
 def test_0002_keeps_every_row_of_0001(path: Path) -> None:
-    """The migration 0002 keeps every row written under 0001."""
+    """The migrations 0002 and 0003 keep every row written under 0001."""
     before = written_under_0001(path)
-    open_and_write(path)
+    upgraded(path, "0003")
     after = rows(path)
-    for table, kept in before.items():
-        width = len(kept[0])  # a new column comes last
-        assert [row[:width] for row in after[table]][: len(kept)] == kept, table
+    assert_kept(before, after)
     # No session was bound to an identity, has a hash of credentials, or was left by its client.
     assert {row[-3:] for row in after["sessions"]} == {(None, None, 0)}
     assert sqlite(path, "SELECT count(*) FROM answers") == "0\n"
-    assert sqlite(path, "SELECT version_num FROM alembic_version") == f"{HEAD_REVISION}\n"
+    assert sqlite(path, "PRAGMA integrity_check") == "ok\n"
+
+
+def test_0004_keeps_every_row_of_0003(path: Path) -> None:
+    """The migration 0004 keeps every row written under 0003."""
+    written_under_0001(path)
+    written_under(path, "0003", WRITTEN_UNDER_0003)
+    before = rows(path, "answers")
+    upgraded(path, HEAD_REVISION)
+    after = rows(path, "answers")
+    assert_kept(before, after)
+    # Every session was claimed once, and no client has it; no boot has written a heartbeat.
+    assert {row[-2:] for row in after["sessions"]} == {(1, None)}
+    assert {row[-2:] for row in after["boots"]} == {(0, 0)}
+    assert sqlite(path, "SELECT count(*) FROM positions") == "0\n"
     assert sqlite(path, "PRAGMA integrity_check") == "ok\n"
 
 
@@ -226,25 +261,29 @@ async def test_a_database_of_0001_opens(path: Path) -> None:
     """A database of 0001 opens with its events and sessions, and accepts new events."""
     written_under_0001(path)
     async with opened(path) as log:
-        assert log.head == 3 and log.uptime_at_open == 60.0
+        snapshot = await log.join()
+        assert (log.head, snapshot.uptime, snapshot.positions) == (3, 60.0, ())
         assert [logged.event.attachments for logged in await log.read([1, 2, 3])] == [(), (), (b"\0\1\xff",)]
-        first, second = await log.load_sessions()
+        first, second = snapshot.sessions
         assert (first.sid, first.data, first.away_since, first.identity) == (
             "s1",
             '{"name":"Ann"}',
-            None,
+            60.0,  # away since the last sign of life of its server
             None,
         )
+        assert {(stored.claim, stored.node) for stored in (first, second)} == {(1, None)}
+        disconnected_at = "SELECT disconnected_at FROM sessions ORDER BY number"
+        assert sqlite(path, disconnected_at) == "1060.0\n1003.0\n"
         assert set(first.memberships) == {Membership("red", 1, None), Membership(7, 0, 2)}
         assert (second.former_offset, second.away_since) == ("older.9", 30.0)
         assert second.memberships == (Membership("7", 1, None),)
         assert log.locate("first.3").sequence == 3 and str(log.offset_of(3)) == "first.3"
         assert (await log.missed("/", list(first.memberships), 0, 3)).sequences == (2,)
-        answered = EventHandled("/", "buy", "ann", "key", "[1]", 61.0)
-        assert await log.commit([SessionBound("/", "s1", "ann"), answered, event()]) == [3, 3, 4]
+        answered = EventHandled("/", "buy", "ann", "key", "[1]")
+        assert await commit(log, [SessionBound("/", "s1", "ann"), answered, event()]) == [3, 3, 4]
         assert await log.acknowledgement("/", "buy", "ann", "key") == "[1]"
     async with opened(path) as log:
-        assert [stored.identity for stored in await log.load_sessions()] == ["ann", None]
+        assert [stored.identity for stored in await stored_sessions(log)] == ["ann", None]
 
 
 def test_a_kill_during_0002_leaves_0001(path: Path) -> None:

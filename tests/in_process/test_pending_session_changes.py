@@ -7,26 +7,32 @@ from pathlib import Path
 import pytest
 
 from socketio_eventlog.errors import StoreRejected, StoreUnavailable
-from socketio_eventlog.records import Change, Event, SessionAway, SessionEnded
+from socketio_eventlog.records import Change, Event, SessionAway, SessionEnd, SessionEnded
 from socketio_eventlog.sqlite.log import EventLog
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.operations import Emit, EmitVolatile, SendPacket
 from socketio_eventstore.core.session_operations import (
-    AcceptSession,
-    DisconnectSession,
     EndSession,
+    EndWithTransport,
     RefuseSession,
-    RevokeSession,
 )
-from socketio_eventstore.core.sessions import State
+from socketio_eventstore.core.sessions import Session, State
 from support.core import Core, Recorder, pausable_commits, said, texts
 from support.embedded import serving
-from support.storing import event
+from support.storing import event, stored_sessions
 
 
 async def only_away_since(log: EventLog) -> float | None:
-    (stored,) = await log.load_sessions()
+    (stored,) = await stored_sessions(log)
     return stored.away_since
+
+
+def with_transport(session: Session) -> EndWithTransport:
+    return EndWithTransport(session, SessionEnd.TRANSPORT, session.claim)
+
+
+async def sessions_away(core: Core) -> set[str]:
+    return {stored.sid for stored in await stored_sessions(core.log) if stored.away_since is not None}
 
 
 async def test_failed_disconnection_becomes_pending(core: Core) -> None:
@@ -34,11 +40,11 @@ async def test_failed_disconnection_becomes_pending(core: Core) -> None:
     session, _ = await core.live()
     core.commits.fail_with(StoreUnavailable())
     with pytest.raises(StoreUnavailable):
-        await core.away(session, at=7.5)
+        await core.away(session)
     assert session.state is State.AWAY
     assert await only_away_since(core.log) is None
     await core.emit("next")
-    assert await only_away_since(core.log) == 7.5
+    assert await only_away_since(core.log) is not None
     assert [type(change) for change in core.commits.transactions[-1]] == [SessionAway, Event]
 
 
@@ -47,14 +53,14 @@ async def test_pending_change_survives_failed_commits(core: Core) -> None:
     session, _ = await core.live()
     core.commits.fail_with(*[StoreUnavailable() for _ in range(3)])
     with pytest.raises(StoreUnavailable):
-        await core.away(session, at=7.5)
+        await core.away(session)
     for _ in range(2):
         with pytest.raises(StoreUnavailable):
             await core.emit("lost")
     await core.emit("one")
     await core.emit("two")
     assert [len(changes) for changes in core.commits.transactions[-2:]] == [2, 1]
-    assert await only_away_since(core.log) == 7.5
+    assert await only_away_since(core.log) is not None
 
 
 async def test_pending_changes_are_a_group(core: Core) -> None:
@@ -68,19 +74,17 @@ async def test_pending_changes_are_a_group(core: Core) -> None:
     core.commits.fail_with(StoreUnavailable(), StoreUnavailable())
     for session in sessions:
         with pytest.raises(StoreUnavailable):
-            await core.away(session, at=7.5)
+            await core.away(session)
     core.commits.failure = reject
     assert await core.emit("one")
     assert await core.emit("two")
     assert await texts(core.log) == ['["message","one"]', '["message","two"]']
-    away_since = {stored.sid: stored.away_since for stored in await core.log.load_sessions()}
-    assert away_since == {"good": 7.5, "bad": None}
+    assert await sessions_away(core) == {"good"}
     assert [type(change) for change in core.commits.transactions[-1]] == [Event]
     core.commits.failure = lambda _: None
     core.queue.retry_pending_changes()
     await core.emit("three")
-    away_since = {stored.sid: stored.away_since for stored in await core.log.load_sessions()}
-    assert away_since == {"good": 7.5, "bad": 7.5}
+    assert await sessions_away(core) == {"good", "bad"}
 
 
 async def test_rejected_change_is_replaced(core: Core) -> None:
@@ -88,7 +92,7 @@ async def test_rejected_change_is_replaced(core: Core) -> None:
     session, _ = await core.live()
     core.commits.fail_with(StoreUnavailable(), *[StoreRejected() for _ in range(2)])
     with pytest.raises(StoreUnavailable):
-        await core.away(session, at=7.5)
+        await core.away(session)
     assert await core.emit("tried without the change")
     assert await core.recover(session, Recorder(), 0)
     core.queue.retry_pending_changes()
@@ -102,7 +106,7 @@ async def test_packet_waits_for_pending_changes(core: Core) -> None:
     _, client = await core.live("here")
     core.commits.fail_with(StoreUnavailable())
     with pytest.raises(StoreUnavailable):
-        await core.away(gone, at=7.5)
+        await core.away(gone)
     core.commits.pause()
     reply = core.begin(SendPacket(client, "/", Frames("43[]")))
     await core.commits.reached.wait()
@@ -116,17 +120,17 @@ async def test_packet_waits_for_pending_changes(core: Core) -> None:
 async def test_reconnection_replaces_failed_disconnection(
     core: Core,
 ) -> None:
-    """A session that is claimed before its disconnection is stored stays connected."""
+    """A disconnection that is stored after the claim of the next connection has no effect."""
     session, _ = await core.live()
     core.commits.pause()
-    core.commits.fail_with(StoreUnavailable(), StoreUnavailable())
+    core.commits.fail_with(StoreUnavailable())
     away, back = core.begin(core.leave(session)), Recorder("back")
     await core.commits.reached.wait()
-    attached = session.attach(back, 0, recovered=True)
+    claim = asyncio.create_task(core.claim(session, back))
     core.commits.resume()
-    await asyncio.gather(away, return_exceptions=True)
-    core.commits.fail_with()
-    await core.queue.submit(AcceptSession(session, attached, "s1", 1_003.0))
+    with pytest.raises(StoreUnavailable):
+        await away
+    assert await core.resume(session, await claim, cursor=0)
     assert await only_away_since(core.log) is None
     assert session.state is State.LIVE and back.packets == ['40{"sid":"s1","pid":"s1"}']
 
@@ -136,9 +140,10 @@ async def test_failed_acceptance_closes_the_transport(core: Core) -> None:
     session, _ = await core.live()
     await core.away(session)
     again = Recorder("again")
+    attached = await core.claim(session, again)
     core.commits.fail_with(StoreUnavailable())
     with pytest.raises(StoreUnavailable):
-        await core.recover(session, again, cursor=0)
+        await core.resume(session, attached, cursor=0)
     assert again.packets == [] and again.aborted == ["the store is not available"]
     assert session.state is State.CONNECTING
 
@@ -147,16 +152,16 @@ async def test_failed_refusal_closes_the_transport(
     core: Core,
 ) -> None:
     """A refusal that cannot be stored closes the transport without a packet and becomes pending."""
-    session, connection = await core.open(), Recorder()
-    claim = session.attach(connection, 0)
+    connection = Recorder()
+    session = await core.open("s1", connection)
     core.commits.fail_with(StoreUnavailable())
     with pytest.raises(StoreUnavailable):
-        await core.queue.submit(RefuseSession(session, claim, Frames("44{}"), 1_001.0))
+        await core.queue.submit(RefuseSession(session, session.current, Frames("44{}"), 1_001.0))
     assert connection.packets == [] and connection.aborted == ["the store is not available"]
     assert session.state is State.ENDED and core.registry.get("/", "s1") is None
     await core.emit()
     assert [type(change) for change in core.commits.transactions[-1]] == [SessionEnded, Event]
-    assert await core.log.load_sessions() == []
+    assert await stored_sessions(core.log) == []
 
 
 async def test_failed_store_sends_no_connect_error(
@@ -171,30 +176,31 @@ async def test_failed_store_sends_no_connect_error(
             client = await server.socket()
             await client.send("40" + ("" if auth is None else f'{{"pid":"{pid}"}}'))
             assert await client.rest() == []
-        assert await first.rest() == []  # superseded: its client comes back for its session
         commits.fail_with()
+        # The claim was not stored, so the first connection still has the session.
+        assert await first.event_of(server.sio.emit("event")) == ["event"]
         again = await server.socket()
         answer = await again.connect(auth={"pid": pid})
         assert (answer["pid"], answer["sid"]) == (pid, first.sid)
 
 
-@pytest.mark.parametrize("wanted", [RevokeSession, DisconnectSession])
-async def test_failed_revocation_changes_nothing(core: Core, wanted: type[EndSession]) -> None:
-    """When the store fails, EndSession becomes pending; a revocation changes nothing."""
+@pytest.mark.parametrize("reason", [SessionEnd.REVOKED, SessionEnd.DISCONNECTED])
+async def test_failed_revocation_changes_nothing(core: Core, reason: SessionEnd) -> None:
+    """When the store fails, the end of a transport becomes pending; a revocation changes nothing."""
     kept, client = await core.live("kept")
     gone, other = await core.live("gone")
     core.commits.fail_with(StoreUnavailable(), StoreUnavailable())
-    for operation in (wanted(kept), EndSession(gone)):
+    for operation in (EndSession(kept, reason), with_transport(gone)):
         with pytest.raises(StoreUnavailable):
             await core.queue.submit(operation)
     assert kept.state is State.LIVE and client.packets == []
     assert gone.state is State.ENDED and other.packets == []
     assert await core.emit() == "boot.1"
     assert client.packets == [said("hello", 1)] and other.packets == []
-    assert [stored.sid for stored in await core.log.load_sessions()] == ["kept"]
-    await core.queue.submit(wanted(kept))
-    assert client.packets[1:] == (["41"] if wanted is DisconnectSession else [])
-    assert await core.log.load_sessions() == []
+    assert [stored.sid for stored in await stored_sessions(core.log)] == ["kept"]
+    await core.queue.submit(EndSession(kept, reason))
+    assert client.packets[1:] == (["41"] if reason is SessionEnd.DISCONNECTED else [])
+    assert await stored_sessions(core.log) == []
 
 
 async def test_pending_end_replaces_pending_disconnection(core: Core) -> None:
@@ -204,10 +210,10 @@ async def test_pending_end_replaces_pending_disconnection(core: Core) -> None:
     with pytest.raises(StoreUnavailable):
         await core.away(session)
     with pytest.raises(StoreUnavailable):
-        await core.queue.submit(EndSession(session))
+        await core.queue.submit(with_transport(session))
     await core.emit()
     assert [type(change) for change in core.commits.transactions[-1]] == [SessionEnded, Event]
-    assert await core.log.load_sessions() == []
+    assert await stored_sessions(core.log) == []
 
 
 async def test_retry_writes_pending_changes(core: Core) -> None:
@@ -215,7 +221,7 @@ async def test_retry_writes_pending_changes(core: Core) -> None:
     session, _ = await core.live()
     core.commits.fail_with(StoreUnavailable())
     with pytest.raises(StoreUnavailable):
-        await core.away(session, at=7.5)
+        await core.away(session)
     core.commits.reached.clear()
     core.queue.retry_pending_changes()
     await core.commits.reached.wait()

@@ -23,15 +23,15 @@ import pytest
 
 from socketio_eventlog.errors import OffsetRefused
 from socketio_eventlog.offsets import Epochs
-from socketio_eventlog.records import Change, Event, SessionOpened
+from socketio_eventlog.records import Change, Event, Pruned, SessionClaimed, SessionOpened
 from socketio_eventlog.sqlite import schema
 from socketio_eventlog.sqlite.log import EventLog
-from socketio_eventstore.core.recovery import Recovery, RecoveryLimits, Restore, hash_pid
+from socketio_eventstore.core.recovery import Recovery, RecoveryLimits, hash_pid
 from socketio_eventstore.core.registry import Registry
 from socketio_eventstore.core.sessions import Session
 from support.disk_recorder import Recording, put_disk
 from support.sqlite_vfs import recording, why_not
-from support.storing import event, joined, opened, session
+from support.storing import BEAT, append, commit, event, joined, opened, session, stored_sessions
 
 CUTS = int(os.environ.get("POWER_LOSS_CUTS", "150"))
 EPOCHS = 3
@@ -53,25 +53,25 @@ def own_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 @dataclass(frozen=True)
 class Acknowledgement:
-    """The results of one commit: the events' offsets with their payloads, and the opened sessions."""
+    """The results of one commit: the events' offsets with their payloads, and the sessions' claims."""
 
     offsets: tuple[tuple[str, str], ...]
-    sids: tuple[str, ...]
+    claims: tuple[tuple[str, int], ...]
 
 
 @dataclass
 class Acknowledged:
-    """All offsets and sessions of a run acknowledged before a cut."""
+    """All offsets and claims of a run acknowledged before a cut."""
 
     offsets: dict[str, str] = field(default_factory=dict)
-    sids: list[str] = field(default_factory=list)
+    claims: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, notes: Sequence[Acknowledgement]) -> Acknowledged:
         acknowledged = cls()
         for note in notes:
             acknowledged.offsets.update(note.offsets)
-            acknowledged.sids += note.sids
+            acknowledged.claims.update(note.claims)
         return acknowledged
 
 
@@ -98,30 +98,41 @@ async def work(path: Path, level: Level, chance: random.Random, record: Recordin
             # A short run needs many checkpoints and many beginnings of the WAL.
             await log._writer_database.run(checkpoint_often)
             for number in range(COMMITS):
-                await commit(log, f"sid{epoch}.{number}", texts, chance, record)
+                earlier = f"sid{chance.randint(0, epoch)}.{chance.randint(0, number)}"
+                claims = [SessionClaimed("/", earlier)] if chance.random() < 0.5 else []
+                await commit_and_note(log, f"sid{epoch}.{number}", claims, texts, chance, record)
                 if chance.random() < 0.1:
-                    await log.heartbeat(float(number))
+                    await commit(log, [BEAT])
                 if chance.random() < 0.05:
-                    await log.prune(through=log.head // 4, emitted_before=2_000.0)
+                    await commit(log, [Pruned(log.head // 4)])
 
 
-async def commit(
-    log: EventLog, sid: str, texts: Iterator[int], chance: random.Random, record: Recording
+async def commit_and_note(
+    log: EventLog,
+    sid: str,
+    claims: Sequence[SessionClaimed],
+    texts: Iterator[int],
+    chance: random.Random,
+    record: Recording,
 ) -> None:
     count = chance.choice([1, 1, 2, 20])
     size = chance.choice([1, 50, 5_000])
     changes: list[Change] = [event(f"{next(texts)} {'x' * size}", rooms=("room",)) for _ in range(count)]
     if chance.random() < 0.3:
         changes = [with_pid(sid), joined("room", sid), *changes]
-    heads = await log.commit(changes)
+    batch = await append(log, [*changes, *claims])
     record.note(
         Acknowledgement(
             tuple(
-                (str(log.offset_at(head)), change.payload)
-                for head, change in zip(heads, changes, strict=True)
+                (str(log.offset_at(position)), change.payload)
+                for change, position, _, _ in batch.changes
                 if isinstance(change, Event)
             ),
-            tuple(change.sid for change in changes if isinstance(change, SessionOpened)),
+            tuple(
+                (change.sid, claim)
+                for change, _, took_effect, claim in batch.changes
+                if isinstance(change, SessionOpened | SessionClaimed) and took_effect
+            ),
         )
     )
 
@@ -155,7 +166,9 @@ async def test_full_loses_nothing_acknowledged(folder: Path) -> None:
             for offset, text in acknowledged.offsets.items():
                 sequence = log.locate(offset).sequence
                 assert sequence <= log.pruned_through or found[sequence] == text
-            assert acknowledged.sids == [s.sid for s in await log.load_sessions()][: len(acknowledged.sids)]
+            claims = {session.sid: session.claim for session in await stored_sessions(log)}
+            assert list(acknowledged.claims) == list(claims)[: len(acknowledged.claims)]
+            assert all(claims[sid] >= claim for sid, claim in acknowledged.claims.items())
 
 
 async def test_normal_recognises_a_lost_future(folder: Path) -> None:
@@ -178,13 +191,13 @@ async def check_the_lost_future(path: Path, acknowledged: Acknowledged) -> Count
         kept = await stored(log)
         assert list(kept) == sorted(kept)
         # The log grows again over the sequences of the lost events.
-        new = await log.commit([event(f"new {n}", rooms=("room",)) for n in range(50)])
+        new = await commit(log, [event(f"new {n}", rooms=("room",)) for n in range(50)])
         new_offsets = {str(log.offset_at(sequence)) for sequence in new}
         assert new_offsets.isdisjoint(acknowledged.offsets), "an offset was given out twice"
         found = await stored(log)
         registry = Registry()
-        for row in await log.load_sessions():
-            registry.add(Session.restore(row, away_since=0.0))
+        for row in await stored_sessions(log):
+            registry.add(Session.restore(row))
         for offset, text in acknowledged.offsets.items():
             sequence = int(offset.rpartition(".")[2])
             if sequence <= log.pruned_through:
@@ -209,12 +222,12 @@ async def check_recoveries(
     for session_ in list(registry)[-3:]:
         for offset, text in [*acknowledged.offsets.items()][-40::8]:
             sequence = int(offset.rpartition(".")[2])
-            answer = await recovery.decide("/", session_.sid, offset, log.head, lambda: 0.0)
+            cursor = await recovery.decide(session_, offset, log.head, lambda: 0.0)
             if kept.get(sequence) != text and sequence > log.pruned_through:
-                assert not isinstance(answer, Restore), f"{offset} was lost"
+                assert not isinstance(cursor, int), f"{offset} was lost"
             elif sequence > session_.start.sequence:
-                assert isinstance(answer, Restore)
-                missed = await log.missed("/", list(session_.memberships()), answer.cursor, log.head)
+                assert isinstance(cursor, int)
+                missed = await log.missed("/", list(session_.memberships()), cursor, log.head)
                 expected = [n for n in found if n > max(sequence, log.pruned_through)]
                 assert list(missed.sequences) == expected
 

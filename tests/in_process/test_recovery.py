@@ -4,6 +4,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,12 @@ import pytest
 
 from socketio_eventlog.records import Membership, Missed, SessionOpened
 from socketio_eventlog.sqlite.log import EventLog
-from socketio_eventstore.core.operations import Emit, JoinRoom, LeaveRoom
-from socketio_eventstore.core.recovery import Recovery, RecoveryLimits, RecoveryResult, Restore, hash_pid
+from socketio_eventstore.core.operations import Emit, JoinRoom, LeaveRoom, Prune
+from socketio_eventstore.core.recovery import Recovery, RecoveryLimits, RecoveryResult, hash_pid
 from socketio_eventstore.core.registry import Registry
 from socketio_eventstore.core.sessions import Session, State
-from support.core import Core, Recorder
-from support.storing import event, opened
+from support.core import Core
+from support.storing import commit, event, opened, stored_sessions
 
 LIMITS = RecoveryLimits(max_disconnection_seconds=60.0, max_missed_packets=100, max_missed_bytes=10_000)
 SIZE_BYTES = event("hello").size_bytes
@@ -31,13 +32,13 @@ async def decide(
     now: float = 0.0,
     limits: RecoveryLimits = LIMITS,
 ) -> int | RecoveryResult:
-    """The cursor from which the session of the pid is restored, or the reason for a refusal."""
+    """The cursor from which the session of the pid is recovered, or the reason for a refusal."""
     recovery = Recovery(core.log, core.registry, limits)
-    answer = await recovery.decide(namespace, pid, offset, core.queue.position, lambda: now)
-    if isinstance(answer, Restore):
-        assert answer.session is core.registry.get("/", "s1")
-        return answer.cursor
-    return answer
+    found = recovery.find(namespace, pid, offset, now)
+    if isinstance(found, RecoveryResult):
+        return found
+    assert found is core.registry.get("/", "s1")
+    return await recovery.decide(found, offset, core.queue.position, lambda: now)
 
 
 async def away_in_the_middle(core: Core) -> Session:
@@ -95,7 +96,8 @@ async def test_offset_of_a_pruned_event_is_valid(core: Core) -> None:
     """The offset of a pruned event is valid: its row need not exist."""
     session = await away_in_the_middle(core)
     session.confirm(4)
-    assert await core.log.prune(through=4, emitted_before=2_000.0) == 4
+    await core.queue.submit(Prune(4))
+    assert core.log.pruned_through == 4
     for offset in ("boot.0", "boot.1", "boot.3", "boot.4", None):
         assert await decide(core, offset) == 4
 
@@ -106,7 +108,7 @@ async def test_former_offset_means_the_sessions_start(
     """The offset of the client's former session means that no event was received."""
     await core.emit()
     session = await core.open(former="elsewhere.77")
-    await core.accept(session, Recorder())
+    await core.accept(session)
     await core.away(session)
     await core.emit()
     assert await decide(core, "elsewhere.77") == 1
@@ -178,16 +180,16 @@ async def test_session_that_ends_meanwhile_is_unknown(core: Core) -> None:
     session = await away_in_the_middle(core)
     log: Any = AskedLog(core.log, lambda: session.move(State.ENDED))
     recovery = Recovery(log, core.registry, LIMITS)
-    assert await recovery.decide("/", "s1", None, 5, lambda: 0.0) is RecoveryResult.UNKNOWN_SESSION
+    assert await recovery.decide(session, None, 5, lambda: 0.0) is RecoveryResult.UNKNOWN_SESSION
 
 
 async def test_session_that_expires_meanwhile_has_expired(core: Core) -> None:
     """A session that expires during the look-up in the log has expired."""
-    await away_in_the_middle(core)
+    session = await away_in_the_middle(core)
     now = [0.0]
     log: Any = AskedLog(core.log, lambda: now.append(61.0))
     recovery = Recovery(log, core.registry, LIMITS)
-    assert await recovery.decide("/", "s1", None, 5, lambda: now[-1]) is RecoveryResult.EXPIRED
+    assert await recovery.decide(session, None, 5, lambda: now[-1]) is RecoveryResult.EXPIRED
 
 
 def test_a_pid_is_known_by_its_hash_only() -> None:
@@ -221,9 +223,18 @@ async def test_offset_of_a_lost_future_is_rolled_back(core: Core, offset: str) -
 
 async def sessions_of(log: EventLog) -> Registry:
     registry = Registry()
-    for stored in await log.load_sessions():
-        registry.add(Session.restore(stored, 0.0))
+    for stored in await stored_sessions(log):
+        registry.add(Session.restore(stored))
     return registry
+
+
+async def answer_of(log: EventLog, offset: str | None) -> int | RecoveryResult:
+    """The answer to the only client, in a server that has just begun with this log."""
+    recovery = Recovery(log, await sessions_of(log), LIMITS)
+    found = recovery.find("/", "s1", offset, 0.0)
+    if isinstance(found, RecoveryResult):
+        return found
+    return await recovery.decide(found, offset, log.head, lambda: 0.0)
 
 
 def opening(former_offset: str | None = None) -> SessionOpened:
@@ -233,15 +244,10 @@ def opening(former_offset: str | None = None) -> SessionOpened:
 async def test_offsets_of_earlier_epochs_are_known(path: Path) -> None:
     """Offsets of earlier epochs are known, within the sequences of their epoch."""
     async with opened(path, new_epoch=lambda: "one") as log:
-        await log.commit([event("a"), opening(), event("b"), event("c")])
+        await commit(log, [event("a"), opening(), event("b"), event("c")])
     async with opened(path, new_epoch=lambda: "two") as log:
-        await log.commit([event("d"), event("e")])
-        recovery = Recovery(log, await sessions_of(log), LIMITS)
-
-        async def cursor(offset: str | None) -> int | RecoveryResult:
-            answer = await recovery.decide("/", "s1", offset, 5, lambda: 0.0)
-            return answer.cursor if isinstance(answer, Restore) else answer
-
+        await commit(log, [event("d"), event("e")])
+        cursor = partial(answer_of, log)
         assert [await cursor(f"one.{number}") for number in range(4)] == [1, 1, 2, 3]
         assert [await cursor(f"two.{number}") for number in (3, 4, 5)] == [3, 4, 5]
         assert await cursor(None) == 1
@@ -253,29 +259,25 @@ async def test_offsets_of_earlier_epochs_are_known(path: Path) -> None:
 async def test_lost_future_before_the_session(path: Path) -> None:
     """An offset of a future that was lost before the session means its start."""
     async with opened(path, new_epoch=lambda: "one") as log:
-        await log.commit([event("a"), event("b")])
+        await commit(log, [event("a"), event("b")])
     async with opened(path, new_epoch=lambda: "two") as log:
-        await log.commit([opening(), event("c")])
-        recovery = Recovery(log, await sessions_of(log), LIMITS)
-        answer = await recovery.decide("/", "s1", "one.99", 3, lambda: 0.0)
-        assert isinstance(answer, Restore) and answer.cursor == 2
+        await commit(log, [opening(), event("c")])
+        assert await answer_of(log, "one.99") == 2
 
 
 async def test_older_copy_knows_its_own_offsets_only(tmp_path: Path) -> None:
     """An older copy of the database knows its own offsets only."""
     original, copy = tmp_path / "events.db", tmp_path / "copy.db"
     async with opened(original, new_epoch=lambda: "one") as log:
-        await log.commit([opening(), event("a")])
+        await commit(log, [opening(), event("a")])
     copy.write_bytes(original.read_bytes())
     async with opened(original, new_epoch=lambda: "two") as log:
-        await log.commit([event("lost")])
+        await commit(log, [event("lost")])
         lost = str(log.offset_at(2))
     async with opened(copy, new_epoch=lambda: "three") as log:
-        await log.commit([event("b")])
-        recovery = Recovery(log, await sessions_of(log), LIMITS)
-        assert await recovery.decide("/", "s1", lost, 2, lambda: 0.0) is RecoveryResult.ROLLED_BACK
-        answer = await recovery.decide("/", "s1", "one.1", 2, lambda: 0.0)
-        assert isinstance(answer, Restore) and answer.cursor == 1
+        await commit(log, [event("b")])
+        assert await answer_of(log, lost) is RecoveryResult.ROLLED_BACK
+        assert await answer_of(log, "one.1") == 1
 
 
 # Limits ---------------------------------------------------------------------------------------------
@@ -284,7 +286,8 @@ async def test_older_copy_knows_its_own_offsets_only(tmp_path: Path) -> None:
 async def test_session_expires_by_the_uptime_clock(core: Core) -> None:
     """A session expires by the uptime clock."""
     session, _ = await core.live()
-    await core.away(session, at=10.0)
+    await core.away(session)
+    session.away_since = 10.0
     assert await decide(core, None, now=70.0) == 0
     assert await decide(core, None, now=70.001) is RecoveryResult.EXPIRED
 
@@ -294,9 +297,10 @@ async def test_only_away_sessions_expire(core: Core) -> None:
     recovery = Recovery(core.log, core.registry, LIMITS)
     session = await core.open()
     assert not recovery.is_expired(session, 1_000.0)
-    await core.accept(session, Recorder())
+    await core.accept(session)
     assert not recovery.is_expired(session, 1_000.0)
-    await core.away(session, at=0.0)
+    await core.away(session)
+    session.away_since = 0.0
     assert recovery.is_expired(session, 1_000.0) and not recovery.is_expired(session, 60.0)
     session.move(State.ENDED)
     assert not recovery.is_expired(session, 1_000.0)

@@ -18,7 +18,6 @@ from socketio_eventstore.core.operations import (
     LeaveRoom,
     SendPacket,
 )
-from socketio_eventstore.core.session_operations import AcceptSession
 from socketio_eventstore.core.sessions import Session, State
 from support.core import Core, Recorder, running, said
 from support.pausable_reads import CONNECT, away, emit_numbers, pausable_reads, running_in_small_pages
@@ -123,9 +122,7 @@ async def test_replayed_events_keep_their_epoch(path: Path) -> None:
         await away(core)
         await core.emit("before")
     async with running(path, epoch="two") as core:
-        (stored,) = await core.log.load_sessions()
-        session = Session.restore(stored, 0.0)
-        core.registry.add(session)
+        (session,) = core.registry
         await core.emit("after")
         back = Recorder()
         await core.recover(session, back, cursor=0)
@@ -190,7 +187,7 @@ async def test_deferred_packets_keep_their_order(either: Core) -> None:
     """Deferred packets come between the replayed events, in the order of the queue."""
     session, back = await away(either), Recorder()
     await either.emit("one")
-    claim = session.attach(back, 0, recovered=True)
+    attached = await either.claim(session, back)
     ask = EmitWithAck(event("?", rooms=("s1",)), lambda session: Frames(f'427["{session.sid}?"]'))
     for operation in (
         Emit(event("two")),
@@ -203,7 +200,7 @@ async def test_deferred_packets_keep_their_order(either: Core) -> None:
     ):
         await either.queue.submit(operation)
     assert back.packets == []
-    await either.queue.submit(AcceptSession(session, claim, "s1", 1_001.0))
+    assert await either.resume(session, attached, cursor=0)
     events = [said("one", 1), said("two", 2), said("three", 3)]
     assert await back.sent(7) == [CONNECT, *events[:2], "43[2]", events[2], '427["s1?"]', "43[4]"]
 
@@ -230,15 +227,15 @@ async def test_packets_during_a_replay_keep_their_order(core: Core) -> None:
 async def test_new_session_receives_events_after_connect(either: Core) -> None:
     """Events and packets for a new session follow its CONNECT packet."""
     await either.emit("before")
-    session, connection = await either.open(), Recorder()
-    claim = session.attach(connection, session.start.sequence)
+    connection = Recorder()
+    session = await either.open("s1", connection)
     await either.queue.submit(JoinRoom(session, "room"))
     await either.emit("to all")
     await either.emit("to room", "room")
     await either.queue.submit(SendPacket(connection, "/", Frames("43[]")))
     await either.emit("to it", "s1")
     assert connection.packets == []
-    await either.queue.submit(AcceptSession(session, claim, "s1", 1_001.0))
+    assert await either.accept(session)
     expected = [said("to all", 2), said("to room", 3), "43[]", said("to it", 4)]
     assert await connection.sent(5) == [CONNECT, *expected]
 
@@ -249,8 +246,8 @@ async def test_too_many_deferred_packets_end_transport(
 ) -> None:
     """A session with too many deferred packets loses its transport."""
     monkeypatch.setattr(operations, limit, value)
-    session, connection = await core.open(), Recorder()
-    session.attach(connection, 0)
+    connection = Recorder()
+    await core.open("s1", connection)
     for number in range(4):
         assert connection.aborted == []
         await core.queue.submit(SendPacket(connection, "/", Frames(f"43[{number:05}]")))

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from socketio_eventlog.errors import StoreUnavailable
-from socketio_eventstore.core.session_operations import AcceptSession, DisconnectSession
+from socketio_eventlog.records import SessionEnd
+from socketio_eventstore.core.session_operations import EndSession, ResumeSession
 from socketio_eventstore.core.sessions import State
 from support.core import Core, Recorder, running, said
 from support.pausable_reads import CONNECT, away, emit_numbers, pausable_reads, running_in_small_pages
@@ -56,8 +57,8 @@ async def test_several_sessions_are_served_from_shared_reads(path: Path) -> None
         history, clients = pausable_reads(core), [Recorder() for _ in sessions]
         accepts = []
         for session, client in zip(sessions, clients, strict=True):
-            attached = session.attach(client, 0, recovered=True)
-            accepts.append(AcceptSession(session, attached, session.sid, 1_001.0))
+            attached = await core.claim(session, client)
+            accepts.append(ResumeSession(session, attached, session.sid, 1_001.0))
         await core.queue.submit(*accepts)
         for number, client in enumerate(clients):
             expected = [said(f"number {n}", n) for n in range(1 + number % 2, 21, 2)]
@@ -113,7 +114,7 @@ async def test_replay_stops_with_its_session(core: Core, how: str) -> None:
     if how == "away":
         await core.away(session)
     else:
-        await core.queue.submit(DisconnectSession(session))
+        await core.queue.submit(EndSession(session, SessionEnd.DISCONNECTED))
     history.open.set()
     await core.recover(other, client, cursor=0)  # the replays work on
     assert (await client.sent(21))[1:] == expected

@@ -1,27 +1,35 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from socketio_eventlog.errors import StoreUnavailable
-from socketio_eventlog.records import EventHandled
+from socketio_eventlog.records import Change, EventHandled, Pruned, SessionEnd
+from socketio_eventlog.uptime import LONGEST_STEP_SECONDS
 from socketio_eventstore.core import retention
+from socketio_eventstore.core.operations import Emit, StoreIdempotencyKey
 from socketio_eventstore.core.options import Options
-from socketio_eventstore.core.retention import IDEMPOTENCY_KEYS_KEPT_SECONDS, UptimeClock
-from socketio_eventstore.core.session_operations import EndSession, RevokeSession
-from socketio_eventstore.core.sessions import Session, State
-from support.core import Core, Recorder, running
+from socketio_eventstore.core.retention import IDEMPOTENCY_KEYS_KEPT_SECONDS
+from socketio_eventstore.core.session_operations import EndSession
+from socketio_eventstore.core.sessions import State
+from support.core import Core, Recorder
 from support.embedded import Seen
-from support.retaining import LIMIT_SECONDS, NEWEST, Clock, Kept, emit, ending_expired_sessions, sequences
-from support.storing import event, opened
+from support.retaining import LIMIT_SECONDS, Kept, emit, keeping, sequences
+from support.storing import event, stored_sessions
 
 
 @pytest.fixture(name="kept")
-def kept_core(core: Core) -> Kept:
-    return ending_expired_sessions(core)
+async def kept_core(path: Path) -> AsyncIterator[Kept]:
+    async with keeping(path) as kept:
+        yield kept
+
+
+@pytest.fixture
+def core(kept: Kept) -> Core:
+    return kept.core
 
 
 # Pruning --------------------------------------------------------------------------------------------
@@ -29,12 +37,26 @@ def kept_core(core: Core) -> Kept:
 
 async def test_old_events_are_pruned(core: Core, kept: Kept) -> None:
     """Events older than the retention are pruned; younger events stay."""
-    await core.log.commit([event(emitted_at=NEWEST - age) for age in (90.0, 61.0, 60.0, 10.0)])
-    core.queue.context.recent_events.position = core.log.head
+    await emit(core, 2)
+    await kept.pass_time(20.0)
+    await emit(core, 2)
+    await kept.pass_time(LIMIT_SECONDS - 21.0)
+    assert await kept.sweep() == 0
+    await kept.pass_time(1.0)
     assert await kept.sweep() == 2
     assert await sequences(core.log) == [3, 4]
-    kept.wall.now += 1.0
-    assert await kept.sweep() == 1
+    await kept.pass_time(20.0)
+    assert await kept.sweep() == 2
+
+
+async def test_time_of_an_event_does_not_matter(core: Core, kept: Kept) -> None:
+    """Events are as old as the uptime since their emit, whatever time their rows have."""
+    for age in (-1e9, 0.0, 1e9):
+        await core.queue.submit(Emit(event(emitted_at=age)))
+    await kept.pass_time(LIMIT_SECONDS - 1.0)
+    assert await kept.sweep() == 0
+    await kept.pass_time(1.0)
+    assert await kept.sweep() == 3
 
 
 async def test_unconfirmed_events_are_not_pruned(core: Core, kept: Kept) -> None:
@@ -42,10 +64,10 @@ async def test_unconfirmed_events_are_not_pruned(core: Core, kept: Kept) -> None
     one, _ = await core.live("one")
     two, _ = await core.live("two")
     await emit(core, 10)
-    kept.all_events_are_old()
+    await kept.all_events_are_old()
     one.confirm(7)
     two.confirm(4)
-    assert kept.retention.floor(kept.monotonic()) == 4
+    assert kept.retention.floor(kept.uptime) == 4
     assert await kept.sweep() == 4
     assert await sequences(core.log) == [5, 6, 7, 8, 9, 10]
     two.confirm(9)
@@ -60,7 +82,7 @@ async def test_session_in_any_state_limits_pruning(core: Core, kept: Kept, state
     session = await core.open()
     session.state = state
     await emit(core, 3)
-    kept.all_events_are_old()
+    await kept.all_events_are_old()
     await kept.sweep()
     assert await sequences(core.log) == [4, 5, 6]
 
@@ -69,8 +91,8 @@ async def test_without_sessions_all_old_events_are_pruned(core: Core, kept: Kept
     """Without sessions all old events are pruned."""
     session, _ = await core.live()
     await emit(core, 5)
-    await core.queue.submit(EndSession(session))
-    kept.all_events_are_old()
+    await core.queue.submit(EndSession(session, SessionEnd.REVOKED))
+    await kept.all_events_are_old()
     assert await kept.sweep() == 5 and await sequences(core.log) == []
     assert await core.emit() == "boot.6"
 
@@ -80,15 +102,15 @@ async def test_ended_and_expired_sessions_keep_no_events(core: Core, kept: Kept)
     session, _ = await core.live()
     session.running_disconnect_handlers = 1  # its disconnect handler is still running
     await emit(core, 3)
-    await core.queue.submit(EndSession(session))
+    await core.queue.submit(EndSession(session, SessionEnd.REVOKED))
     assert list(core.registry) == [session]
-    assert kept.retention.floor(kept.monotonic()) == 3
+    assert kept.retention.floor(kept.uptime) == 3
     gone, _ = await core.live("gone")
     await emit(core, 3)
-    await core.away(gone, at=0.0)
-    assert kept.retention.floor(kept.monotonic()) == 3
-    kept.monotonic.now = LIMIT_SECONDS + 1.0
-    assert kept.retention.floor(kept.monotonic()) == 6
+    await core.away(gone)
+    assert kept.retention.floor(kept.uptime) == 3
+    await kept.pass_time(LIMIT_SECONDS + 1.0)
+    assert kept.retention.floor(kept.uptime) == 6
     session.running_disconnect_handlers = 0
 
 
@@ -96,22 +118,16 @@ async def test_pruning_works_in_chunks(core: Core, kept: Kept, monkeypatch: pyte
     """Pruning deletes a limited chunk of events at a time."""
     monkeypatch.setattr(retention, "PRUNE_EVENTS", 10)
     await emit(core, 35)
-    kept.all_events_are_old()
-    steps, prune = [], core.log.prune
-
-    async def noted_prune(**arguments: Any) -> int:
-        steps.append(await prune(**arguments))
-        return steps[-1]
-
-    monkeypatch.setattr(core.log, "prune", noted_prune)
+    await kept.all_events_are_old()
     assert await kept.sweep() == 35
-    assert steps == [10, 10, 10, 5]
+    changes = [change for transaction in core.commits.transactions for change in transaction]
+    assert [change.through for change in changes if isinstance(change, Pruned)] == [10, 20, 30, 35]
 
 
 async def test_events_emitted_during_a_sweep_stay(core: Core, kept: Kept) -> None:
     """Events that are emitted during a sweep stay."""
     await emit(core, 3)
-    kept.all_events_are_old()
+    await kept.all_events_are_old()
     sweep = asyncio.create_task(kept.sweep())
     session, connection = await core.live()
     await core.emit("young")
@@ -122,20 +138,21 @@ async def test_events_emitted_during_a_sweep_stay(core: Core, kept: Kept) -> Non
     assert connection.packets == again.packets[1:]
 
 
-async def test_events_stay_for_the_retention(core: Core) -> None:
+async def test_events_stay_for_the_retention(path: Path) -> None:
     """Events stay for the retention, and idempotency keys for their own time."""
-    kept = Kept(core, lambda _: asyncio.sleep(0), retention_seconds=100_000.0)
-    await core.log.commit([EventHandled("/", "x", "", "key", "[]", 0.0)])
-    await emit(core, 3)
-    kept.wall.now = NEWEST + 100_000.0
-    kept.monotonic.now = LIMIT_SECONDS + IDEMPOTENCY_KEYS_KEPT_SECONDS - 1.0
-    assert await kept.sweep() == 0
-    assert await core.log.acknowledgement("/", "x", "", "key") == "[]"
-    kept.monotonic.now += 2.0
-    assert await kept.sweep() == 0
-    assert await core.log.acknowledgement("/", "x", "", "key") is None
-    kept.wall.now += 1.0
-    assert await kept.sweep() == 3
+    keys_kept = LIMIT_SECONDS + IDEMPOTENCY_KEYS_KEPT_SECONDS
+    async with keeping(path, retention_seconds=keys_kept + 100.0) as kept:
+        core = kept.core
+        await core.queue.submit(StoreIdempotencyKey(EventHandled("/", "x", "", "key", "[]")))
+        await emit(core, 3)
+        await kept.pass_time(keys_kept - 1.0)
+        assert await kept.sweep() == 0
+        assert await core.log.acknowledgement("/", "x", "", "key") == "[]"
+        await kept.pass_time(2.0)
+        assert await kept.sweep() == 0
+        assert await core.log.acknowledgement("/", "x", "", "key") is None
+        await kept.pass_time(100.0)
+        assert await kept.sweep() == 3
 
 
 def test_retention_of_the_options() -> None:
@@ -148,11 +165,13 @@ def test_retention_of_the_options() -> None:
 
 async def test_old_idempotency_keys_are_pruned(core: Core, kept: Kept) -> None:
     """Old idempotency keys are pruned."""
-    await core.log.commit([EventHandled("/", "x", "", f"key {at}", "[]", at) for at in (0.0, 100.0)])
-    kept.monotonic.now = LIMIT_SECONDS + IDEMPOTENCY_KEYS_KEPT_SECONDS + 50.0
+    for key in ("old", "young"):
+        await core.queue.submit(StoreIdempotencyKey(EventHandled("/", "x", "", key, "[]")))
+        await kept.pass_time(100.0)
+    await kept.pass_time(LIMIT_SECONDS + IDEMPOTENCY_KEYS_KEPT_SECONDS - 150.0)
     await kept.sweep()
-    assert await core.log.acknowledgement("/", "x", "", "key 0.0") is None
-    assert await core.log.acknowledgement("/", "x", "", "key 100.0") == "[]"
+    assert await core.log.acknowledgement("/", "x", "", "old") is None
+    assert await core.log.acknowledgement("/", "x", "", "young") == "[]"
 
 
 async def test_restart_keeps_events_of_stored_sessions(
@@ -160,66 +179,66 @@ async def test_restart_keeps_events_of_stored_sessions(
 ) -> None:
     """After a restart events stay until the stored sessions have returned or expired."""
     path = tmp_path / "restarted.db"
-    async with running(path, epoch="one") as core:
+    async with keeping(path, epoch="one") as kept:
+        core = kept.core
         session, _ = await core.live()
         await core.emit("received")
         session.confirm(1)
         await core.emit("missed")
-    async with running(path, epoch="two") as core:
-        for stored in await core.log.load_sessions():
-            core.registry.add(Session.restore(stored, 0.0))
-
-        async def end(session: Session) -> None:
-            await core.queue.submit(RevokeSession(session))
-
-        kept = Kept(core, end)
-        kept.all_events_are_old()
+    async with keeping(path, epoch="two") as kept:
+        core = kept.core
+        await kept.pass_time(LIMIT_SECONDS - 1.0)
         assert await kept.sweep() == 0  # its confirmed position is not known after a crash
         (restored,) = core.registry
         back = Recorder()
         await core.recover(restored, back, cursor=1)
         assert await back.sent(2) == [back.packets[0], '42["message","missed","one.2"]']
+        restored.confirm(1)
+        await kept.pass_time(1.0)
         assert await kept.sweep() == 1
-        await core.away(restored, at=0.0)
-        kept.monotonic.now = LIMIT_SECONDS + 1.0
+        await core.away(restored)
+        await kept.pass_time(LIMIT_SECONDS + 1.0)
         assert await kept.sweep() == 1
-        assert kept.seen.all == ["s1"] and await core.log.load_sessions() == []
+        assert kept.seen.all == ["s1"] and await stored_sessions(core.log) == []
 
 
 # The task and the clock -----------------------------------------------------------------------------
 
 
-def test_uptime_clock_continues_after_a_restart() -> None:
-    """The uptime clock continues where the last server stopped."""
-    monotonic = Clock(1_000.0)
-    clock = UptimeClock(7.5, monotonic)
-    assert clock() == 7.5
-    monotonic.now += 2.0
-    assert clock() == 9.5
+async def test_uptime_continues_after_a_restart(path: Path) -> None:
+    """The uptime continues where the last server stopped; the events grow older without a break."""
+    async with keeping(path) as kept:
+        await emit(kept.core, 3)
+        await kept.pass_time(LIMIT_SECONDS - 10.0)
+        await kept.sweep()
+    async with keeping(path, epoch="later") as kept:
+        assert kept.uptime == LIMIT_SECONDS - 10.0
+        await kept.pass_time(9.0)
+        assert await kept.sweep() == 0
+        await kept.pass_time(1.0)
+        assert await kept.sweep() == 3
 
 
-async def test_sweep_stores_the_uptime(core: Core, kept: Kept, tmp_path: Path) -> None:
-    """A sweep stores the uptime."""
-    kept.monotonic.now = 12.5
-    await kept.sweep()
-    await core.log.close()
-    async with opened(tmp_path / "events.db") as log:
-        assert log.uptime_at_open == 12.5
+async def test_time_without_heartbeats_does_not_count(core: Core, kept: Kept) -> None:
+    """A server that writes nothing for long, as after a SIGSTOP, expires and prunes nothing for it."""
+    session, _ = await core.live()
+    await core.away(session)
+    await emit(core, 3)
+    kept.stand_still(100 * LIMIT_SECONDS)
+    assert await kept.sweep() == 0
+    assert kept.uptime <= LONGEST_STEP_SECONDS
+    assert kept.seen.all == [] and session.state is State.AWAY
 
 
-async def test_failed_sweep_is_repeated(
-    core: Core, kept: Kept, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_failed_sweep_is_repeated(core: Core, kept: Kept, caplog: pytest.LogCaptureFixture) -> None:
     """A sweep that fails is logged and repeated."""
-    seen, heartbeat = Seen(), core.log.heartbeat
+    seen = Seen()
 
-    async def failing_heartbeat(uptime: float) -> None:
-        seen("heartbeat")
-        if len(seen.all) < 3:
-            raise StoreUnavailable("The disk is full.")
-        await heartbeat(uptime)
+    def failure(_: Sequence[Change]) -> StoreUnavailable | None:
+        seen("append")
+        return StoreUnavailable("The disk is full.") if len(seen.all) < 3 else None
 
-    monkeypatch.setattr(core.log, "heartbeat", failing_heartbeat)
+    core.commits.failure = failure
     task = asyncio.create_task(kept.retention.run())
     await seen.until(4)
     task.cancel()

@@ -15,7 +15,7 @@ from socketio_eventlog.errors import StoreClosed, StoreRejected, StoreUnavailabl
 from socketio_eventlog.options import Synchronous
 from socketio_eventlog.sqlite import schema
 from socketio_eventlog.sqlite.database import Database, StoreConnection
-from support.storing import event, opened
+from support.storing import commit, event, opened
 
 
 def connect() -> StoreConnection:
@@ -146,7 +146,7 @@ async def test_commits_progress_on_a_saturated_loop(tmp_path: Path) -> None:
     async with opened(tmp_path / "events.db") as log:
         with SaturatedLoop():
             for _ in range(100):
-                await log.commit([event()] * 100)
+                await commit(log, [event()] * 100)
         assert log.head == 10_000
 
 

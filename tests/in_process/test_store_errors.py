@@ -10,10 +10,10 @@ from typing import cast
 import pytest
 
 from socketio_eventlog.errors import StoreBusy, StoreClosed, StoreRejected, StoreUnavailable
-from socketio_eventlog.records import Change, DataSaved, Event
+from socketio_eventlog.records import Change, DataSaved, Event, Pruned
 from socketio_eventlog.sqlite import lock
 from socketio_eventlog.sqlite.log import EventLog
-from support.storing import always, event, joined, opened, session
+from support.storing import BEAT, always, commit, event, joined, opened, session, stored_sessions
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def locked(path: Path) -> Iterator[None]:
 
 async def assert_unharmed(log: EventLog) -> None:
     """The log accepts the next commit, and the index finds the event."""
-    (sequence,) = await log.commit([event(rooms=("unharmed",))])
+    (sequence,) = await commit(log, [event(rooms=("unharmed",))])
     assert log.head == sequence
     assert (await log.missed("/", always("unharmed"), sequence - 1, sequence)).sequences == (sequence,)
     assert [found.sequence for found in await log.read([sequence])] == [sequence]
@@ -38,18 +38,18 @@ async def test_another_programs_lock_is_reported(path: Path) -> None:
     async with opened(path) as log:
         with locked(path):
             with pytest.raises(StoreBusy):
-                await log.commit([event()])
+                await commit(log, [event()])
             with pytest.raises(StoreBusy):
-                await log.prune(through=1, emitted_before=2_000.0)
+                await commit(log, [Pruned(1)])
             with pytest.raises(StoreBusy):
-                await log.heartbeat(1.0)
-        assert await log.commit([event()]) == [1]
+                await commit(log, [BEAT])
+        assert await commit(log, [event()]) == [1]
         await assert_unharmed(log)
 
 
 async def test_reading_goes_on_while_another_program_writes(path: Path) -> None:
     async with opened(path) as log:
-        await log.commit([event()])
+        await commit(log, [event()])
         with locked(path):
             assert [found.sequence for found in await log.read([1])] == [1]
             assert await log.counts() == (0, 1)
@@ -58,19 +58,19 @@ async def test_reading_goes_on_while_another_program_writes(path: Path) -> None:
 async def test_a_full_disk_is_reported(path: Path) -> None:
     """A full disk is reported, and no change of the batch is stored."""
     async with opened(path) as log:
-        await log.commit([session(), event()])
+        await commit(log, [session(), event()])
         pages = "PRAGMA max_page_count = 1"  # SQLite takes the present number of pages
         await log._writer_database.run(lambda connection: connection.execute(pages).fetchone())
         with pytest.raises(StoreUnavailable, match="full") as failure:
-            await log.commit([joined("a"), event(), event("x" * 1_000_000)])
+            await commit(log, [joined("a"), event(), event("x" * 1_000_000)])
         assert isinstance(failure.value.__cause__, sqlite3.OperationalError)
         assert log.head == 1
-        assert (await log.load_sessions())[0].memberships == ()
+        assert (await stored_sessions(log))[0].memberships == ()
         await log._writer_database.run(
             lambda connection: connection.execute("PRAGMA max_page_count = 1000000").fetchone()
         )
         # 2 and 3 are used up: a failed COMMIT may be found on disk after a crash.
-        assert await log.commit([joined("a"), event()]) == [1, 4]
+        assert await commit(log, [joined("a"), event()]) == [1, 4]
         assert (await log.read(range(9)))[-1].sequence == 4
         await assert_unharmed(log)
     async with opened(path) as log:
@@ -97,9 +97,9 @@ BAD_CHANGES: dict[str, Change] = {
 async def test_a_bad_change_is_refused_with_its_batch(path: Path, bad: Change) -> None:
     """An invalid change is refused with its whole batch, and later batches are accepted."""
     async with opened(path) as log:
-        await log.commit([session("s1")])
+        await commit(log, [session("s1")])
         with pytest.raises(StoreRejected) as refusal:
-            await log.commit([event(), session("s2"), bad, event()])
+            await commit(log, [event(), session("s2"), bad, event()])
         assert refusal.value.__cause__ is not None
         assert "\n" not in str(refusal.value)
         assert await log.counts() == (1, 0)
@@ -112,8 +112,8 @@ async def test_a_refused_batch_uses_up_its_sequences(path: Path) -> None:
     bad: Event = event("\ud800")
     async with opened(path) as log:
         with pytest.raises(StoreRejected):
-            await log.commit([event(), bad])
-        assert await log.commit([session(), event(rooms=("a",)), event()]) == [0, 3, 4]
+            await commit(log, [event(), bad])
+        assert await commit(log, [session(), event(rooms=("a",)), event()]) == [0, 3, 4]
         assert (await log.missed("/", always("a"), 0, 4)).sequences == (3,)
 
 
@@ -122,11 +122,11 @@ async def test_a_closed_log_says_so(path: Path) -> None:
         await log.close()
         await log.close()
         for use in (
-            log.commit([event()]),
+            commit(log, [event()]),
             log.read([1]),
-            log.load_sessions(),
-            log.prune(through=1, emitted_before=1.0),
-            log.heartbeat(1.0),
+            stored_sessions(log),
+            commit(log, [Pruned(1)]),
+            commit(log, [BEAT]),
             log.counts(),
         ):
             with pytest.raises(StoreClosed):
@@ -135,11 +135,10 @@ async def test_a_closed_log_says_so(path: Path) -> None:
 
 async def test_close_finishes_submitted_commits(path: Path) -> None:
     async with opened(path) as log:
-        future = log._writer_database.submit(
-            lambda connection: log._writer.commit(connection, [event()], None)
-        )
+        number = log.append([event()])
         await log.close()
-        assert await future == [1]
+        assert await number == 1
+        assert [batch.number async for batch in log.batches()] == [1]
     async with opened(path) as log:
         assert log.head == 1
 
@@ -147,10 +146,10 @@ async def test_close_finishes_submitted_commits(path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["", "-wal"])
 async def test_a_deleted_file_is_noticed(path: Path, suffix: str) -> None:
     async with opened(path) as log:
-        await log.heartbeat(1.0)
+        await commit(log, [BEAT])
         path.with_name(path.name + suffix).unlink()
         with pytest.raises(StoreUnavailable, match="deleted or replaced"):
-            await log.heartbeat(2.0)
+            await commit(log, [BEAT])
 
 
 async def test_a_replaced_file_is_noticed(path: Path) -> None:
@@ -159,24 +158,24 @@ async def test_a_replaced_file_is_noticed(path: Path) -> None:
         shutil.copy(path, copy)
         copy.replace(path)
         with pytest.raises(StoreUnavailable, match=str(path)):
-            await log.heartbeat(2.0)
+            await commit(log, [BEAT])
 
 
 async def test_without_locks_the_second_server_wins(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a file system without locks a second server stops the writes of the first server."""
     monkeypatch.setattr(lock, "HAS_LOCKS", False)
     async with opened(path) as first:
-        assert await first.commit([event()]) == [1]
+        assert await commit(first, [event()]) == [1]
         async with opened(path) as second:
-            assert await second.commit([event("second")]) == [2]
+            assert await commit(second, [event("second")]) == [2]
             for write in (
-                first.commit([event("first")]),
-                first.prune(through=9, emitted_before=2_000.0),
-                first.heartbeat(1.0),
+                commit(first, [event("first")]),
+                commit(first, [Pruned(9)]),
+                commit(first, [BEAT]),
             ):
                 with pytest.raises(StoreUnavailable, match="Another server"):
                     await write
-            assert await second.commit([event("second")]) == [3]
+            assert await commit(second, [event("second")]) == [3]
 
 
 def damage(path: Path) -> None:
@@ -187,7 +186,7 @@ def damage(path: Path) -> None:
 async def test_damage_to_the_file_is_reported(path: Path) -> None:
     async with opened(path) as log:
         for _ in range(20):
-            await log.commit([event("x" * 1000)] * 20)
+            await commit(log, [event("x" * 1000)] * 20)
     damage(path)
     with pytest.raises(Exception) as failure:
         async with opened(path) as log:

@@ -15,12 +15,13 @@ from socketio_eventlog.records import (
     LoggedEvent,
     Membership,
     Missed,
+    NodeRecord,
     Offset,
-    SessionEnded,
+    Snapshot,
 )
 from socketio_eventlog.segment import SEGMENT_LENGTH
 from socketio_eventlog.sqlite.log import EventLog
-from support.storing import always, event, joined, opened, session
+from support.storing import always, commit, ended, event, joined, opened, session
 
 
 @pytest.fixture
@@ -32,19 +33,20 @@ async def test_a_new_log_is_empty(path: Path) -> None:
     async with opened(path) as event_log:
         log: Log = event_log
         assert log.is_durable
-        assert (log.head, log.pruned_through, log.uptime_at_open) == (0, 0, 0.0)
+        assert (log.head, log.pruned_through) == (0, 0)
         assert await log.counts() == (0, 0)
-        assert await log.load_sessions() == []
-        assert await log.commit([]) == []
+        alone = NodeRecord(event_log.node, alive=0.0, applied=0, floor=0)
+        assert await log.join() == Snapshot(0, 0, 0.0, nodes=(alone,), positions=(), sessions=())
+        assert await commit(log, []) == []
 
 
-async def test_a_commit_returns_the_head_after_each_change(path: Path) -> None:
+async def test_a_batch_has_the_position_of_each_change(path: Path) -> None:
     async with opened(path) as log:
-        changes: list[Change] = [session(), event(), event(), joined("a"), event(), SessionEnded("/", "s1")]
-        assert await log.commit(changes) == [0, 1, 2, 2, 3, 3]
-        assert await log.commit([event()]) == [4]
+        changes: list[Change] = [session(), event(), event(), joined("a"), event(), ended()]
+        assert await commit(log, changes) == [0, 1, 2, 2, 3, 3]
+        assert await commit(log, [event()]) == [4]
         assert log.head == 4
-        assert log.offset_at(4) == Offset(log.epoch, 4)
+        assert log.offset_at(4) == Offset(log.node, 4)
 
 
 async def test_events_are_read_as_they_were_written(path: Path) -> None:
@@ -56,7 +58,7 @@ async def test_events_are_read_as_they_were_written(path: Path) -> None:
         event("Grüße 中 \U0001f600 \\u0000 'quoted'", namespace="/ä", rooms=("zimmer ü", 'a"b')),
     ]
     async with opened(path) as log:
-        await log.commit(events)
+        await commit(log, events)
         expected = [LoggedEvent(sequence, event) for sequence, event in enumerate(events, 1)]
         assert await log.read([1, 2, 3, 4, 5]) == expected
         assert await log.read([5, 99, 2, 5, 0]) == [expected[1], expected[4]]
@@ -66,7 +68,7 @@ async def test_events_are_read_as_they_were_written(path: Path) -> None:
 async def test_a_read_stops_above_the_limit(path: Path) -> None:
     """A read stops after the event that exceeds the limit."""
     async with opened(path) as log:
-        await log.commit([event("x" * 86, attachments=(b"y" * 900,))] * 5)
+        await commit(log, [event("x" * 86, attachments=(b"y" * 900,))] * 5)
         for limit_bytes, count in [(0, 1), (999, 1), (1000, 2), (2500, 3), (1_000_000, 5)]:
             assert len(await log.read(range(1, 6), limit_bytes)) == count
 
@@ -74,8 +76,8 @@ async def test_a_read_stops_above_the_limit(path: Path) -> None:
 async def test_memberships_select_the_missed_events(path: Path) -> None:
     """The missed events are the events that a membership covers."""
     async with opened(path) as log:
-        await log.commit(
-            [event("x", rooms=("a",)), event("y", rooms=("b",)), event("z"), event("w", rooms=("a",))]
+        await commit(
+            log, [event("x", rooms=("a",)), event("y", rooms=("b",)), event("z"), event("w", rooms=("a",))]
         )
         size_bytes = event("x").size_bytes
         memberships = [Membership("a", 0, 3), Membership(None, 0, None)]
@@ -86,38 +88,27 @@ async def test_memberships_select_the_missed_events(path: Path) -> None:
 
 async def test_the_log_continues_after_a_restart(path: Path) -> None:
     async with opened(path) as first:
-        await first.commit([event("before", rooms=("a",))])
-        await first.heartbeat(12.5)
+        await commit(first, [event("before", rooms=("a",))])
         sent = str(first.offset_at(1))
     async with opened(path) as second:
-        assert second.epoch != first.epoch
-        assert (second.head, second.uptime_at_open) == (1, 12.5)
-        assert await second.commit([event("after", rooms=("a",))]) == [2]
-        assert second.locate(sent) == Offset(first.epoch, 1)
+        assert second.node != first.node
+        assert second.head == 1
+        assert await commit(second, [event("after", rooms=("a",))]) == [2]
+        assert second.locate(sent) == Offset(first.node, 1)
         assert second.missed_in_memory("/", always("a"), 0, 2) == await second.missed("/", always("a"), 0, 2)
         assert (await second.missed("/", always("a"), 0, 2)).sequences == (1, 2)
-        assert second.precedes_epoch(first.epoch, second.epoch)
-        assert not second.precedes_epoch(second.epoch, first.epoch)
-        assert [str(second.offset_of(sequence)) for sequence in (1, 2)] == [sent, f"{second.epoch}.2"]
-
-
-async def test_uptime_survives_epochs_without_heartbeat(path: Path) -> None:
-    """The uptime of the database survives an epoch without a heartbeat."""
-    async with opened(path) as log:
-        await log.heartbeat(7.0)
-    async with opened(path):
-        pass
-    async with opened(path) as log:
-        assert log.uptime_at_open == 7.0
+        assert second.precedes_epoch(first.node, second.node)
+        assert not second.precedes_epoch(second.node, first.node)
+        assert [str(second.offset_of(sequence)) for sequence in (1, 2)] == [sent, f"{second.node}.2"]
 
 
 async def test_unknown_offsets_are_refused(path: Path) -> None:
     """The log refuses offsets that no epoch of the log gave out."""
     async with opened(path) as log:
-        await log.commit([event()] * 3)
-        assert log.locate(f"{log.epoch}.3") == log.offset_at(3)
+        await commit(log, [event()] * 3)
+        assert log.locate(f"{log.node}.3") == log.offset_at(3)
         with pytest.raises(OffsetRolledBack):
-            log.locate(f"{log.epoch}.4")
+            log.locate(f"{log.node}.4")
         with pytest.raises(OffsetUnknown):
             log.locate("somewhere.3")
         with pytest.raises(OffsetMalformed):
@@ -126,19 +117,19 @@ async def test_unknown_offsets_are_refused(path: Path) -> None:
 
 async def test_concurrent_commits_get_distinct_sequences(path: Path) -> None:
     async with opened(path) as log:
-        batches = await asyncio.gather(*(log.commit([event(), event()]) for _ in range(50)))
+        batches = await asyncio.gather(*(commit(log, [event(), event()]) for _ in range(50)))
         assert sorted(chain.from_iterable(batches)) == list(range(1, 101))
         assert log.head == 100
 
 
 async def test_a_cancelled_wait_does_not_stop_the_commit(path: Path) -> None:
     async with opened(path) as log:
-        waiting = asyncio.ensure_future(log.commit([event(rooms=("a",))]))
+        waiting = asyncio.ensure_future(commit(log, [event(rooms=("a",))]))
         await asyncio.sleep(0)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        assert await log.commit([event(rooms=("a",))]) == [2]
+        assert await commit(log, [event(rooms=("a",))]) == [2]
         assert log.head == 2
         assert (await log.missed("/", always("a"), 0, 2)).sequences == (1, 2)
 
@@ -147,7 +138,7 @@ async def test_an_index_without_memory_finds_the_same(path: Path) -> None:
     total = 3 * SEGMENT_LENGTH
     async with opened(path, index_memory=0) as log:
         for start in range(0, total, 1024):
-            await log.commit([event(rooms=(f"r{n % 3}", "ü")) for n in range(start, start + 1024)])
+            await commit(log, [event(rooms=(f"r{n % 3}", "ü")) for n in range(start, start + 1024)])
         assert log.missed_in_memory("/", always("r1"), 0, total) is None
         await assert_every_third(log, total)
         assert log.missed_in_memory("/", always("r1"), total - 3, total) is not None
@@ -171,12 +162,12 @@ async def test_a_half_written_segment_is_completed(path: Path) -> None:
     """A segment with only some lists on disk at a restart is completed after the restart."""
     async with opened(path, index_memory=0) as log:
         for start in range(0, SEGMENT_LENGTH, 1024):
-            await log.commit([event(rooms=(f"r{n}",)) for n in range(start + 1, start + 1025)])
-        await log.commit([event()])
+            await commit(log, [event(rooms=(f"r{n}",)) for n in range(start + 1, start + 1025)])
+        await commit(log, [event()])
         assert log.missed_in_memory("/", always("r1"), 0, log.head) is not None
     async with opened(path, index_memory=0) as log:
         for _ in range(20):
-            await log.commit([event()])
+            await commit(log, [event()])
         assert log.missed_in_memory("/", always("r1"), 0, log.head) is None
         for number in (1, 255, 256, 257, 2000, SEGMENT_LENGTH - 1):
             assert (await log.missed("/", always(f"r{number}"), 0, log.head)).sequences == (number,)

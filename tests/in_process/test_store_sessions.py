@@ -7,64 +7,49 @@ from socketio_eventlog.records import (
     DataSaved,
     Membership,
     Offset,
-    SessionAway,
-    SessionEnded,
-    SessionResumed,
+    SessionBound,
     StoredSession,
 )
 from socketio_eventlog.sqlite.log import EventLog
-from support.storing import event, joined, left, opened, session
+from support.storing import commit, ended, event, joined, left, opened, session, stored_sessions
 
 
 async def only_session(log: EventLog) -> StoredSession:
-    (stored,) = await log.load_sessions()
+    (stored,) = await stored_sessions(log)
     return stored
 
 
 async def test_a_session_starts_at_the_head(path: Path) -> None:
     """A session starts at the head at its opening."""
     async with opened(path) as log:
-        await log.commit([event(), session(former_offset="older.9"), event()])
+        await commit(log, [event(), session(former_offset="older.9"), event()])
         assert await only_session(log) == StoredSession(
             namespace="/",
             sid="s1",
             pid_hash=session().pid_hash,
-            start=Offset(log.epoch, 1),
+            start=Offset(log.node, 1),
             former_offset="older.9",
             data="{}",
             away_since=None,
             confirmed=1,
             memberships=(),
+            claim=1,
+            node=log.node,
         )
-
-
-async def test_a_session_goes_away_and_comes_back(path: Path) -> None:
-    async with opened(path) as log:
-        await log.commit([session(), event(), event(), SessionAway("/", "s1", 2_000.0, 30.0, 2)])
-        stored = await only_session(log)
-        assert (stored.away_since, stored.confirmed) == (30.0, 2)
-        await log.commit([SessionResumed("/", "s1", 2_001.0)])
-        stored = await only_session(log)
-        assert (stored.away_since, stored.confirmed) == (None, 2)
-
-
-async def test_the_confirmed_sequence_never_decreases(path: Path) -> None:
-    async with opened(path) as log:
-        await log.commit([event(), event(), session(), SessionAway("/", "s1", 2_000.0, 30.0, 0)])
-        assert (await only_session(log)).confirmed == 2
 
 
 async def test_saved_data_replaces_what_was_saved_before(path: Path) -> None:
     async with opened(path) as log:
-        await log.commit([session(), DataSaved("/", "s1", '{"a":1}'), DataSaved("/", "s1", '{"b":2}')])
+        await commit(log, [session(), DataSaved("/", "s1", '{"a":1}'), DataSaved("/", "s1", '{"b":2}')])
         assert (await only_session(log)).data == '{"b":2}'
 
 
 async def test_a_membership_begins_and_ends_at_the_head(path: Path) -> None:
     """A membership begins and ends at the head at its change."""
     async with opened(path) as log:
-        await log.commit(
-            [session(), event(), joined("a"), event(), joined("b"), event(), left("a"), event(), joined("a")]
+        await commit(
+            log,
+            [session(), event(), joined("a"), event(), joined("b"), event(), left("a"), event(), joined("a")],
         )
         assert set((await only_session(log)).memberships) == {
             Membership("a", 1, 3),
@@ -75,7 +60,7 @@ async def test_a_membership_begins_and_ends_at_the_head(path: Path) -> None:
 
 async def test_room_names_keep_their_type(path: Path) -> None:
     async with opened(path) as log:
-        await log.commit([session(), joined("42"), joined(42), joined(2**63 - 1), joined("1.0"), left("42")])
+        await commit(log, [session(), joined("42"), joined(42), joined(2**63 - 1), joined("1.0"), left("42")])
         rooms = [membership.room for membership in (await only_session(log)).memberships]
         assert sorted(map(repr, rooms)) == ["'1.0'", "42", "9223372036854775807"]
 
@@ -83,32 +68,32 @@ async def test_room_names_keep_their_type(path: Path) -> None:
 async def test_a_second_join_keeps_the_beginning(path: Path) -> None:
     """A second join of a room does not move the beginning of the membership."""
     async with opened(path) as log:
-        await log.commit([session(), joined("a"), event(), joined("a")])
+        await commit(log, [session(), joined("a"), event(), joined("a")])
         assert (await only_session(log)).memberships == (Membership("a", 0, None),)
 
 
 async def test_leave_and_join_at_one_head_change_nothing(path: Path) -> None:
     """A leave and a join without an event in between leave the membership unchanged."""
     async with opened(path) as log:
-        await log.commit([session(), joined("a"), left("a"), joined("a")])
+        await commit(log, [session(), joined("a"), left("a"), joined("a")])
         assert (await only_session(log)).memberships == (Membership("a", 0, None),)
 
 
 async def test_an_ended_session_leaves_no_rows(path: Path) -> None:
     async with opened(path) as log:
-        await log.commit([session("s1"), session("s2"), joined("a", "s1"), joined("a", "s2")])
-        await log.commit([SessionEnded("/", "s1")])
+        await commit(log, [session("s1"), session("s2"), joined("a", "s1"), joined("a", "s2")])
+        await commit(log, [ended()])
         stored = await only_session(log)
         assert (stored.sid, stored.memberships) == ("s2", (Membership("a", 0, None),))
         # A new session with the same sid does not inherit the rooms.
-        await log.commit([session("s1")])
-        assert [s.memberships for s in await log.load_sessions() if s.sid == "s1"] == [()]
+        await commit(log, [session("s1")])
+        assert [s.memberships for s in await stored_sessions(log) if s.sid == "s1"] == [()]
 
 
 async def test_one_sid_in_two_namespaces_is_two_sessions(path: Path) -> None:
     async with opened(path) as log:
-        await log.commit([session("s1", "/"), session("s1", "/admin"), joined("a", "s1", "/admin")])
-        await log.commit([SessionEnded("/", "s1")])
+        await commit(log, [session("s1", "/"), session("s1", "/admin"), joined("a", "s1", "/admin")])
+        await commit(log, [ended()])
         assert (await only_session(log)).memberships == (Membership("a", 0, None),)
 
 
@@ -117,19 +102,18 @@ async def test_a_change_of_an_unknown_session_does_nothing(path: Path) -> None:
         joined("a", "nobody"),
         left("a", "nobody"),
         DataSaved("/", "nobody", "{}"),
-        SessionAway("/", "nobody", 1.0, 1.0, 0),
-        SessionResumed("/", "nobody", 1.0),
-        SessionEnded("/", "nobody"),
+        SessionBound("/", "nobody", "ann"),
+        ended("nobody"),
     ]
     async with opened(path) as log:
-        assert await log.commit(changes) == [0] * 6
-        await log.commit([session("nobody")])
+        assert await commit(log, changes) == [0] * 5
+        await commit(log, [session("nobody")])
         assert (await only_session(log)).memberships == ()
 
 
 async def test_sessions_load_in_the_order_of_opening(path: Path) -> None:
     sids = [f"s{number}" for number in (5, 3, 9, 1)]
     async with opened(path) as log:
-        await log.commit([session(sid) for sid in sids])
+        await commit(log, [session(sid) for sid in sids])
     async with opened(path) as log:
-        assert [stored.sid for stored in await log.load_sessions()] == sids
+        assert [stored.sid for stored in await stored_sessions(log)] == sids

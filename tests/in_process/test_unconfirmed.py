@@ -8,43 +8,47 @@ from pathlib import Path
 import pytest
 
 from socketio_eventstore.core.position_history import POSITIONS_KEPT, PositionHistory
-from socketio_eventstore.core.recovery import RecoveryLimits, RecoveryResult, Restore
-from socketio_eventstore.core.session_operations import RevokeSession
-from socketio_eventstore.core.sessions import ClientConnection, Session, State
-from support.core import Core, Recorder, running
+from socketio_eventstore.core.recovery import RecoveryLimits, RecoveryResult
+from socketio_eventstore.core.session_operations import RefuseSession
+from socketio_eventstore.core.sessions import Session, State
+from support.core import Recorder
 from support.embedded import Server, serving
-from support.retaining import LIMIT_SECONDS, Kept
+from support.retaining import LIMIT_SECONDS, Kept, keeping
 
 MAX_UNCONFIRMED_SECONDS = RecoveryLimits(LIMIT_SECONDS, 1, 1).max_unconfirmed_seconds
 STEP_SECONDS = 10.0
 
 
-class Returning(Kept):
+class Returning:
     """A client that comes back every few seconds, while a server sweeps."""
 
-    def __init__(self, core: Core) -> None:
-        async def end(session: Session) -> None:
-            await core.queue.submit(RevokeSession(session))
+    def __init__(self, kept: Kept) -> None:
+        self.core = kept.core
+        self.seen = kept.seen
+        self._kept = kept
 
-        super().__init__(core, end)
-        self.recovery = self.retention._recovery
-        self.now = self.monotonic
+    def now(self) -> float:
+        return self._kept.uptime
 
     async def pass_time(self, seconds: float = STEP_SECONDS) -> None:
-        self.now.now += seconds
-        self.wall.now += seconds
-        await self.sweep()
+        await self._kept.pass_time(seconds)
+        await self._kept.sweep()
 
-    async def decide(self, offset: str | None = None) -> Restore | RecoveryResult:
-        return await self.recovery.decide("/", "s1", offset, self.core.queue.position, self.now)
+    def find(self, offset: str | None = None) -> Session | RecoveryResult:
+        return self._kept.recovery.find("/", "s1", offset, self.now())
 
-    async def come_back(self, offset: str | None = None) -> ClientConnection | RecoveryResult:
+    async def come_back(self, offset: str | None = None) -> Recorder | RecoveryResult:
         """The connection, or the reason for its refusal."""
-        answer = await self.decide(offset)
-        if isinstance(answer, RecoveryResult):
-            return answer
+        found = self.find(offset)
+        if isinstance(found, RecoveryResult):
+            return found
         connection = Recorder()
-        await self.core.recover(answer.session, connection, answer.cursor)
+        attached = await self.core.claim(found, connection)
+        answer = await self._kept.recovery.decide(found, offset, self.core.queue.position, self.now)
+        if isinstance(answer, RecoveryResult):
+            await self.core.queue.submit(RefuseSession(found, attached, None, 1_001.0))
+            return answer
+        assert await self.core.resume(found, attached, answer)
         return connection
 
     async def visit(self, offset: str | None = None) -> RecoveryResult:
@@ -52,19 +56,18 @@ class Returning(Kept):
         answer = await self.come_back(offset)
         if isinstance(answer, RecoveryResult):
             return answer
-        await self.core.away(answer.sessions["/"], self.now())
+        await self.core.away(answer.sessions["/"])
         return RecoveryResult.RECOVERED
 
 
 @pytest.fixture(name="client")
 async def returning_client(tmp_path: Path) -> AsyncIterator[Returning]:
     """The only client; it has missed the first event."""
-    async with running(tmp_path / "events.db") as core:
-        client = Returning(core)
-        session, _ = await core.live()
-        await core.away(session)
-        await core.emit("missed")
-        yield client
+    async with keeping(tmp_path / "events.db") as kept:
+        session, _ = await kept.core.live()
+        await kept.core.away(session)
+        await kept.core.emit("missed")
+        yield Returning(kept)
 
 
 async def test_unconfirming_client_is_refused(
@@ -91,11 +94,13 @@ async def test_takeovers_do_not_extend_the_time(client: Returning) -> None:
     for _ in range(int(MAX_UNCONFIRMED_SECONDS // STEP_SECONDS)):
         await client.pass_time()
         connection = await client.come_back()
-        assert isinstance(connection, ClientConnection)
+        assert isinstance(connection, Recorder)
     await client.pass_time(2 * STEP_SECONDS)
     assert await client.come_back() is RecoveryResult.EXPIRED
     (session,) = client.core.registry
-    assert session.state is State.LIVE  # a missing pong ends its last connection, as any other
+    # The owner has not lost it: the connection is closed without a DISCONNECT packet.
+    assert session.state is State.AWAY and isinstance(connection, Recorder)
+    assert connection.aborted != [] and "41" not in connection.packets
 
 
 async def test_answered_heartbeats_extend_the_time(client: Returning) -> None:
@@ -107,12 +112,12 @@ async def test_answered_heartbeats_extend_the_time(client: Returning) -> None:
     await client.pass_time()
     for _ in range(int(3 * MAX_UNCONFIRMED_SECONDS // STEP_SECONDS)):
         connection = await client.come_back()
-        assert isinstance(connection, ClientConnection)
+        assert isinstance(connection, Recorder)
         session.state, session.current.sent = State.REPLAYING, 0
         connection.ping_written(client.core.queue.position, client.now())
         connection.pong_received()
         session.state = State.LIVE
-        await client.core.away(session, client.now())
+        await client.core.away(session)
         await client.pass_time()
     assert (session.confirmed, client.core.log.pruned_through) == (0, 0)
 
@@ -160,11 +165,11 @@ async def test_connecting_does_not_extend_the_time(client: Returning) -> None:
     """
     (session,) = client.core.registry
     while client.now() <= LIMIT_SECONDS:
-        assert isinstance(await client.decide(), Restore)
-        session.attach(Recorder(), 0)
+        assert client.find() is session
+        await client.core.claim(session, Recorder())
         await client.pass_time()
     assert session.state is State.CONNECTING
-    assert await client.decide() is RecoveryResult.EXPIRED
+    assert client.find() is RecoveryResult.EXPIRED
 
 
 async def test_refused_client_gets_a_new_session(tmp_path: Path) -> None:
@@ -182,7 +187,7 @@ async def test_refused_client_gets_a_new_session(tmp_path: Path) -> None:
         assert limits.heartbeat_seconds == 8.0
         pid = str((await (await server.socket()).connect())["pid"])
         await server.sio.emit("missed")
-        now = runtime.clock()
+        now = runtime.context.uptime
         assert await come_and_go(server, pid) == pid
         runtime.recovery.position_history.note(now - limits.max_unconfirmed_seconds, runtime.queue.position)
         (session,) = runtime.registry
@@ -207,6 +212,7 @@ def test_position_history_is_bounded() -> None:
     """The position history is bounded, however often positions are noted."""
     history = PositionHistory(100.0)
     for step in range(10_000):
-        history.note(step / 10, step)
+        if history.is_due(step / 10, step):
+            history.note(step / 10, step)
     assert len(history._noted) <= POSITIONS_KEPT + 2
     assert 8_950 <= history.passed(1_000.0) <= 9_000

@@ -12,11 +12,10 @@ from CONNECT packet to bytes (admission, dispatch, recovery, replay, retention);
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 import random
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,48 +23,40 @@ from hypothesis import Phase
 
 from socketio_eventlog.errors import StoreError
 from socketio_eventlog.offsets import Epochs
-from socketio_eventlog.records import Change, Event, Membership, Offset, RoomLeft, SessionAway
-from socketio_eventstore.core import replay
+from socketio_eventlog.records import (
+    Batch,
+    Change,
+    Committed,
+    Event,
+    Membership,
+    Offset,
+    Pruned,
+    RoomLeft,
+    SessionAway,
+)
+from socketio_eventstore.core import effects, session_operations
 from socketio_eventstore.core.commit_queue import CommitQueue
+from socketio_eventstore.core.context import Context
 from socketio_eventstore.core.fan_out import FanOut
-from socketio_eventstore.core.operation import Context
 from socketio_eventstore.core.operations import CloseRoom, Emit
 from socketio_eventstore.core.recent_events import RecentEvents
-from socketio_eventstore.core.recovery import Recovery, RecoveryResult, Restore
-from socketio_eventstore.core.registry import Registry
+from socketio_eventstore.core.recovery import Recovery, RecoveryResult
 from socketio_eventstore.core.replay import Replayer
 from socketio_eventstore.core.retention import Retention
-from socketio_eventstore.core.session_operations import AcceptSession, MarkAway
+from socketio_eventstore.core.session_operations import MarkAway
 from socketio_eventstore.core.sessions import ClientConnection, Session, SessionConnection, State
-from support.histories import EXAMPLES, play, play_many_by_chance
+from support.histories import Histories
+from support.playing import EXAMPLES, play, play_many_by_chance
 from support.simulated_network import Wire
+from support.simulated_state import LogState
 from support.simulated_store import SimulatedLog
-from support.simulated_world import LOGGED, WORLDS
-
-
-@pytest.fixture(autouse=True)
-def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make a few events several pages; let only ``Faults`` handle the logs of the core."""
-    monkeypatch.setattr(replay, "PAGE_EVENTS", 2)
-    monkeypatch.setattr(replay, "READ_EVENTS", 3)
-    root = logging.getLogger("socketio_eventstore")
-    monkeypatch.setattr(root, "handlers", [LOGGED])
-    monkeypatch.setattr(root, "propagate", False)
-
-
-@pytest.fixture
-def without_coverage() -> Iterator[None]:
-    """Run without coverage, which doubles the time; the other histories cover the same lines."""
-    trace = sys.gettrace()
-    sys.settrace(None)
-    yield
-    sys.settrace(trace)
+from support.simulated_world import WORLDS
 
 
 @pytest.mark.timeout(0)
 def test_clients_match_their_twins_with_hypothesis() -> None:
     """Every client has the events of its twin in the histories of hypothesis."""
-    play(EXAMPLES)
+    play(Histories, EXAMPLES)
 
 
 @pytest.mark.timeout(0)
@@ -73,10 +64,12 @@ def test_clients_match_their_twins_with_hypothesis() -> None:
 def test_clients_match_their_twins_in_random_histories() -> None:
     """Every client has the events of its twin in thousands of random histories."""
     first = int(os.environ.get("STATE_MACHINE_SEED") or random.randrange(2**32))
-    play_many_by_chance(first, 10 * EXAMPLES)
+    play_many_by_chance(Histories, first, 10 * EXAMPLES)
 
 
 Break = Callable[[pytest.MonkeyPatch], None]
+NOTHING = Pruned(0)
+"""A change without effect: an operation has at least one."""
 
 
 def past_of_a_room_leaks_to_new_members(patch: pytest.MonkeyPatch) -> None:
@@ -106,9 +99,9 @@ def first_recent_event_is_skipped_when_going_live(patch: pytest.MonkeyPatch) -> 
 def last_event_is_sent_again_on_recovery(patch: pytest.MonkeyPatch) -> None:
     decide = Recovery.decide
 
-    async def one_too_early(self: Recovery, *arguments: Any) -> Restore | RecoveryResult:
+    async def one_too_early(self: Recovery, *arguments: Any) -> int | RecoveryResult:
         answer = await decide(self, *arguments)
-        return Restore(answer.session, answer.cursor - 1) if isinstance(answer, Restore) else answer
+        return answer - 1 if isinstance(answer, int) else answer
 
     patch.setattr(Recovery, "decide", one_too_early)
 
@@ -138,30 +131,26 @@ def offsets_are_given_out_twice(patch: pytest.MonkeyPatch) -> None:
 
 
 def events_are_sent_before_they_are_stored(patch: pytest.MonkeyPatch) -> None:
-    apply, process = Emit.apply, CommitQueue._process
+    process = CommitQueue._process
 
     async def too_early(self: CommitQueue, groups: Any) -> None:
-        for group in groups:
-            for operation in group[0]:
+        for operations, _, _ in groups:
+            for operation in operations:
                 if isinstance(operation, Emit) and operation.event.name == "e":
                     self.context.recent_events.position += 1
-                    apply(operation, self.context, (operation.event,))
+                    effects.broadcast(self.context, operation.event, self.context.offset)
         self.context.fan_out.flush()
         await process(self, groups)
 
     patch.setattr(CommitQueue, "_process", too_early)
-    patch.setattr(Emit, "apply", lambda self, context, changes: None)
+    patch.setattr(Emit, "apply", lambda self, context, batch, committed: None)
 
 
 def disconnection_confirms_undelivered_events(patch: pytest.MonkeyPatch) -> None:
     changes = MarkAway.changes
 
-    def confirm_all(self: MarkAway, registry: Registry) -> Sequence[Change]:
-        return [
-            SessionAway(c.namespace, c.sid, c.disconnected_at, c.away_since, 10**6)
-            for c in changes(self, registry)
-            if isinstance(c, SessionAway)
-        ]
+    def confirm_all(self: MarkAway) -> Sequence[Change]:
+        return [replace(c, confirmed=10**6) for c in changes(self) if isinstance(c, SessionAway)]
 
     patch.setattr(MarkAway, "changes", confirm_all)
 
@@ -180,19 +169,28 @@ def pong_confirms_events_after_its_ping(patch: pytest.MonkeyPatch) -> None:
     def confirm_all(self: Wire) -> None:
         for session in self.sessions.values():
             pinged = session.current.pinged_position
-            session.confirm(WORLDS[-1].queue.position if session.state in live else pinged)
+            session.confirm(WORLDS[-1].server.queue.position if session.state in live else pinged)
 
     patch.setattr(Wire, "pong_received", confirm_all)
 
 
 def events_are_pruned_by_age_alone(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Retention, "floor", lambda self: self._queue.position)
+    patch.setattr(Retention, "floor", lambda self, now: self._queue.position)
 
 
 def operation_of_a_failed_batch_takes_effect(patch: pytest.MonkeyPatch) -> None:
-    def anyway(self: CommitQueue, groups: Any, changes: Any, error: StoreError) -> None:
+    async def anyway(self: CommitQueue, groups: Any, error: StoreError) -> None:
+        nodes = self.context.nodes
         for operations, result, _ in groups:
-            self._take_effect(operations, result)
+            for operation in operations:
+                committed = [Committed(change, self.position, claim=1) for change in operation.changes()]
+                batch = Batch(nodes.batch, nodes.own, None, nodes.uptime, committed)
+                last = result if operation is operations[-1] else None
+                if committed:
+                    self._take_one(operation, batch, committed, last)
+                else:
+                    self._send(operation, last)
+        self._flush_schedule.flush()
 
     patch.setattr(CommitQueue, "_refuse", anyway)
 
@@ -213,29 +211,32 @@ def session_is_live_before_its_connect(patch: pytest.MonkeyPatch) -> None:
 
 
 def late_acceptance_of_an_older_claim_counts(patch: pytest.MonkeyPatch) -> None:
-    apply = AcceptSession.apply
+    patch.setattr(LogState, "is_latest", lambda self, row, claim: True)
+    accept = session_operations._accept
 
-    def any_claim(self: AcceptSession, context: Context, changes: Sequence[Change]) -> bool:
-        self.attached = self.session.current
-        return apply(self, context, changes)
+    def any_claim(context: Context, session: Session, attached: SessionConnection, pid: str | None) -> bool:
+        return accept(context, session, session.current, pid)
 
-    patch.setattr(AcceptSession, "apply", any_claim)
+    patch.setattr(session_operations, "_accept", any_claim)
     patch.setattr(ClientConnection, "abort", lambda self, reason: None)
 
 
 def close_room_ignores_away_sessions(patch: pytest.MonkeyPatch) -> None:
-    def only_present(self: CloseRoom, registry: Registry) -> Sequence[Change]:
-        members = registry.rooms.get((self.namespace, self.room), {})
-        here = [session.sid for session in members if session.current.connection is not None]
-        return [RoomLeft(self.namespace, sid, self.room) for sid in here]
+    def only_present(self: CloseRoom) -> Sequence[Change]:
+        here = [session.sid for session in _members(self) if session.current.connection is not None]
+        return [RoomLeft(self.namespace, sid, self.room) for sid in here] or [NOTHING]
 
     patch.setattr(CloseRoom, "changes", only_present)
 
 
+def _members(closing: CloseRoom) -> Sequence[Session]:
+    return [*WORLDS[-1].server.registry.rooms.get((closing.namespace, closing.room), {})]
+
+
 def close_room_ignores_joins_of_its_transaction(patch: pytest.MonkeyPatch) -> None:
-    def already_in_memory(self: CloseRoom, registry: Registry) -> Sequence[Change]:
-        members = registry.rooms.get((self.namespace, self.room), {})
-        return [RoomLeft(self.namespace, session.sid, self.room) for session in members]
+    def already_in_memory(self: CloseRoom) -> Sequence[Change]:
+        left = [RoomLeft(self.namespace, session.sid, self.room) for session in _members(self)]
+        return left or [NOTHING]
 
     patch.setattr(CloseRoom, "changes", already_in_memory)
 
@@ -269,7 +270,7 @@ def test_broken_core_is_detected(broken: Break, monkeypatch: pytest.MonkeyPatch)
     """The random histories detect a core with one fault."""
     broken(monkeypatch)
     with pytest.raises(AssertionError, match="seed"):
-        play_many_by_chance(0, 20_000)
+        play_many_by_chance(Histories, 0, 20_000)
 
 
 @pytest.mark.timeout(0)
@@ -277,6 +278,6 @@ def test_hypothesis_prints_a_short_program(monkeypatch: pytest.MonkeyPatch) -> N
     """Hypothesis prints a history that fails as a short program."""
     session_is_live_before_its_connect(monkeypatch)
     with pytest.raises(AssertionError) as found:
-        play(1_000, [Phase.generate, Phase.shrink], derandomize=True)
+        play(Histories, 1_000, [Phase.generate, Phase.shrink], derandomize=True)
     program = [note for note in found.value.__notes__ if note.startswith("state.")]
     assert "state.begin" in program[0] and program[-1] == "state.teardown()" and len(program) < 10

@@ -17,6 +17,13 @@ from support.polling import RawPolling
 from support.processes import ServerProcess
 
 HOUR = 3600.0
+RETENTION_SECONDS = 3.0
+
+BRIEFLY = {
+    "server": {"ping_interval": 0.05, "ping_timeout": 20.0},
+    "connection_state_recovery": {"max_disconnection_duration": RETENTION_SECONDS},
+}
+"""Clients confirm their events at once, and confirmed events are deleted soon."""
 
 PROGRAM = """
 import sys
@@ -58,6 +65,11 @@ class ServerWithWrongClock(ServerProcess):
             str(self.config_file),
         )
 
+    @property
+    def uptime(self) -> float:
+        """The uptime of the last heartbeat, in seconds."""
+        return self.asked("SELECT max(service_time) FROM boots")
+
     def asked(self, query: str) -> float:
         """One number from the database."""
         with closing(sqlite3.connect(self.database)) as connection:
@@ -80,17 +92,20 @@ async def until(control: Client, happened: Callable[[], bool]) -> None:
 async def swept(server: ServerWithWrongClock, control: Client) -> None:
     """Waits until the server has completed a sweep that began after this call."""
 
-    def last_heartbeat() -> float:
-        return server.asked("SELECT max(service_time) FROM boots")
-
-    last, seen = last_heartbeat(), 0
+    last, seen = server.uptime, 0
 
     def has_three_heartbeats() -> bool:  # the first sweep may have begun before the clock was set
         nonlocal last, seen
-        seen, last = seen + (last_heartbeat() > last), last_heartbeat()
+        seen, last = seen + (server.uptime > last), server.uptime
         return seen >= 3
 
     await until(control, has_three_heartbeats)
+
+
+async def events_are_old(server: ServerWithWrongClock, control: Client) -> None:
+    """Waits until all events of this moment are older than the retention of ``BRIEFLY``."""
+    begun = server.uptime
+    await until(control, lambda: server.uptime > begun + RETENTION_SECONDS + 1.0)
 
 
 @pytest.mark.parametrize("restart", [None, "kill", "terminate"], ids=["running", "kill -9", "graceful"])
@@ -164,8 +179,7 @@ async def test_wrong_wall_clock_does_not_change_expiry(tmp_path: Path, node: Nod
 
 async def test_clients_recover_with_pruned_offsets(tmp_path: Path, node: NodeClients) -> None:
     """Quiet, never messaged and reloaded clients recover with offsets that are pruned."""
-    config = {"server": {"ping_interval": 0.05, "ping_timeout": 20.0}}
-    with ServerWithWrongClock(tmp_path, config) as server:
+    with ServerWithWrongClock(tmp_path, BRIEFLY) as server:
         control = await node.control(server.url)
         quiet = await node.client(server.url, reconnection=False)
         never = await node.client(server.url, "/other", reconnection=False)
@@ -178,7 +192,6 @@ async def test_clients_recover_with_pruned_offsets(tmp_path: Path, node: NodeCli
         await page.received("seen")
         # Many events are emitted and none is addressed to these clients: their offsets stay the same.
         await control.call("publish_at_once", {"name": "traffic", "count": 500, "to": "elsewhere"})
-        server.set_clock(5 * HOUR)
 
         async def pruned(number: int) -> None:
             await until(control, lambda: server.asked("SELECT pruned_through FROM log_state") >= number)
@@ -215,15 +228,13 @@ async def test_events_stay_until_a_heartbeat_confirms_them(
     tmp_path: Path, node: NodeClients, http: aiohttp.ClientSession
 ) -> None:
     """Events stay until a heartbeat confirms them, however old they are."""
-    config = {"server": {"ping_interval": 0.05, "ping_timeout": 20.0}}
-    with ServerWithWrongClock(tmp_path, config) as server:
+    with ServerWithWrongClock(tmp_path, BRIEFLY) as server:
         control = await node.control(server.url)
         deaf = RawPolling(http, server.url)
         session = await deaf.connect()
         # The client receives all events and answers no heartbeat, as if its network had failed before.
         offsets = await control.call("publish_many", {"name": "numbered", "count": 5, "to": session["sid"]})
-        server.set_clock(5 * HOUR)
-        await swept(server, control)
+        await events_are_old(server, control)
         assert server.asked("SELECT count(*) FROM events") == 5
         again = RawPolling(http, server.url)
         assert await again.connect(auth={"pid": session["pid"]}) == session
@@ -239,3 +250,21 @@ async def test_events_stay_until_a_heartbeat_confirms_them(
         answering.cancel()
         await asyncio.gather(answering, return_exceptions=True)
         assert server.asked("SELECT pruned_through FROM log_state") == sequence_of(offsets[-1])
+
+
+@pytest.mark.parametrize("restart", [False, True], ids=["running", "restarted"])
+async def test_event_of_the_future_does_not_stop_pruning(
+    tmp_path: Path, node: NodeClients, restart: bool
+) -> None:
+    """A row with a time of emit in the future does not stop pruning, also across a restart."""
+    with ServerWithWrongClock(tmp_path, BRIEFLY) as server:
+        control = await node.control(server.url)
+        server.set_clock(10_000 * HOUR)
+        await control.call("publish", {"name": "of the future"})
+        server.set_clock(0.0)
+        if restart:
+            await asyncio.to_thread(server.restart)
+            await control.reconnected()
+        last = sequence_of(await control.call("publish", {"name": "of today"}))
+        await until(control, lambda: server.asked("SELECT pruned_through FROM log_state") >= last)
+        assert server.asked("SELECT count(*) FROM events") == 0

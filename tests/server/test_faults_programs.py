@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 
 from support.processes import DEADLINE
-from support.storing import opened, python
+from support.storing import opened, python, stored_sessions
 from support.visitor import (
     Faulty,
     Visitor,
@@ -143,7 +143,7 @@ async def test_backup_has_all_acknowledged_events(
     async with opened(backup) as log:
         assert log.locate(offset).sequence == taken
         assert log.head >= taken and len(await log.read(range(1, log.head + 1))) == log.head
-        assert [row.namespace for row in await log.load_sessions()].count("/") == 1
+        assert [row.namespace for row in await stored_sessions(log)].count("/") == 1
 
 
 BACKS_UP = """

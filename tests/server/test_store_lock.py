@@ -17,7 +17,7 @@ from socketio_eventlog.sqlite import schema
 from socketio_eventlog.sqlite.lock import Lock
 from socketio_eventlog.sqlite.log import EventLog
 from support.embedded import until
-from support.storing import event, opened, python, sqlite
+from support.storing import BEAT, commit, event, opened, python, sqlite
 
 
 @pytest.fixture
@@ -37,8 +37,8 @@ async def test_a_second_server_does_not_start(path: Path) -> None:
         with pytest.raises(StoreNotUsable) as refusal:
             await EventLog.open(StoreOptions(path=path))
         assert str(path) in str(refusal.value) and "\n" not in str(refusal.value)
-        assert await first.commit([event()]) == [1]
-        await first.heartbeat(1.0)
+        assert await commit(first, [event()]) == [1]
+        await commit(first, [BEAT])
         # The first server still has SQLite's locks: without them the sqlite3 program would remove the WAL.
         with pytest.raises(subprocess.CalledProcessError):
             sqlite(path, "PRAGMA journal_mode = DELETE")
@@ -69,7 +69,7 @@ async def test_a_start_waits_for_a_server_in_shutdown(path: Path, caplog: pytest
     async with opened(path) as first:
         opening = asyncio.create_task(EventLog.open(StoreOptions(path=path)))
         await until(lambda: "waiting" in caplog.text)
-        assert await first.commit([event()]) == [1]
+        assert await commit(first, [event()]) == [1]
     second = await opening
     assert second.head == 1
     await second.close()
@@ -104,7 +104,7 @@ async def test_a_killed_server_leaves_no_lock(path: Path, heir: str) -> None:
         assert server.stdout is not None and server.stdout.readline() == "open\n"
         assert server.wait(timeout=60) == -signal.SIGKILL
         async with opened(path) as log:  # while the forked process lives on
-            assert await log.commit([event()]) == [1]
+            assert await commit(log, [event()]) == [1]
     assert not path.with_name("events.db-lock").exists()
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from socketio_eventlog.records import DataSaved, SessionAway
-from support.storing import event, joined, left, opened, python, session, sqlite
+from socketio_eventlog.records import DataSaved, Pruned, SessionAway
+from support.storing import commit, event, joined, left, opened, python, session, sqlite
 
 pytestmark = pytest.mark.skipif(shutil.which("sqlite3") is None, reason="needs the sqlite3 program")
 
@@ -24,9 +24,9 @@ def path(tmp_path: Path) -> Path:
 
 async def test_the_view_recent_events(path: Path) -> None:
     async with opened(path, new_epoch=lambda: "first") as log:
-        await log.commit([event("one", emitted_at=0.5), event("two", rooms=("lobby", 42))])
+        await commit(log, [event("one", emitted_at=0.5), event("two", rooms=("lobby", 42))])
     async with opened(path, new_epoch=lambda: "second") as log:
-        await log.commit([event("three", namespace="/admin")])
+        await commit(log, [event("three", namespace="/admin")])
         assert sqlite(path, "SELECT * FROM recent_events").splitlines() == [
             '1970-01-01T00:16:40.000Z|second.3|/admin|message|["message","three"]|(everyone)',
             '1970-01-01T00:16:40.000Z|first.2|/|message|["message","two"]|lobby, 42',
@@ -36,9 +36,9 @@ async def test_the_view_recent_events(path: Path) -> None:
 
 async def test_the_view_current_sessions(path: Path) -> None:
     async with opened(path) as log:
-        await log.commit([session("s1"), joined("a"), joined(42), joined("gone"), event(), left("gone")])
-        await log.commit([session("s2"), DataSaved("/", "s2", '{"name":"Ann"}')])
-        await log.commit([SessionAway("/", "s2", 2_000.0, 5.0, 0)])
+        await commit(log, [session("s1"), joined("a"), joined(42), joined("gone"), event(), left("gone")])
+        await commit(log, [session("s2"), DataSaved("/", "s2", '{"name":"Ann"}')])
+        await commit(log, [SessionAway("/", "s2", claim=1, disconnected_at=2_000.0, confirmed=0)])
         columns = "sid, namespace, state, rooms, opened, disconnected, data"
         assert sqlite(path, f"SELECT {columns} FROM current_sessions").splitlines() == [
             's2|/|away||1970-01-01T00:16:40.000Z|1970-01-01T00:33:20.000Z|{"name":"Ann"}',
@@ -48,7 +48,7 @@ async def test_the_view_current_sessions(path: Path) -> None:
 
 async def test_the_json_columns_work_with_the_json_functions(path: Path) -> None:
     async with opened(path) as log:
-        await log.commit([session(), event("hi", rooms=("a", 7)), DataSaved("/", "s1", '{"user":{"id":3}}')])
+        await commit(log, [session(), event("hi", rooms=("a", 7)), DataSaved("/", "s1", '{"user":{"id":3}}')])
         assert sqlite(path, "SELECT payload ->> 1, json_extract(rooms, '$[1]') FROM events") == "hi|7\n"
         assert sqlite(path, "SELECT data ->> '$.user.id' FROM sessions") == "3\n"
         rooms = "SELECT offset FROM events WHERE EXISTS (SELECT 1 FROM json_each(rooms) WHERE value = 'a')"
@@ -81,7 +81,7 @@ async def test_only_the_owner_can_read_the_files(path: Path) -> None:
     before = os.umask(0)
     try:
         async with opened(path) as log:
-            await log.commit([event()])
+            await commit(log, [event()])
             names = ["events.db", "events.db-lock", "events.db-shm", "events.db-wal"]
             assert sorted(file.name for file in path.parent.iterdir()) == names
             assert {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()} == {0o600}
@@ -92,21 +92,21 @@ async def test_only_the_owner_can_read_the_files(path: Path) -> None:
 async def test_close_leaves_a_single_file(path: Path) -> None:
     """After a close the database is a single file, which can be copied."""
     async with opened(path) as log:
-        await log.commit([event()])
+        await commit(log, [event()])
     assert [file.name for file in path.parent.iterdir()] == ["events.db"]
 
 
 async def test_constant_queries_disturb_no_commit(path: Path) -> None:
     async with opened(path) as log:
-        await log.commit([event()] * 100)
+        await commit(log, [event()] * 100)
         query = "SELECT count(*) AS events, max(time) FROM recent_events;\n"
         reader = await asyncio.create_subprocess_exec(
             "sqlite3", "-json", str(path), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
         )
         reading = asyncio.ensure_future(reader.communicate(query.encode() * 200))
         while not reading.done():
-            await log.commit([event()] * 10)
-            await log.prune(through=log.head - 100, emitted_before=2_000.0)
+            await commit(log, [event()] * 10)
+            await commit(log, [Pruned(log.head - 100)])
         output, _ = await reading
         assert reader.returncode == 0
         seen = [json.loads(line.strip("[], ")) for line in output.decode().splitlines() if line.strip()]
@@ -122,13 +122,13 @@ print(next(rows)[0], flush=True)
 sys.stdin.read()
 """
     async with opened(path) as log:
-        await log.commit([event("x" * 1000)] * 500)
+        await commit(log, [event("x" * 1000)] * 500)
         with python(code, path, stdin=-1) as process:
             assert process.stdout is not None and process.stdin is not None
             assert process.stdout.readline() == "1\n"
             for _ in range(10):
-                await log.commit([event("x" * 1000)] * 500)
-            await log.prune(through=1000, emitted_before=2_000.0)
+                await commit(log, [event("x" * 1000)] * 500)
+            await commit(log, [Pruned(1000)])
             await log.close()
             process.stdin.close()
     async with opened(path) as log:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -10,20 +11,30 @@ from pathlib import Path
 from typing import Any, cast
 
 from socketio_eventlog.log import Log
-from socketio_eventlog.records import Change, Room
+from socketio_eventlog.records import Change, Room, SessionEnd, SessionOpened
 from socketio_eventlog.sqlite.log import EventLog
 from socketio_eventstore.core.commit_queue import CommitQueue
+from socketio_eventstore.core.context import Context
 from socketio_eventstore.core.fan_out import FanOut
 from socketio_eventstore.core.flush_schedule import FlushSchedule
 from socketio_eventstore.core.frames import Frames
-from socketio_eventstore.core.operation import Context, Operation
+from socketio_eventstore.core.listener import SessionListener
+from socketio_eventstore.core.nodes import Nodes
+from socketio_eventstore.core.operation import Operation
 from socketio_eventstore.core.operations import Emit, JoinRoom
 from socketio_eventstore.core.packets import TextEncoder
+from socketio_eventstore.core.position_history import PositionHistory
 from socketio_eventstore.core.recent_events import RecentEvents
 from socketio_eventstore.core.recovery import hash_pid
 from socketio_eventstore.core.registry import Registry
 from socketio_eventstore.core.replay import Replayer
-from socketio_eventstore.core.session_operations import AcceptSession, MarkAway, OpenSession
+from socketio_eventstore.core.session_operations import (
+    AcceptSession,
+    ClaimSession,
+    MarkAway,
+    OpenSession,
+    ResumeSession,
+)
 from socketio_eventstore.core.sessions import ClientConnection, Session, SessionConnection, State
 from support.embedded import Server
 from support.processes import DEADLINE
@@ -101,14 +112,37 @@ class PausableLog:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._log, name)
 
-    async def commit(self, changes: Sequence[Change]) -> list[int]:
+    def append(self, changes: Sequence[Change]) -> asyncio.Future[int]:
+        return asyncio.ensure_future(self._append(list(changes)))
+
+    async def _append(self, changes: list[Change]) -> int:
         self.reached.set()
         await self._open.wait()
         if (error := self.failure(changes)) is not None:
+            self._log._appends += 1  # the log counts failed calls, too
             raise error
-        positions = await self._log.commit(changes)
-        self.transactions.append(list(changes))
-        return positions
+        appending = self._log.append(changes)
+        self.transactions.append(changes)
+        return await appending
+
+
+class Listener:
+    """Records the calls of the core, and runs no handler."""
+
+    def __init__(self) -> None:
+        self.superseding: list[Session] = []
+        self.ends: list[tuple[Session, SessionEnd]] = []
+
+    def superseded(self, session: Session, connection: ClientConnection) -> None:
+        self.superseding.append(session)
+
+    def ended(
+        self, session: Session, connection: ClientConnection | None, reason: SessionEnd, *, was_accepted: bool
+    ) -> None:
+        self.ends.append((session, reason))
+
+    async def expired(self, session: Session) -> None:
+        raise NotImplementedError
 
 
 @dataclass
@@ -121,45 +155,64 @@ class Core:
     queue: CommitQueue
     replayer: Replayer
 
-    async def open(self, sid: str = "s1", *, namespace: str = "/", former: str | None = None) -> Session:
+    @property
+    def context(self) -> Context:
+        return self.queue.context
+
+    async def open(
+        self,
+        sid: str = "s1",
+        connection: ClientConnection | None = None,
+        *,
+        namespace: str = "/",
+        former: str | None = None,
+    ) -> Session:
         """A new session whose client is connecting; its pid is its sid."""
-        session = Session(namespace, sid, hash_pid(sid), self.log.offset_at(0), former_offset=former)
-        await self.queue.submit(OpenSession(session, 1_000.0))
+        opened = SessionOpened(namespace, sid, hash_pid(sid), former, 1_000.0)
+        session = await self.queue.submit(OpenSession(opened, connection or Recorder(f"opens {sid}")))
+        assert isinstance(session, Session)
         return session
 
-    async def accept(self, session: Session, connection: ClientConnection, cursor: int | None = None) -> bool:
-        """A connection claims the session and its connect handler accepts it."""
-        start = session.start.sequence if cursor is None else cursor
-        return await self._accept(session, session.attach(connection, start))
+    async def accept(self, session: Session) -> bool:
+        """The connect handler accepts a new session."""
+        return bool(await self.queue.submit(AcceptSession(session, session.current, session.sid)))
 
-    async def _accept(self, session: Session, attached: SessionConnection) -> bool:
-        return bool(await self.queue.submit(AcceptSession(session, attached, session.sid, 1_001.0)))
+    async def claim(self, session: Session, connection: ClientConnection) -> SessionConnection:
+        """A connection claims the session."""
+        attached = await self.queue.submit(ClaimSession(session, connection))
+        assert isinstance(attached, SessionConnection)
+        return attached
+
+    async def resume(self, session: Session, attached: SessionConnection, cursor: int) -> bool:
+        """The connect handler accepts the claim of a client that has the events up to a cursor."""
+        attached.sent = cursor
+        return bool(await self.queue.submit(ResumeSession(session, attached, session.sid, 1_001.0)))
 
     async def recover(self, session: Session, connection: ClientConnection, cursor: int) -> bool:
-        """As ``accept``, for a session that was away."""
-        return await self._accept(session, session.attach(connection, cursor, recovered=True))
+        """A client with the events up to a cursor claims the session and is accepted."""
+        return await self.resume(session, await self.claim(session, connection), cursor)
 
     async def live(self, sid: str = "s1", *rooms: Room, namespace: str = "/") -> tuple[Session, Recorder]:
         """A live session in these rooms; its connection has no recorded packets."""
         connection = Recorder(f"of {sid}")
-        session = await self.open(sid, namespace=namespace)
-        assert await self.accept(session, connection)
+        session = await self.open(sid, connection, namespace=namespace)
+        assert await self.accept(session)
         for room in rooms:
             await self.queue.submit(JoinRoom(session, room))
         assert session.state is State.LIVE
         connection.batches.clear()
         return session, connection
 
-    async def away(self, session: Session, at: float = 0.0) -> None:
+    async def away(self, session: Session) -> None:
         """The transport of a session ends."""
-        await self.queue.submit(self.leave(session, at))
+        await self.queue.submit(self.leave(session))
 
-    def leave(self, session: Session, at: float = 0.0) -> MarkAway:
-        """As the admission does it: the session is away at once; the caller submits the operation."""
-        session.detach()
-        session.away_since = at
+    def leave(self, session: Session) -> MarkAway:
+        """As the departures do it: the session is away at once; the caller submits the operation."""
+        claim = session.current.claim
+        self.registry.detach(session)
         session.move(State.AWAY)
-        return MarkAway(session, session.current, 1_002.0)
+        return MarkAway(session, claim, 1_002.0)
 
     async def emit(self, text: str = "hello", *rooms: Room, skip: tuple[str, ...] = ()) -> object:
         return await self.queue.submit(Emit(event(text, rooms=rooms or None, skip=skip)))
@@ -171,24 +224,47 @@ class Core:
 
 @asynccontextmanager
 async def running(
-    path: Path, *, epoch: str = "boot", max_unsent_bytes: int = 1_000_000, tail_bytes: int = 1_000_000
+    path: Path,
+    *,
+    epoch: str = "boot",
+    max_unsent_bytes: int = 1_000_000,
+    tail_bytes: int = 1_000_000,
+    listener: SessionListener | None = None,
+    monotonic: Callable[[], float] = time.monotonic,
+    retention_seconds: float = 1.0,
 ) -> AsyncIterator[Core]:
     """A core whose offsets read ``boot.1``, ``boot.2`` …"""
-    async with opened(path, new_epoch=lambda: epoch) as log:
+    async with opened(path, new_epoch=lambda: epoch, monotonic=monotonic) as log:
+        snapshot = await log.join()
         commits, registry, encoder = PausableLog(log), Registry(), TextEncoder()
-        fan_out, recent_events = FanOut(registry), RecentEvents(log.head, tail_bytes)
-        replayer = Replayer(log, recent_events, fan_out, encoder, max_unsent_bytes=max_unsent_bytes)
-        context = Context(cast("Log", commits), registry, fan_out, encoder, recent_events, replayer.begin)
+        for stored in snapshot.sessions:
+            registry.add(Session.restore(stored))
+        fan_out, recent_events = FanOut(registry), RecentEvents(snapshot.position, tail_bytes)
+        replayer = Replayer(log, registry, recent_events, fan_out, encoder, max_unsent_bytes=max_unsent_bytes)
+        context = Context(
+            cast("Log", commits),
+            registry,
+            Nodes(log.node, snapshot),
+            fan_out,
+            encoder,
+            recent_events,
+            PositionHistory(retention_seconds, snapshot.positions),
+            replayer.begin,
+            listener or Listener(),
+        )
         queue = CommitQueue(context, FlushSchedule(fan_out))
-        tasks = [asyncio.create_task(queue.run()), asyncio.create_task(replayer.run())]
+        appending = asyncio.create_task(queue.run())
+        others = [asyncio.create_task(queue.take_effects()), asyncio.create_task(replayer.run())]
         try:
             yield Core(log, commits, registry, queue, replayer)
         finally:
             commits.resume()
             queue.close()
-            tasks[1].cancel()
-            await asyncio.wait(tasks)
-            tasks[0].result()
+            await asyncio.wait([appending])
+            for task in others:
+                task.cancel()
+            await asyncio.wait(others)
+            appending.result()
 
 
 @asynccontextmanager

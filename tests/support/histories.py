@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import random
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant
 
 from socketio_eventlog.errors import StoreError
-from socketio_eventlog.records import Event, Room
+from socketio_eventlog.records import Event, Room, SessionEnd
 from socketio_eventstore.core.operations import CloseRoom, Emit, EmitVolatile, JoinRoom, LeaveRoom, SaveData
-from socketio_eventstore.core.session_operations import DisconnectSession, RevokeSession
+from socketio_eventstore.core.session_operations import EndSession
 from socketio_eventstore.core.sessions import Session, State
 from support.simulated_network import NAMESPACES, Client
+from support.simulated_server import ROOMS
 from support.simulated_store import REJECTED
-from support.simulated_world import ROOMS, World
-from support.steps import CHOICES, STEPS, names_of, step
-
-EXAMPLES = int(os.environ.get("STATE_MACHINE_EXAMPLES", "100"))
-STEPS_OF_A_HISTORY = 40
+from support.simulated_world import World
+from support.steps import CHOICES, step
 
 
 class Histories(RuleBasedStateMachine):
@@ -84,14 +78,18 @@ class Histories(RuleBasedStateMachine):
     def join_emit_and_close_in_one_transaction(self, number: int, room: Room) -> None:
         if (session := self._session(number)) is not None:
             event = self._event("room", number, room)
-            self.world.submit(JoinRoom(session, room), Emit(event), CloseRoom(session.namespace, room))
+            closing = CloseRoom(session.namespace, room)
+            if self.world.submit(JoinRoom(session, room), Emit(event), closing):
+                self._is_empty(session.namespace, room)
 
     @step()
     def close_room(self, namespace: str, room: Room) -> None:
-        world = self.world
-        if world.submit(CloseRoom(namespace, room)):
-            members = [key for key, rooms in world.twins.present.items() if room in rooms]
-            assert namespace not in [other for other, _ in members], "a closed room has members"
+        if self.world.submit(CloseRoom(namespace, room)):
+            self._is_empty(namespace, room)
+
+    def _is_empty(self, namespace: str, room: Room) -> None:
+        members = [key for key, rooms in self.world.twins.present.items() if room in rooms]
+        assert namespace not in [other for other, _ in members], "a closed room has members"
 
     @step()
     def save(self, number: int) -> None:
@@ -103,9 +101,8 @@ class Histories(RuleBasedStateMachine):
         world = self.world
         if (session := self._session(number)) is not None and number % 2:
             world.ended.add((session.namespace, session.sid))
-            world.do(world.departures.end(DisconnectSession(session) if farewell else RevokeSession(session)))
-            if not farewell and (wire := world.clients[number].wire) is not None:
-                world.loop.call(lambda: wire.abort("its session was revoked"))
+            reason = SessionEnd.DISCONNECTED if farewell else SessionEnd.REVOKED
+            world.do(world.server.departures.end(EndSession(session, reason)))
 
     @step()
     def decide(self, number: int, accept: bool) -> None:
@@ -125,7 +122,7 @@ class Histories(RuleBasedStateMachine):
     def connect(self, number: int) -> None:
         client = self.world.clients[number]
         if client.wire is None:
-            self.world.connect(client)
+            self.world.connect(client, self.world.server)
 
     @step(3)
     def reconnect_at_once(self, number: int) -> None:
@@ -200,20 +197,17 @@ class Histories(RuleBasedStateMachine):
 
     @step()
     def pass_time(self, seconds: float, sweep: bool) -> None:
-        self.world.seconds += seconds
-        for client in self.world.clients:
-            if client.connected and client.wire is not None and not client.wire.closed:
-                client.last_seen = self.world.seconds
-        if sweep:
+        """Without sweeps the server stands still, and the time does not count for its sessions."""
+        while sweep and seconds > 0.0:
+            self.world.wait(min(seconds, 2.0))
             self.sweep()
+            seconds -= 2.0
+        self.world.wait(max(seconds, 0.0))
 
     @step()
     def sweep(self) -> None:
         """Sessions expire and events are pruned."""
-        self.world.do(self._sweep())
-
-    async def _sweep(self) -> None:
-        await self.world.retention.sweep()
+        self.world.server.sweep()
 
     # ------------------------------------------------------------------------------------------------
 
@@ -231,7 +225,7 @@ class Histories(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "world"):
             try:
-                self.recover_all_at_the_end()
+                self.finish()
             finally:
                 self.close()
 
@@ -239,7 +233,7 @@ class Histories(RuleBasedStateMachine):
         self.world.stop()
         self.world.loop.close()
 
-    def recover_all_at_the_end(self) -> None:
+    def finish(self) -> None:
         """After any history every client can connect and has the events of its twin."""
         world = self.world
         world.check()
@@ -251,7 +245,7 @@ class Histories(RuleBasedStateMachine):
         for _ in range(3):  # a transport may turn out to be closed
             for client in world.clients:
                 if client.wire is None:
-                    world.connect(client)
+                    world.connect(client, world.server)
                 self._decide(client, accept=True)
                 world.deliver(client, 1_000)
                 world.check()
@@ -260,7 +254,7 @@ class Histories(RuleBasedStateMachine):
             world.deliver(client, 1_000)
             assert client.connected, f"a client that cannot reconnect: {client}"
             assert client.received == world.expected(client), f"{client.key} misses an event at the end"
-            session = world.registry.get(*client.key)
+            session = world.server.registry.get(*client.key)
             assert session is not None and session.state is State.LIVE
             assert session.data == world.twins.data[client.key]
             assert {client.sid, *session.joined} == world.twins.present[client.key]
@@ -272,7 +266,7 @@ class Histories(RuleBasedStateMachine):
 
     def _reconnect(self, client: Client) -> None:
         if client.wire is None:
-            self.world.connect(client)
+            self.world.connect(client, self.world.server)
         self._decide(client, accept=True)
         self.world.deliver(client, 1)
 
@@ -294,7 +288,7 @@ class Histories(RuleBasedStateMachine):
         client = self.world.clients[number]
         if client.wire is not None and client.namespace in client.wire.sessions:
             return client.wire.sessions[client.namespace]
-        return self.world.registry.get(*client.key)
+        return self.world.server.registry.get(*client.key)
 
     def _event(self, kind: str, number: int, room: Room, name: str = "e") -> Event:
         sid, namespace = self.world.clients[number].sid, NAMESPACES[number]
@@ -309,46 +303,3 @@ class Histories(RuleBasedStateMachine):
     def _renamed(self, event: Event) -> Event:
         payload = json.dumps([event.name, f"event {next(self.world.ids)}"])
         return Event(event.namespace, event.name, payload, (), event.rooms, event.skip, self.world.seconds)
-
-
-def play_by_chance(seed: int) -> None:
-    """One random history without hypothesis, which is slower because it can shrink a history."""
-    chance = random.Random(seed)
-    machine, story = Histories(), [f"seed {seed}"]
-    machine.begin(**_chosen(chance, ["durable", "connected"]))
-    try:
-        for _ in range(STEPS_OF_A_HISTORY):
-            function = chance.choice(STEPS)
-            arguments = _chosen(chance, names_of(function))
-            story.append(f"{function.__name__}({', '.join(f'{k}={v!r}' for k, v in arguments.items())})")
-            function(machine, **arguments)
-            machine.invariants_hold()
-        story.append("all clients recover")
-        machine.recover_all_at_the_end()
-    except AssertionError as error:
-        raise AssertionError("\n".join([str(error), *story])) from error
-    finally:
-        machine.close()
-
-
-def _chosen(chance: random.Random, names: Sequence[str]) -> dict[str, Any]:
-    return {name: chance.choice(CHOICES[name]) for name in names}
-
-
-def play(examples: int, phases: Sequence[Phase] = tuple(Phase), *, derandomize: bool = False) -> None:
-    options = settings(
-        max_examples=examples,
-        derandomize=derandomize,
-        stateful_step_count=STEPS_OF_A_HISTORY,
-        deadline=None,
-        database=None,
-        phases=phases,
-        suppress_health_check=list(HealthCheck),
-        report_multiple_bugs=False,
-    )
-    run_state_machine_as_test(Histories, settings=options)
-
-
-def play_many_by_chance(first_seed: int, count: int) -> None:
-    for seed in range(first_seed, first_seed + count):
-        play_by_chance(seed)

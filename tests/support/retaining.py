@@ -1,79 +1,102 @@
-"""The retention of a core whose clocks a test sets."""
+"""The retention of a core whose uptime a test moves."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
 
+from socketio_eventlog.records import SessionEnd
 from socketio_eventlog.sqlite.log import EventLog
+from socketio_eventlog.uptime import LONGEST_STEP_SECONDS
+from socketio_eventstore.core.heartbeats import Heartbeats
 from socketio_eventstore.core.operations import Emit
 from socketio_eventstore.core.recovery import Recovery, RecoveryLimits
-from socketio_eventstore.core.retention import (
-    IDEMPOTENCY_KEYS_KEPT_SECONDS,
-    Expired,
-    Retention,
-    UptimeClock,
-)
-from socketio_eventstore.core.session_operations import RevokeSession
+from socketio_eventstore.core.retention import IDEMPOTENCY_KEYS_KEPT_SECONDS, Retention
+from socketio_eventstore.core.session_operations import EndSession
 from socketio_eventstore.core.sessions import Session
-from support.core import Core
+from support.core import Core, Listener, running
 from support.embedded import Seen
-from support.storing import event
+from support.storing import Clock, event
 
 LIMIT_SECONDS = 60.0
-NEWEST = 1_000.0
-"""When the events of ``storing.event`` were emitted."""
 
 
-class Clock:
-    """A clock that a test sets."""
+class Expiries(Listener):
+    """Records the expiries, and ends each session, or what else a test wants."""
 
-    def __init__(self, now: float = 0.0) -> None:
-        self.now = now
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = Seen()
+        self.expire: Callable[[Session], Awaitable[object]] | None = None
 
-    def __call__(self) -> float:
-        return self.now
+    async def expired(self, session: Session) -> None:
+        self.seen(session.sid)
+        assert self.expire is not None
+        await self.expire(session)
 
 
 class Kept:
-    """The retention of a core, and its clocks."""
+    """A core, its retention, and the clock of the log."""
 
-    def __init__(self, core: Core, expired: Expired, retention_seconds: float | None = None) -> None:
+    def __init__(self, core: Core, clock: Clock, expiries: Expiries) -> None:
         self.core = core
-        self.monotonic, self.wall = Clock(), Clock(NEWEST)
-        self.seen = Seen()
-        recovery = Recovery(core.log, core.registry, RecoveryLimits(LIMIT_SECONDS, 100, 10_000))
-
-        async def expire(session: Session) -> None:
-            self.seen(session.sid)
-            await expired(session)
-
+        self.recovery = Recovery(core.log, core.registry, RecoveryLimits(LIMIT_SECONDS, 100, 10_000))
+        self.seen = expiries.seen
+        self.expiries = expiries
+        expiries.expire = self.end
+        self.heartbeats = Heartbeats(core.queue)
+        self._clock = clock
         self.retention = Retention(
-            core.log,
             core.queue,
-            recovery,
-            UptimeClock(0.0, self.monotonic),
-            expired=expire,
+            self.recovery,
+            self.heartbeats,
             interval_seconds=0.0,
-            retention_seconds=LIMIT_SECONDS if retention_seconds is None else retention_seconds,
             keys_retention_seconds=LIMIT_SECONDS + IDEMPOTENCY_KEYS_KEPT_SECONDS,
-            wall_clock=self.wall,
         )
+
+    @property
+    def uptime(self) -> float:
+        return self.core.context.uptime
+
+    async def end(self, session: Session) -> None:
+        """End an expired session, as the application does after its handler."""
+        await self.core.queue.submit(EndSession(session, SessionEnd.EXPIRED))
+
+    async def pass_time(self, seconds: float) -> None:
+        """Let the server work for so long: its heartbeats move the uptime clock."""
+        await self.heartbeats.write()
+        while seconds > 0.0:
+            step = min(seconds, LONGEST_STEP_SECONDS)
+            self._clock.now += step
+            seconds -= step
+            await self.heartbeats.write()
+
+    def stand_still(self, seconds: float) -> None:
+        """Let time pass without a heartbeat, as for a frozen process."""
+        self._clock.now += seconds
 
     async def sweep(self) -> int:
         """Run one sweep and the expiries that it has begun."""
         pruned = await self.retention.sweep()
-        await asyncio.gather(*self.retention._expiring.values())
+        await asyncio.gather(*self.retention.expiry.running.values())
         return pruned
 
-    def all_events_are_old(self) -> None:
-        self.wall.now = NEWEST + LIMIT_SECONDS + 1.0
+    async def all_events_are_old(self) -> None:
+        await self.pass_time(LIMIT_SECONDS)
 
 
-def ending_expired_sessions(core: Core) -> Kept:
-    async def end(session: Session) -> None:
-        await core.queue.submit(RevokeSession(session))
-
-    return Kept(core, end)
+@asynccontextmanager
+async def keeping(
+    path: Path, *, epoch: str = "boot", retention_seconds: float = LIMIT_SECONDS
+) -> AsyncIterator[Kept]:
+    """A core with a retention, whose time passes when the test says so."""
+    clock, expiries = Clock(), Expiries()
+    async with running(
+        path, epoch=epoch, monotonic=clock, listener=expiries, retention_seconds=retention_seconds
+    ) as core:
+        yield Kept(core, clock, expiries)
 
 
 async def sequences(log: EventLog) -> list[int]:

@@ -3,24 +3,27 @@
 SENT_BEFORE_COMMIT = """
 import asyncio
 from socketio_eventstore.core.commit_queue import CommitQueue
-from socketio_eventlog.records import Event
+from socketio_eventlog.records import Batch, Committed, Event
 
-async def process(self, groups):
-    registry, changes, positions, number = self.context.registry, [], [], self.position
-    for operations, _, _ in groups:
-        for operation in operations:
-            changes.append(operation.changes(registry))
-            number += sum(type(change) is Event for change in changes[-1])
-            positions.append(number)
-    await self._apply(groups, changes, positions)
+append_once, take_effects_of, sent = CommitQueue._append_once, CommitQueue._take_effects_of, set()
+
+async def too_early(self, changes, groups, counts, pending):
+    if not all(type(change) is Event for change in changes):
+        return await append_once(self, changes, groups, counts, pending)
+    committed = [Committed(change, number) for number, change in enumerate(changes, self.position + 1)]
+    await self._take_own(Batch(0, "", None, self.context.uptime, committed), groups, counts, 0)
+    sent.add(self._appends + 1)
     await asyncio.sleep(0.02)  # a crash in this moment loses the sent events
-    await self.context.log.commit([change for each in changes for change in each])
+    await append_once(self, changes, (), (), 0)
 
-CommitQueue._process = process
+async def without_effect(self, batch):
+    await take_effects_of(self, batch._replace(changes=()) if batch.own in sent else batch)
+
+CommitQueue._append_once, CommitQueue._take_effects_of = too_early, without_effect
 """
 
 OFFSET_REUSED = """
-from socketio_eventstore.core.operation import Context
+from socketio_eventstore.core.context import Context
 
 def offset(self):
     return str(self.log.offset_at(self.position - (self.position % 20 == 0)))
@@ -86,8 +89,15 @@ Recovery.decide = decide
 """
 
 JOIN_NOT_STORED = """
-from socketio_eventstore.core.operations import JoinRoom
-JoinRoom.changes = lambda self, registry: ()
+from socketio_eventlog.records import RoomJoined
+from socketio_eventlog.sqlite import sessions
+original = sessions.write
+
+def write(connection, changes, point):
+    if type(changes[0]) is not RoomJoined:
+        original(connection, changes, point)
+
+sessions.write = write
 """
 
 ROWS_LOST = """

@@ -6,10 +6,13 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.sessions import ClientConnection
+
+if TYPE_CHECKING:
+    from support.simulated_server import SimulatedServer
 
 PING = "2"
 NAMESPACES = ("/", "/", "/other")
@@ -55,8 +58,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 class Wire(ClientConnection):
     """A transport: written packets are in flight until the client takes them or the transport breaks."""
 
-    def __init__(self, connection_id: str, closed: Callable[[Wire, str], None]) -> None:
+    def __init__(self, connection_id: str, server: SimulatedServer) -> None:
         super().__init__(connection_id)
+        self.server = server
         self.in_flight: deque[str] = deque()
         self.closed = False
         """Whether the server knows that the transport has ended."""
@@ -68,12 +72,17 @@ class Wire(ClientConnection):
         """The pending decision of the connect handler."""
         self.claims = ("", "")
         """Namespace and sid of the session for which the connect handler was called."""
-        self._closed = closed
+        self.claim = 0
+        """The claim for which it was called."""
+        self._pings = self._pongs = 0
+        self._proofs: list[tuple[int, asyncio.Future[bool]]] = []
+        """Futures for an answer, each with the number of the ping that counts."""
 
     def write(self, batch: Sequence[Frames]) -> None:
         if not self.closed:
-            for frames in batch:
-                self.in_flight.extend(cast("tuple[str, ...]", frames.packets))
+            packets = [packet for frames in batch for packet in cast("tuple[str, ...]", frames.packets)]
+            self.server.scene.check_packets(self, packets)
+            self.in_flight.extend(packets)
 
     def abort(self, reason: str) -> None:
         self.close("transport error")
@@ -86,7 +95,39 @@ class Wire(ClientConnection):
         if not self.closed:
             self.closed = True
             self.in_flight.clear()
-            self._closed(self, reason)
+            self._settle_proofs(is_alive=False)
+            self.server.closed(self, reason)
+
+    def ping(self, seconds: float) -> None:
+        """Send a ping, at a time in seconds."""
+        self._pings += 1
+        self.write([Frames(PING)])
+        self.ping_written(self.server.queue.position, self.server.context.uptime)
+        self.pinged_at = seconds
+
+    def pong(self) -> None:
+        """Take the client's answer to the oldest ping."""
+        self._pongs += 1
+        self.pong_received()
+        self._settle_proofs(is_alive=True)
+        if self._proofs and self._pings == self._pongs:
+            self.ping(self.pinged_at)
+
+    async def answers_ping(self) -> bool:
+        """As ``EngineConnection.answers_ping``."""
+        if self.closed:
+            return False
+        proof: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._proofs.append((self._pings + 1, proof))
+        if self._pings == self._pongs:  # otherwise the ping follows the pong of the outstanding one
+            self.ping(self.pinged_at)
+        return await proof
+
+    def _settle_proofs(self, *, is_alive: bool) -> None:
+        for number, proof in self._proofs:
+            if (number <= self._pongs or not is_alive) and not proof.done():
+                proof.set_result(is_alive)
+        self._proofs = [one for one in self._proofs if not one[1].done()]
 
     @property
     def unsent_bytes(self) -> int:
@@ -105,6 +146,8 @@ class Client:
     connected: bool = False
     received: list[str] = field(default_factory=list)
     """The texts of the stored events, since its session began."""
+    connected_at: float = 0.0
+    """When the client last opened a transport, in seconds."""
     last_seen: float = 0.0
     """When the client was last connected for certain, in seconds."""
     answered_at: float = 0.0

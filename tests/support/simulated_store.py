@@ -8,46 +8,29 @@ tested elsewhere (test_power_loss.py, test_store_crashes.py).
 from __future__ import annotations
 
 import asyncio
-import json
-from collections import defaultdict, deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
+from socketio_eventlog.batch_stream import BatchStream
 from socketio_eventlog.errors import StoreError, StoreRejected
 from socketio_eventlog.offsets import Epochs
 from socketio_eventlog.records import (
+    Batch,
     Change,
-    DataSaved,
     Event,
-    IdentityRevoked,
     LoggedEvent,
     Membership,
     Missed,
+    NodeRecord,
     Offset,
-    Room,
-    RoomClosed,
-    RoomJoined,
-    RoomLeft,
-    SessionAway,
-    SessionEnded,
-    SessionOpened,
-    SessionResumed,
-    StoredSession,
+    Snapshot,
 )
-
-SessionKey = tuple[str, str]
-"""Namespace and sid."""
-
+from support.simulated_state import LogState, Written
+from support.simulated_twins import Twins
 
 REJECTED = "rejected"
 """The name of the events that this store rejects."""
-
-
-@dataclass(frozen=True)
-class Transaction:
-    """Changes, each with the log's position right after it."""
-
-    changes: tuple[tuple[int, Change], ...]
 
 
 @dataclass(frozen=True)
@@ -58,21 +41,7 @@ class EpochBegan:
     began_after: int
 
 
-@dataclass(frozen=True)
-class Pruned:
-    """Events up to this one are deleted."""
-
-    through: int
-
-
-@dataclass(frozen=True)
-class Heartbeat:
-    """The uptime of all servers on this disk, in seconds."""
-
-    uptime: float
-
-
-Entry = Transaction | EpochBegan | Pruned | Heartbeat
+Entry = Written | EpochBegan
 
 
 @dataclass
@@ -82,8 +51,8 @@ class Disk:
     entries: list[Entry] = field(default_factory=list)
     synced: int = 0
     """The number of entries that survive every crash."""
-    uncertain: Transaction | None = None
-    """A transaction whose COMMIT failed and which a crash may find committed all the same."""
+    uncertain: Written | None = None
+    """A batch whose COMMIT failed and which a crash may find committed all the same."""
 
     def append(self, entry: Entry, *, durable: bool) -> None:
         self.uncertain = None
@@ -100,72 +69,21 @@ class Disk:
             self.entries.append(self.uncertain)
         self.uncertain = None
         self.synced = len(self.entries)
-        return [change for entry in lost if isinstance(entry, Transaction) for _, change in entry.changes]
+        return [change for entry in lost if isinstance(entry, Written) for change in entry.changes]
 
     @property
     def epochs(self) -> list[EpochBegan]:
         return [entry for entry in self.entries if isinstance(entry, EpochBegan)]
 
-    @property
-    def uptime(self) -> float:
-        return max((entry.uptime for entry in self.entries if isinstance(entry, Heartbeat)), default=0.0)
-
-    @property
-    def pruned_through(self) -> int:
-        return max((entry.through for entry in self.entries if isinstance(entry, Pruned)), default=0)
-
-    def changes(self) -> list[tuple[int, Change]]:
-        return [
-            change for entry in self.entries if isinstance(entry, Transaction) for change in entry.changes
-        ]
-
-
-class Twins:
-    """The events of clients that never disconnect, computed from the promise, change by change.
-
-    It has no intervals, cursors and states: a member of a room at an event receives the event.
-    """
-
-    def __init__(self, changes: Sequence[tuple[int, Change]] = ()) -> None:
-        self.received: dict[SessionKey, list[tuple[int, Event]]] = {}
-        """The events of each session since it was opened, ended sessions included."""
-        self.present: dict[SessionKey, set[Room]] = {}
-        """The rooms of the sessions that have not ended."""
-        self.data: dict[SessionKey, str] = {}
-        for position, change in changes:
-            self.add(position, change)
-
-    def add(self, position: int, change: Change) -> None:
-        match change:
-            case Event():
-                self._deliver(position, change)
-            case SessionOpened(namespace, sid):
-                self.present[namespace, sid] = {sid}
-                self.received[namespace, sid] = []
-                self.data[namespace, sid] = "{}"
-            case SessionEnded(namespace, sid):
-                self.present.pop((namespace, sid), None)
-            case RoomJoined(namespace, sid, room) if (namespace, sid) in self.present:
-                self.present[namespace, sid].add(room)
-            case RoomLeft(namespace, sid, room) if (namespace, sid) in self.present:
-                self.present[namespace, sid].discard(room)
-            case RoomClosed(namespace, room):
-                self._empty(namespace, room)
-            case DataSaved(namespace, sid, data):
-                self.data[namespace, sid] = data
-            case _:
-                pass
-
-    def _deliver(self, position: int, event: Event) -> None:
-        for (namespace, sid), rooms in self.present.items():
-            addressed = event.rooms is None or not rooms.isdisjoint(event.rooms)
-            if namespace == event.namespace and addressed and sid not in event.skip:
-                self.received[namespace, sid].append((position, event))
-
-    def _empty(self, namespace: str, room: Room) -> None:
-        for (other, _), rooms in self.present.items():
-            if other == namespace:
-                rooms.discard(room)
+    def fold(self) -> tuple[LogState, list[Batch]]:
+        """The state of the log on the disk, and its batches."""
+        state, batches = LogState(), []
+        for entry in self.entries:
+            if isinstance(entry, EpochBegan):
+                state.begin_epoch(entry.epoch, entry.began_after)
+            else:
+                batches.append(state.apply(entry))
+        return state, batches
 
 
 class Gate:
@@ -190,73 +108,16 @@ class Gate:
         await self._open.wait()
 
 
-class SimulatedLog:
-    """The log of one start of the server on a disk, for dispatch, recovery, replay and retention."""
+class SimulatedReads:
+    """The reading part of a log: events of a state that is in memory."""
 
     in_memory_events = 4
     """The index of older events is on disk only."""
-
-    def __init__(self, disk: Disk, twins: Twins, epoch: str, *, durable: bool) -> None:
-        """``durable``: whether a crash loses nothing ("full"), or possibly the last writes ("normal")."""
-        self.epoch = epoch
-        self.disk = disk
-        self.twins = twins
-        self.durable = durable
-        self.commits, self.reads = Gate(), Gate()
-        self.failures: deque[tuple[StoreError, bool]] = deque()
-        """The errors of the next commits, and whether a crash may find these commits."""
-        self.waiting: Transaction | None = None
-        """The transaction that is being committed."""
-        self.pruned_through = disk.pruned_through
-        sequences = [position for position, change in disk.changes() if isinstance(change, Event)]
-        began = [epoch.began_after for epoch in disk.epochs]
-        self.head = self._last_used = max(0, *sequences, *began, self.pruned_through)
-        disk.append(EpochBegan(epoch, self.head), durable=True)
-        self._epochs = Epochs((entry.epoch, entry.began_after) for entry in disk.epochs)
-        self._events = {n: change for n, change in disk.changes() if isinstance(change, Event)}
-        self.uptime_at_open = disk.uptime
-
+    state: LogState
+    reads: Gate
+    head: int
+    pruned_through: int
     is_durable = True
-
-    def offset_at(self, sequence: int) -> Offset:
-        return Offset(self.epoch, sequence)
-
-    def offset_of(self, sequence: int) -> Offset:
-        return Offset(self._epochs.epoch_of(sequence), sequence)
-
-    def locate(self, offset: str) -> Offset:
-        epoch, _, sequence = offset.rpartition(".")
-        return self._epochs.check(Offset(epoch, int(sequence)), self.head)
-
-    def precedes_epoch(self, earlier: str, later: str) -> bool:
-        return self._epochs.precedes(earlier, later)
-
-    async def commit(self, changes: Sequence[Change]) -> list[int]:
-        positions, head = [], self.head
-        for change in changes:
-            if isinstance(change, Event):
-                self._last_used += 1  # a sequence is used up, even if the commit fails
-                head = self._last_used
-            positions.append(head)
-        transaction = Transaction(tuple(zip(positions, changes, strict=True)))
-        self.waiting = transaction
-        try:
-            await self.commits.passed()
-            if any(isinstance(change, Event) and change.name == REJECTED for change in changes):
-                raise StoreRejected
-            if self.failures:
-                error, may_be_found = self.failures.popleft()
-                self.disk.uncertain = transaction if may_be_found else None
-                raise error
-        finally:
-            self.waiting = None
-        self.disk.append(transaction, durable=self.durable)
-        for position, change in transaction.changes:
-            self.twins.add(position, change)
-            if isinstance(change, Event):
-                self._events[position] = change
-        self.head = head
-        return positions
 
     def missed_in_memory(
         self, namespace: str, memberships: Sequence[Membership], after: int, through: int
@@ -278,139 +139,105 @@ class SimulatedLog:
         return self._missed(namespace, memberships, after, through)
 
     def _missed(self, namespace: str, memberships: Sequence[Membership], after: int, through: int) -> Missed:
-        found = {}
-        for sequence in range(max(after, self.pruned_through) + 1, through + 1):
-            event = self._events.get(sequence)
-            if event is not None and event.namespace == namespace:
-                rooms = (None,) if event.rooms is None else event.rooms
-                if any(m.room in rooms and m.covers(sequence) for m in memberships):
-                    found[sequence] = event.size_bytes
+        found = self.state.missed(namespace, memberships, after, through)
         return Missed(tuple(found), sum(found.values()))
 
     async def read(self, sequences: Sequence[int], limit_bytes: int) -> list[LoggedEvent]:
         await self.reads.passed()
-        logged = []
+        logged, events = [], self.state.events
         for sequence in sequences:
-            if sequence in self._events and sequence > self.pruned_through:
-                logged.append(LoggedEvent(sequence, self._events[sequence]))
-                limit_bytes -= self._events[sequence].size_bytes
+            if sequence in events:
+                logged.append(LoggedEvent(sequence, events[sequence]))
+                limit_bytes -= events[sequence].size_bytes
                 if limit_bytes < 0:
                     break
         return logged
 
-    async def heartbeat(self, uptime: float) -> None:
-        self.disk.append(Heartbeat(uptime), durable=self.durable)
-
     async def prune_idempotency_keys(self, handled_before: float, limit: int) -> int:
         return 0
 
-    async def prune(self, *, through: int, emitted_before: float, limit: int) -> int:
-        deleted = 0
-        for sequence in range(self.pruned_through + 1, through + 1):
-            event = self._events.get(sequence)
-            if event is not None and (event.emitted_at >= emitted_before or deleted == limit):
-                break
-            if event is not None:
-                deleted += 1
-                self.pruned_through = sequence
-        if deleted:
-            self.disk.append(Pruned(self.pruned_through), durable=self.durable)
-        return deleted
 
-    def load_sessions(self) -> list[StoredSession]:
-        """The sessions as the tables have them: a missing row is not changed."""
-        rows: dict[SessionKey, StoredSession] = {}
-        memberships: defaultdict[SessionKey, list[Membership]] = defaultdict(list)
-        writers: dict[int, str] = {}
-        epoch = ""
-        for entry in self.disk.entries:
-            if isinstance(entry, EpochBegan):
-                epoch = entry.epoch
-            elif isinstance(entry, Transaction):
-                for position, change in entry.changes:
-                    if not isinstance(change, Event):
-                        writers[position] = epoch
-                        for part in _parts(change, memberships):
-                            _apply(part, Offset(epoch, position), rows, memberships)
-        return [
-            replace(
-                row,
-                memberships=tuple(
-                    m for m in memberships[key] if m.through is None or m.through > self.pruned_through
-                ),
-            )
-            for key, row in rows.items()
-        ]
+class SimulatedLog(SimulatedReads):
+    """The log of one start of the server on a disk, for the core of a server that is alone."""
 
+    def __init__(
+        self, disk: Disk, twins: Twins, epoch: str, clock: Callable[[], float], *, durable: bool
+    ) -> None:
+        """``durable``: whether a crash loses nothing ("full"), or possibly the last writes ("normal")."""
+        self.node = self.epoch = epoch
+        self.disk = disk
+        self.twins = twins
+        self.durable = durable
+        self.commits, self.reads = Gate(), Gate()
+        self.failures: deque[tuple[StoreError, bool]] = deque()
+        """The errors of the next commits, and whether a crash may find these commits."""
+        self.waiting: Written | None = None
+        """The batch that is being committed."""
+        before, _ = disk.fold()
+        disk.append(EpochBegan(epoch, before.head), durable=True)
+        self.state, _ = disk.fold()
+        self._last_used = self.state.head
+        self._epochs = Epochs((entry.epoch, entry.began_after) for entry in disk.epochs)
+        self._clock = clock
+        self._stepped_at = clock()
+        self._appends = 0
+        self._batches = BatchStream()
 
-def _parts(change: Change, memberships: dict[SessionKey, list[Membership]]) -> list[Change]:
-    """The change as one change for each session."""
-    if not isinstance(change, RoomClosed):
-        return [change]
-    return [
-        RoomLeft(namespace, sid, change.room)
-        for namespace, sid in memberships
-        if namespace == change.namespace
-    ]
+    @property
+    def head(self) -> int:  # type: ignore[override]
+        return self.state.head
 
+    @property
+    def pruned_through(self) -> int:  # type: ignore[override]
+        return self.state.pruned_through
 
-def _apply(
-    change: Change,
-    offset: Offset,
-    rows: dict[SessionKey, StoredSession],
-    memberships: dict[SessionKey, list[Membership]],
-) -> None:
-    if isinstance(change, SessionOpened):
-        rows[change.namespace, change.sid] = StoredSession(
-            namespace=change.namespace,
-            sid=change.sid,
-            pid_hash=change.pid_hash,
-            start=offset,
-            former_offset=change.former_offset,
-            data="{}",
-            away_since=None,
-            confirmed=offset.sequence,
-            memberships=(),
-            auth_hash=change.auth_hash,
-        )
-        return
-    assert not isinstance(change, IdentityRevoked), f"the simulated store has no {change}"
-    if isinstance(change, Event) or (key := (change.namespace, _sid(change))) not in rows:
-        return
-    row, intervals = rows[key], memberships[key]
-    match change:
-        case SessionResumed():
-            rows[key] = replace(row, away_since=None, left_by_client=False)
-        case SessionAway(away_since=away_since, confirmed=confirmed, left_by_client=left_by_client):
-            confirmed = max(row.confirmed, confirmed)
-            rows[key] = replace(
-                row, away_since=away_since, confirmed=confirmed, left_by_client=left_by_client
-            )
-        case SessionEnded():
-            del rows[key]
-            intervals.clear()
-        case DataSaved(data=data):
-            rows[key] = replace(row, data=data)
-        case RoomJoined(room=room):
-            if all(m.room != room or m.through is not None for m in intervals):
-                intervals.append(Membership(room, offset.sequence, None))
-        case RoomLeft(room=room):
-            intervals[:] = [
-                replace(m, through=offset.sequence) if m.room == room and m.through is None else m
-                for m in intervals
-            ]
-        case _:
-            raise AssertionError(f"the simulated store has no {change}")
+    def offset_at(self, sequence: int) -> Offset:
+        return Offset(self.epoch, sequence)
 
+    def offset_of(self, sequence: int) -> Offset:
+        return Offset(self._epochs.epoch_of(sequence), sequence)
 
-def _sid(change: Change) -> str:
-    sid = getattr(change, "sid", None)
-    assert isinstance(sid, str), change
-    return sid
+    def locate(self, offset: str) -> Offset:
+        epoch, _, sequence = offset.rpartition(".")
+        return self._epochs.check(Offset(epoch, int(sequence)), self.head)
 
+    def precedes_epoch(self, earlier: str, later: str) -> bool:
+        return self._epochs.precedes(earlier, later)
 
-def text_of(event: Event) -> str:
-    """The text of an event, its last argument."""
-    text = json.loads(event.payload)[-1]
-    assert isinstance(text, str)
-    return text
+    def snapshot(self) -> Snapshot:
+        """The result of ``join``."""
+        state = self.state
+        node = NodeRecord(self.node, state.uptime, applied=state.batch, floor=state.pruned_through)
+        positions = tuple(state.positions)
+        return Snapshot(state.batch, state.head, state.uptime, (node,), positions, state.stored_sessions())
+
+    def append(self, changes: Sequence[Change]) -> asyncio.Future[int]:
+        self._appends += 1
+        first = self._last_used + 1
+        self._last_used += sum(isinstance(change, Event) for change in changes)  # used up even if it fails
+        now = self._clock()
+        uptime = self.state.next_uptime(now - self._stepped_at)
+        written = Written(self.node, self._appends, uptime, first, tuple(changes))
+        return asyncio.ensure_future(self._append(written, now))
+
+    async def _append(self, written: Written, now: float) -> int:
+        self.waiting = written
+        try:
+            await self.commits.passed()
+            if any(isinstance(change, Event) and change.name == REJECTED for change in written.changes):
+                raise StoreRejected
+            if self.failures:
+                error, may_be_found = self.failures.popleft()
+                self.disk.uncertain = written if may_be_found else None
+                raise error
+        finally:
+            self.waiting = None
+        self.disk.append(written, durable=self.durable)
+        self._stepped_at = now
+        batch = self.state.apply(written)
+        self.twins.add(batch)
+        self._batches.put(batch)
+        return batch.number
+
+    def batches(self) -> BatchStream:
+        return self._batches

@@ -12,14 +12,21 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from socketio_eventlog.log import Log
 from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.records import (
+    Batch,
+    Change,
     Event,
+    Heartbeat,
     Membership,
     Room,
     RoomJoined,
     RoomLeft,
+    SessionEnd,
+    SessionEnded,
     SessionOpened,
+    StoredSession,
 )
 from socketio_eventlog.sqlite.log import EventLog, random_epoch
 
@@ -29,14 +36,46 @@ async def opened(
     path: Path,
     *,
     wall_clock: Callable[[], float] = time.time,
+    monotonic: Callable[[], float] = time.monotonic,
     new_epoch: Callable[[], str] = random_epoch,
     **options: Any,
 ) -> AsyncIterator[EventLog]:
-    log = await EventLog.open(StoreOptions(path=path, **options), wall_clock=wall_clock, new_epoch=new_epoch)
+    log = await EventLog.open(
+        StoreOptions(path=path, **options), wall_clock=wall_clock, monotonic=monotonic, new_epoch=new_epoch
+    )
     try:
         yield log
     finally:
         await log.close()
+
+
+async def append(log: Log, changes: Sequence[Change]) -> Batch:
+    """Append the changes and read the log up to their batch; for a log without another reader."""
+    number = await log.append(changes)
+    async for batch in log.batches():
+        if batch.number == number:
+            return batch
+    raise AssertionError("the log ended before the batch")
+
+
+async def commit(log: Log, changes: Sequence[Change]) -> list[int]:
+    """Append the changes as ``append`` does; return the position of each."""
+    return [committed.position for committed in (await append(log, changes)).changes]
+
+
+async def stored_sessions(log: EventLog) -> list[StoredSession]:
+    """The sessions as a node would find them now."""
+    return list((await log.join()).sessions)
+
+
+class Clock:
+    """A clock that moves when the test says so."""
+
+    def __init__(self, now: float = 0.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
 
 
 def event(
@@ -52,14 +91,17 @@ def event(
     return Event(namespace, "message", payload, attachments, rooms, skip, emitted_at)
 
 
+BEAT = Heartbeat(applied=0, floor=0)
+
+
 def open_and_write(path: Path) -> int:
     """Open the log, commit one event, close the log; return the sequence."""
 
-    async def commit() -> int:
+    async def open_and_commit() -> int:
         async with opened(path) as log:
-            return (await log.commit([event()]))[0]
+            return (await commit(log, [event()]))[0]
 
-    return asyncio.run(commit())
+    return asyncio.run(open_and_commit())
 
 
 def session(sid: str = "s1", namespace: str = "/", former_offset: str | None = None) -> SessionOpened:
@@ -74,6 +116,10 @@ def joined(room: Room, sid: str = "s1", namespace: str = "/") -> RoomJoined:
 
 def left(room: Room, sid: str = "s1", namespace: str = "/") -> RoomLeft:
     return RoomLeft(namespace, sid, room)
+
+
+def ended(sid: str = "s1", namespace: str = "/", claim: int | None = None) -> SessionEnded:
+    return SessionEnded(namespace, sid, SessionEnd.TRANSPORT, claim)
 
 
 def always(*rooms: Room | None) -> list[Membership]:

@@ -157,9 +157,9 @@ def test_restored_session_has_its_rooms() -> None:
     stored = StoredSession(
         "/", "s1", hash_pid("p"), Offset("old", 2), "older.9", '{"a":1}', 7.5, 5, stays, identity="Ada"
     )
-    registry, restored = Registry(), Session.restore(stored, 8.0)
+    registry, restored = Registry(), Session.restore(stored)
     registry.add(restored)
-    assert (restored.state, restored.away_since, restored.confirmed) == (State.AWAY, 8.0, 5)
+    assert (restored.state, restored.away_since, restored.confirmed) == (State.AWAY, 7.5, 5)
     assert (restored.former_offset, restored.data, restored.identity) == ("older.9", '{"a":1}', "Ada")
     assert sids(registry, "a") == sids(registry, 42) == ["s1"] and sids(registry, "b") == []
     assert set(stays) <= set(restored.memberships())
@@ -213,11 +213,13 @@ def test_pid_of_an_ended_session_opens_nothing() -> None:
 
 # States ---------------------------------------------------------------------------------------------
 
+WITHOUT_CONNECTION = {State.CONNECTING, State.AWAY, State.ELSEWHERE, State.ENDED}
 ALLOWED = {
-    State.CONNECTING: {State.CONNECTING, State.REPLAYING, State.AWAY, State.ENDED},
-    State.REPLAYING: {State.CONNECTING, State.LIVE, State.AWAY, State.ENDED},
-    State.LIVE: {State.CONNECTING, State.AWAY, State.ENDED},
-    State.AWAY: {State.CONNECTING, State.ENDED},
+    State.CONNECTING: {State.REPLAYING, *WITHOUT_CONNECTION},
+    State.REPLAYING: {State.LIVE, *WITHOUT_CONNECTION},
+    State.LIVE: WITHOUT_CONNECTION,
+    State.AWAY: WITHOUT_CONNECTION,
+    State.ELSEWHERE: WITHOUT_CONNECTION,
     State.ENDED: set[State](),
 }
 
@@ -238,20 +240,23 @@ def test_session_makes_only_allowed_transitions(before: State, after: State) -> 
 # Connections ----------------------------------------------------------------------------------------
 
 
-def test_last_claim_supersedes_the_former_connection() -> None:
-    """The last claim has the session; the former connection is superseded."""
+def test_connection_has_the_claim_of_its_session() -> None:
+    """A connection that gets a session has the last claim of it, and the confirmed events."""
     member, old, new = session(), Recorder("old"), Recorder("new")
-    first = member.attach(old, 3)
-    second = member.attach(new, 5)
-    assert member.current is second is not first and member.claim == 2
+    first = member.attach(old)
+    member.detach()
+    member.claim = 2
+    member.confirm(5)
+    second = member.attach(new, recovered=True)
+    assert member.current is second is not first and (first.claim, second.claim) == (1, 2)
     assert (old.sessions, new.sessions) == ({}, {"/": member})
-    assert (second.connection, second.sent, second.superseded) == (new, 5, (old,))
+    assert (first.connection, second.connection, second.sent, second.recovered) == (None, new, 5, True)
 
 
 def test_detach_drops_deferred_packets() -> None:
     """``detach`` drops the deferred packets of the connection."""
     member, connection = session(), Recorder()
-    attached = member.attach(connection, 0)
+    attached = member.attach(connection)
     attached.deferred_packets = deque([(1, Frames("4x"))])
     attached.deferred_bytes = 2
     assert member.detach() is connection
@@ -263,8 +268,8 @@ def test_detach_drops_deferred_packets() -> None:
 def test_connection_has_one_session_per_namespace() -> None:
     """A connection carries one session in each namespace."""
     connection, main, other = Recorder(), session(), session(namespace="/other")
-    main.attach(connection, 0)
-    other.attach(connection, 0)
+    main.attach(connection)
+    other.attach(connection)
     main.detach()
     assert connection.sessions == {"/other": other}
 
@@ -272,7 +277,7 @@ def test_connection_has_one_session_per_namespace() -> None:
 def test_pong_confirms_the_pinged_position() -> None:
     """A pong confirms the events that were sent before its ping."""
     member, connection = session(), Recorder()
-    member.attach(connection, 0)
+    member.attach(connection)
     member.state = State.LIVE
     connection.ping_written(7, now=5.0)
     assert member.confirmed == member.pong_at == 0
@@ -283,7 +288,7 @@ def test_pong_confirms_the_pinged_position() -> None:
 def test_pong_in_a_replay_confirms_replayed_events() -> None:
     """A pong during a replay confirms only the events that the replay had sent."""
     member, connection = session(), Recorder()
-    member.attach(connection, 3)
+    member.attach(connection)
     member.state, member.current.sent = State.REPLAYING, 5
     connection.ping_written(100, now=5.0)
     member.current.sent = 9
@@ -292,9 +297,9 @@ def test_pong_in_a_replay_confirms_replayed_events() -> None:
 
 
 def test_a_ping_before_the_acceptance_confirms_nothing() -> None:
-    member, connection = session(), Recorder()
+    member, connection = session(state=State.CONNECTING), Recorder()
     member.confirm(2)
-    member.attach(connection, 8)
+    member.attach(connection).sent = 8
     connection.ping_written(100, now=5.0)
     connection.pong_received()
     assert (member.confirmed, member.pong_at) == (2, 0.0)
@@ -303,10 +308,11 @@ def test_a_ping_before_the_acceptance_confirms_nothing() -> None:
 def test_pong_of_a_former_connection_is_ignored() -> None:
     """A pong of a former connection confirms nothing."""
     member, old, new = session(), Recorder("old"), Recorder("new")
-    member.attach(old, 0)
+    member.attach(old)
     member.state = State.LIVE
     old.ping_written(7, now=5.0)
-    member.attach(new, 4)
+    member.detach()
+    member.attach(new)
     old.pong_received()
     new.pong_received()
     assert member.confirmed == 0
@@ -319,8 +325,9 @@ def visit(away: Session, first: int, *, in_order: bool = True, seconds: float = 
     """A recovered connection on which this event came first, until its end."""
     connection = Recorder()
     connection.closed_in_order = in_order
-    attached = away.attach(connection, first - 1, recovered=True)
+    attached = away.attach(connection, recovered=True)
     attached.first_sent, attached.accepted_at = first, 100.0
+    away.move(State.CONNECTING)
     away.move(State.REPLAYING)
     away.confirm(pong)
     away.transport_closed(100.0 + seconds)

@@ -20,10 +20,11 @@ from socketio.async_admin import InstrumentedAsyncServer
 from socketio.exceptions import ConnectionRefusedError as Refused
 
 from socketio_eventlog.errors import StoreError
-from socketio_eventlog.records import Change, Event
+from socketio_eventlog.records import Event
 from socketio_eventstore.adapter import admin_views
+from socketio_eventstore.core.context import Context
 from socketio_eventstore.core.handler_transaction import submit_or_defer
-from socketio_eventstore.core.operation import Context, Operation
+from socketio_eventstore.core.operation import UnstoredOperation
 from socketio_eventstore.core.operations import SendPacket
 from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.sessions import ClientConnection, Session
@@ -239,14 +240,12 @@ class AdminUi(InstrumentedAsyncServer):  # type: ignore[misc]  # python-socketio
                     return
 
 
-class Report(Operation):
+class Report(UnstoredOperation):
     """The report of an event, behind the event; in a handler transaction it is deferred like the event."""
-
-    may_store = False
 
     def __init__(self, admin_ui: AdminUi, event: Event) -> None:
         self._admin_ui = admin_ui
         self._event = event
 
-    def apply(self, context: Context, changes: Sequence[Change]) -> None:
+    def send(self, context: Context) -> None:
         self._admin_ui.report_recipients(self._event)

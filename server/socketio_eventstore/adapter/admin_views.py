@@ -47,7 +47,7 @@ def socket(sio: Any, runtime: Runtime, session: Session) -> dict[str, Any]:
     """Describe a connected client, with the headers of its handshake."""
     connection = session.current.connection
     assert isinstance(connection, EngineConnection)
-    connected_at = time.time() - (runtime.clock() - session.current.accepted_at)
+    connected_at = time.time() - (time.monotonic() - session.current.accepted_at)
     return {
         "id": session.sid,
         "clientId": connection.id,

@@ -17,23 +17,26 @@ from enum import Enum, auto
 from typing import Any, Final
 
 from socketio_eventlog.errors import StoreError
+from socketio_eventlog.records import SessionEnd, SessionOpened
 from socketio_eventstore.adapter.application import Application
 from socketio_eventstore.adapter.credentials import hash_credentials
 from socketio_eventstore.adapter.departures import Departures
 from socketio_eventstore.adapter.handlers import HandlerCalls, HandlerSlot
+from socketio_eventstore.core.event_rules import MAX_NAME_CHARACTERS
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.handler_transaction import handler_transaction
 from socketio_eventstore.core.operation import Operation
-from socketio_eventstore.core.operations import SendPacket
-from socketio_eventstore.core.recovery import RecoveryResult, Restore, hash_pid
+from socketio_eventstore.core.operations import CatchUp, SendPacket, SessionOperation
+from socketio_eventstore.core.recovery import RecoveryResult, hash_pid
 from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.session_operations import (
     AcceptSession,
-    DisconnectSession,
+    ClaimSession,
     EndSession,
+    EndWithTransport,
     OpenSession,
     RefuseSession,
-    abort_superseded,
+    ResumeSession,
 )
 from socketio_eventstore.core.sessions import PID_HASH_BYTES, Session, SessionConnection, State
 from socketio_eventstore.transport.connection import EngineConnection
@@ -42,6 +45,10 @@ logger = logging.getLogger(__name__)
 
 MAX_FORMER_OFFSET_CHARACTERS: Final = 100
 """A longer text is no offset of this server and is not kept."""
+
+
+PROMPT_CLAIM_SECONDS: Final = 1.0
+"""A claim that takes longer may come after a newer one of the same client, which has waited less."""
 
 
 class Outcome(Enum):
@@ -74,6 +81,8 @@ class Attempt:
     """The ``auth`` of the client without pid and offset; None when nothing is left."""
     offset: object = None
     """The offset that the client sent, and goes on sending until an event arrives."""
+    needs_proof_of_life: bool = False
+    """Whether the claim took so long that the client may have a newer connection."""
 
     @property
     def is_current(self) -> bool:
@@ -82,12 +91,26 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
+class _Claim:
+    """A client that wants its session back."""
+
+    session: Session
+    connection: EngineConnection
+    pid: str
+    offset: object
+    auth: Any
+    auth_hash: bytes | None
+    begun: float
+    """The time at which the CONNECT packet came, on the event loop's clock, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """The answer of the connect handler."""
 
     refusal: Any = None
     """The reason of a refusal, for CONNECT_ERROR; None when the handler has accepted."""
-    deferred: Sequence[Operation] = ()
+    deferred: Sequence[SessionOperation] = ()
     """The changes of a recovered session that the handler asked for."""
     handler_was_called: bool = True
 
@@ -108,7 +131,7 @@ class Admission:
     def connect(self, connection: EngineConnection, namespace: str, auth: Any) -> None:
         """Answer a CONNECT packet, in a task of its own."""
         key = (connection.id, namespace)
-        if not self._application.serves(namespace):
+        if len(namespace) > MAX_NAME_CHARACTERS or not self._application.serves(namespace):
             error = self._application.connect_error(namespace, {"message": "Invalid namespace"})
             self._send(connection, namespace, error)
             return
@@ -143,7 +166,8 @@ class Admission:
                 outcome = await self._converse(attempt)
                 if outcome is not Outcome.OTHER_IDENTITY or connection.closed:
                     break
-                attempt = await self._open(connection, namespace, attempt.offset, attempt.auth)
+                refusal = RecoveryResult.REFUSED
+                attempt = await self._open(connection, namespace, attempt.offset, attempt.auth, refusal)
         except StoreError as error:
             text = f"{connection.id} could not connect to {namespace}. {error}"
             self._failures.failed(type(error).__name__, text)
@@ -158,60 +182,117 @@ class Admission:
     async def _claim(
         self, connection: EngineConnection, namespace: str, pid: Any, offset: Any, auth: Any
     ) -> Attempt | None:
-        """Recover the session of a private id, or open a new one; None when the connection is closed."""
-        runtime = self._runtime
+        """Claim the session of a private id, or open a new one; None when the connection is closed."""
         if pid is not None:
-            position = runtime.queue.position
+            recovery, begun = self._runtime.recovery, asyncio.get_running_loop().time()
             auth_hash = self._hash_of(connection, pid, auth) if isinstance(pid, str) else None
-            answer = await runtime.recovery.decide(namespace, pid, offset, position, runtime.clock, auth_hash)
+            found = await self._find(namespace, pid, offset, auth_hash)
             if connection.closed:
                 return None
-            if isinstance(answer, Restore):
-                return self._take_over(connection, answer, pid, offset, auth)
-            runtime.recovery.count(answer)
+            answer: Attempt | RecoveryResult | None = (
+                await self._take_over(_Claim(found, connection, pid, offset, auth, auth_hash, begun))
+                if isinstance(found, Session)
+                else found
+            )
+            if connection.closed:
+                return None
+            if answer is None or isinstance(answer, Attempt):
+                return answer
+            recovery.count(answer)
+            return await self._open(connection, namespace, offset, auth, answer)
         return await self._open(connection, namespace, offset, auth)
+
+    async def _find(
+        self, namespace: str, pid: Any, offset: Any, auth_hash: bytes | None
+    ) -> Session | RecoveryResult:
+        """Find the session of a private id, although this node may be behind the one that had the client."""
+        recovery, context = self._runtime.recovery, self._runtime.context
+        found = recovery.find(namespace, pid, offset, context.uptime, auth_hash)
+        if isinstance(found, RecoveryResult) and await self._catch_up():
+            found = recovery.find(namespace, pid, offset, context.uptime, auth_hash)
+        return found
+
+    async def _catch_up(self) -> bool:
+        """Apply what other nodes have appended until now; return whether there are other nodes."""
+        if not self._runtime.context.nodes.others:
+            return False
+        await self._runtime.queue.submit(CatchUp())
+        return True
 
     def _recovers(self, connection: EngineConnection, namespace: str) -> bool:
         is_possible = self._runtime.is_enabled and connection.takes_offsets
         return is_possible and self._application.recovers(namespace)
 
+    async def _take_over(self, claim: _Claim) -> Attempt | RecoveryResult | None:
+        """Claim a session, and decide with everything that was appended before the claim.
+
+        After another decision than a recovery nobody has the session, and its owner may come back. Return
+        None after another claim: its outcome is this client's, too.
+        """
+        runtime, session = self._runtime, claim.session
+        if session.state is not State.AWAY:  # a client without prospects must not disturb the owner
+            prospect = await self._decide(claim)
+            if isinstance(prospect, RecoveryResult) and await self._catch_up():
+                prospect = await self._decide(claim)
+            if isinstance(prospect, RecoveryResult):
+                return prospect
+        attached: Any = await runtime.queue.submit(ClaimSession(session, claim.connection))
+        if attached is None:
+            return RecoveryResult.UNKNOWN_SESSION
+        slot = self._calls.reserve(session)
+        answer: int | RecoveryResult = RecoveryResult.UNKNOWN_SESSION
+        is_last_claim = True
+        try:
+            answer = await self._decide(claim)
+        finally:
+            if not isinstance(answer, int) or claim.connection.closed:
+                slot.release()
+                refusing = RefuseSession(session, attached, None, time.time())
+                is_last_claim = bool(await runtime.queue.submit(refusing))
+        if not isinstance(answer, int):
+            return answer if is_last_claim else None
+        attached.sent = answer
+        is_slow = asyncio.get_running_loop().time() - claim.begun > PROMPT_CLAIM_SECONDS
+        return Attempt(
+            session, claim.connection, attached, claim.pid, slot, claim.auth, claim.offset, is_slow
+        )
+
+    async def _decide(self, claim: _Claim) -> int | RecoveryResult:
+        context = self._runtime.context
+        return await self._runtime.recovery.decide(
+            claim.session, claim.offset, context.position, lambda: context.uptime, claim.auth_hash
+        )
+
     async def _open(
-        self, connection: EngineConnection, namespace: str, offset: Any, auth: Any
+        self,
+        connection: EngineConnection,
+        namespace: str,
+        offset: Any,
+        auth: Any,
+        refusal: RecoveryResult | None = None,
     ) -> Attempt | None:
         """Open a new session, on disk before the connect handler runs."""
-        runtime = self._runtime
         pid = secrets.token_urlsafe(18) if self._recovers(connection, namespace) else None
-        session = Session(
-            namespace=namespace,
-            sid=self._application.new_sid(),
-            pid_hash=hash_pid(pid) if pid else secrets.token_bytes(PID_HASH_BYTES // 2),
-            start=runtime.log.offset_at(0),
-            former_offset=_former_offset(offset),
-            auth_hash=self._hash_of(connection, pid, auth) if pid else None,
+        opened = SessionOpened(
+            namespace,
+            self._application.new_sid(),
+            hash_pid(pid) if pid else secrets.token_bytes(PID_HASH_BYTES // 2),
+            _former_offset(offset),
+            time.time(),
+            self._hash_of(connection, pid, auth) if pid else None,
         )
-        await runtime.queue.submit(OpenSession(session, time.time()))
+        queue = self._runtime.queue
+        session: Any = await queue.submit(OpenSession(opened, connection))
+        attached = session.current
+        attached.refusal = refusal
         if connection.closed:
-            await runtime.queue.submit(EndSession(session))
+            await queue.submit(EndWithTransport(session, SessionEnd.TRANSPORT, attached.claim))
             return None
-        attached = session.attach(connection, session.start.sequence, recovered=False)
         return Attempt(session, connection, attached, pid, self._calls.reserve(session), auth)
 
     def _hash_of(self, connection: EngineConnection, pid: str, auth: Any) -> bytes:
         environ = self._application.environ.get(connection.id, {})
         return hash_credentials(pid, auth, environ, self._application.own_cookie)
-
-    def _take_over(
-        self, connection: EngineConnection, restore: Restore, pid: str, offset: Any, auth: Any
-    ) -> Attempt:
-        session = restore.session
-        former, was_connected = session.current.connection, session.is_connected
-        if was_connected:
-            session.away_since = self._runtime.clock()
-        attached = session.attach(connection, restore.cursor, recovered=True)
-        self._application.forget_callbacks(session.sid)
-        if was_connected and former is not None:
-            self._departures.superseded(session, former.id)
-        return Attempt(session, connection, attached, pid, self._calls.reserve(session), auth, offset)
 
     # The conversation -------------------------------------------------------------------------------
 
@@ -226,8 +307,6 @@ class Admission:
             attempt.slot.release()
             if outcome is not Outcome.ACCEPTED:
                 self._application.forget_callbacks(attempt.session.sid)
-                if attempt.is_current:  # no connection has the session now; the earlier ones may come back
-                    abort_superseded(attempt.attached)
         return outcome
 
     async def _admit(self, attempt: Attempt) -> Outcome:
@@ -244,8 +323,8 @@ class Admission:
     async def _admit_after_handler(self, attempt: Attempt) -> Outcome:
         decision = await self._ask_handler(attempt)
         if attempt.is_current and _is_other_identity(attempt, decision):
-            await self._return_to_owner(attempt)
-            return Outcome.OTHER_IDENTITY
+            is_last_claim = await self._return_to_owner(attempt)
+            return Outcome.OTHER_IDENTITY if is_last_claim else Outcome.SUPERSEDED
         if decision.refusal is not None:
             await self._refuse(attempt, decision.refusal)
             return Outcome.REFUSED
@@ -264,7 +343,7 @@ class Admission:
         refusal = await self._call_handler(attempt)
         if refusal is None:
             return Outcome.ACCEPTED
-        await self._runtime.queue.submit(DisconnectSession(attempt.session))
+        await self._runtime.queue.submit(EndSession(attempt.session, SessionEnd.DISCONNECTED))
         return Outcome.REFUSED
 
     async def _ask_handler(self, attempt: Attempt) -> Decision:
@@ -276,7 +355,7 @@ class Admission:
             return Decision(handler_was_called=False)
         with handler_transaction(only=session) as deferred:  # a refusal leaves the session as before
             refusal = await self._call_handler(attempt)
-        return Decision(refusal, deferred)
+        return Decision(refusal, [change for change in deferred if isinstance(change, SessionOperation)])
 
     async def _call_handler(self, attempt: Attempt) -> Any:
         connection_id = attempt.connection.id
@@ -292,11 +371,16 @@ class Admission:
                 await self._calls.disconnect(attempt.session, attempt.connection.id, reason)
         return accepted
 
-    async def _submit_acceptance(self, attempt: Attempt, deferred: Sequence[Operation]) -> bool:
-        session, attached = attempt.session, attempt.attached
-        attached.accepted_at = self._runtime.clock()
-        operation = AcceptSession(session, attached, attempt.pid, time.time(), deferred)
-        accepted = bool(await self._runtime.queue.submit(operation))
+    async def _submit_acceptance(self, attempt: Attempt, deferred: Sequence[SessionOperation]) -> bool:
+        session, attached, queue = attempt.session, attempt.attached, self._runtime.queue
+        if attempt.needs_proof_of_life and not await attempt.connection.answers_ping():
+            return False
+        attached.accepted_at = time.monotonic()
+        accepting: Operation = AcceptSession(session, attached, attempt.pid)
+        if attached.recovered:
+            assert attempt.pid is not None  # the client has named the session by it
+            accepting = ResumeSession(session, attached, attempt.pid, time.time(), deferred)
+        accepted = bool(await queue.submit(accepting))
         if accepted and attached.recovered:
             self._runtime.recovery.count(RecoveryResult.RECOVERED, session.sid)
         if accepted and session.is_connected:  # the client may have left meanwhile
@@ -310,11 +394,15 @@ class Admission:
         error = self._application.connect_error(session.namespace, refusal)
         await self._runtime.queue.submit(RefuseSession(session, attempt.attached, error, time.time()))
 
-    async def _return_to_owner(self, attempt: Attempt) -> None:
-        """Leave the session to the owner, unchanged, without an answer to the client."""
+    async def _return_to_owner(self, attempt: Attempt) -> bool:
+        """Leave the session to the owner, unchanged, without an answer to the client.
+
+        Return whether no other client has claimed the session meanwhile.
+        """
         session = attempt.session
         self._runtime.recovery.count(RecoveryResult.REFUSED, session.sid)
-        await self._runtime.queue.submit(RefuseSession(session, attempt.attached, None, time.time()))
+        refusal = RefuseSession(session, attempt.attached, None, time.time())
+        return bool(await self._runtime.queue.submit(refusal))
 
     def _explain_end(self, attempt: Attempt) -> Outcome:
         """Answer a client whose session the application ended during the connect handler."""

@@ -52,6 +52,10 @@ class Application(Protocol):
         """Drop the callbacks of acknowledgements that can no longer arrive."""
         ...
 
+    async def session_expired(self, session: Session) -> None:
+        """Call the handler of ``session_expired`` and end the session. Raises StoreError."""
+        ...
+
     def recovers(self, namespace: str) -> bool:
         """Whether the sessions of a namespace can be recovered, where recovery is enabled."""
         ...

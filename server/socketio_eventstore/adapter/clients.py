@@ -8,6 +8,7 @@ from typing import Any
 from socketio import packet
 
 from socketio_eventlog.errors import StoreError
+from socketio_eventlog.records import SessionEnd
 from socketio_eventstore.adapter.admission import Admission
 from socketio_eventstore.adapter.application import Application
 from socketio_eventstore.adapter.decoder import ClientPacket, Decoder
@@ -16,7 +17,7 @@ from socketio_eventstore.adapter.encoder import arguments_of
 from socketio_eventstore.adapter.handlers import HandlerCalls
 from socketio_eventstore.core.operations import SendPacket
 from socketio_eventstore.core.runtime import Runtime
-from socketio_eventstore.core.sessions import Session
+from socketio_eventstore.core.sessions import ClientConnection, Session
 from socketio_eventstore.transport.connection import EngineConnection
 from socketio_eventstore.transport.inbox import InvalidPacket
 
@@ -61,6 +62,25 @@ class Clients:
             return False
         return not self.admission.is_connecting(connection)
 
+    # The listener of the core -------------------------------------------------------------------------
+
+    def superseded(self, session: Session, connection: ClientConnection) -> None:
+        """Call the disconnect handler (see ``SessionListener``)."""
+        if self.departures is not None:
+            self.departures.superseded(session, connection)
+
+    def ended(
+        self, session: Session, connection: ClientConnection | None, reason: SessionEnd, *, was_accepted: bool
+    ) -> asyncio.Future[None] | None:
+        """Call the disconnect handler of a session that was connected (see ``SessionListener``)."""
+        if self.departures is None:
+            return None
+        return self.departures.ended(session, connection, reason, was_accepted=was_accepted)
+
+    async def expired(self, session: Session) -> None:
+        """Call the handler of ``session_expired`` and end the session (see ``SessionListener``)."""
+        await self._application.session_expired(session)
+
     # Callbacks of the transport -----------------------------------------------------------------------
 
     def connection_closed(self, connection: EngineConnection, reason: str) -> None:
@@ -88,7 +108,8 @@ class Clients:
     def ping_written(self, connection: EngineConnection) -> None:
         """Record the position that the heartbeat of a connection confirms."""
         if self._runtime is not None:
-            connection.ping_written(self._runtime.queue.position, self._runtime.clock())
+            context = self._runtime.context
+            connection.ping_written(context.position, context.uptime)
 
     def flush(self) -> None:
         """Hand all dispatched frames to the connections."""

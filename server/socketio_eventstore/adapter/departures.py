@@ -6,19 +6,19 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from socketio_eventlog.errors import StoreError
+from socketio_eventlog.records import SessionEnd
 from socketio_eventstore.adapter.application import Application
 from socketio_eventstore.adapter.handlers import HandlerCalls, HandlerSlot
 from socketio_eventstore.core.operation import Operation
 from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.session_operations import (
-    DisconnectSession,
-    EndedSession,
     EndSession,
+    EndWithTransport,
     MarkAway,
     RevokeIdentity,
-    RevokeSession,
 )
 from socketio_eventstore.core.sessions import ClientConnection, Session, State
 
@@ -40,7 +40,7 @@ class Departures:
         """
         is_recoverable = self._recovers(connection)
         sessions = list(connection.sessions.values())
-        now = self._runtime.clock()
+        now = time.monotonic()
         for session in sessions:
             session.transport_closed(now)
         tasks = [self._depart(session, reason, is_recoverable=is_recoverable) for session in sessions]
@@ -55,44 +55,45 @@ class Departures:
             reason = self._application.reason.CLIENT_DISCONNECT
             self._depart(session, reason, is_recoverable=is_recoverable, by_client=True)
 
-    def superseded(self, session: Session, connection_id: str) -> None:
-        """Call the disconnect handler for a connection that has just lost the session to another one."""
+    def superseded(self, session: Session, connection: ClientConnection) -> None:
+        """Call the disconnect handler for a connection that has just lost the session to a claim."""
+        self._application.forget_callbacks(session.sid)
+        _ = self._start_handler(session, connection.id, self._application.reason.TRANSPORT_CLOSE)
+
+    def ended(
+        self, session: Session, connection: ClientConnection | None, reason: SessionEnd, *, was_accepted: bool
+    ) -> asyncio.Task[None] | None:
+        """Call the disconnect handler for a session that the application has ended, if it was connected."""
+        self._application.forget_callbacks(session.sid)
+        may_return = reason in (SessionEnd.REVOKED, SessionEnd.EXPIRED)
+        if not was_accepted:
+            if may_return and connection is not None:
+                connection.abort("the session was revoked while the client connected")
+            return None
+        connection_id = None if connection is None else connection.id
+        handler = self._start_handler(session, connection_id, self._application.reason.SERVER_DISCONNECT)
+        if may_return and connection is not None:
+            handler.add_done_callback(lambda _: connection.abort("the session was revoked"))
+        return handler
+
+    def _start_handler(self, session: Session, connection_id: str | None, reason: str) -> asyncio.Task[None]:
         slot = self._reserve(session)
-        reason = self._application.reason.TRANSPORT_CLOSE
-        _ = self._calls.start(self._call_handler(slot, session, connection_id, reason))
+        return self._calls.start(self._call_handler(slot, session, connection_id, reason))
 
-    async def end(self, operation: DisconnectSession | RevokeSession) -> ClientConnection | None:
-        """End a session, connected or away, and call the disconnect handler if a client was connected.
+    async def end(self, operation: EndSession | RevokeIdentity) -> None:
+        """End sessions, connected or away, and wait for the disconnect handlers of those of this node.
 
-        Return the connection that the session had. Raises StoreError; then the session is unchanged.
+        Raises StoreError; then the sessions are unchanged.
         """
+        submitted = self._runtime.queue.submit(operation)  # the order of calls is the order
         # An operation in the queue takes effect. A cancelled caller must not skip the disconnect handler.
-        return await asyncio.shield(self._calls.start(self._end(operation)))
+        await asyncio.shield(self._calls.start(self._end(submitted)))
 
-    async def end_identity(self, identity: str) -> Sequence[ClientConnection]:
-        """End all sessions of an identity and call the disconnect handlers of those that were connected.
-
-        Return the connections that the sessions had. Raises StoreError; then the sessions are unchanged.
-        """
-        submitted = self._runtime.queue.submit(RevokeIdentity(identity))  # the order of calls is the order
-        return await asyncio.shield(self._calls.start(self._end_identity(submitted)))
-
-    async def _end_identity(self, submitted: asyncio.Future[object]) -> Sequence[ClientConnection]:
-        ended = await submitted
-        assert isinstance(ended, dict)
-        handlers, connections = [], []
-        for session, end in ended.items():
-            connection: ClientConnection | None = end.connection
-            if connection is not None:
-                connections.append(connection)
-            if end.was_accepted:
-                connection_id = None if connection is None else connection.id
-                reason = self._application.reason.SERVER_DISCONNECT
-                slot = self._calls.reserve(session)
-                handlers.append(self._calls.start(self._call_handler(slot, session, connection_id, reason)))
-            self._application.forget_callbacks(session.sid)
+    async def _end(self, submitted: asyncio.Future[object]) -> None:
+        result: Any = await submitted
+        ended = result if isinstance(result, list) else [result]
+        handlers = [one.handler for one in ended if one is not None and one.handler is not None]
         await asyncio.gather(*handlers)
-        return connections
 
     def _recovers(self, connection: ClientConnection) -> bool:
         return self._runtime.is_enabled and connection.takes_offsets
@@ -101,18 +102,16 @@ class Departures:
         self, session: Session, reason: str, *, is_recoverable: bool, by_client: bool = False
     ) -> asyncio.Task[None] | None:
         was_accepted, attached = session.is_connected, session.current
-        connection = session.detach()
-        if was_accepted:
-            session.away_since = self._runtime.clock()
-            session.left_by_client = by_client
+        connection = self._runtime.registry.detach(session)
         session.move(State.AWAY)
         self._application.forget_callbacks(session.sid)
         slot = self._reserve(session) if was_accepted else None
         is_recoverable = is_recoverable and self._application.recovers(session.namespace)
         if is_recoverable and (was_accepted or attached.recovered):
-            self._enqueue(MarkAway(session, attached, time.time()))
+            left = by_client and was_accepted
+            self._enqueue(MarkAway(session, attached.claim, time.time(), left_by_client=left))
         else:  # a client that never received CONNECT does not know the private id
-            self._enqueue(EndSession(session))
+            self._enqueue(EndWithTransport(session, SessionEnd.TRANSPORT, attached.claim))
         if slot is None:
             return None
         # Only now: where tasks begin at once (asyncio.eager_task_factory), the emits of the handler do, too.
@@ -131,20 +130,6 @@ class Departures:
                 await self._calls.disconnect(session, connection_id, reason)
         finally:
             self.handler_ended(session)
-
-    async def _end(self, operation: DisconnectSession | RevokeSession) -> ClientConnection | None:
-        session = operation.session
-        session.running_disconnect_handlers += 1  # until it is known whether a handler is called
-        try:
-            ended = await self._runtime.queue.submit(operation)
-            if isinstance(ended, EndedSession) and ended.was_accepted:
-                connection_id = None if ended.connection is None else ended.connection.id
-                reason = self._application.reason.SERVER_DISCONNECT
-                await self._call_handler(self._reserve(session), session, connection_id, reason)
-        finally:
-            if self.handler_ended(session):
-                self._application.forget_callbacks(session.sid)
-        return ended.connection if isinstance(ended, EndedSession) else None
 
     def handler_ended(self, session: Session) -> bool:
         """Forget an ended session after the last disconnect handler; return whether that happened."""

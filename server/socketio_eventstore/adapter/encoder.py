@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import engineio.json
 from socketio import packet
@@ -14,6 +14,9 @@ from socketio_eventstore.adapter import native_values
 from socketio_eventstore.core import event_rules, packets
 from socketio_eventstore.core.frames import Frames, FramesWithOffset
 from socketio_eventstore.core.packets import Dumps, PacketEncoder, TextEncoder
+
+MAX_ADDRESSES: Final = 10_000
+"""The most rooms, and the most skipped sids, of an emit."""
 
 
 class PacketClassEncoder:
@@ -158,17 +161,20 @@ def arguments_of(data: Any) -> list[Any]:
 
 
 def rooms_of(room: Any) -> tuple[Room, ...] | None:
-    """Return the rooms of an emit, None for the whole namespace. Raises TypeError for other types.
+    """Return the rooms of an emit, None for the whole namespace.
 
-    An empty collection is no room: such an emit reaches no client.
+    An empty collection is no room: such an emit reaches no client. Raises TypeError for other types,
+    ValueError for more than MAX_ADDRESSES rooms.
     """
     if room is None:
         return None
-    if type(room) is str and room.isascii():
+    if type(room) is str and room.isascii() and len(room) <= event_rules.MAX_NAME_CHARACTERS:
         return (room,)
     # The items of bytes are integers, which would be other rooms.
     is_one = isinstance(room, str | bytes | bytearray) or not hasattr(room, "__len__")
     rooms = (room,) if is_one else tuple(room)
+    if len(rooms) > MAX_ADDRESSES:
+        raise ValueError(f"an emit can address {MAX_ADDRESSES} rooms, not {len(rooms)}; join a room for them")
     return tuple(checked_room(one) for one in rooms)
 
 
@@ -192,12 +198,14 @@ def checked_room(room: Any) -> Room:
 def skipped_sids(skip_sid: Any) -> tuple[str, ...]:
     """Return the sids that an emit leaves out. A value of another type than str is the sid of no session.
 
-    Raises ValueError for a sid that the store cannot keep.
+    Raises ValueError for a sid that the store cannot keep, and for more than MAX_ADDRESSES.
     """
     if skip_sid is None:
         return ()
     one_or_more = skip_sid if hasattr(skip_sid, "__iter__") and not isinstance(skip_sid, str) else (skip_sid,)
     sids = tuple(sid for sid in one_or_more if isinstance(sid, str))
+    if len(sids) > MAX_ADDRESSES:
+        raise ValueError(f"an emit can skip {MAX_ADDRESSES} sids, not {len(sids)}; emit to a room instead")
     for sid in sids:
         event_rules.check_text(sid, "a sid to skip")
     return sids

@@ -12,6 +12,7 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+from socketio_eventlog.errors import ConditionFailed
 from socketio_eventlog.records import EventHandled
 from socketio_eventstore.adapter.encoder import json_text
 from socketio_eventstore.core.event_rules import check_text
@@ -83,13 +84,20 @@ class ExactlyOnce:
     ) -> list[Any]:
         if before is not None:  # the data that an earlier handler saves must be there for this one
             await asyncio.wait([before])
-        stored = await runtime.log.acknowledgement(*scope)
-        if stored is not None:
-            arguments: list[Any] = json.loads(stored)
-            return arguments
+        if (stored := await self._stored(runtime, scope)) is not None:
+            return stored
         with handler_transaction() as operations:
             result = await handler()
         arguments = list(result) if isinstance(result, tuple) else [] if result is None else [result]
-        handled = EventHandled(*scope, json_text(arguments, "acknowledgement"), runtime.clock())
-        await runtime.queue.submit(*operations, StoreIdempotencyKey(handled))
+        handled = EventHandled(*scope, json_text(arguments, "acknowledgement"))
+        try:
+            await runtime.queue.submit(*operations, StoreIdempotencyKey(handled))
+        except ConditionFailed:  # another run came first: its emits are stored, and those of this one are not
+            stored = await self._stored(runtime, scope)
+            return arguments if stored is None else stored
+        return arguments
+
+    async def _stored(self, runtime: Runtime, scope: KeyScope) -> list[Any] | None:
+        stored = await runtime.log.acknowledgement(*scope)
+        arguments: list[Any] | None = None if stored is None else json.loads(stored)
         return arguments

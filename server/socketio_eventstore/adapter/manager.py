@@ -53,6 +53,7 @@ class RecoveryArguments(TypedDict, total=False):
     websocket_compression: int
     connections: int
     pending_handshakes: int
+    rooms_per_session: int
     allowed_hosts: Sequence[str] | None
     trusted_proxies: Sequence[str]
 
@@ -157,10 +158,7 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
             await asyncio.wait([self._closing])
         encoding = encoder.encoder_for(self.server.packet_class, self.options.max_attachments)
         return await Runtime.start(
-            self.options,
-            encoding,
-            self.server.session_expired,
-            lock_timeout_seconds=lock_timeout_seconds,
+            self.options, encoding, self.server.listener, lock_timeout_seconds=lock_timeout_seconds
         )
 
     async def close(self) -> None:
@@ -217,9 +215,9 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
         payload, attachments = encoder.encode_event(event, encoder.arguments_of(data), runtime.encoder)
         record = Event(namespace, event, payload, attachments, rooms, skip, time.time())
         limit = runtime.options.max_event_bytes
-        if record.size_bytes > limit:
+        if record.weight_bytes > limit:
             raise ValueError(
-                f"event {event!r} is {record.size_bytes} bytes long; at most {limit} can be sent"
+                f"event {event!r} is {record.weight_bytes} bytes long; at most {limit} can be sent"
             )
         if not isinstance(runtime.encoder, TextEncoder):
             # A value that the serializer cannot encode must fail here, not after the commit.
@@ -245,7 +243,7 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
         """Put a session into a room, connected or away; on disk when the call returns.
 
         Raises, as python-socketio does, KeyError for an unknown sid, ValueError for a namespace without
-        sessions and for a room that is the sid of another session.
+        sessions and for a room that is the sid of another session; and ValueError beyond rooms_per_session.
         """
         self.check_loop()
         session = self._session(sid, namespace)
@@ -255,6 +253,9 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
             if namespace in self.get_namespaces():
                 raise KeyError(sid)
             raise ValueError("sid is not connected to requested namespace")
+        limit = self.options.rooms_per_session
+        if len(session.joined) >= limit and room not in session.joined:
+            raise ValueError(f"the session {sid} is in {limit} rooms, which is the limit rooms_per_session")
         await submit_or_defer(self._running.queue, JoinRoom(session, encoder.checked_room(room)))
         if self.server.admin_ui is not None:
             self.server.admin_ui.joined(session, room)

@@ -13,6 +13,7 @@ import socketio
 from socketio import exceptions
 
 from socketio_eventlog.errors import StoreClosed, StoreError
+from socketio_eventlog.records import SessionEnd
 from socketio_eventstore.adapter import encoder
 from socketio_eventstore.adapter.acknowledgements import AcknowledgementIds, Call, current_call
 from socketio_eventstore.adapter.admin_ui import AdminUi
@@ -28,10 +29,12 @@ from socketio_eventstore.core.handler_transaction import (
     is_deferred,
     submit_or_defer,
 )
+from socketio_eventstore.core.listener import SessionListener
 from socketio_eventstore.core.operations import BindIdentity, SaveData, SendPacket
 from socketio_eventstore.core.options import Options
+from socketio_eventstore.core.recovery import RecoveryResult
 from socketio_eventstore.core.runtime import Runtime
-from socketio_eventstore.core.session_operations import DisconnectSession, RevokeSession
+from socketio_eventstore.core.session_operations import EndSession, RevokeIdentity
 from socketio_eventstore.core.sessions import Session
 from socketio_eventstore.transport.engine import UNAVAILABLE, Engine
 
@@ -152,6 +155,11 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
             flush=self._clients.flush,
         )
         self.eio.on("connect", self._handle_eio_connect)
+
+    @property
+    def listener(self) -> SessionListener:
+        """The calls of handlers by the core."""
+        return self._clients
 
     async def start(self) -> None:
         """Open the store, also after ``shutdown``. Without this call the first connection or emit opens it.
@@ -279,6 +287,15 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         """Whether the present connection of a client recovered its session. Raises KeyError."""
         return self._known(sid, namespace).current.recovered
 
+    def recovery_result(self, sid: str, namespace: str | None = None) -> str | None:
+        """Return why the present connection of a client did, or did not, recover an earlier session.
+
+        ``"recovered"``, the reason for a new session (see "Reasons for a new session" in the guarantees), or
+        None for a client that named no earlier session. Raises KeyError.
+        """
+        current = self._known(sid, namespace).current
+        return str(RecoveryResult.RECOVERED) if current.recovered else current.refusal
+
     async def get_session(self, sid: str, namespace: str | None = None) -> dict[str, Any]:
         """Return a copy of the saved data of a session, connected or away. Raises KeyError."""
         session = self._known(sid, namespace)
@@ -313,7 +330,7 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         session, departures = self._find(sid, namespace), self._clients.departures
         if session is not None and departures is not None:
             self.logger.info("Disconnecting %s [%s]", sid, session.namespace)
-            await departures.end(DisconnectSession(session))
+            await departures.end(EndSession(session, SessionEnd.DISCONNECTED))
 
     async def revoke(self, sid: str, namespace: str | None = None) -> None:
         """End a session for good: the private id opens nothing any more.
@@ -325,9 +342,7 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         self.manager.check_loop()
         session, departures = self._find(sid, namespace), self._clients.departures
         if session is not None and departures is not None:
-            connection = await departures.end(RevokeSession(session))
-            if connection is not None:
-                connection.abort("the session was revoked")
+            await departures.end(EndSession(session, SessionEnd.REVOKED))
 
     async def revoke_identity(self, identity: str) -> None:
         """End all sessions that are bound to an identity, in every namespace: a logout everywhere.
@@ -341,8 +356,7 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         self._clients.start(await self.manager.opened())
         departures = self._clients.departures
         if departures is not None:
-            for connection in await departures.end_identity(identity):
-                connection.abort("the session was revoked")
+            await departures.end(RevokeIdentity(identity))
 
     async def bind(self, sid: str, identity: str, namespace: str | None = None) -> None:
         """Bind a session to an identity; on disk when the call returns.
@@ -491,7 +505,7 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         with handler_transaction() as operations:
             data = json.loads(session.data)
             await self.call_handler("session_expired", session.namespace, session.sid, data)
-        await (await self.manager.opened()).queue.submit(*operations, RevokeSession(session))
+        await (await self.manager.opened()).queue.submit(*operations, EndSession(session, SessionEnd.EXPIRED))
 
     # Hooks of python-socketio -------------------------------------------------------------------------
 

@@ -1,8 +1,9 @@
-"""One queue and one order: operations are committed in batches and take effect in the order of the log.
+"""One queue and one order: operations are appended in batches, and take effect as they come out of the log.
 
-Everything that changes the view of a client is an operation (see ``operation``). The commit queue drains
-the waiting operations, stores the changes of all of them in one transaction, and then lets the operations
-take effect, one after the other. There is no timer: during one commit the next batch gathers (group commit).
+Everything that changes the view of a client is an operation (see ``operation``). The queue drains the
+waiting operations and appends the changes of all of them to the log in one transaction. There is no timer:
+during one append the next batch gathers (group commit). Effects come from the log alone, in its order, own
+ones and those of other nodes; unstored operations take effect at their place between the own ones.
 """
 
 from __future__ import annotations
@@ -11,15 +12,21 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from socketio_eventlog.errors import StoreBusy, StoreClosed, StoreError, StoreRejected, StoreUnavailable
-from socketio_eventlog.records import Change
+from socketio_eventlog.records import Batch, Change, Committed, Event, SessionEnd
+from socketio_eventstore.core.context import Context
+from socketio_eventstore.core.effects import take_effect
+from socketio_eventstore.core.faults import Faults
 from socketio_eventstore.core.flush_schedule import FlushSchedule
 from socketio_eventstore.core.health import StoreHealth
-from socketio_eventstore.core.operation import Context, Operation
+from socketio_eventstore.core.operation import Operation
 from socketio_eventstore.core.pending_changes import PendingChanges, SessionChange
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
+from socketio_eventstore.core.session_operations import EndSession
+from socketio_eventstore.core.sessions import Session
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +55,22 @@ _Group: TypeAlias = tuple[Sequence[Operation], "asyncio.Future[object] | None", 
 when no caller waits; and the weight in bytes. A plain tuple takes a fifth of the time of a named one."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Appended:
+    """A batch of this node that was appended and has not taken effect yet."""
+
+    own: int
+    """Which call of ``Log.append`` it was."""
+    groups: Sequence[_Group]
+    counts: Sequence[int]
+    """The number of changes of each operation."""
+    pending: int
+    """The number of pending changes in front of those of the operations."""
+    taken_effect: asyncio.Future[None]
+
+
 class CommitQueue:
-    """Commits operations in batches and lets them take effect in the order of the log."""
+    """Appends operations in batches, and lets the batches of the log take effect in their order."""
 
     def __init__(self, context: Context, flush_schedule: FlushSchedule) -> None:
         self.context = context
@@ -59,9 +80,15 @@ class CommitQueue:
         self._waiting_operations = 0
         self._failures_in_a_row = 0
         self._wake = asyncio.Event()
-        self._is_busy = False
         self._is_closed = False
+        self._is_draining = False
+        """Whether a drained batch has not taken effect yet, or failed."""
+        self._effects = asyncio.Lock()
+        """Held while effects take place: a large batch yields to the event loop in between."""
+        self._appends = 0
+        self._appended: _Appended | None = None
         self._failures = RepeatedFailures(logger)
+        self._faults = Faults(context, self._failures, lambda session: self.enqueue(_revoked(session)))
         self.store_health = StoreHealth()
         self._pending = PendingChanges()
 
@@ -97,14 +124,15 @@ class CommitQueue:
         stored. Cancelling the future leaves the operations in the order. Raises QueueFull when too many
         operations wait, StoreClosed after ``close``.
         """
-        self._raise_if_full()
+        if not group[-1].passes_full_queue:
+            self._raise_if_full()
         result: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         if self._append(group, result):
             self._flush_schedule.flush()
         return result
 
     async def run(self) -> None:
-        """Work until ``close`` was called and the queue is empty; fail all waiting callers when cancelled."""
+        """Append until ``close`` was called and the queue is empty; when cancelled, fail all callers."""
         try:
             while self._waiting or not self._is_closed:
                 if not self._waiting:
@@ -112,9 +140,17 @@ class CommitQueue:
                     await self._wake.wait()
                     continue
                 await self._process_batch()
-        finally:
+        except asyncio.CancelledError:
             self._is_closed = True
-            _fail(self._waiting, StoreClosed())
+            raise
+        finally:
+            if self._is_closed:
+                _fail(self._waiting, StoreClosed())
+
+    async def take_effects(self) -> None:
+        """Let the batches of the log take effect, until the log is closed."""
+        async for batch in self.context.log.batches():
+            await self._take_effects_of(batch)
 
     def retry_pending_changes(self) -> None:
         """Try again to store the session changes that an earlier commit could not store."""
@@ -133,11 +169,14 @@ class CommitQueue:
         """
         if self._is_closed:
             raise StoreClosed
-        if self._is_busy or self._waiting or self._pending or _may_store(operations):
+        is_busy = self._is_draining or self._waiting or self._pending or self._effects.locked()
+        if is_busy or _are_stored(operations):
             size_bytes = sum([operation.size_bytes for operation in operations])
             self._push((operations, result, size_bytes))
             return False
-        self._take_effect(operations, result)
+        for operation in operations:
+            last = result if operation is operations[-1] else None
+            self._send(operation, last)
         return True
 
     def _push(self, group: _Group) -> None:
@@ -152,7 +191,7 @@ class CommitQueue:
             raise QueueFull(f"{operations} operations of {size_bytes} bytes are waiting.")
 
     async def _process_batch(self) -> None:
-        self._is_busy = True
+        self._is_draining = True
         groups = self._next_groups()
         self._failures_in_a_row = 0
         try:
@@ -165,7 +204,7 @@ class CommitQueue:
             _fail(groups, StoreClosed())
             raise
         finally:
-            self._is_busy = False
+            self._is_draining = False
 
     def _next_groups(self) -> list[_Group]:
         waiting = self._waiting
@@ -182,30 +221,36 @@ class CommitQueue:
         self._waiting_bytes -= size_bytes
         return groups
 
-    async def _process(self, groups: list[_Group]) -> None:
-        registry = self.context.registry
-        changes = [operation.changes(registry) for operations, _, _ in groups for operation in operations]
+    async def _process(self, groups: Sequence[_Group]) -> None:
+        changes: list[Change] = [*self._pending.due] if self._pending else []
+        pending, counts = len(changes), []
+        for operations, _, _ in groups:
+            for operation in operations:
+                own = operation.changes()
+                changes += own
+                counts.append(len(own))
+        if not changes:
+            async with self._effects:
+                await self._take_own(None, groups, counts, 0)
+            return
         try:
-            positions = await self._commit(changes)
+            await self._append_with_retry(changes, groups, counts, pending)
         except StoreError as error:
             self._failures_in_a_row += 1
-            await self._commit_parts(groups, changes, error)
+            await self._append_parts(groups, error)
             return
         self._failures_in_a_row = 0
-        await self._apply(groups, changes, positions)
 
-    async def _commit_parts(
-        self, groups: list[_Group], changes: list[Sequence[Change]], error: StoreError
-    ) -> None:
+    async def _append_parts(self, groups: Sequence[_Group], error: StoreError) -> None:
         """Find the bad group by halves: it fails alone, and the good groups keep their order.
 
-        One bad group costs the others two commits for each halving, and not a commit for each group.
+        One bad group costs the others two transactions for each halving, and not one for each group.
         """
         if isinstance(error, StoreRejected) and self._pending:
             try:
-                await self._commit_pending(self._pending.due)
+                await self._append_pending(self._pending.due)
             except StoreError as other:
-                self._refuse(groups, changes, other)
+                await self._refuse(groups, other)
             else:
                 await self._process(groups)
             return
@@ -213,46 +258,34 @@ class CommitQueue:
             isinstance(error, StoreUnavailable) and self._failures_in_a_row > FAILURES_IN_A_ROW
         )
         if len(groups) == 1 or isinstance(error, StoreBusy) or is_fault_of_store:
-            self._refuse(groups, changes, error)
+            await self._refuse(groups, error)
             return
         middle = len(groups) // 2
         await self._process(groups[:middle])
         await self._process(groups[middle:])
 
-    async def _commit_pending(self, changes: list[SessionChange]) -> None:
+    async def _append_pending(self, changes: Sequence[SessionChange]) -> None:
         """Store pending changes without other operations, and put aside each that the store rejects."""
         try:
-            await self._commit_with_retry(changes)
+            await self._append_with_retry(changes, (), (), len(changes))
         except StoreRejected as error:
             if len(changes) == 1:
                 self._failures.failed("rejected", f"The end of a connection could not be stored: {error}")
                 self._pending.reject(changes[0])
                 return
             middle = len(changes) // 2
-            await self._commit_pending(changes[:middle])
-            await self._commit_pending(changes[middle:])
-        else:
-            self._pending.stored(changes)
+            await self._append_pending(changes[:middle])
+            await self._append_pending(changes[middle:])
 
-    async def _commit(self, changes: list[Sequence[Change]]) -> list[int]:
-        """Store the pending changes and those of all operations; return the position at each operation."""
-        flat: list[Change] = [*self._pending.due] if self._pending else []
-        ends = []
-        for changes_of_operation in changes:
-            flat += changes_of_operation
-            ends.append(len(flat))
-        if not flat:
-            return [self.position] * len(ends)
-        positions = [self.position, *await self._commit_with_retry(flat)]
-        self._pending.stored(flat)
-        return [positions[end] for end in ends]
-
-    async def _commit_with_retry(self, changes: Sequence[Change]) -> list[int]:
+    async def _append_with_retry(
+        self, changes: Sequence[Change], groups: Sequence[_Group], counts: Sequence[int], pending: int
+    ) -> None:
+        """Append changes and wait until they have taken effect. Raises StoreError."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + BUSY_TIMEOUT_SECONDS
         while True:
             try:
-                positions = await self.context.log.commit(changes)
+                await self._append_once(changes, groups, counts, pending)
             except StoreBusy as error:
                 self.store_health.failed(error)
                 if loop.time() > deadline or self._is_closed:
@@ -264,38 +297,100 @@ class CommitQueue:
                 raise
             else:
                 self._failures.succeeded("lock")
-                self.store_health.written()
-                return positions
+                return
             await asyncio.sleep(BUSY_PAUSE_SECONDS)
 
-    async def _apply(
-        self, groups: list[_Group], changes: list[Sequence[Change]], positions: list[int]
+    async def _append_once(
+        self, changes: Sequence[Change], groups: Sequence[_Group], counts: Sequence[int], pending: int
     ) -> None:
-        schedule, context = self._flush_schedule, self.context
-        fan_out, recent_events = context.fan_out, context.recent_events
-        schedule.begin_batch(len(positions))
-        committed = zip(changes, positions, strict=True)
+        taken_effect: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._appends += 1
+        self._appended = _Appended(self._appends, groups, counts, pending, taken_effect)
+        place = self.context.log.append(changes)
+        place.add_done_callback(lambda done: _fail_if_not_appended(done, taken_effect))
+        await taken_effect
+
+    # Effects ----------------------------------------------------------------------------------------
+
+    async def _take_effects_of(self, batch: Batch) -> None:
+        appended, nodes = self._appended, self.context.nodes
+        async with self._effects:
+            nodes.batch, nodes.uptime = batch.number, batch.uptime
+            if appended is None or batch.own != appended.own:
+                await self._take_foreign(batch, batch.changes)
+                self._flush_schedule.flush()
+                return
+            self._appended = None
+            self.store_health.written()  # before any caller learns that the batch is stored
+            try:
+                if self._pending.any_kept:
+                    self._pending.stored([committed.change for committed in batch.changes])
+                await self._take_foreign(batch, batch.changes[: appended.pending])
+                await self._take_own(batch, appended.groups, appended.counts, appended.pending)
+            except BaseException as error:
+                _fail(appended.groups, error if isinstance(error, Exception) else StoreClosed())
+                raise
+            finally:
+                if not appended.taken_effect.done():
+                    appended.taken_effect.set_result(None)
+
+    async def _take_foreign(self, batch: Batch, changes: Sequence[Committed]) -> None:
+        """Let changes take effect for which no operation of this node waits."""
+        fan_out = self.context.fan_out
+        for committed in changes:
+            try:
+                if type(committed.change) is not Event:
+                    fan_out.end_run()
+                take_effect(self.context, batch, committed)
+            except Exception as error:  # noqa: BLE001 -- a fault in one change must not stop the order for all others
+                self._faults.after((committed,), error)
+            if fan_out.waiting_bytes > SLICE_BYTES:
+                await self._flush_schedule.flush_and_yield()
+
+    async def _take_own(
+        self, batch: Batch | None, groups: Sequence[_Group], counts: Sequence[int], start: int
+    ) -> None:
+        """Let operations take effect, with their changes in the batch from index ``start`` on."""
+        schedule, fan_out = self._flush_schedule, self.context.fan_out
+        schedule.begin_batch(len(counts))
+        count_of_next = iter(counts)
         for operations, result, _ in groups:
             for operation in operations:
-                changes_of_operation, recent_events.position = next(committed)
-                is_last = operation is operations[-1]
-                self._take_one_effect(operation, changes_of_operation, result if is_last else None)
+                end = start + next(count_of_next)
+                last = result if operation is operations[-1] else None
+                if end > start and batch is not None:
+                    self._take_one(operation, batch, batch.changes[start:end], last)
+                    start = end
+                else:
+                    self._send(operation, last)
                 if fan_out.waiting_bytes > SLICE_BYTES:
                     await schedule.flush_and_yield()
         schedule.flush()
 
-    def _take_effect(self, operations: Sequence[Operation], result: asyncio.Future[object] | None) -> None:
-        for operation in operations:
-            self._take_one_effect(operation, (), result if operation is operations[-1] else None)
-
-    def _take_one_effect(
-        self, operation: Operation, changes: Sequence[Change], result: asyncio.Future[object] | None
+    def _take_one(
+        self,
+        operation: Operation,
+        batch: Batch,
+        committed: Sequence[Committed],
+        result: asyncio.Future[object] | None,
     ) -> None:
-        if not operation.only_broadcasts:
-            self.context.fan_out.end_run()
         try:
-            value = operation.apply(self.context, changes)
-        except Exception as error:  # noqa: BLE001 -- a fault in one operation must not stop the order for all others
+            if not operation.only_broadcasts:
+                self.context.fan_out.end_run()
+            value = operation.apply(self.context, batch, committed)
+        except Exception as error:  # noqa: BLE001 -- as in _take_foreign
+            value = self._faults.after(committed, error)
+            if value is None and result is not None and not result.done():
+                result.set_exception(error)
+        if result is not None and not result.done():
+            result.set_result(value)
+
+    def _send(self, operation: Operation, result: asyncio.Future[object] | None) -> None:
+        try:
+            if not operation.only_broadcasts:
+                self.context.fan_out.end_run()
+            value = operation.send(self.context)
+        except Exception as error:  # noqa: BLE001 -- as in _take_foreign
             text = f"An operation could not take effect: {operation!r}"
             self._failures.failed((type(operation), type(error)), text, error=error)
             if result is not None and not result.done():
@@ -304,30 +399,43 @@ class CommitQueue:
         if result is not None and not result.done():
             result.set_result(value)
 
-    def _refuse(self, groups: list[_Group], changes: list[Sequence[Change]], error: StoreError) -> None:
+    async def _refuse(self, groups: Sequence[_Group], error: StoreError) -> None:
         """Fail the operations with changes. The others take effect all the same, in their place."""
-        refused = iter(changes)
-        for operations, result, _ in groups:
-            for operation in operations:
-                changes_of_operation = next(refused)
-                if not changes_of_operation:
-                    self._take_one_effect(operation, (), result if operation is operations[-1] else None)
-                    continue
-                if operation.has_happened:
-                    self._pending.keep(changes_of_operation)
-                operation.refused(self.context, error)
-                if result is None:
-                    self._failures.failed("refused", f"An operation could not be stored: {error}")
-                elif not result.done():
-                    result.set_exception(error)
-        self._flush_schedule.flush()
+        async with self._effects:
+            for operations, result, _ in groups:
+                for operation in operations:
+                    last = result if operation is operations[-1] else None
+                    if not operation.is_stored:
+                        self._send(operation, last)
+                        continue
+                    self._refuse_one(operation, error)
+                    if result is None:
+                        self._failures.failed("refused", f"An operation could not be stored: {error}")
+                    elif not result.done():
+                        result.set_exception(error)
+            self._flush_schedule.flush()
+
+    def _refuse_one(self, operation: Operation, error: StoreError) -> None:
+        # The changes first: after ``refused`` the operation may describe another state.
+        if operation.has_happened:
+            self._pending.keep(operation.changes())
+        operation.refused(self.context, error)
 
 
-def _may_store(operations: Sequence[Operation]) -> bool:
+def _are_stored(operations: Sequence[Operation]) -> bool:
     for operation in operations:  # noqa: SIM110 -- any() with a generator takes twice as long, for each packet
-        if operation.may_store:
+        if operation.is_stored:
             return True
     return False
+
+
+def _fail_if_not_appended(place: asyncio.Future[int], taken_effect: asyncio.Future[None]) -> None:
+    if not place.cancelled() and (error := place.exception()) is not None and not taken_effect.done():
+        taken_effect.set_exception(error)
+
+
+def _revoked(session: Session) -> Operation:
+    return EndSession(session, SessionEnd.REVOKED)
 
 
 def _fail(groups: Iterable[_Group], error: Exception) -> None:

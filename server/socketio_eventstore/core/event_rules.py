@@ -31,8 +31,17 @@ def check_event_name(name: object) -> None:
     check_text(name, "an event's name")
 
 
+MAX_NAME_CHARACTERS: Final = 1000
+"""The longest name of an event, namespace, room, identity or sid."""
+
+
 def check_text(text: str, what: str) -> None:
-    """Check that the store can keep a text: UTF-8 has no lone surrogates. Raises ValueError."""
+    """Check that the store can keep a name: it is not too long, and UTF-8 has no lone surrogates.
+
+    Raises ValueError.
+    """
+    if len(text) > MAX_NAME_CHARACTERS:
+        raise ValueError(f"{what} may have {MAX_NAME_CHARACTERS} characters, not {len(text)}: {text[:20]!r}…")
     if not text.isascii():
         try:
             text.encode()

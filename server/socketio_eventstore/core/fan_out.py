@@ -8,12 +8,12 @@ per batch, however many events the batch has.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from socketio_eventlog.records import Room
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.registry import Registry
-from socketio_eventstore.core.sessions import ClientConnection, Session, State
+from socketio_eventstore.core.sessions import ClientConnection
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +60,7 @@ class FanOut:
         """Hand all gathered frames to the connections."""
         self.waiting_bytes = 0
         if self._address is not None and not self._waiting:
-            # The whole batch is one run: the first client is written to before the others are looked up.
-            recipients, joined = self._take_run(self._address)
+            recipients, joined = self._take_run(self._address)  # the whole batch is one run
             batch = (joined,)
             for connection in recipients:
                 _write(connection, batch)
@@ -71,12 +70,10 @@ class FanOut:
         for connection, frames in waiting.items():
             _write(connection, frames)
 
-    def _take_run(self, address: Address) -> tuple[Iterator[ClientConnection], Frames]:
-        """End the run; return the recipients, looked up one by one, and the joined frames."""
+    def _take_run(self, address: Address) -> tuple[Iterable[ClientConnection], Frames]:
+        """End the run; return the recipients and the joined frames."""
         run, self._run, self._address = self._run, [], None
-        namespace, rooms, skip = address
-        members = list(self._registry.members(namespace, rooms))  # a copy: a write may change the members
-        return _live(members, skip), Frames.join(run)
+        return self._registry.recipients(*address), Frames.join(run)
 
     def _put(self, connections: Iterable[ClientConnection], frames: Frames) -> None:
         waiting = self._waiting
@@ -85,15 +82,6 @@ class FanOut:
                 waiting[connection].append(frames)
             except KeyError:
                 waiting[connection] = [frames]
-
-
-def _live(sessions: Iterable[Session], skip: Sequence[str]) -> Iterator[ClientConnection]:
-    """The connections of the sessions that receive every event as soon as the event takes effect."""
-    for session in sessions:
-        if session.state is State.LIVE and session.sid not in skip:
-            connection = session.current.connection
-            if connection is not None:
-                yield connection
 
 
 def _write(connection: ClientConnection, batch: Sequence[Frames]) -> None:

@@ -5,19 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
-from socketio_eventlog.errors import StoreBusy, StoreError
-from socketio_eventlog.log import Log
+from socketio_eventlog.errors import StoreBusy, StoreClosed, StoreError
+from socketio_eventlog.log import HEARTBEAT_SECONDS
 from socketio_eventlog.sqlite import wal
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
 
 logger = logging.getLogger(__name__)
 
-HEARTBEAT_SECONDS: Final = 2.0
-"""The time between two heartbeats of the store."""
 WRITTEN_WITHIN_SECONDS: Final = 3 * HEARTBEAT_SECONDS
 """The age of the last write from which on the store counts as unavailable."""
 
@@ -56,31 +54,35 @@ class Health:
     """The task that writes the heartbeats, and the answer to the readiness probe."""
 
     def __init__(
-        self, log: Log, store: StoreHealth, uptime: Callable[[], float], path: Path | None = None
+        self, store: StoreHealth, heartbeat: Callable[[], Awaitable[object]], path: Path | None = None
     ) -> None:
-        """``path`` is the database whose WAL is watched."""
+        """``heartbeat`` writes one; ``path`` is the database whose WAL is watched."""
+        self._store = store
+        self._heartbeat = heartbeat
         self._path = path
         self._failures = RepeatedFailures(logger)
-        self._log = log
-        self._store = store
-        self._uptime = uptime
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-
-    def watch(self, name: str, task: asyncio.Task[None]) -> None:
-        """Report the end of a task as a problem."""
-        self._tasks[name] = task
+        self._failing: dict[str, str] = {}
 
     async def run(self) -> None:
         """Write a heartbeat again and again, until cancelled."""
         while True:
             await asyncio.sleep(HEARTBEAT_SECONDS)
             try:
-                await self._log.heartbeat(self._uptime())
+                await self._heartbeat()
+            except StoreClosed:  # the server is ending
+                return
             except StoreError as error:
                 self._store.failed(error)
             else:
-                self._store.written()
                 self._watch_wal()
+
+    def task_failed(self, name: str) -> None:
+        """Report that a task of the server has ended, until ``task_runs``."""
+        self._failing[name] = f"the task {name} has ended"
+
+    def task_runs(self, name: str) -> None:
+        """Take back the report of a task that was started again."""
+        self._failing.pop(name, None)
 
     def _watch_wal(self) -> None:
         text = None if self._path is None else wal.growth(self._path)
@@ -91,6 +93,6 @@ class Health:
 
     def problems(self) -> list[str]:
         """Return why the server is not ready; an empty list when it is."""
-        dead = [f"the task {name} has ended" for name, task in self._tasks.items() if task.done()]
+        failing = list(self._failing.values())
         problem = self._store.problem()
-        return dead if problem is None else [problem, *dead]
+        return failing if problem is None else [problem, *failing]

@@ -1,55 +1,30 @@
-"""The base class of operations, and the state on which operations take effect.
+"""The base classes of operations.
 
-An operation changes something that clients may see. The commit queue stores the changes of an operation
-first and calls ``apply`` afterwards, in the order of the log. Operations know no event loop and never wait.
+A stored operation asks for changes of the log, and knows what its submitter gets. The commit queue appends
+the changes; they take effect when they come out of the log, as those of other nodes do (see ``effects``).
+An unstored operation takes effect at its place between them. Operations know no event loop and never wait.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import ClassVar
 
 from socketio_eventlog.errors import StoreError
-from socketio_eventlog.log import Log
-from socketio_eventlog.records import Change
-from socketio_eventstore.core.fan_out import FanOut
-from socketio_eventstore.core.packets import PacketEncoder
-from socketio_eventstore.core.recent_events import RecentEvents
-from socketio_eventstore.core.registry import Registry
-from socketio_eventstore.core.sessions import Session
+from socketio_eventlog.records import Batch, Change, Committed
+from socketio_eventstore.core.context import Context
+from socketio_eventstore.core.effects import take_effect
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
-    """The state on which operations take effect."""
+class Operation:
+    """An entry of the commit queue: override ``changes``, or ``send`` for an unstored operation."""
 
-    log: Log
-    registry: Registry
-    fan_out: FanOut
-    encoder: PacketEncoder
-    recent_events: RecentEvents
-    begin_replay: Callable[[Session], None]
-    """Called with a session that was just accepted, to send the missed events."""
-
-    @property
-    def position(self) -> int:
-        """The sequence of the last event that has taken effect."""
-        return self.recent_events.position
-
-    @property
-    def offset(self) -> str | None:
-        """The offset of the position, as text for clients; None when recovery is disabled."""
-        log = self.log
-        return str(log.offset_at(self.recent_events.position)) if log.is_durable else None
-
-
-class Operation(ABC):
-    """A change that takes effect at one point of the order."""
-
+    is_stored: ClassVar[bool] = True
+    """Whether the operation has changes. An operation without changes need not wait."""
     only_broadcasts: ClassVar[bool] = False
-    """Whether ``apply`` calls nothing but ``FanOut.broadcast``; neighbours may then share one look-up."""
+    """Whether the effect calls nothing but ``FanOut.broadcast``; neighbours may then share one look-up."""
+    passes_full_queue: ClassVar[bool] = False
+    """Whether the operation is taken although the queue is full: it makes room, or cannot be left out."""
     has_happened: ClassVar[bool] = False
     """Whether the changes describe the end of a connection or session, which no error can undo.
 
@@ -62,26 +37,34 @@ class Operation(ABC):
         """The weight of the operation while the operation waits in the queue."""
         return 0
 
-    @property
-    def may_store(self) -> bool:
-        """Whether ``changes`` may return anything. An operation without changes need not wait."""
-        return True
-
-    def changes(self, registry: Registry) -> Sequence[Change]:
-        """Return the changes that must be on disk before ``apply``; asked once for each commit.
+    def changes(self) -> Sequence[Change]:
+        """Return the changes to append, at least one if the operation is stored; asked for each append.
 
         Must not raise: an exception here would fail the whole batch.
         """
         return ()
 
-    @abstractmethod
-    def apply(self, context: Context, changes: Sequence[Change]) -> object:
-        """Take effect in memory and on connections.
+    def apply(self, context: Context, batch: Batch, committed: Sequence[Committed]) -> object:
+        """Let the changes of this operation take effect; return what the submitter gets.
 
-        ``changes`` are the committed ones, as returned by ``changes``. The commit queue gives the result
-        to the submitter.
+        ``committed`` are the changes as they came out of the log. By default the submitter gets the result
+        of the last effect.
         """
+        result: object = None
+        for change in committed:
+            result = take_effect(context, batch, change)
+        return result
 
     def refused(self, context: Context, error: StoreError) -> None:
         """Take note that the changes could not be stored."""
         return
+
+    def send(self, context: Context) -> object:
+        """Take effect on connections, for an unstored operation; return what the submitter gets."""
+        raise NotImplementedError
+
+
+class UnstoredOperation(Operation):
+    """Packets that are not stored, at one point of the order."""
+
+    is_stored = False

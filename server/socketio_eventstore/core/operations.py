@@ -1,28 +1,36 @@
-"""The operations for events, packets, rooms and data: the stored changes and the effects of each.
+"""The operations for events, packets, rooms and data.
 
 The operations in the life of a session are in ``session_operations``.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from socketio_eventlog.records import (
+    NAME_BYTES,
+    Batch,
     Change,
+    Committed,
     DataSaved,
     Event,
     EventHandled,
+    Heartbeat,
+    NodeDied,
+    Pruned,
     Room,
     RoomClosed,
     RoomJoined,
     RoomLeft,
     SessionBound,
 )
+from socketio_eventstore.core.context import Context
+from socketio_eventstore.core.effects import broadcast, emitted
 from socketio_eventstore.core.frames import Frames
-from socketio_eventstore.core.operation import Context, Operation
-from socketio_eventstore.core.registry import Registry
+from socketio_eventstore.core.operation import Operation, UnstoredOperation
 from socketio_eventstore.core.sessions import (
     NOT_CONNECTED,
     ClientConnection,
@@ -45,20 +53,17 @@ class Emit(Operation):
 
     @property
     def size_bytes(self) -> int:
-        return self.event.size_bytes
+        return self.event.weight_bytes
 
-    def changes(self, registry: Registry) -> Sequence[Change]:
+    def changes(self) -> Sequence[Change]:
         return (self.event,)
 
-    def apply(self, context: Context, changes: Sequence[Change]) -> str | None:
-        offset = context.offset
-        frames = _broadcast(context, self.event, offset)
-        context.recent_events.append(context.recent_events.position, self.event, frames)
-        return offset
+    def apply(self, context: Context, batch: Batch, committed: Sequence[Committed]) -> str | None:
+        return emitted(context, batch, committed[0])  # the default, with two calls less for each event
 
 
 @dataclass(eq=False)
-class EmitVolatile(Operation):
+class EmitVolatile(UnstoredOperation):
     """An event that is not stored.
 
     The frames end in the present offset, because a client takes any last text argument as its offset
@@ -66,46 +71,37 @@ class EmitVolatile(Operation):
     """
 
     only_broadcasts = True
-    may_store = False
     event: Event
 
     @property
     def size_bytes(self) -> int:
-        return self.event.size_bytes
+        return self.event.weight_bytes
 
-    def apply(self, context: Context, changes: Sequence[Change]) -> None:
-        _broadcast(context, self.event, context.offset)
-
-
-def _broadcast(context: Context, event: Event, offset: str | None) -> Frames:
-    frames = context.encoder.event(event.namespace, event.payload, event.attachments, offset)
-    context.fan_out.broadcast((event.namespace, event.rooms, event.skip), frames)
-    return frames
+    def send(self, context: Context) -> None:
+        broadcast(context, self.event, context.offset)
 
 
 @dataclass(eq=False)
-class EmitWithAck(Operation):
+class EmitWithAck(UnstoredOperation):
     """An event that asks for an acknowledgement: each recipient gets a packet of its own; not stored."""
 
-    may_store = False
     event: Event
     packet_for: Callable[[Session], Frames]
 
     @property
     def size_bytes(self) -> int:
-        return self.event.size_bytes
+        return self.event.weight_bytes
 
-    def apply(self, context: Context, changes: Sequence[Change]) -> None:
+    def send(self, context: Context) -> None:
         for session in context.registry.members(self.event.namespace, self.event.rooms):
             if session.current.connection is not None and session.sid not in self.event.skip:
                 _send_or_defer(context, session, self.packet_for(session))
 
 
 @dataclass(eq=False)
-class SendPacket(Operation):
+class SendPacket(UnstoredOperation):
     """A packet for one connection, such as an acknowledgement; not stored."""
 
-    may_store = False
     connection: ClientConnection
     namespace: str
     frames: Frames
@@ -114,7 +110,7 @@ class SendPacket(Operation):
     def size_bytes(self) -> int:
         return self.frames.size_bytes
 
-    def apply(self, context: Context, changes: Sequence[Change]) -> None:
+    def send(self, context: Context) -> None:
         session = self.connection.sessions.get(self.namespace)
         if session is None:
             context.fan_out.put(self.connection, self.frames)
@@ -144,10 +140,16 @@ class SessionOperation(Operation):
 
     session: Session
 
+    @property
+    def size_bytes(self) -> int:
+        return NAME_BYTES
 
-def _is_known(session: Session) -> bool:
-    """Whether the session is in the registry: after its end only until the disconnect handlers have ended."""
-    return session.state is not State.ENDED or session.running_disconnect_handlers > 0
+    @abstractmethod
+    def change(self) -> DataSaved | SessionBound | RoomJoined | RoomLeft:
+        """Return the change of the session."""
+
+    def changes(self) -> Sequence[Change]:
+        return (self.change(),)
 
 
 @dataclass(eq=False)
@@ -156,12 +158,8 @@ class JoinRoom(SessionOperation):
 
     room: Room
 
-    def changes(self, registry: Registry) -> Sequence[Change]:
-        return (RoomJoined(self.session.namespace, self.session.sid, self.room),)
-
-    def apply(self, context: Context, changes: Sequence[Change]) -> None:
-        if _is_known(self.session):
-            context.registry.enter(self.session, self.room, context.position)
+    def change(self) -> RoomJoined:
+        return RoomJoined(self.session.namespace, self.session.sid, self.room)
 
 
 @dataclass(eq=False)
@@ -170,12 +168,8 @@ class LeaveRoom(SessionOperation):
 
     room: Room
 
-    def changes(self, registry: Registry) -> Sequence[Change]:
-        return (RoomLeft(self.session.namespace, self.session.sid, self.room),)
-
-    def apply(self, context: Context, changes: Sequence[Change]) -> None:
-        if _is_known(self.session):
-            context.registry.leave(self.session, self.room, context.position)
+    def change(self) -> RoomLeft:
+        return RoomLeft(self.session.namespace, self.session.sid, self.room)
 
 
 @dataclass(eq=False)
@@ -185,12 +179,8 @@ class CloseRoom(Operation):
     namespace: str
     room: Room
 
-    def changes(self, registry: Registry) -> Sequence[Change]:
+    def changes(self) -> Sequence[Change]:
         return (RoomClosed(self.namespace, self.room),)
-
-    def apply(self, context: Context, changes: Sequence[Change]) -> None:
-        for session in list(context.registry.rooms.get((self.namespace, self.room), {})):
-            context.registry.leave(session, self.room, context.position)
 
 
 @dataclass(eq=False)
@@ -201,13 +191,10 @@ class SaveData(SessionOperation):
 
     @property
     def size_bytes(self) -> int:
-        return len(self.data)
+        return NAME_BYTES + len(self.data)
 
-    def changes(self, registry: Registry) -> Sequence[Change]:
-        return (DataSaved(self.session.namespace, self.session.sid, self.data),)
-
-    def apply(self, context: Context, changes: Sequence[Change]) -> None:
-        self.session.data = self.data
+    def change(self) -> DataSaved:
+        return DataSaved(self.session.namespace, self.session.sid, self.data)
 
 
 @dataclass(eq=False)
@@ -220,13 +207,13 @@ class BindIdentity(SessionOperation):
 
     @property
     def size_bytes(self) -> int:
-        return len(self.identity)
+        return NAME_BYTES + len(self.identity)
 
-    def changes(self, registry: Registry) -> Sequence[Change]:
-        return (SessionBound(self.session.namespace, self.session.sid, self.identity),)
+    def change(self) -> SessionBound:
+        return SessionBound(self.session.namespace, self.session.sid, self.identity)
 
-    def apply(self, context: Context, changes: Sequence[Change]) -> None:
-        self.session.identity = self.identity
+    def apply(self, context: Context, batch: Batch, committed: Sequence[Committed]) -> None:
+        super().apply(context, batch, committed)
         if self.attached is not NOT_CONNECTED:
             self.attached.authenticated_as = self.identity
 
@@ -241,8 +228,47 @@ class StoreIdempotencyKey(Operation):
     def size_bytes(self) -> int:
         return len(self.handled.acknowledgement)
 
-    def changes(self, registry: Registry) -> Sequence[Change]:
+    def changes(self) -> Sequence[Change]:
         return (self.handled,)
 
-    def apply(self, context: Context, changes: Sequence[Change]) -> None:
-        """Do nothing: the acknowledgement follows as an operation of its own."""
+
+@dataclass(eq=False)
+class WriteHeartbeat(Operation):
+    """The node is alive, and its uptime goes on."""
+
+    passes_full_queue = True
+    heartbeat: Callable[[], Heartbeat]
+    """Asked when the heartbeat is appended."""
+
+    def changes(self) -> Sequence[Change]:
+        return (self.heartbeat(),)
+
+
+@dataclass(eq=False)
+class DeclareDead(Operation):
+    """A node that has written no heartbeat for too long is gone; its sessions are away."""
+
+    passes_full_queue = True
+    node: str
+
+    def changes(self) -> Sequence[Change]:
+        return (NodeDied(self.node),)
+
+
+@dataclass(eq=False)
+class Prune(Operation):
+    """The events up to a sequence are deleted."""
+
+    passes_full_queue = True
+    through: int
+
+    def changes(self) -> Sequence[Change]:
+        return (Pruned(self.through),)
+
+
+@dataclass(eq=False)
+class CatchUp(Operation):
+    """Everything that was appended before has taken effect on this node when the submitter goes on."""
+
+    def changes(self) -> Sequence[Change]:
+        return (Pruned(0),)  # deletes nothing

@@ -40,6 +40,8 @@ class Options(StoreOptions):
     """Open connections; beyond, handshakes get 503."""
     pending_handshakes: int = 20_000
     """Connections that have not asked for a namespace; beyond, handshakes get 503."""
+    rooms_per_session: int = 1000
+    """Rooms of one session, its own sid not counted; beyond, ``enter_room`` raises ValueError."""
     allowed_hosts: Sequence[str] | None = None
     """Names of the server, beside IP addresses, ``localhost`` and the hosts of allowed origins. A request to
     another host gets 421. None and "*" allow every host; "*" is logged."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -10,6 +11,11 @@ from socketio_eventlog.records import Change, SessionAway, SessionEnded, Session
 SessionChange: TypeAlias = SessionAway | SessionEnded
 SessionKey: TypeAlias = tuple[str, str]
 """The namespace and sid of a session."""
+
+
+def _claim(change: SessionChange) -> float:
+    """The claim of a change; a change without one is newer than all claims."""
+    return math.inf if change.claim is None else change.claim
 
 
 class PendingChanges:
@@ -26,6 +32,11 @@ class PendingChanges:
         """The changes for the next commit."""
         return list(self._due.values())
 
+    @property
+    def any_kept(self) -> bool:
+        """Whether ``stored`` has anything to forget."""
+        return bool(self._due or self._rejected)
+
     def __bool__(self) -> bool:
         return bool(self._due)
 
@@ -35,13 +46,12 @@ class PendingChanges:
             if isinstance(change, SessionAway | SessionEnded):
                 key = (change.namespace, change.sid)
                 self._rejected.pop(key, None)
-                if not isinstance(self._due.get(key), SessionEnded):
+                due = self._due.get(key)
+                if due is None or not (isinstance(due, SessionEnded) or _claim(due) > _claim(change)):
                     self._due[key] = change
 
     def stored(self, changes: Sequence[Change]) -> None:
         """Forget the due changes among these, and the rejected changes that these replace."""
-        if not self._due and not self._rejected:
-            return
         for change in changes:
             if isinstance(change, SessionAway | SessionEnded | SessionResumed):
                 key = (change.namespace, change.sid)

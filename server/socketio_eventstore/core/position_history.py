@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import Final
 
 POSITIONS_KEPT: Final = 64
 
 
 class PositionHistory:
-    """The position that was reached a certain time ago.
+    """The position that was reached a certain time ago, on the uptime clock.
 
     The events carry the wall-clock time of their emit, but the wall clock may have been set meanwhile.
-    Events from before the start of the server count from the start on.
+    Events from before the first noted position count from then on.
     """
 
-    def __init__(self, reach_seconds: float) -> None:
-        """``reach_seconds``: the age, on the uptime clock, at which ``passed`` looks."""
+    def __init__(self, reach_seconds: float, noted: Iterable[tuple[float, int]] = ()) -> None:
+        """``reach_seconds``: the age at which ``passed`` looks. ``noted``: earlier positions, ascending."""
         self._reach_seconds = reach_seconds
-        self._noted: deque[tuple[float, int]] = deque()
+        self._noted = deque(noted)
+
+    def is_due(self, now: float, position: int) -> bool:
+        """Whether a position is worth a note: it is new, and the last note is old enough."""
+        if not self._noted:
+            return True
+        at, last = self._noted[-1]
+        return position > last and now - at >= self._reach_seconds / POSITIONS_KEPT
 
     def note(self, now: float, position: int) -> None:
-        """Record the position at an uptime in seconds. Call this at every heartbeat of the store."""
-        if self._noted and now - self._noted[-1][0] < self._reach_seconds / POSITIONS_KEPT:
-            return
+        """Record the position at an uptime in seconds."""
         self._noted.append((now, position))
         while len(self._noted) > 1 and self._noted[1][0] <= now - self._reach_seconds:
             self._noted.popleft()

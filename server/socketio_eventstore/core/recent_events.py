@@ -26,10 +26,16 @@ class RecentEvents:
     def append(self, sequence: int, event: Event, frames: Frames) -> None:
         """Add the newest event with the frames that were sent, and drop the oldest beyond the limits."""
         self._events.append((sequence, event, frames))
-        self._size_bytes += event.size_bytes
+        self._size_bytes += event.weight_bytes
         while self._size_bytes > self._limit_bytes or len(self._events) > self._limit_events:
             self.begins_after, oldest, _ = self._events.popleft()
-            self._size_bytes -= oldest.size_bytes
+            self._size_bytes -= oldest.weight_bytes
+
+    def clear(self) -> None:
+        """Forget all events, since one of them is missing: replays read the store."""
+        self._events.clear()
+        self._size_bytes = 0
+        self.begins_after = self.position
 
     def after(self, sequence: int) -> Iterator[tuple[int, Event, Frames]]:
         """Iterate over the events beyond a sequence, oldest first.

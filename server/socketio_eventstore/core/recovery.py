@@ -66,14 +66,6 @@ class RecoveryLimits:
         return 2 * self.max_disconnection_seconds + self.heartbeat_seconds
 
 
-@dataclass(frozen=True, slots=True)
-class Restore:
-    """The permission to recover a session; events beyond the cursor are to be sent."""
-
-    session: Session
-    cursor: int
-
-
 def hash_pid(pid: str) -> bytes:
     """Return the SHA-256 of a private id. The store never has the private id itself (promise P7)."""
     return hashlib.sha256(pid.encode("utf-8", "surrogatepass")).digest()
@@ -112,56 +104,70 @@ class Recovery:
         level = logging.DEBUG if result is RecoveryResult.RECOVERED else logging.INFO
         logger.log(level, "reconnection of %s: %s", sid or "an unknown session", result)
 
-    def is_expired(self, session: Session, uptime_now: float) -> bool:
+    def is_expired(self, session: Session, uptime: float) -> bool:
         """Whether a session has been away for longer than the maximum disconnection duration."""
-        return session.state is State.AWAY and self._is_overdue(session, uptime_now)
+        # As the log has it: an acceptance may come out of it before the end of the connection does.
+        is_away = session.state is State.AWAY and session.node is None
+        return is_away and self._is_overdue(session, uptime)
 
-    def _is_overdue(self, session: Session, uptime_now: float) -> bool:
-        # The time goes on while the session is CONNECTING: otherwise a series of claims could keep a
-        # session for ever.
-        is_waiting = session.state in (State.AWAY, State.CONNECTING)
-        return is_waiting and uptime_now - session.away_since > self._limits.max_disconnection_seconds
+    def _is_overdue(self, session: Session, uptime: float) -> bool:
+        # A claim does not end the absence: otherwise a series of claims could keep a session for ever.
+        away_since = session.away_since
+        return away_since is not None and uptime - away_since > self._limits.max_disconnection_seconds
 
-    async def decide(
-        self,
-        namespace: str,
-        pid: object,
-        offset: object,
-        position: int,
-        clock: Callable[[], float],
-        auth_hash: bytes | None = None,
-    ) -> Restore | RecoveryResult:
-        """Decide whether the client with this private id recovers its session, and from which position.
+    def find(
+        self, namespace: str, pid: object, offset: object, uptime: float, auth_hash: bytes | None = None
+    ) -> Session | RecoveryResult:
+        """Return the session that a client with this private id and offset may claim.
 
-        ``clock`` gives the uptime in seconds; ``auth_hash`` stands for the credentials of the client. Any
-        RecoveryResult means a new session, and names the reason. The decision changes nothing.
+        ``uptime`` is in seconds; ``auth_hash`` stands for the credentials of the client. Any RecoveryResult
+        means a new session, and names the reason. ``decide`` has the last word, after the claim.
         """
-        if not isinstance(pid, str):
-            return RecoveryResult.UNKNOWN_SESSION
-        session = self._registry.with_pid(hash_pid(pid))
+        session = self._registry.with_pid(hash_pid(pid)) if isinstance(pid, str) else None
         if session is None or session.namespace != namespace:
             return RecoveryResult.UNKNOWN_SESSION
         cursor = self._cursor(session, offset)
         if isinstance(cursor, RecoveryResult):
             return cursor
+        if self._is_overdue(session, uptime):
+            return RecoveryResult.EXPIRED
+        return session if _may_return(session, auth_hash) else RecoveryResult.AUTH_CHANGED
+
+    async def decide(
+        self,
+        session: Session,
+        offset: object,
+        position: int,
+        uptime: Callable[[], float],
+        auth_hash: bytes | None = None,
+    ) -> int | RecoveryResult:
+        """Decide whether the client that has claimed a session recovers it; return the cursor.
+
+        Events beyond the cursor are to be sent. Asked when the claim has taken effect: ``position`` and
+        ``uptime``, in seconds, are those of the log at this node, and no batch before the claim is missing.
+        Any RecoveryResult means a new session, and names the reason. The decision changes nothing.
+        """
+        cursor = self._cursor(session, offset)
+        if isinstance(cursor, RecoveryResult):
+            return cursor
         limits, memberships = self._limits, list(session.memberships())
         missed = await self._log.missed(
-            namespace, memberships, cursor, position, at_most=limits.max_missed_packets
+            session.namespace, memberships, cursor, position, at_most=limits.max_missed_packets
         )
         if len(missed.sequences) > limits.max_missed_packets or missed.size_bytes > limits.max_missed_bytes:
             return RecoveryResult.TOO_MANY_MISSED
         if await self._is_poisoned(session, cursor, missed.sequences):
             return RecoveryResult.POISONED
-        sequences = await self._still_missed(session, missed.sequences, clock())
-        if self._registry.with_pid(hash_pid(pid)) is not session:  # the session ended during the search
+        sequences = await self._still_missed(session, missed.sequences, uptime())
+        if session.state is State.ENDED:  # during the search
             return RecoveryResult.UNKNOWN_SESSION
-        if sequences is None or self._is_overdue(session, clock()):
+        if sequences is None or self._is_overdue(session, uptime()):
             return RecoveryResult.EXPIRED
         if not _may_return(session, auth_hash):  # asked last: the client may have left during the search
             return RecoveryResult.AUTH_CHANGED
         # Events for other sessions need not be kept for this one: a quiet client must not hold up pruning.
         reached = sequences[0] - 1 if sequences else position
-        return Restore(session, max(cursor, reached, session.confirmed, self._log.pruned_through))
+        return max(cursor, reached, session.confirmed, self._log.pruned_through)
 
     async def _is_poisoned(self, session: Session, cursor: int, sequences: Sequence[int]) -> bool:
         """Whether the client cannot read one of the missed events."""

@@ -1,14 +1,19 @@
-"""All sessions that are not over, connected or away, by sid, by room and by private id.
+"""All sessions that are not over, by sid, by room and by private id; and the live ones of this node.
 
-Sessions that are away are included, so that rooms can be changed and events addressed meanwhile.
+Sessions that are away, and those of other nodes, are included: rooms can be changed meanwhile, and questions
+are answered for all of them. Events go to the live sessions of this node only, which have an index of their
+own: the others cost an event nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from socketio_eventlog.records import Room
-from socketio_eventstore.core.sessions import Session, State
+from socketio_eventstore.core.sessions import ClientConnection, Session, State
+
+_Live = dict[str, ClientConnection]
+"""The connections of live sessions, by sid."""
 
 
 class Registry:
@@ -18,6 +23,8 @@ class Registry:
         self.namespaces: dict[str, dict[str, Session]] = {}
         self.rooms: dict[tuple[str, Room], dict[Session, None]] = {}
         self._by_pid: dict[bytes, Session] = {}
+        self._live: dict[tuple[str, Room | None], _Live] = {}
+        """By namespace and room; None stands for the whole namespace."""
 
     def __iter__(self) -> Iterator[Session]:
         for sessions in self.namespaces.values():
@@ -31,7 +38,7 @@ class Registry:
             self.rooms.setdefault((session.namespace, room), {})[session] = None
 
     def remove(self, session: Session) -> None:
-        """Forget a session; events addressed to its sid reach no client from now on."""
+        """Forget a session that has no connection; events for its sid reach no client from now on."""
         sessions = self.namespaces.get(session.namespace, {})
         if sessions.pop(session.sid, None) is None:
             return
@@ -42,7 +49,7 @@ class Registry:
             self._drop(session, room)
 
     def get(self, namespace: str, sid: object) -> Session | None:
-        """Return the session with this sid, connected or away."""
+        """Return the session with this sid, wherever its client is."""
         return self.namespaces.get(namespace, {}).get(sid) if isinstance(sid, str) else None
 
     def with_pid(self, pid_hash: bytes) -> Session | None:
@@ -50,15 +57,75 @@ class Registry:
         session = self._by_pid.get(pid_hash)
         return None if session is None or session.state is State.ENDED else session
 
+    # Connections of this node -------------------------------------------------------------------------
+
+    def go_live(self, session: Session) -> None:
+        """Let a session whose replay has ended receive every event as soon as the event takes effect."""
+        session.move(State.LIVE)
+        for room in (None, *session.joined):
+            self._add_live(session, room)
+
+    def detach(self, session: Session) -> ClientConnection | None:
+        """Take a session off its connection, which falls silent for the namespace; return the connection."""
+        if session.state is State.LIVE:
+            for room in (None, *session.joined):
+                self._drop_live(session, room)
+        return session.detach()
+
+    def recipients(
+        self, namespace: str, rooms: Sequence[Room] | None, skip: Sequence[str] = ()
+    ) -> Collection[ClientConnection]:
+        """Return the connections of the live sessions of an address, each once, but those of skipped sids.
+
+        ``rooms``: None stands for the whole namespace; a sid is a room, too.
+        """
+        everyone = self._live.get((namespace, None))
+        if everyone is None:
+            return ()
+        found = everyone if rooms is None else self._live_in(namespace, rooms, everyone)
+        if skip:
+            return [connection for sid, connection in found.items() if sid not in skip]
+        return list(found.values())  # a copy: a write may take a session off its connection
+
+    def _live_in(self, namespace: str, rooms: Sequence[Room], everyone: _Live) -> _Live:
+        nobody: _Live = {}
+        if len(rooms) == 1 and rooms[0] not in everyone:
+            return self._live.get((namespace, rooms[0]), nobody)
+        found = dict[str, ClientConnection]()
+        for room in rooms:
+            found.update(self._live.get((namespace, room), nobody))
+            if isinstance(room, str) and room in everyone:
+                found[room] = everyone[room]
+        return found
+
+    def _add_live(self, session: Session, room: Room | None) -> None:
+        connection = session.current.connection
+        if connection is not None:
+            self._live.setdefault((session.namespace, room), {})[session.sid] = connection
+
+    def _drop_live(self, session: Session, room: Room | None) -> None:
+        key = (session.namespace, room)
+        members = self._live.get(key)
+        if members is not None:
+            members.pop(session.sid, None)
+            if not members:
+                del self._live[key]
+
+    # Rooms ------------------------------------------------------------------------------------------
+
     def enter(self, session: Session, room: Room, position: int) -> None:
         """Put a session into a room for the events after the position."""
         session.enter(room, position)
         self.rooms.setdefault((session.namespace, room), {})[session] = None
+        if session.state is State.LIVE:
+            self._add_live(session, room)
 
     def leave(self, session: Session, room: Room, position: int) -> None:
         """Take a session out of a room; events up to the position are still for the session."""
         session.leave(room, position)
         self._drop(session, room)
+        if session.state is State.LIVE:
+            self._drop_live(session, room)
 
     def members(self, namespace: str, rooms: Sequence[Room] | None) -> Iterable[Session]:
         """Return the sessions in any of the rooms, each once; None stands for the whole namespace.

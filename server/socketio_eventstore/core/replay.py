@@ -13,8 +13,10 @@ from socketio_eventstore.core.fan_out import FanOut
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.packets import PacketEncoder
 from socketio_eventstore.core.recent_events import RecentEvents
+from socketio_eventstore.core.registry import Registry
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
 from socketio_eventstore.core.sessions import Session, SessionConnection, State
+from socketio_eventstore.core.suspicion import TIMES_IN_A_ROW, Suspicion
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +57,7 @@ class Replayer:
     def __init__(
         self,
         log: Log,
+        registry: Registry,
         recent_events: RecentEvents,
         fan_out: FanOut,
         encoder: PacketEncoder,
@@ -63,6 +66,7 @@ class Replayer:
     ) -> None:
         """``max_unsent_bytes``: a client with more unread bytes gets no further page for now."""
         self._log = log
+        self._registry = registry
         self._recent_events = recent_events
         self._fan_out = fan_out
         self._encoder = encoder
@@ -151,7 +155,11 @@ class Replayer:
             logged = events.get(sequence)
             if logged is not None and session.sid not in logged.event.skip:
                 if sequence not in built:
-                    built[sequence] = self._frames(logged)
+                    try:
+                        built[sequence] = self._frames(logged)
+                    except Exception as error:  # noqa: BLE001 -- a fault of the server; the others get theirs
+                        self._cannot_be_sent(session, sequence, error)
+                        return
                 self._put(session, sequence, built[sequence])
         if replay.sequences:
             attached.sent = page[-1] if page else attached.sent
@@ -159,6 +167,15 @@ class Replayer:
             attached.sent = max(attached.sent, replay.through)
         if replay.sequences or not self._go_live(session):
             self._replays.append(replay)
+
+    def _cannot_be_sent(self, session: Session, sequence: int, error: Exception) -> None:
+        """End a connection to which an event cannot be sent; on its return the client gets a new session."""
+        text = f"The event at offset {self._log.offset_of(sequence)} cannot be sent"
+        self._failures.failed(sequence, text, error=error)
+        connection = session.current.connection
+        if connection is not None:
+            connection.abort("an event cannot be sent")
+        session.suspected = Suspicion(sequence, TIMES_IN_A_ROW)
 
     def _skip_to_recent_events(self, session: Session) -> bool:
         """Whether the session has missed nothing from before the recent events."""
@@ -182,7 +199,7 @@ class Replayer:
                 self._put(session, sequence, frames)
         self._release_deferred(session, recent_events.position)
         current.sent = recent_events.position
-        session.move(State.LIVE)
+        self._registry.go_live(session)
         return True
 
     def _frames(self, logged: LoggedEvent) -> Frames:

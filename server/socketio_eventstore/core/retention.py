@@ -4,60 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import TypeAlias
 
-from socketio_eventlog.errors import StoreClosed, StoreError, StoreUnavailable
-from socketio_eventlog.log import Log
+from socketio_eventlog.errors import StoreClosed, StoreError
+from socketio_eventlog.log import HEARTBEAT_SECONDS
 from socketio_eventstore.core.commit_queue import CommitQueue
+from socketio_eventstore.core.expiry import Expiry
+from socketio_eventstore.core.heartbeats import Heartbeats
+from socketio_eventstore.core.operations import DeclareDead, Prune
 from socketio_eventstore.core.recovery import Recovery
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
-from socketio_eventstore.core.session_operations import RevokeSession
 from socketio_eventstore.core.sessions import Session, State
 
 logger = logging.getLogger(__name__)
 
 PRUNE_EVENTS = 1000
-"""Events that one transaction deletes: few enough that emits are not delayed."""
+"""Sequences whose events one transaction deletes: few enough that emits are not delayed."""
 IDEMPOTENCY_KEYS_KEPT_SECONDS = 3600.0
 """How much longer than a session an idempotency key is kept: clients repeat events in the next session."""
 
-Expired: TypeAlias = Callable[[Session], Awaitable[None]]
-"""Ends a session that has expired. After an exception a later sweep tries again."""
-
-
-EXPIRY_ATTEMPTS = 8
-"""Calls of a ``session_expired`` handler that fails, before the session ends without it."""
-LONGEST_EXPIRY_PAUSE_SECONDS = 3600.0
-"""The longest pause between two such calls. The pauses double, from two prune intervals on."""
-
-
-@dataclass(frozen=True, slots=True)
-class FailedExpiry:
-    """An expired session whose handler failed."""
-
-    attempts: int
-    retry_at: float
-    """The uptime of the next call."""
-
-
-class UptimeClock:
-    """Seconds that the server has been up, over all starts on one database.
-
-    The maximum disconnection duration is measured on this clock: clients cannot come back while the server
-    is down, and the clock cannot be set, unlike the wall clock.
-    """
-
-    def __init__(self, seconds_before: float, monotonic: Callable[[], float] = time.monotonic) -> None:
-        """``seconds_before``: the uptime of the earlier starts."""
-        self._monotonic = monotonic
-        self._zero = monotonic() - seconds_before
-
-    def __call__(self) -> float:
-        """Return the present uptime in seconds."""
-        return self._monotonic() - self._zero
+LEASE_SECONDS = 5 * HEARTBEAT_SECONDS
+"""A node without a heartbeat for so long, on the uptime clock, is gone."""
 
 
 class Retention:
@@ -65,30 +31,21 @@ class Retention:
 
     def __init__(
         self,
-        log: Log,
         queue: CommitQueue,
         recovery: Recovery,
-        clock: UptimeClock,
+        heartbeats: Heartbeats,
         *,
-        expired: Expired,
         interval_seconds: float,
-        retention_seconds: float,
         keys_retention_seconds: float,
-        wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._log = log
         self._queue = queue
-        self._registry = queue.context.registry
+        self._context = queue.context
         self._recovery = recovery
-        self._clock = clock
-        self._expired = expired
-        self._expiring: dict[Session, asyncio.Task[None]] = {}
-        self._failed_expiries: dict[Session, FailedExpiry] = {}
+        self._heartbeats = heartbeats
+        self.expiry = Expiry(queue, recovery, interval_seconds)
         self._failures = RepeatedFailures(logger)
         self._interval_seconds = interval_seconds
-        self._retention_seconds = retention_seconds
         self._keys_retention_seconds = keys_retention_seconds
-        self._wall_clock = wall_clock
 
     async def run(self) -> None:
         """Sweep at every interval, until cancelled. A store that is unavailable is tried again."""
@@ -97,6 +54,8 @@ class Retention:
                 await asyncio.sleep(self._interval_seconds)
                 try:
                     await self.sweep()
+                except StoreClosed:  # the server is ending
+                    return
                 except StoreError as error:
                     text = f"Pruning did not work. {error}"
                     self._failures.failed("prune", text, ends_when_quiet=False)
@@ -106,36 +65,46 @@ class Retention:
                 else:
                     self._failures.succeeded("prune")
         finally:
-            for task in self._expiring.values():
-                task.cancel()
+            self.expiry.cancel()
 
     async def sweep(self) -> int:
-        """End the expired sessions, then delete old events in small steps; return the number of events."""
-        self._queue.retry_pending_changes()
-        # Expiry and pruning go by the uptime on disk. After a crash the clock continues from there, and a
-        # session that was expired when events were pruned must not be found waiting for those events.
-        now = self._clock()
-        await self._log.heartbeat(now)
-        self._recovery.position_history.note(now, self._queue.position)
-        for session in list(self._registry):
-            if self._recovery.is_expired(session, now) and self._may_expire(session, now):
-                self._expiring[session] = asyncio.create_task(self._expire(session))
-        await self._prune_idempotency_keys()
-        return await self._prune(self.floor(now))
+        """End the expired sessions, then delete old events in small steps.
 
-    async def _prune_idempotency_keys(self) -> None:
-        handled_before = self._clock() - self._keys_retention_seconds
-        while await self._log.prune_idempotency_keys(handled_before, PRUNE_EVENTS) == PRUNE_EVENTS:
+        Return how far the deletion came, in sequences. Only the first of the nodes does this; but every node
+        declares others dead, since the first one may be dead itself.
+        """
+        self._queue.retry_pending_changes()
+        await self._heartbeats.write()
+        # Expiry and pruning go by the uptime of a batch that has taken effect. The session of a client that
+        # another node lets in later is then found overdue there, too.
+        context = self._context
+        now, position = context.uptime, context.position
+        if self._recovery.position_history.is_due(now, position):
+            self._recovery.position_history.note(now, position)
+        await self._declare_dead(now)
+        if not context.nodes.is_first:
+            return 0
+        self.expiry.start()
+        await self._prune_idempotency_keys(now)
+        return await self._prune(min(self.floor(now), context.position_history.passed(now)))
+
+    async def _declare_dead(self, now: float) -> None:
+        """Declare nodes dead whose last heartbeat is too old."""
+        for record in self._context.nodes.others:
+            if now - record.alive > LEASE_SECONDS:
+                await self._queue.submit(DeclareDead(record.node))
+
+    async def _prune_idempotency_keys(self, now: float) -> None:
+        handled_before = now - self._keys_retention_seconds
+        while await self._context.log.prune_idempotency_keys(handled_before, PRUNE_EVENTS) == PRUNE_EVENTS:
             pass
 
-    async def _prune(self, floor: int) -> int:
-        pruned = 0
-        while True:
-            emitted_before = self._wall_clock() - self._retention_seconds
-            deleted = await self._log.prune(through=floor, emitted_before=emitted_before, limit=PRUNE_EVENTS)
-            pruned += deleted
-            if deleted < PRUNE_EVENTS:
-                return pruned
+    async def _prune(self, through: int) -> int:
+        log = self._context.log
+        first = log.pruned_through
+        while log.pruned_through < through:
+            await self._queue.submit(Prune(min(through, log.pruned_through + PRUNE_EVENTS)))
+        return log.pruned_through - first
 
     def floor(self, now: float) -> int:
         """Return the sequence up to which every unexpired session has confirmed its events.
@@ -143,46 +112,22 @@ class Retention:
         Pruning by age alone would be wrong: after a downtime, a half-open connection or an interrupted
         replay, a client lacks events although they are old.
         """
-        confirmed = (
+        recovery, context = self._recovery, self._context
+        confirmed = [
             session.confirmed
-            for session in self._registry
-            if session.state is not State.ENDED and not self._recovery.is_expired(session, now)
-        )
-        return min(confirmed, default=self._queue.position)
+            for session in context.registry
+            if session.state is not State.ENDED
+            and not recovery.is_expired(session, now)
+            and not self._is_covered_by_node(session)
+        ]
+        return min([context.position, *confirmed, *(record.floor for record in context.nodes.others)])
 
-    async def _expire(self, session: Session) -> None:
-        try:
-            await self._expired(session)
-        except Exception as error:  # noqa: BLE001 -- of the application's handler or of the store
-            await self._expiry_failed(session, error)
-        else:
-            self._failed_expiries.pop(session, None)
-        finally:
-            del self._expiring[session]
+    def _is_covered_by_node(self, session: Session) -> bool:
+        """Whether the floor of another node speaks for a session.
 
-    def _may_expire(self, session: Session, now: float) -> bool:
-        failed = self._failed_expiries.get(session)
-        return session not in self._expiring and (failed is None or failed.retry_at <= now)
-
-    async def _expiry_failed(self, session: Session, error: Exception) -> None:
-        """Retry the expiry later, with growing pauses, or end the session without its handler."""
-        place = f"of {session.namespace} failed for {session.sid}"
-        text = (
-            f"The session_expired handler {place}; the session has expired but could not be ended: {error!r}"
-        )
-        self._failures.failed(("expiry", session.namespace, type(error).__name__), text, error=error)
-        if isinstance(error, StoreUnavailable | StoreClosed):
-            return  # no fault of the handler: the next sweep tries again
-        attempts = 1 if session not in self._failed_expiries else self._failed_expiries[session].attempts + 1
-        if attempts < EXPIRY_ATTEMPTS:
-            pause = min(self._interval_seconds * 2**attempts, LONGEST_EXPIRY_PAUSE_SECONDS)
-            self._failed_expiries[session] = FailedExpiry(attempts, self._clock() + pause)
-            return
-        text = f"The session_expired handler {place} {attempts} times; the session ends without it"
-        self._failures.failed(("given up", session.namespace), text)
-        try:
-            await self._queue.submit(RevokeSession(session))
-        except StoreError as failure:  # the next sweep calls the handler once more
-            self._failures.failed("expiry", f"The session {session.sid} could not be ended. {failure}")
-        else:
-            self._failed_expiries.pop(session, None)
+        The floor that a node wrote before it had applied its claim says nothing about the session.
+        """
+        if session.state is not State.ELSEWHERE:
+            return False
+        record = self._context.nodes.get(session.node)
+        return record is not None and record.applied >= session.claimed_in

@@ -1,11 +1,13 @@
 """Sessions in memory: identity, rooms, progress of the client, and the present connection.
 
 Pure state without I/O and without an event loop. The store has the durable copy of a session. A change is
-made here when the operation was committed, in the order of the log.
+made here when it comes out of the log, in its order (see ``effects``). Only what this node knows first is
+made at once: a connection that has ended leaves its session AWAY before the log says so.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -29,15 +31,19 @@ class State(Enum):
     """Every event is sent as soon as the event takes effect."""
     AWAY = auto()
     """The transport is gone; the client may come back."""
+    ELSEWHERE = auto()
+    """Another node has the session."""
     ENDED = auto()
     """Over; the private id opens nothing any more."""
 
 
+_WITHOUT_CONNECTION = {State.CONNECTING, State.AWAY, State.ELSEWHERE, State.ENDED}
 _TRANSITIONS = {
-    State.CONNECTING: {State.CONNECTING, State.REPLAYING, State.AWAY, State.ENDED},
-    State.REPLAYING: {State.CONNECTING, State.LIVE, State.AWAY, State.ENDED},
-    State.LIVE: {State.CONNECTING, State.AWAY, State.ENDED},
-    State.AWAY: {State.CONNECTING, State.ENDED},
+    State.CONNECTING: {State.REPLAYING, *_WITHOUT_CONNECTION},
+    State.REPLAYING: {State.LIVE, *_WITHOUT_CONNECTION},
+    State.LIVE: _WITHOUT_CONNECTION,
+    State.AWAY: _WITHOUT_CONNECTION,
+    State.ELSEWHERE: _WITHOUT_CONNECTION,
     State.ENDED: set(),
 }
 
@@ -71,7 +77,7 @@ class ClientConnection(ABC):
         """Bytes that were handed over and have not left yet."""
 
     def ping_written(self, position: int, now: float) -> None:
-        """Record the position that lies before a heartbeat; ``now`` is the uptime in seconds.
+        """Record the position that lies before a ping; ``now`` is the uptime in seconds.
 
         Engine.IO heartbeats are receipts: everything written before a ping has arrived when the pong
         comes (Engine.IO protocol 4, "Heartbeat"). Nothing is written for a session that is not accepted.
@@ -96,18 +102,20 @@ class SessionConnection:
 
     connection: ClientConnection | None = None
     """None before the first connection, and after the session was taken off the connection."""
+    claim: int = 0
+    """The number of the claim that the connection made."""
     recovered: bool = False
     """Whether this connection recovered the session."""
+    refusal: str | None = None
+    """Why the client got a new session although it named an earlier one (see ``RecoveryResult``)."""
     authenticated_as: str | None = None
     """The identity that the connect handler of this connection has bound."""
-    superseded: tuple[ClientConnection, ...] = ()
-    """Earlier connections that lost the session to this one, which is not accepted yet."""
     sent: int = 0
     """During a replay: events up to this sequence need not be sent (again)."""
     first_sent: int = 0
     """The first event that the replay has sent; 0 for none."""
     accepted_at: float = 0.0
-    """The uptime in seconds at which the connection was accepted."""
+    """The monotonic time in seconds at which the connection was accepted."""
     pinged_position: int = 0
     """The position that the outstanding heartbeat confirms."""
     pinged_at: float = 0.0
@@ -148,8 +156,14 @@ class Session:
     state: State = State.CONNECTING
     current: SessionConnection = NOT_CONNECTED
     """The present connection, or the last one while the client is away."""
-    claim: int = 0
-    """The number of claims so far: the store is going to give it out as a fencing token."""
+    node: str | None = None
+    """The node that has the session, since a client connected to the node; None while no node has it."""
+    claim: int = 1
+    """The number of claims so far, which the store gives out: a fencing token."""
+    claimed_in: int = 0
+    """The number of the batch with the last claim."""
+    superseded: tuple[ClientConnection, ...] = ()
+    """Connections to this node that lost the session to a claim that is not decided yet."""
     joined: dict[Room, int] = field(default_factory=dict)
     """The rooms of the session, each with the position of the log at the join."""
     left: list[Membership] = field(default_factory=list)
@@ -158,8 +172,11 @@ class Session:
     """Events up to this sequence are known to have reached the client."""
     pong_at: float = 0.0
     """The uptime in seconds at which the last answered heartbeat was written."""
-    away_since: float = 0.0
-    """The uptime in seconds at which the client went away."""
+    away_since: float | None = None
+    """The uptime in seconds since which no accepted client has the session; None for a connected session.
+
+    As the log has it: the end of a transport counts from its place in the order.
+    """
     suspected: Suspicion = NO_SUSPICION
     """The event on which the client may be closing its connections."""
     running_disconnect_handlers: int = 0
@@ -168,8 +185,12 @@ class Session:
     """Whether ``disconnect`` ended the session, so that the client does not come back by itself."""
 
     @classmethod
-    def restore(cls, stored: StoredSession, away_since: float) -> Session:
-        """Make a session from the row that the store had at the start of the server."""
+    def restore(cls, stored: StoredSession) -> Session:
+        """Make a session from a snapshot; a node that begins has no sessions of its own.
+
+        A session without private id has ended with its transport.
+        """
+        is_recoverable = len(stored.pid_hash) == PID_HASH_BYTES or stored.node is not None
         return cls(
             namespace=stored.namespace,
             sid=stored.sid,
@@ -180,11 +201,14 @@ class Session:
             auth_hash=stored.auth_hash,
             left_by_client=stored.left_by_client,
             data=stored.data,
-            state=State.AWAY,
+            state=State.AWAY if stored.node is None else State.ELSEWHERE,
+            node=stored.node,
+            claim=stored.claim,
+            claimed_in=stored.claimed_in,
             joined={m.room: m.after for m in stored.memberships if m.through is None and m.room is not None},
             left=[m for m in stored.memberships if m.through is not None],
             confirmed=stored.confirmed,
-            away_since=away_since,
+            away_since=stored.away_since if is_recoverable else -math.inf,
         )
 
     @property
@@ -202,24 +226,13 @@ class Session:
             raise RuntimeError(f"session {self.sid} cannot go from {self.state.name} to {state.name}")
         self.state = state
 
-    def attach(
-        self, connection: ClientConnection, cursor: int, *, recovered: bool = False
-    ) -> SessionConnection:
-        """Let a connection claim the session, and take the session off any earlier connection.
-
-        ``cursor``: events up to this sequence need not be sent. This is no operation: the earlier
-        connection must fall silent at once, and nothing else changes before the new one is accepted.
-        """
-        self.move(State.CONNECTING)
-        superseded = self.current.superseded
-        if (former := self.detach()) is not None:
-            superseded = (*superseded, former)
-        self.claim += 1
+    def attach(self, connection: ClientConnection, *, recovered: bool = False) -> SessionConnection:
+        """Give the session to the connection that made the last claim."""
         self.current = SessionConnection(
             connection,
+            self.claim,
             recovered=recovered,
-            superseded=superseded,
-            sent=cursor,
+            sent=self.confirmed,
             pinged_position=self.confirmed,
             pinged_at=self.pong_at,
         )
@@ -238,7 +251,7 @@ class Session:
         return connection
 
     def transport_closed(self, now: float) -> None:
-        """Take note of the end of the transport, before ``detach``; ``now`` is the uptime in seconds."""
+        """Take note of the end of the transport, before ``detach``; ``now`` is monotonic, in seconds."""
         current = self.current
         if current.connection is None or not self.is_connected or not current.recovered:
             return

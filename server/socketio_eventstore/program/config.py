@@ -257,6 +257,7 @@ class LimitSettings(_Table):
     connections: Count = DEFAULTS.connections
     pending_handshakes: Count = DEFAULTS.pending_handshakes
     """Connections whose client has not asked for a namespace."""
+    rooms_per_session: Count = DEFAULTS.rooms_per_session
 
 
 class _File(_Table):

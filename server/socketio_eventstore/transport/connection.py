@@ -136,6 +136,10 @@ class EngineConnection(ClientConnection):
         self.write([PING])
         self._engine.ping_written(self)
 
+    async def answers_ping(self) -> bool:
+        """Whether the client answers a ping that is written from now on; False when the transport ends."""
+        return not self.closed and await self._heartbeat.prove()
+
     # Closing ----------------------------------------------------------------------------------------
 
     def abort(self, reason: str) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from collections.abc import Callable
+from typing import Final, Protocol
 
 
 class HeartbeatSettings(Protocol):
@@ -31,6 +32,14 @@ class HeartbeatOwner(Protocol):
         ...
 
 
+LATE_SECONDS: Final = 0.5
+"""How late a timer may be; a later one means that the process stood still."""
+READING_SECONDS: Final = 0.05
+"""The time to read what has arrived, before a missing pong counts."""
+AWAKENING_SECONDS: Final = 1.0
+"""The same after the process stood still."""
+
+
 class Heartbeat:
     """The timer of a connection's pings, and of the deadline for each pong.
 
@@ -38,48 +47,112 @@ class Heartbeat:
     until the cyclic garbage collector runs.
     """
 
-    __slots__ = ("_awaits_pong", "_owner", "_settings", "_timer")
+    __slots__ = ("_awaits_pong", "_owner", "_pinged_at", "_pings", "_proofs", "_settings", "_timer")
 
     def __init__(self, owner: HeartbeatOwner, settings: HeartbeatSettings) -> None:
         """``settings`` may change while the heartbeat runs; the next timer has the new value."""
         self._owner: HeartbeatOwner | None = owner
         self._settings = settings
         self._awaits_pong = False
+        self._pings = 0
+        self._pinged_at = 0.0
+        """The time of the last ping on the event loop's clock, in seconds."""
+        self._proofs: tuple[tuple[int, asyncio.Future[bool]], ...] = ()
+        """Futures for an answer, each with the number of the ping that counts."""
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Schedule the next ping, unless the heartbeat was stopped."""
-        if self._owner is None:
-            return
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self._settings.ping_interval, self._ping)
+        if self._owner is not None:
+            self._schedule(self._settings.ping_interval, self._ping)
 
     def stop(self) -> None:
-        """End the heartbeat for good."""
+        """End the heartbeat for good; no answer comes any more."""
         self._owner = None
         self._cancel_timer()
+        for _, proof in self._proofs:
+            if not proof.done():
+                proof.set_result(False)
+        self._proofs = ()
 
-    def _cancel_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def prove(self) -> asyncio.Future[bool]:
+        """Return a future for whether the client answers a ping that is written from now on."""
+        proof: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        if self._owner is None:
+            proof.set_result(False)
+            return proof
+        self._proofs = (*self._proofs, (self._pings + 1, proof))
+        if not self._awaits_pong:  # otherwise the ping follows the pong of the outstanding one
+            self._ping_now()
+        return proof
 
     def handle_pong(self) -> None:
         """Tell the owner about a pong and schedule the next ping. Ignores a pong without a ping.
 
         Such a pong would confirm packets written after the last ping.
         """
-        if self._awaits_pong and self._owner is not None:
-            self._awaits_pong = False
-            self._cancel_timer()
-            self._owner.pong_received()
+        if not self._awaits_pong or self._owner is None:
+            return
+        self._awaits_pong = False
+        self._cancel_timer()
+        self._owner.pong_received()
+        if self._proofs:
+            self._prove_life()
+        if self._proofs or self._is_behind():
+            self._ping_now()
+        else:
             self.start()
+
+    def _is_behind(self) -> bool:
+        """Whether the pong was read after its deadline, since the process stood still.
+
+        The client has waited for a ping meanwhile, and waits no longer than interval and timeout together.
+        """
+        return asyncio.get_running_loop().time() - self._pinged_at > self._settings.ping_timeout
+
+    def _prove_life(self) -> None:
+        for number, proof in self._proofs:
+            if number <= self._pings and not proof.done():
+                proof.set_result(True)
+        self._proofs = tuple(one for one in self._proofs if not one[1].done())
+
+    def _ping_now(self) -> None:
+        self._cancel_timer()
+        self._ping()
 
     def _ping(self) -> None:
         if self._owner is None:
             return
         # Before the ping is sent: sending may exceed the client's buffer, which aborts and stops the timer.
         self._awaits_pong = True
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self._settings.ping_timeout, self._owner.ping_timed_out)
+        self._pings += 1
+        self._pinged_at = asyncio.get_running_loop().time()
+        self._schedule(self._settings.ping_timeout, self._read_first)
         self._owner.send_ping()
+
+    def _read_first(self) -> None:
+        """Read the socket once more, since the pong may have arrived while the process stood still.
+
+        A frozen process (SIGSTOP, a suspended machine, a stall of the event loop) wakes up with all deadlines
+        passed and all pongs unread; uvloop runs the timers before it reads.
+        """
+        self._schedule(AWAKENING_SECONDS if self._is_late else READING_SECONDS, self._judge)
+
+    def _judge(self) -> None:
+        if self._is_late:  # it stood still again
+            self._read_first()
+        elif self._owner is not None:
+            self._owner.ping_timed_out()
+
+    @property
+    def _is_late(self) -> bool:
+        timer = self._timer
+        return timer is not None and asyncio.get_running_loop().time() - timer.when() > LATE_SECONDS
+
+    def _schedule(self, seconds: float, call: Callable[[], None]) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, call)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -18,7 +18,7 @@ from socketio_eventstore.verify.history import Evidence
 from socketio_eventstore.verify.judge import Verdict, judge
 from socketio_eventstore.verify.plan import Action, Cut, Kill, Move, Plan, WaitUntilConnected
 from socketio_eventstore.verify.process import SERVE, CannotRun, Server
-from socketio_eventstore.verify.store import read_store
+from socketio_eventstore.verify.store import keep_rooms, read_store
 
 _CONNECT_SECONDS: Final = 30.0
 _STEP_SECONDS: Final = 5.0
@@ -116,6 +116,7 @@ async def run(plan: Plan, folder: Path, progress: Progress, command: Sequence[st
     server, counter, notes = Server(folder, plan.settings, command), EventCounter(), []
     try:
         await server.start()
+        await asyncio.to_thread(keep_rooms, server.database)
         clients = Clients(plan, server.url, counter)
         plan_runner = _PlanRunner(plan, server, clients, counter)
         async with _running(clients):

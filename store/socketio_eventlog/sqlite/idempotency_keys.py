@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Final
 
+from socketio_eventlog.errors import ConditionFailed
 from socketio_eventlog.records import EventHandled
 
 _INSERT: Final = """
@@ -21,11 +22,15 @@ WHERE rowid IN (SELECT rowid FROM answers WHERE answered_at < ? ORDER BY answere
 """
 
 
-def write(connection: sqlite3.Connection, handled: Sequence[EventHandled]) -> None:
-    """Write the keys and acknowledgements. Raises IntegrityError for a key with a row; nothing is written."""
-    connection.executemany(
-        _INSERT, [(a.namespace, a.name, a.identity, a.key, a.acknowledgement, a.handled_at) for a in handled]
-    )
+def write(connection: sqlite3.Connection, handled: Sequence[EventHandled], uptime: float) -> None:
+    """Write the keys and acknowledgements. Raises ConditionFailed for a key that is stored already."""
+    rows = [(a.namespace, a.name, a.identity, a.key, a.acknowledgement, uptime) for a in handled]
+    try:
+        connection.executemany(_INSERT, rows)
+    except sqlite3.IntegrityError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY:
+            raise
+        raise ConditionFailed("A client's event with this idempotency key was handled already.") from error
 
 
 def find(connection: sqlite3.Connection, namespace: str, name: str, identity: str, key: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -10,11 +11,23 @@ from functools import partial
 from typing import Final
 
 from socketio_eventlog import offsets
+from socketio_eventlog.batch_stream import BatchStream
 from socketio_eventlog.errors import StoreError, StoreNotUsable
 from socketio_eventlog.options import StoreOptions
-from socketio_eventlog.records import Change, Event, LoggedEvent, Membership, Missed, Offset, StoredSession
+from socketio_eventlog.records import (
+    Batch,
+    Change,
+    Event,
+    LoggedEvent,
+    Membership,
+    Missed,
+    NodeRecord,
+    Offset,
+    Pruned,
+    Snapshot,
+)
 from socketio_eventlog.segment import AudienceRange, Segment, SegmentChunk, audience_ranges, find_missed
-from socketio_eventlog.sqlite import events, idempotency_keys, schema, segments, sessions
+from socketio_eventlog.sqlite import events, idempotency_keys, nodes, schema, segments, stored_sessions
 from socketio_eventlog.sqlite.database import Database
 from socketio_eventlog.sqlite.start import InitialState, begin_epoch
 
@@ -35,16 +48,19 @@ class EventLog:
 
     def __init__(
         self,
-        epoch: str,
+        node: str,
         state: InitialState,
         writer_database: Database,
         reader_database: Database,
-        wall_clock: Callable[[], float],
     ) -> None:
         """Use ``open``."""
-        self.epoch = epoch
-        """The random id of this node."""
-        self.uptime_at_open = state.uptime
+        self.node = node
+        """The random id of this node, and of its epoch."""
+        self._batches = BatchStream()
+        self._appends = 0
+        """The number of calls of ``append``."""
+        self._last_batch = 0
+        self._uptime = state.uptime
         self._epochs = state.epochs
         self._head = state.head
         self._pruned_through = state.pruned_through
@@ -52,7 +68,6 @@ class EventLog:
         self._writer = state.writer
         self._writer_database = writer_database
         self._reader_database = reader_database
-        self._wall_clock = wall_clock
 
     @classmethod
     async def open(
@@ -60,12 +75,14 @@ class EventLog:
         options: StoreOptions,
         *,
         wall_clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
         new_epoch: Callable[[], str] = random_epoch,
         lock_timeout_seconds: float | None = None,
     ) -> EventLog:
         """Open the database, create or migrate the schema if needed, and record the new epoch durably.
 
-        ``options.path`` must not be None. ``new_epoch`` returns 1 to 32 letters, digits, ``-`` or ``_``.
+        The sessions of earlier nodes are away from here on. ``options.path`` must not be None. ``new_epoch``
+        returns 1 to 32 letters, digits, ``-`` or ``_``. The clocks are read on another thread.
         ``lock_timeout_seconds`` is that of ``schema.open_writer``.
         Raises StoreNotUsable (DatabaseTooNew included) with one line that names the path.
         """
@@ -76,7 +93,12 @@ class EventLog:
         if offsets.EPOCH_ID.fullmatch(epoch) is None:
             raise ValueError(f"an epoch id cannot be {epoch!r}")
         begin = partial(
-            begin_epoch, path=path, epoch=epoch, now=wall_clock(), index_memory_bytes=options.index_memory
+            begin_epoch,
+            path=path,
+            epoch=epoch,
+            wall_clock=wall_clock,
+            monotonic=monotonic,
+            index_memory_bytes=options.index_memory,
         )
         writer_database = await Database.open(
             lambda: schema.open_writer(path, options.file_mode, lock_timeout_seconds)
@@ -91,7 +113,7 @@ class EventLog:
             if isinstance(error, StoreError) and not isinstance(error, StoreNotUsable):
                 raise StoreNotUsable(f"{path}: {error}") from error
             raise
-        return cls(epoch, state, writer_database, reader_database, wall_clock)
+        return cls(epoch, state, writer_database, reader_database)
 
     @property
     def head(self) -> int:
@@ -102,7 +124,7 @@ class EventLog:
         return self._pruned_through
 
     def offset_at(self, sequence: int) -> Offset:
-        return Offset(self.epoch, sequence)
+        return Offset(self.node, sequence)
 
     def offset_of(self, sequence: int) -> Offset:
         return Offset(self._epochs.epoch_of(sequence), sequence)
@@ -113,30 +135,45 @@ class EventLog:
     def precedes_epoch(self, earlier: str, later: str) -> bool:
         return self._epochs.precedes(earlier, later)
 
-    async def load_sessions(self) -> list[StoredSession]:
-        return await self._reader_database.run(partial(sessions.load, pruned_through=self._pruned_through))
-
-    async def commit(self, changes: Sequence[Change]) -> list[int]:
-        if not changes:
-            return []
-        changes = tuple(changes)
-        chunk = self._index.next_chunk(len(changes))
-        return await self._writer_database.submit(
-            lambda connection: self._writer.commit(connection, changes, chunk),
-            partial(self._on_committed, changes, chunk),
+    async def join(self) -> Snapshot:
+        noted, sessions = await self._reader_database.run(
+            lambda connection: (
+                nodes.positions(connection),
+                stored_sessions.load(connection, self._pruned_through),
+            )
+        )
+        node = NodeRecord(self.node, self._uptime, applied=self._last_batch, floor=self._pruned_through)
+        return Snapshot(
+            self._last_batch, self._head, self._uptime, (node,), positions=noted, sessions=tuple(sessions)
         )
 
-    def _on_committed(
-        self, changes: Sequence[Change], chunk: SegmentChunk | None, heads: Sequence[int]
-    ) -> None:
+    def append(self, changes: Sequence[Change]) -> asyncio.Future[int]:
+        self._appends += 1
+        own, changes = self._appends, tuple(changes)
+        chunk = self._index.next_chunk(len(changes))
+        return self._writer_database.submit(
+            lambda connection: self._writer.append(connection, changes, chunk, own),
+            partial(self._on_committed, chunk),
+        )
+
+    def batches(self) -> BatchStream:
+        return self._batches
+
+    def _on_committed(self, chunk: SegmentChunk | None, batch: Batch) -> int:
         index = self._index
-        for change, head in zip(changes, heads, strict=True):
+        for change, position, _, _ in batch.changes:
             if type(change) is Event:
-                index.add(head, change.namespace, change.rooms, change.size_bytes)
-                self._head = head
+                index.add(position, change.namespace, change.rooms, change.size_bytes)
+                self._head = position
+            elif type(change) is Pruned:
+                self._pruned_through = max(self._pruned_through, min(change.through, position))
+                index.drop_through(self._pruned_through)
         if chunk is not None:
             index.mark_written(chunk)
         index.evict()
+        self._last_batch, self._uptime = batch.number, batch.uptime
+        self._batches.put(batch)
+        return batch.number
 
     async def missed(
         self,
@@ -182,18 +219,6 @@ class EventLog:
             partial(events.unreadable, first=first, last=last, is_readable=is_readable)
         )
 
-    async def prune(self, *, through: int, emitted_before: float, limit: int = 1000) -> int:
-        deleted, _ = await self._writer_database.submit(
-            lambda connection: self._writer.prune(connection, through, emitted_before, limit),
-            self._on_pruned,
-        )
-        return deleted
-
-    def _on_pruned(self, result: tuple[int, int]) -> None:
-        _, last = result
-        self._pruned_through = max(self._pruned_through, last)
-        self._index.drop_through(self._pruned_through)
-
     async def acknowledgement(self, namespace: str, name: str, identity: str, key: str) -> str | None:
         find = partial(idempotency_keys.find, namespace=namespace, name=name, identity=identity, key=key)
         return await self._reader_database.run(find)
@@ -203,10 +228,6 @@ class EventLog:
             lambda connection: self._writer.prune_idempotency_keys(connection, handled_before, limit)
         )
 
-    async def heartbeat(self, uptime: float) -> None:
-        now = self._wall_clock()
-        await self._writer_database.run(lambda connection: self._writer.heartbeat(connection, now, uptime))
-
     async def counts(self) -> tuple[int, int]:
         row = await self._reader_database.run(lambda connection: connection.execute(_COUNTS).fetchone())
         return row[0], row[1]
@@ -214,6 +235,7 @@ class EventLog:
     def abandon(self) -> None:
         self._reader_database.abandon()
         self._writer_database.abandon()
+        self._batches.abandon()
 
     async def close(self) -> None:
         await self._reader_database.close()
@@ -223,3 +245,4 @@ class EventLog:
                 lambda connection: connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             )
         await self._writer_database.close()
+        self._batches.close()

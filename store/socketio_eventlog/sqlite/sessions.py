@@ -1,4 +1,4 @@
-"""The rows of ``sessions`` and ``rooms``: a statement for each kind of change, and the load at the start.
+"""The rows of ``sessions`` and ``rooms``: statements for each kind of change that ``claims`` does not write.
 
 Jobs of a database thread, in the caller's transaction. A change of a session without a row does nothing:
 the end of the session may have been written before.
@@ -7,55 +7,29 @@ the end of the session may have been written before.
 from __future__ import annotations
 
 import sqlite3
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
 from socketio_eventlog.records import (
     DataSaved,
     IdentityRevoked,
-    Membership,
-    Offset,
     RoomClosed,
     RoomJoined,
     RoomLeft,
-    SessionAway,
     SessionBound,
-    SessionEnded,
     SessionOpened,
-    SessionResumed,
-    StoredSession,
 )
+from socketio_eventlog.sqlite.point import Point
 
 SessionChange: TypeAlias = (
-    SessionOpened
-    | SessionResumed
-    | SessionAway
-    | SessionEnded
-    | SessionBound
-    | IdentityRevoked
-    | DataSaved
-    | RoomJoined
-    | RoomLeft
-    | RoomClosed
+    SessionOpened | SessionBound | IdentityRevoked | DataSaved | RoomJoined | RoomLeft | RoomClosed
 )
 
 _OPEN: Final = """
 INSERT INTO sessions (namespace, sid, pid_hash, start_boot, start_offset, former_offset,
-                      confirmed, opened_at, auth_hash, data)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, '{}')
+                      confirmed, opened_at, auth_hash, node, data)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, '{}')
 """
-_RESUME: Final = """
-UPDATE sessions SET resumed_at = ?, disconnected_at = NULL, away_since = NULL, left_by_client = 0
-WHERE namespace = ? AND sid = ?
-"""
-_MARK_AWAY: Final = """
-UPDATE sessions SET disconnected_at = ?, away_since = ?, confirmed = max(confirmed, ?),
-                    left_by_client = ?
-WHERE namespace = ? AND sid = ?
-"""
-_END: Final = "DELETE FROM sessions WHERE namespace = ? AND sid = ?"
-_END_MEMBERSHIPS: Final = "DELETE FROM rooms WHERE namespace = ? AND sid = ?"
 _BIND: Final = "UPDATE sessions SET identity = ? WHERE namespace = ? AND sid = ?"
 _REVOKE_MEMBERSHIPS: Final = """
 DELETE FROM rooms WHERE (namespace, sid) IN (SELECT namespace, sid FROM sessions WHERE identity = ?)
@@ -85,9 +59,6 @@ UPDATE rooms SET left_after = ? WHERE namespace = ? AND room = ? AND left_after 
 
 _STATEMENTS: Final[dict[type[SessionChange], tuple[str, ...]]] = {
     SessionOpened: (_OPEN,),
-    SessionResumed: (_RESUME,),
-    SessionAway: (_MARK_AWAY,),
-    SessionEnded: (_END, _END_MEMBERSHIPS),
     SessionBound: (_BIND,),
     IdentityRevoked: (_REVOKE_MEMBERSHIPS, _REVOKE),
     DataSaved: (_SAVE,),
@@ -96,108 +67,42 @@ _STATEMENTS: Final[dict[type[SessionChange], tuple[str, ...]]] = {
     RoomClosed: (_CLOSE,),
 }
 
-_LOAD: Final = """
-SELECT namespace, sid, pid_hash, start_boot, start_offset, former_offset, identity, data, away_since,
-       confirmed, auth_hash, left_by_client
-FROM sessions ORDER BY number
-"""
-_LOAD_MEMBERSHIPS: Final = """
-SELECT namespace, sid, room, joined_after, left_after FROM rooms
-WHERE left_after IS NULL OR left_after > ? ORDER BY joined_after
-"""
 
-
-def write(connection: sqlite3.Connection, changes: Sequence[SessionChange], offset: Offset) -> None:
-    """Write changes of one kind, all at the same offset."""
-    rows = [_parameters(change, offset) for change in changes]
+def write(connection: sqlite3.Connection, changes: Sequence[SessionChange], point: Point) -> None:
+    """Write changes of one kind, all at the same point."""
+    rows = [_parameters(change, point) for change in changes]
     for statement in _STATEMENTS[type(changes[0])]:
         connection.executemany(statement, rows)
 
 
-def _parameters(change: SessionChange, offset: Offset) -> tuple[object, ...]:
+def _parameters(change: SessionChange, point: Point) -> tuple[object, ...]:
     if isinstance(change, RoomClosed | IdentityRevoked):
-        return _parameters_for_many(change, offset)
+        return _parameters_for_many(change, point)
     session = (change.namespace, change.sid)
     match change:
         case SessionOpened():
-            epoch, sequence = offset
             return (
                 *session,
                 change.pid_hash,
-                epoch,
-                sequence,
+                *point.offset,
                 change.former_offset,
-                sequence,
+                point.position,
                 change.opened_at,
                 change.auth_hash,
+                point.node,
             )
-        case SessionResumed():
-            return (change.resumed_at, *session)
-        case SessionAway():
-            return (
-                change.disconnected_at,
-                change.away_since,
-                change.confirmed,
-                change.left_by_client,
-                *session,
-            )
-        case SessionEnded():
-            return session
         case SessionBound():
             return (change.identity, *session)
         case DataSaved():
             return (change.data, *session)
         case RoomJoined():
-            return (change.room, offset.sequence, *session, change.room)
+            return (change.room, point.position, *session, change.room)
         case RoomLeft():
-            return (offset.sequence, *session, change.room)
+            return (point.position, *session, change.room)
 
 
-def _parameters_for_many(change: RoomClosed | IdentityRevoked, offset: Offset) -> tuple[object, ...]:
+def _parameters_for_many(change: RoomClosed | IdentityRevoked, point: Point) -> tuple[object, ...]:
     """Return the parameters of a change that concerns several sessions."""
     if isinstance(change, RoomClosed):
-        return offset.sequence, change.namespace, change.room
+        return point.position, change.namespace, change.room
     return (change.identity,)
-
-
-def load(connection: sqlite3.Connection, pruned_through: int) -> list[StoredSession]:
-    """Load all sessions, in the order of their opening.
-
-    Memberships with an end at or before ``pruned_through`` are left out: their events are deleted.
-    """
-    memberships: defaultdict[tuple[str, str], list[Membership]] = defaultdict(list)
-    for namespace, sid, room, joined_after, left_after in connection.execute(
-        _LOAD_MEMBERSHIPS, (pruned_through,)
-    ):
-        memberships[namespace, sid].append(Membership(room, joined_after, left_after))
-    rows = connection.execute(_LOAD)
-    return [
-        StoredSession(
-            namespace=namespace,
-            sid=sid,
-            pid_hash=pid_hash,
-            start=Offset(epoch, sequence),
-            former_offset=former_offset,
-            identity=identity,
-            data=data,
-            away_since=away_since,
-            confirmed=confirmed,
-            memberships=tuple(memberships.get((namespace, sid), ())),
-            auth_hash=auth_hash,
-            left_by_client=bool(left_by_client),
-        )
-        for (
-            namespace,
-            sid,
-            pid_hash,
-            epoch,
-            sequence,
-            former_offset,
-            identity,
-            data,
-            away_since,
-            confirmed,
-            auth_hash,
-            left_by_client,
-        ) in rows
-    ]

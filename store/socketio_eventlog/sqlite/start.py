@@ -1,8 +1,13 @@
-"""The start of a node on a database: one transaction records the epoch and reads the stored state."""
+"""The start of a node on a database: one transaction records the epoch and reads the stored state.
+
+The lock of the file guarantees that every other node is gone, so the same transaction makes the sessions of
+other nodes sessions without a client.
+"""
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -11,13 +16,26 @@ from socketio_eventlog.index import Index
 from socketio_eventlog.offsets import Epochs
 from socketio_eventlog.sqlite import segments
 from socketio_eventlog.sqlite.writer import Writer
+from socketio_eventlog.uptime import UptimeClock
 
 _HEAD: Final = """
 SELECT max((SELECT coalesce(max(offset), 0) FROM events),
            (SELECT pruned_through FROM log_state),
            (SELECT coalesce(max(began_after), 0) FROM boots)),
-       (SELECT pruned_through FROM log_state),
-       (SELECT coalesce(max(service_time), 0.0) FROM boots)
+       (SELECT pruned_through FROM log_state)
+"""
+# Every row with an uptime: an uptime must not come back, and heartbeats are less frequent than batches.
+_UPTIME: Final = """
+SELECT max(coalesce((SELECT max(service_time) FROM boots), 0.0),
+           coalesce((SELECT max(away_since) FROM sessions), 0.0),
+           coalesce((SELECT max(answered_at) FROM answers), 0.0),
+           coalesce((SELECT max(uptime) FROM positions), 0.0))
+"""
+# Before the row of this node: the newest row is the last sign of life of the node that had the sessions.
+_PUT_AWAY: Final = """
+UPDATE sessions SET node = NULL, away_since = coalesce(away_since, ?),
+  disconnected_at = coalesce(disconnected_at, (SELECT alive_at FROM boots ORDER BY number DESC LIMIT 1), ?)
+WHERE node IS NOT NULL OR away_since IS NULL
 """
 _INSERT_EPOCH: Final = """
 INSERT INTO boots (boot, began_after, started_at, alive_at, service_time) VALUES (?, ?, ?, ?, ?)
@@ -49,24 +67,33 @@ class InitialState:
     pruned_through: int
     """The sequence of the last deleted event."""
     uptime: float
-    """The uptime of all earlier nodes on this database, in seconds."""
+    """The uptime at the last batch of the earlier nodes on this database, in seconds."""
     index: Index
     writer: Writer
 
 
 def begin_epoch(
-    connection: sqlite3.Connection, path: Path, epoch: str, now: float, index_memory_bytes: int
+    connection: sqlite3.Connection,
+    path: Path,
+    epoch: str,
+    wall_clock: Callable[[], float],
+    monotonic: Callable[[], float],
+    index_memory_bytes: int,
 ) -> InitialState:
     """Record the epoch and read the stored state, in one transaction; a job of the writer's thread.
 
-    ``now`` is a wall-clock time. The transaction must be durable whatever the configuration says: the
-    row tells offsets of this epoch that a power cut took from offsets that a power cut left.
+    The transaction must be durable whatever the configuration says: the row tells offsets of this epoch that
+    a power cut took from offsets that a power cut left.
     """
     connection.execute("BEGIN IMMEDIATE")
-    head, pruned_through, uptime = connection.execute(_HEAD).fetchone()
+    now = wall_clock()
+    head, pruned_through = connection.execute(_HEAD).fetchone()
+    (uptime,) = connection.execute(_UPTIME).fetchone()
+    connection.execute(_PUT_AWAY, (uptime, now))
     connection.execute(_INSERT_EPOCH, (epoch, head, now, now, uptime))
     connection.execute(_PRUNE_EPOCHS, (EPOCHS_KEPT,))
     epochs = Epochs(connection.execute(_EPOCHS))
     index = segments.load(connection, pruned_through, index_memory_bytes)
     connection.commit()
-    return InitialState(epochs, head, pruned_through, uptime, index, Writer(path, epoch, head))
+    writer = Writer(path, epoch, head, UptimeClock(uptime, monotonic), wall_clock)
+    return InitialState(epochs, head, pruned_through, uptime, index, writer)

@@ -1,81 +1,112 @@
-"""The write transactions: the writer assigns sequences, and changes become rows.
+"""The write transactions: the writer numbers batches and events, and changes become rows.
 
-The code of this module runs on the writer's thread, and only the thread accesses the counters: commits
+The code of this module runs on the writer's thread, and only the thread accesses the counters: appends
 cannot overtake each other on the thread, however the callers run.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
-from itertools import groupby
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby, repeat
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, cast
 
-from socketio_eventlog.errors import StoreUnavailable
-from socketio_eventlog.records import Change, Event, EventHandled, Offset
+from socketio_eventlog.errors import StoreRejected, StoreUnavailable
+from socketio_eventlog.records import (
+    Batch,
+    Change,
+    Committed,
+    Event,
+    EventHandled,
+    Heartbeat,
+    NodeDied,
+    NodeJoined,
+    Pruned,
+    SessionOpened,
+)
 from socketio_eventlog.segment import SegmentChunk
-from socketio_eventlog.sqlite import events, idempotency_keys, segments, sessions
+from socketio_eventlog.sqlite import claims, events, idempotency_keys, nodes, segments, sessions
+from socketio_eventlog.sqlite.point import Point, effective
+from socketio_eventlog.uptime import UptimeClock
 
 _BEGIN: Final = "BEGIN IMMEDIATE"
 _NEWEST_EPOCH: Final = "SELECT boot FROM boots ORDER BY number DESC LIMIT 1"
-_HEARTBEAT: Final = "UPDATE boots SET alive_at = ?, service_time = ? WHERE boot = ?"
 
 
 class Writer:
-    """Executes the write transactions of one epoch and assigns the sequences."""
+    """Executes the write transactions of one node, and numbers its batches and events."""
 
-    def __init__(self, path: Path, epoch: str, head: int) -> None:
+    def __init__(
+        self, path: Path, node: str, head: int, uptime: UptimeClock, wall_clock: Callable[[], float]
+    ) -> None:
         """``head``: the last sequence at the beginning of the epoch. The file must exist."""
         path = path.resolve()  # SQLite puts the WAL beside the target of a symbolic link
         self._files = {file: _device_and_inode(file) for file in (path, path.with_name(path.name + "-wal"))}
-        self._epoch = epoch
+        self._node = node
         self._head = head
         self._last_sequence = head
-        self._lost_file: Path | None = None
+        self._last_batch = 0
+        self._uptime = uptime
+        self._wall_clock = wall_clock
+        self._has_lost_file = False
 
-    def commit(
-        self, connection: sqlite3.Connection, changes: Sequence[Change], chunk: SegmentChunk | None
-    ) -> list[int]:
-        """Write the changes in their order, and a chunk of the index, in one transaction.
+    def append(
+        self, connection: sqlite3.Connection, changes: Sequence[Change], chunk: SegmentChunk | None, own: int
+    ) -> Batch:
+        """Write the changes in their order, and a chunk of the index, in one transaction: the batch.
 
-        Returns the head after each change. A failed commit uses up its sequences, too: a COMMIT that
-        reports an error may still be found committed after a crash.
+        A failed append uses up its sequences, too: a COMMIT that reports an error may still be found
+        committed after a crash. No row has the number of a batch, and a failed append uses none up.
         """
+        uptime, now = self._uptime.next()
         self._begin(connection)
-        head = self._head
-        sequence = self._last_sequence
-        self._last_sequence += sum(1 for change in changes if type(change) is Event)
-        heads: list[int] = []
+        if chunk is not None:
+            segments.write(connection, chunk)
+        head, sequence = self._head, self._last_sequence
+        self._last_sequence += list(map(type, changes)).count(Event)
+        committed: list[Committed] = []
         for kind, run in groupby(changes, type):
             group = list(run)
             if kind is Event:
-                events.insert(connection, sequence + 1, cast("list[Event]", group))
-                heads.extend(range(sequence + 1, sequence + 1 + len(group)))
-                head = sequence = sequence + len(group)
-            elif kind is EventHandled:
-                idempotency_keys.write(connection, cast("list[EventHandled]", group))
-                heads.extend([head] * len(group))
+                first, head = sequence + 1, sequence + len(group)
+                events.insert(connection, first, cast("list[Event]", group))
+                committed += effective(group, range(first, head + 1))
+                sequence = head
             else:
-                offset = Offset(self._epoch, head)
-                sessions.write(connection, cast("list[sessions.SessionChange]", group), offset)
-                heads.extend([head] * len(group))
-        if chunk is not None:
-            segments.write(connection, chunk)
+                committed += self._write(connection, kind, group, Point(self._node, head, uptime))
         connection.commit()
         self._head = head
-        return heads
+        self._last_batch += 1
+        self._uptime.step(uptime, now)
+        return Batch(self._last_batch, self._node, own, uptime, committed)
 
-    def prune(
-        self, connection: sqlite3.Connection, through: int, emitted_before: float, limit: int
-    ) -> tuple[int, int]:
-        """Delete events as ``events.prune`` does, and the segments without events."""
-        self._begin(connection)
-        deleted, last = events.prune(connection, through, emitted_before, limit)
-        if deleted:
-            segments.delete(connection, last)
-        connection.commit()
-        return deleted, last
+    def _write(
+        self, connection: sqlite3.Connection, kind: type[Change], changes: list[Any], point: Point
+    ) -> Iterable[Committed]:
+        """Write changes of one kind; return them with their outcomes."""
+        if kind in claims.KINDS:
+            return claims.write(connection, changes, point)
+        if kind is EventHandled:
+            idempotency_keys.write(connection, changes, point.uptime)
+        elif kind is Heartbeat:
+            self._beat(connection, changes, point)
+        elif kind is Pruned:
+            _prune(connection, changes, point)
+        elif kind is NodeJoined or kind is NodeDied:
+            raise StoreRejected("An SQLite database has one node, which no change makes or ends.")
+        else:
+            sessions.write(connection, changes, point)
+        return effective(changes, repeat(point.position), claim=1 if kind is SessionOpened else 0)
+
+    def _beat(self, connection: sqlite3.Connection, heartbeats: Sequence[Heartbeat], point: Point) -> None:
+        """Record that the node is alive. Raises StoreUnavailable for a deleted or replaced file.
+
+        SQLite writes to a deleted file without an error, and every batch is lost at the end.
+        """
+        self._check_files()
+        for heartbeat in heartbeats:
+            nodes.beat(connection, heartbeat, point, self._wall_clock())
 
     def prune_idempotency_keys(
         self, connection: sqlite3.Connection, handled_before: float, limit: int
@@ -86,26 +117,28 @@ class Writer:
         connection.commit()
         return deleted
 
-    def heartbeat(self, connection: sqlite3.Connection, alive_at: float, uptime: float) -> None:
-        """Record that the node is alive. Raises StoreUnavailable for a deleted or replaced file.
-
-        SQLite writes to a deleted file without an error, and every commit is lost at the end.
-        """
-        changed = (file for file, known in self._files.items() if _device_and_inode(file) != known)
-        self._lost_file = next(changed, None)
-        self._begin(connection)
-        connection.execute(_HEARTBEAT, (alive_at, uptime, self._epoch))
-        connection.commit()
-
     def _begin(self, connection: sqlite3.Connection) -> None:
-        if self._lost_file is not None:
-            raise StoreUnavailable(f"{self._lost_file} was deleted or replaced while the server was running.")
+        if self._has_lost_file:
+            self._check_files()
         connection.execute(_BEGIN)
         # The lock excludes other servers, as long as the lock file is not deleted.
         (newest,) = connection.execute(_NEWEST_EPOCH).fetchone()
-        if newest != self._epoch:
+        if newest != self._node:
             # Both servers would continue the log, each from its own memory: one server has to stop.
             raise StoreUnavailable("Another server was started on this database and has taken it over.")
+
+    def _check_files(self) -> None:
+        lost = [file for file, known in self._files.items() if _device_and_inode(file) != known]
+        self._has_lost_file = bool(lost)
+        if lost:
+            raise StoreUnavailable(f"{lost[0]} was deleted or replaced while the server was running.")
+
+
+def _prune(connection: sqlite3.Connection, changes: Sequence[Pruned], point: Point) -> None:
+    """Delete the events up to a sequence as ``events.prune`` does, and the segments without events."""
+    through = min(max(change.through for change in changes), point.position)
+    events.prune(connection, through)
+    segments.delete(connection, through)
 
 
 def _device_and_inode(file: Path) -> tuple[int, int] | None:

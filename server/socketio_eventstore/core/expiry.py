@@ -1,0 +1,113 @@
+"""The end of sessions whose clients did not return in time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from dataclasses import dataclass
+from functools import partial
+
+from socketio_eventlog.errors import StoreClosed, StoreError, StoreUnavailable
+from socketio_eventlog.records import SessionEnd
+from socketio_eventstore.core.commit_queue import CommitQueue
+from socketio_eventstore.core.recovery import Recovery
+from socketio_eventstore.core.repeated_failures import RepeatedFailures
+from socketio_eventstore.core.session_operations import EndSession
+from socketio_eventstore.core.sessions import Session
+
+logger = logging.getLogger(__name__)
+
+EXPIRING_AT_ONCE = 100
+"""Calls of ``session_expired`` handlers at a time."""
+EXPIRY_ATTEMPTS = 8
+"""Calls of a ``session_expired`` handler that fails, before the session ends without it."""
+LONGEST_EXPIRY_PAUSE_SECONDS = 3600.0
+"""The longest pause between two such calls. The pauses double, from two prune intervals on."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailedExpiry:
+    """An expired session whose handler failed."""
+
+    attempts: int
+    retry_at: float
+    """The uptime of the next call."""
+
+
+class Expiry:
+    """Calls the handlers of expired sessions and ends the sessions, some at a time."""
+
+    def __init__(self, queue: CommitQueue, recovery: Recovery, interval_seconds: float) -> None:
+        """``interval_seconds``: the time between two calls of ``start``."""
+        self._queue = queue
+        self._context = queue.context
+        self._recovery = recovery
+        self._interval_seconds = interval_seconds
+        self._due: deque[Session] = deque()
+        self.running: dict[Session, asyncio.Task[None]] = {}
+        """The sessions whose handler is running."""
+        self._failed: dict[Session, FailedExpiry] = {}
+        self._failures = RepeatedFailures(logger)
+
+    def start(self) -> None:
+        """Begin to end the sessions that have expired by now."""
+        now = self._context.uptime
+        self._due = deque(session for session in self._context.registry if self._is_due(session, now))
+        self._continue()
+
+    def cancel(self) -> None:
+        """Cancel the handlers that are running."""
+        self._due.clear()
+        for task in list(self.running.values()):
+            task.cancel()
+
+    def _is_due(self, session: Session, now: float) -> bool:
+        if session in self.running or not self._recovery.is_expired(session, now):
+            return False
+        failed = self._failed.get(session)
+        return failed is None or failed.retry_at <= now
+
+    def _continue(self) -> None:
+        while self._due and len(self.running) < EXPIRING_AT_ONCE:
+            session = self._due.popleft()
+            if self._is_due(session, self._context.uptime):
+                task = asyncio.create_task(self._expire(session))
+                if not task.done():  # where tasks begin at once (asyncio.eager_task_factory), it may be over
+                    self.running[session] = task
+                    task.add_done_callback(partial(self._ended, session))
+
+    def _ended(self, session: Session, _: asyncio.Task[None]) -> None:
+        self.running.pop(session, None)
+        self._continue()
+
+    async def _expire(self, session: Session) -> None:
+        try:
+            await self._context.listener.expired(session)
+        except Exception as error:  # noqa: BLE001 -- of the application's handler or of the store
+            await self._expiry_failed(session, error)
+        else:
+            self._failed.pop(session, None)
+
+    async def _expiry_failed(self, session: Session, error: Exception) -> None:
+        """Retry the expiry later, with growing pauses, or end the session without its handler."""
+        place = f"of {session.namespace} failed for {session.sid}"
+        text = (
+            f"The session_expired handler {place}; the session has expired but could not be ended: {error!r}"
+        )
+        self._failures.failed(("expiry", session.namespace, type(error).__name__), text, error=error)
+        if isinstance(error, StoreUnavailable | StoreClosed):
+            return  # no fault of the handler: the next sweep tries again
+        attempts = 1 if session not in self._failed else self._failed[session].attempts + 1
+        if attempts < EXPIRY_ATTEMPTS:
+            pause = min(self._interval_seconds * 2**attempts, LONGEST_EXPIRY_PAUSE_SECONDS)
+            self._failed[session] = FailedExpiry(attempts, self._context.uptime + pause)
+            return
+        text = f"The session_expired handler {place} {attempts} times; the session ends without it"
+        self._failures.failed(("given up", session.namespace), text)
+        try:
+            await self._queue.submit(EndSession(session, SessionEnd.EXPIRED))
+        except StoreError as failure:  # the next sweep calls the handler once more
+            self._failures.failed("expiry", f"The session {session.sid} could not be ended. {failure}")
+        else:
+            self._failed.pop(session, None)

@@ -1,0 +1,74 @@
+"""Faults of the server between a commit and its effect: nobody goes on without what it missed.
+
+The change is in the log, so it has happened; only this node failed to act on it. A client that stayed
+connected would never get the event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from socketio_eventlog.records import Committed, Event, RoomClosed, SessionEnded
+from socketio_eventstore.core.context import Context
+from socketio_eventstore.core.repeated_failures import RepeatedFailures
+from socketio_eventstore.core.sessions import ClientConnection, Session
+
+
+class Faults:
+    """Ends what a change did not reach, and logs the fault.
+
+    After an event, the connections are ended: their clients come back for it. After another change, the
+    sessions are: this node has them wrong, and a new session is the truth.
+    """
+
+    def __init__(
+        self, context: Context, failures: RepeatedFailures, end_session: Callable[[Session], None]
+    ) -> None:
+        """``end_session`` appends the end of a session to the log."""
+        self._context = context
+        self._failures = failures
+        self._end_session = end_session
+
+    def after(self, committed: Sequence[Committed], error: Exception) -> str | None:
+        """Act on an exception in the effects of these changes.
+
+        Return what the submitter gets all the same: the offset when one of the changes is an event.
+        """
+        text = f"A change is stored and could not take effect. {committed!r:.500}"
+        self._failures.failed((type(committed[0].change), type(error)), text, error=error)
+        context, offset = self._context, None
+        for one in committed:
+            if type(one.change) is Event:
+                context.recent_events.position = one.position
+                offset = context.offset
+                for connection in context.registry.recipients(
+                    one.change.namespace, one.change.rooms, one.change.skip
+                ):
+                    _abort(connection)
+            else:
+                self._end_sessions(one.change)
+        context.recent_events.clear()  # they lack the event: replays read the store
+        return offset
+
+    def _end_sessions(self, change: Any) -> None:
+        for session in list(self._concerned(change)):
+            if (connection := session.current.connection) is not None:
+                _abort(connection)
+            if isinstance(change, SessionEnded):  # its end is in the log already
+                self._context.registry.remove(session)
+            else:
+                self._end_session(session)
+
+    def _concerned(self, change: Any) -> Iterable[Session]:
+        registry = self._context.registry
+        if isinstance(change, RoomClosed):
+            return registry.members(change.namespace, (change.room,))
+        if (identity := getattr(change, "identity", None)) is not None and not hasattr(change, "sid"):
+            return [session for session in registry if session.identity == identity]
+        session = registry.get(getattr(change, "namespace", ""), getattr(change, "sid", None))
+        return () if session is None else (session,)
+
+
+def _abort(connection: ClientConnection) -> None:
+    connection.abort("a change could not take effect on this server")

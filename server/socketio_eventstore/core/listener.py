@@ -1,0 +1,37 @@
+"""The calls by which the core tells the application what has happened to sessions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from socketio_eventlog.records import SessionEnd
+from socketio_eventstore.core.sessions import ClientConnection, Session
+
+if TYPE_CHECKING:
+    import asyncio
+
+
+class SessionListener(Protocol):
+    """The handlers of the application, as the core calls them; the calls do not wait."""
+
+    def superseded(self, session: Session, connection: ClientConnection) -> None:
+        """Call the disconnect handler: an accepted connection to this node lost the session to a claim."""
+        ...
+
+    def ended(
+        self, session: Session, connection: ClientConnection | None, reason: SessionEnd, *, was_accepted: bool
+    ) -> asyncio.Future[None] | None:
+        """Take note of the end of a session, on whatever node its client was.
+
+        ``connection``: what the session had until now; None when it was gone already. Return a future for
+        the end of the disconnect handler, if one is called. The handler counts in
+        ``Session.running_disconnect_handlers`` from here on.
+        """
+        ...
+
+    async def expired(self, session: Session) -> None:
+        """Call the handler of ``session_expired`` and end the session.
+
+        After an exception a later sweep tries again.
+        """
+        ...

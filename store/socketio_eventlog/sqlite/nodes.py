@@ -1,0 +1,36 @@
+"""The rows of ``boots`` and ``positions``: the node's signs of life, and positions at earlier uptimes.
+
+Jobs of a database thread, in the caller's transaction.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Final
+
+from socketio_eventlog.records import Heartbeat
+from socketio_eventlog.sqlite.point import Point
+
+POSITIONS_KEPT: Final = 128
+"""The number of noted positions, of which the oldest is given up for a new one."""
+
+_HEARTBEAT: Final = """
+UPDATE boots SET alive_at = ?, service_time = ?, applied = ?, floor = ? WHERE boot = ?
+"""
+_NOTE_POSITION: Final = "INSERT INTO positions (uptime, position) VALUES (?, ?)"
+_DELETE_POSITIONS: Final = "DELETE FROM positions WHERE number <= (SELECT max(number) FROM positions) - ?"
+_POSITIONS: Final = "SELECT uptime, position FROM positions ORDER BY number"
+
+
+def beat(connection: sqlite3.Connection, heartbeat: Heartbeat, point: Point, alive_at: float) -> None:
+    """Record that the node is alive; ``alive_at`` is a wall-clock time."""
+    values = (alive_at, point.uptime, heartbeat.applied, heartbeat.floor, point.node)
+    connection.execute(_HEARTBEAT, values)
+    if heartbeat.notes_position:
+        connection.execute(_NOTE_POSITION, (point.uptime, point.position))
+        connection.execute(_DELETE_POSITIONS, (POSITIONS_KEPT,))
+
+
+def positions(connection: sqlite3.Connection) -> tuple[tuple[float, int], ...]:
+    """Return the noted positions, ascending: uptime and position."""
+    return tuple(connection.execute(_POSITIONS))

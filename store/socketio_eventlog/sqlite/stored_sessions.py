@@ -1,0 +1,67 @@
+"""The load of all sessions with their memberships. A job of a database thread."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from typing import Final
+
+from socketio_eventlog.records import Membership, Offset, StoredSession
+
+_LOAD: Final = """
+SELECT namespace, sid, pid_hash, start_boot, start_offset, former_offset, identity, data, away_since,
+       confirmed, auth_hash, left_by_client, claim, node
+FROM sessions ORDER BY number
+"""
+_LOAD_MEMBERSHIPS: Final = """
+SELECT namespace, sid, room, joined_after, left_after FROM rooms JOIN sessions USING (namespace, sid)
+WHERE left_after IS NULL OR left_after > max(confirmed, ?) ORDER BY joined_after
+"""
+
+
+def load(connection: sqlite3.Connection, pruned_through: int) -> list[StoredSession]:
+    """Load all sessions, in the order of their opening.
+
+    Memberships with an end at or before ``pruned_through`` are left out, since their events are deleted, and
+    with an end at or before the session's confirmed sequence, since the client has received their events.
+    """
+    memberships: defaultdict[tuple[str, str], list[Membership]] = defaultdict(list)
+    for namespace, sid, room, joined_after, left_after in connection.execute(
+        _LOAD_MEMBERSHIPS, (pruned_through,)
+    ):
+        memberships[namespace, sid].append(Membership(room, joined_after, left_after))
+    rows = connection.execute(_LOAD)
+    return [
+        StoredSession(
+            namespace=namespace,
+            sid=sid,
+            pid_hash=pid_hash,
+            start=Offset(epoch, sequence),
+            former_offset=former_offset,
+            identity=identity,
+            data=data,
+            away_since=away_since,
+            confirmed=confirmed,
+            memberships=tuple(memberships.get((namespace, sid), ())),
+            auth_hash=auth_hash,
+            left_by_client=bool(left_by_client),
+            claim=claim,
+            node=node,
+        )
+        for (
+            namespace,
+            sid,
+            pid_hash,
+            epoch,
+            sequence,
+            former_offset,
+            identity,
+            data,
+            away_since,
+            confirmed,
+            auth_hash,
+            left_by_client,
+            claim,
+            node,
+        ) in rows
+    ]

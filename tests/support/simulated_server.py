@@ -1,0 +1,240 @@
+"""A server from CONNECT packet to bytes: the real parts on a simulated log, as the runtime has them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import json
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Iterator
+from contextvars import ContextVar
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+from socketio_eventlog.errors import StoreError
+from socketio_eventlog.records import Room, SessionEnd, Snapshot
+from socketio_eventstore.adapter.admission import Admission
+from socketio_eventstore.adapter.application import Application
+from socketio_eventstore.adapter.departures import Departures
+from socketio_eventstore.adapter.handlers import HandlerCalls
+from socketio_eventstore.core.commit_queue import CommitQueue
+from socketio_eventstore.core.context import Context
+from socketio_eventstore.core.fan_out import FanOut
+from socketio_eventstore.core.flush_schedule import FlushSchedule
+from socketio_eventstore.core.frames import Frames
+from socketio_eventstore.core.handler_transaction import submit_or_defer
+from socketio_eventstore.core.heartbeats import Heartbeats
+from socketio_eventstore.core.nodes import Nodes
+from socketio_eventstore.core.operation import Operation
+from socketio_eventstore.core.operations import SaveData
+from socketio_eventstore.core.options import Options
+from socketio_eventstore.core.packets import TextEncoder
+from socketio_eventstore.core.position_history import PositionHistory
+from socketio_eventstore.core.recent_events import RecentEvents
+from socketio_eventstore.core.recovery import Recovery, RecoveryLimits
+from socketio_eventstore.core.registry import Registry
+from socketio_eventstore.core.replay import Replayer
+from socketio_eventstore.core.retention import Retention
+from socketio_eventstore.core.runtime import Runtime
+from socketio_eventstore.core.session_operations import EndSession
+from socketio_eventstore.core.sessions import ClientConnection, Session
+from support.simulated_network import NAMESPACES, Wire
+
+if TYPE_CHECKING:
+    from support.simulated_clients import Scene
+
+DURATION = 10.0
+"""The maximum disconnection duration, in seconds."""
+LIMITS = RecoveryLimits(DURATION, 10**6, 10**9, heartbeat_seconds=1.0)
+ROOMS: tuple[Room, ...] = ("red", "blue", 7)
+SAVES_EVERY = 3
+"""Every third connect handler saves data."""
+OWNER: ContextVar[SimulatedServer | None] = ContextVar("owner", default=None)
+"""The server to which new tasks belong."""
+_REASONS = ("CLIENT_DISCONNECT", "SERVER_DISCONNECT", "TRANSPORT_CLOSE", "TRANSPORT_ERROR")
+
+
+def _connect_error(namespace: str, reason: object) -> Frames:
+    """CONNECT_ERROR, as python-socketio's packet class encodes it."""
+    return Frames(f"44{'' if namespace == '/' else namespace + ','}{json.dumps(reason)}")
+
+
+class SimulatedServer:
+    """One life of a server process."""
+
+    def __init__(
+        self, scene: Scene, log: Any, snapshot: Snapshot, *, retention_seconds: float = DURATION
+    ) -> None:
+        """Start the server as ``Runtime`` does."""
+        self.scene = scene
+        self.log = log
+        self.is_running = True
+        self.result: object = None
+        """What the last operation gave to its submitter."""
+        self.tasks: set[asyncio.Task[Any]] = set()
+        """The running tasks of this server."""
+        self.registry = Registry()
+        for stored in snapshot.sessions:
+            self.registry.add(Session.restore(stored))
+        encoder, fan_out = TextEncoder(), FanOut(self.registry)
+        recent_events = RecentEvents(snapshot.position, 60)
+        replayer = Replayer(log, self.registry, recent_events, fan_out, encoder, max_unsent_bytes=60)
+        self.context = Context(
+            log,
+            self.registry,
+            Nodes(log.node, snapshot),
+            fan_out,
+            encoder,
+            recent_events,
+            PositionHistory(retention_seconds, snapshot.positions),
+            replayer.begin,
+            self,
+        )
+        self.queue = CommitQueue(self.context, FlushSchedule(fan_out))
+        self.recovery = Recovery(log, self.registry, LIMITS)
+        heartbeats = Heartbeats(self.queue)
+        self.retention = Retention(
+            self.queue, self.recovery, heartbeats, interval_seconds=1.0, keys_retention_seconds=DURATION
+        )
+        self._build_adapter()
+        token = OWNER.set(self)
+        for work in (self.queue.run(), self.queue.take_effects(), replayer.run()):
+            _ = scene.spawn(work)
+        OWNER.reset(token)
+
+    def _build_adapter(self) -> None:
+        application = cast("Application", self._application())
+        runtime = cast("Runtime", self)
+        self.is_enabled, self.options = True, Options(path=None)
+        calls = HandlerCalls(application)
+        self.departures = Departures(application, runtime, calls)
+        self.admission = Admission(application, runtime, calls, self.departures)
+
+    def _application(self) -> SimpleNamespace:
+        """The parts of python-socketio's server that the admission needs."""
+        return SimpleNamespace(
+            serves=lambda namespace: namespace in NAMESPACES,
+            new_sid=lambda: f"sid{next(self.scene.ids)}",
+            forget_callbacks=lambda sid: None,
+            environ=defaultdict(dict),
+            own_cookie=None,
+            recovers=lambda namespace: True,
+            accepted=lambda session: None,
+            always_connect=False,
+            call_handler=self._call_handler,
+            connect_error=_connect_error,
+            reason=SimpleNamespace(**{reason: reason for reason in _REASONS}),
+        )
+
+    async def _call_handler(self, event: str, namespace: str, sid: str, *_: object) -> bool | None:
+        if event != "connect":
+            return None
+        session = self.registry.get(namespace, sid)
+        assert session is not None
+        wire = self.wire_of(session)
+        if wire is None:  # another node has the session meanwhile
+            return False
+        wire.claims, wire.claim = (namespace, sid), session.current.claim
+        wire.decision = self.scene.loop.create_future()
+        try:
+            is_accepted = await wire.decision
+            number = next(self.scene.ids)
+            if number % SAVES_EVERY == 0:
+                await submit_or_defer(self.queue, SaveData(session, f'{{"handler":{number}}}'))
+            return is_accepted
+        finally:
+            wire.decision = None
+
+    def wire_of(self, session: Session) -> Wire | None:
+        return cast("Wire | None", session.current.connection)
+
+    @property
+    def wires(self) -> Iterator[Wire]:
+        """The transports of all sessions, those without a client included."""
+        for session in self.registry:
+            for connection in (session.current.connection, *session.superseded):
+                if connection is not None:
+                    yield cast("Wire", connection)
+
+    # The listener of the core -----------------------------------------------------------------------
+
+    def superseded(self, session: Session, connection: ClientConnection) -> None:
+        self.departures.superseded(session, connection)
+
+    def ended(
+        self, session: Session, connection: ClientConnection | None, reason: SessionEnd, *, was_accepted: bool
+    ) -> asyncio.Future[None] | None:
+        return self.departures.ended(session, connection, reason, was_accepted=was_accepted)
+
+    async def expired(self, session: Session) -> None:
+        self.scene.session_expired(self, session)
+        await self.queue.submit(EndSession(session, SessionEnd.EXPIRED))
+
+    # ------------------------------------------------------------------------------------------------
+
+    def new_wire(self) -> Wire:
+        return Wire(f"wire{next(self.scene.ids)}", self)
+
+    def closed(self, wire: Wire, reason: str) -> None:
+        if self.is_running:
+            self.departures.transport_closed(cast("Any", wire), reason)
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Call a function of the server, whose tasks then belong to the server."""
+
+        def owned() -> None:
+            OWNER.set(self)
+            function()
+
+        self.scene.loop.call(owned)
+
+    def do(self, work: Coroutine[Any, Any, Any]) -> bool:
+        """Run work of the server as ``Scene.do`` does."""
+        token = OWNER.set(self)
+        try:
+            return self.scene.do(work)
+        finally:
+            OWNER.reset(token)
+
+    def submit(self, *operations: Operation) -> bool:
+        """Submit operations; return whether they have taken effect."""
+
+        async def submitted() -> None:
+            self.result = await self.queue.submit(*operations)
+
+        return self.do(submitted())
+
+    def sweep(self) -> bool:
+        """Let sessions expire and events be pruned."""
+
+        async def swept() -> None:
+            await self.retention.sweep()
+
+        return self.do(swept())
+
+    def kill(self) -> None:
+        """End the process: its tasks and transports are gone."""
+        self.is_running = False
+        for wire in [*self.wires]:
+            wire.closed = True
+        for task in [*self.tasks]:
+            task.cancel()
+        self.scene.loop.run_until_idle()
+
+
+def new_task(
+    loop: asyncio.AbstractEventLoop,
+    work: Coroutine[Any, Any, Any],
+    context: contextvars.Context | None = None,
+) -> asyncio.Task[Any]:
+    """Make a task that belongs to the server whose task makes it."""
+    task: asyncio.Task[Any] = asyncio.Task(work, loop=loop, context=context)
+    if (owner := OWNER.get()) is not None:
+        owner.tasks.add(task)
+        task.add_done_callback(owner.tasks.discard)
+    return task
+
+
+def is_expected(error: BaseException | None) -> bool:
+    """Whether a call may fail in this way."""
+    return error is None or isinstance(error, StoreError)
