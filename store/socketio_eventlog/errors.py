@@ -19,6 +19,10 @@ class StoreBusy(StoreUnavailable):
     """Another program holds the write lock of the event store; nothing was stored."""
 
 
+class LogFull(StoreUnavailable):
+    """The event log is full; nothing was stored."""
+
+
 class StoreRejected(StoreError):
     """The event store refused this change; nothing was stored."""
 

@@ -10,6 +10,8 @@ from socketio_eventlog.records import Batch, Change, LoggedEvent, Membership, Mi
 if TYPE_CHECKING:
     import asyncio
 
+    from socketio_eventlog.room import Room
+
 HEARTBEAT_SECONDS: Final = 2.0
 """The time between two heartbeats of a node. A step of the uptime clock counts at most two of them."""
 
@@ -33,6 +35,11 @@ class Log(Protocol):
     @property
     def is_durable(self) -> bool:
         """Whether offsets can be given to clients: recovery is enabled."""
+        ...
+
+    @property
+    def room(self) -> Room:
+        """The room that is left for events."""
         ...
 
     @property
@@ -86,8 +93,9 @@ class Log(Protocol):
         itself raises StoreClosed after ``close``; all other errors are the future's:
 
         StoreBusy when another program writes (a retry may succeed), StoreUnavailable when the disk is full
-        or broken, or the node was declared dead, StoreRejected when one of the changes is invalid, and its
-        subclass ConditionFailed when a change must not be stored here (see ``EventHandled``).
+        or broken, or the node was declared dead, its subclass LogFull when there is no room for events and
+        the changes contain one (see ``room.GROWING``), StoreRejected when one of the changes is invalid, and
+        its subclass ConditionFailed when a change must not be stored here (see ``EventHandled``).
         """
         ...
 

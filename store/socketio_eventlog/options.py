@@ -10,6 +10,8 @@ Synchronous: TypeAlias = Literal["full", "normal"]
 
 
 DEFAULT_FILE_MODE: Final = 0o600
+LEAST_MAX_SIZE: Final = 1_000_000
+"""Room for the tables without events, and for the WAL."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,13 +28,20 @@ class StoreOptions:
     """Seconds between two prunings."""
     index_memory: int = 64_000_000
     """Bytes of memory for the index of events by room; the rest of the index stays on disk."""
+    max_size: int = 1_000_000_000
+    """Bytes for the pages in use and the WAL; beyond, old events go early, and then emits raise LogFull."""
     file_mode: int = DEFAULT_FILE_MODE
     """The mode of the database, its WAL and its lock: 0o600, or 0o660 or 0o640 for a group."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a mode that the server itself could not use, such as a decimal 600."""
+        """Raise ValueError for a mode that the server itself could not use, such as a decimal 600.
+
+        Also for a maximum size without room for events.
+        """
         if not is_file_mode(self.file_mode):
             raise ValueError(f"file_mode must be an octal mode such as 0o600, not {self.file_mode!r}")
+        if self.max_size < LEAST_MAX_SIZE:
+            raise ValueError(f"max_size must be at least {LEAST_MAX_SIZE} bytes, not {self.max_size!r}")
 
 
 def is_file_mode(mode: int) -> bool:

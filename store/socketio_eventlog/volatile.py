@@ -31,6 +31,7 @@ from socketio_eventlog.records import (
     SessionResumed,
     Snapshot,
 )
+from socketio_eventlog.room import Room
 from socketio_eventlog.uptime import UptimeClock
 
 _REJECTED: Final = frozenset({NodeJoined, NodeDied})
@@ -51,6 +52,7 @@ class VolatileLog:
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.node = "volatile"
+        self.room = Room()
         self.head = 0
         self.pruned_through = 0
         self._uptime = UptimeClock(0.0, monotonic)

@@ -15,7 +15,7 @@ import pytest
 from socketio_eventstore import RecoveryManager
 from support.storing import commit, event, open_and_write, opened, put_back, sqlite
 
-NAMES = ["events.db", "events.db-lock", "events.db-shm", "events.db-wal"]
+NAMES = ["events.db", "events.db-lock", "events.db-reserve", "events.db-shm", "events.db-wal"]
 
 
 @pytest.fixture

@@ -100,7 +100,11 @@ async def test_the_application_on_fastapi(
 
         ended = await asyncio.to_thread(server.terminate)
         assert ended.duration < 10 and "Application shutdown complete" in server.log
-        assert files(tmp_path) == ["events.db", "server.log"]  # closed in order: SQLite has tidied up
+        assert files(tmp_path) == [
+            "events.db",
+            "events.db-reserve",
+            "server.log",
+        ]  # closed in order: SQLite has tidied up
         await reader.gone()
         server.start()
         await reader.connect()

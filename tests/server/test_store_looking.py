@@ -82,7 +82,7 @@ async def test_only_the_owner_can_read_the_files(path: Path) -> None:
     try:
         async with opened(path) as log:
             await commit(log, [event()])
-            names = ["events.db", "events.db-lock", "events.db-shm", "events.db-wal"]
+            names = ["events.db", "events.db-lock", "events.db-reserve", "events.db-shm", "events.db-wal"]
             assert sorted(file.name for file in path.parent.iterdir()) == names
             assert {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()} == {0o600}
     finally:
@@ -90,10 +90,10 @@ async def test_only_the_owner_can_read_the_files(path: Path) -> None:
 
 
 async def test_close_leaves_a_single_file(path: Path) -> None:
-    """After a close the database is a single file, which can be copied."""
+    """After a close the database is a single file, which can be copied; the reserve is empty."""
     async with opened(path) as log:
         await commit(log, [event()])
-    assert [file.name for file in path.parent.iterdir()] == ["events.db"]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["events.db", "events.db-reserve"]
 
 
 async def test_constant_queries_disturb_no_commit(path: Path) -> None:

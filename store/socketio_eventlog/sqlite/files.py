@@ -12,7 +12,7 @@ from socketio_eventlog.errors import StoreNotUsable
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES: Final = ("", "-wal", "-shm", "-lock")
+SUFFIXES: Final = ("", "-wal", "-shm", "-lock", "-reserve")
 """The names of the files begin with the name of the database."""
 
 

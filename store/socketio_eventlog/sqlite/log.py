@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from socketio_eventlog import offsets
@@ -26,9 +27,12 @@ from socketio_eventlog.records import (
     Pruned,
     Snapshot,
 )
+from socketio_eventlog.room import Room
 from socketio_eventlog.segment import AudienceRange, Segment, SegmentChunk, audience_ranges, find_missed
 from socketio_eventlog.sqlite import events, idempotency_keys, nodes, schema, segments, stored_sessions
 from socketio_eventlog.sqlite.database import Database
+from socketio_eventlog.sqlite.reserve import Reserve
+from socketio_eventlog.sqlite.space import Space
 from socketio_eventlog.sqlite.start import InitialState, begin_epoch
 
 _COUNTS: Final = "SELECT (SELECT count(*) FROM sessions), (SELECT count(*) FROM events)"
@@ -52,10 +56,12 @@ class EventLog:
         state: InitialState,
         writer_database: Database,
         reader_database: Database,
+        room: Room,
     ) -> None:
         """Use ``open``."""
         self.node = node
         """The random id of this node, and of its epoch."""
+        self.room = room
         self._batches = BatchStream()
         self._appends = 0
         """The number of calls of ``append``."""
@@ -89,9 +95,27 @@ class EventLog:
         path = options.path
         if path is None:
             raise ValueError("an event log needs a path")
-        epoch = new_epoch()
+        reserve = Reserve(path, options.file_mode)
+        while True:
+            try:
+                return await cls._open(options, path, reserve, wall_clock, monotonic, new_epoch())
+            except StoreNotUsable as error:
+                reserve.give_up_for(path, error)
+
+    @classmethod
+    async def _open(
+        cls,
+        options: StoreOptions,
+        path: Path,
+        reserve: Reserve,
+        wall_clock: Callable[[], float],
+        monotonic: Callable[[], float],
+        epoch: str,
+    ) -> EventLog:
         if offsets.EPOCH_ID.fullmatch(epoch) is None:
             raise ValueError(f"an epoch id cannot be {epoch!r}")
+        room = Room()
+        space = Space(path, options.max_size, reserve, room, asyncio.get_running_loop().call_soon_threadsafe)
         begin = partial(
             begin_epoch,
             path=path,
@@ -99,6 +123,7 @@ class EventLog:
             wall_clock=wall_clock,
             monotonic=monotonic,
             index_memory_bytes=options.index_memory,
+            space=space,
         )
         writer_database = await Database.open(
             lambda: schema.open_writer(path, options.file_mode, lock_timeout_seconds)
@@ -106,14 +131,17 @@ class EventLog:
         try:
             state = await writer_database.run(begin)
             await writer_database.run(lambda connection: schema.note_epoch(connection, path, epoch))
-            await writer_database.run(lambda connection: schema.configure(connection, options.synchronous))
+            await writer_database.run(
+                lambda connection: schema.configure(connection, options.synchronous, space.wal_bytes)
+            )
+            await writer_database.run(space.begin)
             reader_database = await Database.open(lambda: schema.open_reader(path))
         except BaseException as error:
             await writer_database.close()
-            if isinstance(error, StoreError) and not isinstance(error, StoreNotUsable):
+            if isinstance(error, StoreError | OSError) and not isinstance(error, StoreNotUsable):
                 raise StoreNotUsable(f"{path}: {error}") from error
             raise
-        return cls(epoch, state, writer_database, reader_database)
+        return cls(epoch, state, writer_database, reader_database, room)
 
     @property
     def head(self) -> int:

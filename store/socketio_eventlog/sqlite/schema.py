@@ -28,10 +28,15 @@ OLDEST_SQLITE: Final = (3, 37, 0)
 OPENING_TIMEOUT_SECONDS: Final = 10.0
 """Time to wait for another program's lock at the opening. A server in its shutdown holds the lock for up to
 ``shutdown_grace``, by default 10 s."""
+WAL_BYTES: Final = 4_096_000
+"""The size of the WAL at a checkpoint: 1000 pages, as SQLite has by default."""
+LEAST_WAL_PAGES: Final = 16
+"""The least number of pages in the WAL at a checkpoint, for a very small disk or log."""
 
 _BUSY_TIMEOUT: Final = "PRAGMA busy_timeout = 0"
 _READER_BUSY_TIMEOUT: Final = "PRAGMA busy_timeout = 1000"
-_WAL_LIMIT: Final = "PRAGMA journal_size_limit = 8000000"
+# Otherwise a build with SQLITE_SECURE_DELETE, such as Debian's, writes as many bytes as it deletes.
+_SECURE_DELETE: Final = "PRAGMA secure_delete = FAST"
 _SYNCHRONOUS: Final = {"full": "PRAGMA synchronous = FULL", "normal": "PRAGMA synchronous = NORMAL"}
 # On macOS, fsync leaves the data in the cache of the disk; other systems ignore these settings.
 _FULLFSYNC: Final = {
@@ -67,7 +72,7 @@ def open_writer(
             if _revision(connection) != HEAD_REVISION:
                 _migrate(path)
             _synchronise(connection, "full")
-            connection.execute(_WAL_LIMIT)
+            connection.execute(_SECURE_DELETE)
         except BaseException:
             connection.close()
             raise
@@ -98,7 +103,10 @@ def note_epoch(connection: StoreConnection, path: Path, epoch: str) -> None:
 
     The row of the epoch must be in the database file itself, not only in the WAL.
     """
-    busy, pages, written = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    try:
+        busy, pages, written = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    except sqlite3.OperationalError:  # a full disk, on which the WAL may still take the ends of sessions
+        return
     if not busy and pages == written and connection.lock is not None:
         connection.lock.note = left_over.note_of(path, epoch)
 
@@ -110,12 +118,17 @@ def check_sqlite_version() -> None:
         raise StoreNotUsable(f"SQLite {sqlite3.sqlite_version} is too old: {oldest} or newer is needed.")
 
 
-def configure(connection: sqlite3.Connection, synchronous: Synchronous) -> None:
+def configure(connection: sqlite3.Connection, synchronous: Synchronous, wal_bytes: int = WAL_BYTES) -> None:
     """Switch from opening to running: the configured durability, and no wait for another program's lock.
 
-    The caller decides about retries: a wait inside a job would delay every job behind.
+    A checkpoint is due at ``wal_bytes`` in the WAL, and twice as much of its file is kept. The caller decides
+    about retries: a wait inside a job would delay every job behind.
     """
     _synchronise(connection, synchronous)
+    (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+    # A pragma takes no parameters.
+    connection.execute(f"PRAGMA wal_autocheckpoint = {max(LEAST_WAL_PAGES, wal_bytes // page_bytes)}")
+    connection.execute(f"PRAGMA journal_size_limit = {2 * wal_bytes}")
     connection.execute(_BUSY_TIMEOUT)
 
 

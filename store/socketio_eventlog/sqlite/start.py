@@ -15,6 +15,7 @@ from typing import Final
 from socketio_eventlog.index import Index
 from socketio_eventlog.offsets import Epochs
 from socketio_eventlog.sqlite import segments
+from socketio_eventlog.sqlite.space import Space
 from socketio_eventlog.sqlite.writer import Writer
 from socketio_eventlog.uptime import UptimeClock
 
@@ -79,6 +80,7 @@ def begin_epoch(
     wall_clock: Callable[[], float],
     monotonic: Callable[[], float],
     index_memory_bytes: int,
+    space: Space,
 ) -> InitialState:
     """Record the epoch and read the stored state, in one transaction; a job of the writer's thread.
 
@@ -95,5 +97,5 @@ def begin_epoch(
     epochs = Epochs(connection.execute(_EPOCHS))
     index = segments.load(connection, pruned_through, index_memory_bytes)
     connection.commit()
-    writer = Writer(path, epoch, head, UptimeClock(uptime, monotonic), wall_clock)
+    writer = Writer(path, epoch, head, UptimeClock(uptime, monotonic), wall_clock, space)
     return InitialState(epochs, head, pruned_through, uptime, index, writer)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import groupby, repeat
 from pathlib import Path
 from typing import Any, Final, cast
@@ -28,6 +29,7 @@ from socketio_eventlog.records import (
 from socketio_eventlog.segment import SegmentChunk
 from socketio_eventlog.sqlite import claims, events, idempotency_keys, nodes, segments, sessions
 from socketio_eventlog.sqlite.point import Point, effective
+from socketio_eventlog.sqlite.space import Space
 from socketio_eventlog.uptime import UptimeClock
 
 _BEGIN: Final = "BEGIN IMMEDIATE"
@@ -38,7 +40,13 @@ class Writer:
     """Executes the write transactions of one node, and numbers its batches and events."""
 
     def __init__(
-        self, path: Path, node: str, head: int, uptime: UptimeClock, wall_clock: Callable[[], float]
+        self,
+        path: Path,
+        node: str,
+        head: int,
+        uptime: UptimeClock,
+        wall_clock: Callable[[], float],
+        space: Space,
     ) -> None:
         """``head``: the last sequence at the beginning of the epoch. The file must exist."""
         path = path.resolve()  # SQLite puts the WAL beside the target of a symbolic link
@@ -49,6 +57,7 @@ class Writer:
         self._last_batch = 0
         self._uptime = uptime
         self._wall_clock = wall_clock
+        self._space = space
         self._has_lost_file = False
 
     def append(
@@ -58,9 +67,18 @@ class Writer:
 
         A failed append uses up its sequences, too: a COMMIT that reports an error may still be found
         committed after a crash. No row has the number of a batch, and a failed append uses none up.
+
+        Raises LogFull for changes that need room while there is none.
         """
+        append = partial(self._append, connection, changes, chunk, own)
+        return self._space.run(connection, changes, append)
+
+    def _append(
+        self, connection: sqlite3.Connection, changes: Sequence[Change], chunk: SegmentChunk | None, own: int
+    ) -> Batch:
         uptime, now = self._uptime.next()
         self._begin(connection)
+        self._space.admit(connection, changes)
         if chunk is not None:
             segments.write(connection, chunk)
         head, sequence = self._head, self._last_sequence
@@ -93,6 +111,7 @@ class Writer:
             self._beat(connection, changes, point)
         elif kind is Pruned:
             _prune(connection, changes, point)
+            self._space.count(connection)
         elif kind is NodeJoined or kind is NodeDied:
             raise StoreRejected("An SQLite database has one node, which no change makes or ends.")
         else:
@@ -112,10 +131,14 @@ class Writer:
         self, connection: sqlite3.Connection, handled_before: float, limit: int
     ) -> int:
         """Delete keys as ``idempotency_keys.prune`` does."""
-        self._begin(connection)
-        deleted = idempotency_keys.prune(connection, handled_before, limit)
-        connection.commit()
-        return deleted
+
+        def prune() -> int:
+            self._begin(connection)
+            deleted = idempotency_keys.prune(connection, handled_before, limit)
+            connection.commit()
+            return deleted
+
+        return self._space.run(connection, (), prune)
 
     def _begin(self, connection: sqlite3.Connection) -> None:
         if self._has_lost_file:
