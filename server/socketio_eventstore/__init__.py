@@ -16,6 +16,7 @@ if __name__ != "socketio_eventstore":
 
 if TYPE_CHECKING:
     from socketio_eventlog.errors import (
+        LogFull,
         StoreBusy,
         StoreClosed,
         StoreError,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncServer",
+    "LogFull",
     "QueueFull",
     "RecoveryManager",
     "StoreBusy",

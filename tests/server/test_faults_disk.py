@@ -13,8 +13,7 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import aiohttp
@@ -56,41 +55,6 @@ async def test_file_size_limit_stops_emits_only(server: Faulty, http: aiohttp.Cl
         await visitor.publish_until_success()
         await visitor.receive_acknowledged()
         await leaves_a_healthy_database(server, visitor)
-
-
-@contextmanager
-def small_disk(folder: Path) -> Iterator[None]:
-    folder.mkdir()
-    mount = ("mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(folder))
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("a small disk cannot be mounted here (it takes root, and not in every container)")
-    try:
-        yield
-    finally:
-        subprocess.run(("umount", "--lazy", str(folder)), check=True)
-
-
-async def test_full_disk_stops_emits_until_there_is_space(
-    server: Faulty, http: aiohttp.ClientSession
-) -> None:
-    """A full disk stops emits until there is space again."""
-    with small_disk(server.database.parent):
-        async with visiting(server, http) as visitor:
-            assert await visitor.publish() is None
-            ballast = server.database.with_name("ballast")
-            with pytest.raises(OSError, match="No space"):
-                ballast.write_bytes(bytes(2_000_000))
-            for size in (20_000, 0):
-                assert "full" in await visitor.publish_until_failure(size)
-            await visitor.receive_acknowledged()
-            await is_closed_without_a_packet(visitor)
-            ballast.unlink()
-            await visitor.publish_until_success()
-            await visitor.receive_acknowledged()
-            assert await visitor.come_back()
-            await visitor.publish_until_success()
-            await visitor.receive_acknowledged()
-            await leaves_a_healthy_database(server, visitor)
 
 
 async def test_file_that_becomes_immutable_is_reported(server: Faulty, http: aiohttp.ClientSession) -> None:

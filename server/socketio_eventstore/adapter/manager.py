@@ -41,6 +41,7 @@ class RecoveryArguments(TypedDict, total=False):
     retention: float
     prune_interval: float
     index_memory: int
+    max_size: int
     file_mode: int
     max_disconnection_duration: float
     skip_middlewares: bool

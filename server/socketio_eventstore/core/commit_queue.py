@@ -13,10 +13,19 @@ import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TypeAlias
 
-from socketio_eventlog.errors import StoreBusy, StoreClosed, StoreError, StoreRejected, StoreUnavailable
+from socketio_eventlog.errors import (
+    LogFull,
+    StoreBusy,
+    StoreClosed,
+    StoreError,
+    StoreRejected,
+    StoreUnavailable,
+)
 from socketio_eventlog.records import Batch, Change, Committed, Event, SessionEnd
+from socketio_eventlog.room import grows
 from socketio_eventstore.core.context import Context
 from socketio_eventstore.core.effects import take_effect
 from socketio_eventstore.core.faults import Faults
@@ -254,8 +263,13 @@ class CommitQueue:
             else:
                 await self._process(groups)
             return
+        if isinstance(error, LogFull) and len(groups) > 1 and any(map(_grow, groups)):
+            await self._append_without_growth(groups, error)
+            return
         is_fault_of_store = (
-            isinstance(error, StoreUnavailable) and self._failures_in_a_row > FAILURES_IN_A_ROW
+            isinstance(error, StoreUnavailable)
+            and not isinstance(error, LogFull)
+            and self._failures_in_a_row > FAILURES_IN_A_ROW
         )
         if len(groups) == 1 or isinstance(error, StoreBusy) or is_fault_of_store:
             await self._refuse(groups, error)
@@ -263,6 +277,14 @@ class CommitQueue:
         middle = len(groups) // 2
         await self._process(groups[:middle])
         await self._process(groups[middle:])
+
+    async def _append_without_growth(self, groups: Sequence[_Group], error: LogFull) -> None:
+        """Refuse the groups that need room in the log; store the others, such as the return of a client."""
+        for is_refused, run in groupby(groups, _grow):
+            if is_refused:
+                await self._refuse(list(run), error)
+            else:
+                await self._process(list(run))
 
     async def _append_pending(self, changes: Sequence[SessionChange]) -> None:
         """Store pending changes without other operations, and put aside each that the store rejects."""
@@ -427,6 +449,11 @@ def _are_stored(operations: Sequence[Operation]) -> bool:
         if operation.is_stored:
             return True
     return False
+
+
+def _grow(group: _Group) -> bool:
+    """Whether a log without room refuses a group."""
+    return any(grows(operation.changes()) for operation in group[0])
 
 
 def _fail_if_not_appended(place: asyncio.Future[int], taken_effect: asyncio.Future[None]) -> None:

@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
-from socketio_eventlog.errors import StoreBusy, StoreClosed, StoreError
+from socketio_eventlog.errors import LogFull, StoreBusy, StoreClosed, StoreError
 from socketio_eventlog.log import HEARTBEAT_SECONDS
+from socketio_eventlog.room import Room
 from socketio_eventlog.sqlite import wal
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
 
@@ -38,7 +39,8 @@ class StoreHealth:
 
     def failed(self, error: StoreError) -> None:
         """Record a write that failed because the store is not available."""
-        if not isinstance(error, StoreBusy):  # a lock that lasts is noticed by the age of the last write
+        # A lock that lasts is noticed by the age of the last write; a full log takes other writes.
+        if not isinstance(error, StoreBusy | LogFull):
             self._failure = error
             self._failures.failed("store", f"The store cannot be written. {error}", ends_when_quiet=False)
 
@@ -54,11 +56,16 @@ class Health:
     """The task that writes the heartbeats, and the answer to the readiness probe."""
 
     def __init__(
-        self, store: StoreHealth, heartbeat: Callable[[], Awaitable[object]], path: Path | None = None
+        self,
+        store: StoreHealth,
+        heartbeat: Callable[[], Awaitable[object]],
+        room: Room,
+        path: Path | None = None,
     ) -> None:
         """``heartbeat`` writes one; ``path`` is the database whose WAL is watched."""
         self._store = store
         self._heartbeat = heartbeat
+        self._room = room
         self._path = path
         self._failures = RepeatedFailures(logger)
         self._failing: dict[str, str] = {}
@@ -75,6 +82,7 @@ class Health:
                 self._store.failed(error)
             else:
                 self._watch_wal()
+            self._watch_room()
 
     def task_failed(self, name: str) -> None:
         """Report that a task of the server has ended, until ``task_runs``."""
@@ -91,8 +99,14 @@ class Health:
         elif not self._failures.goes_on("wal"):  # its size alone is no new failure
             self._failures.failed("wal", text, level=logging.WARNING, ends_when_quiet=False)
 
+    def _watch_room(self) -> None:
+        refusal = self._room.refusal
+        if refusal is None:
+            self._failures.succeeded("room")
+        elif not self._failures.goes_on("room"):  # the refused callers have heard of it
+            self._failures.failed("room", refusal, ends_when_quiet=False)
+
     def problems(self) -> list[str]:
         """Return why the server is not ready; an empty list when it is."""
-        failing = list(self._failing.values())
-        problem = self._store.problem()
-        return failing if problem is None else [problem, *failing]
+        problems = [self._store.problem(), self._room.refusal, *self._failing.values()]
+        return [problem for problem in problems if problem is not None]

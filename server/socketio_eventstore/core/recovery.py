@@ -98,6 +98,11 @@ class Recovery:
         self.results: Counter[RecoveryResult] = Counter()
         """The number of reconnections by result."""
 
+    @property
+    def max_disconnection_seconds(self) -> float:
+        """How long a client may be away."""
+        return self._limits.max_disconnection_seconds
+
     def count(self, result: RecoveryResult, sid: str | None = None) -> None:
         """Count and log the result of a reconnection."""
         self.results[result] += 1

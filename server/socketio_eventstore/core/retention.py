@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 
-from socketio_eventlog.errors import StoreClosed, StoreError
+from socketio_eventlog.errors import StoreClosed, StoreError, StoreUnavailable
 from socketio_eventlog.log import HEARTBEAT_SECONDS
 from socketio_eventstore.core.commit_queue import CommitQueue
 from socketio_eventstore.core.expiry import Expiry
 from socketio_eventstore.core.heartbeats import Heartbeats
 from socketio_eventstore.core.operations import DeclareDead, Prune
+from socketio_eventstore.core.position_history import PositionHistory
 from socketio_eventstore.core.recovery import Recovery
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
 from socketio_eventstore.core.sessions import Session, State
@@ -44,6 +46,8 @@ class Retention:
         self._heartbeats = heartbeats
         self.expiry = Expiry(queue, recovery, interval_seconds)
         self._failures = RepeatedFailures(logger)
+        self._positions = PositionHistory(recovery.max_disconnection_seconds)
+        """The positions by which events are older than a client may be away."""
         self._interval_seconds = interval_seconds
         self._keys_retention_seconds = keys_retention_seconds
 
@@ -51,7 +55,7 @@ class Retention:
         """Sweep at every interval, until cancelled. A store that is unavailable is tried again."""
         try:
             while True:
-                await asyncio.sleep(self._interval_seconds)
+                await self._pause()
                 try:
                     await self.sweep()
                 except StoreClosed:  # the server is ending
@@ -81,12 +85,15 @@ class Retention:
         now, position = context.uptime, context.position
         if self._recovery.position_history.is_due(now, position):
             self._recovery.position_history.note(now, position)
+        if self._positions.is_due(now, position):
+            self._positions.note(now, position)
         await self._declare_dead(now)
         if not context.nodes.is_first:
             return 0
         self.expiry.start()
         await self._prune_idempotency_keys(now)
-        return await self._prune(min(self.floor(now), context.position_history.passed(now)))
+        pruned = await self._prune(min(self.floor(now), context.position_history.passed(now)))
+        return pruned + await self._make_room(now)
 
     async def _declare_dead(self, now: float) -> None:
         """Declare nodes dead whose last heartbeat is too old."""
@@ -98,6 +105,35 @@ class Retention:
         handled_before = now - self._keys_retention_seconds
         while await self._context.log.prune_idempotency_keys(handled_before, PRUNE_EVENTS) == PRUNE_EVENTS:
             pass
+
+    async def _pause(self) -> None:
+        """Wait for the next sweep; a log without room is swept more often."""
+        room = self._context.log.room
+        if room.is_scarce:
+            await asyncio.sleep(min(self._interval_seconds, HEARTBEAT_SECONDS))
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._interval_seconds):
+                await room.until_scarce()
+
+    async def _make_room(self, now: float) -> int:
+        """Delete events before their retention has passed, as long as the log has no room.
+
+        No client that may come back needs them: they are older than a client may be away, and confirmed.
+        """
+        log = self._context.log
+        first, step = log.pruned_through, PRUNE_EVENTS
+        through = min(self.floor(now), self._positions.passed(now))
+        while log.room.is_scarce and log.pruned_through < through:
+            try:
+                await self._queue.submit(Prune(min(through, log.pruned_through + step)))
+            except StoreUnavailable:  # a full disk may have room for the deletion of fewer events
+                if step == 1:
+                    raise
+                step //= 2
+        if log.room.is_scarce:
+            log.room.is_pruned = True
+        return log.pruned_through - first
 
     async def _prune(self, through: int) -> int:
         log = self._context.log

@@ -79,7 +79,7 @@ class Runtime:
         )
         self.recovery = Recovery(log, self.registry, limits, OldEvents(log, encoder))
         self._heartbeats = Heartbeats(self.queue)
-        self.health = Health(self.queue.store_health, self._heartbeats.write, options.path)
+        self.health = Health(self.queue.store_health, self._heartbeats.write, log.room, options.path)
         self._supervisor = Supervisor(self.health)
         start = self._supervisor.start
         self._appending = start("commit queue", self.queue.run)

@@ -13,7 +13,7 @@ from typing import Annotated, Final, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from socketio_eventlog.options import is_file_mode
+from socketio_eventlog.options import LEAST_MAX_SIZE, is_file_mode
 from socketio_eventstore.core.options import Offsets, Options
 from socketio_eventstore.program.config_sources import ConfigError, Layers
 from socketio_eventstore.transport.addresses import (
@@ -156,6 +156,9 @@ Retention: TypeAlias = Annotated[
     Field(ge=0, lt=1e9, description="a number of seconds below 1e9, or 0 for max_disconnection_duration"),
 ]
 Bytes: TypeAlias = Annotated[int, Field(gt=0, description="a whole number of bytes above 0")]
+Size: TypeAlias = Annotated[
+    int, Field(ge=LEAST_MAX_SIZE, description=f"a whole number of bytes, at least {LEAST_MAX_SIZE}")
+]
 BytesOrNone: TypeAlias = Annotated[int, Field(ge=0, description="a whole number of bytes, or 0 for none")]
 Count: TypeAlias = Annotated[int, Field(gt=0, description="a whole number above 0")]
 Switch: TypeAlias = Annotated[bool, Field(description="true or false")]
@@ -248,6 +251,8 @@ class StoreSettings(_Table):
     """How long events are kept; 0 is ``max_disconnection_duration``."""
     prune_interval: Seconds = DEFAULTS.prune_interval
     index_memory: Bytes = DEFAULTS.index_memory
+    max_size: Size = DEFAULTS.max_size
+    """The largest size of the log, in bytes; the pages in use and the WAL count."""
     file_mode: FileMode = DEFAULTS.file_mode
 
 
