@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -23,7 +24,7 @@ from socketio_eventlog.records import (
     SessionResumed,
 )
 from socketio_eventlog.sqlite.log import EventLog
-from socketio_eventlog.sqlite.reserve import Reserve
+from socketio_eventlog.sqlite.reserve import RESERVE_BYTES, Reserve
 from support.embedded import until
 from support.small_disks import fill, small_disk
 from support.storing import BEAT, commit, ended, event, joined, opened, session
@@ -191,6 +192,17 @@ def test_reserve_leaves_room(tmp_path: Path) -> None:
         assert 0 < reserve.missing_bytes <= 2 * reserve.size_bytes
         ballast.write_bytes(bytes(13 * MAX_SIZE - reserve.missing_bytes - 8192))
         assert reserve.create() and reserve.create()
+
+
+def test_sparse_reserve_gets_its_blocks(tmp_path: Path) -> None:
+    """A reserve that was copied without its blocks is made again."""
+    path = tmp_path / "events.db-reserve"
+    path.touch()
+    os.truncate(path, RESERVE_BYTES)
+    reserve = Reserve(tmp_path / "events.db", 0o600)
+    assert path.stat().st_blocks * 512 < RESERVE_BYTES
+    assert reserve.create()
+    assert path.stat().st_size == RESERVE_BYTES <= path.stat().st_blocks * 512
 
 
 async def test_reserve_that_cannot_be_made(path: Path, caplog: pytest.LogCaptureFixture) -> None:

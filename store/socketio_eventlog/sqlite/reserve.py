@@ -59,15 +59,14 @@ class Reserve:
 
     def create(self) -> bool:
         """Make the reserve if there is room for it and as much beside it; return whether it exists."""
-        if self.exists:
+        size = self.size_bytes
+        if self._has_blocks(size):
             return True
         if not self.is_possible or self.missing_bytes > 0:
             return False
-        size = self.size_bytes
         try:
             self._allocate(0, size)
-            blocks = getattr(self._file.stat(), "st_blocks", None)
-            if blocks is not None and blocks * 512 < size:
+            if not self._has_blocks(size):
                 raise OSError(errno.EOPNOTSUPP, "the file system stores an empty file in less room")
         except OSError as error:
             self._delete()
@@ -110,6 +109,15 @@ class Reserve:
                 code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
                 return code == sqlite3.SQLITE_FULL or (code in _PERHAPS_NO_SPACE and self._is_full())
         return False
+
+    def _has_blocks(self, size: int) -> bool:
+        """Whether the reserve takes so many bytes of the disk: a copy of it may be sparse."""
+        try:
+            status = self._file.stat()
+        except FileNotFoundError:
+            return False
+        blocks = getattr(status, "st_blocks", None)  # None: Windows
+        return status.st_size >= size and (blocks is None or blocks * 512 >= size)
 
     def _is_full(self) -> bool:
         """Whether the file system refuses a few more blocks."""
