@@ -15,6 +15,7 @@ from socketio_eventstore.core import health, retention
 from socketio_eventstore.core.operations import Emit, JoinRoom
 from support.core import pausable_commits
 from support.embedded import Server, Socket, away, serving, until
+from support.processes import DEADLINE
 from support.storing import event
 
 MAX_SIZE = 1_000_000
@@ -48,13 +49,14 @@ async def fill_log(server: Server) -> int:
 
 
 async def emit_until_success(server: Server, name: str) -> None:
-    while True:
-        try:
-            await server.sio.emit(name, LARGE)
-        except LogFull:
-            await asyncio.sleep(0.01)
-        else:
-            return
+    async with asyncio.timeout(DEADLINE):
+        while True:
+            try:
+                await server.sio.emit(name, LARGE)
+            except LogFull:
+                await asyncio.sleep(0.01)
+            else:
+                return
 
 
 async def receive_all(client: Socket, count: int) -> None:
@@ -155,6 +157,24 @@ async def test_only_emits_of_a_batch_fail(path: Path) -> None:
         assert [type(result) for result in results[1::2]] == [LogFull] * 100
         assert [result for result in results[::2] if isinstance(result, BaseException)] == []
         assert set(server.sio.rooms(client.sid)) >= {f"r{number}" for number in range(100)}
+
+
+async def test_refused_emits_cost_one_append(path: Path) -> None:
+    """A thousand refused emits delay the join behind them by one transaction, and not by a thousand."""
+    async with serving(path, recovery=options(60.0)) as server:
+        client = await server.client()
+        await fill_log(server)
+        runtime = await server.manager.start()
+        session = runtime.registry.get("/", client.sid)
+        assert session is not None
+        sizes: list[int] = []
+        async with pausable_commits(server) as commits:
+            commits.failure = lambda changes: sizes.append(len(changes))
+            emits = [runtime.queue.submit(Emit(event())) for _ in range(1000)]
+            await runtime.queue.submit(JoinRoom(session, "room"))
+            results = await asyncio.gather(*emits, return_exceptions=True)
+        assert {type(result) for result in results} == {LogFull}
+        assert len([size for size in sizes if size >= 100]) == 1  # the others are the join and heartbeats
 
 
 async def test_smaller_limit_at_the_start(path: Path) -> None:

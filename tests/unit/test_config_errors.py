@@ -121,6 +121,7 @@ def test_invalid_value(file: Path, line: str, expected: str) -> None:
         ("store", "retention = -1", "a number of seconds below 1e9, or 0 for max_disconnection_duration"),
         ("store", "prune_interval = 0", DURATIONS),
         ("store", "index_memory = 0", BYTES),
+        ("store", "max_size = 999999", "a whole number of bytes, at least 1000000"),
         ("store", "file_mode = 600", MODES),
         ("store", "file_mode = 640", MODES),
         ("store", "file_mode = -1", MODES),
