@@ -11,6 +11,7 @@ import errno
 import logging
 import os
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -53,9 +54,14 @@ class Reserve:
         return self._file.exists()
 
     @property
+    def free_bytes(self) -> int:
+        """The free room on the disk, without the reserve."""
+        return self._disk()[1]
+
+    @property
     def missing_bytes(self) -> int:
         """The bytes to free before there is room for the reserve and for as much beside it."""
-        return max(0, 2 * self.size_bytes - self._disk()[1])
+        return max(0, 2 * self.size_bytes - self.free_bytes)
 
     def create(self) -> bool:
         """Make the reserve if there is room for it and as much beside it; return whether it exists."""
@@ -157,8 +163,8 @@ class Reserve:
         """Return the size of the disk and the free room on it for this user, in bytes."""
         try:
             status = os.statvfs(self._folder)
-        except (OSError, AttributeError):  # AttributeError: Windows
-            return RESERVE_BYTES * SHARE_OF_DISK, 2 * RESERVE_BYTES
+        except (OSError, AttributeError):  # AttributeError: Windows, where writing alone tells
+            return RESERVE_BYTES * SHARE_OF_DISK, sys.maxsize
         return status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize
 
 

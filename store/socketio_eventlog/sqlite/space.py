@@ -7,13 +7,13 @@ room for new events, since no page ever returns to the disk.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
 from socketio_eventlog.errors import LogFull, StoreUnavailable
-from socketio_eventlog.records import Change, DataSaved
+from socketio_eventlog.records import Change, DataSaved, Event, EventHandled
 from socketio_eventlog.room import Room, grows, may_grow
 from socketio_eventlog.sqlite.reserve import Reserve
 from socketio_eventlog.sqlite.schema import WAL_BYTES
@@ -29,6 +29,10 @@ OVERSHOOT: Final = 8
 """The log may grow beyond its limit by one part in so many, until all events that may go have gone."""
 
 _SESSION_DATA: Final = "SELECT length(data) FROM sessions WHERE namespace = ? AND sid = ?"
+
+
+class _NoRoom(Exception):
+    """The disk has not enough room for the changes and their checkpoint."""
 
 
 class Space:
@@ -48,6 +52,8 @@ class Space:
         self._page_bytes = 0
         self._unused_bytes = 0
         """The unused pages of the database, as far as they were counted."""
+        self._unwritten_bytes = 0
+        """Pages in the WAL for which the database file has to grow at the next checkpoint."""
         self._used_bytes = 0
         self._appends_until_count = 0
         self._has_reserve = False
@@ -80,8 +86,8 @@ class Space:
         self._look_for_room()
         try:
             result = transaction()
-        except (sqlite3.Error, OSError) as error:
-            if not self._reserve.ran_out(error):
+        except (sqlite3.Error, OSError, _NoRoom) as error:
+            if not isinstance(error, _NoRoom) and not self._reserve.ran_out(error):
                 raise
             self._ran_out(connection)
             if may_grow(changes):
@@ -99,6 +105,8 @@ class Space:
         self._appends_until_count -= 1
         if self._appends_until_count < 0:
             self.count(connection)
+            if grows(changes) and not self._has_room_for(max_bytes(changes)):
+                raise _NoRoom
         refusal = self._refusal()
         if refusal is not None and (grows(changes) or _have_longer_data(connection, changes)):
             raise LogFull(refusal)
@@ -113,8 +121,9 @@ class Space:
         (unused,) = connection.execute("PRAGMA freelist_count").fetchone()
         self._unused_bytes = unused * self._page_bytes
         self._used_bytes = (pages - unused) * self._page_bytes + self._wal_bytes()
-        left = max(0, self._max_size - self._used_bytes)
+        left = max(0, min(self._max_size - self._used_bytes, self._reserve.free_bytes))
         self._appends_until_count = left // BYTES_PER_APPEND if self._has_reserve else 0
+        self._unwritten_bytes = max(0, pages * self._page_bytes - self._path.stat().st_size)
 
     def _wal_bytes(self) -> int:
         try:
@@ -123,6 +132,17 @@ class Space:
             return 0
 
     # The disk -----------------------------------------------------------------------------------------
+
+    def _has_room_for(self, size_bytes: int) -> bool:
+        """Whether a checkpoint will succeed after changes of so many bytes, if need be with the reserve.
+
+        Otherwise the changes would fill the WAL with pages that nothing could move to the database, and the
+        WAL could never be written from the start again.
+        """
+        growth = self._unwritten_bytes + max(0, size_bytes - self._unused_bytes)
+        if growth <= (self._reserve.size_bytes // 2 if self._has_reserve else 0):
+            return True
+        return self._reserve.free_bytes >= growth + size_bytes
 
     def _look_for_room(self) -> None:
         """Make the reserve again when there is room; unused pages of the database do as well."""
@@ -193,6 +213,27 @@ class Space:
         self._reported = report
         with suppress(RuntimeError):  # a closed event loop
             self._call_on_loop(lambda: self._room.report(is_scarce=report[0], refusal=report[1]))
+
+
+def max_bytes(changes: Iterable[Change]) -> int:
+    """Return the most bytes that events and acknowledgements take in pages."""
+    total = 0
+    for change in changes:
+        if type(change) is Event:
+            names = sum(len(name) if isinstance(name, str) else 20 for name in change.rooms or ())
+            size = _in_utf8(change.payload) + sum(map(len, change.attachments)) + 4 * names
+            size += sum(map(len, change.skip)) + 300
+        elif type(change) is EventHandled:
+            size = _in_utf8(change.acknowledgement) + 4 * len(change.key) + 300
+        else:
+            continue
+        # A row of more than half a page leaves up to half a page empty, and a long one its last page.
+        total += min(2 * size, size + 8192)
+    return total
+
+
+def _in_utf8(text: str) -> int:
+    return len(text) * (1 if text.isascii() else 4)
 
 
 def _have_longer_data(connection: sqlite3.Connection, changes: Sequence[Change]) -> bool:
