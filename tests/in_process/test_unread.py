@@ -23,7 +23,8 @@ from socketio_eventstore.transport.asgi_transport import find_transport
 from socketio_eventstore.transport.unread_responses import UnreadResponses
 from support.asgi import uvicorn_server
 from support.embedded import until
-from support.processes import HOST
+from support.processes import HOST, free_port
+from support.raw_websocket import handshake_request, silent_socket
 
 BODY = 3_000_000
 
@@ -63,13 +64,6 @@ async def request(port: int, query: str, body: str | None = None) -> str:
     method = "GET" if body is None else "POST"
     async with aiohttp.ClientSession() as http, http.request(method, url, data=body) as response:
         return await response.text()
-
-
-def silent_socket() -> socket.socket:
-    silent = socket.socket()
-    silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    silent.setblocking(False)
-    return silent
 
 
 async def is_dropped(silent: socket.socket, tasks: int) -> None:
@@ -145,12 +139,7 @@ async def test_websocket_that_never_reads(
         silent = silent_socket()
         loop = asyncio.get_running_loop()
         await loop.sock_connect(silent, (HOST, port))
-        head = (
-            "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n"
-            "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        )
-        await loop.sock_sendall(silent, head.encode())
+        await loop.sock_sendall(silent, handshake_request())
         assert b" 101 " in await loop.sock_recv(silent, 4096)
         connect = bytes([0x81, 0x82, 0, 0, 0, 0]) + b"40"
         await loop.sock_sendall(silent, connect)

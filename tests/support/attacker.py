@@ -13,50 +13,23 @@ from typing import Any
 import aiohttp
 
 from support.embedded import Socket
+from support.handlers_under_attack import MANY_NAMESPACES
 from support.hostile import MAX_PAYLOAD
 from support.processes import DEADLINE, HOST, ServerProcess
+from support.raw_websocket import SilentSocket, handshake_request, silent_socket, text
 
+HANDLERS = Path(__file__).with_name("handlers_under_attack.py")
 ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "1"))
-MANY = 2_000
+MANY = MANY_NAMESPACES
 """Namespaces, rooms, connections from one client."""
 MAX_GROWTH_KIB = 150_000
 """The limit of the server's growth in memory; an unbounded buffer would take gigabytes."""
 
-HANDLERS = f"""
-def register(sio):
-    async def connect(sid, environ, auth):
-        pass
-
-    async def tell(sid, number):
-        return await sio.emit("told", number, room="well-behaved")
-
-    async def join(sid, room=None, *more):
-        if isinstance(room, str):
-            await sio.enter_room(sid, room)
-        return "joined"
-
-    async def save(sid, *data):
-        try:
-            await sio.save_session(sid, {{"data": data}})
-        except ValueError:
-            return "too large, or no number"
-
-    async def anything(sid, *arguments):
-        try:
-            await sio.emit("echo", arguments, to=sid)
-        except (TypeError, ValueError):
-            return "cannot be sent"
-        return len(arguments)
-
-    for handler in (connect, tell, join, save, anything):
-        sio.on(handler.__name__, handler)
-    for number in range({MANY}):
-        sio.on("connect", connect, namespace=f"/n{{number}}")
-"""
 CONFIG: dict[str, dict[str, object]] = {
     "server": {"max_payload": MAX_PAYLOAD, "connect_timeout": 1.0, "ping_interval": 5.0},
     "connection_state_recovery": {"max_disconnection_duration": 1.0},
     "store": {"prune_interval": 0.5},
+    "limits": {"rooms_per_session": MANY + 1},
 }
 
 
@@ -74,10 +47,11 @@ class Target(ServerProcess):
 class Attacker:
     """The requests with which a stranger attacks a server."""
 
-    def __init__(self, server: Target, http: aiohttp.ClientSession) -> None:
-        self.url = f"{server.url}/socket.io/"
-        self.port = server.port
+    def __init__(self, port: int, http: aiohttp.ClientSession) -> None:
+        self.url = f"http://{HOST}:{port}/socket.io/"
+        self.port = port
         self.http = http
+        self._kept: list[SilentSocket] = []
 
     async def socket(self) -> Socket:
         query = {"EIO": "4", "transport": "websocket"}
@@ -97,28 +71,80 @@ class Attacker:
         await socket.rest()
         await socket.leave()
 
-    async def post(self, body: bytes, content_type: str = "text/plain;charset=UTF-8") -> int:
-        """Send a body to a new long-polling session; returns the status."""
+    async def handshake(self) -> dict[str, str] | None:
+        """Open a long-polling session; returns its query, or None if the server refuses it."""
         query = {"EIO": "4", "transport": "polling"}
         async with self.http.get(self.url, params=query) as response:
-            query["sid"] = json.loads((await response.text())[1:])["sid"]
+            if response.status != 200:
+                return None
+            return {**query, "sid": json.loads((await response.text())[1:])["sid"]}
+
+    async def post(self, body: bytes, content_type: str = "text/plain;charset=UTF-8") -> int:
+        """Send a body to a new long-polling session; returns the status."""
+        query = await self.handshake()
+        assert query is not None
+        return await self.post_to(query, body, content_type)
+
+    async def post_to(
+        self, query: dict[str, str], body: bytes | str, content_type: str = "text/plain;charset=UTF-8"
+    ) -> int:
+        """Send a body to a long-polling session; returns the status."""
         headers = {"Content-Type": content_type}
         async with self.http.post(self.url, params=query, data=body, headers=headers) as response:
             return response.status
 
-    async def tcp(self, *parts: bytes, close: bool = True) -> asyncio.StreamWriter:
+    async def tcp(self, *parts: bytes) -> None:
+        """Send parts on a TCP connection, and read it until the server closes it."""
         reader, writer = await asyncio.open_connection(HOST, self.port)
         with suppress(OSError):  # the server has closed the connection
             for part in parts:
                 writer.write(part)
                 await writer.drain()
-            if close:
-                writer.write_eof()
-                async with asyncio.timeout(DEADLINE):
-                    await reader.read()
-        if close:
-            writer.close()
-        return writer
+            writer.write_eof()
+            async with asyncio.timeout(DEADLINE):
+                await reader.read()
+        writer.close()
+
+    async def keep(self, first: bytes) -> SilentSocket:
+        """Open a TCP connection that stays open until ``hang_up``, whatever the server does."""
+        kept = silent_socket()
+        self._kept.append(kept)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(kept, (HOST, self.port))
+        await loop.sock_sendall(kept, first)
+        return kept
+
+    async def keep_websocket(self, extensions: str = "") -> SilentSocket:
+        """Open a WebSocket that stays open until ``hang_up`` and is not read any more."""
+        kept = await self.keep(handshake_request(extensions))
+        response = await asyncio.get_running_loop().sock_recv(kept, 4096)
+        assert b" 101 " in response, response
+        return kept
+
+    async def keep_client(self, extensions: str = "") -> SilentSocket:
+        """Open a WebSocket that is kept, and connect to the namespace /."""
+        kept = await self.keep_websocket(extensions)
+        loop, received = asyncio.get_running_loop(), b""
+        await loop.sock_sendall(kept, text("40"))
+        while b"40{" not in received:
+            received += await loop.sock_recv(kept, 4096)
+        return kept
+
+    def hang_up(self) -> None:
+        """Close the TCP connections that were kept."""
+        for kept in self._kept:
+            kept.close()
+        self._kept.clear()
+
+
+async def send_unread(kept: SilentSocket, data: bytes, seconds: float = DEADLINE) -> bool:
+    """Send bytes on a kept connection; returns whether the server has taken all of them."""
+    try:
+        async with asyncio.timeout(seconds):
+            await asyncio.get_running_loop().sock_sendall(kept, data)
+    except (OSError, TimeoutError):  # the server has closed the connection, or has stopped reading
+        return False
+    return True
 
 
 async def together(work: Sequence[Awaitable[Any]], at_once: int = 50) -> None:

@@ -1,15 +1,17 @@
-"""A WebSocket client that sends and reads raw frames."""
+"""WebSocket clients of raw frames and raw sockets."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import os
+import socket
 import ssl
 import struct
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TypeAlias
 from urllib.parse import urlsplit
 
 import trustme
@@ -22,6 +24,41 @@ HANDSHAKE = (
     "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n{more}\r\n"
 )
 
+SilentSocket: TypeAlias = socket.socket
+
+
+def handshake_request(extensions: str = "") -> bytes:
+    """Return a WebSocket handshake with an offer of extensions."""
+    more = f"Sec-WebSocket-Extensions: {extensions}\r\n" if extensions else ""
+    key = base64.b64encode(os.urandom(16)).decode()
+    return HANDSHAKE.format(key=key, more=more).encode()
+
+
+def frame(head: int, payload: bytes, mask: bytes = bytes(4)) -> bytes:
+    """Return the frame of a client; ``head`` is its first byte."""
+    size = len(payload)
+    if size < 126:
+        length = bytes([0x80 | size])
+    elif size < 65536:
+        length = struct.pack("!BH", 0x80 | 126, size)
+    else:
+        length = struct.pack("!BQ", 0x80 | 127, size)
+    masked = payload if mask == bytes(4) else bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
+    return bytes([head]) + length + mask + masked
+
+
+def text(packet: str) -> bytes:
+    """Return a text frame."""
+    return frame(0x81, packet.encode())
+
+
+def silent_socket() -> SilentSocket:
+    """Return a TCP socket that takes few bytes until it is read."""
+    silent = socket.socket()
+    silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    silent.setblocking(False)
+    return silent
+
 
 class Wire:
     """A WebSocket client that sends and reads raw frames."""
@@ -33,16 +70,12 @@ class Wire:
 
     async def shake_hands(self, extensions: str = "") -> None:
         """Complete the WebSocket handshake with an offer of extensions."""
-        more = f"Sec-WebSocket-Extensions: {extensions}\r\n" if extensions else ""
-        key = base64.b64encode(os.urandom(16)).decode()
-        self._writer.write(HANDSHAKE.format(key=key, more=more).encode())
+        self._writer.write(handshake_request(extensions))
         self.response = (await self._reader.readuntil(b"\r\n\r\n")).decode()
         assert " 101 " in self.response
 
     def send(self, head: int, payload: bytes, *, mask: bytes = b"\1\2\3\4") -> None:
-        assert len(payload) < 126
-        masked = bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
-        self._writer.write(bytes((head, 0x80 | len(payload))) + mask + masked)
+        self._writer.write(frame(head, payload, mask))
 
     def send_deflated(self, *payloads: bytes) -> None:
         """Send compressed text messages with one write; their frames are short, whatever is in them."""

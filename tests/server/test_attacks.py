@@ -1,0 +1,84 @@
+"""Twenty attacks in a row: nothing stays behind, memory does not grow, and honest clients lose nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.attacker import HANDLERS, Target
+from support.clients import Client, NodeClients
+from support.handlers_under_attack import ROOM
+from support.processes import DEADLINE
+from support.twenty_attacks import ATTACKS, CONFIG, attack
+
+MAX_GROWTH = 1.05
+"""The limit of the memory after a second round, as a ratio."""
+PAUSE_SECONDS = 0.1
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Target]:
+    if not Path("/proc/self/status").exists():
+        pytest.skip("only Linux shows the sockets and the memory of a process")
+    with Target(tmp_path, CONFIG, HANDLERS) as server:
+        yield server
+
+
+async def settled(control: Client) -> dict[str, int]:
+    """Return the census once it does not change, and all responses to honest polls are read."""
+    before: dict[str, int] = {}
+    while (now := await control.call("census")) != before or now["unread responses"]:
+        before = now
+        await asyncio.sleep(PAUSE_SECONDS)
+    return before
+
+
+async def is_back(control: Client, before: dict[str, int]) -> None:
+    """Wait until the server holds exactly as much as before."""
+    now: dict[str, int] = {}
+    try:
+        async with asyncio.timeout(DEADLINE):
+            while (now := await control.call("census")) != before:  # noqa: ASYNC110 - there is no event
+                await asyncio.sleep(PAUSE_SECONDS)
+    except TimeoutError:
+        changed = {name: (before[name], count) for name, count in now.items() if count != before[name]}
+        raise AssertionError(f"before and after the attacks: {changed}") from None
+
+
+@pytest.mark.timeout(180)
+async def test_twenty_attacks(server: Target, node: NodeClients) -> None:
+    """Two rounds of attacks leave nothing behind, and honest clients receive all events once, in order."""
+    assert len(ATTACKS) == len({one.__name__ for one in ATTACKS}) == 20
+    control = await node.control(server.url)
+    honest = [
+        await node.client(server.url, transports=transports)
+        for transports in (("websocket",), ("websocket",), ("polling",), ("polling", "websocket"))
+    ]
+    for client in honest:
+        await client.connected()
+        assert await client.call("join", ROOM) == "joined"
+    await honest[-1].upgraded()
+
+    resident = []
+    for _ in range(2):
+        before = await settled(control)
+        await control.emit("begin")
+        attacker = await attack(server.port)
+        await is_undisturbed(control, honest)
+        await is_back(control, before)  # although the attacker keeps its connections
+        attacker.hang_up()
+        resident.append(await control.call("resident_kib"))
+    print(f"resident after each round: {resident} KiB")
+    assert resident[1] <= resident[0] * MAX_GROWTH
+
+
+async def is_undisturbed(control: Client, honest: list[Client]) -> None:
+    """End the stream; every honest client must have received all of it, once and in order."""
+    last = await control.call("end")
+    for client in honest:
+        told = await client.received("told", last)
+        assert [event.data[0] for event in told] == list(range(1, last + 1))
+        assert client.disconnects == [], client.story()
