@@ -23,7 +23,7 @@ from socketio_eventstore.transport.asgi_transport import find_transport
 from socketio_eventstore.transport.unread_responses import UnreadResponses
 from support.asgi import uvicorn_server
 from support.embedded import until
-from support.processes import HOST, free_port
+from support.processes import HOST
 from support.raw_websocket import handshake_request, silent_socket
 
 BODY = 3_000_000

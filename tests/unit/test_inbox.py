@@ -8,6 +8,7 @@ import pytest
 from socketio_eventstore.transport.inbox import (
     MAX_QUEUED_BYTES,
     MAX_RUNNING_BYTES,
+    PACKETS_PER_STEP,
     Inbox,
     InvalidPacket,
     Packet,
@@ -170,3 +171,17 @@ async def test_wait_until_idle(connection: Connection) -> None:
     assert not waiting.done()
     await connection.end_one()
     await waiting
+
+
+async def test_many_packets_take_several_steps(connection: Connection) -> None:
+    """The event loop serves others after PACKETS_PER_STEP packets; the order stays."""
+    inbox = Inbox(connection)
+    connection.handlers_at_once = 10
+    packets = ["no handler"] * PACKETS_PER_STEP + ["a", "b"]
+    for packet in packets:
+        inbox.put(packet)
+    ends: list[Packet] = []
+    inbox.call_when_idle(lambda: ends.extend(connection.handled))
+    assert connection.handled == packets[:PACKETS_PER_STEP] and inbox.is_busy and ends == []
+    await inbox.wait_until_idle()
+    assert connection.handled == packets == ends

@@ -13,6 +13,9 @@ MAX_QUEUED_BYTES = 100_000
 MAX_RUNNING_BYTES = 4_000_000
 """Bytes of the packets of one client whose handlers run; beyond the limit, further packets are queued."""
 
+PACKETS_PER_STEP: Final = 100
+"""Packets of one client handled before the event loop serves others. One read may bring 16,000 packets."""
+
 Packet = str | bytes
 
 
@@ -71,7 +74,16 @@ class Inbox:
     memory until the cyclic garbage collector runs.
     """
 
-    __slots__ = ("_handlers", "_owner", "_partial_bytes", "_queued", "_queued_bytes", "_running_bytes")
+    __slots__ = (
+        "_handled",
+        "_handlers",
+        "_is_resting",
+        "_owner",
+        "_partial_bytes",
+        "_queued",
+        "_queued_bytes",
+        "_running_bytes",
+    )
 
     def __init__(self, owner: InboxOwner) -> None:
         self._owner: InboxOwner = owner
@@ -80,6 +92,8 @@ class Inbox:
         self._partial_bytes = 0  # of a packet whose attachments are arriving
         self._queued: deque[Packet | Callable[[], None]] | None = None
         self._queued_bytes = 0
+        self._handled = 0  # packets since the event loop has served others, as far as the inbox knows
+        self._is_resting = False
 
     @property
     def is_busy(self) -> bool:
@@ -89,7 +103,7 @@ class Inbox:
     @property
     def _is_full(self) -> bool:
         is_crowded = len(self._handlers) >= self._owner.handlers_at_once
-        return is_crowded or self._running_bytes >= MAX_RUNNING_BYTES
+        return is_crowded or self._is_resting or self._running_bytes >= MAX_RUNNING_BYTES
 
     @property
     def handlers(self) -> Collection[asyncio.Task[None]]:
@@ -116,7 +130,10 @@ class Inbox:
     async def wait_until_idle(self) -> None:
         """Wait until the next packet does not have to be queued."""
         while self.is_busy:
-            await asyncio.wait(self._handlers, return_when=asyncio.FIRST_COMPLETED)
+            if self._is_resting:
+                await asyncio.sleep(0)
+            else:
+                await asyncio.wait(self._handlers, return_when=asyncio.FIRST_COMPLETED)
 
     def close(self) -> None:
         """Drop the queued packets, since the connection is closed. Running handlers run to their end."""
@@ -130,6 +147,10 @@ class Inbox:
         self._queued.append(item)
 
     def _handle_packet(self, packet: Packet) -> None:
+        self._handled += 1
+        if self._handled == PACKETS_PER_STEP:
+            self._is_resting = True
+            asyncio.get_running_loop().call_soon(self._end_rest)
         handler = self._owner.handle_packet(packet)
         size_bytes = len(packet)
         if self._partial_bytes:
@@ -143,8 +164,16 @@ class Inbox:
         self._running_bytes += size_bytes
         handler.add_done_callback(self._handler_done)
 
+    def _end_rest(self) -> None:
+        self._is_resting, self._handled = False, 0
+        self._try_queued()
+
     def _handler_done(self, handler: asyncio.Task[None]) -> None:
+        self._handled = 0  # a burst below the limit stays one step, and its events share a transaction
         self._running_bytes -= self._handlers.pop(handler, 0)
+        self._try_queued()
+
+    def _try_queued(self) -> None:
         if self._queued:
             try:
                 self._handle_queued()

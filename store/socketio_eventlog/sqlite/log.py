@@ -98,7 +98,9 @@ class EventLog:
         reserve = Reserve(path, options.file_mode)
         while True:
             try:
-                return await cls._open(options, path, reserve, wall_clock, monotonic, new_epoch())
+                return await cls._open(
+                    options, path, reserve, wall_clock, monotonic, new_epoch(), lock_timeout_seconds
+                )
             except StoreNotUsable as error:
                 reserve.give_up_for(path, error)
 
@@ -111,6 +113,7 @@ class EventLog:
         wall_clock: Callable[[], float],
         monotonic: Callable[[], float],
         epoch: str,
+        lock_timeout_seconds: float | None,
     ) -> EventLog:
         if offsets.EPOCH_ID.fullmatch(epoch) is None:
             raise ValueError(f"an epoch id cannot be {epoch!r}")
