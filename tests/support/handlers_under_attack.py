@@ -18,6 +18,7 @@ from typing import Any
 from socketio import exceptions
 
 CONTROL = "/control"
+FILL_BATCH = 250
 MANY_NAMESPACES = 2_000
 """The namespaces ``/n0``, ``/n1`` and so on."""
 ROOM = "well-behaved"
@@ -73,7 +74,7 @@ class _Honest:
 class _Attacked:
     """The handlers that attackers abuse."""
 
-    events = ("anything", "address", "flood", "fill", "ask", "hold")
+    events = ("anything", "address", "flood", "fill", "ask", "wait", "hold")
 
     def __init__(self, sio: Any) -> None:
         self._sio = sio
@@ -101,16 +102,22 @@ class _Attacked:
 
     async def fill(self, _sid: str, room: str, count: int) -> str:
         """Emit many stored events."""
-        await asyncio.gather(*(self._sio.emit("filled", number, room=room) for number in range(count)))
+        for start in range(0, count, FILL_BATCH):
+            await asyncio.gather(
+                *(self._sio.emit("filled", number, room=room) for number in range(start, start + FILL_BATCH))
+            )
         return "stored"
 
-    async def ask(self, sid: str, count: int) -> str:
-        """Ask for acknowledgements, with callbacks and with a call."""
-        for _ in range(count):
-            await self._sio.emit("question", to=sid, callback=lambda *_: None)
+    async def ask(self, sid: str) -> str:
+        """Ask for an acknowledgement."""
+        await self._sio.emit("question", to=sid, callback=lambda *_: None)
+        return "asked"
+
+    async def wait(self, sid: str) -> str:
+        """Wait for an acknowledgement."""
         with suppress(exceptions.TimeoutError):
             await self._sio.call("question", to=sid, timeout=0.1)
-        return "asked"
+        return "waited"
 
     async def hold(self, _sid: str, seconds: float) -> None:
         """Run long."""

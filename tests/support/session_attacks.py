@@ -50,8 +50,12 @@ async def silent_acknowledgements(attacker: Attacker) -> None:
 
     async def one() -> None:
         socket, _ = await client(attacker)
-        await socket.send('421["ask",1500]')
-        while await socket.packet() != '431["asked"]':
+        for _ in range(1_500):
+            await socket.send('42["ask"]')
+        for _ in range(20):
+            await socket.send('42["wait"]')
+        await socket.send('421["wait"]')
+        while await socket.packet() != '431["waited"]':
             pass
 
     await together([one() for _ in range(4)])
