@@ -30,20 +30,22 @@ class Mortal:
 
     @coroutine
     def run(self, work: Coroutine[Any, Any, None]) -> Generator[Any, Any, None]:
+        cancelled: asyncio.CancelledError | None = None
         while True:
+            error = ZeroDivisionError() if self._is_condemned else cancelled
             try:
-                waits_for = work.throw(ZeroDivisionError()) if self._is_condemned else work.send(None)
+                waits_for = work.send(None) if error is None else work.throw(error)
             except StopIteration:
                 return
             except ZeroDivisionError:
                 self._is_condemned = False
                 self.deaths += 1
                 raise
+            cancelled = None
             try:
                 yield waits_for
-            except asyncio.CancelledError as error:
-                waits_for = work.throw(error)
-                yield waits_for
+            except asyncio.CancelledError as cancellation:
+                cancelled = cancellation
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ class Faults:
 
         Return what the submitter gets all the same: the offset when one of the changes is an event.
         """
-        text = f"A change is stored and could not take effect. {committed!r:.500}"
+        text = f"A change is stored and could not take effect; its clients reconnect. {committed!r:.500}"
         self._failures.failed((type(committed[0].change), type(error)), text, error=error)
         context, offset = self._context, None
         for one in committed:
