@@ -8,6 +8,7 @@ import pytest
 from socketio_eventstore.transport.inbox import (
     MAX_QUEUED_BYTES,
     MAX_RUNNING_BYTES,
+    PACKETS_AT_ONCE,
     PACKETS_PER_STEP,
     Inbox,
     InvalidPacket,
@@ -174,14 +175,28 @@ async def test_wait_until_idle(connection: Connection) -> None:
 
 
 async def test_many_packets_take_several_steps(connection: Connection) -> None:
-    """The event loop serves others after PACKETS_PER_STEP packets; the order stays."""
+    """The event loop serves others after PACKETS_AT_ONCE packets, then every few; the order stays."""
     inbox = Inbox(connection)
     connection.handlers_at_once = 10
-    packets = ["no handler"] * PACKETS_PER_STEP + ["a", "b"]
+    packets = ["no handler"] * (PACKETS_AT_ONCE + PACKETS_PER_STEP) + ["a", "b"]
     for packet in packets:
         inbox.put(packet)
     ends: list[Packet] = []
     inbox.call_when_idle(lambda: ends.extend(connection.handled))
-    assert connection.handled == packets[:PACKETS_PER_STEP] and inbox.is_busy and ends == []
+    assert connection.handled == packets[:PACKETS_AT_ONCE] and ends == []
+    await asyncio.sleep(0)
+    assert connection.handled == packets[:-2] and ends == []
     await inbox.wait_until_idle()
     assert connection.handled == packets == ends
+
+
+async def test_bursts_below_the_limit(connection: Connection) -> None:
+    """Packets do not wait in bursts below PACKETS_AT_ONCE, between which handlers have ended."""
+    inbox = Inbox(connection)
+    connection.handlers_at_once = PACKETS_AT_ONCE
+    for _ in range(3):
+        for _ in range(PACKETS_AT_ONCE - 1):
+            inbox.put("a")
+            assert not inbox._is_resting
+        while connection.running:
+            await connection.end_one()

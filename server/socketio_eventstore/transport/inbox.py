@@ -13,8 +13,10 @@ MAX_QUEUED_BYTES = 100_000
 MAX_RUNNING_BYTES = 4_000_000
 """Bytes of the packets of one client whose handlers run; beyond the limit, further packets are queued."""
 
-PACKETS_PER_STEP: Final = 100
+PACKETS_AT_ONCE: Final = 100
 """Packets of one client handled before the event loop serves others. One read may bring 16,000 packets."""
+PACKETS_PER_STEP: Final = 10
+"""The same for the rest of such a read."""
 
 Packet = str | bytes
 
@@ -148,7 +150,7 @@ class Inbox:
 
     def _handle_packet(self, packet: Packet) -> None:
         self._handled += 1
-        if self._handled == PACKETS_PER_STEP:
+        if self._handled == PACKETS_AT_ONCE:
             self._is_resting = True
             asyncio.get_running_loop().call_soon(self._end_rest)
         handler = self._owner.handle_packet(packet)
@@ -165,20 +167,21 @@ class Inbox:
         handler.add_done_callback(self._handler_done)
 
     def _end_rest(self) -> None:
-        self._is_resting, self._handled = False, 0
+        self._is_resting, self._handled = False, PACKETS_AT_ONCE - PACKETS_PER_STEP
         self._try_queued()
 
     def _handler_done(self, handler: asyncio.Task[None]) -> None:
-        self._handled = 0  # a burst below the limit stays one step, and its events share a transaction
         self._running_bytes -= self._handlers.pop(handler, 0)
-        self._try_queued()
+        if self._queued:
+            self._try_queued()
+        else:
+            self._handled = 0  # a burst below the limit stays one step, and its events share a transaction
 
     def _try_queued(self) -> None:
-        if self._queued:
-            try:
-                self._handle_queued()
-            except InvalidPacket as error:
-                self._owner.fail(error)
+        try:
+            self._handle_queued()
+        except InvalidPacket as error:
+            self._owner.fail(error)
 
     def _handle_queued(self) -> None:
         was_paused = self._queued_bytes > MAX_QUEUED_BYTES
