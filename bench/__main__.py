@@ -39,6 +39,7 @@ WORKLOADS = {
     "W6": "w6_kill",
     "W7": "w7_drop",
     "W8": "w8_start",
+    "W9": "w9_attacks",
 }
 
 

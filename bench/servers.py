@@ -26,6 +26,20 @@ START_SECONDS = 60.0
 HOUR_SECONDS = 3600.0
 
 
+CONFIG = """
+[server]
+port = {port}
+handlers = "bench.handlers"
+ping_interval = 300.0                 # no heartbeat falls into a measurement
+
+[connection_state_recovery]
+max_disconnection_duration = {away}
+
+[store]
+synchronous = "{synchronous}"
+"""
+
+
 @dataclass(frozen=True)
 class Kind:
     """A server in one of its settings."""
@@ -72,6 +86,8 @@ class Server:
     """The checkout of ours that is run, unless the kind names another."""
     away_seconds: float = 120.0
     """How long sessions are kept that are away."""
+    config: str = CONFIG
+    """The configuration of ours, with places for port, away and synchronous."""
     port: int = field(default_factory=free_port)
     start_seconds: float = 0.0
     """How long the last start took, until the port was open."""
@@ -146,10 +162,10 @@ class Server:
         if kind.synchronous:
             config = self.folder / "config.toml"
             config.write_text(
-                _CONFIG.format(port=self.port, away=self.away_seconds, synchronous=kind.synchronous)
+                self.config.format(port=self.port, away=self.away_seconds, synchronous=kind.synchronous)
             )
             checkout = Checkout(kind.source or self.source)
-            paths = [*checkout.import_paths(self.folder / "links"), PROJECT]
+            paths = [*checkout.import_paths(self.folder / "links"), PROJECT, PROJECT / "tests"]
             return checkout.command(config), {"PYTHONPATH": os.pathsep.join(map(str, paths))}
         if kind is STOCK:
             return [sys.executable, str(BENCH / "peers" / "stock.py"), str(self.port)], {
@@ -199,17 +215,3 @@ def _redis_command(kind: Kind, folder: Path, port: int) -> Sequence[str]:
     program = redis_server()
     assert program is not None, "asked for before"
     return [program, *(word for name, value in options.items() for word in (f"--{name}", value))]
-
-
-_CONFIG = """
-[server]
-port = {port}
-handlers = "bench.handlers"
-ping_interval = 300.0                 # no heartbeat falls into a measurement
-
-[connection_state_recovery]
-max_disconnection_duration = {away}
-
-[store]
-synchronous = "{synchronous}"
-"""

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from bench.machine import Meter
 from bench.results import Results
-from bench.servers import PROJECT, Kind, Server, redis_server
+from bench.servers import CONFIG, PROJECT, Kind, Server, redis_server
 
 T = TypeVar("T")
 
@@ -44,11 +44,11 @@ class Bench:
                 chosen.append(Kind(f"other-{level}", f"other, {level}", level, source=self.other))
         return chosen
 
-    def start(self, kind: Kind, *, away_seconds: float = 120.0) -> Server:
+    def start(self, kind: Kind, *, away_seconds: float = 120.0, config: str = CONFIG) -> Server:
         """A server with an empty folder; a context manager."""
         self._count += 1
         folder = self.folder / f"{self._count}-{kind.name}"
-        return Server(kind, folder, self.source, away_seconds)
+        return Server(kind, folder, self.source, away_seconds, config)
 
     def interleaved(self, cases: Iterable[T], kinds: Iterable[Kind]) -> Iterator[tuple[T, Kind]]:
         """Every case with every server, all of it once in each round."""

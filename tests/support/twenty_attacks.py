@@ -64,6 +64,14 @@ async def attack_for_ever(port: int) -> None:
     while True:
         (await attack(port)).hang_up()
         print("round", flush=True)
+        await accepts_handshakes(port)
+
+
+async def accepts_handshakes(port: int) -> None:
+    """Wait until the server has dropped the handshakes that join nothing."""
+    async with aiohttp.ClientSession() as http:
+        while await Attacker(port, http).handshake() is None:  # noqa: ASYNC110 - there is no event
+            await asyncio.sleep(0.1)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,197 @@
+"""W9, attacks: the latency of honest clients before, during and after twenty attacks on the same server.
+
+The attacks are those of ``tests/support/twenty_attacks.py``. They run in a process of their own, which shares
+a core with the load generator and gives way to it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench import wire
+from bench.client import Client
+from bench.crowd import Crowd
+from bench.handlers import summary_ms
+from bench.machine import Meter
+from bench.results import Row
+from bench.servers import FULL, NORMAL, PROJECT, Server
+from bench.session import Bench
+
+ROOM = "well-behaved"
+CLIENTS = 50
+RATE = 40.0
+"""Events a second."""
+LONGEST_SECONDS = 120.0
+QUIET, ATTACKED = "honest clients, no attack", "honest clients, twenty attacks"
+CONFIG = """
+[server]
+port = {port}
+handlers = "support.handlers_under_attack"
+max_payload = 100000
+connect_timeout = 2.0                 # the short times let each attack reach its bound
+ping_interval = 2.0
+ping_timeout = 4.0
+websocket_compression = 1000
+
+[connection_state_recovery]
+max_disconnection_duration = {away}
+
+[store]
+synchronous = "{synchronous}"
+prune_interval = 1.0
+
+[limits]
+pending_handshakes = 300
+rooms_per_session = 100
+"""
+
+_TOLD = re.compile(rb'42\["told",\{"n":(\d+),"t":(\d+)\}')
+
+
+@dataclass
+class Honest:
+    """The clients that receive numbered events, and what they have received."""
+
+    clients: Sequence[Client]
+    sent: int = 0
+    received: dict[Client, list[int]] = field(default_factory=dict)
+    latencies: list[float] = field(default_factory=list)
+
+    def __call__(self, client: Client, payload: bytes, size: int) -> None:
+        """Take a frame: an event, a heartbeat or an acknowledgement."""
+        if payload == b"2":
+            client.send(wire.text_frame("3"))
+        elif match := _TOLD.match(payload):
+            self.received[client].append(int(match[1]))
+            self.latencies.append(time.monotonic() - int(match[2]) / 1e6)
+
+    @property
+    def wrong(self) -> int:
+        """The events that a client has not received, or received out of order or more than once."""
+        expected = list(range(1, self.sent + 1))
+        return sum(
+            abs(len(numbers) - self.sent) or sum(a != b for a, b in zip(numbers, expected, strict=True))
+            for numbers in self.received.values()
+        )
+
+    def join(self, crowd: Crowd) -> None:
+        """Connect, join the room and begin to receive."""
+        crowd.connect(self.clients, at_once=10)
+        for client in self.clients:
+            client.buffer.clear()
+            client.send(wire.event("join", ROOM, ack=0))
+        for client in self.clients:
+            crowd.until(lambda buffer=client.buffer: b'430["joined"]' in buffer)  # type: ignore[misc]
+            self.received[client] = []
+            crowd.watch(client, self)
+
+    def send(self, crowd: Crowd, seconds: float) -> None:
+        """Publish at a steady rate, and serve the clients meanwhile."""
+        begun = time.monotonic()
+        for number in range(max(1, round(RATE * seconds))):
+            while (wait := begun + number / RATE - time.monotonic()) > 0:
+                crowd.step(wait)
+            self.sent += 1
+            data = {"n": self.sent, "t": round(time.monotonic() * 1e6)}
+            self.clients[0].send(wire.event("tell", data))
+
+    def take_latencies(self, crowd: Crowd) -> list[float]:
+        """Wait for the events on the way; return all latencies since the last call, in seconds."""
+        crowd.until(lambda: all(len(numbers) >= self.sent for numbers in self.received.values()))
+        latencies, self.latencies = self.latencies, []
+        return latencies
+
+
+class Attackers:
+    """The process that attacks until it is stopped."""
+
+    def __init__(self, output: Path) -> None:
+        self._output = output
+
+    @property
+    def rounds(self) -> int:
+        """How often all twenty attacks have run. Raises RuntimeError once the process has ended."""
+        text = self._output.read_text()
+        if self._process.poll() is not None:
+            raise RuntimeError(f"The attackers have ended:\n{text[-2000:]}")
+        return text.count("round\n")
+
+    @contextmanager
+    def attacking(self, port: int) -> Iterator[None]:
+        """Run the process."""
+        paths = [PROJECT / name for name in ("tests", "server", "store", "migrations")]
+        with self._output.open("ab") as output:
+            self._process = subprocess.Popen(
+                ["nice", "-n", "10", sys.executable, "-m", "support.twenty_attacks", str(port)],
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            yield
+        finally:
+            self._process.kill()
+            self._process.wait()
+
+
+def measure(bench: Bench, server: Server, rounds: int, quiet_seconds: float) -> None:
+    """The latencies on one server, before the attacks, during them and afterwards."""
+    name = server.kind.name
+    with Crowd(server.port) as crowd:
+        honest = Honest([Client() for _ in range(CLIENTS)])
+        honest.join(crowd)
+        honest.send(crowd, 1.0)  # warm-up
+        honest.take_latencies(crowd)
+        honest.send(crowd, quiet_seconds / 2)
+        quiet = honest.take_latencies(crowd)
+        attackers = Attackers(server.folder / "attackers.log")
+        with attackers.attacking(server.port), Meter(server.pids) as meter:
+            deadline = time.monotonic() + LONGEST_SECONDS
+            while attackers.rounds < rounds and time.monotonic() < deadline:
+                honest.send(crowd, 0.5)
+            attacked = honest.take_latencies(crowd)
+            finished = attackers.rounds
+        bench.note_load(f"W9 {ATTACKED}, {server.kind.label}", meter)
+        honest.send(crowd, quiet_seconds / 2)
+        quiet += honest.take_latencies(crowd)
+        honest.send(crowd, 0.5)
+        honest.take_latencies(crowd)
+    if finished < rounds:
+        raise TimeoutError(f"The attacks have run {finished} times within {LONGEST_SECONDS:g} s.")
+    for case, latencies in ((QUIET, quiet), (ATTACKED, attacked)):
+        p50, p99 = summary_ms(latencies)
+        bench.results.add(case, name, p50=p50, p99=p99)
+    bench.results.add(ATTACKED, name, wrong=float(honest.wrong))
+
+
+def run(bench: Bench) -> None:
+    """All of W9."""
+    rounds, quiet_seconds = bench.pick((3, 20.0), (1, 4.0))
+    kinds = bench.servers(FULL, NORMAL)
+    for _, kind in bench.interleaved([ATTACKED], kinds):
+        with bench.start(kind, away_seconds=3.0, config=CONFIG) as server:
+            measure(bench, server, rounds, quiet_seconds)
+    for kind in kinds:
+        for metric, required in (("p50", ""), ("p99", "≤ 3×")):
+            bench.results.compare(
+                Row(
+                    "W9",
+                    ATTACKED,
+                    metric,
+                    "ms",
+                    kind.name,
+                    kind.name,
+                    reference_case=QUIET,
+                    required=required,
+                )
+            )
+        bench.results.compare(Row("W9", ATTACKED, "wrong", "events", kind.name, required="0"))
