@@ -136,7 +136,7 @@ async def test_starts_with_the_reserve(server: Faulty, http: aiohttp.ClientSessi
             assert reserve(server).exists()
 
 
-async def test_start_without_reserve_says_the_bytes(server: Faulty, http: aiohttp.ClientSession) -> None:
+async def test_start_without_reserve_says_the_bytes(server: Faulty) -> None:
     """Without a reserve a start on a full disk fails with one line: how many bytes must be freed."""
     with server:
         server.terminate()
@@ -144,6 +144,23 @@ async def test_start_without_reserve_says_the_bytes(server: Faulty, http: aiohtt
     fill(ballast(server))
     said = await asyncio.to_thread(server.refusal)
     assert f"The disk of {server.database} is full: " in said
+    assert "bytes must be freed by hand" in said
+    ballast(server).unlink()
+    server.start()
+    server.terminate()
+
+
+async def test_start_where_no_block_is_freed(server: Faulty) -> None:
+    """Where a snapshot keeps the blocks of the reserve, the start says how many bytes must be freed.
+
+    A second name of the file stands for the snapshot.
+    """
+    with server:
+        server.terminate()
+    snapshot = server.database.with_name("snapshot")
+    snapshot.hardlink_to(reserve(server))
+    fill(ballast(server))
+    said = await asyncio.to_thread(server.refusal)
     assert "bytes must be freed by hand" in said
     ballast(server).unlink()
     server.start()
