@@ -103,13 +103,14 @@ class Space:
     def admit(self, connection: sqlite3.Connection, changes: Sequence[Change]) -> None:
         """Count the space, in the transaction of the changes; raise LogFull when there is no room."""
         self._appends_until_count -= 1
-        if self._appends_until_count < 0:
+        is_counted = self._appends_until_count < 0
+        if is_counted:
             self.count(connection)
-            if grows(changes) and not self._has_room_for(max_bytes(changes)):
-                raise _NoRoom
         refusal = self._refusal()
         if refusal is not None and (grows(changes) or _have_longer_data(connection, changes)):
             raise LogFull(refusal)
+        if is_counted and grows(changes) and not self._has_room_for(max_bytes(changes)):
+            raise _NoRoom
 
     def count(self, connection: sqlite3.Connection) -> None:
         """Count the space, in a transaction."""
