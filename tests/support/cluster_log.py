@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from socketio_eventlog.errors import OffsetRolledBack, StoreClosed, StoreUnavailable
 from socketio_eventlog.records import Batch, Change, NodeDied, NodeJoined, Offset, Snapshot
+from socketio_eventlog.room import Room
 from support.simulated_state import LogState, SessionKey, Written
 from support.simulated_store import Gate, SimulatedReads
 
@@ -62,6 +63,7 @@ class Handle(SimulatedReads):
 
     def __init__(self, shared: SharedLog, node: str, clock: Callable[[], float]) -> None:
         self.node = node
+        self.room = Room()
         self.shared = shared
         self.state = shared.state
         self.appends, self.deliveries, self.reads = Gate(), Gate(), Gate()

@@ -26,6 +26,7 @@ from socketio_eventlog.records import (
     Offset,
     Snapshot,
 )
+from socketio_eventlog.room import Room
 from support.simulated_state import LogState, Written
 from support.simulated_twins import Twins
 
@@ -165,6 +166,7 @@ class SimulatedLog(SimulatedReads):
     ) -> None:
         """``durable``: whether a crash loses nothing ("full"), or possibly the last writes ("normal")."""
         self.node = self.epoch = epoch
+        self.room = Room()
         self.disk = disk
         self.twins = twins
         self.durable = durable
