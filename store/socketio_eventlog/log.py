@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
-from socketio_eventlog.records import Batch, Change, LoggedEvent, Membership, Missed, Offset, Snapshot
+from socketio_eventlog.records import (
+    Batch,
+    Change,
+    LoggedEvent,
+    Membership,
+    Missed,
+    MissedSummary,
+    Offset,
+    Snapshot,
+)
 
 if TYPE_CHECKING:
     import asyncio
@@ -132,6 +141,22 @@ class Log(Protocol):
         at_most: int | None = None,
     ) -> Missed | None:
         """Do the same as ``missed`` without I/O; return None when the search needs the disk."""
+        ...
+
+    async def summarise_missed(
+        self,
+        namespace: str,
+        memberships: Sequence[Membership],
+        after: int,
+        through: int,
+        *,
+        max_events: int,
+        max_bytes: int,
+    ) -> MissedSummary:
+        """Summarise the events that ``missed`` would find, at a cost that does not depend on their number.
+
+        Raises StoreUnavailable, StoreClosed.
+        """
         ...
 
     async def read(self, sequences: Sequence[int], limit_bytes: int | None = None) -> list[LoggedEvent]:

@@ -416,3 +416,13 @@ class Missed:
     """The sequences of the events, ascending, each once."""
     size_bytes: int
     """The total of ``Event.size_bytes``."""
+
+
+@dataclass(frozen=True, slots=True)
+class MissedSummary:
+    """The events that a session has not received, in numbers."""
+
+    ranges: tuple[tuple[int, int], ...]
+    """Ranges of the log, ascending, that hold the events: each begins and ends with one of the events."""
+    exceeds: bool
+    """Whether the events are more, or larger, than the limits of the question."""

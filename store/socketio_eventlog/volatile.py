@@ -19,6 +19,7 @@ from socketio_eventlog.records import (
     LoggedEvent,
     Membership,
     Missed,
+    MissedSummary,
     NodeDied,
     NodeJoined,
     NodeRecord,
@@ -171,6 +172,18 @@ class VolatileLog:
         at_most: int | None = None,
     ) -> Missed | None:
         return Missed((), 0)
+
+    async def summarise_missed(
+        self,
+        namespace: str,
+        memberships: Sequence[Membership],
+        after: int,
+        through: int,
+        *,
+        max_events: int,
+        max_bytes: int,
+    ) -> MissedSummary:
+        return MissedSummary((), exceeds=False)
 
     async def read(self, sequences: Sequence[int], limit_bytes: int | None = None) -> list[LoggedEvent]:
         return []

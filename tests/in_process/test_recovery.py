@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import astuple, replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from socketio_eventlog.records import Membership, Missed, SessionOpened
+from socketio_eventlog.records import MissedSummary, SessionOpened
 from socketio_eventlog.sqlite.log import EventLog
 from socketio_eventstore.core.operations import Emit, JoinRoom, LeaveRoom, Prune
 from socketio_eventstore.core.recovery import Recovery, RecoveryLimits, RecoveryResult, hash_pid
@@ -167,12 +167,10 @@ class AskedLog:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._log, name)
 
-    async def missed(
-        self, namespace: str, memberships: Sequence[Membership], after: int, through: int, **options: Any
-    ) -> Missed:
-        missed = await self._log.missed(namespace, memberships, after, through, **options)
+    async def summarise_missed(self, *question: Any, **limits: Any) -> MissedSummary:
+        summary = await self._log.summarise_missed(*question, **limits)
         self._meanwhile()
-        return missed
+        return summary
 
 
 async def test_session_that_ends_meanwhile_is_unknown(core: Core) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from socketio_eventlog.batch_stream import BatchStream
 from socketio_eventlog.errors import StoreError, StoreRejected
+from socketio_eventlog.missed_summary import summary_of
 from socketio_eventlog.offsets import Epochs
 from socketio_eventlog.records import (
     Batch,
@@ -22,6 +23,7 @@ from socketio_eventlog.records import (
     LoggedEvent,
     Membership,
     Missed,
+    MissedSummary,
     NodeRecord,
     Offset,
     Snapshot,
@@ -121,7 +123,13 @@ class SimulatedReads:
     is_durable = True
 
     def missed_in_memory(
-        self, namespace: str, memberships: Sequence[Membership], after: int, through: int
+        self,
+        namespace: str,
+        memberships: Sequence[Membership],
+        after: int,
+        through: int,
+        *,
+        at_most: int | None = None,
     ) -> Missed | None:
         if max(after, self.pruned_through) < self.head - self.in_memory_events:
             return None
@@ -138,6 +146,19 @@ class SimulatedReads:
     ) -> Missed:
         await self.reads.passed()
         return self._missed(namespace, memberships, after, through)
+
+    async def summarise_missed(
+        self,
+        namespace: str,
+        memberships: Sequence[Membership],
+        after: int,
+        through: int,
+        *,
+        max_events: int,
+        max_bytes: int,
+    ) -> MissedSummary:
+        missed = await self.missed(namespace, memberships, after, through)
+        return summary_of(missed, max_events, max_bytes)
 
     def _missed(self, namespace: str, memberships: Sequence[Membership], after: int, through: int) -> Missed:
         found = self.state.missed(namespace, memberships, after, through)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from socketio_eventlog.index import Index
+from socketio_eventlog.missed_summary import summarise, summary_of
 from socketio_eventlog.records import Membership, Missed, Room
 from socketio_eventlog.segment import SEGMENT_LENGTH, Segment, audience_ranges, find_missed
 
@@ -83,6 +84,42 @@ def test_the_index_agrees_with_a_scan(data: st.DataObject, entries: list[Entry],
     assert found == filtered(entries, namespace, memberships, after, through)
 
 
+@given(st.data(), logs(), NAMESPACES)
+@settings(max_examples=300)
+def test_a_summary_agrees_with_a_search(data: st.DataObject, entries: list[Entry], namespace: str) -> None:
+    """A summary says of the limits and of the ends of the range what the list of the events says."""
+    sequences = st.sampled_from([sequence for sequence, *_ in entries] or [0])
+    memberships = data.draw(membership_lists(sequences))
+    after, through = data.draw(sequences) - 1, data.draw(sequences)
+    ranges = audience_ranges(namespace, memberships, after, through)
+    index = indexed(entries)
+    missed = find(index, namespace, memberships, after, through)
+    max_events = data.draw(st.integers(0, 60))
+    max_bytes = data.draw(st.integers(0, 2**33) | st.integers(missed.size_bytes - 1, missed.size_bytes + 1))
+    summary = summarise(index.segments_in_memory(ranges), ranges, max_events, max_bytes)
+    expected = summary_of(missed, max_events, max_bytes)
+    assert summary.exceeds is expected.exceeds
+    ends = [end for range_ in summary.ranges for end in range_]
+    assert ends == sorted(ends) and set(ends) <= set(missed.sequences)
+    assert [ends[:1], ends[-1:]] == [[*missed.sequences[:1]], [*missed.sequences[-1:]]]
+    assert all(any(first <= n <= last for first, last in summary.ranges) for n in missed.sequences)
+
+
+@pytest.mark.parametrize("room", [lambda _: ["a", "b"], lambda sequence: ["ab"[sequence % 2]]])
+def test_long_lists_are_counted(room: Callable[[int], list[Room]]) -> None:
+    """Bounds that leave a limit open are followed by a count: lists that overlap, and parts of lists."""
+    entries: list[Entry] = [(n, "/", room(n), n % 7) for n in range(3 * SEGMENT_LENGTH)]
+    index = indexed(entries)
+    ranges = audience_ranges("/", [Membership("a", 100, None), Membership("b", 200, 9000)], 0, 10**6)
+    missed = find_missed(index.segments_in_memory(ranges), ranges)
+    events, size_bytes = len(missed.sequences), missed.size_bytes
+    for less_events in (0, 1, 1000, events):
+        for less_bytes in (0, 1, 1000, size_bytes):
+            limits = (events - less_events, size_bytes - less_bytes)
+            summary = summarise(index.segments_in_memory(ranges), ranges, *limits)
+            assert summary.exceeds is (less_events > 0 or less_bytes > 0), limits
+
+
 @given(logs(), SEQUENCES)
 def test_drop_through_drops_whole_segments_only(entries: list[Entry], through: int) -> None:
     """The index drops the segments without events, and no other segment."""
@@ -114,8 +151,8 @@ def test_a_limited_search_stops_early() -> None:
     entries: list[Entry] = [(sequence, "/", None, 1) for sequence in range(3 * SEGMENT_LENGTH)]
     index = indexed(entries)
     ranges = audience_ranges("/", [Membership(None, 0, None)], 0, len(entries))
-    found = find_missed(index.segments_in_memory(ranges), ranges, at_most=10)
-    assert 10 < len(found.sequences) <= SEGMENT_LENGTH
+    assert find_missed(index.segments_in_memory(ranges), ranges, at_most=10).sequences == tuple(range(1, 12))
+    assert len(find_missed(index.segments_in_memory(ranges), ranges, at_most=5000).sequences) == 5001
 
 
 def fill(index: Index, segments: int, room: Callable[[int], Room]) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from bisect import bisect_right
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
 from typing import Final
 
 from socketio_eventlog.log import Log
@@ -30,20 +30,27 @@ class OldEvents:
         self._encoder = encoder
         self._through = log.head
         self._checked: set[int] = set()
-        self._unreadable: set[int] = set()
+        self._unreadable: list[int] = []
         self._checking = asyncio.Lock()
 
-    async def unreadable(self, sequences: Sequence[int]) -> list[int]:
-        """Return those of the sequences (ascending) whose events clients cannot read."""
-        old = sequences[: bisect_right(sequences, self._through)]
-        if not old:
-            return []
-        segments = {sequence // SEGMENT_EVENTS for sequence in old}
+    async def unreadable(self, ranges: Iterable[tuple[int, int]]) -> list[int]:
+        """Return the sequences in the ranges (ascending) whose events clients cannot read."""
+        old = [(first, min(last, self._through)) for first, last in ranges if first <= self._through]
+        segments = {
+            segment
+            for first, last in old
+            for segment in range(first // SEGMENT_EVENTS, last // SEGMENT_EVENTS + 1)
+        }
         if not segments <= self._checked:
             async with self._checking:
                 for segment in sorted(segments - self._checked):
                     await self._check(segment)
-        return [sequence for sequence in old if sequence in self._unreadable] if self._unreadable else []
+        unreadable = self._unreadable
+        return [
+            sequence
+            for first, last in (old if unreadable else ())
+            for sequence in unreadable[bisect_left(unreadable, first) : bisect_right(unreadable, last)]
+        ]
 
     async def _check(self, segment: int) -> None:
         first = segment * SEGMENT_EVENTS
@@ -51,7 +58,7 @@ class OldEvents:
         found = await self._log.unreadable(first, last, self._encoder.is_readable)
         self._checked.add(segment)
         if found:
-            self._unreadable.update(found)
+            self._unreadable = sorted([*self._unreadable, *found])
             logger.warning(
                 "%s stored events cannot be read by official clients and are not sent; the first has offset "
                 "%s. A client that missed one gets a new session.",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from enum import StrEnum
 
 from socketio_eventlog.errors import OffsetRefused, OffsetRolledBack, OffsetUnknown
 from socketio_eventlog.log import Log
+from socketio_eventlog.records import MissedSummary
 from socketio_eventstore.core.old_events import OldEvents
 from socketio_eventstore.core.options import Options
 from socketio_eventstore.core.position_history import PositionHistory
@@ -155,26 +155,30 @@ class Recovery:
         cursor = self._cursor(session, offset)
         if isinstance(cursor, RecoveryResult):
             return cursor
-        limits, memberships = self._limits, list(session.memberships())
-        missed = await self._log.missed(
-            session.namespace, memberships, cursor, position, at_most=limits.max_missed_packets
+        limits = self._limits
+        missed = await self._log.summarise_missed(
+            session.namespace,
+            list(session.memberships()),
+            cursor,
+            position,
+            max_events=limits.max_missed_packets,
+            max_bytes=limits.max_missed_bytes,
         )
-        if len(missed.sequences) > limits.max_missed_packets or missed.size_bytes > limits.max_missed_bytes:
+        if missed.exceeds:
             return RecoveryResult.TOO_MANY_MISSED
-        if await self._is_poisoned(session, cursor, missed.sequences):
+        if await self._is_poisoned(session, cursor, missed):
             return RecoveryResult.POISONED
-        sequences = await self._still_missed(session, missed.sequences, uptime())
+        reached = await self._reached(session, missed, position, uptime())
         if session.state is State.ENDED:  # during the search
             return RecoveryResult.UNKNOWN_SESSION
-        if sequences is None or self._is_overdue(session, uptime()):
+        if reached is None or self._is_overdue(session, uptime()):
             return RecoveryResult.EXPIRED
         if not _may_return(session, auth_hash):  # asked last: the client may have left during the search
             return RecoveryResult.AUTH_CHANGED
         # Events for other sessions need not be kept for this one: a quiet client must not hold up pruning.
-        reached = sequences[0] - 1 if sequences else position
         return max(cursor, reached, session.confirmed, self._log.pruned_through)
 
-    async def _is_poisoned(self, session: Session, cursor: int, sequences: Sequence[int]) -> bool:
+    async def _is_poisoned(self, session: Session, cursor: int, missed: MissedSummary) -> bool:
         """Whether the client cannot read one of the missed events."""
         if session.suspected.is_confirmed(cursor):
             sequence, times = session.suspected
@@ -185,31 +189,43 @@ class Recovery:
             )
             self._failures.failed(sequence, text, level=logging.WARNING)
             return True
-        if self._old_events is None:
+        unreadable = [] if self._old_events is None else await self._old_events.unreadable(missed.ranges)
+        if not unreadable:
             return False
-        found = await self._old_events.unreadable(sequences)
+        addressed = await self._missed(session, max(cursor, unreadable[0] - 1), unreadable[-1])
+        found = sorted(set(unreadable).intersection(addressed))
         for start in range(0, len(found), OVERDUE_EVENTS):
             logged = await self._log.read(found[start : start + OVERDUE_EVENTS])
             if any(session.sid not in entry.event.skip for entry in logged):
                 return True
         return False
 
-    async def _still_missed(
-        self, session: Session, sequences: Sequence[int], now: float
-    ) -> Sequence[int] | None:
-        """Drop the first events that the session is not to be sent; None when the session is overdue.
+    async def _reached(
+        self, session: Session, missed: MissedSummary, position: int, now: float
+    ) -> int | None:
+        """Return the sequence before the first event to send; None when the session is overdue.
 
         A client that has come back for the same event for too long, and answers no heartbeat, would keep
         pruning from deleting the event for ever.
         """
-        limit = self._limits.max_unconfirmed_seconds
-        overdue = sequences[: bisect_right(sequences, self.position_history.passed(now))]
-        if not overdue or now - session.pong_at <= limit:
-            return sequences
-        logged = await self._log.read(overdue[:OVERDUE_EVENTS], OVERDUE_BYTES)
+        if not missed.ranges:
+            return position
+        first, passed = missed.ranges[0][0], self.position_history.passed(now)
+        if first > passed or now - session.pong_at <= self._limits.max_unconfirmed_seconds:
+            return first - 1
+        overdue = await self._missed(session, first - 1, passed, OVERDUE_EVENTS - 1)
+        logged = await self._log.read(overdue, OVERDUE_BYTES)
         if any(session.sid not in entry.event.skip for entry in logged):
             return None
-        return sequences[len(logged) :]
+        later = await self._missed(session, logged[-1].sequence if logged else first - 1, position, 0)
+        return later[0] - 1 if later else position
+
+    async def _missed(
+        self, session: Session, after: int, through: int, at_most: int | None = None
+    ) -> Sequence[int]:
+        memberships = list(session.memberships())
+        missed = await self._log.missed(session.namespace, memberships, after, through, at_most=at_most)
+        return missed.sequences
 
     def _cursor(self, session: Session, offset: object) -> int | RecoveryResult:
         # Positions are compared and rows never looked up: confirmed and pruned events need no offset.

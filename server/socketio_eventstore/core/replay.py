@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 PAGE_EVENTS = 256
 """Events that one session is sent from the log before the next session is served."""
-LOOK_UP_EVENTS = 4096
+LOOK_UP_EVENTS = 1024
 """Missed events that one look-up finds for a session; later ones are found by the next look-up."""
 READ_EVENTS = 4096
 """Events that one read of the log brings for all sessions of a round together."""
@@ -182,7 +182,7 @@ class Replayer:
         current, begins_after = session.current, self._recent_events.begins_after
         if current.sent < begins_after:
             missed = self._log.missed_in_memory(
-                session.namespace, list(session.memberships()), current.sent, begins_after
+                session.namespace, list(session.memberships()), current.sent, begins_after, at_most=0
             )
             if missed is None or missed.sequences:
                 return False

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -14,6 +14,7 @@ from typing import Final
 from socketio_eventlog import offsets
 from socketio_eventlog.batch_stream import BatchStream
 from socketio_eventlog.errors import StoreError, StoreNotUsable
+from socketio_eventlog.missed_summary import summarise
 from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.records import (
     Batch,
@@ -22,6 +23,7 @@ from socketio_eventlog.records import (
     LoggedEvent,
     Membership,
     Missed,
+    MissedSummary,
     NodeRecord,
     Offset,
     Pruned,
@@ -37,7 +39,7 @@ from socketio_eventlog.sqlite.start import InitialState, begin_epoch
 
 _COUNTS: Final = "SELECT (SELECT count(*) FROM sessions), (SELECT count(*) FROM events)"
 
-_SEGMENTS_PER_READ: Final = 64
+_SEGMENTS_PER_READ: Final = 16
 
 
 def random_epoch() -> str:
@@ -216,11 +218,38 @@ class EventLog:
         at_most: int | None = None,
     ) -> Missed:
         ranges = audience_ranges(namespace, memberships, max(after, self._pruned_through), through)
-        found = list(self._index.segments_in_memory(ranges))
-        keys = self._index.keys_on_disk_only(ranges)
+        sequences: list[int] = []
+        size_bytes, left = 0, at_most
+        async with aclosing(self._segments(ranges)) as parts:
+            async for segments_ in parts:
+                found = find_missed(segments_, ranges, left)
+                sequences += found.sequences
+                size_bytes += found.size_bytes
+                if left is not None and (left := left - len(found.sequences)) < 0:
+                    break
+        return Missed(tuple(sequences), size_bytes)
+
+    async def summarise_missed(
+        self,
+        namespace: str,
+        memberships: Sequence[Membership],
+        after: int,
+        through: int,
+        *,
+        max_events: int,
+        max_bytes: int,
+    ) -> MissedSummary:
+        ranges = audience_ranges(namespace, memberships, max(after, self._pruned_through), through)
+        found = [segment async for segments_ in self._segments(ranges) for segment in segments_]
+        return summarise(found, ranges, max_events, max_bytes)
+
+    async def _segments(self, ranges: Sequence[AudienceRange]) -> AsyncGenerator[list[Segment], None]:
+        """Give out the segments that overlap the ranges, oldest first, a few at a time."""
+        newest = list(self._index.segments_in_memory(ranges))
+        keys = self._index.keys_on_disk_only(ranges)  # all of them older than those in memory
         for start in range(0, len(keys), _SEGMENTS_PER_READ):
-            found += await self._read_segments(keys[start : start + _SEGMENTS_PER_READ], ranges)
-        return find_missed(sorted(found, key=lambda segment: segment.key), ranges, at_most)
+            yield await self._read_segments(keys[start : start + _SEGMENTS_PER_READ], ranges)
+        yield newest
 
     async def _read_segments(self, keys: Sequence[int], ranges: Sequence[AudienceRange]) -> list[Segment]:
         audiences = {range_.audience for range_ in ranges}

@@ -10,21 +10,24 @@ from collections.abc import Iterable
 from typing import Final
 
 from socketio_eventlog.index import Index
-from socketio_eventlog.segment import SEGMENT_LENGTH, Audience, Segment, SegmentChunk
+from socketio_eventlog.segment import SEGMENT_LENGTH, Audience, EventList, Segment, SegmentChunk
 from socketio_eventlog.sqlite import events
 
 # OR IGNORE: every commit receives the chunk until a commit has succeeded, and again after a crash.
 _WRITE_SIZES: Final = "INSERT OR IGNORE INTO index_generations (generation, sizes) VALUES (?, ?)"
-_WRITE_LIST: Final = "INSERT OR IGNORE INTO index_lists (generation, audience, offsets) VALUES (?, ?, ?)"
+_WRITE_LIST: Final = """
+INSERT OR IGNORE INTO index_lists (generation, audience, offsets, size_bytes) VALUES (?, ?, ?, ?)
+"""
 _DELETE: Final = (
     "DELETE FROM index_lists WHERE generation < ?",
     "DELETE FROM index_generations WHERE generation < ?",
 )
 _KEYS: Final = "SELECT generation FROM index_generations WHERE generation >= ? ORDER BY generation"
 _READ_SIZES: Final = "SELECT sizes FROM index_generations WHERE generation = ?"
-_READ_ALL: Final = "SELECT audience, offsets FROM index_lists WHERE generation = ?"
+_READ_ALL: Final = "SELECT audience, offsets, size_bytes FROM index_lists WHERE generation = ?"
 _READ_SOME: Final = """
-SELECT audience, offsets FROM json_each(?) CROSS JOIN index_lists ON generation = ? AND audience = value
+SELECT audience, offsets, size_bytes
+FROM json_each(?) CROSS JOIN index_lists ON generation = ? AND audience = value
 """
 
 
@@ -35,8 +38,9 @@ def write(connection: sqlite3.Connection, chunk: SegmentChunk) -> None:
         # Close to the order of the primary key, so that each chunk touches pages of its own.
         segment.write_order = sorted(segment.lists, key=lambda audience: (audience[0], str(audience[1])))
     lists = [
-        (segment.key, _to_text(audience), _to_bytes(segment.lists[audience]))
+        (segment.key, _to_text(audience), _to_bytes(events_), events_.size_bytes)
         for audience in segment.write_order[chunk.start : chunk.stop]
+        for events_ in (segment.lists[audience],)
     ]
     connection.executemany(_WRITE_LIST, lists)
     if chunk.is_last:
@@ -93,9 +97,12 @@ def _read(
         return None
     segment = Segment(key)
     segment.sizes = _from_bytes("I", row[0])
-    for audience, remainders in connection.execute(lists, parameters):
+    for audience, content, size_bytes in connection.execute(lists, parameters):
         namespace, room = json.loads(audience)
-        segment.add_list((namespace, room), _from_bytes("H", remainders))
+        remainders = _from_bytes("H", content)
+        if size_bytes is None:  # a row from before the migration 0004
+            size_bytes = sum(segment.sizes[remainder] for remainder in remainders)
+        segment.add_list((namespace, room), EventList(remainders, size_bytes))
     return segment
 
 

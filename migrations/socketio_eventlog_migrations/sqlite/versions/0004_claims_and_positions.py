@@ -21,6 +21,8 @@ STATEMENTS = (
     "ALTER TABLE boots ADD COLUMN applied INTEGER NOT NULL DEFAULT 0",
     # Every client of the boot had received all events up to this offset at alive_at.
     "ALTER TABLE boots ADD COLUMN floor INTEGER NOT NULL DEFAULT 0",
+    # The total of size_bytes of the list's events. NULL: not recorded.
+    "ALTER TABLE index_lists ADD COLUMN size_bytes INTEGER",
     """
 CREATE TABLE positions (
   -- The log's position at earlier times on the uptime clock; pruning goes by it.
@@ -33,7 +35,7 @@ CREATE TABLE positions (
 
 
 def upgrade() -> None:
-    """Add four columns and a table; all rows stay."""
+    """Add five columns and a table; all rows stay."""
     connection = op.get_bind()
     for statement in STATEMENTS:
         # Directly on the driver: text() would look for :parameters in the comments.
