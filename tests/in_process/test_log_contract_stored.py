@@ -112,3 +112,19 @@ async def test_noted_positions_are_found(reopen: Open, clock: Clock) -> None:
         assert snapshot.uptime == 2.0
         clock.now += 1.0
         assert (await append(log, [event()])).uptime == 3.0
+
+
+async def test_a_summary_of_missed_events(reopen: Open) -> None:
+    """A summary says of the limits and of the ends what the list of missed events says."""
+    async with reopen() as log:
+        await commit(log, [event(rooms=(room,)) for room in "xabax"])
+        missed = await log.missed("/", always("a", "b"), 0, 5)
+        assert missed.sequences == (2, 3, 4)
+        for count, size_bytes, exceeds in [(3, 0, False), (2, 0, True), (3, 1, True)]:
+            summary = await log.summarise_missed(
+                "/", always("a", "b"), 0, 5, max_events=count, max_bytes=missed.size_bytes - size_bytes
+            )
+            assert summary.exceeds is exceeds
+            assert (summary.ranges[0][0], summary.ranges[-1][1]) == (2, 4)
+        nothing = await log.summarise_missed("/", always("c"), 0, 5, max_events=0, max_bytes=0)
+        assert (nothing.ranges, nothing.exceeds) == ((), False)
