@@ -11,12 +11,17 @@ from socketio_eventstore.transport.request_head import RequestHead
 
 
 def refuses_other_hosts(sio: AsyncServer) -> Middleware:
-    """Return a middleware that refuses requests to hosts that are not allowed."""
+    """Return a middleware that refuses requests to hosts that are not allowed.
+
+    The Engine.IO server checks its own requests.
+    """
 
     @web.middleware
     async def with_check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        engine = sio.eio
         try:
-            sio.eio.check_host(RequestHead.of_request(request))
+            if request.match_info.handler != engine.handle_request:
+                engine.check_host(RequestHead.of_request(request))
         except AccessRefused as refusal:
             return web.Response(text=f"{refusal}\n", status=int(refusal.status.split()[0]))
         return await handler(request)

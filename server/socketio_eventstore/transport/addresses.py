@@ -107,6 +107,7 @@ def _matches(expected: Origin | None, found: Origin | None) -> bool:
     return same and host_matches(expected.host, found.host)
 
 
+@lru_cache(maxsize=256)
 def is_address(host: str) -> bool:
     """Whether a host is an IP address. No name server decides where such a host leads."""
     if ":" not in host and not host[-1:].isdigit():
