@@ -20,9 +20,13 @@ PAUSE_SECONDS = 0.1
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Target]:
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Target]:
     if not Path("/proc/self/status").exists():
         pytest.skip("only Linux shows the sockets and the memory of a process")
+    # Python's own allocator keeps a megabyte for a single object, and grows for some rounds without any leak.
+    # The C library, in turn, keeps free memory apart for each thread.
+    monkeypatch.setenv("PYTHONMALLOC", "malloc")
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
     with Target(tmp_path, CONFIG, HANDLERS) as server:
         yield server
 
@@ -48,6 +52,15 @@ async def is_back(control: Client, before: dict[str, int]) -> None:
         raise AssertionError(f"before and after the attacks: {changed}") from None
 
 
+async def resident_kib(control: Client) -> int:
+    """Return the memory that stays; the server prunes its log now and then, which takes some for a moment."""
+    measured = []
+    for _ in range(10):
+        measured.append(int(await control.call("resident_kib")))
+        await asyncio.sleep(PAUSE_SECONDS)
+    return min(measured)
+
+
 @pytest.mark.timeout(180)
 async def test_twenty_attacks(server: Target, node: NodeClients) -> None:
     """Two rounds of attacks leave nothing behind, and honest clients receive all events once, in order."""
@@ -70,7 +83,7 @@ async def test_twenty_attacks(server: Target, node: NodeClients) -> None:
         await is_undisturbed(control, honest)
         await is_back(control, before)  # although the attacker keeps its connections
         attacker.hang_up()
-        resident.append(await control.call("resident_kib"))
+        resident.append(await resident_kib(control))
     print(f"resident after each round: {resident} KiB")
     assert resident[1] <= resident[0] * MAX_GROWTH
 

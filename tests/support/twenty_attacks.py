@@ -44,10 +44,10 @@ CONFIG: dict[str, dict[str, object]] = {
         "websocket_compression": 1_000,
     },
     "connection_state_recovery": {"max_disconnection_duration": 3.0},
-    "store": {"prune_interval": 0.5},
+    "store": {"prune_interval": 0.5, "index_memory": 1_000_000},
     "limits": {"pending_handshakes": 300, "rooms_per_session": 100},
 }
-"""Short bounds, since the tests wait for them."""
+"""Short and small bounds, since the tests wait for them."""
 
 
 async def attack(port: int, attacks: tuple[Callable[[Attacker], Awaitable[None]], ...] = ATTACKS) -> Attacker:
