@@ -66,6 +66,17 @@ async def test_incomplete_body(server: ServerProcess, http: aiohttp.ClientSessio
     assert "was not complete in time" in server.log and "Error" not in server.log
 
 
+async def test_many_incomplete_bodies_share_a_line(
+    server: ServerProcess, http: aiohttp.ClientSession
+) -> None:
+    """Incomplete bodies of many requests are one line in the log."""
+    sid = (await RawPolling(http, server.url).open())["sid"]
+    url = f"/socket.io/?EIO=4&transport=polling&sid={sid}"
+    request = f"POST {url} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n42".encode()
+    assert await asyncio.gather(*(answer_to(server, request) for _ in range(20))) == [b""] * 20
+    assert server.log.count("was not complete in time") == 1
+
+
 async def test_open_poll_and_websocket_are_not_slow(
     server: ServerProcess, http: aiohttp.ClientSession
 ) -> None:

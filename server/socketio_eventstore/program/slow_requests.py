@@ -14,6 +14,7 @@ import logging
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from socketio_eventstore.core.repeated_failures import RepeatedFailures
 from socketio_eventstore.transport.unread_responses import UnreadResponses
 
 SWITCHING_PROTOCOLS = 101
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 def closes_slow_requests(timeout_seconds: float) -> Middleware:
     """Return a middleware that closes a connection if a body is incomplete or unread after the timeout."""
-    unread = UnreadResponses()
+    unread, failures = UnreadResponses(), RepeatedFailures(logger)
 
     @web.middleware
     async def with_timeout(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -32,7 +33,9 @@ def closes_slow_requests(timeout_seconds: float) -> Middleware:
             if response.status != SWITCHING_PROTOCOLS and request.transport is not None:
                 unread.watch(request.transport, timeout_seconds)
             return response
-        timer = asyncio.get_running_loop().call_later(timeout_seconds, _close_unless_complete, request)
+        timer = asyncio.get_running_loop().call_later(
+            timeout_seconds, _close_unless_complete, request, failures
+        )
         try:
             return await handler(request)
         finally:
@@ -41,7 +44,8 @@ def closes_slow_requests(timeout_seconds: float) -> Middleware:
     return with_timeout
 
 
-def _close_unless_complete(request: web.Request) -> None:
+def _close_unless_complete(request: web.Request, failures: RepeatedFailures) -> None:
     if request.transport is not None and not request.content.is_eof():
-        logger.info("A request of %s was not complete in time", request.remote)
+        text = f"A request of {request.remote} was not complete in time"
+        failures.failed("incomplete", text, level=logging.INFO)
         request.transport.abort()

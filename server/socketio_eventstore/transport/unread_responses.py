@@ -6,6 +6,8 @@ import asyncio
 import logging
 from typing import Final
 
+from socketio_eventstore.core.repeated_failures import RepeatedFailures
+
 logger = logging.getLogger(__name__)
 
 CHECKS: Final = 8
@@ -20,6 +22,7 @@ class UnreadResponses:
 
     def __init__(self) -> None:
         self._watched: set[asyncio.Transport] = set()
+        self._failures = RepeatedFailures(logger)
 
     def watch(self, transport: asyncio.Transport, timeout_seconds: float) -> None:
         """Watch a TCP connection from the sending of a response on."""
@@ -37,7 +40,8 @@ class UnreadResponses:
             self._check_later(transport, seconds, checks)
         else:
             self._watched.discard(transport)
-            logger.info("A client did not read a response within %g s", seconds * CHECKS)
+            text = f"A client did not read a response within {seconds * CHECKS:g} s"
+            self._failures.failed("unread", text, level=logging.INFO)
             transport.abort()
 
 
