@@ -32,12 +32,10 @@ class HeartbeatOwner(Protocol):
         ...
 
 
-LATE_SECONDS: Final = 0.5
+LATE_SECONDS: Final = 0.1
 """How late a timer may be; a later one means that the process stood still."""
-READING_SECONDS: Final = 0.05
-"""The time to read what has arrived, before a missing pong counts."""
-AWAKENING_SECONDS: Final = 1.0
-"""The same after the process stood still."""
+READING_SECONDS: Final = 1.0
+"""The time to read what arrived while the process stood still, before a missing pong counts."""
 
 
 class Heartbeat:
@@ -127,20 +125,17 @@ class Heartbeat:
         self._awaits_pong = True
         self._pings += 1
         self._pinged_at = asyncio.get_running_loop().time()
-        self._schedule(self._settings.ping_timeout, self._read_first)
+        self._schedule(self._settings.ping_timeout, self._judge)
         self._owner.send_ping()
 
-    def _read_first(self) -> None:
-        """Read the socket once more, since the pong may have arrived while the process stood still.
+    def _judge(self) -> None:
+        """Close the connection, unless its pong may have arrived while the process stood still.
 
         A frozen process (SIGSTOP, a suspended machine, a stall of the event loop) wakes up with all deadlines
         passed and all pongs unread; uvloop runs the timers before it reads.
         """
-        self._schedule(AWAKENING_SECONDS if self._is_late else READING_SECONDS, self._judge)
-
-    def _judge(self) -> None:
-        if self._is_late:  # it stood still again
-            self._read_first()
+        if self._is_late:
+            self._schedule(READING_SECONDS, self._judge)
         elif self._owner is not None:
             self._owner.ping_timed_out()
 
