@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from socketio_eventstore.core.recovery import RecoveryResult
+from socketio_eventstore.core.recovery import Recovery, RecoveryResult
+from socketio_eventstore.core.sessions import Session
 from support.embedded import Server, away, results, serving, until
 
 
@@ -74,3 +75,21 @@ async def test_bind_authenticates_its_own_connection(path: Path, identity: str |
         answer, ids = await claim_twice(server, handlers, identity)
         assert answer["sid"] != ids["sid"] and answer["pid"] != ids["pid"]
         assert RecoveryResult.RECOVERED not in await results(server)
+
+
+async def test_session_ends_while_it_is_claimed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client whose session the application ends between its claim and the decision gets a new one."""
+    decide = Recovery.decide
+
+    async def decide_after_the_end(self: Recovery, session: Session, *question: Any) -> Any:
+        await server.sio.disconnect(session.sid)
+        return await decide(self, session, *question)
+
+    monkeypatch.setattr(Recovery, "decide", decide_after_the_end)
+    async with serving(path) as server:
+        client = await server.socket()
+        answer = await client.connect()
+        await away(server, client)
+        again = await (await server.socket()).connect(auth={"pid": answer["pid"]})
+        assert again["sid"] != answer["sid"]
+        assert await results(server) == {RecoveryResult.UNKNOWN_SESSION: 1}

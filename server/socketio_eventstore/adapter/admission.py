@@ -250,7 +250,7 @@ class Admission:
                 refusing = RefuseSession(session, attached, None, time.time())
                 is_last_claim = bool(await runtime.queue.submit(refusing))
         if not isinstance(answer, int):
-            return answer if is_last_claim else None
+            return answer if is_last_claim or session.state is State.ENDED else None
         attached.sent = answer
         is_slow = asyncio.get_running_loop().time() - claim.begun > PROMPT_CLAIM_SECONDS
         return Attempt(
@@ -397,12 +397,12 @@ class Admission:
     async def _return_to_owner(self, attempt: Attempt) -> bool:
         """Leave the session to the owner, unchanged, without an answer to the client.
 
-        Return whether no other client has claimed the session meanwhile.
+        Return whether this client may get a new session: no other one has claimed this session meanwhile.
         """
         session = attempt.session
         self._runtime.recovery.count(RecoveryResult.REFUSED, session.sid)
         refusal = RefuseSession(session, attempt.attached, None, time.time())
-        return bool(await self._runtime.queue.submit(refusal))
+        return bool(await self._runtime.queue.submit(refusal)) or session.state is State.ENDED
 
     def _explain_end(self, attempt: Attempt) -> Outcome:
         """Answer a client whose session the application ended during the connect handler."""
