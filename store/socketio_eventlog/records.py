@@ -304,7 +304,9 @@ class Batch(NamedTuple):
     node: str
     """The id of the node that appended the batch."""
     own: int | None
-    """For a batch of this node: which call of ``append`` it was, from 1; None for another node's batch."""
+    """For a batch of this node: the number of the call of ``append``, from 1, failed calls included.
+
+    None for a batch of another node."""
     uptime: float
     """Seconds on the uptime clock. The clock starts at zero with the database and runs only while a node
     writes: a step counts at most two heartbeats. So neither a downtime nor a frozen process nor a jump of

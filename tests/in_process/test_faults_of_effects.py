@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
+from socketio_eventstore.core import commit_queue, supervisor
 from socketio_eventstore.core.recovery import RecoveryResult
 from support.clients import Client, NodeClients
-from support.embedded import Server, results
+from support.embedded import Server, results, until
 
 
 class FaultyEncoder:
@@ -101,3 +103,25 @@ async def test_event_that_can_never_be_encoded(
     assert (await results(server))[RecoveryResult.POISONED] == 1
     used = 1_000_000 - faulty.times
     assert used <= 4 and len(client.connects) <= 4  # live, and by replay
+
+
+async def test_fault_between_two_effects(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault between the effects of a batch ends the connections that lack the rest of it."""
+    runtime = await server.manager.start()
+    client = await server.socket()
+    pid = (await client.connect())["pid"]
+
+    async def fault() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(supervisor, "RESTART_PAUSE_SECONDS", 0.01)
+    with monkeypatch.context() as patch:
+        patch.setattr(commit_queue, "SLICE_BYTES", -1)
+        patch.setattr(runtime.flush_schedule, "flush_and_yield", fault)
+        emits = [asyncio.create_task(server.sio.emit("event", number)) for number in range(2)]
+        outcomes = await asyncio.gather(*emits, return_exceptions=True)
+    assert isinstance(outcomes[1], ZeroDivisionError)
+    await until(lambda: not server.engine.sockets)
+    again = await server.socket()
+    assert (await again.connect(auth={"pid": pid}))["pid"] == pid
+    assert [(await again.event())[1] for _ in range(2)] == [0, 1]

@@ -226,8 +226,8 @@ class Admission:
     async def _take_over(self, claim: _Claim) -> Attempt | RecoveryResult | None:
         """Claim a session, and decide with everything that was appended before the claim.
 
-        After another decision than a recovery nobody has the session, and its owner may come back. Return
-        None after another claim: its outcome is this client's, too.
+        After a decision other than a recovery, no client has the session, and the owner may come back.
+        Return None after another claim: the outcome of that claim ends this connection, too.
         """
         runtime, session = self._runtime, claim.session
         if session.state is not State.AWAY:  # a client without prospects must not disturb the owner

@@ -349,8 +349,12 @@ class CommitQueue:
                     self._pending.stored([committed.change for committed in batch.changes])
                 await self._take_foreign(batch, batch.changes[: appended.pending])
                 await self._take_own(batch, appended.groups, appended.counts, appended.pending)
-            except BaseException as error:
-                _fail(appended.groups, error if isinstance(error, Exception) else StoreClosed())
+            except Exception as error:  # the rest of the batch has no effect: no client may go on without it
+                _fail(appended.groups, error)
+                self._faults.after(batch.changes, error)
+                raise
+            except BaseException:  # cancelled
+                _fail(appended.groups, StoreClosed())
                 raise
             finally:
                 if not appended.taken_effect.done():

@@ -1,4 +1,4 @@
-"""The effects of changes on this node, whoever appended them.
+"""The effects of changes on this node, for own changes and those of other nodes.
 
 A change takes effect when it comes out of the log: the registry is a fold of the log up to the position, the
 same on every node. Only the connections differ. What only the submitter of a change gets is in the

@@ -1,4 +1,4 @@
-"""Faults of the server between a commit and its effect: nobody goes on without what it missed.
+"""Faults of the server between a commit and its effect: no client stays connected without the change.
 
 The change is in the log, so it has happened; only this node failed to act on it. A client that stayed
 connected would never get the event.

@@ -88,12 +88,12 @@ class Registry:
         return list(found.values())  # a copy: a write may take a session off its connection
 
     def _live_in(self, namespace: str, rooms: Sequence[Room], everyone: _Live) -> _Live:
-        nobody: _Live = {}
+        no_sessions: _Live = {}
         if len(rooms) == 1 and rooms[0] not in everyone:
-            return self._live.get((namespace, rooms[0]), nobody)
+            return self._live.get((namespace, rooms[0]), no_sessions)
         found = dict[str, ClientConnection]()
         for room in rooms:
-            found.update(self._live.get((namespace, room), nobody))
+            found.update(self._live.get((namespace, room), no_sessions))
             if isinstance(room, str) and room in everyone:
                 found[room] = everyone[room]
         return found
