@@ -428,3 +428,5 @@ class MissedSummary:
     """Ranges of the log, ascending, that hold the events: each begins and ends with one of the events."""
     exceeds: bool
     """Whether the events are more, or larger, than the limits of the question."""
+    is_incomplete: bool = False
+    """Whether the log has lost one of the events, or its row was changed through SQL."""

@@ -373,6 +373,7 @@ def test_the_results_have_the_names_of_the_metric() -> None:
         "refused",
         "auth_changed",
         "poisoned",
+        "incomplete",
     ]
 
 

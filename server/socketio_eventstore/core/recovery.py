@@ -43,6 +43,7 @@ class RecoveryResult(StrEnum):
     REFUSED = "refused"
     AUTH_CHANGED = "auth_changed"
     POISONED = "poisoned"
+    INCOMPLETE = "incomplete"
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +167,8 @@ class Recovery:
         )
         if missed.exceeds:
             return RecoveryResult.TOO_MANY_MISSED
+        if missed.is_incomplete or session.lacks > cursor:
+            return RecoveryResult.INCOMPLETE
         if await self._is_poisoned(session, cursor, missed):
             return RecoveryResult.POISONED
         reached = await self._reached(session, missed, position, uptime())

@@ -153,7 +153,10 @@ class Replayer:
         session, attached = replay.session, replay.attached
         for sequence in page:
             logged = events.get(sequence)
-            if logged is not None and session.sid not in logged.event.skip:
+            if logged is None:
+                self._is_gone(session, sequence)
+                return
+            if session.sid not in logged.event.skip:
                 if sequence not in built:
                     try:
                         built[sequence] = self._frames(logged)
@@ -167,6 +170,15 @@ class Replayer:
             attached.sent = max(attached.sent, replay.through)
         if replay.sequences or not self._go_live(session):
             self._replays.append(replay)
+
+    def _is_gone(self, session: Session, sequence: int) -> None:
+        """End a connection that needs an event that is gone; on its return the client gets a new session."""
+        text = f"The event at offset {self._log.offset_of(sequence)} is gone: its row was deleted"
+        self._failures.failed(sequence, text, level=logging.WARNING)
+        session.lacks = sequence
+        connection = session.current.connection
+        if connection is not None:
+            connection.abort("an event is gone")
 
     def _cannot_be_sent(self, session: Session, sequence: int, error: Exception) -> None:
         """End a connection to which an event cannot be sent; on its return the client gets a new session."""

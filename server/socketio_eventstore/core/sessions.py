@@ -179,6 +179,8 @@ class Session:
     """
     suspected: Suspicion = NO_SUSPICION
     """The event on which the client may be closing its connections."""
+    lacks: int = 0
+    """An event that a replay did not find in the log any more; 0 for none."""
     running_disconnect_handlers: int = 0
     """Disconnect handlers that run or are about to; meanwhile they can ask for rooms and data."""
     disconnected_by_server: bool = False

@@ -76,7 +76,8 @@ class StoreConnection(sqlite3.Connection):
             super().close()
         finally:
             if self.lock is not None:
-                self.lock.release()
+                # A start that failed must not lose what the former server has committed.
+                self.lock.release(keep_file=self.lock.found_progress is not None)
 
 
 class Database:

@@ -30,14 +30,17 @@ _READ_PAYLOADS: Final = """
 SELECT offset, payload, attachments FROM events WHERE offset BETWEEN ? AND ? ORDER BY offset
 """
 _READ_NEWEST: Final = """
-SELECT offset, namespace, rooms, size_bytes FROM events WHERE offset >= ? ORDER BY offset
+SELECT offset, namespace, rooms, size_bytes FROM events
+WHERE offset >= ? AND NOT EXISTS (SELECT 1 FROM altered_ranges WHERE offset BETWEEN first AND last)
+ORDER BY offset
 """
 
+# The triggers on both tables do not note the rows up to pruned_through.
 _PRUNE: Final = (
+    "UPDATE log_state SET pruned_through = max(pruned_through, ?)",
     "DELETE FROM events WHERE offset <= ?",
     "DELETE FROM attachments WHERE offset <= ?",
     "DELETE FROM rooms WHERE left_after <= ?",
-    "UPDATE log_state SET pruned_through = max(pruned_through, ?)",
 )
 
 
@@ -133,7 +136,10 @@ def unreadable(
 def read_newest(
     connection: sqlite3.Connection, first_sequence: int
 ) -> Iterator[tuple[int, str, tuple[Room, ...] | None, int]]:
-    """Yield sequence, namespace, rooms and size in bytes of every event from ``first_sequence`` on."""
+    """Yield sequence, namespace, rooms and size in bytes of the events from ``first_sequence`` on.
+
+    Events that were changed through SQL are left out.
+    """
     for sequence, namespace, rooms, size_bytes in connection.execute(_READ_NEWEST, (first_sequence,)):
         yield sequence, namespace, _from_json(rooms), size_bytes
 

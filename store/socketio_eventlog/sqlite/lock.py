@@ -11,10 +11,11 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import struct
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from socketio_eventlog.errors import StoreNotUsable
 from socketio_eventlog.options import DEFAULT_FILE_MODE
@@ -33,6 +34,8 @@ _ADVICE: Final = (
     "One process serves a database: end the other one, or start only one worker (uvicorn --workers 1)."
 )
 MAX_NOTE_BYTES: Final = 1000
+_PROGRESS_AT: Final = 1024
+_PROGRESS: Final = struct.Struct("<32sQQ")
 _UNSUPPORTED: Final = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL})
 """The errors of file systems without such locks, for example of some network file systems."""
 
@@ -49,6 +52,17 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_close_inherited_handles)
 
 
+class Progress(NamedTuple):
+    """What a server has committed last."""
+
+    epoch: str
+    """The epoch of the server."""
+    head: int
+    """The last sequence."""
+    changes: int
+    """The number of transactions that changed memberships, or what a session may still receive."""
+
+
 class Lock:
     """The right to write a database, until ``release`` or the end of the process."""
 
@@ -61,6 +75,8 @@ class Lock:
         self._file = path.with_name(path.name + "-lock")
         self._file_mode = file_mode
         self._handle: int | None = None
+        self.found_progress: Progress | None = None
+        """The progress of a server that was killed, until it is in the database; None after a clean stop."""
         deadline, warned = time.monotonic() + timeout_seconds, False
         while HAS_LOCKS and not self._try_acquire():
             if time.monotonic() >= deadline:
@@ -77,14 +93,30 @@ class Lock:
         """The text in the lock file; a server that was killed leaves it to the next one."""
         if self._handle is None:
             return ""
-        return os.pread(self._handle, MAX_NOTE_BYTES, 0).decode(errors="replace")
+        return os.pread(self._handle, MAX_NOTE_BYTES, 0).rstrip(b"\0").decode(errors="replace")
 
     @note.setter
     def note(self, text: str) -> None:
         if self._handle is not None:
-            os.ftruncate(self._handle, 0)
-            os.pwrite(self._handle, text.encode(), 0)
+            os.pwrite(self._handle, text.encode().ljust(MAX_NOTE_BYTES, b"\0"), 0)
             os.fsync(self._handle)  # a power cut must not bring an earlier note back
+
+    def note_progress(self, progress: Progress) -> None:
+        """Record what was committed last, behind the note; without a sync.
+
+        It survives the end of the process, as the commit does: a WAL that is cut or deleted afterwards is
+        missed at the next start.
+        """
+        if self._handle is not None:
+            os.pwrite(self._handle, _PROGRESS.pack(progress.epoch.encode(), *progress[1:]), _PROGRESS_AT)
+
+    @staticmethod
+    def _read_progress(handle: int) -> Progress | None:
+        content = os.pread(handle, _PROGRESS.size, _PROGRESS_AT)
+        if len(content) < _PROGRESS.size:
+            return None
+        epoch, head, changes = _PROGRESS.unpack(content)
+        return Progress(epoch.rstrip(b"\0").decode(errors="replace"), head, changes)
 
     def release(self, *, keep_file: bool = False) -> None:
         """Release the lock and delete the lock file with its note. A second call does nothing."""
@@ -107,6 +139,7 @@ class Lock:
                 with suppress(PermissionError):  # of another owner
                     os.fchmod(handle, self._file_mode)  # os.open would apply the umask
                 self._handle = handle
+                self.found_progress = self._read_progress(handle)
                 _locked_handles.add(handle)
         except OSError as error:
             if error.errno in _UNSUPPORTED:

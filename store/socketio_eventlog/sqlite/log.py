@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from socketio_eventlog import offsets
+from socketio_eventlog.altered import AlteredRange
 from socketio_eventlog.batch_stream import BatchStream
 from socketio_eventlog.errors import StoreError, StoreNotUsable
 from socketio_eventlog.missed_summary import summarise
@@ -40,6 +43,9 @@ from socketio_eventlog.sqlite.start import InitialState, begin_epoch
 _COUNTS: Final = "SELECT (SELECT count(*) FROM sessions), (SELECT count(*) FROM events)"
 
 _SEGMENTS_PER_READ: Final = 16
+_REPORT_SECONDS: Final = 10.0
+
+logger = logging.getLogger(__name__)
 
 
 def random_epoch() -> str:
@@ -73,6 +79,9 @@ class EventLog:
         self._head = state.head
         self._pruned_through = state.pruned_through
         self._index = state.index
+        self._altered = state.altered
+        self._loop = asyncio.get_running_loop()
+        self._report_after = 0.0
         self._writer = state.writer
         self._writer_database = writer_database
         self._reader_database = reader_database
@@ -185,15 +194,23 @@ class EventLog:
         own, changes = self._appends, tuple(changes)
         chunk = self._index.next_chunk(len(changes))
         return self._writer_database.submit(
-            lambda connection: self._writer.append(connection, changes, chunk, own),
+            lambda connection: (
+                self._writer.append(connection, changes, chunk, own),
+                self._writer.take_altered(),
+            ),
             partial(self._on_committed, chunk),
         )
 
     def batches(self) -> BatchStream:
         return self._batches
 
-    def _on_committed(self, chunk: SegmentChunk | None, batch: Batch) -> int:
-        index = self._index
+    def _on_committed(
+        self, chunk: SegmentChunk | None, committed: tuple[Batch, Sequence[AlteredRange]]
+    ) -> int:
+        index, (batch, altered) = self._index, committed
+        if altered:
+            self._altered.add(altered)
+            self._report(altered)
         for change, position, _, _ in batch.changes:
             if type(change) is Event:
                 index.add(position, change.namespace, change.rooms, change.size_bytes)
@@ -201,12 +218,26 @@ class EventLog:
             elif type(change) is Pruned:
                 self._pruned_through = max(self._pruned_through, min(change.through, position))
                 index.drop_through(self._pruned_through)
+                self._altered.drop_through(self._pruned_through)
         if chunk is not None:
             index.mark_written(chunk)
         index.evict()
         self._last_batch, self._uptime = batch.number, batch.uptime
         self._batches.put(batch)
         return batch.number
+
+    def _report(self, altered: Sequence[AlteredRange]) -> None:
+        """Log that rows were changed, at most once in ten seconds."""
+        now = self._loop.time()
+        if now >= self._report_after:
+            self._report_after = now + _REPORT_SECONDS
+            first, last = min(one.first for one in altered), max(one.last for one in altered)
+            logger.warning(
+                "Another program has changed or deleted events between %s and %s through SQL. A client that "
+                "missed one of them gets a new session.",
+                first,
+                last,
+            )
 
     async def missed(
         self,
@@ -241,7 +272,8 @@ class EventLog:
     ) -> MissedSummary:
         ranges = audience_ranges(namespace, memberships, max(after, self._pruned_through), through)
         found = [segment async for segments_ in self._segments(ranges) for segment in segments_]
-        return summarise(found, ranges, max_events, max_bytes)
+        summary = summarise(found, ranges, max_events, max_bytes)
+        return replace(summary, is_incomplete=self._altered.concern(namespace, ranges, found))
 
     async def _segments(self, ranges: Sequence[AudienceRange]) -> AsyncGenerator[list[Segment], None]:
         """Give out the segments that overlap the ranges, oldest first, a few at a time."""
@@ -295,6 +327,7 @@ class EventLog:
     def abandon(self) -> None:
         self._reader_database.abandon()
         self._writer_database.abandon()
+        self._writer.close()
         self._batches.abandon()
 
     async def close(self) -> None:
@@ -305,4 +338,5 @@ class EventLog:
                 lambda connection: connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             )
         await self._writer_database.close()
+        self._writer.close()
         self._batches.close()

@@ -23,6 +23,7 @@ _DELETE: Final = (
     "DELETE FROM index_generations WHERE generation < ?",
 )
 _KEYS: Final = "SELECT generation FROM index_generations WHERE generation >= ? ORDER BY generation"
+_NEXT_KEY: Final = "SELECT coalesce(max(generation) + 1, 0) FROM index_generations"
 _READ_SIZES: Final = "SELECT sizes FROM index_generations WHERE generation = ?"
 _READ_ALL: Final = "SELECT audience, offsets, size_bytes FROM index_lists WHERE generation = ?"
 _READ_SOME: Final = """
@@ -58,6 +59,12 @@ def read(connection: sqlite3.Connection, keys: Iterable[int], audiences: Iterabl
     names = json.dumps([_to_text(audience) for audience in audiences], ensure_ascii=False)
     found = (_read(connection, key, _READ_SOME, (names, key)) for key in keys)
     return [segment for segment in found if segment is not None]
+
+
+def first_unwritten(connection: sqlite3.Connection) -> int:
+    """Return the first sequence whose segment is not on disk."""
+    (key,) = connection.execute(_NEXT_KEY).fetchone()
+    return int(key) * SEGMENT_LENGTH
 
 
 def load(connection: sqlite3.Connection, pruned_through: int, memory_bytes: int) -> Index:

@@ -6,24 +6,31 @@ other nodes sessions without a client.
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from socketio_eventlog.altered import AlteredRanges
 from socketio_eventlog.index import Index
 from socketio_eventlog.offsets import Epochs
-from socketio_eventlog.sqlite import segments
+from socketio_eventlog.sqlite import altered, segments
+from socketio_eventlog.sqlite.database import StoreConnection
+from socketio_eventlog.sqlite.lock import Progress
 from socketio_eventlog.sqlite.space import Space
-from socketio_eventlog.sqlite.writer import Writer
+from socketio_eventlog.sqlite.writer import Writer, WriterStart
 from socketio_eventlog.uptime import UptimeClock
+
+logger = logging.getLogger(__name__)
 
 _HEAD: Final = """
 SELECT max((SELECT coalesce(max(offset), 0) FROM events),
            (SELECT pruned_through FROM log_state),
-           (SELECT coalesce(max(began_after), 0) FROM boots)),
-       (SELECT pruned_through FROM log_state)
+           (SELECT coalesce(max(began_after), 0) FROM boots),
+           (SELECT coalesce(max(last), 0) FROM altered_ranges)),
+       pruned_through, head, changes, (SELECT boot FROM boots ORDER BY number DESC LIMIT 1)
+FROM log_state
 """
 # Every row with an uptime: an uptime must not come back, and heartbeats are less frequent than batches.
 _UPTIME: Final = """
@@ -54,6 +61,11 @@ WHERE boots.number <= (SELECT max(number) FROM boots) - ?
 """
 _EPOCHS: Final = "SELECT boot, began_after FROM boots ORDER BY number"
 
+_LOST: Final = (
+    "%s has lost the events %s to %s: rows were deleted, or a part of a file. A client that missed one of "
+    "them gets a new session."
+)
+
 EPOCHS_KEPT = 1000
 """The newest epochs stay in any case: for people, and for clients with invented offsets."""
 
@@ -70,11 +82,12 @@ class InitialState:
     uptime: float
     """The uptime at the last batch of the earlier nodes on this database, in seconds."""
     index: Index
+    altered: AlteredRanges
     writer: Writer
 
 
 def begin_epoch(
-    connection: sqlite3.Connection,
+    connection: StoreConnection,
     path: Path,
     epoch: str,
     wall_clock: Callable[[], float],
@@ -89,13 +102,44 @@ def begin_epoch(
     """
     connection.execute("BEGIN IMMEDIATE")
     now = wall_clock()
-    head, pruned_through = connection.execute(_HEAD).fetchone()
+    head, pruned_through, noted_head, changes, newest_epoch = connection.execute(_HEAD).fetchone()
+    former = None if connection.lock is None else connection.lock.found_progress
+    if former is None or former.epoch != newest_epoch:
+        former = Progress(newest_epoch, noted_head, changes)
+    lost = list(_find_lost(connection, pruned_through, Progress(newest_epoch, head, changes), former))
+    altered.note_lost(connection, lost)
+    head = max([head, *(last for _, last in lost)])
     (uptime,) = connection.execute(_UPTIME).fetchone()
     connection.execute(_PUT_AWAY, (uptime, now))
     connection.execute(_INSERT_EPOCH, (epoch, head, now, now, uptime))
     connection.execute(_PRUNE_EPOCHS, (EPOCHS_KEPT,))
     epochs = Epochs(connection.execute(_EPOCHS))
+    # The rows of these events do not tell any more to whom the events were addressed.
+    altered.lose_audience(connection, segments.first_unwritten(connection))
+    ranges = AlteredRanges(altered.since(connection, 0))
     index = segments.load(connection, pruned_through, index_memory_bytes)
     connection.commit()
-    writer = Writer(path, epoch, head, UptimeClock(uptime, monotonic), wall_clock, space)
-    return InitialState(epochs, head, pruned_through, uptime, index, writer)
+    if connection.lock is not None:
+        connection.lock.found_progress = None  # the database has it now
+    for first, last in lost:
+        logger.warning(_LOST, path, first, last)
+    start = WriterStart(head, changes, altered.newest(connection), connection.lock)
+    writer = Writer(path, epoch, start, UptimeClock(uptime, monotonic), wall_clock, space)
+    return InitialState(epochs, head, pruned_through, uptime, index, ranges, writer)
+
+
+def _find_lost(
+    connection: StoreConnection, pruned_through: int, present: Progress, former: Progress
+) -> Iterator[tuple[int, int]]:
+    """Yield the ranges of the log whose events are gone, as far as the index does not name them.
+
+    An event that a segment on disk names is missed when a client needs it: a count of all events would delay
+    the start. ``present``: what the database has; ``former``: what the last server had.
+    """
+    after = max(pruned_through, segments.first_unwritten(connection) - 1)
+    yield from altered.holes(connection, after, present.head)
+    end = former.head
+    if former.changes > present.changes:
+        end = max(end, present.head + 1)  # a join may be lost: no session from before is recovered
+    if end > present.head:
+        yield present.head + 1, end

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby, repeat
 from pathlib import Path
 from typing import Any, Final, cast
 
+from socketio_eventlog.altered import AlteredRange
 from socketio_eventlog.errors import StoreRejected, StoreUnavailable
 from socketio_eventlog.records import (
     Batch,
@@ -21,19 +23,47 @@ from socketio_eventlog.records import (
     Event,
     EventHandled,
     Heartbeat,
+    IdentityRevoked,
     NodeDied,
     NodeJoined,
     Pruned,
+    RoomClosed,
+    RoomJoined,
+    RoomLeft,
+    SessionBound,
+    SessionEnded,
     SessionOpened,
+    SessionResumed,
 )
 from socketio_eventlog.segment import SegmentChunk
-from socketio_eventlog.sqlite import claims, events, idempotency_keys, nodes, segments, sessions
+from socketio_eventlog.sqlite import altered, claims, events, idempotency_keys, nodes, segments, sessions
+from socketio_eventlog.sqlite.lock import Lock, Progress
 from socketio_eventlog.sqlite.point import Point, effective
 from socketio_eventlog.sqlite.space import Space
+from socketio_eventlog.sqlite.wal_guard import WalGuard
 from socketio_eventlog.uptime import UptimeClock
 
 _BEGIN: Final = "BEGIN IMMEDIATE"
-_NEWEST_EPOCH: Final = "SELECT boot FROM boots ORDER BY number DESC LIMIT 1"
+_NEWEST: Final = """
+SELECT boot, (SELECT max(number) FROM altered_ranges) FROM boots ORDER BY number DESC LIMIT 1
+"""
+_COUNT_CHANGE: Final = "UPDATE log_state SET changes = ?"
+_NOTE_HEAD: Final = "UPDATE log_state SET head = ?"
+_NARROWING: Final = frozenset({RoomJoined, RoomLeft, RoomClosed, SessionBound, SessionEnded, IdentityRevoked})
+
+
+@dataclass(frozen=True, slots=True)
+class WriterStart:
+    """The state of the database from which a writer continues."""
+
+    head: int
+    """The last sequence at the beginning of the epoch."""
+    changes: int
+    """The number of transactions that changed memberships, or what a session may still receive."""
+    altered_through: int
+    """The number of the last altered range that is known."""
+    lock: Lock | None
+    """The lock of the file, which keeps the progress; None on a file system without locks."""
 
 
 class Writer:
@@ -43,17 +73,22 @@ class Writer:
         self,
         path: Path,
         node: str,
-        head: int,
+        start: WriterStart,
         uptime: UptimeClock,
         wall_clock: Callable[[], float],
         space: Space,
     ) -> None:
-        """``head``: the last sequence at the beginning of the epoch. The file must exist."""
+        """The file must exist."""
         path = path.resolve()  # SQLite puts the WAL beside the target of a symbolic link
         self._files = {file: _device_and_inode(file) for file in (path, path.with_name(path.name + "-wal"))}
         self._node = node
-        self._head = head
-        self._last_sequence = head
+        self._head = start.head
+        self._last_sequence = start.head
+        self._changes = start.changes
+        self._altered_through = start.altered_through
+        self._altered: list[AlteredRange] = []
+        self._lock = start.lock
+        self._wal = WalGuard(path)
         self._last_batch = 0
         self._uptime = uptime
         self._wall_clock = wall_clock
@@ -81,8 +116,14 @@ class Writer:
         self._space.admit(connection, changes)
         if chunk is not None:
             segments.write(connection, chunk)
-        head, sequence = self._head, self._last_sequence
-        self._last_sequence += list(map(type, changes)).count(Event)
+        head, sequence, changed = self._head, self._last_sequence, self._changes
+        count = list(map(type, changes)).count(Event)
+        self._last_sequence += count
+        if count and sequence > head:
+            altered.note_unused(connection, head + 1, sequence)
+        if count < len(changes) and any(map(_narrows, changes)):
+            changed += 1
+            connection.execute(_COUNT_CHANGE, (changed,))
         committed: list[Committed] = []
         for kind, run in groupby(changes, type):
             group = list(run)
@@ -94,10 +135,22 @@ class Writer:
             else:
                 committed += self._write(connection, kind, group, Point(self._node, head, uptime))
         connection.commit()
-        self._head = head
+        self._head, self._changes = head, changed
+        if self._lock is not None:
+            self._lock.note_progress(Progress(self._node, head, changed))
+        self._wal.committed()
         self._last_batch += 1
         self._uptime.step(uptime, now)
         return Batch(self._last_batch, self._node, own, uptime, committed)
+
+    def close(self) -> None:
+        """Close the watched files, when all connections are closed."""
+        self._wal.close()
+
+    def take_altered(self) -> list[AlteredRange]:
+        """Return the altered ranges that were found since the last call."""
+        found, self._altered = self._altered, []
+        return found
 
     def _write(
         self, connection: sqlite3.Connection, kind: type[Change], changes: list[Any], point: Point
@@ -124,6 +177,8 @@ class Writer:
         SQLite writes to a deleted file without an error, and every batch is lost at the end.
         """
         self._check_files()
+        self._wal.check_frames()
+        connection.execute(_NOTE_HEAD, (point.position,))
         for heartbeat in heartbeats:
             nodes.beat(connection, heartbeat, point, self._wall_clock())
 
@@ -143,12 +198,16 @@ class Writer:
     def _begin(self, connection: sqlite3.Connection) -> None:
         if self._has_lost_file:
             self._check_files()
+        self._wal.check()
         connection.execute(_BEGIN)
         # The lock excludes other servers, as long as the lock file is not deleted.
-        (newest,) = connection.execute(_NEWEST_EPOCH).fetchone()
+        newest, altered_through = connection.execute(_NEWEST).fetchone()
         if newest != self._node:
             # Both servers would continue the log, each from its own memory: one server has to stop.
             raise StoreUnavailable("Another server was started on this database and has taken it over.")
+        if altered_through is not None and altered_through > self._altered_through:
+            self._altered += altered.since(connection, self._altered_through)
+            self._altered_through = altered_through
 
     def _check_files(self) -> None:
         lost = [file for file, known in self._files.items() if _device_and_inode(file) != known]
@@ -157,10 +216,16 @@ class Writer:
             raise StoreUnavailable(f"{lost[0]} was deleted or replaced while the server was running.")
 
 
+def _narrows(change: Change) -> bool:
+    """Whether a session from before the change must not be recovered without the change."""
+    return type(change) in _NARROWING or (type(change) is SessionResumed and bool(change.deferred))
+
+
 def _prune(connection: sqlite3.Connection, changes: Sequence[Pruned], point: Point) -> None:
     """Delete the events up to a sequence as ``events.prune`` does, and the segments without events."""
     through = min(max(change.through for change in changes), point.position)
     events.prune(connection, through)
+    altered.prune(connection, through)
     segments.delete(connection, through)
 
 

@@ -1,0 +1,86 @@
+"""Events that are not what was emitted any more: changed or deleted through SQL, or lost with a file.
+
+A client that has missed such an event cannot be given it, so its session is not recovered. No I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
+from typing import Final, NamedTuple
+
+from socketio_eventlog.segment import SEGMENT_LENGTH, AudienceRange, Segment
+
+MAX_RANGES: Final = 1000
+"""Ranges in memory; more are merged with their neighbours, and more sessions are not recovered then."""
+
+
+class AlteredRange(NamedTuple):
+    """A range of the log with events that were changed, deleted or lost."""
+
+    namespace: str | None
+    """The namespace of the events; None when it is not known."""
+    first: int
+    last: int
+    """The last sequence of the range, included."""
+    is_audience_lost: bool
+    """Whether the index does not know any more to whom the events were addressed: then to every session."""
+
+
+class AlteredRanges:
+    """The altered ranges of the log, in memory."""
+
+    def __init__(self, ranges: Iterable[AlteredRange]) -> None:
+        self._ranges: list[AlteredRange] = []
+        self.add(ranges)
+
+    def add(self, ranges: Iterable[AlteredRange]) -> None:
+        """Add ranges, in any order."""
+        self._ranges += ranges
+        while len(self._ranges) > MAX_RANGES:
+            self._ranges.sort(key=lambda range_: range_.first)
+            pairs = zip_longest(self._ranges[::2], self._ranges[1::2])
+            self._ranges = [one if other is None else _merge(one, other) for one, other in pairs]
+
+    def drop_through(self, sequence: int) -> None:
+        """Forget the ranges whose events are all pruned."""
+        if self._ranges:
+            self._ranges = [range_ for range_ in self._ranges if range_.last > sequence]
+
+    def concern(self, namespace: str, ranges: Sequence[AudienceRange], segments: Sequence[Segment]) -> bool:
+        """Whether an altered event is among the events in the ranges.
+
+        ``segments``: those that overlap the ranges. They name the audience of an event also after its row
+        was deleted.
+        """
+        return any(
+            range_.is_audience_lost or _has_event(segments, clipped)
+            for range_ in self._ranges
+            if range_.namespace in (None, namespace) and (clipped := list(_clip(ranges, range_)))
+        )
+
+
+def _merge(one: AlteredRange, other: AlteredRange) -> AlteredRange:
+    return AlteredRange(
+        one.namespace if one.namespace == other.namespace else None,
+        min(one.first, other.first),
+        max(one.last, other.last),
+        one.is_audience_lost or other.is_audience_lost,
+    )
+
+
+def _clip(ranges: Iterable[AudienceRange], altered: AlteredRange) -> Iterator[AudienceRange]:
+    for range_ in ranges:
+        first, last = max(range_.first, altered.first), min(range_.last, altered.last)
+        if first <= last:
+            yield AudienceRange(range_.audience, first, last)
+
+
+def _has_event(segments: Iterable[Segment], ranges: Sequence[AudienceRange]) -> bool:
+    first, last = min(range_.first for range_ in ranges), max(range_.last for range_ in ranges)
+    return any(
+        segment.part(range_) is not None
+        for segment in segments
+        if segment.first <= last and first < segment.first + SEGMENT_LENGTH
+        for range_ in ranges
+    )

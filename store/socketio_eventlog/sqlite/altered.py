@@ -1,0 +1,90 @@
+"""The rows of ``altered_ranges`` and ``unused_ranges``. Jobs of a database thread, in a transaction.
+
+Triggers note the events that another program changes or deletes. The server's own pruning raises
+``log_state.pruned_through`` first, so the rows that it deletes are not noted.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from socketio_eventlog.altered import MAX_RANGES, AlteredRange
+
+_SINCE: Final = """
+SELECT namespace, first, last, audience_lost FROM altered_ranges WHERE number > ? ORDER BY number LIMIT ?
+"""
+# A tool that deletes every second event leaves a row for each: more rows than are kept are read in blocks.
+_BLOCKS_SINCE: Final = """
+SELECT namespace, min(first), max(last), max(audience_lost) FROM altered_ranges
+WHERE number > ? GROUP BY namespace, first / 4096
+"""
+_NEWEST: Final = "SELECT coalesce(max(number), 0) FROM altered_ranges"
+_LOSE_AUDIENCE: Final = "UPDATE altered_ranges SET audience_lost = 1 WHERE last >= ? AND audience_lost = 0"
+_INSERT: Final = "INSERT INTO altered_ranges (first, last, audience_lost) VALUES (?, ?, 1)"
+_EXPLAINED: Final = """
+SELECT first, last FROM unused_ranges WHERE last >= :first
+UNION ALL SELECT first, last FROM altered_ranges WHERE last >= :first ORDER BY first
+"""
+_HOLES: Final = """
+SELECT previous + 1, offset - 1 FROM (
+  SELECT offset, lag(offset, 1, :after) OVER (ORDER BY offset) AS previous FROM (
+    SELECT offset FROM events WHERE offset > :after AND offset <= :through
+    UNION ALL SELECT :through + 1))
+WHERE previous < offset - 1 ORDER BY offset
+"""
+_NOTE_UNUSED: Final = "INSERT OR REPLACE INTO unused_ranges (first, last) VALUES (?, ?)"
+# The newest row stays, so that no later one gets its number, which the writer has seen.
+_PRUNE: Final = (
+    "DELETE FROM altered_ranges WHERE last <= ? AND number < (SELECT max(number) FROM altered_ranges)",
+    "DELETE FROM unused_ranges WHERE last <= ?",
+)
+
+
+def since(connection: sqlite3.Connection, number: int) -> list[AlteredRange]:
+    """Return the ranges with larger numbers, merged when they are many."""
+    rows = connection.execute(_SINCE, (number, MAX_RANGES + 1)).fetchall()
+    if len(rows) > MAX_RANGES:
+        rows = connection.execute(_BLOCKS_SINCE, (number,)).fetchall()
+    return [AlteredRange(namespace, first, last, bool(lost)) for namespace, first, last, lost in rows]
+
+
+def newest(connection: sqlite3.Connection) -> int:
+    """Return the largest number of a range; 0 when there is none."""
+    (number,) = connection.execute(_NEWEST).fetchone()
+    return int(number)
+
+
+def note_unused(connection: sqlite3.Connection, first: int, last: int) -> None:
+    """Record the sequences of failed appends, so that a hole in the log can be told from a loss."""
+    connection.execute(_NOTE_UNUSED, (first, last))
+
+
+def note_lost(connection: sqlite3.Connection, ranges: Iterable[tuple[int, int]]) -> None:
+    """Record ranges of events that are gone."""
+    connection.executemany(_INSERT, ranges)
+
+
+def lose_audience(connection: sqlite3.Connection, first_sequence: int) -> None:
+    """Record that the index does not know the audience of altered events from a sequence on."""
+    connection.execute(_LOSE_AUDIENCE, (first_sequence,))
+
+
+def holes(connection: sqlite3.Connection, after: int, through: int) -> Iterator[tuple[int, int]]:
+    """Yield the ranges in (after, through] without events that are neither unused nor noted, ascending."""
+    explained = connection.execute(_EXPLAINED, {"first": after + 1}).fetchall()
+    for first, last in connection.execute(_HOLES, {"after": after, "through": through}).fetchall():
+        for known_first, known_last in explained:
+            if first <= known_last and known_first <= last:
+                if first < known_first:
+                    yield first, known_first - 1
+                first = known_last + 1
+        if first <= last:
+            yield first, last
+
+
+def prune(connection: sqlite3.Connection, through: int) -> None:
+    """Delete the ranges whose events are all pruned."""
+    for statement in _PRUNE:
+        connection.execute(statement, (through,))
