@@ -254,6 +254,8 @@ def test_0004_keeps_every_row_of_0003(path: Path) -> None:
     assert {row[-2:] for row in after["sessions"]} == {(1, None)}
     assert {row[-2:] for row in after["boots"]} == {(0, 0)}
     assert sqlite(path, "SELECT count(*) FROM positions") == "0\n"
+    # Earlier versions did not record unused sequences: no hole in their events is a loss.
+    assert sqlite(path, "SELECT first, last FROM unused_ranges") == "1|3\n"
     assert sqlite(path, "PRAGMA integrity_check") == "ok\n"
 
 

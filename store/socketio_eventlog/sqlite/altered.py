@@ -7,7 +7,8 @@ Triggers note the events that another program changes or deletes. The server's o
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Container, Iterable, Iterator
 from typing import Final
 
 from socketio_eventlog.altered import MAX_RANGES, AlteredRange
@@ -27,6 +28,7 @@ _EXPLAINED: Final = """
 SELECT first, last FROM unused_ranges WHERE last >= :first
 UNION ALL SELECT first, last FROM altered_ranges WHERE last >= :first ORDER BY first
 """
+_ALTERED: Final = "SELECT first, last FROM altered_ranges WHERE last >= ? ORDER BY first"
 _HOLES: Final = """
 SELECT previous + 1, offset - 1 FROM (
   SELECT offset, lag(offset, 1, :after) OVER (ORDER BY offset) AS previous FROM (
@@ -73,15 +75,44 @@ def lose_audience(connection: sqlite3.Connection, first_sequence: int) -> None:
 
 def holes(connection: sqlite3.Connection, after: int, through: int) -> Iterator[tuple[int, int]]:
     """Yield the ranges in (after, through] without events that are neither unused nor noted, ascending."""
-    explained = connection.execute(_EXPLAINED, {"first": after + 1}).fetchall()
+    explained = _Ranges(connection.execute(_EXPLAINED, {"first": after + 1}))
     for first, last in connection.execute(_HOLES, {"after": after, "through": through}).fetchall():
-        for known_first, known_last in explained:
-            if first <= known_last and known_first <= last:
-                if first < known_first:
-                    yield first, known_first - 1
-                first = known_last + 1
+        for known_first, known_last in explained.overlapping(first, last):
+            if first < known_first:
+                yield first, known_first - 1
+            first = known_last + 1
         if first <= last:
             yield first, last
+
+
+class _Ranges:
+    """Disjoint ranges, from ranges that may overlap."""
+
+    def __init__(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """``ranges``: by their first sequence, ascending."""
+        self._firsts: list[int] = []
+        self._lasts: list[int] = []
+        for first, last in ranges:
+            if self._lasts and first <= self._lasts[-1] + 1:
+                self._lasts[-1] = max(self._lasts[-1], last)
+            else:
+                self._firsts.append(first)
+                self._lasts.append(last)
+
+    def overlapping(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Yield the ranges that overlap a range, ascending."""
+        start, stop = bisect_left(self._lasts, first), bisect_right(self._firsts, last)
+        return zip(self._firsts[start:stop], self._lasts[start:stop], strict=True)
+
+    def __contains__(self, sequence: object) -> bool:
+        assert isinstance(sequence, int)
+        index = bisect_right(self._firsts, sequence) - 1
+        return index >= 0 and sequence <= self._lasts[index]
+
+
+def sequences(connection: sqlite3.Connection, first_sequence: int) -> Container[int]:
+    """Return the sequences of altered events from a sequence on."""
+    return _Ranges(connection.execute(_ALTERED, (first_sequence,)))
 
 
 def prune(connection: sqlite3.Connection, through: int) -> None:

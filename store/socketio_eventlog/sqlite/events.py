@@ -11,6 +11,7 @@ from operator import attrgetter
 from typing import Any, Final
 
 from socketio_eventlog.records import Event, LoggedEvent, Room
+from socketio_eventlog.sqlite import altered
 
 _INSERT: Final = """
 INSERT INTO events (offset, emitted_at, namespace, event, rooms, skip, size_bytes, attachments, payload)
@@ -30,9 +31,7 @@ _READ_PAYLOADS: Final = """
 SELECT offset, payload, attachments FROM events WHERE offset BETWEEN ? AND ? ORDER BY offset
 """
 _READ_NEWEST: Final = """
-SELECT offset, namespace, rooms, size_bytes FROM events
-WHERE offset >= ? AND NOT EXISTS (SELECT 1 FROM altered_ranges WHERE offset BETWEEN first AND last)
-ORDER BY offset
+SELECT offset, namespace, rooms, size_bytes FROM events WHERE offset >= ? ORDER BY offset
 """
 
 # The triggers on both tables do not note the rows up to pruned_through.
@@ -140,8 +139,10 @@ def read_newest(
 
     Events that were changed through SQL are left out.
     """
+    changed = altered.sequences(connection, first_sequence)
     for sequence, namespace, rooms, size_bytes in connection.execute(_READ_NEWEST, (first_sequence,)):
-        yield sequence, namespace, _from_json(rooms), size_bytes
+        if sequence not in changed:
+            yield sequence, namespace, _from_json(rooms), size_bytes
 
 
 def _from_json(rooms: str | None) -> tuple[Room, ...] | None:

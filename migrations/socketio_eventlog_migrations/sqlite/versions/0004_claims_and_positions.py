@@ -51,6 +51,10 @@ CREATE TABLE altered_ranges (
 ) STRICT
 """,
     """
+CREATE INDEX altered_ranges_last -- what pruning looks for
+ON altered_ranges (last)
+""",
+    """
 CREATE TABLE unused_ranges (
   -- Offsets that no event ever had: those of failed transactions.
   first INTEGER PRIMARY KEY,

@@ -1,0 +1,140 @@
+"""What the store knows about events that another program has changed, deleted or lost."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from socketio_eventlog.errors import StoreNotUsable, StoreRejected
+from socketio_eventlog.records import Pruned, RoomJoined
+from socketio_eventlog.segment import SEGMENT_LENGTH
+from socketio_eventlog.sqlite.log import EventLog
+from support.storing import BEAT, always, commit, event, opened, session, sqlite
+
+pytestmark = pytest.mark.skipif(shutil.which("sqlite3") is None, reason="needs the sqlite3 program")
+
+BAD = event("\ud800")
+
+
+async def is_incomplete(log: EventLog, *rooms: str, after: int = 0, namespace: str = "/") -> bool:
+    limits = {"max_events": 10**6, "max_bytes": 10**9}
+    summary = await log.summarise_missed(namespace, always(*rooms), after, log.head, **limits)
+    return summary.is_incomplete
+
+
+async def test_holes_of_failed_appends_are_no_loss(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The sequences of failed transactions are recorded as unused: a start does not miss their events."""
+    async with opened(path) as log:
+        for _ in range(3):
+            await commit(log, [event(rooms=("a",))])
+            with suppress(StoreRejected):
+                await log.append([event(), BAD])
+        assert log.head == 7
+    assert sqlite(path, "SELECT first, last FROM unused_ranges") == "2|3\n5|6\n"
+    async with opened(path) as log:
+        assert not await is_incomplete(log, "a")
+    assert "lost" not in caplog.text
+
+
+async def test_a_transaction_brings_the_news(path: Path) -> None:
+    """A deletion is known when the next transaction has committed, whatever the transaction does."""
+    async with opened(path) as log:
+        await commit(log, [session(), *[event(rooms=(room,)) for room in "abab"]])
+        sqlite(path, "DELETE FROM events WHERE offset = 3")
+        assert not await is_incomplete(log, "a")
+        await commit(log, [RoomJoined("/", "s1", "room")])
+        assert await is_incomplete(log, "a") and await is_incomplete(log, "a", after=2)
+        assert not await is_incomplete(log, "b") and not await is_incomplete(log, "a", after=3)
+        assert not await is_incomplete(log, "a", namespace="/other")
+
+
+async def test_audience_of_older_segments_is_known(path: Path) -> None:
+    """After a restart, a segment on disk still tells who needs a deleted event."""
+    async with opened(path) as log:
+        for _ in range(2):
+            await commit(log, [event(rooms=(room,)) for room in "ab" * (SEGMENT_LENGTH // 2)])
+        for _ in range(50):
+            await commit(log, [event(rooms=("b",))])
+    sqlite(path, "DELETE FROM events WHERE offset IN (1001, 1003)")  # of room a
+    async with opened(path) as log:
+        assert await is_incomplete(log, "a", after=1002)
+        assert not await is_incomplete(log, "b")
+        assert not await is_incomplete(log, "a", after=1003)
+
+
+async def test_ranges_are_pruned_with_their_events(path: Path) -> None:
+    """Pruning deletes the notes with the events, and later notes are found all the same."""
+    async with opened(path) as log:
+        await commit(log, [event(rooms=("a",))] * 9)
+        sqlite(path, "DELETE FROM events WHERE offset IN (2, 4)")
+        await commit(log, [Pruned(5)])
+        assert sqlite(path, "SELECT last FROM altered_ranges") == "4\n"  # the newest one stays
+        assert not await is_incomplete(log, "a")
+        sqlite(path, "DELETE FROM events WHERE offset = 7")
+        await commit(log, [Pruned(6)])
+        assert await is_incomplete(log, "a")
+        await commit(log, [Pruned(7)])
+        assert not await is_incomplete(log, "a")
+
+
+async def test_a_deleted_end_is_not_used_again(path: Path) -> None:
+    """The sequences of events that were deleted at the end of the log are not given to others."""
+    async with opened(path) as log:
+        await commit(log, [event(rooms=("a",))] * 5)
+    sqlite(path, "DELETE FROM events WHERE offset > 3")
+    async with opened(path) as log:
+        assert log.head == 5
+        assert await is_incomplete(log, "a", after=4) and not await is_incomplete(log, "a", after=5)
+        assert await commit(log, [event()]) == [6]
+
+
+async def test_a_failed_start_keeps_the_progress(path: Path, tmp_path: Path) -> None:
+    """A start that fails, as on a full disk, leaves the next one what the former server has committed."""
+    crashed = tmp_path / "crashed" / path.name
+    crashed.parent.mkdir()
+    async with opened(path, new_epoch=lambda: "first") as log:
+        await commit(log, [event(rooms=("a",))] * 5)
+        for file in ("", "-lock"):  # without the WAL, which has the events
+            shutil.copy(f"{path}{file}", f"{crashed}{file}")
+    with pytest.raises(StoreNotUsable):
+        async with opened(crashed, new_epoch=lambda: "first"):
+            pass
+    async with opened(crashed) as log:
+        assert log.head == 5 and await is_incomplete(log, "a", after=4)
+    assert not crashed.with_name(f"{path.name}-lock").exists()
+
+
+async def test_deleted_neighbours_become_one_row(path: Path) -> None:
+    async with opened(path) as log:
+        await commit(log, [event(rooms=("a",))] * 1000)
+        await commit(log, [BEAT])
+        sqlite(path, "DELETE FROM events WHERE offset > 500")
+        assert sqlite(path, "SELECT first, last FROM altered_ranges") == "501|1000\n"
+
+
+async def test_many_changes_are_one_warning(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Thousands of scattered changes stay small in memory, and are one line in the log."""
+    async with opened(path) as log:
+        for _ in range(5):
+            await commit(log, [event(rooms=("a",))] * 1000)
+        sqlite(path, "UPDATE events SET payload = '[\"other\"]' WHERE offset % 2")
+        await commit(log, [BEAT])
+        assert await is_incomplete(log, "a", after=4998)
+        assert not await is_incomplete(log, "b")
+        sqlite(path, "UPDATE events SET payload = '[\"other\"]' WHERE offset = 1")
+        await commit(log, [BEAT])
+    warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 1 and "changed or deleted events between 1 and 4999" in warnings[0].getMessage()
+
+
+async def test_changed_rooms_do_not_stop_the_start(path: Path) -> None:
+    """A room that is no JSON any more does not keep the server from starting."""
+    async with opened(path) as log:
+        await commit(log, [event(rooms=("a",))] * 3)
+    sqlite(path, "UPDATE events SET rooms = 'a' WHERE offset = 2")
+    async with opened(path) as log:
+        assert await is_incomplete(log, "a", after=1) and not await is_incomplete(log, "a", after=2)
