@@ -57,6 +57,14 @@ async def test_a_cut_inside_a_commit(path: Path, cut: Callable[[Path], None]) ->
             await log.append([BEAT])
 
 
+async def test_a_wal_that_is_gone_at_once(path: Path) -> None:
+    """A WAL that is deleted before the first transaction makes the store unavailable."""
+    async with opened(path) as log:
+        of(path).unlink()
+        with pytest.raises(StoreUnavailable, match="cannot be watched"):
+            await log.append([event()])
+
+
 async def test_checkpoints_are_no_cut(path: Path) -> None:
     """SQLite begins the WAL anew many times, and cuts a WAL that a reader has kept long."""
     async with opened(path) as log:

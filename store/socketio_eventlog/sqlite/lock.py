@@ -108,7 +108,9 @@ class Lock:
         missed at the next start.
         """
         if self._handle is not None:
-            os.pwrite(self._handle, _PROGRESS.pack(progress.epoch.encode(), *progress[1:]), _PROGRESS_AT)
+            content = _PROGRESS.pack(progress.epoch.encode(), *progress[1:])
+            with suppress(OSError):  # the commit has succeeded; an older note misses less, and nothing wrong
+                os.pwrite(self._handle, content, _PROGRESS_AT)
 
     @staticmethod
     def _read_progress(handle: int) -> Progress | None:

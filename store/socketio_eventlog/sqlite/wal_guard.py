@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -128,9 +129,17 @@ class WalGuard:
         return _Index(os.pread(shm, _INDEX_HEADER_BYTES, 0))
 
     def _open(self) -> tuple[int, int]:
+        """Return the handles of WAL and index, opened before the first transaction."""
         if self._handles is None:
             flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)
-            self._handles = os.open(self._wal, flags), os.open(self._shm, flags)
+            with ExitStack() as opened:
+                try:
+                    wal = os.open(self._wal, flags)
+                    opened.callback(os.close, wal)
+                    self._handles = wal, os.open(self._shm, flags)
+                except OSError as error:
+                    raise StoreUnavailable(f"{self._wal} cannot be watched: {error}.") from error
+                opened.pop_all()
         return self._handles
 
 
