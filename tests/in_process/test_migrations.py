@@ -242,8 +242,8 @@ def test_0002_keeps_every_row_of_0001(path: Path) -> None:
     assert sqlite(path, "PRAGMA integrity_check") == "ok\n"
 
 
-def test_0004_keeps_every_row_of_0003(path: Path) -> None:
-    """The migration 0004 keeps every row written under 0003."""
+def test_the_newest_keeps_every_row_of_0003(path: Path) -> None:
+    """The migrations 0004 and 0005 keep every row written under 0003."""
     written_under_0001(path)
     written_under(path, "0003", WRITTEN_UNDER_0003)
     before = rows(path, "answers")

@@ -1,10 +1,5 @@
 """The claims and the node of a session, what a node has applied, and the log's position at earlier times.
 
-And a record of what changes in the log without the server: triggers note the events that another program
-changes or deletes, since a client that has missed one must not be told that it has recovered. The server's
-own pruning raises ``pruned_through`` before it deletes, so the conditions of the triggers leave its rows out.
-REPLACE and INSERT of events are not noted.
-
 The SQL calls an epoch or a node a boot, and the uptime clock the service clock.
 """
 
@@ -36,90 +31,11 @@ CREATE TABLE positions (
   position INTEGER NOT NULL      -- the offset of the last event at that time
 ) STRICT
 """,
-    # The offset of the last event at the last heartbeat: later starts miss rows that were taken off the end.
-    "ALTER TABLE log_state ADD COLUMN head INTEGER NOT NULL DEFAULT 0",
-    # The number of transactions that changed memberships, or what a session may still receive.
-    "ALTER TABLE log_state ADD COLUMN changes INTEGER NOT NULL DEFAULT 0",
-    """
-CREATE TABLE altered_ranges (
-  -- Events that are not what was emitted any more: sessions that need one of them are not recovered.
-  number INTEGER PRIMARY KEY,    -- in the order in which they were noted; the newest row stays
-  namespace TEXT,                -- NULL: not known
-  first INTEGER NOT NULL,        -- the offset of the first of them
-  last INTEGER NOT NULL,         -- the offset of the last of them
-  audience_lost INTEGER NOT NULL DEFAULT 0 -- 1: the index does not know to whom they were addressed
-) STRICT
-""",
-    """
-CREATE INDEX altered_ranges_last -- what pruning looks for
-ON altered_ranges (last)
-""",
-    """
-CREATE TABLE unused_ranges (
-  -- Offsets that no event ever had: those of failed transactions.
-  first INTEGER PRIMARY KEY,
-  last INTEGER NOT NULL
-) STRICT
-""",
-    # Earlier versions did not record them.
-    """
-INSERT INTO unused_ranges (first, last)
-SELECT 1, offset FROM events ORDER BY offset DESC LIMIT 1
-""",
-    # Neighbours become one row, under a new number.
-    """
-CREATE TRIGGER events_deleted AFTER DELETE ON events
-WHEN OLD.offset > (SELECT pruned_through FROM log_state)
-BEGIN
-  INSERT INTO altered_ranges (namespace, first, last)
-  SELECT OLD.namespace, coalesce((
-    SELECT first FROM altered_ranges
-    WHERE number = (SELECT max(number) FROM altered_ranges)
-      AND namespace = OLD.namespace AND last = OLD.offset - 1 AND audience_lost = 0), OLD.offset), OLD.offset;
-  DELETE FROM altered_ranges
-  WHERE number = (SELECT max(number) FROM altered_ranges) - 1
-    AND namespace = OLD.namespace AND last = OLD.offset - 1 AND audience_lost = 0;
-END
-""",
-    """
-CREATE TRIGGER events_updated
-AFTER UPDATE OF offset, namespace, rooms, skip, size_bytes, attachments, payload ON events
-WHEN OLD.offset > (SELECT pruned_through FROM log_state)
-BEGIN
-  INSERT INTO altered_ranges (namespace, first, last)
-  VALUES (CASE WHEN NEW.namespace = OLD.namespace THEN OLD.namespace END, OLD.offset, OLD.offset);
-  INSERT INTO altered_ranges (namespace, first, last)
-  SELECT NEW.namespace, NEW.offset, NEW.offset WHERE NEW.offset <> OLD.offset;
-END
-""",
-    """
-CREATE TRIGGER attachments_deleted AFTER DELETE ON attachments
-WHEN OLD.offset > (SELECT pruned_through FROM log_state)
-BEGIN
-  INSERT INTO altered_ranges (first, last) VALUES (OLD.offset, OLD.offset);
-END
-""",
-    """
-CREATE TRIGGER attachments_updated AFTER UPDATE ON attachments
-WHEN OLD.offset > (SELECT pruned_through FROM log_state)
-BEGIN
-  INSERT INTO altered_ranges (first, last) VALUES (OLD.offset, OLD.offset);
-END
-""",
-    # Before, since REPLACE takes the old row away without its trigger. There is none for events: even one
-    # that does nothing costs each event 0.6 us.
-    """
-CREATE TRIGGER attachments_replaced BEFORE INSERT ON attachments
-WHEN EXISTS (SELECT 1 FROM attachments WHERE offset = NEW.offset AND num = NEW.num)
-BEGIN
-  INSERT INTO altered_ranges (first, last) VALUES (NEW.offset, NEW.offset);
-END
-""",
 )
 
 
 def upgrade() -> None:
-    """Add columns, tables and triggers; all rows stay."""
+    """Add five columns and a table; all rows stay."""
     connection = op.get_bind()
     for statement in STATEMENTS:
         # Directly on the driver: text() would look for :parameters in the comments.
