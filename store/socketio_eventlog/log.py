@@ -68,6 +68,10 @@ class Log(Protocol):
         """Return the offset of a sequence in the present epoch of the log."""
         ...
 
+    def offset_text(self, sequence: int) -> str:
+        """Return ``offset_at`` as the text that clients see; asked for each event."""
+        ...
+
     def offset_of(self, sequence: int) -> Offset:
         """Return the offset that an event received at its emit, perhaps in an earlier epoch."""
         ...

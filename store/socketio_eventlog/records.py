@@ -49,6 +49,8 @@ class Event(NamedTuple):
     def weight_bytes(self) -> int:
         """The event's size in memory: ``size_bytes``, and what the addressed rooms and skipped sids take."""
         names = len(self.skip) + (0 if self.rooms is None else len(self.rooms))
+        if names < 2 and not self.attachments:
+            return len(self.payload)
         return self.size_bytes + names * NAME_BYTES if names > 1 else self.size_bytes
 
 

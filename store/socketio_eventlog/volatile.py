@@ -67,6 +67,10 @@ class VolatileLog:
         """Return an offset for use inside the server only; no client receives the offset."""
         return Offset(self.node, sequence)
 
+    def offset_text(self, sequence: int) -> str:
+        """Return ``offset_at`` as text."""
+        return f"{self.node}.{sequence}"
+
     def offset_of(self, sequence: int) -> Offset:
         return Offset(self.node, sequence)
 

@@ -13,6 +13,7 @@ from socketio_eventlog.errors import StoreUnavailable
 from socketio_eventlog.records import SessionAway, SessionEnd, SessionEnded
 from socketio_eventstore.core import commit_queue
 from socketio_eventstore.core.commit_queue import QueueFull
+from socketio_eventstore.core.operations import JoinRoom
 from socketio_eventstore.core.pending_changes import PendingChanges
 from socketio_eventstore.core.session_operations import (
     EndSession,
@@ -40,7 +41,8 @@ async def test_refusal_passes_a_full_queue(core: Core, monkeypatch: pytest.Monke
     """A refused client never keeps its claim because the queue is full."""
     session, owner = await core.live()
     attached = await core.claim(session, Recorder())
-    monkeypatch.setattr(commit_queue, "QUEUE_OPERATIONS", 0)
+    monkeypatch.setattr(commit_queue, "QUEUE_OPERATIONS", 1)
+    core.queue.enqueue(JoinRoom(session, "room"))
     with pytest.raises(QueueFull):
         await core.emit()
     assert await core.queue.submit(RefuseSession(session, attached, None, 0.0))

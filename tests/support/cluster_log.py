@@ -135,6 +135,9 @@ class Handle(SimulatedReads):
     def offset_at(self, sequence: int) -> Offset:
         return Offset(EPOCH, sequence)
 
+    def offset_text(self, sequence: int) -> str:
+        return f"{EPOCH}.{sequence}"
+
     def offset_of(self, sequence: int) -> Offset:
         return Offset(EPOCH, sequence)
 

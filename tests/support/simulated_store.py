@@ -217,6 +217,9 @@ class SimulatedLog(SimulatedReads):
     def offset_at(self, sequence: int) -> Offset:
         return Offset(self.epoch, sequence)
 
+    def offset_text(self, sequence: int) -> str:
+        return f"{self.epoch}.{sequence}"
+
     def offset_of(self, sequence: int) -> Offset:
         return Offset(self._epochs.epoch_of(sequence), sequence)
 

@@ -12,10 +12,10 @@ def test_events_after_a_sequence_oldest_first() -> None:
     recent = RecentEvents(4, limit_bytes=1_000)
     for sequence in (5, 7, 8):
         recent.append(sequence, event(str(sequence)), SENT)
-    assert [sequence for sequence, _, _ in recent.after(4)] == [5, 7, 8]
-    assert [sequence for sequence, _, _ in recent.after(6)] == [7, 8]
-    assert [sequence for sequence, _, _ in recent.after(7)] == [8]
-    assert [sequence for sequence, _, _ in recent.after(8)] == []
+    assert [sequence for sequence, *_ in recent.after(4)] == [5, 7, 8]
+    assert [sequence for sequence, *_ in recent.after(6)] == [7, 8]
+    assert [sequence for sequence, *_ in recent.after(7)] == [8]
+    assert [sequence for sequence, *_ in recent.after(8)] == []
     assert recent.begins_after == 4
 
 
@@ -25,7 +25,7 @@ def test_oldest_events_are_dropped_beyond_the_bytes() -> None:
     recent = RecentEvents(0, limit_bytes=2 * size_bytes)
     for sequence in range(1, 5):
         recent.append(sequence, event("x"), SENT)
-    assert recent.begins_after == 2 and [sequence for sequence, _, _ in recent.after(2)] == [3, 4]
+    assert recent.begins_after == 2 and [sequence for sequence, *_ in recent.after(2)] == [3, 4]
     recent.append(5, event("x", attachments=(b"y" * 2 * size_bytes,)), SENT)
     assert recent.begins_after == 5 and list(recent.after(5)) == []
 
@@ -35,4 +35,4 @@ def test_oldest_events_are_dropped_beyond_the_count() -> None:
     recent = RecentEvents(0, limit_bytes=1_000_000, limit_events=2)
     for sequence in range(1, 5):
         recent.append(sequence, event("x"), SENT)
-    assert recent.begins_after == 2 and [sequence for sequence, _, _ in recent.after(2)] == [3, 4]
+    assert recent.begins_after == 2 and [sequence for sequence, *_ in recent.after(2)] == [3, 4]

@@ -42,6 +42,10 @@ class Application(Protocol):
         """Call the application's handler of an event; the first argument is the namespace."""
         ...
 
+    def call_event_handler(self, event: str, namespace: str, *arguments: Any) -> Awaitable[Any]:
+        """Call the application's handler of a client's event."""
+        ...
+
     def handle_ack(
         self, connection_id: str, namespace: str, ack_id: int | None, arguments: list[Any]
     ) -> Coroutine[Any, Any, None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import logging
 
 from socketio import packet
 
@@ -131,7 +131,8 @@ class Clients:
                 if session is None or not session.is_connected:
                     log.warning("%s is not connected to namespace %s", connection.id, pkt.namespace)
                     return None
-                log.info('received event "%s" from %s [%s]', pkt.data[0], session.sid, pkt.namespace)
+                if log.isEnabledFor(logging.INFO):
+                    log.info('received event "%s" from %s [%s]', pkt.data[0], session.sid, pkt.namespace)
                 # asyncio.create_task would take a third longer.
                 return asyncio.get_running_loop().create_task(self._handle(connection, session, pkt))
             case packet.ACK | packet.BINARY_ACK if isinstance(pkt.data, list):
@@ -158,16 +159,19 @@ class Clients:
     async def _handle(self, connection: EngineConnection, session: Session, pkt: ClientPacket) -> None:
         """Call the handler of a client's event and send the acknowledgement."""
         event, *arguments = pkt.data
-        application = self._application
+        application, result = self._application, None
         try:
-            result: Any = await application.call_handler(event, pkt.namespace, session.sid, *arguments)
+            result = await application.call_event_handler(event, pkt.namespace, session.sid, *arguments)
+        except asyncio.CancelledError:
+            pass  # python-socketio acknowledges the event then
         except Exception as error:  # noqa: BLE001 -- a fault of the handler
             self.calls.handler_failed(_shown(event), session, error)
             return
         runtime = self._runtime
         if pkt.id is None or result is application.not_handled or runtime is None:
             return
-        frames = runtime.encoder.ack(pkt.namespace, pkt.id, arguments_of(result))
+        arguments = () if result is None else arguments_of(result)
+        frames = runtime.encoder.ack(pkt.namespace, pkt.id, arguments)
         try:
             runtime.queue.post(SendPacket(connection, pkt.namespace, frames))
         except StoreError as error:  # the client may repeat the event after the reconnection

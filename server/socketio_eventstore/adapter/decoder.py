@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple, NoReturn
 
 from socketio import packet
@@ -37,14 +38,18 @@ def _finite(text: str) -> float:
 
 
 _decoder = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
+_scan: Callable[[str, int], tuple[Any, int]] = _decoder.scan_once  # type: ignore[attr-defined]  # undocumented
 
 
 def _decode(text: str) -> Any:
     """Decode a text that begins with the value.
 
-    ``JSONDecoder.decode`` first looks for white space, which takes as long as the rest.
+    ``JSONDecoder.decode`` first looks for white space, which takes as long as the rest. Raises ValueError.
     """
-    value, end = _decoder.raw_decode(text)
+    try:
+        value, end = _scan(text, 0)
+    except StopIteration as error:
+        raise ValueError("no value") from error
     if end < len(text) and text[end:].strip(_JSON_SPACE):
         raise ValueError("something follows the packet")
     return value
@@ -93,7 +98,9 @@ class Decoder:
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
             raise InvalidPacket(f"not a Socket.IO packet: {data[:40]!r}") from error
         if pkt is not None and pkt.packet_type in (packet.EVENT, packet.BINARY_EVENT):
-            _check_event(pkt.data)
+            name = pkt.data[0] if isinstance(pkt.data, list) and pkt.data else None
+            if not isinstance(name, str) or name in _REFUSED_EVENTS:
+                raise InvalidPacket("not an event")
         return pkt
 
     def forget(self, connection_id: str) -> None:
@@ -154,8 +161,3 @@ def _complete(pkt: Any) -> ClientPacket:
     if not isinstance(pkt.namespace, str | None) or not isinstance(pkt.id, int | None):
         raise TypeError("no namespace, or no id")
     return ClientPacket(pkt.packet_type, pkt.namespace or "/", pkt.id, pkt.data)
-
-
-def _check_event(data: Any) -> None:
-    if not isinstance(data, list) or not data or not isinstance(data[0], str) or data[0] in _REFUSED_EVENTS:
-        raise InvalidPacket("not an event")

@@ -140,19 +140,6 @@ def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
 
 
-def encode_event(
-    event: str, arguments: Sequence[Any], encoding: PacketEncoder
-) -> tuple[str, tuple[bytes, ...]]:
-    """Encode an event as stored: the JSON array of name and arguments, and the binary arguments.
-
-    Raises TypeError or ValueError for arguments that cannot be sent.
-    """
-    payload, attachments = encoding.payload([event, *arguments])
-    if '"' not in payload[:2]:
-        raise ValueError(f"the server's json made {payload[:20]!r} of an array of strings")
-    return payload, attachments
-
-
 def arguments_of(data: Any) -> list[Any]:
     """Return the arguments of an emit: a tuple stands for several, None for none."""
     if isinstance(data, tuple):

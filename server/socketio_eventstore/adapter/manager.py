@@ -17,7 +17,8 @@ from socketio_eventstore.adapter import encoder
 from socketio_eventstore.adapter.acknowledgements import AcknowledgementIds, current_call
 from socketio_eventstore.adapter.handlers import running_disconnect_of
 from socketio_eventstore.adapter.server import RecoveryServer
-from socketio_eventstore.core.event_rules import check_event_name, check_text
+from socketio_eventstore.core.commit_queue import CommitQueue
+from socketio_eventstore.core.event_rules import check_event_name, check_names, check_text
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.handler_transaction import deferred_changes, submit_or_defer
 from socketio_eventstore.core.operations import (
@@ -75,6 +76,7 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
     def __init__(self, path: str | Path | None, **arguments: Unpack[RecoveryArguments]) -> None:
         super().__init__()
         self.options = Options(path=None if path is None else Path(path), **arguments)
+        self._max_event_bytes = self.options.max_event_bytes
         self.runtime: Runtime | None = None
         self._starting: asyncio.Future[Runtime] | None = None
         self._is_closed = False
@@ -190,40 +192,56 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
         Raises TypeError or ValueError for an event that cannot be sent, StoreError for one that cannot be
         stored.
         """
-        self.check_loop()
+        if asyncio.get_running_loop() is not self._loop:
+            self.check_loop()
         runtime = self.runtime or await self.opened()
         addressed = room if to is None else to
-        record = self._record(runtime, event, data, namespace, addressed, skip_sid)
-        offset: object = None
-        if callback is not None:
-            await runtime.queue.submit(self._with_ack(runtime, record, callback))
-        elif volatile or not self.server.recovers(namespace):
-            await runtime.queue.submit(EmitVolatile(record))
-        else:
-            offset = await submit_or_defer(runtime.queue, Emit(record))
+        operation = self._emit_of(runtime, event, data, namespace, addressed, skip_sid, callback, volatile)
+        submit = submit_or_defer if operation.is_stored else CommitQueue.submit
+        offset: str | None = await submit(runtime.queue, operation)
         admin_ui = self.server.admin_ui
         if admin_ui is not None:
-            await admin_ui.emitted(runtime, record)
-        return offset if isinstance(offset, str) else None
+            await admin_ui.emitted(runtime, operation.event)
+        return offset
 
-    def _record(
-        self, runtime: Runtime, event: str, data: Any, namespace: str, room: Any, skip_sid: Any
-    ) -> Event:
-        """Make the event as stored. Every error is raised here, before the event has an offset."""
-        check_event_name(event)
-        check_text(namespace, "a namespace")
-        rooms, skip = encoder.rooms_of(room), encoder.skipped_sids(skip_sid)
-        payload, attachments = encoder.encode_event(event, encoder.arguments_of(data), runtime.encoder)
+    def _emit_of(
+        self,
+        runtime: Runtime,
+        event: str,
+        data: Any,
+        namespace: str,
+        room: Any,
+        skip_sid: Any,
+        callback: Callable[..., Any] | None,
+        volatile: bool,
+    ) -> Emit | EmitVolatile | EmitWithAck:
+        """Make the operation of an emit. Every error is raised here, before the event has an offset."""
+        if not isinstance(event, str):
+            check_event_name(event)
+        check_names(event, namespace)
+        rooms = encoder.rooms_of(room)
+        skip = () if skip_sid is None else encoder.skipped_sids(skip_sid)
+        encoding = runtime.encoder
+        payload, attachments = encoding.payload([event, *encoder.arguments_of(data)])
+        if payload[:2] != '["':
+            raise ValueError(f"the server's json made {payload[:20]!r} of an array of strings")
         record = Event(namespace, event, payload, attachments, rooms, skip, time.time())
-        limit = runtime.options.max_event_bytes
-        if record.weight_bytes > limit:
+        operation: Emit | EmitVolatile | EmitWithAck
+        if callback is not None:
+            operation = self._with_ack(runtime, record, callback)
+        elif volatile or not self.server.recovers(namespace):
+            operation = EmitVolatile(record)
+        else:
+            operation = Emit(record)
+        if operation.size_bytes > self._max_event_bytes:
             raise ValueError(
-                f"event {event!r} is {record.weight_bytes} bytes long; at most {limit} can be sent"
+                f"event {event!r} is {operation.size_bytes} bytes long; "
+                f"at most {self._max_event_bytes} can be sent"
             )
-        if not isinstance(runtime.encoder, TextEncoder):
+        if not isinstance(encoding, TextEncoder):
             # A value that the serializer cannot encode must fail here, not after the commit.
-            runtime.encoder.event(namespace, payload, attachments, "")
-        return record
+            encoding.event(namespace, payload, attachments, "")
+        return operation
 
     def _with_ack(self, runtime: Runtime, record: Event, callback: Callable[..., Any]) -> EmitWithAck:
         namespace, encode = record.namespace, runtime.encoder.event

@@ -7,6 +7,8 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
+from inspect import CO_COROUTINE
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, overload
 
 import socketio
@@ -78,7 +80,7 @@ class Manager(Protocol):
         """Commit everything and close the store, until the next ``start``."""
         ...
 
-    async def emit(self, event: str, data: Any, namespace: str, **kwargs: Any) -> str | None:
+    def emit(self, event: str, data: Any, namespace: str, **kwargs: Any) -> Coroutine[Any, Any, str | None]:
         """Store an event and send it to its rooms; return the offset."""
         ...
 
@@ -96,6 +98,8 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
     admin_ui: AdminUi | None
     """The reports for the Admin UI, after ``instrument``."""
     _clients: Clients
+    _has_own_trigger: bool
+    """Whether the application's class calls handlers in a way of its own."""
     _exactly_once: ExactlyOnce
 
     @classmethod
@@ -139,6 +143,8 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
                 ATTACHMENTS_OF_CLIENTS,
             )
         self._exactly_once = ExactlyOnce()
+        stock = socketio.AsyncServer._trigger_event  # noqa: SLF001 -- a hook, as in _HOOKS
+        self._has_own_trigger = type(self)._trigger_event is not stock  # noqa: SLF001
         self.admin_ui = None
         self.eio = Engine.adopt(self.eio)
         self.eio.configure(
@@ -227,7 +233,7 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         async def close_room(self, room: str | int, namespace: str | None = None) -> None: ...
         def rooms(self, sid: str, namespace: str | None = None) -> list[str | int]: ...
 
-    async def emit(
+    def emit(
         self,
         event: str,
         data: Any = None,
@@ -239,7 +245,7 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         ignore_queue: bool = False,
         *,
         volatile: bool = False,
-    ) -> str | None:
+    ) -> Coroutine[Any, Any, str | None]:
         """Emit an event, as ``socketio.AsyncServer.emit`` does, and store it before it is sent.
 
         An empty collection of rooms addresses no client; 0 and "" are rooms. ``to`` wins over ``room``.
@@ -251,15 +257,14 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         if self.logger.isEnabledFor(logging.INFO):
             to_whom = "all" if addressed is None else addressed
             self.logger.info('emitting event "%s" to %s [%s]', event, to_whom, namespace)
-        return await self.manager.emit(
+        return self.manager.emit(  # a coroutine less for each event
             event,
             data,
             namespace,
             room=addressed,
             skip_sid=skip_sid,
             callback=callback,
-            ignore_queue=ignore_queue,
-            **({"volatile": True} if volatile else {}),
+            volatile=volatile,
         )
 
     async def send(self, data: Any, *args: Any, **kwargs: Any) -> str | None:
@@ -474,6 +479,20 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
             self.admin_ui.handler_called(event, *arguments)
         calling: Awaitable[Any] = self._trigger_event(event, *arguments)  # a coroutine less for each event
         return calling
+
+    def call_event_handler(self, event: str, namespace: str, *arguments: Any) -> Awaitable[Any]:
+        """Call the handler of a client's event, as ``call_handler`` does.
+
+        The usual handler, a coroutine function, is called without the questions of ``_trigger_event``, which
+        take longer than the call.
+        """
+        if self._has_own_trigger or self.admin_ui is not None:
+            return self.call_handler(event, namespace, *arguments)
+        handler, passed = self._get_event_handler(event, namespace, arguments)
+        if type(handler) is FunctionType and handler.__code__.co_flags & CO_COROUTINE:
+            calling: Awaitable[Any] = handler(*passed)
+            return calling
+        return self.call_handler(event, namespace, *arguments)
 
     def handle_ack(
         self, connection_id: str, namespace: str, ack_id: int | None, arguments: list[Any]

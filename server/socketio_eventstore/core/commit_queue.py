@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from socketio_eventlog.errors import (
     LogFull,
@@ -87,8 +87,10 @@ class CommitQueue:
         self._waiting: deque[_Group] = deque()
         self._waiting_bytes = 0
         self._waiting_operations = 0
+        self._is_full = False
         self._failures_in_a_row = 0
-        self._wake = asyncio.Event()
+        self._wake: asyncio.Future[None] | None = None
+        """What ``run`` waits for while nothing waits to be appended."""
         self._is_closed = False
         self._is_draining = False
         """Whether a drained batch has not taken effect yet, or failed."""
@@ -112,7 +114,10 @@ class CommitQueue:
         For facts that must be recorded, such as a lost connection, also when the queue is full. Raises
         StoreClosed after ``close``.
         """
-        if self._append(group, None):
+        if self._must_wait(group):
+            self._push(group, None)
+        else:
+            self._take_effect_now(group, None)
             self._flush_schedule.flush()
 
     def post(self, operation: Operation) -> None:
@@ -121,11 +126,15 @@ class CommitQueue:
         An operation with changes must not wait for the shared write: a heartbeat could leave before the
         event and would then confirm the event. Raises QueueFull, StoreClosed.
         """
-        self._raise_if_full()
-        if self._append((operation,), None):
+        if self._is_full:
+            raise self._full()
+        if self._must_wait((operation,)):
+            self._push((operation,), None)
+        else:
+            self._send(operation, None)
             self._flush_schedule.flush_soon()
 
-    def submit(self, *group: Operation) -> asyncio.Future[object]:
+    def submit(self, *group: Operation) -> asyncio.Future[Any]:
         """Append operations to the order; the future ends when they have taken effect.
 
         The call itself takes the place in the order, so the order of calls is the order of the log. The
@@ -133,10 +142,14 @@ class CommitQueue:
         stored. Cancelling the future leaves the operations in the order. Raises QueueFull when too many
         operations wait, StoreClosed after ``close``.
         """
-        if not group[-1].passes_full_queue:
-            self._raise_if_full()
-        result: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-        if self._append(group, result):
+        if self._is_full and not group[-1].passes_full_queue:
+            raise self._full()
+        must_wait = self._must_wait(group)
+        result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if must_wait:
+            self._push(group, result)
+        else:
+            self._take_effect_now(group, result)
             self._flush_schedule.flush()
         return result
 
@@ -144,11 +157,11 @@ class CommitQueue:
         """Append until ``close`` was called and the queue is empty; when cancelled, fail all callers."""
         try:
             while self._waiting or not self._is_closed:
-                if not self._waiting:
-                    self._wake.clear()
-                    await self._wake.wait()
-                    continue
-                await self._process_batch()
+                if self._waiting:
+                    await self._process_batch()
+                else:
+                    self._wake = asyncio.get_running_loop().create_future()
+                    await self._wake
         except asyncio.CancelledError:
             self._is_closed = True
             raise
@@ -164,40 +177,48 @@ class CommitQueue:
     def retry_pending_changes(self) -> None:
         """Try again to store the session changes that an earlier commit could not store."""
         if not self._is_closed and self._pending.retry():
-            self._push(((), None, 0))
+            self._push((), None)
 
     def close(self) -> None:
         """Accept no more operations. ``run`` ends when the queue is empty."""
         self._is_closed = True
-        self._wake.set()
+        self._wake_up()
 
-    def _append(self, operations: Sequence[Operation], result: asyncio.Future[object] | None) -> bool:
-        """Let operations take effect if nothing must be stored before them, or queue them.
-
-        Return whether they have taken effect.
-        """
+    def _must_wait(self, group: Sequence[Operation]) -> bool:
+        """Whether something has to be stored before a group takes effect. Raises StoreClosed."""
         if self._is_closed:
             raise StoreClosed
-        is_busy = self._is_draining or self._waiting or self._pending or self._effects.locked()
-        if is_busy or _are_stored(operations):
-            size_bytes = sum([operation.size_bytes for operation in operations])
-            self._push((operations, result, size_bytes))
-            return False
-        for operation in operations:
-            last = result if operation is operations[-1] else None
-            self._send(operation, last)
-        return True
+        if self._waiting or self._is_draining or self._pending or self._effects.locked():
+            return True
+        for operation in group:  # noqa: SIM110 -- any() with a generator takes twice as long, for each packet
+            if operation.is_stored:
+                return True
+        return False
 
-    def _push(self, group: _Group) -> None:
-        self._waiting.append(group)
-        self._waiting_bytes += group[2]
-        self._waiting_operations += len(group[0])
-        self._wake.set()
+    def _push(self, group: Sequence[Operation], result: asyncio.Future[object] | None) -> None:
+        size_bytes = 0
+        for operation in group:
+            size_bytes += operation.size_bytes
+        self._waiting.append((group, result, size_bytes))
+        self._waiting_operations += len(group)
+        self._waiting_bytes += size_bytes
+        if self._waiting_operations >= QUEUE_OPERATIONS or self._waiting_bytes >= QUEUE_BYTES:
+            self._is_full = True
+        if self._wake is not None:
+            self._wake_up()
 
-    def _raise_if_full(self) -> None:
+    def _wake_up(self) -> None:
+        wake, self._wake = self._wake, None
+        if wake is not None and not wake.done():
+            wake.set_result(None)
+
+    def _take_effect_now(self, group: Sequence[Operation], result: asyncio.Future[object] | None) -> None:
+        for operation in group:
+            self._send(operation, result if operation is group[-1] else None)
+
+    def _full(self) -> QueueFull:
         operations, size_bytes = self._waiting_operations, self._waiting_bytes
-        if operations >= QUEUE_OPERATIONS or size_bytes >= QUEUE_BYTES:
-            raise QueueFull(f"{operations} operations of {size_bytes} bytes are waiting.")
+        return QueueFull(f"{operations} operations of {size_bytes} bytes are waiting.")
 
     async def _process_batch(self) -> None:
         self._is_draining = True
@@ -228,6 +249,7 @@ class CommitQueue:
             operations, size_bytes = more_operations, more_bytes
         self._waiting_operations -= operations
         self._waiting_bytes -= size_bytes
+        self._is_full = self._waiting_operations >= QUEUE_OPERATIONS or self._waiting_bytes >= QUEUE_BYTES
         return groups
 
     async def _process(self, groups: Sequence[_Group]) -> None:
@@ -235,9 +257,12 @@ class CommitQueue:
         pending, counts = len(changes), []
         for operations, _, _ in groups:
             for operation in operations:
-                own = operation.changes()
-                changes += own
-                counts.append(len(own))
+                if operation.is_stored:
+                    own = operation.changes()
+                    changes += own
+                    counts.append(len(own))
+                else:
+                    counts.append(0)
         if not changes:
             async with self._effects:
                 await self._take_own(None, groups, counts, 0)
@@ -401,7 +426,7 @@ class CommitQueue:
         result: asyncio.Future[object] | None,
     ) -> None:
         try:
-            if not operation.only_broadcasts:
+            if operation.changes_recipients:
                 self.context.fan_out.end_run()
             value = operation.apply(self.context, batch, committed)
         except Exception as error:  # noqa: BLE001 -- as in _take_foreign
@@ -413,7 +438,7 @@ class CommitQueue:
 
     def _send(self, operation: Operation, result: asyncio.Future[object] | None) -> None:
         try:
-            if not operation.only_broadcasts:
+            if operation.changes_recipients:
                 self.context.fan_out.end_run()
             value = operation.send(self.context)
         except Exception as error:  # noqa: BLE001 -- as in _take_foreign
@@ -446,13 +471,6 @@ class CommitQueue:
         if operation.has_happened:
             self._pending.keep(operation.changes())
         operation.refused(self.context, error)
-
-
-def _are_stored(operations: Sequence[Operation]) -> bool:
-    for operation in operations:  # noqa: SIM110 -- any() with a generator takes twice as long, for each packet
-        if operation.is_stored:
-            return True
-    return False
 
 
 def _grow(group: _Group) -> bool:

@@ -46,4 +46,4 @@ class Context:
     def offset(self) -> str | None:
         """The offset of the position, as text for clients; None when recovery is disabled."""
         log = self.log
-        return str(log.offset_at(self.recent_events.position)) if log.is_durable else None
+        return log.offset_text(self.recent_events.position) if log.is_durable else None

@@ -57,7 +57,7 @@ def emitted(context: Context, batch: Batch, committed: Committed) -> str | None:
     event, recent_events = committed.change, context.recent_events
     assert type(event) is Event
     recent_events.position = committed.position
-    offset = context.offset
+    offset = context.log.offset_text(committed.position) if context.log.is_durable else None
     recent_events.append(committed.position, event, broadcast(context, event, offset))
     return offset
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, Final, NoReturn
 
 RESERVED_EVENTS: Final = frozenset(
@@ -29,6 +30,16 @@ def check_event_name(name: object) -> None:
     if name in RESERVED_EVENTS:
         raise ValueError(f"event name {name!r} is reserved: official clients close the connection on it")
     check_text(name, "an event's name")
+
+
+@lru_cache(maxsize=1024)
+def check_names(event: str, namespace: str) -> None:
+    """Check the names of an event and its namespace, as ``check_event_name`` and ``check_text`` do.
+
+    What was found for the names in use is kept, since each event asks.
+    """
+    check_event_name(event)
+    check_text(namespace, "a namespace")
 
 
 MAX_NAME_CHARACTERS: Final = 1000

@@ -52,9 +52,14 @@ class FanOut:
 
     def put(self, connection: ClientConnection, frames: Frames) -> None:
         """Add frames for one connection, behind everything added before."""
-        self.end_run()
+        if self._address is not None:
+            self.end_run()
         self.waiting_bytes += frames.size_bytes
-        self._put((connection,), frames)
+        waiting = self._waiting.get(connection)
+        if waiting is None:
+            self._waiting[connection] = [frames]
+        else:
+            waiting.append(frames)
 
     def flush(self) -> None:
         """Hand all gathered frames to the connections."""

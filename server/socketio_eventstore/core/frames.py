@@ -17,6 +17,9 @@ RECORD_SEPARATOR: Final = "\x1e"
 
 _TEXT, _BINARY = 0x81, 0x82  # the FIN bit and the opcode
 _COMPRESSED: Final = 0x40  # RSV1 (RFC 7692 section 7.2.3)
+_LONG: Final = 126  # bytes of a payload from which its size takes more than one byte
+_SHORT_TEXT: Final = tuple(bytes((_TEXT, size)) for size in range(_LONG))
+"""The beginnings of short text frames, by the size of the payload."""
 
 
 class Frames:
@@ -31,7 +34,7 @@ class Frames:
 
     def __init__(self, *packets: str | bytes) -> None:
         self.packets = packets
-        self.size_bytes = sum(map(len, packets))
+        self.size_bytes = len(packets[0]) if len(packets) == 1 else sum(map(len, packets))
         """The weight in a buffer: characters of text plus bytes of attachments."""
         self._websocket: bytes | None = None
         self._deflated: bytes | None = None
@@ -60,7 +63,7 @@ class Frames:
     def websocket(self) -> bytes:
         """The packets as unmasked WebSocket frames, in order."""
         if self._websocket is None:
-            self._websocket = self._as_websocket()
+            self._websocket = b"".join(map(_websocket_frame, self.packets))
         return self._websocket
 
     @property
@@ -75,11 +78,6 @@ class Frames:
         if self._deflated is None:
             self._deflated = self._as_deflated(threshold_bytes)
         return self._deflated
-
-    def _as_websocket(self) -> bytes:
-        if len(self.packets) == 1:
-            return _frame(*_payload(self.packets[0]))
-        return b"".join([_frame(*_payload(packet)) for packet in self.packets])
 
     def _as_deflated(self, threshold_bytes: int) -> bytes:
         return b"".join([_deflated_frame(*_payload(packet), threshold_bytes) for packet in self.packets])
@@ -116,8 +114,12 @@ class _JoinedFrames(FramesWithOffset):
     def _make_without_offset(self) -> Frames:
         return _JoinedFrames([part.without_offset for part in self._parts])
 
-    def _as_websocket(self) -> bytes:
-        return b"".join([part.websocket for part in self._parts])
+    @property
+    def websocket(self) -> bytes:
+        """The packets of all parts."""
+        if self._websocket is None:
+            self._websocket = b"".join([part.websocket for part in self._parts])
+        return self._websocket
 
     def _as_deflated(self, threshold_bytes: int) -> bytes:
         return b"".join([part.deflated(threshold_bytes) for part in self._parts])
@@ -137,6 +139,14 @@ def _payload(packet: str | bytes) -> tuple[int, bytes]:
     return (_TEXT, packet.encode()) if isinstance(packet, str) else (_BINARY, packet)
 
 
+def _websocket_frame(packet: str | bytes) -> bytes:
+    if isinstance(packet, bytes):
+        return _frame(_BINARY, packet)
+    payload = packet.encode()
+    size = len(payload)
+    return _SHORT_TEXT[size] + payload if size < _LONG else _frame(_TEXT, payload)
+
+
 def _deflated_frame(head: int, payload: bytes, threshold_bytes: int) -> bytes:
     if len(payload) < threshold_bytes:
         return _frame(head, payload)
@@ -148,7 +158,7 @@ def _deflated_frame(head: int, payload: bytes, threshold_bytes: int) -> bytes:
 
 def _frame(head: int, payload: bytes) -> bytes:
     size = len(payload)
-    if size < 126:
+    if size < _LONG:
         return bytes((head, size)) + payload
     if size < 65536:
         return struct.pack("!BBH", head, 126, size) + payload

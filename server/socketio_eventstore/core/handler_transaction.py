@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 from socketio_eventstore.core.commit_queue import CommitQueue
 from socketio_eventstore.core.operation import Operation
@@ -64,7 +65,7 @@ def handler_transaction(only: Session | None = None) -> Iterator[list[Operation]
         _present.reset(token)
 
 
-def submit_or_defer(queue: CommitQueue, operation: Operation) -> asyncio.Future[object]:
+def submit_or_defer(queue: CommitQueue, operation: Operation) -> asyncio.Future[Any]:
     """Submit an operation, or defer it inside ``handler_transaction``; then the result is None.
 
     Raises as ``CommitQueue.submit``.
@@ -76,7 +77,7 @@ def submit_or_defer(queue: CommitQueue, operation: Operation) -> asyncio.Future[
         transaction.submitted(operation)
         return queue.submit(operation)
     transaction.operations.append(operation)
-    deferred: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+    deferred: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     deferred.set_result(None)
     return deferred
 

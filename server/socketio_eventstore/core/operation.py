@@ -21,8 +21,9 @@ class Operation:
 
     is_stored: ClassVar[bool] = True
     """Whether the operation has changes. An operation without changes need not wait."""
-    only_broadcasts: ClassVar[bool] = False
-    """Whether the effect calls nothing but ``FanOut.broadcast``; neighbours may then share one look-up."""
+    changes_recipients: ClassVar[bool] = True
+    """Whether a session may join, leave or change its state by the effect. The events before it then need a
+    look-up of their own; else neighbours share one."""
     passes_full_queue: ClassVar[bool] = False
     """Whether the operation is taken although the queue is full: it makes room, or cannot be left out."""
     has_happened: ClassVar[bool] = False
@@ -32,10 +33,8 @@ class Operation:
     the store is back.
     """
 
-    @property
-    def size_bytes(self) -> int:
-        """The weight of the operation while the operation waits in the queue."""
-        return 0
+    size_bytes: int = 0
+    """The weight of the operation while the operation waits in the queue."""
 
     def changes(self) -> Sequence[Change]:
         """Return the changes to append, at least one if the operation is stored; asked for each append.

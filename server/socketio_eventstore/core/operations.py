@@ -44,16 +44,14 @@ MAX_DEFERRED_PACKETS = 1000
 MAX_DEFERRED_BYTES = 1_000_000
 
 
-@dataclass(eq=False)
 class Emit(Operation):
     """A recoverable event: stored, then sent to the live members. The result is the offset."""
 
-    only_broadcasts = True
-    event: Event
+    changes_recipients = False
 
-    @property
-    def size_bytes(self) -> int:
-        return self.event.weight_bytes
+    def __init__(self, event: Event) -> None:
+        self.event = event
+        self.size_bytes = event.weight_bytes
 
     def changes(self) -> Sequence[Change]:
         return (self.event,)
@@ -62,7 +60,6 @@ class Emit(Operation):
         return emitted(context, batch, committed[0])  # the default, with two calls less for each event
 
 
-@dataclass(eq=False)
 class EmitVolatile(UnstoredOperation):
     """An event that is not stored.
 
@@ -70,52 +67,47 @@ class EmitVolatile(UnstoredOperation):
     (socket.io-client 4.6, ``_lastOffset``).
     """
 
-    only_broadcasts = True
-    event: Event
+    changes_recipients = False
 
-    @property
-    def size_bytes(self) -> int:
-        return self.event.weight_bytes
+    def __init__(self, event: Event) -> None:
+        self.event = event
+        self.size_bytes = event.weight_bytes
 
     def send(self, context: Context) -> None:
         broadcast(context, self.event, context.offset)
 
 
-@dataclass(eq=False)
 class EmitWithAck(UnstoredOperation):
     """An event that asks for an acknowledgement: each recipient gets a packet of its own; not stored."""
 
-    event: Event
-    packet_for: Callable[[Session], Frames]
-
-    @property
-    def size_bytes(self) -> int:
-        return self.event.weight_bytes
+    def __init__(self, event: Event, packet_for: Callable[[Session], Frames]) -> None:
+        self.event = event
+        self._packet_for = packet_for
+        self.size_bytes = event.weight_bytes
 
     def send(self, context: Context) -> None:
         for session in context.registry.members(self.event.namespace, self.event.rooms):
             if session.current.connection is not None and session.sid not in self.event.skip:
-                _send_or_defer(context, session, self.packet_for(session))
+                _send_or_defer(context, session, self._packet_for(session))
 
 
-@dataclass(eq=False)
 class SendPacket(UnstoredOperation):
     """A packet for one connection, such as an acknowledgement; not stored."""
 
-    connection: ClientConnection
-    namespace: str
-    frames: Frames
+    changes_recipients = False
 
-    @property
-    def size_bytes(self) -> int:
-        return self.frames.size_bytes
+    def __init__(self, connection: ClientConnection, namespace: str, frames: Frames) -> None:
+        self._connection = connection
+        self._namespace = namespace
+        self._frames = frames
+        self.size_bytes = frames.size_bytes
 
     def send(self, context: Context) -> None:
-        session = self.connection.sessions.get(self.namespace)
-        if session is None:
-            context.fan_out.put(self.connection, self.frames)
+        session = self._connection.sessions.get(self._namespace)
+        if session is None or session.state is State.LIVE:
+            context.fan_out.put(self._connection, self._frames)
         else:
-            _send_or_defer(context, session, self.frames)
+            _send_or_defer(context, session, self._frames)
 
 
 def _send_or_defer(context: Context, session: Session, frames: Frames) -> None:
@@ -138,11 +130,8 @@ def _send_or_defer(context: Context, session: Session, frames: Frames) -> None:
 class SessionOperation(Operation):
     """A change of one session by the handlers."""
 
+    size_bytes = NAME_BYTES
     session: Session
-
-    @property
-    def size_bytes(self) -> int:
-        return NAME_BYTES
 
     @abstractmethod
     def change(self) -> DataSaved | SessionBound | RoomJoined | RoomLeft:
@@ -189,9 +178,8 @@ class SaveData(SessionOperation):
 
     data: str
 
-    @property
-    def size_bytes(self) -> int:
-        return NAME_BYTES + len(self.data)
+    def __post_init__(self) -> None:
+        self.size_bytes = NAME_BYTES + len(self.data)
 
     def change(self) -> DataSaved:
         return DataSaved(self.session.namespace, self.session.sid, self.data)
@@ -205,9 +193,8 @@ class BindIdentity(SessionOperation):
     """The connection that has authenticated as the identity."""
     identity: str
 
-    @property
-    def size_bytes(self) -> int:
-        return NAME_BYTES + len(self.identity)
+    def __post_init__(self) -> None:
+        self.size_bytes = NAME_BYTES + len(self.identity)
 
     def change(self) -> SessionBound:
         return SessionBound(self.session.namespace, self.session.sid, self.identity)
@@ -224,9 +211,8 @@ class StoreIdempotencyKey(Operation):
 
     handled: EventHandled
 
-    @property
-    def size_bytes(self) -> int:
-        return len(self.handled.acknowledgement)
+    def __post_init__(self) -> None:
+        self.size_bytes = len(self.handled.acknowledgement)
 
     def changes(self) -> Sequence[Change]:
         return (self.handled,)

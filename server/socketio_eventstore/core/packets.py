@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from socketio_eventstore.core import event_rules
@@ -158,12 +159,11 @@ class TextEncoder:
 
     def __init__(self, encode: Dumps = dumps, max_attachments: int | None = None) -> None:
         """``encode`` makes the JSON; ``max_attachments``: binary arguments that clients take in a packet."""
-        self._encode = encode
         self._max_attachments = max_attachments
-
-    def payload(self, values: Sequence[Any]) -> tuple[str, tuple[bytes, ...]]:
-        """Encode as ``payload_of`` does."""
-        return payload_of(values, self._encode, self._max_attachments)
+        self.payload: Callable[[Sequence[Any]], tuple[str, tuple[bytes, ...]]] = partial(
+            payload_of, encode=encode, max_attachments=max_attachments
+        )
+        """Encodes as ``payload_of`` does."""
 
     def is_readable(self, payload: str, attachments: int) -> bool:
         """Whether a stored event obeys the rules (see ``event_rules``)."""
@@ -187,16 +187,18 @@ class TextEncoder:
             text, frames = f'{payload[:-1]},"{offset}"]', _TextEvent
         if ack_id is not None:
             text = f"{ack_id}{text}"
+        prefix = "" if namespace == "/" else namespace + ","
         if attachments:
-            return frames(f"45{len(attachments)}-{_prefix(namespace)}{text}", *attachments)
-        return frames(f"42{_prefix(namespace)}{text}")
+            return frames(f"45{len(attachments)}-{prefix}{text}", *attachments)
+        return frames(f"42{prefix}{text}")
 
     def ack(self, namespace: str, ack_id: int, values: Sequence[Any]) -> Frames:
         """Encode an ACK or BINARY_ACK."""
-        text, attachments = self.payload(values)
+        text, attachments = self.payload(values) if values else ("[]", ())
+        prefix = "" if namespace == "/" else namespace + ","
         if attachments:
-            return Frames(f"46{len(attachments)}-{_prefix(namespace)}{ack_id}{text}", *attachments)
-        return Frames(f"43{_prefix(namespace)}{ack_id}{text}")
+            return Frames(f"46{len(attachments)}-{prefix}{ack_id}{text}", *attachments)
+        return Frames(f"43{prefix}{ack_id}{text}")
 
     def connect(self, namespace: str, sid: str, pid: str | None) -> Frames:
         """Encode ``40{"sid":…,"pid":…}``."""

@@ -20,16 +20,18 @@ class RecentEvents:
         """Every event after this sequence is here."""
         self._limit_bytes = limit_bytes
         self._limit_events = limit_events
-        self._events: deque[tuple[int, Event, Frames]] = deque()
+        self._events: deque[tuple[int, Event, Frames, int]] = deque()
+        """Each with its weight in bytes."""
         self._size_bytes = 0
 
     def append(self, sequence: int, event: Event, frames: Frames) -> None:
         """Add the newest event with the frames that were sent, and drop the oldest beyond the limits."""
-        self._events.append((sequence, event, frames))
-        self._size_bytes += event.weight_bytes
+        weight_bytes = event.weight_bytes
+        self._events.append((sequence, event, frames, weight_bytes))
+        self._size_bytes += weight_bytes
         while self._size_bytes > self._limit_bytes or len(self._events) > self._limit_events:
-            self.begins_after, oldest, _ = self._events.popleft()
-            self._size_bytes -= oldest.weight_bytes
+            self.begins_after, _, _, weight_bytes = self._events.popleft()
+            self._size_bytes -= weight_bytes
 
     def clear(self) -> None:
         """Forget all events, since one of them is missing: replays read the store."""
@@ -37,14 +39,14 @@ class RecentEvents:
         self._size_bytes = 0
         self.begins_after = self.position
 
-    def after(self, sequence: int) -> Iterator[tuple[int, Event, Frames]]:
-        """Iterate over the events beyond a sequence, oldest first.
+    def after(self, sequence: int) -> Iterator[tuple[int, Event, Frames, int]]:
+        """Iterate over the events beyond a sequence, oldest first: each with its frames and its weight.
 
         The sequence must be at least ``begins_after``.
         """
         newest_first = reversed(self._events)
         count = 0
-        for found, _, _ in newest_first:
+        for found, _, _, _ in newest_first:
             if found <= sequence:
                 break
             count += 1

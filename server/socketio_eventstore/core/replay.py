@@ -206,7 +206,7 @@ class Replayer:
         current, recent_events = session.current, self._recent_events
         if current.sent < recent_events.begins_after:
             return False
-        for sequence, event, frames in recent_events.after(current.sent):
+        for sequence, event, frames, _ in recent_events.after(current.sent):
             if session.receives(event, sequence):
                 self._put(session, sequence, frames)
         self._release_deferred(session, recent_events.position)

@@ -260,9 +260,8 @@ class RevokeIdentity(Operation):
     caller: contextvars.Context = field(default_factory=contextvars.copy_context, kw_only=True)
     """The context variables of the caller, for the disconnect handlers."""
 
-    @property
-    def size_bytes(self) -> int:
-        return len(self.identity)
+    def __post_init__(self) -> None:
+        self.size_bytes = len(self.identity)
 
     def apply(self, context: Context, batch: Batch, committed: Sequence[Committed]) -> object:
         return self.caller.run(super().apply, context, batch, committed)

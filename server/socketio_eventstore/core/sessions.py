@@ -47,7 +47,7 @@ _TRANSITIONS = {
     State.ENDED: set(),
 }
 
-CONNECTED = frozenset({State.REPLAYING, State.LIVE})
+CONNECTED = (State.REPLAYING, State.LIVE)
 """The states in which the client was accepted and is connected."""
 
 

@@ -126,6 +126,8 @@ class FrameReader:
             consumed = self._read_frames(data, start, messages)
         except _ProtocolViolation as violation:
             messages.append(Close(violation.code))
+        except UnicodeDecodeError:
+            messages.append(Close(CloseCode.INVALID_TEXT))
         else:
             if consumed < len(data):
                 if self.inflated_bytes:
@@ -141,10 +143,14 @@ class FrameReader:
         while (bounds := self._payload_bounds(data, start)) is not None:
             head = data[start]
             payload_at, end = bounds
-            payload = _unmask(data[payload_at:end], data[payload_at - 4 : payload_at])
+            size = end - payload_at
+            key = (data[payload_at - 4 : payload_at] * (size // 4 + 1))[:size]
+            # One exclusive-or of two large integers: a loop over the bytes takes 50 times as long.
+            unmasked = int.from_bytes(data[payload_at:end], "little") ^ int.from_bytes(key, "little")
+            payload = unmasked.to_bytes(size, "little")
             start = end
             if head == _WHOLE_TEXT and self._message is None:
-                messages.append(_decode_text(payload))
+                messages.append(payload.decode())
                 continue
             message = (
                 self._read_control(head, payload) if head & _CONTROL else self._add_fragment(head, payload)
@@ -208,7 +214,7 @@ class FrameReader:
         content, first, self._message = bytes(self._message), self._head, None
         if first & _COMPRESSED:
             content = self._inflate(content)
-        return _decode_text(content) if first & 0x0F == _TEXT else content
+        return content.decode() if first & 0x0F == _TEXT else content
 
     def _inflate(self, content: bytes) -> bytes:
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
@@ -228,19 +234,5 @@ def _status_code(payload: bytes) -> int:
     code = int.from_bytes(payload[:2])
     if len(payload) == 1 or not any(code in codes for codes in _SENDABLE):
         raise _ProtocolViolation(CloseCode.PROTOCOL_ERROR)
-    _decode_text(payload[2:])  # the reason
+    payload[2:].decode()  # the reason
     return code
-
-
-def _unmask(payload: bytes, mask: bytes) -> bytes:
-    size = len(payload)
-    key = (mask * (size // 4 + 1))[:size]
-    # One exclusive-or of two large integers: a loop over the bytes takes 50 times as long.
-    return (int.from_bytes(payload, "little") ^ int.from_bytes(key, "little")).to_bytes(size, "little")
-
-
-def _decode_text(payload: bytes) -> str:
-    try:
-        return payload.decode()
-    except UnicodeDecodeError as error:
-        raise _ProtocolViolation(CloseCode.INVALID_TEXT) from error

@@ -168,6 +168,9 @@ class EventLog:
     def offset_at(self, sequence: int) -> Offset:
         return Offset(self.node, sequence)
 
+    def offset_text(self, sequence: int) -> str:
+        return f"{self.node}.{sequence}"
+
     def offset_of(self, sequence: int) -> Offset:
         return Offset(self._epochs.epoch_of(sequence), sequence)
 
@@ -213,7 +216,8 @@ class EventLog:
             self._report(altered)
         for change, position, _, _ in batch.changes:
             if type(change) is Event:
-                index.add(position, change.namespace, change.rooms, change.size_bytes)
+                size_bytes = change.size_bytes if change.attachments else len(change.payload)
+                index.add(position, change.namespace, change.rooms, size_bytes)
                 self._head = position
             elif type(change) is Pruned:
                 self._pruned_through = max(self._pruned_through, min(change.through, position))
