@@ -157,10 +157,8 @@ async def test_a_job_that_hangs_does_not_stop_the_loop(database: Database, commi
     def hang(connection: sqlite3.Connection) -> None:
         assert isinstance(connection, StoreConnection) and connection.gil_relief is not None
         if committing:
-            with connection.gil_relief.committing():
-                may_end.wait()
-        else:
-            may_end.wait()
+            connection.gil_relief.commit_begins()
+        may_end.wait()
 
     hanging = database.submit(hang)
     with SaturatedLoop() as loop:

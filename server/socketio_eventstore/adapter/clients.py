@@ -17,7 +17,7 @@ from socketio_eventstore.adapter.encoder import arguments_of
 from socketio_eventstore.adapter.handlers import HandlerCalls
 from socketio_eventstore.core.operations import SendPacket
 from socketio_eventstore.core.runtime import Runtime
-from socketio_eventstore.core.sessions import ClientConnection, Session
+from socketio_eventstore.core.sessions import CONNECTED, ClientConnection, Session
 from socketio_eventstore.transport.connection import EngineConnection
 from socketio_eventstore.transport.inbox import InvalidPacket
 
@@ -128,7 +128,7 @@ class Clients:
             case packet.EVENT | packet.BINARY_EVENT:
                 session = connection.sessions.get(pkt.namespace)
                 log = self._application.logger
-                if session is None or not session.is_connected:
+                if session is None or session.state not in CONNECTED:
                     log.warning("%s is not connected to namespace %s", connection.id, pkt.namespace)
                     return None
                 if log.isEnabledFor(logging.INFO):

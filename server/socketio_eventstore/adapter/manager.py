@@ -229,7 +229,7 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
         operation: Emit | EmitVolatile | EmitWithAck
         if callback is not None:
             operation = self._with_ack(runtime, record, callback)
-        elif volatile or not self.server.recovers(namespace):
+        elif volatile or (self.server.admin_ui is not None and not self.server.recovers(namespace)):
             operation = EmitVolatile(record)
         else:
             operation = Emit(record)

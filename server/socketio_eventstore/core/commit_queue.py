@@ -84,6 +84,7 @@ class CommitQueue:
     def __init__(self, context: Context, flush_schedule: FlushSchedule) -> None:
         self.context = context
         self._flush_schedule = flush_schedule
+        self._loop = asyncio.get_running_loop()
         self._waiting: deque[_Group] = deque()
         self._waiting_bytes = 0
         self._waiting_operations = 0
@@ -114,9 +115,7 @@ class CommitQueue:
         For facts that must be recorded, such as a lost connection, also when the queue is full. Raises
         StoreClosed after ``close``.
         """
-        if self._must_wait(group):
-            self._push(group, None)
-        else:
+        if not self._put(group, None):
             self._take_effect_now(group, None)
             self._flush_schedule.flush()
 
@@ -128,9 +127,7 @@ class CommitQueue:
         """
         if self._is_full:
             raise self._full()
-        if self._must_wait((operation,)):
-            self._push((operation,), None)
-        else:
+        if not self._put((operation,), None):
             self._send(operation, None)
             self._flush_schedule.flush_soon()
 
@@ -144,11 +141,8 @@ class CommitQueue:
         """
         if self._is_full and not group[-1].passes_full_queue:
             raise self._full()
-        must_wait = self._must_wait(group)
-        result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        if must_wait:
-            self._push(group, result)
-        else:
+        result: asyncio.Future[Any] = self._loop.create_future()
+        if not self._put(group, result):
             self._take_effect_now(group, result)
             self._flush_schedule.flush()
         return result
@@ -160,7 +154,7 @@ class CommitQueue:
                 if self._waiting:
                     await self._process_batch()
                 else:
-                    self._wake = asyncio.get_running_loop().create_future()
+                    self._wake = self._loop.create_future()
                     await self._wake
         except asyncio.CancelledError:
             self._is_closed = True
@@ -177,28 +171,32 @@ class CommitQueue:
     def retry_pending_changes(self) -> None:
         """Try again to store the session changes that an earlier commit could not store."""
         if not self._is_closed and self._pending.retry():
-            self._push((), None)
+            self._push((), None, 0)
 
     def close(self) -> None:
         """Accept no more operations. ``run`` ends when the queue is empty."""
         self._is_closed = True
         self._wake_up()
 
-    def _must_wait(self, group: Sequence[Operation]) -> bool:
-        """Whether something has to be stored before a group takes effect. Raises StoreClosed."""
+    def _put(self, group: Sequence[Operation], result: asyncio.Future[object] | None) -> bool:
+        """Let a group wait for its batch. Return False if nothing has to be stored before it takes effect.
+
+        Raises StoreClosed.
+        """
         if self._is_closed:
             raise StoreClosed
-        if self._waiting or self._is_draining or self._pending or self._effects.locked():
-            return True
-        for operation in group:  # noqa: SIM110 -- any() with a generator takes twice as long, for each packet
-            if operation.is_stored:
-                return True
-        return False
-
-    def _push(self, group: Sequence[Operation], result: asyncio.Future[object] | None) -> None:
-        size_bytes = 0
+        size_bytes, must_wait = 0, self._is_draining or bool(self._waiting)
         for operation in group:
             size_bytes += operation.size_bytes
+            must_wait = must_wait or operation.is_stored
+        if not (must_wait or self._pending or self._effects.locked()):
+            return False
+        self._push(group, result, size_bytes)
+        return True
+
+    def _push(
+        self, group: Sequence[Operation], result: asyncio.Future[object] | None, size_bytes: int
+    ) -> None:
         self._waiting.append((group, result, size_bytes))
         self._waiting_operations += len(group)
         self._waiting_bytes += size_bytes
@@ -328,7 +326,7 @@ class CommitQueue:
         self, changes: Sequence[Change], groups: Sequence[_Group], counts: Sequence[int], pending: int
     ) -> None:
         """Append changes and wait until they have taken effect. Raises StoreError."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         deadline = loop.time() + BUSY_TIMEOUT_SECONDS
         while True:
             try:
@@ -350,7 +348,7 @@ class CommitQueue:
     async def _append_once(
         self, changes: Sequence[Change], groups: Sequence[_Group], counts: Sequence[int], pending: int
     ) -> None:
-        taken_effect: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        taken_effect: asyncio.Future[None] = self._loop.create_future()
         self._appends += 1
         self._appended = _Appended(self._appends, groups, counts, pending, taken_effect)
         place = self.context.log.append(changes)

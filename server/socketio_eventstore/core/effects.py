@@ -54,11 +54,14 @@ def broadcast(context: Context, event: Event, offset: str | None) -> Frames:
 
 def emitted(context: Context, batch: Batch, committed: Committed) -> str | None:
     """Send an event to its live members; return the offset."""
-    event, recent_events = committed.change, context.recent_events
+    event, position = committed.change, committed.position
     assert type(event) is Event
-    recent_events.position = committed.position
-    offset = context.log.offset_text(committed.position) if context.log.is_durable else None
-    recent_events.append(committed.position, event, broadcast(context, event, offset))
+    log, recent_events = context.log, context.recent_events
+    recent_events.position = position
+    offset = log.offset_text(position) if log.is_durable else None
+    frames = context.encoder.event(event.namespace, event.payload, event.attachments, offset)
+    context.fan_out.broadcast((event.namespace, event.rooms, event.skip), frames)
+    recent_events.append(position, event, frames)
     return offset
 
 

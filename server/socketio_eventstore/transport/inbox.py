@@ -114,7 +114,7 @@ class Inbox:
 
     def put(self, packet: Packet) -> None:
         """Handle a packet now, or queue the packet behind earlier ones. Raises InvalidPacket."""
-        if not (self._queued or self._is_full):
+        if not self._queued and not self._is_full:
             self._handle_packet(packet)
             return
         self._enqueue(packet)

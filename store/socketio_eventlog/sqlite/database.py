@@ -67,8 +67,11 @@ class StoreConnection(sqlite3.Connection):
         if self.gil_relief is None:
             super().commit()
         else:
-            with self.gil_relief.committing():
+            self.gil_relief.commit_begins()
+            try:
                 super().commit()
+            finally:
+                self.gil_relief.commit_ends()
 
     def close(self) -> None:
         """Close the connection, then release the lock of the file."""

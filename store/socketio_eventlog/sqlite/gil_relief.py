@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 FIRST_PAUSE_SECONDS: Final = 0.001
@@ -38,6 +36,7 @@ class GilRelief:
         self._completed = 0  # like the next two, written on the thread only
         self._is_committing = False
         self._progress = threading.Event()
+        self._is_waiting = False  # the loop for the event; a job that sets it for nobody takes its time
         self._watching = False
 
     def job_submitted(self) -> None:
@@ -50,17 +49,18 @@ class GilRelief:
     def job_completed(self) -> None:
         """Count a completed job, after the delivery of its result to the loop; on the thread."""
         self._completed += 1
-        self._progress.set()
+        if self._is_waiting:
+            self._progress.set()
 
-    @contextmanager
-    def committing(self) -> Iterator[None]:
-        """Mark the time in which the job waits for the disk; on the thread."""
+    def commit_begins(self) -> None:
+        """Note that the job waits for the disk from now on; on the thread."""
         self._is_committing = True
-        self._progress.set()
-        try:
-            yield
-        finally:
-            self._is_committing = False
+        if self._is_waiting:
+            self._progress.set()
+
+    def commit_ends(self) -> None:
+        """Note that the job does not wait for the disk any more; on the thread."""
+        self._is_committing = False
 
     def _schedule_check(self, pause: float) -> None:
         self._loop.call_later(pause, self._check, self._completed, pause)
@@ -83,7 +83,9 @@ class GilRelief:
             self._wait(completed, MAX_COMMIT_WAIT_SECONDS)
 
     def _wait(self, completed: int, max_seconds: float) -> None:
-        # The clear precedes the comparison: a job with its end in between sets the event again.
+        # Both precede the comparison: a job with its end in between sets the event again.
+        self._is_waiting = True
         self._progress.clear()
         if self._completed == completed:
             self._progress.wait(max_seconds)
+        self._is_waiting = False
