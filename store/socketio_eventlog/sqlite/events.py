@@ -17,6 +17,8 @@ _INSERT: Final = """
 INSERT INTO events (offset, emitted_at, namespace, event, rooms, skip, size_bytes, attachments, payload)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
+_FEW: Final = 8
+"""The most rooms whose encoding is cached."""
 _ATTACHMENTS: Final = attrgetter("attachments")
 _INSERT_ATTACHMENT: Final = "INSERT INTO attachments (offset, num, content) VALUES (?, ?, ?)"
 
@@ -63,18 +65,21 @@ def _row(sequence: int, event: Event) -> tuple[object, ...]:
         emitted_at,
         namespace,
         name,
-        None if rooms is None else _as_json(rooms),
-        _as_json(skip) if skip else None,
+        None if rooms is None else _few_as_json(rooms) if len(rooms) <= _FEW else _as_json(rooms),
+        None if not skip else _few_as_json(skip) if len(skip) <= _FEW else _as_json(skip),
         event.size_bytes if attachments else len(payload),
         len(attachments),
         payload,
     )
 
 
-# A few rooms occur in most events, and their encoding costs more than the rest of the row.
-@lru_cache(maxsize=1024)
 def _as_json(names: tuple[Room, ...]) -> str:
     return json.dumps(names, ensure_ascii=False, separators=(",", ":"))
+
+
+# A few rooms occur in most events, and their encoding costs more than the rest of the row. Thousands of rooms
+# would stay in the cache with their names.
+_few_as_json: Final = lru_cache(maxsize=1024)(_as_json)
 
 
 def read(
