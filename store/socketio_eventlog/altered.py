@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from typing import Final, NamedTuple
 
-from socketio_eventlog.segment import SEGMENT_LENGTH, AudienceRange, Segment
+from socketio_eventlog.segment import AudienceRange, Segment
 
 MAX_RANGES: Final = 1000
 """Ranges in memory; more are merged with their neighbours, and more sessions are not recovered then."""
@@ -81,6 +81,6 @@ def _has_event(segments: Iterable[Segment], ranges: Sequence[AudienceRange]) -> 
     return any(
         segment.part(range_) is not None
         for segment in segments
-        if segment.first <= last and first < segment.first + SEGMENT_LENGTH
+        if segment.first <= last and first < segment.end
         for range_ in ranges
     )

@@ -2,27 +2,46 @@
 
 An index by room on disk dirties a random page for every event; in memory the index costs next to nothing.
 The index divides the log into segments of consecutive sequences. A segment is complete as soon as the log
-has grown past the segment. The store then writes the segment to disk once, drops the segment from memory
-when the index exceeds the memory limit, and deletes the segment as a whole with the segment's last event.
+has grown past the segment, or the segment weighs a share of the memory limit: events that are addressed to
+thousands of rooms each fill a segment soon. The store then writes the segment to disk once, drops the segment
+from memory when the index exceeds the memory limit, and deletes the segment as a whole with the segment's
+last event.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
 from socketio_eventlog.records import Room
-from socketio_eventlog.segment import SEGMENT_LENGTH, AudienceRange, Segment, SegmentChunk
+from socketio_eventlog.segment import (
+    SEGMENT_LENGTH,
+    AudienceRange,
+    Segment,
+    SegmentChunk,
+    end_of_segment,
+)
 
+LEAST_FULL_SEGMENT_BYTES = 2_000_000
+"""The least weight at which a segment is complete, in bytes."""
+_SEGMENTS_IN_MEMORY = 8
 _MIN_CHUNK_LISTS = 256
 
 
 class Index:
     """The segments of the log: the keys of all segments, and the newest segments with their lists."""
 
-    def __init__(self, max_memory_bytes: int) -> None:
-        """``max_memory_bytes``: the limit of ``memory_bytes``; the newest segment stays in any case."""
+    def __init__(
+        self, max_memory_bytes: int, least_full_segment_bytes: int = LEAST_FULL_SEGMENT_BYTES
+    ) -> None:
+        """``max_memory_bytes``: the limit of ``memory_bytes``.
+
+        Segments that are not on disk stay in any case: the newest segment, up to an eighth of the limit or
+        ``least_full_segment_bytes``; the segment before; and the events of the commits of the moment.
+        """
         self._max_memory_bytes = max_memory_bytes
+        self._full_segment_bytes = max(least_full_segment_bytes, max_memory_bytes // _SEGMENTS_IN_MEMORY)
+        self._max_unwritten_bytes = max(max_memory_bytes, 2 * self._full_segment_bytes)
         self._keys: list[int] = []
         self._loaded: dict[int, Segment] = {}
         self._on_disk: set[int] = set()
@@ -37,74 +56,98 @@ class Index:
     def add(self, sequence: int, namespace: str, rooms: Sequence[Room] | None, size_bytes: int) -> None:
         """Add an event with a larger sequence than every event before."""
         newest = self._newest
-        if newest is None or sequence >= newest.first + SEGMENT_LENGTH:
-            newest = Segment(sequence // SEGMENT_LENGTH)
+        if newest is None or sequence >= newest.end:
+            newest = Segment(self._first_of_next(sequence))
             self.add_segment(newest, on_disk=False)
         newest.add(sequence, namespace, rooms, size_bytes)
+        if newest.memory_bytes > self._full_segment_bytes:
+            newest.close_after(sequence)
+            self._older_bytes += newest.memory_bytes
+            self._newest = None
+
+    def _first_of_next(self, sequence: int) -> int:
+        """Return the first sequence of the segment that begins with an event."""
+        first = sequence - sequence % SEGMENT_LENGTH
+        return sequence if self._keys and self._keys[-1] >= first else first
 
     def add_segment(self, segment: Segment, *, on_disk: bool) -> None:
         """Add a segment with its lists, newer than every segment before."""
         if self._newest is not None:
             self._older_bytes += self._newest.memory_bytes
-        self._newest = self._loaded[segment.key] = segment
-        self._keys.append(segment.key)
+        self._newest = self._loaded[segment.first] = segment
+        self._keys.append(segment.first)
         if on_disk:
-            self._on_disk.add(segment.key)
+            self._on_disk.add(segment.first)
 
     def add_stored_segment(self, key: int) -> None:
         """Add the key of a segment whose lists stay on disk, newer than every segment before."""
         self._keys.append(key)
         self._on_disk.add(key)
 
-    def next_chunk(self, events: int) -> SegmentChunk | None:
-        """Return the next chunk of the complete segments for a commit of ``events`` events, or None.
+    def next_chunks(self, events: int) -> list[SegmentChunk]:
+        """Return the next chunks of the complete segments for a commit of ``events`` events.
 
         The oldest segment comes first. A segment of direct messages has a list for each event, and all
         lists in one commit would delay the commit. A chunk grows with ``events``, since in the end the
-        store must write a segment faster than the events of the commits arrive.
+        store must write a segment faster than the events of the commits arrive. Only what exceeds the memory
+        is written at once.
         """
-        segment = self._oldest_unwritten()
-        if segment is None:
-            return None
-        start, end = segment.lists_written, len(segment.lists)
-        share = 2 * end * events // SEGMENT_LENGTH
-        return SegmentChunk(segment, start, min(start + max(share, _MIN_CHUNK_LISTS), end))
+        chunks: list[SegmentChunk] = []
+        excess_bytes: float = self.memory_bytes - self._max_unwritten_bytes
+        for segment in self._unwritten():
+            if chunks and excess_bytes <= 0:
+                break
+            start, end = segment.lists_written, len(segment.lists)
+            share = 2 * end * events // len(segment.sizes)
+            excess = int(end * min(excess_bytes / segment.memory_bytes, 1))
+            stop = min(start + max(share, excess, _MIN_CHUNK_LISTS), end)
+            chunks.append(SegmentChunk(segment, start, stop))
+            excess_bytes -= segment.memory_bytes
+        return chunks
 
-    def _oldest_unwritten(self) -> Segment | None:
-        oldest = None
+    def _unwritten(self) -> list[Segment]:
+        """Return the complete segments that are not on disk, oldest first."""
+        unwritten = []
         for key in reversed(self._keys):
             if key in self._on_disk:
                 break
-            if self._loaded[key] is not self._newest:
-                oldest = self._loaded[key]
-        return oldest
+            segment = self._loaded[key]
+            if segment is not self._newest:
+                unwritten.append(segment)
+        return unwritten[::-1]
 
     def mark_written(self, chunk: SegmentChunk) -> None:
         """Record that the chunk is on disk. A second call with the same chunk does nothing."""
         segment = chunk.segment
         segment.lists_written = max(segment.lists_written, chunk.stop)
-        if chunk.is_last and segment.key in self._loaded:
-            self._on_disk.add(segment.key)
+        if chunk.is_last and segment.first in self._loaded:
+            self._on_disk.add(segment.first)
 
     def evict(self) -> None:
         """Drop the lists of the oldest segments on disk, until the rest fits the memory limit."""
         while self.memory_bytes > self._max_memory_bytes:
             oldest = next(iter(self._loaded.values()))
-            if oldest.key not in self._on_disk or oldest is self._newest:
+            if oldest.first not in self._on_disk or oldest is self._newest:
                 break
             self._unload(oldest)
 
     def drop_through(self, sequence: int) -> None:
         """Drop the segments whose last sequence is at most ``sequence``."""
-        end = bisect_left(self._keys, (sequence + 1) // SEGMENT_LENGTH)
+        end = bisect_right(self._keys, sequence)
+        if end and self._end_at_the_latest(end - 1) > sequence + 1:
+            end -= 1
         for key in self._keys[:end]:
             self._on_disk.discard(key)
             if key in self._loaded:
                 self._unload(self._loaded[key])
         del self._keys[:end]
 
+    def _end_at_the_latest(self, number: int) -> int:
+        """Return a sequence that is after all events of a segment, and after none of later segments."""
+        return min([end_of_segment(self._keys[number]), *self._keys[number + 1 : number + 2]])
+
     def _unload(self, segment: Segment) -> None:
-        del self._loaded[segment.key]
+        del self._loaded[segment.first]
         if segment is self._newest:
             self._newest = None
         else:
@@ -123,6 +166,9 @@ class Index:
     def _overlapping_keys(self, ranges: Sequence[AudienceRange]) -> list[int]:
         if not ranges:
             return []
-        first = min(range_.first for range_ in ranges) // SEGMENT_LENGTH
-        last = max(range_.last for range_ in ranges) // SEGMENT_LENGTH
-        return self._keys[bisect_left(self._keys, first) : bisect_right(self._keys, last)]
+        first = min(range_.first for range_ in ranges)
+        last = max(range_.last for range_ in ranges)
+        start = bisect_right(self._keys, first)
+        if start and self._end_at_the_latest(start - 1) > first:
+            start -= 1
+        return self._keys[start : bisect_right(self._keys, last)]

@@ -1,7 +1,8 @@
-"""Segments: the index of equal parts of the log, in memory. No I/O.
+"""Segments: the index of parts of the log, in memory. No I/O.
 
-A segment covers SEGMENT_LENGTH consecutive sequences. For each audience the segment has a list with the
-audience's events, as remainders: sequence modulo SEGMENT_LENGTH.
+A segment covers at most SEGMENT_LENGTH consecutive sequences, and ends before a multiple of SEGMENT_LENGTH.
+For each audience the segment has a list with the audience's events, as remainders: the distances from the
+first sequence of the segment.
 """
 
 from __future__ import annotations
@@ -28,9 +29,15 @@ Audience: TypeAlias = tuple[str, Room | None]
 """A namespace and a room in the namespace; None instead of a room for the whole namespace."""
 
 # CPython's use of memory, measured (tests/unit/test_index.py compares the sums with tracemalloc).
-_SEGMENT_BYTES = 4 * SEGMENT_LENGTH + 700
+_SEGMENT_BYTES = 700
+_SIZE_BYTES = 4
 _LIST_BYTES = 205
 _REMAINDER_BYTES = 2.2
+
+
+def end_of_segment(first: int) -> int:
+    """Return the sequence at which a segment that begins with ``first`` ends at the latest."""
+    return first - first % SEGMENT_LENGTH + SEGMENT_LENGTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +82,10 @@ class EventList(_Remainders):
 
 
 class Segment:
-    """The lists and event sizes of SEGMENT_LENGTH consecutive sequences."""
+    """The lists and event sizes of consecutive sequences."""
 
     __slots__ = (
         "first",
-        "key",
         "last_count",
         "lists",
         "lists_written",
@@ -88,18 +94,22 @@ class Segment:
         "write_order",
     )
 
-    def __init__(self, key: int) -> None:
-        """``key``: the number of segments before this segment in the log."""
-        self.key = key
-        self.first = key * SEGMENT_LENGTH
-        """The first sequence of the segment."""
+    def __init__(self, first: int, sizes: array[int] | None = None) -> None:
+        """``sizes``: those of all sequences of a stored segment.
+
+        A new segment covers all sequences up to the next multiple of SEGMENT_LENGTH.
+        """
+        self.first = first
+        """The first sequence of the segment: the key of the segment."""
         self.lists: dict[Audience, EventList] = {}
         """By audience the events."""
-        self.sizes = array("I", bytes(4 * SEGMENT_LENGTH))
-        """By remainder the size of the event, in bytes."""
+        if sizes is None:
+            sizes = array("I", bytes(_SIZE_BYTES * (end_of_segment(first) - first)))
+        self.sizes = sizes
+        """By remainder the size of the event, in bytes; one for each sequence that the segment covers."""
         self.last_count: tuple[object, int, int] | None = None
         """The parts of lists that were counted last, with the number and the total size of their events."""
-        self.memory_bytes: float = _SEGMENT_BYTES
+        self.memory_bytes: float = _SEGMENT_BYTES + _SIZE_BYTES * len(self.sizes)
         self.write_order: list[Audience] | None = None
         """The order in which the store writes the lists; None before the first write."""
         self.lists_written = 0
@@ -119,6 +129,17 @@ class Segment:
                 remainders.append(remainder)
                 remainders.size_bytes += size_bytes
                 self.memory_bytes += _REMAINDER_BYTES
+
+    def close_after(self, last: int) -> None:
+        """End the segment with the sequence ``last``."""
+        covered = len(self.sizes)
+        self.sizes = self.sizes[: last + 1 - self.first]
+        self.memory_bytes -= _SIZE_BYTES * (covered - len(self.sizes))
+
+    @property
+    def end(self) -> int:
+        """The first sequence after the segment."""
+        return self.first + len(self.sizes)
 
     def add_list(self, audience: Audience, remainders: EventList) -> None:
         """Add the whole list of an audience."""

@@ -13,7 +13,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
-from socketio_eventlog.records import EventHandled, Membership, SessionBound
+from socketio_eventlog.records import EventHandled, Membership, Pruned, SessionBound
 from socketio_eventlog.sqlite.schema import HEAD_REVISION
 from support.storing import commit, event, open_and_write, opened, python, sqlite, stored_sessions
 
@@ -243,7 +243,7 @@ def test_0002_keeps_every_row_of_0001(path: Path) -> None:
 
 
 def test_the_newest_keeps_every_row_of_0003(path: Path) -> None:
-    """The migrations 0004 and 0005 keep every row written under 0003."""
+    """The migrations from 0004 on keep every row written under 0003."""
     written_under_0001(path)
     written_under(path, "0003", WRITTEN_UNDER_0003)
     before = rows(path, "answers")
@@ -257,6 +257,25 @@ def test_the_newest_keeps_every_row_of_0003(path: Path) -> None:
     # Earlier versions did not record unused sequences: no hole in their events is a loss.
     assert sqlite(path, "SELECT first, last FROM unused_ranges") == "1|3\n"
     assert sqlite(path, "PRAGMA integrity_check") == "ok\n"
+
+
+SEGMENTS_OF_0005 = """
+WITH RECURSIVE numbers(number) AS (SELECT 0 UNION ALL SELECT number + 1 FROM numbers WHERE number < 4096)
+INSERT INTO index_generations SELECT number, zeroblob(16384) FROM numbers;
+INSERT INTO index_lists VALUES (1, '["/","a"]', x'0300', 7), (4096, '["/","a"]', x'0500', 7);
+UPDATE log_state SET head = 16781312;
+INSERT INTO events VALUES (16781312, 1001.0, '/', 'message', NULL, NULL, 19, 0, '["message","to all"]');
+"""
+
+
+async def test_0007_keeps_the_segments_of_0005(path: Path) -> None:
+    """The keys of the segments become offsets, though the key of one was the offset of another."""
+    written_under(path, "0005", SEGMENTS_OF_0005)
+    async with opened(path, index_memory=100_000) as log:
+        found = await log.missed("/", [Membership("a", 0, None)], 0, log.head)
+        assert found.sequences == (4096 + 3, 4096 * 4096 + 5)
+        await commit(log, [Pruned(4096 + 3)])
+        assert sqlite(path, "SELECT min(generation) FROM index_generations") == "4096\n"
 
 
 async def test_a_database_of_0001_opens(path: Path) -> None:

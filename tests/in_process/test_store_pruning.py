@@ -88,12 +88,12 @@ async def test_a_segment_is_deleted_with_its_last_event(path: Path) -> None:
         for _ in range(0, total, 1000):
             await commit(log, [event(rooms=("a",))] * 1000)
         await commit(log, [event()])  # writes the segment which the last commit completed
-        assert sqlite(path, "SELECT generation FROM index_generations") == "0\n1\n"
+        assert sqlite(path, "SELECT generation FROM index_generations") == "0\n4096\n"
         await commit(log, [Pruned(SEGMENT_LENGTH - 2)])
-        assert sqlite(path, "SELECT generation FROM index_lists") == "0\n1\n"
+        assert sqlite(path, "SELECT generation FROM index_lists") == "0\n4096\n"
         await commit(log, [Pruned(SEGMENT_LENGTH - 1)])
-        assert sqlite(path, "SELECT generation FROM index_lists") == "1\n"
-        assert sqlite(path, "SELECT generation FROM index_generations") == "1\n"
+        assert sqlite(path, "SELECT generation FROM index_lists") == "4096\n"
+        assert sqlite(path, "SELECT generation FROM index_generations") == "4096\n"
         assert (await log.missed("/", always("a"), 0, total)).sequences == tuple(
             range(SEGMENT_LENGTH, total + 1)
         )

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from socketio_eventlog.index import Index
+from socketio_eventlog.index import LEAST_FULL_SEGMENT_BYTES, Index
 from socketio_eventlog.missed_summary import summarise, summary_of
 from socketio_eventlog.records import Membership, Missed, Room
 from socketio_eventlog.segment import SEGMENT_LENGTH, Segment, audience_ranges, find_missed
@@ -42,8 +42,12 @@ def membership_lists(draw: st.DrawFn, sequences: st.SearchStrategy[int]) -> list
     return draw(st.lists(membership, max_size=6))
 
 
-def indexed(entries: list[Entry]) -> Index:
-    index = Index(ENOUGH_BYTES)
+FULL_BYTES = st.sampled_from([ENOUGH_BYTES, 17_500, 1])
+"""The weight of a full segment: never full, full after some events, full after each event."""
+
+
+def indexed(entries: list[Entry], full_segment_bytes: int = ENOUGH_BYTES) -> Index:
+    index = Index(0, full_segment_bytes)
     for entry in entries:
         index.add(*entry)
     return index
@@ -80,7 +84,8 @@ def test_the_index_agrees_with_a_scan(data: st.DataObject, entries: list[Entry],
     sequences = st.sampled_from(used) | st.integers(0, last + 1) if used else SEQUENCES
     memberships = data.draw(membership_lists(sequences))
     after, through = data.draw(sequences), data.draw(sequences)
-    found = find(indexed(entries), namespace, memberships, after, through)
+    index = indexed(entries, data.draw(FULL_BYTES))
+    found = find(index, namespace, memberships, after, through)
     assert found == filtered(entries, namespace, memberships, after, through)
 
 
@@ -92,7 +97,7 @@ def test_a_summary_agrees_with_a_search(data: st.DataObject, entries: list[Entry
     memberships = data.draw(membership_lists(sequences))
     after, through = data.draw(sequences) - 1, data.draw(sequences)
     ranges = audience_ranges(namespace, memberships, after, through)
-    index = indexed(entries)
+    index = indexed(entries, data.draw(FULL_BYTES))
     missed = find(index, namespace, memberships, after, through)
     max_events = data.draw(st.integers(0, 60))
     max_bytes = data.draw(st.integers(0, 2**33) | st.integers(missed.size_bytes - 1, missed.size_bytes + 1))
@@ -134,6 +139,35 @@ def test_drop_through_drops_whole_segments_only(entries: list[Entry], through: i
     assert index.memory_bytes == 0
 
 
+@given(logs(), SEQUENCES, st.sampled_from([17_500, 1]))
+def test_full_segments_are_dropped(entries: list[Entry], through: int, full_bytes: int) -> None:
+    """Full segments go with their last event: no event after it goes, and at most one segment stays."""
+    index = indexed(entries, full_bytes)
+    index.drop_through(through)
+    everything = [Membership(room, 0, None) for room in (None, "lobby", "42", 42)]
+    kept = [entry for entry in entries if entry[0] > through]
+    assert find(index, "/", everything, through, 10**9) == filtered(kept, "/", everything, through, 10**9)
+    ranges = audience_ranges("/", everything, 0, through)
+    assert len(list(index.segments_in_memory(ranges))) <= 1
+
+
+def test_events_to_many_rooms_are_bounded() -> None:
+    """The weight of lists counts: the memory stays near the limit, whatever the events are addressed to."""
+    index = Index(4 * LEAST_FULL_SEGMENT_BYTES)
+    heaviest = 0
+    for sequence in range(150):
+        for chunk in index.next_chunks(1):
+            index.mark_written(chunk)
+        index.evict()
+        index.add(sequence, "/", [f"{sequence}-{room}" for room in range(2_000)], 1)
+        heaviest = max(heaviest, index.memory_bytes)
+    assert heaviest < 5.5 * LEAST_FULL_SEGMENT_BYTES
+    everything = audience_ranges("/", [Membership(None, 0, None)], 0, 150)
+    assert (
+        20 < len(index.keys_on_disk_only(everything)) + len(list(index.segments_in_memory(everything))) < 60
+    )
+
+
 def test_a_number_and_its_text_are_different_rooms() -> None:
     index = indexed([(1, "/", ["42"], 1), (2, "/", [42], 1)])
     assert find(index, "/", [Membership("42", 0, None)], 0, 2).sequences == (1,)
@@ -163,10 +197,11 @@ def fill(index: Index, segments: int, room: Callable[[int], Room]) -> None:
 def write_all(index: Index) -> list[int]:
     """Write all complete segments; return their keys."""
     keys = []
-    while (chunk := index.next_chunk(1)) is not None:
-        index.mark_written(chunk)
-        if chunk.is_last:
-            keys.append(chunk.segment.key)
+    while chunks := index.next_chunks(1):
+        for chunk in chunks:
+            index.mark_written(chunk)
+            if chunk.is_last:
+                keys.append(chunk.segment.first)
     return keys
 
 
@@ -176,7 +211,7 @@ def test_a_complete_segment_is_written() -> None:
     fill(index, 2, lambda _: "lobby")
     assert write_all(index) == [0]
     index.add(2 * SEGMENT_LENGTH, "/", None, 1)
-    assert write_all(index) == [1]
+    assert write_all(index) == [SEGMENT_LENGTH]
 
 
 def test_chunks_cover_a_segment_without_a_gap() -> None:
@@ -184,7 +219,8 @@ def test_chunks_cover_a_segment_without_a_gap() -> None:
     index = Index(0)
     fill(index, 2, lambda sequence: sequence)
     written: list[int] = []
-    while (chunk := index.next_chunk(1)) is not None:
+    while chunks := index.next_chunks(1):
+        (chunk,) = chunks
         assert chunk.stop - chunk.start <= 256
         written += range(chunk.start, chunk.stop)
         index.mark_written(chunk)
@@ -199,11 +235,13 @@ def test_the_index_is_written_faster_than_it_grows(rooms: int) -> None:
     index = Index(0)
     for sequence in range(20 * SEGMENT_LENGTH):
         index.add(sequence, "/", [sequence * rooms + room for room in range(rooms)], 1)
-        if sequence % 1024 == 0 and (chunk := index.next_chunk(1024)) is not None:
-            index.mark_written(chunk)
+        if sequence % 1024 == 0:
+            for chunk in index.next_chunks(1024):
+                index.mark_written(chunk)
             index.evict()
     ranges = audience_ranges("/", [Membership(None, 0, None)], 0, 20 * SEGMENT_LENGTH)
-    assert len(list(index.segments_in_memory(ranges))) <= 2
+    in_memory = list(index.segments_in_memory(ranges))
+    assert len(in_memory) <= 2 or index.memory_bytes < 4 * LEAST_FULL_SEGMENT_BYTES
 
 
 def test_a_segment_without_lists_is_written() -> None:
@@ -224,7 +262,8 @@ def test_only_stored_segments_are_evicted() -> None:
     write_all(index)
     index.evict()
     assert index.keys_on_disk_only(ranges) == [0]
-    assert [segment.key for segment in index.segments_in_memory(ranges)] == [1, 2, 3, 4]
+    in_memory = [segment.first for segment in index.segments_in_memory(ranges)]
+    assert in_memory == [number * SEGMENT_LENGTH for number in (1, 2, 3, 4)]
     assert index.memory_bytes <= 3 * 40_000
 
 
@@ -242,7 +281,7 @@ def test_a_stored_segment_continues() -> None:
     """A segment from disk accepts the events after its last event."""
     index = Index(ENOUGH_BYTES)
     index.add_stored_segment(0)
-    second = Segment(1)
+    second = Segment(SEGMENT_LENGTH)
     second.add(SEGMENT_LENGTH, "/", None, 5)
     index.add_segment(second, on_disk=True)
     index.add(SEGMENT_LENGTH + 1, "/", None, 6)

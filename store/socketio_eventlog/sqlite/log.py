@@ -195,20 +195,20 @@ class EventLog:
     def append(self, changes: Sequence[Change]) -> asyncio.Future[int]:
         self._appends += 1
         own, changes = self._appends, tuple(changes)
-        chunk = self._index.next_chunk(len(changes))
+        chunks = self._index.next_chunks(len(changes))
         return self._writer_database.submit(
             lambda connection: (
-                self._writer.append(connection, changes, chunk, own),
+                self._writer.append(connection, changes, chunks, own),
                 self._writer.take_altered(),
             ),
-            partial(self._on_committed, chunk),
+            partial(self._on_committed, chunks),
         )
 
     def batches(self) -> BatchStream:
         return self._batches
 
     def _on_committed(
-        self, chunk: SegmentChunk | None, committed: tuple[Batch, Sequence[AlteredRange]]
+        self, chunks: Sequence[SegmentChunk], committed: tuple[Batch, Sequence[AlteredRange]]
     ) -> int:
         index, (batch, altered) = self._index, committed
         if altered:
@@ -223,7 +223,7 @@ class EventLog:
                 self._pruned_through = max(self._pruned_through, min(change.through, position))
                 index.drop_through(self._pruned_through)
                 self._altered.drop_through(self._pruned_through)
-        if chunk is not None:
+        for chunk in chunks:
             index.mark_written(chunk)
         index.evict()
         self._last_batch, self._uptime = batch.number, batch.uptime

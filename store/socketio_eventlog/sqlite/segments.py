@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 import sys
 from array import array
@@ -22,8 +23,14 @@ _DELETE: Final = (
     "DELETE FROM index_lists WHERE generation < ?",
     "DELETE FROM index_generations WHERE generation < ?",
 )
+_DELETE_UNFINISHED: Final = "DELETE FROM index_lists WHERE generation >= ?"
 _KEYS: Final = "SELECT generation FROM index_generations WHERE generation >= ? ORDER BY generation"
-_NEXT_KEY: Final = "SELECT coalesce(max(generation) + 1, 0) FROM index_generations"
+_FIRST_KEPT: Final = """
+SELECT min(generation) FROM index_generations WHERE generation > ? AND generation + length(sizes) / 4 > ?
+"""
+_END: Final = """
+SELECT generation + length(sizes) / 4 FROM index_generations ORDER BY generation DESC LIMIT 1
+"""
 _READ_SIZES: Final = "SELECT sizes FROM index_generations WHERE generation = ?"
 _READ_ALL: Final = "SELECT audience, offsets, size_bytes FROM index_lists WHERE generation = ?"
 _READ_SOME: Final = """
@@ -39,19 +46,28 @@ def write(connection: sqlite3.Connection, chunk: SegmentChunk) -> None:
         # Close to the order of the primary key, so that each chunk touches pages of its own.
         segment.write_order = sorted(segment.lists, key=lambda audience: (audience[0], str(audience[1])))
     lists = [
-        (segment.key, _to_text(audience), _to_bytes(events_), events_.size_bytes)
+        (segment.first, _to_text(audience), _to_bytes(events_), events_.size_bytes)
         for audience in segment.write_order[chunk.start : chunk.stop]
         for events_ in (segment.lists[audience],)
     ]
     connection.executemany(_WRITE_LIST, lists)
     if chunk.is_last:
-        connection.execute(_WRITE_SIZES, (segment.key, _to_bytes(segment.sizes)))
+        connection.execute(_WRITE_SIZES, (segment.first, _to_bytes(segment.sizes)))
 
 
 def delete(connection: sqlite3.Connection, pruned_through: int) -> None:
     """Delete the segments whose last event is pruned."""
+    first = _first_kept(connection, pruned_through)
     for statement in _DELETE:
-        connection.execute(statement, ((pruned_through + 1) // SEGMENT_LENGTH,))
+        connection.execute(statement, (first,))
+
+
+def _first_kept(connection: sqlite3.Connection, pruned_through: int) -> int:
+    """Return the first sequence of the oldest segment with an event that is not pruned."""
+    # A segment that began before has ended: none is longer.
+    begins_after = pruned_through + 1 - SEGMENT_LENGTH
+    (first,) = connection.execute(_FIRST_KEPT, (begins_after, pruned_through + 1)).fetchone()
+    return max(begins_after + 1, first_unwritten(connection)) if first is None else int(first)
 
 
 def read(connection: sqlite3.Connection, keys: Iterable[int], audiences: Iterable[Audience]) -> list[Segment]:
@@ -63,8 +79,8 @@ def read(connection: sqlite3.Connection, keys: Iterable[int], audiences: Iterabl
 
 def first_unwritten(connection: sqlite3.Connection) -> int:
     """Return the first sequence whose segment is not on disk."""
-    (key,) = connection.execute(_NEXT_KEY).fetchone()
-    return int(key) * SEGMENT_LENGTH
+    row = connection.execute(_END).fetchone()
+    return 0 if row is None else int(row[0])
 
 
 def load(connection: sqlite3.Connection, pruned_through: int, memory_bytes: int) -> Index:
@@ -72,15 +88,16 @@ def load(connection: sqlite3.Connection, pruned_through: int, memory_bytes: int)
 
     Reads the newest segments from disk up to ``memory_bytes``, since most returning clients need the newest
     segments; of older segments only the keys are read. Scans only the events after the last complete
-    segment.
+    segment. Lists of the segment after it, which a crash left, go: the new segment may end elsewhere.
     """
     index = Index(memory_bytes)
-    first = (pruned_through + 1) // SEGMENT_LENGTH
-    keys = [key for (key,) in connection.execute(_KEYS, (first,))]
+    unwritten = first_unwritten(connection)
+    connection.execute(_DELETE_UNFINISHED, (unwritten,))
+    keys = [key for (key,) in connection.execute(_KEYS, (_first_kept(connection, pruned_through),))]
     newest: list[Segment] = []
     memory_left: float = memory_bytes
     while keys and memory_left > 0:
-        segment = _read(connection, keys[-1], _READ_ALL, (keys[-1],))
+        segment = _read(connection, keys[-1], _READ_ALL, (keys[-1],), memory_left)
         if segment is None or segment.memory_bytes > memory_left:
             break
         memory_left -= segment.memory_bytes
@@ -90,26 +107,31 @@ def load(connection: sqlite3.Connection, pruned_through: int, memory_bytes: int)
         index.add_stored_segment(key)
     for segment in reversed(newest):
         index.add_segment(segment, on_disk=True)
-    first_unwritten = (newest[0].key if newest else keys[-1] if keys else first - 1) + 1
-    for event in events.read_newest(connection, first_unwritten * SEGMENT_LENGTH):
+    for event in events.read_newest(connection, unwritten):
         index.add(*event)
     return index
 
 
 def _read(
-    connection: sqlite3.Connection, key: int, lists: str, parameters: tuple[object, ...]
+    connection: sqlite3.Connection,
+    key: int,
+    lists: str,
+    parameters: tuple[object, ...],
+    max_memory_bytes: float = math.inf,
 ) -> Segment | None:
+    """Return a segment with some of its lists; it is not complete if it exceeds ``max_memory_bytes``."""
     row = connection.execute(_READ_SIZES, (key,)).fetchone()
     if row is None:
         return None
-    segment = Segment(key)
-    segment.sizes = _from_bytes("I", row[0])
+    segment = Segment(key, _from_bytes("I", row[0]))
     for audience, content, size_bytes in connection.execute(lists, parameters):
         namespace, room = json.loads(audience)
         remainders = _from_bytes("H", content)
         if size_bytes is None:  # a row from before the migration 0004
             size_bytes = sum(segment.sizes[remainder] for remainder in remainders)
         segment.add_list((namespace, room), EventList(remainders, size_bytes))
+        if segment.memory_bytes > max_memory_bytes:
+            break
     return segment
 
 

@@ -96,25 +96,33 @@ class Writer:
         self._has_lost_file = False
 
     def append(
-        self, connection: sqlite3.Connection, changes: Sequence[Change], chunk: SegmentChunk | None, own: int
+        self,
+        connection: sqlite3.Connection,
+        changes: Sequence[Change],
+        chunks: Sequence[SegmentChunk],
+        own: int,
     ) -> Batch:
-        """Write the changes in their order, and a chunk of the index, in one transaction: the batch.
+        """Write the changes in their order, and chunks of the index, in one transaction: the batch.
 
         A failed append uses up its sequences, too: a COMMIT that reports an error may still be found
         committed after a crash. No row has the number of a batch, and a failed append uses none up.
 
         Raises LogFull for changes that need room while there is none.
         """
-        append = partial(self._append, connection, changes, chunk, own)
+        append = partial(self._append, connection, changes, chunks, own)
         return self._space.run(connection, changes, append)
 
     def _append(
-        self, connection: sqlite3.Connection, changes: Sequence[Change], chunk: SegmentChunk | None, own: int
+        self,
+        connection: sqlite3.Connection,
+        changes: Sequence[Change],
+        chunks: Sequence[SegmentChunk],
+        own: int,
     ) -> Batch:
         uptime, now = self._uptime.next()
         self._begin(connection)
         self._space.admit(connection, changes)
-        if chunk is not None:
+        for chunk in chunks:
             segments.write(connection, chunk)
         head, sequence, changed = self._head, self._last_sequence, self._changes
         count = list(map(type, changes)).count(Event)
