@@ -37,6 +37,7 @@ from socketio_eventstore.core.session_operations import (
 )
 from socketio_eventstore.core.sessions import ClientConnection, Session, SessionConnection, State
 from support.embedded import Server
+from support.new_databases import create_database
 from support.processes import DEADLINE
 from support.storing import event, opened
 
@@ -234,6 +235,7 @@ async def running(
     retention_seconds: float = 1.0,
 ) -> AsyncIterator[Core]:
     """A core whose offsets read ``boot.1``, ``boot.2`` …"""
+    create_database(path)
     async with opened(path, new_epoch=lambda: epoch, monotonic=monotonic) as log:
         snapshot = await log.join()
         commits, registry, encoder = PausableLog(log), Registry(), TextEncoder()

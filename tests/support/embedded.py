@@ -18,6 +18,7 @@ from socketio_eventstore import RecoveryManager
 from socketio_eventstore.core.recovery import RecoveryResult
 from socketio_eventstore.core.sessions import State
 from socketio_eventstore.transport.engine import Engine
+from support.new_databases import create_database
 from support.processes import DEADLINE, HOST
 
 
@@ -226,6 +227,8 @@ async def serving(
     **options: Any,
 ) -> AsyncIterator[Server]:
     """Run a server; ``recovery`` are options of the manager, ``options`` those of ``AsyncServer``."""
+    if path is not None:
+        create_database(path)
     manager = RecoveryManager(path, **(recovery or {}))
     sio = server_class(async_mode="aiohttp", client_manager=manager, **options)
     register(sio)

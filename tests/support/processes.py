@@ -21,10 +21,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from support.new_databases import create_database
+
 DEADLINE = 60.0
 """The timeout of every wait; generous, since the machines are noisy."""
 
 HANDLERS = Path(__file__).with_name("handlers_for_tests.py")
+NOT_ON_SERVERS = Path(__file__).with_name("not_on_servers")
+"""python-socketio imports what its clients need if it is there; that is a fifth of a server's start."""
 HOST = "127.0.0.1"
 PORTS = range(10_000, 32_000)
 """Below the ports of outgoing connections: no program takes a server's port while it is down."""
@@ -64,6 +68,8 @@ class ServerCommand:
         self.folder = folder
         self.port = free_port()
         self.database = folder / "data" / "events.db"
+        self.has_database = False
+        """Whether a start finds a database without rows: most tests are not about a first start."""
         self.log_file = folder / "server.log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -91,15 +97,18 @@ class ServerCommand:
     def start(self) -> None:
         """Returns when the server is ready; fails with its output if it does not get ready."""
         assert not self.running, "the server runs already"
+        if self.has_database:
+            create_database(self.database)
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("EVENTSTORE_")}
         if next(_starts) % MEASURED:
             inherited.pop(COVERAGE, None)
+        search_path = os.pathsep.join([str(NOT_ON_SERVERS), *filter(None, [inherited.get("PYTHONPATH")])])
         # A file takes any amount of output; a pipe without a reader would stop the server.
         with self.log_file.open("ab") as output:
             self._process = subprocess.Popen(
                 self.command(),
                 cwd=self.folder,
-                env=inherited | {"PYTHONUNBUFFERED": "1"},
+                env=inherited | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": search_path},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -192,6 +201,7 @@ class ServerProcess(ServerCommand):
         self.config_file.write_text(
             config if isinstance(config, str) else self._config_text(handlers.stem, config or {})
         )
+        self.has_database = not isinstance(config, str) and _has_usual_store(config or {})
 
     def command(self) -> Sequence[str]:
         module = "socketio_eventstore"
@@ -213,12 +223,18 @@ class ServerProcess(ServerCommand):
         )
 
 
+def _has_usual_store(changes: Mapping[str, Mapping[str, object] | None]) -> bool:
+    recovery, store = changes.get("connection_state_recovery", {}), changes.get("store", {})
+    return recovery is not None and store is not None and "path" not in store
+
+
 class EmbeddedServer(ServerCommand):
     """An application that embeds the server: a script that is called with port and database."""
 
     def __init__(self, folder: Path, script: str) -> None:
         super().__init__(folder)
         self.database.parent.mkdir()
+        self.has_database = True
         self.script_file = folder / "application.py"
         self.script_file.write_text(script)
         shutil.copy(HANDLERS, folder)
