@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from support import order
 from support.clients import NodeClients, node_command
 from support.core import Core, running
 from support.embedded import Server, serving
@@ -20,6 +21,17 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
     from support.browser import OpenTab
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the long tests."""
+    items[:] = order.longest_first(items, order.workers_of_this_run())
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Answer ``--numprocesses auto``."""
+    return order.workers_of_this_machine()
 
 
 def pytest_collection_finish() -> None:
