@@ -52,6 +52,11 @@ class Log(Protocol):
         ...
 
     @property
+    def index_memory_bytes(self) -> int:
+        """An estimate of the memory of the index of events by room."""
+        ...
+
+    @property
     def head(self) -> int:
         """The sequence of the last event in all batches so far, those included that wait for their reader.
 

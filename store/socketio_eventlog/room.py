@@ -38,6 +38,10 @@ class Room:
         """Why new events are refused; None when they are not."""
         self.is_pruned = False
         """Whether every event that may go has gone, although there is no room. Set by retention."""
+        self.used_bytes = 0
+        """The size of the log when it was last counted: the pages in use and the WAL. Set by the engine."""
+        self.wal_bytes = 0
+        """The size of the WAL then."""
         self._scarce = asyncio.Event()
 
     @property

@@ -50,6 +50,7 @@ class VolatileLog:
     """A ``Log`` that gives places and outcomes, and stores nothing."""
 
     is_durable: Final = False
+    index_memory_bytes: Final = 0
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.node = "volatile"

@@ -35,6 +35,8 @@ class Clients:
         """None before the start and after the stop."""
         self.departures: Departures | None = None
         self._runtime: Runtime | None = None
+        self.events = 0
+        """The number of events of clients."""
         self._orphaned_handlers: set[asyncio.Task[None]] = set()
         """Handlers that are still running although their connection has ended."""
 
@@ -133,6 +135,7 @@ class Clients:
                     return None
                 if log.isEnabledFor(logging.INFO):
                     log.info('received event "%s" from %s [%s]', pkt.data[0], session.sid, pkt.namespace)
+                self.events += 1
                 # asyncio.create_task would take a third longer.
                 return asyncio.get_running_loop().create_task(self._handle(connection, session, pkt))
             case packet.ACK | packet.BINARY_ACK if isinstance(pkt.data, list):

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Coroutine
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 from socketio import exceptions
 
@@ -24,6 +25,10 @@ logger = logging.getLogger(__name__)
 
 HANDLER_TIMEOUT_SECONDS = 5.0
 """How long a returning client waits for the handlers of its former connection."""
+
+
+NAMED_HANDLERS: Final = frozenset({"connect", "disconnect", "acknowledgement"})
+"""The handlers that are counted apart."""
 
 
 class RunningDisconnect:
@@ -93,6 +98,10 @@ class HandlerCalls:
     def __init__(self, application: Application) -> None:
         self._application = application
         self.failures = RepeatedFailures(logger)
+        self.errors: Counter[str] = Counter()
+        """The number of exceptions by kind of handler; the name of an event comes from the client."""
+        self.disconnects: Counter[str] = Counter()
+        """The number of accepted clients that have gone, by python-engineio's reason."""
         self._last: dict[Session, asyncio.Future[None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -109,6 +118,7 @@ class HandlerCalls:
 
     def handler_failed(self, event: str, session: Session, error: Exception) -> None:
         """Log the exception of a handler, with the event, the namespace and the sid."""
+        self.errors[event if event in NAMED_HANDLERS else "event"] += 1
         kind = (event, session.namespace, type(error))
         text = f"The {event} handler of {session.namespace} failed for {session.sid}: {error!r}"
         self.failures.failed(kind, text, error=error)
@@ -158,7 +168,8 @@ class HandlerCalls:
                 raise first from None
 
     async def disconnect(self, session: Session, connection_id: str | None, reason: str) -> None:
-        """Call the disconnect handler."""
+        """Call the disconnect handler of an accepted client that has gone."""
+        self.disconnects[reason] += 1
         running = RunningDisconnect(session, connection_id)
         token = _running.set(running)
         try:

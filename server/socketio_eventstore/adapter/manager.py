@@ -85,6 +85,8 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
         """Whether ``start`` opens the store again after ``close``; a program that ends sets False."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self.acknowledgements = AcknowledgementIds(self.callbacks)
+        self.refused_rooms = 0
+        """The number of rooms that were refused because of ``rooms_per_session``."""
 
     def set_server(self, server: Any) -> None:
         """Set up the server that was given this manager; called by the constructor of the server.
@@ -274,6 +276,7 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
             raise ValueError("sid is not connected to requested namespace")
         limit = self.options.rooms_per_session
         if len(session.joined) >= limit and room not in session.joined:
+            self.refused_rooms += 1
             raise ValueError(f"the session {sid} is in {limit} rooms, which is the limit rooms_per_session")
         await submit_or_defer(self._running.queue, JoinRoom(session, encoder.checked_room(room)))
         if self.server.admin_ui is not None:

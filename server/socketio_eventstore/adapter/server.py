@@ -61,6 +61,7 @@ class Manager(Protocol):
     options: Options
     reopens: bool
     runtime: Runtime | None
+    refused_rooms: int
     callbacks: dict[str, Any]
     acknowledgements: AcknowledgementIds
 
@@ -97,6 +98,10 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
     """Seconds in which a connection must join a namespace."""
     admin_ui: AdminUi | None
     """The reports for the Admin UI, after ``instrument``."""
+    accepted_clients: int
+    """The number of accepted clients, recovered ones included."""
+    connect_errors: int
+    """The number of CONNECT packets that were refused."""
     _clients: Clients
     _has_own_trigger: bool
     """Whether the application's class calls handlers in a way of its own."""
@@ -146,6 +151,7 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         stock = socketio.AsyncServer._trigger_event  # noqa: SLF001 -- a hook, as in _HOOKS
         self._has_own_trigger = type(self)._trigger_event is not stock  # noqa: SLF001
         self.admin_ui = None
+        self.accepted_clients = self.connect_errors = 0
         self.eio = Engine.adopt(self.eio)
         self.eio.configure(
             max_client_buffer=options.max_client_buffer,
@@ -161,6 +167,11 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
             flush=self._clients.flush,
         )
         self.eio.on("connect", self._handle_eio_connect)
+
+    @property
+    def clients(self) -> Clients:
+        """The clients, with the counts of their events and of the calls of handlers."""
+        return self._clients
 
     @property
     def listener(self) -> SessionListener:
@@ -458,6 +469,7 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
 
     def accepted(self, session: Session) -> None:
         """Report a client that was accepted."""
+        self.accepted_clients += 1
         if self.admin_ui is not None:
             self.admin_ui.accepted(session)
 
@@ -507,6 +519,7 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
 
     def connect_error(self, namespace: str, reason: Any) -> Frames:
         """Encode a CONNECT_ERROR packet; a reason that clients cannot read is left out and logged."""
+        self.connect_errors += 1
         try:
             return encoder.connect_error(self.packet_class, namespace, reason)
         except (TypeError, ValueError, OverflowError) as error:

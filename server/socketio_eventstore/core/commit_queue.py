@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+import time
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -31,6 +32,7 @@ from socketio_eventstore.core.effects import take_effect
 from socketio_eventstore.core.faults import Faults
 from socketio_eventstore.core.flush_schedule import FlushSchedule
 from socketio_eventstore.core.health import StoreHealth
+from socketio_eventstore.core.histogram import DURATIONS_SECONDS, SIZES, Histogram
 from socketio_eventstore.core.operation import Operation
 from socketio_eventstore.core.pending_changes import PendingChanges, SessionChange
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
@@ -76,6 +78,8 @@ class _Appended:
     pending: int
     """The number of pending changes in front of those of the operations."""
     taken_effect: asyncio.Future[None]
+    begun: float
+    """The time of the append on the performance counter, in seconds."""
 
 
 class CommitQueue:
@@ -103,11 +107,29 @@ class CommitQueue:
         self._faults = Faults(context, self._failures, lambda session: self.enqueue(_revoked(session)))
         self.store_health = StoreHealth()
         self._pending = PendingChanges()
+        self.commit_durations = Histogram(DURATIONS_SECONDS)
+        """The seconds from each append to the moment at which its batch is durable and known here."""
+        self.batch_sizes = Histogram(SIZES)
+        """The number of changes in each batch of this node."""
+        self.failed_commits = 0
+        """The number of appends that failed, those for the search of a bad group included."""
+        self.refused: Counter[str] = Counter()
+        """The number of refused operations by the name of the limit: ``queue_full`` or ``max_size``."""
 
     @property
     def position(self) -> int:
         """The sequence of the last event that has taken effect."""
         return self.context.recent_events.position
+
+    @property
+    def waiting_operations(self) -> int:
+        """The number of operations that wait for their batch."""
+        return self._waiting_operations
+
+    @property
+    def waiting_bytes(self) -> int:
+        """The weight of the operations that wait for their batch."""
+        return self._waiting_bytes
 
     def enqueue(self, *group: Operation) -> None:
         """Append operations to the order without waiting; all of them are stored, or none.
@@ -215,7 +237,9 @@ class CommitQueue:
             self._send(operation, result if operation is group[-1] else None)
 
     def _full(self) -> QueueFull:
+        """Count a refusal, and return the error for it."""
         operations, size_bytes = self._waiting_operations, self._waiting_bytes
+        self.refused["queue_full"] += 1
         return QueueFull(f"{operations} operations of {size_bytes} bytes are waiting.")
 
     async def _process_batch(self) -> None:
@@ -269,6 +293,7 @@ class CommitQueue:
             await self._append_with_retry(changes, groups, counts, pending)
         except StoreError as error:
             self._failures_in_a_row += 1
+            self.failed_commits += 1
             await self._append_parts(groups, error)
             return
         self._failures_in_a_row = 0
@@ -350,7 +375,8 @@ class CommitQueue:
     ) -> None:
         taken_effect: asyncio.Future[None] = self._loop.create_future()
         self._appends += 1
-        self._appended = _Appended(self._appends, groups, counts, pending, taken_effect)
+        begun = time.perf_counter()
+        self._appended = _Appended(self._appends, groups, counts, pending, taken_effect, begun)
         place = self.context.log.append(changes)
         place.add_done_callback(lambda done: _fail_if_not_appended(done, taken_effect))
         await taken_effect
@@ -366,6 +392,8 @@ class CommitQueue:
                 self._flush_schedule.flush()
                 return
             self._appended = None
+            self.commit_durations.measured(time.perf_counter() - appended.begun)
+            self.batch_sizes.measured(len(batch.changes))
             self.store_health.written()  # before any caller learns that the batch is stored
             try:
                 if self._pending.any_kept:
@@ -458,6 +486,8 @@ class CommitQueue:
                         self._send(operation, last)
                         continue
                     self._refuse_one(operation, error)
+                    if isinstance(error, LogFull):
+                        self.refused["max_size"] += 1
                     if result is None:
                         self._failures.failed("refused", f"An operation could not be stored: {error}")
                     elif not result.done():

@@ -49,6 +49,8 @@ class Expiry:
         """The sessions whose handler is running."""
         self._failed: dict[Session, FailedExpiry] = {}
         self._failures = RepeatedFailures(logger)
+        self.expired = 0
+        """The number of sessions that ended since their clients did not return."""
 
     def start(self) -> None:
         """Begin to end the sessions that have expired by now."""
@@ -88,6 +90,7 @@ class Expiry:
             await self._expiry_failed(session, error)
         else:
             self._failed.pop(session, None)
+            self.expired += 1
 
     async def _expiry_failed(self, session: Session, error: Exception) -> None:
         """Retry the expiry later, with growing pauses, or end the session without its handler."""
@@ -111,3 +114,4 @@ class Expiry:
             self._failures.failed("expiry", f"The session {session.sid} could not be ended. {failure}")
         else:
             self._failed.pop(session, None)
+            self.expired += 1

@@ -31,6 +31,14 @@ class FanOut:
         self._run: list[Frames] = []
         self.waiting_bytes = 0
         """The bytes gathered since the last flush; a broadcast counts once."""
+        self.broadcasts = 0
+        """The number of events for the live members of an address, stored and volatile ones."""
+        self.asking_events = 0
+        """The number of events that ask for an acknowledgement; they are not broadcasts."""
+        self.deliveries = 0
+        """The number of events for clients: a broadcast counts for each recipient."""
+        self.sent_bytes = 0
+        """The bytes of all packets for clients."""
 
     def broadcast(self, address: Address, frames: Frames) -> None:
         """Add an event for the live members of an address.
@@ -42,6 +50,7 @@ class FanOut:
             self.end_run()
             self._address = address
         self._run.append(frames)
+        self.broadcasts += 1
         self.waiting_bytes += frames.size_bytes
 
     def end_run(self) -> None:
@@ -55,6 +64,7 @@ class FanOut:
         if self._address is not None:
             self.end_run()
         self.waiting_bytes += frames.size_bytes
+        self.sent_bytes += frames.size_bytes
         waiting = self._waiting.get(connection)
         if waiting is None:
             self._waiting[connection] = [frames]
@@ -78,7 +88,11 @@ class FanOut:
     def _take_run(self, address: Address) -> tuple[Iterable[ClientConnection], Frames]:
         """End the run; return the recipients and the joined frames."""
         run, self._run, self._address = self._run, [], None
-        return self._registry.recipients(*address), Frames.join(run)
+        recipients, joined = self._registry.recipients(*address), Frames.join(run)
+        count = len(recipients)
+        self.deliveries += count * len(run)
+        self.sent_bytes += count * joined.size_bytes
+        return recipients, joined
 
     def _put(self, connections: Iterable[ClientConnection], frames: Frames) -> None:
         waiting = self._waiting

@@ -86,8 +86,10 @@ class EmitWithAck(UnstoredOperation):
         self.size_bytes = event.weight_bytes
 
     def send(self, context: Context) -> None:
+        context.fan_out.asking_events += 1
         for session in context.registry.members(self.event.namespace, self.event.rooms):
             if session.current.connection is not None and session.sid not in self.event.skip:
+                context.fan_out.deliveries += 1
                 _send_or_defer(context, session, self._packet_for(session))
 
 

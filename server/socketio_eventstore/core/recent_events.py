@@ -23,12 +23,15 @@ class RecentEvents:
         self._events: deque[tuple[int, Event, Frames, int]] = deque()
         """Each with its weight in bytes."""
         self._size_bytes = 0
+        self.total = 0
+        """The number of events since the start."""
 
     def append(self, sequence: int, event: Event, frames: Frames) -> None:
         """Add the newest event with the frames that were sent, and drop the oldest beyond the limits."""
         weight_bytes = event.weight_bytes
         self._events.append((sequence, event, frames, weight_bytes))
         self._size_bytes += weight_bytes
+        self.total += 1
         while self._size_bytes > self._limit_bytes or len(self._events) > self._limit_events:
             self.begins_after, _, _, weight_bytes = self._events.popleft()
             self._size_bytes -= weight_bytes

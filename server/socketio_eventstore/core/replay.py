@@ -74,6 +74,10 @@ class Replayer:
         self._replays: deque[Replay] = deque()
         self._failures = RepeatedFailures(logger)
         self._served: list[tuple[Replay, list[int]]] = []
+        self.events = 0
+        """The number of missed events that were sent."""
+        self.unsendable_events = 0
+        """How often an event could not be sent, and ended a connection."""
         self._wake = asyncio.Event()
 
     def begin(self, session: Session) -> None:
@@ -184,6 +188,7 @@ class Replayer:
         """End a connection to which an event cannot be sent; on its return the client gets a new session."""
         text = f"The event at offset {self._log.offset_of(sequence)} cannot be sent"
         self._failures.failed(sequence, text, error=error)
+        self.unsendable_events += 1
         connection = session.current.connection
         if connection is not None:
             connection.abort("an event cannot be sent")
@@ -225,6 +230,7 @@ class Replayer:
         if current.connection is not None:
             current.first_sent = current.first_sent or sequence
             self._fan_out.put(current.connection, frames)
+            self.events += 1
 
     def _release_deferred(self, session: Session, position: int) -> None:
         """Send the deferred packets that belong before the event after this position."""

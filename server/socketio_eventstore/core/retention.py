@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from contextlib import suppress
 
 from socketio_eventlog.errors import StoreClosed, StoreError, StoreUnavailable
@@ -11,6 +12,7 @@ from socketio_eventlog.log import HEARTBEAT_SECONDS
 from socketio_eventstore.core.commit_queue import CommitQueue
 from socketio_eventstore.core.expiry import Expiry
 from socketio_eventstore.core.heartbeats import Heartbeats
+from socketio_eventstore.core.histogram import DURATIONS_SECONDS, Histogram
 from socketio_eventstore.core.operations import DeclareDead, Prune
 from socketio_eventstore.core.position_history import PositionHistory
 from socketio_eventstore.core.recovery import Recovery
@@ -50,6 +52,10 @@ class Retention:
         """The positions by which events are older than a client may be away."""
         self._interval_seconds = interval_seconds
         self._keys_retention_seconds = keys_retention_seconds
+        self.durations = Histogram(DURATIONS_SECONDS)
+        """The seconds that each deletion of old events took."""
+        self.pruned_sequences = 0
+        """How far all deletions came together, in sequences."""
 
     async def run(self) -> None:
         """Sweep at every interval, until cancelled. A store that is unavailable is tried again."""
@@ -92,8 +98,13 @@ class Retention:
             return 0
         self.expiry.start()
         await self._prune_idempotency_keys(now)
+        begun = time.perf_counter()
         pruned = await self._prune(min(self.floor(now), context.position_history.passed(now)))
-        return pruned + await self._make_room(now)
+        pruned += await self._make_room(now)
+        if pruned:
+            self.durations.measured(time.perf_counter() - begun)
+            self.pruned_sequences += pruned
+        return pruned
 
     async def _declare_dead(self, now: float) -> None:
         """Declare nodes dead whose last heartbeat is too old."""

@@ -58,6 +58,7 @@ class Runtime:
         recent_events = RecentEvents(snapshot.position, min(RECENT_EVENTS_BYTES, page_bytes))
         fan_out = FanOut(self.registry)
         replayer = Replayer(log, self.registry, recent_events, fan_out, encoder, max_unsent_bytes=page_bytes)
+        self.replayer = replayer
         self.context = Context(
             log,
             self.registry,
@@ -88,8 +89,9 @@ class Runtime:
             start("replay", replayer.run),
             start("health", self.health.run),
         ]
+        self.retention: Retention | None = None
         if log.is_durable:
-            retention = Retention(
+            retention = self.retention = Retention(
                 self.queue,
                 self.recovery,
                 self._heartbeats,

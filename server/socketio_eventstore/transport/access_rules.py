@@ -8,6 +8,7 @@ have the server's own origin, so the name itself has to be known.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final, Literal, TypeAlias
 
@@ -45,8 +46,18 @@ class AccessRefused(Exception):
 class AccessRules:
     """Decides by ``Host`` and ``Origin`` whether a request is answered, and logs each refusal."""
 
-    def __init__(self, allowed_hosts: AllowedHosts, trusted_proxies: Iterable[str]) -> None:
-        """Hosts are not checked with None, nor with ``ANY``, which is logged. Raises ValueError."""
+    def __init__(
+        self,
+        allowed_hosts: AllowedHosts,
+        trusted_proxies: Iterable[str],
+        refused: Counter[str] | None = None,
+    ) -> None:
+        """Hosts are not checked with None, nor with ``ANY``, which is logged. Raises ValueError.
+
+        ``refused`` are the counts of former rules, to go on with.
+        """
+        self.refused: Counter[str] = Counter() if refused is None else refused
+        """The number of refused requests: ``host`` or ``origin``."""
         self._hosts = _host_patterns(allowed_hosts)
         self._proxies = TrustedProxies(trusted_proxies)
         self._refusals = RepeatedFailures(logger, max_kinds=MAX_REFUSALS)
@@ -64,6 +75,7 @@ class AccessRules:
             return
         if opened.host is None:
             text = f"Invalid Host: {_shown(opened.host_text)}"
+            self.refused["host"] += 1
             self._refusals.failed("invalid", f"{text} (400)", level=logging.WARNING)
             raise AccessRefused("400 BAD REQUEST", text)
         host = opened.host.host
@@ -75,6 +87,7 @@ class AccessRules:
         text = f"Refused the {source} {_shown(opened.host_text)} (421)"
         expected = _listed(["an IP address", LOCALHOST, *names])
         line = f"{text}: expected one of {expected}; allowed_hosts adds names{self._hint(head)}"
+        self.refused["host"] += 1
         self._refusals.failed(("host", host), line, level=logging.WARNING)
         reason = f"This server does not answer for the host {_shown(opened.host_text)}: see allowed_hosts"
         raise AccessRefused("421 MISDIRECTED REQUEST", reason)
@@ -95,6 +108,7 @@ class AccessRules:
         own = [f"{expected} (the server's own)" for expected in opened.origins] if has_own else []
         text = f"Refused the Origin {_shown(origin)} (403): expected one of {_listed([*own, *allowed])}"
         line = f"{text}; cors_allowed_origins adds origins{self._hint(head)}"
+        self.refused["origin"] += 1
         self._refusals.failed(("origin", origin), line, level=logging.WARNING)
         return AccessRefused("403 FORBIDDEN", f"Forbidden: the origin {_shown(origin)} is not allowed")
 

@@ -41,6 +41,7 @@ class EngineServer(Protocol):
     max_client_buffer: int
     handlers_at_once: int
     slow_clients: int
+    received_bytes: int
     pending: int
     failures: RepeatedFailures
     sockets: dict[str, EngineConnection]
@@ -205,6 +206,7 @@ class EngineConnection(ClientConnection):
             return
         if (log := self._engine.packet_log) is not None:
             log.received(self.id, packet)
+        self._engine.received_bytes += len(packet)
         if packet == "3":
             self._heartbeat.handle_pong()
         else:

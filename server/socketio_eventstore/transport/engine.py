@@ -131,6 +131,8 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
     """Whether clients that do not take offsets are recognised (``auto``)."""
     slow_clients: int
     """The number of connections aborted because of ``max_client_buffer``."""
+    received_bytes: int
+    """The bytes of all packets from clients."""
     failures: RepeatedFailures
     """The log lines about clients."""
     polls_at_shutdown: PollsAtShutdown
@@ -200,6 +202,7 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
         self.offsets = offsets
         self.access = AccessRules(allowed_hosts, trusted_proxies)
         self.slow_clients = 0
+        self.received_bytes = 0
         self.unread = UnreadResponses()
         self.polls_at_shutdown = PollsAtShutdown()
         self.failures = RepeatedFailures(logging.getLogger("socketio_eventstore.transport.connection"))

@@ -158,6 +158,10 @@ class EventLog:
         return cls(epoch, state, writer_database, reader_database, room)
 
     @property
+    def index_memory_bytes(self) -> int:
+        return self._index.memory_bytes
+
+    @property
     def head(self) -> int:
         return self._head
 

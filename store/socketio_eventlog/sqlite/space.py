@@ -121,7 +121,9 @@ class Space:
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         (unused,) = connection.execute("PRAGMA freelist_count").fetchone()
         self._unused_bytes = unused * self._page_bytes
-        self._used_bytes = (pages - unused) * self._page_bytes + self._wal_bytes()
+        wal_bytes = self._wal_bytes()
+        self._used_bytes = (pages - unused) * self._page_bytes + wal_bytes
+        self._room.used_bytes, self._room.wal_bytes = self._used_bytes, wal_bytes
         left = max(0, min(self._max_size - self._used_bytes, self._reserve.free_bytes))
         self._appends_until_count = left // BYTES_PER_APPEND if self._has_reserve else 0
         self._unwritten_bytes = max(0, pages * self._page_bytes - self._path.stat().st_size)
