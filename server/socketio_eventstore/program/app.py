@@ -33,6 +33,7 @@ from socketio_eventstore.program.handlers_module import import_handlers, pages_o
 from socketio_eventstore.program.host_check import refuses_other_hosts
 from socketio_eventstore.program.http_routes import add_routes
 from socketio_eventstore.program.listener import Listener, check_addresses
+from socketio_eventstore.program.metrics import add_metrics
 from socketio_eventstore.program.reload import reload
 from socketio_eventstore.program.signals import Signals
 from socketio_eventstore.program.slow_requests import closes_slow_requests
@@ -119,6 +120,7 @@ async def build(config: Config, *, is_stored: bool = True) -> tuple[web.Applicat
         middlewares=[closes_slow_requests(settings.connect_timeout), refuses_other_hosts(sio)]
     )
     add_routes(app, settings.path, pages_of(module, settings.handlers), sio)
+    add_metrics(app, sio)
     sio.attach(app, settings.path)
     return app, sio
 

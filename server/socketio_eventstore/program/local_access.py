@@ -1,0 +1,50 @@
+"""Who may look into the server without a key: the programs on its own machine."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import Final
+
+from aiohttp import web
+
+from socketio_eventstore.transport.addresses import parse_authority
+from socketio_eventstore.transport.request_head import UNIX_PEER, RequestHead
+
+LOCALHOST: Final = "localhost"
+PROXY_HEADERS: Final = (
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-real-ip",
+    "via",
+)
+"""The headers that a proxy adds. A proxy on this machine is a local peer, and its clients are not."""
+
+
+def refusal(request: web.BaseRequest) -> str | None:
+    """Return why a request may not see what only people on the machine may see; None if it may.
+
+    The request must come from this machine, name the machine as its host, and have passed no proxy. A proxy
+    that adds no header and names the machine as host passes as a local program.
+    """
+    head = RequestHead.of_request(request)
+    if not _is_local(head.peer):
+        return "Only programs on the server's own machine may read this."
+    if any(head.headers(name) for name in PROXY_HEADERS):
+        return "A proxy has passed this request on; only programs on the server's own machine may read this."
+    authority = parse_authority(",".join(head.headers("host")))
+    if authority is None or not (authority.host == LOCALHOST or _is_local(authority.host)):
+        return "Only a request to localhost may read this."
+    return None
+
+
+def _is_local(peer: str) -> bool:
+    if peer == UNIX_PEER:
+        return True
+    try:
+        address = ip_address(peer.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return bool((mapped or address).is_loopback)
