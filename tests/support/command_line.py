@@ -68,7 +68,8 @@ def running(folder: Path, *arguments: str, **environ: str) -> Iterator[tuple[sub
 
 
 def environment(changes: dict[str, str]) -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("EVENTSTORE_")} | changes
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("EVENTSTORE_")}
+    return inherited | {"EVENTSTORE_LOG__FORMAT": "text"} | changes
 
 
 def assert_refused(result: subprocess.CompletedProcess[str], *lines: str) -> None:

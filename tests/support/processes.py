@@ -71,6 +71,8 @@ class ServerCommand:
         self.has_database = False
         """Whether a start finds a database without rows: most tests are not about a first start."""
         self.log_file = folder / "server.log"
+        self.environ = {"EVENTSTORE_LOG__FORMAT": "text"}
+        """Variables of the process, besides those of the tests."""
         self._process: subprocess.Popen[bytes] | None = None
 
     def command(self) -> Sequence[str]:
@@ -108,7 +110,7 @@ class ServerCommand:
             self._process = subprocess.Popen(
                 self.command(),
                 cwd=self.folder,
-                env=inherited | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": search_path},
+                env=inherited | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": search_path} | self.environ,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -145,7 +145,10 @@ def test_invalid_value_of_other_tables(file: Path, table: str, line: str, expect
         ("port = 1", "line 1: there is no key 'port'; it belongs to [server]"),
         ("\n[sever]\nport = 1", "line 2: there is no table 'sever'; the nearest is 'server'"),
         ("sever.port = 1", "line 1: there is no table 'sever'; the nearest is 'server'"),
-        ("x = 1", "line 1: there is no key 'x'; known: server, connection_state_recovery, store, limits"),
+        (
+            "x = 1",
+            "line 1: there is no key 'x'; known: server, connection_state_recovery, store, limits, log",
+        ),
         ("server = 1", "line 1: server = 1: expected a table, [server]"),
         ("[[server]]", "line 1: server = [{}]: expected a table, [server]"),
         (

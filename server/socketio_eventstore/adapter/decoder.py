@@ -96,7 +96,7 @@ class Decoder:
         try:
             pkt = self._add(connection_id, data)
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
-            raise InvalidPacket(f"not a Socket.IO packet: {data[:40]!r}") from error
+            raise InvalidPacket("not a Socket.IO packet") from error
         if pkt is not None and pkt.packet_type in (packet.EVENT, packet.BINARY_EVENT):
             name = pkt.data[0] if isinstance(pkt.data, list) and pkt.data else None
             if not isinstance(name, str) or name in _REFUSED_EVENTS:

@@ -18,6 +18,7 @@ from socketio import exceptions
 
 from socketio_eventlog.errors import StoreError
 from socketio_eventstore.adapter.application import Application
+from socketio_eventstore.adapter.client_lines import ClientLines
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
 from socketio_eventstore.core.sessions import Session, SessionConnection
 
@@ -98,6 +99,7 @@ class HandlerCalls:
     def __init__(self, application: Application) -> None:
         self._application = application
         self.failures = RepeatedFailures(logger)
+        self.lines = ClientLines(application.environ)
         self.errors: Counter[str] = Counter()
         """The number of exceptions by kind of handler; the name of an event comes from the client."""
         self.disconnects: Counter[str] = Counter()
@@ -121,7 +123,8 @@ class HandlerCalls:
         self.errors[event if event in NAMED_HANDLERS else "event"] += 1
         kind = (event, session.namespace, type(error))
         text = f"The {event} handler of {session.namespace} failed for {session.sid}: {error!r}"
-        self.failures.failed(kind, text, error=error)
+        extra = {"sid": session.sid, "namespace": session.namespace}
+        self.failures.failed(kind, text, error=error, extra=extra)
 
     async def finish(self) -> None:
         """Wait for the tasks that are running."""
@@ -137,6 +140,14 @@ class HandlerCalls:
         self, session: Session, attached: SessionConnection, connection_id: str, auth: Any
     ) -> Any:
         """Call the connect handler; return the reason of a refusal, or None. Raises StoreError."""
+        refusal = await self._connect(session, attached, connection_id, auth)
+        if refusal is not None:
+            self.lines.refused(session, connection_id)
+        return refusal
+
+    async def _connect(
+        self, session: Session, attached: SessionConnection, connection_id: str, auth: Any
+    ) -> Any:
         refused = exceptions.ConnectionRefusedError().error_args
         environ = self._application.environ.get(connection_id, {})
         token = _connecting.set((session, attached))
@@ -170,6 +181,7 @@ class HandlerCalls:
     async def disconnect(self, session: Session, connection_id: str | None, reason: str) -> None:
         """Call the disconnect handler of an accepted client that has gone."""
         self.disconnects[reason] += 1
+        self.lines.disconnected(session, connection_id, reason)
         running = RunningDisconnect(session, connection_id)
         token = _running.set(running)
         try:

@@ -23,6 +23,7 @@ from socketio_eventstore.adapter.clients import Clients
 from socketio_eventstore.adapter.decoder import Decoder
 from socketio_eventstore.adapter.exactly_once import ExactlyOnce, InvalidIdempotencyKey
 from socketio_eventstore.adapter.handlers import connecting_as
+from socketio_eventstore.adapter.request_ids import RequestIds
 from socketio_eventstore.core.event_rules import check_text
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.handler_transaction import (
@@ -106,6 +107,7 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
     _has_own_trigger: bool
     """Whether the application's class calls handlers in a way of its own."""
     _exactly_once: ExactlyOnce
+    _request_ids: RequestIds
 
     @classmethod
     def check(cls, server: object) -> None:
@@ -148,6 +150,7 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
                 ATTACHMENTS_OF_CLIENTS,
             )
         self._exactly_once = ExactlyOnce()
+        self._request_ids = RequestIds()
         stock = socketio.AsyncServer._trigger_event  # noqa: SLF001 -- a hook, as in _HOOKS
         self._has_own_trigger = type(self)._trigger_event is not stock  # noqa: SLF001
         self.admin_ui = None
@@ -470,6 +473,7 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
     def accepted(self, session: Session) -> None:
         """Report a client that was accepted."""
         self.accepted_clients += 1
+        self._clients.calls.lines.connected(session)
         if self.admin_ui is not None:
             self.admin_ui.accepted(session)
 
@@ -549,6 +553,7 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
             self._clients.calls.failures.failed(type(error).__name__, f"A connection was refused. {error}")
             return UNAVAILABLE
         self.manager_initialized = True
+        self._request_ids.give(environ, self.eio.access)
         self.environ[eio_sid] = environ
         connection = self.eio.connection(eio_sid)
         if connection is not None:

@@ -468,7 +468,7 @@ class CommitQueue:
                 self.context.fan_out.end_run()
             value = operation.send(self.context)
         except Exception as error:  # noqa: BLE001 -- as in _take_foreign
-            text = f"An operation could not take effect: {operation!r}"
+            text = f"An operation could not take effect: {type(operation).__name__}"
             self._failures.failed((type(operation), type(error)), text, error=error)
             if result is not None and not result.done():
                 result.set_exception(error)

@@ -10,6 +10,7 @@ from functools import partial
 
 from socketio_eventlog.errors import StoreClosed, StoreError, StoreUnavailable
 from socketio_eventlog.records import SessionEnd
+from socketio_eventstore.core.bounded_lines import BoundedLines
 from socketio_eventstore.core.commit_queue import CommitQueue
 from socketio_eventstore.core.recovery import Recovery
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
@@ -49,6 +50,7 @@ class Expiry:
         """The sessions whose handler is running."""
         self._failed: dict[Session, FailedExpiry] = {}
         self._failures = RepeatedFailures(logger)
+        self._lines = BoundedLines(logger, "expired sessions")
         self.expired = 0
         """The number of sessions that ended since their clients did not return."""
 
@@ -90,7 +92,13 @@ class Expiry:
             await self._expiry_failed(session, error)
         else:
             self._failed.pop(session, None)
-            self.expired += 1
+            self._count(session)
+
+    def _count(self, session: Session) -> None:
+        self.expired += 1
+        if self._lines.admit():
+            extra = {"sid": session.sid, "namespace": session.namespace}
+            logger.info("expired: %s, whose client did not return in time", session.sid, extra=extra)
 
     async def _expiry_failed(self, session: Session, error: Exception) -> None:
         """Retry the expiry later, with growing pauses, or end the session without its handler."""
@@ -114,4 +122,4 @@ class Expiry:
             self._failures.failed("expiry", f"The session {session.sid} could not be ended. {failure}")
         else:
             self._failed.pop(session, None)
-            self.expired += 1
+            self._count(session)

@@ -35,7 +35,7 @@ class Faults:
 
         Return what the submitter gets all the same: the offset when one of the changes is an event.
         """
-        text = f"A change is stored and could not take effect; its clients reconnect. {committed!r:.500}"
+        text = f"A change is stored and could not take effect; its clients reconnect. {_named(committed)}"
         self._failures.failed((type(committed[0].change), type(error)), text, error=error)
         context, offset = self._context, None
         for one in committed:
@@ -72,3 +72,8 @@ class Faults:
 
 def _abort(connection: ClientConnection) -> None:
     connection.abort("a change could not take effect on this server")
+
+
+def _named(committed: Sequence[Committed]) -> str:
+    """The kinds and positions of changes, without the payloads of events."""
+    return ", ".join(f"{type(one.change).__name__} at {one.position}" for one in committed[:10])

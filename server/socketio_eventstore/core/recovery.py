@@ -16,6 +16,7 @@ from enum import StrEnum
 from socketio_eventlog.errors import OffsetRefused, OffsetRolledBack, OffsetUnknown
 from socketio_eventlog.log import Log
 from socketio_eventlog.records import MissedSummary
+from socketio_eventstore.core.bounded_lines import BoundedLines
 from socketio_eventstore.core.old_events import OldEvents
 from socketio_eventstore.core.options import Options
 from socketio_eventstore.core.position_history import PositionHistory
@@ -95,6 +96,7 @@ class Recovery:
         self._limits = limits
         self._old_events = old_events
         self._failures = RepeatedFailures(logger)
+        self._lines = BoundedLines(logger, "reconnections without recovery")
         self.position_history = PositionHistory(limits.max_unconfirmed_seconds)
         self.results: Counter[RecoveryResult] = Counter()
         """The number of reconnections by result."""
@@ -108,7 +110,9 @@ class Recovery:
         """Count and log the result of a reconnection."""
         self.results[result] += 1
         level = logging.DEBUG if result is RecoveryResult.RECOVERED else logging.INFO
-        logger.log(level, "reconnection of %s: %s", sid or "an unknown session", result)
+        if level == logging.DEBUG or self._lines.admit():  # a recovered client has a line after its replay
+            extra = {"sid": sid, "result": str(result)}
+            logger.log(level, "reconnection of %s: %s", sid or "an unknown session", result, extra=extra)
 
     def is_expired(self, session: Session, uptime: float) -> bool:
         """Whether a session has been away for longer than the maximum disconnection duration."""

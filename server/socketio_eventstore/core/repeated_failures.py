@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -46,18 +46,19 @@ class RepeatedFailures:
         level: int = logging.ERROR,
         error: BaseException | None = None,
         ends_when_quiet: bool = True,
+        extra: Mapping[str, object] | None = None,
     ) -> None:
         """Count a failure. Failures of one ``kind`` share their lines; the last text is shown.
 
-        ``error`` adds the traceback to the first line. Without ``ends_when_quiet`` only ``succeeded`` ends
-        the failure. Call this on the event loop.
+        ``error`` adds the traceback to the first line, and ``extra`` the fields of a structured log. Without
+        ``ends_when_quiet`` only ``succeeded`` ends the failure. Call this on the event loop.
         """
         loop = asyncio.get_running_loop()
         if kind not in self._failures and len(self._failures) >= self._max_kinds:
             kind = None
         failure = self._failures.get(kind)
         if failure is None or failure.loop is not loop:
-            self._logger.log(level, "%s", text, exc_info=error)
+            self._logger.log(level, "%s", text, exc_info=error, extra=extra)
             timer = loop.call_later(self._report_seconds, self._report, kind)
             self._failures[kind] = _Failure(level, text, ends_when_quiet, loop, timer)
         else:

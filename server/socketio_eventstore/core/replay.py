@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from socketio_eventlog.log import Log
 from socketio_eventlog.records import LoggedEvent
+from socketio_eventstore.core.bounded_lines import BoundedLines
 from socketio_eventstore.core.fan_out import FanOut
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.packets import PacketEncoder
@@ -78,6 +79,7 @@ class Replayer:
         """The number of missed events that were sent."""
         self.unsendable_events = 0
         """How often an event could not be sent, and ended a connection."""
+        self._lines = BoundedLines(logger, "recovered clients")
         self._wake = asyncio.Event()
 
     def begin(self, session: Session) -> None:
@@ -217,7 +219,21 @@ class Replayer:
         self._release_deferred(session, recent_events.position)
         current.sent = recent_events.position
         self._registry.go_live(session)
+        if current.recovered and self._lines.admit():
+            self._log_recovery(session)
         return True
+
+    def _log_recovery(self, session: Session) -> None:
+        current = session.current
+        offset = str(self._log.offset_of(current.first_sent or current.sent))
+        extra = {"sid": session.sid, "namespace": session.namespace, "result": "recovered"}
+        logger.info(
+            "recovered %s: %s missed events, from offset %s on",
+            session.sid,
+            current.replayed,
+            offset,
+            extra=extra | {"missed": current.replayed, "offset": offset},
+        )
 
     def _frames(self, logged: LoggedEvent) -> Frames:
         event = logged.event
@@ -230,6 +246,7 @@ class Replayer:
         if current.connection is not None:
             current.first_sent = current.first_sent or sequence
             self._fan_out.put(current.connection, frames)
+            current.replayed += 1
             self.events += 1
 
     def _release_deferred(self, session: Session, position: int) -> None:

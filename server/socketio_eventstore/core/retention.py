@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from socketio_eventlog.errors import StoreClosed, StoreError, StoreUnavailable
 from socketio_eventlog.log import HEARTBEAT_SECONDS
+from socketio_eventstore.core.bounded_lines import BoundedLines
 from socketio_eventstore.core.commit_queue import CommitQueue
 from socketio_eventstore.core.expiry import Expiry
 from socketio_eventstore.core.heartbeats import Heartbeats
@@ -52,6 +53,7 @@ class Retention:
         """The positions by which events are older than a client may be away."""
         self._interval_seconds = interval_seconds
         self._keys_retention_seconds = keys_retention_seconds
+        self._lines = BoundedLines(logger, "prunings")
         self.durations = Histogram(DURATIONS_SECONDS)
         """The seconds that each deletion of old events took."""
         self.pruned_sequences = 0
@@ -102,9 +104,16 @@ class Retention:
         pruned = await self._prune(min(self.floor(now), context.position_history.passed(now)))
         pruned += await self._make_room(now)
         if pruned:
-            self.durations.measured(time.perf_counter() - begun)
-            self.pruned_sequences += pruned
+            self._pruned(pruned, time.perf_counter() - begun)
         return pruned
+
+    def _pruned(self, events: int, seconds: float) -> None:
+        self.durations.measured(seconds)
+        self.pruned_sequences += events
+        if self._lines.admit():
+            through = self._context.log.pruned_through
+            extra = {"events": events, "pruned_through": through, "seconds": round(seconds, 6)}
+            logger.info("pruned %s events in %.3f s, up to number %s", events, seconds, through, extra=extra)
 
     async def _declare_dead(self, now: float) -> None:
         """Declare nodes dead whose last heartbeat is too old."""

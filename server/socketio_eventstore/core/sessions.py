@@ -114,6 +114,8 @@ class SessionConnection:
     """During a replay: events up to this sequence need not be sent (again)."""
     first_sent: int = 0
     """The first event that the replay has sent; 0 for none."""
+    replayed: int = 0
+    """The number of events that the replay has sent."""
     accepted_at: float = 0.0
     """The monotonic time in seconds at which the connection was accepted."""
     pinged_position: int = 0

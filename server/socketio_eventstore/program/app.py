@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import sqlite3
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +19,7 @@ from socketio_eventlog.errors import StoreError
 from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.sqlite.log import EventLog
 from socketio_eventstore.adapter.async_server import AsyncServer
+from socketio_eventstore.program.banner import announce
 from socketio_eventstore.program.check import (
     check_durations,
     check_store,
@@ -33,6 +32,7 @@ from socketio_eventstore.program.handlers_module import import_handlers, pages_o
 from socketio_eventstore.program.host_check import refuses_other_hosts
 from socketio_eventstore.program.http_routes import add_routes
 from socketio_eventstore.program.listener import Listener, check_addresses
+from socketio_eventstore.program.logs import AccessLogger
 from socketio_eventstore.program.metrics import add_metrics
 from socketio_eventstore.program.reload import reload
 from socketio_eventstore.program.signals import Signals
@@ -47,6 +47,7 @@ else:
     NEW_EVENT_LOOP = uvloop.new_event_loop  # a fifth less processor time per delivery
 
 logger = logging.getLogger(__name__)
+access_log = logging.getLogger("socketio_eventstore.access")
 
 GARBAGE_THRESHOLD = 25_000
 """Allocations minus deallocations between two runs of the garbage collector (by default 700)."""
@@ -133,7 +134,7 @@ async def _serve(config: Config, load: Callable[[], Config]) -> int:
             signals.on_reload = lambda: server.reload(load)
             await signals.stop.wait()
     finally:
-        await server.stop()
+        await server.stop(signals.reason)
     return signals.exit_code
 
 
@@ -162,7 +163,8 @@ class _Server:
         logging.getLogger("aiohttp.server").addFilter(_is_server_error)
         self._runner = web.AppRunner(
             app,
-            access_log=None,
+            access_log_class=AccessLogger,
+            access_log=access_log if config.log.access else None,
             shutdown_timeout=0.1,
             # Also the limit for an incomplete header; from aiohttp 3.14.5 on it starts with the connection.
             keepalive_timeout=config.server.connect_timeout,
@@ -173,15 +175,17 @@ class _Server:
             await site.start()
             self._sites.append(site)
         _configure_garbage_collector()
-        print(await _banner(config, sio, self._listener), flush=True)  # noqa: T201 - the program's output
+        await announce(config, sio, self._listener)
 
     def reload(self, load: Callable[[], Config]) -> None:
         """Load the configuration again and apply the reloadable values."""
         if self._sio is not None:
             self._config = reload(self._sio, self._config, load)
 
-    async def stop(self) -> None:
-        """Stop listening, close all transports and the store."""
+    async def stop(self, reason: str = "") -> None:
+        """Stop listening, close all transports and the store; ``reason`` is the name of a signal."""
+        if self._sites:
+            logger.info("stopping: %s", reason or "an error", extra={"reason": reason})
         for site in self._sites:
             await site.stop()
         if self._listener is not None:
@@ -195,6 +199,8 @@ class _Server:
                 logger.warning("Disconnect handlers were still running after %s s.", grace)
         if self._runner is not None:
             await self._runner.cleanup()
+        if self._sites:
+            logger.info("stopped")
 
 
 def _configure_garbage_collector() -> None:
@@ -228,23 +234,3 @@ async def _check(config: Config) -> None:
     if config.connection_state_recovery is not None:
         problems += check_store(config.store.path)
     raise_for(problems)
-
-
-async def _banner(config: Config, sio: AsyncServer, listener: Listener) -> str:
-    lines = [f"Listening on {' and '.join(listener.urls())}"]
-    runtime = sio.manager.runtime
-    if runtime is None or not runtime.is_enabled:
-        lines.append("Connection state recovery is disabled: nothing is stored.")
-    else:
-        survives = {"full": "power loss", "normal": "kill -9, not power loss"}[config.store.synchronous]
-        sessions, events = await runtime.log.counts()
-        lines += [
-            f"Store {config.store.path} (SQLite {sqlite3.sqlite_version})",
-            f"Durable: synchronous = {config.store.synchronous!r}, survives {survives}",
-            f"Found {sessions} sessions and {events} events",
-        ]
-    has_page = getattr(sys.modules[config.server.handlers], "PAGES", None) is not None
-    url = listener.url_for_browsers()
-    page = f"Open {url} in a browser. " if has_page and url is not None else ""
-    lines.append(f"{page}Ctrl-C stops the server.")
-    return "\n".join(lines)

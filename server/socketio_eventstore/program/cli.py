@@ -5,7 +5,6 @@ A command imports its dependencies itself, so that ``--help`` and other commands
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -52,17 +51,21 @@ config_option = click.option(
 @config_option
 @click.option("--host", help="The address to listen on. Overrides the configuration.")
 @click.option("--port", type=int, help="The port to listen on. Overrides the configuration.")
-@click.option("--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True)
-def serve(path: Path | None, host: str | None, port: int | None, log_level: str) -> None:
+@click.option("--log-level", type=click.Choice(LOG_LEVELS), help="Overrides the configuration.")
+def serve(path: Path | None, host: str | None, port: int | None, log_level: str | None) -> None:
     """Serve until Ctrl-C or SIGTERM (POSIX only).
 
     A second signal ends the server at once. Without a terminal, SIGHUP reloads the configuration.
     """
     _require_posix("serve")
     values = {key: value for key, value in {"host": host, "port": port}.items() if value is not None}
-    flags: Mapping[str, Mapping[str, object]] = {"server": values}
+    flags: dict[str, Mapping[str, object]] = {"server": values}
+    if log_level is not None:
+        flags["log"] = {"level": log_level}
     config = _load(path, flags)
-    _log_to_stderr(log_level)
+    from socketio_eventstore.program.logs import log_to_stderr
+
+    log_to_stderr(config.log)
     absolute = (path or DEFAULT_CONFIG).absolute()  # handlers may change the present folder
     from socketio_eventstore.program import app
     from socketio_eventstore.program.config import Config
@@ -165,12 +168,6 @@ def _load(path: Path | None, flags: Mapping[str, Mapping[str, object]] | None = 
         return Config.load(path or DEFAULT_CONFIG, flags, os.environ)
     except ConfigError as error:
         raise CommandError(str(error)) from error
-
-
-def _log_to_stderr(level: str) -> None:
-    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # At the level INFO alembic logs each of its plugins.
-    logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def _run(action: Callable[[Config], T], config: Config) -> T:

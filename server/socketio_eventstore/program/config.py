@@ -173,6 +173,13 @@ FileMode: TypeAlias = Annotated[
 ]
 Synchronous: TypeAlias = Annotated[Literal["full", "normal"], Field(description='"full" or "normal"')]
 
+LogFormat: TypeAlias = Annotated[
+    Literal["auto", "text", "json"], Field(description='"auto", "text" or "json"')
+]
+LogLevel: TypeAlias = Annotated[
+    Literal["debug", "info", "warning", "error"],
+    Field(description='"debug", "info", "warning" or "error"'),
+]
 OffsetsKey: TypeAlias = Annotated[Offsets, Field(description='"auto" or "always"')]
 
 LISTS: Final = ("namespaces", "allowed_hosts", "cors_allowed_origins", "trusted_proxies")
@@ -265,11 +272,22 @@ class LimitSettings(_Table):
     rooms_per_session: Count = DEFAULTS.rooms_per_session
 
 
+class LogSettings(_Table):
+    """The table ``[log]``."""
+
+    format: LogFormat = "auto"
+    """``auto`` is ``text`` on a terminal, and ``json`` elsewhere."""
+    level: LogLevel = "info"
+    access: Switch = False
+    """Whether each HTTP request has a line."""
+
+
 class _File(_Table):
     server: ServerSettings = ServerSettings()
     connection_state_recovery: RecoverySettings | None = None
     store: StoreSettings = StoreSettings()
     limits: LimitSettings = LimitSettings()
+    log: LogSettings = LogSettings()
 
 
 TABLES: Mapping[str, type[_Table]] = {
@@ -277,6 +295,7 @@ TABLES: Mapping[str, type[_Table]] = {
     "connection_state_recovery": RecoverySettings,
     "store": StoreSettings,
     "limits": LimitSettings,
+    "log": LogSettings,
 }
 
 
@@ -291,6 +310,7 @@ class Config:
     """None disables recovery."""
     store: StoreSettings = field(default_factory=StoreSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
+    log: LogSettings = field(default_factory=LogSettings)
 
     @classmethod
     def load(
@@ -317,7 +337,8 @@ class Config:
             raise ConfigError(*found)
         folder = path.absolute().parent
         store = tables.store.model_copy(update={"path": folder / tables.store.path})
-        return cls(folder, tables.server, tables.connection_state_recovery, store, tables.limits)
+        recovery = tables.connection_state_recovery
+        return cls(folder, tables.server, recovery, store, tables.limits, tables.log)
 
 
 def _retention_errors(tables: _File, layers: Layers) -> list[str]:

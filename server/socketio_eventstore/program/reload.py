@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from socketio_eventstore.adapter.async_server import AsyncServer
 from socketio_eventstore.program.config import TABLES, Config, ConfigError, engine_hosts, engine_origins
+from socketio_eventstore.program.logs import set_level
 from socketio_eventstore.transport.access_rules import AccessRules
 from socketio_eventstore.transport.addresses import ANY
 
@@ -20,6 +21,7 @@ RELOADABLE = frozenset(
         ("server", "shutdown_grace"),
         ("limits", "connections"),
         ("limits", "pending_handshakes"),
+        ("log", "level"),
     }
 )
 """The keys that take effect without a restart."""
@@ -62,6 +64,7 @@ def apply(sio: AsyncServer, config: Config) -> None:
         engine_hosts(config.server), config.server.trusted_proxies, sio.eio.access.refused
     )
     sio.eio.connections = config.limits.connections
+    set_level(config.log)
     sio.eio.pending_handshakes = config.limits.pending_handshakes
 
 

@@ -23,6 +23,8 @@ class Signals:
     def __init__(self) -> None:
         self.stop = asyncio.Event()
         self.exit_code = 0
+        self.reason = ""
+        """The name of the signal that asked for the stop."""
         self.on_reload: Callable[[], None] = lambda: None
         """Called on the event loop for a SIGHUP without a terminal."""
         self._loop = asyncio.get_running_loop()
@@ -50,7 +52,7 @@ class Signals:
     def _stop(self, number: int, _frame: object) -> None:
         if self.stop.is_set():
             os._exit(128 + number)  # everything that was acknowledged is on disk
-        self.exit_code = EXIT_CODES[signal.Signals(number)]
+        self.exit_code, self.reason = EXIT_CODES[signal.Signals(number)], signal.Signals(number).name
         self.stop.set()
         self._loop.call_soon_threadsafe(self._wake)
 

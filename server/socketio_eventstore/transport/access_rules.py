@@ -92,6 +92,10 @@ class AccessRules:
         reason = f"This server does not answer for the host {_shown(opened.host_text)}: see allowed_hosts"
         raise AccessRefused("421 MISDIRECTED REQUEST", reason)
 
+    def trusts(self, head: RequestHead) -> bool:
+        """Whether the request comes from a trusted proxy."""
+        return self._proxies.trust(head.peer)
+
     def is_own(self, origin: str, head: RequestHead) -> bool:
         """Whether an origin is that of the pages of this server."""
         found = parse_origin(origin)

@@ -145,7 +145,9 @@ class EngineConnection(ClientConnection):
 
     def abort(self, reason: str) -> None:
         """Close the transport at once, drop the unsent bytes, and send no packet. Logs ``reason``."""
-        self._engine.failures.failed(reason, f"{self.id}: transport aborted: {reason}", level=logging.INFO)
+        extra = {"sids": [session.sid for session in self.sessions.values()], "reason": reason}
+        text = f"{self.id}: transport aborted: {reason}"
+        self._engine.failures.failed(reason, text, level=logging.INFO, extra=extra)
         self._abort(self._engine.reason.TRANSPORT_ERROR)
 
     def close_after_flush(self, reason: str) -> None:
@@ -223,7 +225,7 @@ class EngineConnection(ClientConnection):
                 try:
                     content = b64decode(packet[1:], validate=True)
                 except ValueError as error:
-                    raise InvalidPacket(f"invalid base64: {packet[:20]!r}") from error
+                    raise InvalidPacket("invalid base64") from error
                 return self._engine.handle_message(self, content)
             case "1":
                 self._final_packet = NOOP
@@ -233,7 +235,7 @@ class EngineConnection(ClientConnection):
             case "3" | "5" | "6":
                 pass
             case _:
-                raise InvalidPacket(f"unknown packet {packet[:20]!r}")
+                raise InvalidPacket(f"unknown packet type {packet[:1]!a}")
         return None
 
     def fail(self, error: InvalidPacket) -> None:

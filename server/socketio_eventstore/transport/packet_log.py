@@ -92,6 +92,9 @@ def _log_packets(log: logging.Logger, connection_id: str, what: str, packets: It
 def _parts(packet: str | bytes) -> tuple[str, str | None]:
     if isinstance(packet, bytes):
         return "MESSAGE", "<binary>"
+    if packet.startswith("40"):  # CONNECT: auth of the client, or its private id; the rest says who it is
+        namespace, has_data, _ = packet[1:].partition("{")
+        return "MESSAGE", f"{namespace}{{…}}" if has_data else namespace
     kind = packet[:1]
     is_known = kind.isascii() and kind.isdigit() and int(kind) < len(packet_names)
     return packet_names[int(kind)] if is_known else "UNKNOWN", packet[1:] or None

@@ -34,6 +34,9 @@ max_disconnection_duration = 1000000.0
 [store]
 path = "events.db"
 synchronous = "{synchronous}"
+
+[log]
+format = "text"
 """
 
 

@@ -1,0 +1,55 @@
+"""The log lines about clients that come and go; bounded, since many may do so within a second.
+
+A line has the ids of the session and of the request that opened the connection. It has nothing that a client
+sent: no private id, no auth, no cookie.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from socketio_eventstore.adapter.request_ids import REQUEST_ID
+from socketio_eventstore.core.bounded_lines import BoundedLines
+from socketio_eventstore.core.sessions import Session
+
+logger = logging.getLogger(__name__)
+
+
+class ClientLines:
+    """Logs each connect, refusal and disconnection."""
+
+    def __init__(self, environ: Mapping[str, Any]) -> None:
+        """``environ``: the environ of each connection, by its id."""
+        self._environ = environ
+        self._connected = BoundedLines(logger, "connected clients")
+        self._refused = BoundedLines(logger, "refused clients")
+        self._disconnected = BoundedLines(logger, "disconnected clients")
+
+    def connected(self, session: Session) -> None:
+        """Log a new session; the replay has a line for a recovered one."""
+        current = session.current
+        if current.recovered or not self._connected.admit():
+            return
+        connection_id = None if current.connection is None else current.connection.id
+        extra = self._fields(session, connection_id) | {"former_session": current.refusal}
+        logger.info("connected: %s to %s", session.sid, session.namespace, extra=extra)
+
+    def refused(self, session: Session, connection_id: str) -> None:
+        """Log a client that the connect handler has refused; the handler's words may be secret."""
+        if self._refused.admit():
+            extra = self._fields(session, connection_id)
+            text = "refused by the connect handler: %s to %s"
+            logger.info(text, session.sid, session.namespace, extra=extra)
+
+    def disconnected(self, session: Session, connection_id: str | None, reason: str) -> None:
+        """Log an accepted client that has gone, with python-engineio's reason."""
+        if self._disconnected.admit():
+            extra = self._fields(session, connection_id) | {"reason": reason}
+            logger.info("disconnected: %s from %s: %s", session.sid, session.namespace, reason, extra=extra)
+
+    def _fields(self, session: Session, connection_id: str | None) -> dict[str, object]:
+        environ = self._environ.get(connection_id, {}) if connection_id is not None else {}
+        request_id = environ.get(REQUEST_ID)
+        return {"sid": session.sid, "namespace": session.namespace, "request_id": request_id}

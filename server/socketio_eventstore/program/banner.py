@@ -1,0 +1,57 @@
+"""What the program says when it listens: a banner for people, or the same as lines of the log."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import sys
+from importlib.metadata import version
+
+from socketio_eventstore.adapter.async_server import AsyncServer
+from socketio_eventstore.program.config import Config
+from socketio_eventstore.program.listener import Listener
+from socketio_eventstore.program.logs import is_for_people
+
+logger = logging.getLogger(__name__)
+
+
+async def announce(config: Config, sio: AsyncServer, listener: Listener) -> None:
+    """Print the banner, or log the start and the addresses where the log is JSON."""
+    if is_for_people(config.log):
+        print(await _banner(config, sio, listener), flush=True)  # noqa: T201 - the program's output
+        return
+    runtime = sio.manager.runtime
+    found: dict[str, object] = {"version": version("socketio-eventstore"), "process_id": os.getpid()}
+    if runtime is not None and runtime.is_enabled:
+        sessions, events = await runtime.log.counts()
+        found |= {
+            "store": str(config.store.path),
+            "synchronous": config.store.synchronous,
+            "sqlite": sqlite3.sqlite_version,
+            "sessions": sessions,
+            "events": events,
+        }
+    logger.info("started", extra=found)
+    for url in listener.urls():
+        logger.info("Listening on %s", url, extra={"url": url})
+
+
+async def _banner(config: Config, sio: AsyncServer, listener: Listener) -> str:
+    lines = [f"Listening on {' and '.join(listener.urls())}"]
+    runtime = sio.manager.runtime
+    if runtime is None or not runtime.is_enabled:
+        lines.append("Connection state recovery is disabled: nothing is stored.")
+    else:
+        survives = {"full": "power loss", "normal": "kill -9, not power loss"}[config.store.synchronous]
+        sessions, events = await runtime.log.counts()
+        lines += [
+            f"Store {config.store.path} (SQLite {sqlite3.sqlite_version})",
+            f"Durable: synchronous = {config.store.synchronous!r}, survives {survives}",
+            f"Found {sessions} sessions and {events} events",
+        ]
+    has_page = getattr(sys.modules[config.server.handlers], "PAGES", None) is not None
+    url = listener.url_for_browsers()
+    page = f"Open {url} in a browser. " if has_page and url is not None else ""
+    lines.append(f"{page}Ctrl-C stops the server.")
+    return "\n".join(lines)
