@@ -45,7 +45,7 @@ def test_shipped_file(tmp_path: Path) -> None:
     assert shipped.server == ServerSettings()
     assert shipped.connection_state_recovery == RecoverySettings()
     assert shipped.store == StoreSettings(path=SHIPPED.absolute().parent / "data/events.db")
-    for table in (shipped.server, shipped.connection_state_recovery, shipped.store):
+    for table in (shipped.server, shipped.connection_state_recovery, shipped.store, shipped.http):
         assert table.model_fields_set == set(type(table).model_fields)
 
 

@@ -10,6 +10,7 @@ import asyncio
 import gc
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
@@ -18,7 +19,10 @@ from aiohttp.http_exceptions import HttpProcessingError
 from socketio_eventlog.errors import StoreError
 from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.sqlite.log import EventLog
+from socketio_eventstore.adapter.administration import Administration
 from socketio_eventstore.adapter.async_server import AsyncServer
+from socketio_eventstore.program.api.app import api_application
+from socketio_eventstore.program.api.routes import endpoints
 from socketio_eventstore.program.banner import announce
 from socketio_eventstore.program.check import (
     check_durations,
@@ -31,6 +35,8 @@ from socketio_eventstore.program.errors import StartError
 from socketio_eventstore.program.handlers_module import import_handlers, pages_of, register_handlers
 from socketio_eventstore.program.host_check import refuses_other_hosts
 from socketio_eventstore.program.http_routes import add_routes
+from socketio_eventstore.program.http_settings import API_PATH
+from socketio_eventstore.program.keys import ApiKeys
 from socketio_eventstore.program.listener import Listener, check_addresses
 from socketio_eventstore.program.logs import AccessLogger
 from socketio_eventstore.program.metrics import add_metrics
@@ -85,8 +91,20 @@ def migrate(config: Config) -> None:
         raise StartError(str(error)) from error
 
 
-async def build(config: Config, *, is_stored: bool = True) -> tuple[web.Application, AsyncServer]:
-    """Return the web application and the Socket.IO server, with registered handlers, not yet started.
+@dataclass(frozen=True)
+class Built:
+    """The parts of a server that is not started."""
+
+    app: web.Application
+    """What the addresses of ``[server]`` serve."""
+    private_app: web.Application
+    """What the address of ``[http]`` serves."""
+    sio: AsyncServer
+    api_keys: ApiKeys
+
+
+async def build(config: Config, *, is_stored: bool = True) -> Built:
+    """Return the web applications and the Socket.IO server, with registered handlers.
 
     Without ``is_stored`` the server has no store, and nothing is written.
 
@@ -117,13 +135,22 @@ async def build(config: Config, *, is_stored: bool = True) -> tuple[web.Applicat
     sio.connect_timeout = settings.connect_timeout
     module = import_handlers(settings.handlers, config.folder)
     await register_handlers(module, sio, settings.handlers)
-    app = web.Application(
-        middlewares=[closes_slow_requests(settings.connect_timeout), refuses_other_hosts(sio)]
-    )
+    app, private_app = _web_application(config, sio), _web_application(config, sio)
+    keys = ApiKeys(config.http.api_keys)
+    api = api_application(keys, endpoints(Administration(sio)))
+    if config.http.listen:
+        private_app.add_subapp(API_PATH, api)
+    elif not settings.path.startswith(API_PATH):
+        app.add_subapp(API_PATH, api)
     add_routes(app, settings.path, pages_of(module, settings.handlers), sio)
     add_metrics(app, sio)
     sio.attach(app, settings.path)
-    return app, sio
+    return Built(app, private_app, sio, keys)
+
+
+def _web_application(config: Config, sio: AsyncServer) -> web.Application:
+    slow = closes_slow_requests(config.server.connect_timeout)
+    return web.Application(middlewares=[slow, refuses_other_hosts(sio)])
 
 
 async def _serve(config: Config, load: Callable[[], Config]) -> int:
@@ -139,13 +166,13 @@ async def _serve(config: Config, load: Callable[[], Config]) -> int:
 
 
 class _Server:
-    """The running program: listener, web application and Socket.IO server."""
+    """The running program: listeners, web applications and Socket.IO server."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._listener: Listener | None = None
-        self._sio: AsyncServer | None = None
-        self._runner: web.AppRunner | None = None
+        self._listeners: list[Listener] = []
+        self._built: Built | None = None
+        self._runners: list[web.AppRunner] = []
         self._sites: list[web.SockSite] = []
 
     async def start(self) -> None:
@@ -153,34 +180,42 @@ class _Server:
         config = self._config
         for line in check_durations(config):
             logger.warning("%s", line)
-        app, sio = await build(config)
-        self._listener = Listener(config)
-        self._sio = sio
+        built = await build(config)
+        self._listeners.append(Listener.of_server(config))
+        self._listeners.append(Listener.of_api(config))
+        self._built = built
         try:
-            await sio.start()
+            await built.sio.start()
         except StoreError as error:
             raise StartError(str(error)) from error
         logging.getLogger("aiohttp.server").addFilter(_is_server_error)
-        self._runner = web.AppRunner(
+        for app, listener in zip((built.app, built.private_app), self._listeners, strict=True):
+            await self._serve(app, listener)
+        _configure_garbage_collector()
+        await announce(config, built.sio, *self._listeners)
+
+    async def _serve(self, app: web.Application, listener: Listener) -> None:
+        if not listener.sockets:
+            return
+        runner = web.AppRunner(
             app,
             access_log_class=AccessLogger,
-            access_log=access_log if config.log.access else None,
+            access_log=access_log if self._config.log.access else None,
             shutdown_timeout=0.1,
             # Also the limit for an incomplete header; from aiohttp 3.14.5 on it starts with the connection.
-            keepalive_timeout=config.server.connect_timeout,
+            keepalive_timeout=self._config.server.connect_timeout,
         )
-        await self._runner.setup()
-        for listening in self._listener.sockets:
-            site = web.SockSite(self._runner, listening, backlog=LISTEN_BACKLOG)
+        self._runners.append(runner)
+        await runner.setup()
+        for listening in listener.sockets:
+            site = web.SockSite(runner, listening, backlog=LISTEN_BACKLOG)
             await site.start()
             self._sites.append(site)
-        _configure_garbage_collector()
-        await announce(config, sio, self._listener)
 
     def reload(self, load: Callable[[], Config]) -> None:
         """Load the configuration again and apply the reloadable values."""
-        if self._sio is not None:
-            self._config = reload(self._sio, self._config, load)
+        if self._built is not None:
+            self._config = reload(self._built.sio, self._built.api_keys, self._config, load)
 
     async def stop(self, reason: str = "") -> None:
         """Stop listening, close all transports and the store; ``reason`` is the name of a signal."""
@@ -188,17 +223,18 @@ class _Server:
             logger.info("stopping: %s", reason or "an error", extra={"reason": reason})
         for site in self._sites:
             await site.stop()
-        if self._listener is not None:
-            self._listener.close()
-        if self._sio is not None:
-            self._sio.manager.reopens = False  # not even for a handshake on a connection that is still open
+        for listener in self._listeners:
+            listener.close()
+        if self._built is not None:
+            sio = self._built.sio
+            sio.manager.reopens = False  # not even for a handshake on a connection that is still open
             grace = self._config.server.shutdown_grace
             try:
-                await asyncio.wait_for(self._sio.shutdown(), grace)
+                await asyncio.wait_for(sio.shutdown(), grace)
             except TimeoutError:
                 logger.warning("Disconnect handlers were still running after %s s.", grace)
-        if self._runner is not None:
-            await self._runner.cleanup()
+        for runner in self._runners:
+            await runner.cleanup()
         if self._sites:
             logger.info("stopped")
 

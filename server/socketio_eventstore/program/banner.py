@@ -10,16 +10,17 @@ from importlib.metadata import version
 
 from socketio_eventstore.adapter.async_server import AsyncServer
 from socketio_eventstore.program.config import Config
+from socketio_eventstore.program.http_settings import API_PATH
 from socketio_eventstore.program.listener import Listener
 from socketio_eventstore.program.logs import is_for_people
 
 logger = logging.getLogger(__name__)
 
 
-async def announce(config: Config, sio: AsyncServer, listener: Listener) -> None:
+async def announce(config: Config, sio: AsyncServer, listener: Listener, api_listener: Listener) -> None:
     """Print the banner, or log the start and the addresses where the log is JSON."""
     if is_for_people(config.log):
-        print(await _banner(config, sio, listener), flush=True)  # noqa: T201 - the program's output
+        print(await _banner(config, sio, listener, api_listener), flush=True)  # noqa: T201 - the program's output
         return
     runtime = sio.manager.runtime
     found: dict[str, object] = {"version": version("socketio-eventstore"), "process_id": os.getpid()}
@@ -37,8 +38,11 @@ async def announce(config: Config, sio: AsyncServer, listener: Listener) -> None
         logger.info("Listening on %s", url, extra={"url": url})
 
 
-async def _banner(config: Config, sio: AsyncServer, listener: Listener) -> str:
+async def _banner(config: Config, sio: AsyncServer, listener: Listener, api_listener: Listener) -> str:
     lines = [f"Listening on {' and '.join(listener.urls())}"]
+    if config.http.api_keys:
+        address = next(api_listener.urls(), "")
+        lines.append(f"HTTP interface at {address}{API_PATH}, keys: {', '.join(config.http.api_keys)}")
     runtime = sio.manager.runtime
     if runtime is None or not runtime.is_enabled:
         lines.append("Connection state recovery is disabled: nothing is stored.")

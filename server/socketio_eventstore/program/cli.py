@@ -120,6 +120,29 @@ def migrate(path: Path | None) -> None:
 
 
 @commands.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def genkey(name: str, as_json: bool) -> None:
+    """Make a key for the HTTP interface.
+
+    NAME says who uses the key. The key itself is stored nowhere: the config file gets its hash.
+    """
+    from socketio_eventstore.program import keys
+
+    if not keys.is_name(name):
+        raise CommandError(f"{name!r} is no name of a key: letters, digits, _ and -, at most 64")
+    key = keys.new_key()
+    hashed = keys.hash_of(key)
+    if as_json:
+        import json
+
+        click.echo(json.dumps({"name": name, "key": key, "hash": hashed}))
+        return
+    click.echo(f"The key, for the program that calls the interface; it is not shown again:\n\n  {key}\n")
+    click.echo(f'Its hash, for the config file:\n\n  [http]\n  api_keys = {{ {name} = "{hashed}" }}')
+
+
+@commands.command()
 @click.option("--clients", type=click.IntRange(1, 1000), default=50, show_default=True)
 @click.option("--rooms", type=click.IntRange(1, 1000), default=10, show_default=True)
 @click.option("--cuts", type=click.IntRange(0), default=200, show_default=True, help="Broken transports.")

@@ -16,6 +16,13 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from socketio_eventlog.options import LEAST_MAX_SIZE, is_file_mode
 from socketio_eventstore.core.options import Offsets, Options
 from socketio_eventstore.program.config_sources import ConfigError, Layers
+from socketio_eventstore.program.http_settings import (
+    API_PATH,
+    UNIX,
+    ApiAddress,
+    ApiKeyHashes,
+    named_hashes,
+)
 from socketio_eventstore.transport.addresses import (
     ANY,
     is_address,
@@ -25,8 +32,10 @@ from socketio_eventstore.transport.addresses import (
 )
 
 __all__ = [
+    "UNIX",
     "Config",
     "ConfigError",
+    "HttpSettings",
     "RecoverySettings",
     "ServerSettings",
     "StoreSettings",
@@ -34,8 +43,6 @@ __all__ = [
     "engine_origins",
 ]
 
-UNIX = "unix:"
-"""The start of a host that is the path of a Unix socket."""
 SEGMENT = re.compile(r"[\w~-][\w.~-]*", re.ASCII)
 
 
@@ -282,12 +289,22 @@ class LogSettings(_Table):
     """Whether each HTTP request has a line."""
 
 
+class HttpSettings(_Table):
+    """The table ``[http]``: the HTTP interface for publishing and inspection."""
+
+    api_keys: ApiKeyHashes = {}
+    """The hashes of the valid keys, by name; without a key there is no interface."""
+    listen: ApiAddress = ""
+    """An address of its own; the addresses of ``[server]`` then have no interface."""
+
+
 class _File(_Table):
     server: ServerSettings = ServerSettings()
     connection_state_recovery: RecoverySettings | None = None
     store: StoreSettings = StoreSettings()
     limits: LimitSettings = LimitSettings()
     log: LogSettings = LogSettings()
+    http: HttpSettings = HttpSettings()
 
 
 TABLES: Mapping[str, type[_Table]] = {
@@ -296,6 +313,7 @@ TABLES: Mapping[str, type[_Table]] = {
     "store": StoreSettings,
     "limits": LimitSettings,
     "log": LogSettings,
+    "http": HttpSettings,
 }
 
 
@@ -311,6 +329,7 @@ class Config:
     store: StoreSettings = field(default_factory=StoreSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     log: LogSettings = field(default_factory=LogSettings)
+    http: HttpSettings = field(default_factory=HttpSettings)
 
     @classmethod
     def load(
@@ -333,12 +352,12 @@ class Config:
         except ValidationError as error:
             locations = [problem["loc"] for problem in error.errors(include_url=False)]
             raise ConfigError(*layers.errors(locations)) from None
-        if found := [*layers.errors([]), *_retention_errors(tables, layers)]:
+        if found := [*layers.errors([]), *_retention_errors(tables, layers), *_path_errors(tables, layers)]:
             raise ConfigError(*found)
         folder = path.absolute().parent
         store = tables.store.model_copy(update={"path": folder / tables.store.path})
         recovery = tables.connection_state_recovery
-        return cls(folder, tables.server, recovery, store, tables.limits, tables.log)
+        return cls(folder, tables.server, recovery, store, tables.limits, tables.log, tables.http)
 
 
 def _retention_errors(tables: _File, layers: Layers) -> list[str]:
@@ -348,6 +367,15 @@ def _retention_errors(tables: _File, layers: Layers) -> list[str]:
     longest = recovery.max_disconnection_duration
     least = f"at least {longest:g}, the [connection_state_recovery] max_disconnection_duration"
     return [layers.error("store", "retention", least)]
+
+
+def _path_errors(tables: _File, layers: Layers) -> list[str]:
+    """Return an error if Socket.IO and the HTTP interface have the same path on the same address."""
+    http = tables.http
+    if not http.api_keys or http.listen or not tables.server.path.startswith(API_PATH):
+        return []
+    expected = f'a path that does not begin with "{API_PATH}", which [http] api_keys takes; or [http] listen'
+    return [layers.error("server", "path", expected)]
 
 
 def engine_origins(settings: ServerSettings) -> str | list[str] | None:
@@ -373,6 +401,8 @@ def _from_text(table: str, key: str, text: str) -> object:
     """Return the value of a variable's text. Invalid text stays text, and fails the validation later."""
     if key == "host" and "," in text:
         return [host.strip() for host in text.split(",")]
+    if key == "api_keys":
+        return named_hashes(text)
     if key in LISTS and text != "*":
         return [item.strip() for item in text.split(",") if item.strip()]
     try:

@@ -14,6 +14,9 @@ from pathlib import Path
 
 PREFIX = "EVENTSTORE_"
 LONGEST_VALUE_SHOWN = 80
+SECRETS = frozenset({"api_keys"})
+"""Keys whose values no line shows: somebody may have put a secret in the place of its hash."""
+NOT_SHOWN = "(not shown)"
 
 
 class ConfigError(Exception):
@@ -73,7 +76,8 @@ class Layers:
         values = self.tables[table]
         assert isinstance(values, dict)
         source = self._sources.get((table, key)) or f"{self._in_file(table, key)}: [{table}] {key}"
-        return f"{source} = {_shown(values[key])}: expected {expected}"
+        shown = NOT_SHOWN if key in SECRETS else _shown(values[key])
+        return f"{source} = {shown}: expected {expected}"
 
     def _override(self, table: str, key: str, value: object, source: str) -> None:
         if isinstance(value, str) and _has_stray_bytes(value):

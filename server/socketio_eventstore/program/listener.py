@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import socket
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from socketio_eventstore.program.config import UNIX, Config
 from socketio_eventstore.program.errors import PortInUse, StartError
+from socketio_eventstore.program.http_settings import parse_address
 
 # Browsers cannot open the address of all interfaces.
 REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
@@ -18,18 +19,34 @@ REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not 
 
 
 class Listener:
-    """The listening sockets of the hosts in the configuration."""
+    """The listening sockets of several hosts with one port."""
 
-    def __init__(self, config: Config) -> None:
-        """Listen on all hosts. Raises StartError, PortInUse included, and then listens on none."""
-        self._hosts = config.server.hosts
+    @classmethod
+    def of_server(cls, config: Config) -> Listener:
+        """Listen on the addresses of ``[server]``. Raises StartError."""
+        return cls(config.server.hosts, config.server.port, config.folder)
+
+    @classmethod
+    def of_api(cls, config: Config) -> Listener:
+        """Listen on the address of ``[http]``; on none if there is none of its own. Raises StartError."""
+        address = parse_address(config.http.listen)
+        if address is None:
+            return cls((), 0, config.folder)
+        host, port = address
+        return cls((host,), port, config.folder)
+
+    def __init__(self, hosts: Sequence[str], port: int, folder: Path) -> None:
+        """Listen on all hosts. Raises StartError, PortInUse included, and then listens on none.
+
+        The path of a Unix socket counts from ``folder``.
+        """
+        self._hosts = hosts
         self.sockets: list[socket.socket] = []
         self._files: list[Path] = []
-        port = config.server.port
         try:
             for host in self._hosts:
                 if host.startswith(UNIX):
-                    self._listen_on_file(config.folder / host.removeprefix(UNIX))
+                    self._listen_on_file(folder / host.removeprefix(UNIX))
                 else:
                     self.sockets.append(_listen(host, port, beside=self._hosts))
                     port = self.sockets[-1].getsockname()[1]  # all hosts get the port that the system chooses
@@ -73,14 +90,21 @@ class Listener:
 
 def check_addresses(config: Config) -> Iterator[str]:
     """Return one line for each host on which the server could not listen; a port in use is no fault."""
-    for host in config.server.hosts:
+    yield from _check_hosts(config.server.hosts, config.server.port, config.folder)
+    address = parse_address(config.http.listen)
+    if address is not None:
+        yield from _check_hosts(address[:1], address[1], config.folder)
+
+
+def _check_hosts(hosts: Sequence[str], port: int, base: Path) -> Iterator[str]:
+    for host in hosts:
         if host.startswith(UNIX):
-            folder = (config.folder / host.removeprefix(UNIX)).parent
+            folder = (base / host.removeprefix(UNIX)).parent
             if not folder.is_dir():
                 yield f"cannot listen on {host}: there is no folder {folder}"
             continue
         try:
-            _listen(host, config.server.port, beside=config.server.hosts).close()
+            _listen(host, port, beside=hosts).close()
         except PortInUse:  # by the running server
             pass
         except StartError as error:

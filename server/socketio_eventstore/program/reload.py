@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from socketio_eventstore.adapter.async_server import AsyncServer
 from socketio_eventstore.program.config import TABLES, Config, ConfigError, engine_hosts, engine_origins
+from socketio_eventstore.program.config_sources import SECRETS
+from socketio_eventstore.program.keys import ApiKeys
 from socketio_eventstore.program.logs import set_level
 from socketio_eventstore.transport.access_rules import AccessRules
 from socketio_eventstore.transport.addresses import ANY
@@ -22,12 +24,13 @@ RELOADABLE = frozenset(
         ("limits", "connections"),
         ("limits", "pending_handshakes"),
         ("log", "level"),
+        ("http", "api_keys"),
     }
 )
 """The keys that take effect without a restart."""
 
 
-def reload(sio: AsyncServer, present: Config, load: Callable[[], Config]) -> Config:
+def reload(sio: AsyncServer, api_keys: ApiKeys, present: Config, load: Callable[[], Config]) -> Config:
     """Load the configuration again; return the configuration that is in force.
 
     An invalid configuration changes nothing. A log line names each key that has changed.
@@ -47,12 +50,13 @@ def reload(sio: AsyncServer, present: Config, load: Callable[[], Config]) -> Con
     ]
     for table, key in changed:
         if (table, key) in RELOADABLE:
-            logger.info("Reload: [%s] %s = %s", table, key, _value(loaded, table, key))
+            logger.info("Reload: [%s] %s = %s", table, key, _shown(loaded, table, key))
         else:
             logger.warning("Reload: [%s] %s has changed; it takes effect after a restart.", table, key)
     if not changed:
         logger.info("Reload: nothing has changed.")
     apply(sio, loaded)
+    api_keys.replace(loaded.http.api_keys)
     return loaded
 
 
@@ -66,6 +70,12 @@ def apply(sio: AsyncServer, config: Config) -> None:
     sio.eio.connections = config.limits.connections
     set_level(config.log)
     sio.eio.pending_handshakes = config.limits.pending_handshakes
+
+
+def _shown(config: Config, table: str, key: str) -> object:
+    """Return the value for a log line; of secrets only the names."""
+    value = _value(config, table, key)
+    return sorted(value) if key in SECRETS and isinstance(value, dict) else value
 
 
 def _value(config: Config, table: str, key: str) -> object:

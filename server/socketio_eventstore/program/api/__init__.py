@@ -1,0 +1,1 @@
+"""The HTTP interface for publishing and inspection, below ``/api/``."""

@@ -1,0 +1,56 @@
+"""The web application of the HTTP interface: who may call, and which operations there are."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from socketio_eventstore.core.repeated_failures import RepeatedFailures
+from socketio_eventstore.program.api.endpoints import KEY_NAME, Endpoint
+from socketio_eventstore.program.api.problems import Problem, answers_with_problems
+from socketio_eventstore.program.keys import ApiKeys
+
+NO_STORE = "no-store"
+SCHEME = "bearer"
+
+logger = logging.getLogger(__name__)
+
+
+def api_application(keys: ApiKeys, endpoints: Iterable[Endpoint]) -> web.Application:
+    """Return the application, to be mounted at ``/api/``.
+
+    Without a valid key a request is answered with 401, without any key in the configuration with 404.
+    """
+    api = web.Application(middlewares=[answers_with_problems(), _needs_key(keys)])
+    for endpoint in endpoints:
+        api.router.add_route(endpoint.method, endpoint.path, endpoint.handle)
+    return api
+
+
+def _needs_key(keys: ApiKeys) -> Middleware:
+    refusals = RepeatedFailures(logger)
+
+    @web.middleware
+    async def with_key(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not keys:
+            raise Problem(404, "The HTTP interface is off: [http] api_keys has no key.")
+        scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+        name = keys.name_of(key.strip()) if scheme.lower() == SCHEME else None
+        if name is None:
+            # Never the presented text: it may be the key of another server.
+            text = f"A request to the HTTP interface from {request.remote} had no valid key"
+            refusals.failed("key", text, level=logging.WARNING)
+            raise Problem(401, "A valid key is needed: Authorization: Bearer KEY.", headers=_CHALLENGE)
+        request[KEY_NAME] = name
+        response = await handler(request)
+        if not response.prepared:
+            response.headers.setdefault("Cache-Control", NO_STORE)
+        return response
+
+    return with_key
+
+
+_CHALLENGE = {"WWW-Authenticate": 'Bearer realm="socketio-eventstore"'}

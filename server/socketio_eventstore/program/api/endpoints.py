@@ -1,0 +1,108 @@
+"""One description of each operation of the HTTP interface: it validates requests, and makes the document."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, NoReturn
+
+from aiohttp import web
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from socketio_eventstore.program.api.problems import Problem, wrong_field, wrong_fields
+
+MAX_BODY_BYTES: Final = 8_000_000
+"""The largest body of a request: as much as one transaction of the log."""
+KEY_NAME: Final = "socketio_eventstore.key_name"
+"""The entry of a request with the name of the caller's key."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request whose parts were validated."""
+
+    key_name: str
+    """The name of the caller's key."""
+    request: web.Request
+    path: Mapping[str, str]
+    query: Any = None
+    """An instance of ``Endpoint.query``."""
+    body: Any = None
+    """A value of ``Endpoint.body``."""
+    raw_body: bytes = b""
+
+
+Answer = Callable[[Call], Awaitable[BaseModel | web.StreamResponse]]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An operation: what it takes, what it answers, and how it is described."""
+
+    name: str
+    """The ``operationId``."""
+    method: str
+    path: str
+    """The path below ``/api``, with parameters in braces."""
+    summary: str
+    answer: Answer
+    result: Any
+    """The model of the answer; a text is the media type of a stream."""
+    query: type[BaseModel] | None = None
+    body: TypeAdapter[Any] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Optional headers of the request, each with its meaning."""
+    statuses: tuple[int, ...] = ()
+    """Error statuses beside those of every operation."""
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Validate a request, and answer it."""
+        query = None if self.query is None else _query(request, self.query)
+        raw_body = b"" if self.body is None else await _read(request)
+        body = None if self.body is None else _body(raw_body, self.body)
+        call = Call(request[KEY_NAME], request, request.match_info, query, body, raw_body)
+        result = await self.answer(call)
+        if isinstance(result, web.StreamResponse):
+            return result
+        return web.Response(
+            text=result.model_dump_json(by_alias=True) + "\n", content_type="application/json"
+        )
+
+
+def _query(request: web.Request, model: type[BaseModel]) -> BaseModel:
+    values: dict[str, str] = {}
+    for name, value in request.query.items():
+        if name in values:
+            raise wrong_field(name, "the parameter is there twice")
+        values[name] = value
+    try:
+        return model.model_validate_strings(values, strict=False)
+    except ValidationError as error:
+        raise wrong_fields(error) from None
+
+
+async def _read(request: web.Request) -> bytes:
+    if request.content_type != "application/json":
+        raise Problem(415, "The body must be application/json.")
+    body = bytearray()
+    async for chunk in request.content.iter_any():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise Problem(413, f"The body may have {MAX_BODY_BYTES} bytes.")
+    return bytes(body)
+
+
+def _body(text: bytes, adapter: TypeAdapter[Any]) -> object:
+    try:
+        value = json.loads(text.decode(), parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise Problem(400, f"The body is not JSON: {error}") from None
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        raise wrong_fields(error) from None
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")

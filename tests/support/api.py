@@ -1,0 +1,75 @@
+"""Calls of the HTTP interface of a server under test."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from socketio_eventstore.program.keys import PREFIX, hash_of
+from support.http_requests import Answer, ask
+from support.processes import DEADLINE, ServerProcess
+
+KEY = PREFIX + "of-all-tests-" * 3 + "0000"
+
+
+def serving_api(
+    folder: Path, config: Mapping[str, Mapping[str, object] | None] | None = None, **http: object
+) -> ServerProcess:
+    """A server whose HTTP interface takes ``KEY``."""
+    server = ServerProcess(folder, config)
+    table = {"api_keys": {"tests": hash_of(KEY)}, **http}
+    lines = [f"{key} = {_toml(value)}" for key, value in table.items()]
+    with server.config_file.open("a") as file:
+        file.write("\n[http]\n" + "\n".join(lines) + "\n")
+    return server
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{name} = {json.dumps(item)}" for name, item in value.items()) + " }"
+    return json.dumps(value)
+
+
+def call(
+    where: int | Path,
+    method: str,
+    path: str,
+    body: object = None,
+    *,
+    key: str | None = KEY,
+    raw: bytes | None = None,
+    **headers: str,
+) -> Answer:
+    """Call an operation; the body is sent as JSON, or as the bytes ``raw``."""
+    if key is not None:
+        headers.setdefault("Authorization", f"Bearer {key}")
+    headers.setdefault("Host", "localhost")
+    content = raw if raw is not None else b"" if body is None else json.dumps(body).encode()
+    if content:
+        headers.setdefault("Content_Type", "application/json")
+    return ask(where, f"/api{path}", method=method, body=content, **headers)
+
+
+def result(answer: Answer, status: int = 200) -> Any:
+    """The JSON of an answer with the expected status."""
+    assert answer.status == status, answer.body
+    return json.loads(answer.body)
+
+
+def problem(answer: Answer, status: int) -> dict[str, Any]:
+    """The problem document of an answer with the expected status."""
+    document: dict[str, Any] = result(answer, status)
+    assert answer.header("content-type") == "application/problem+json; charset=utf-8"
+    assert document["status"] == status and document["type"] == "about:blank" and document["title"]
+    return document
+
+
+def until(happened: Callable[[], object]) -> None:
+    """Wait for another process."""
+    give_up = time.monotonic() + DEADLINE
+    while not happened():
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
