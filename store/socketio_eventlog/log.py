@@ -13,6 +13,7 @@ from socketio_eventlog.records import (
     Missed,
     MissedSummary,
     Offset,
+    Publication,
     Snapshot,
 )
 
@@ -190,8 +191,17 @@ class Log(Protocol):
         """
         ...
 
+    async def publication(self, publisher: str, key: str) -> Publication | None:
+        """Return what was published under an idempotency key; None for a new key (see ``Published``).
+
+        Raises StoreUnavailable, StoreClosed.
+        """
+        ...
+
     async def prune_idempotency_keys(self, handled_before: float, limit: int = 1000) -> int:
-        """Delete at most ``limit`` idempotency keys older than an uptime; return the number deleted.
+        """Delete at most ``limit`` idempotency keys older than an uptime, of clients and of publishers each.
+
+        Return the number deleted, of those kind of which more were deleted.
 
         Raises StoreBusy, StoreUnavailable, StoreClosed.
         """

@@ -204,6 +204,24 @@ class EventHandled:
 
 
 @dataclass(frozen=True, slots=True)
+class Published:
+    """The events right before this change were published together, under an idempotency key.
+
+    When the key is stored already, ``append`` fails with ConditionFailed, and nothing of its changes is
+    stored.
+    """
+
+    publisher: str
+    """The name of the publisher; each publisher has its own keys."""
+    key: str
+    """The idempotency key."""
+    digest: bytes
+    """SHA-256 of the request: a repeat with another body is an error of the publisher."""
+    events: int
+    """The number of events."""
+
+
+@dataclass(frozen=True, slots=True)
 class RoomJoined:
     """A session joined a room; the membership covers the events after this change."""
 
@@ -279,6 +297,7 @@ Change: TypeAlias = (
     | RoomLeft
     | RoomClosed
     | EventHandled
+    | Published
     | NodeJoined
     | Heartbeat
     | NodeDied
@@ -346,6 +365,21 @@ class Offset(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.epoch}.{self.sequence}"
+
+
+class Publication(NamedTuple):
+    """What the log keeps about an idempotency key of a publisher (see ``Published``)."""
+
+    digest: bytes
+    last: Offset
+    """The offset of the last event."""
+    events: int
+
+    @property
+    def offsets(self) -> tuple[str, ...]:
+        """The offsets of the events: events that are appended together have consecutive sequences."""
+        first = self.last.sequence - self.events + 1
+        return tuple(str(Offset(self.last.epoch, first + number)) for number in range(self.events))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Iterable
 from typing import Final
 
-from socketio_eventlog.records import Change, DataSaved, Event, EventHandled
+from socketio_eventlog.records import Change, DataSaved, Event, EventHandled, Published
 
-GROWING: Final = frozenset({Event, EventHandled})
+GROWING: Final = frozenset({Event, EventHandled, Published})
 """The changes that a log without room refuses, and DataSaved when the data grow.
 
 All others go through: the ends, claims and returns of sessions, so that clients come back, and heartbeats

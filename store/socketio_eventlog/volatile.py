@@ -24,6 +24,7 @@ from socketio_eventlog.records import (
     NodeJoined,
     NodeRecord,
     Offset,
+    Publication,
     SessionAway,
     SessionBound,
     SessionClaimed,
@@ -197,6 +198,9 @@ class VolatileLog:
         return []
 
     async def acknowledgement(self, namespace: str, name: str, identity: str, key: str) -> str | None:
+        return None
+
+    async def publication(self, publisher: str, key: str) -> Publication | None:
         return None
 
     async def prune_idempotency_keys(self, handled_before: float, limit: int = 1000) -> int:

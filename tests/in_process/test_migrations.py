@@ -192,6 +192,12 @@ UPDATE sessions SET identity = 'ann', auth_hash = x'0a', left_by_client = 1 WHER
 INSERT INTO answers VALUES ('/', 'buy', 'ann', 'key', '[1]', 41.0);
 """
 
+WRITTEN_UNDER_0005 = """
+UPDATE sessions SET claim = 3, node = 'first' WHERE sid = 's1';
+INSERT INTO positions (uptime, position) VALUES (50.0, 2);
+INSERT INTO altered_ranges (namespace, first, last) VALUES ('/', 2, 2);
+"""
+
 TABLES = ("boots", "events", "attachments", "sessions", "rooms", "log_state")
 Rows = dict[str, list[tuple[object, ...]]]
 
@@ -256,6 +262,20 @@ def test_the_newest_keeps_every_row_of_0003(path: Path) -> None:
     assert sqlite(path, "SELECT count(*) FROM positions") == "0\n"
     # Earlier versions did not record unused sequences: no hole in their events is a loss.
     assert sqlite(path, "SELECT first, last FROM unused_ranges") == "1|3\n"
+    assert sqlite(path, "SELECT count(*) FROM publications") == "0\n"
+    assert sqlite(path, "PRAGMA integrity_check") == "ok\n"
+
+
+def test_0006_keeps_every_row_of_0005(path: Path) -> None:
+    """The migration 0006 keeps every row written under 0005."""
+    written_under_0001(path)
+    written_under(path, "0003", WRITTEN_UNDER_0003)
+    written_under(path, "0005", WRITTEN_UNDER_0005)
+    more = ("answers", "positions", "altered_ranges", "unused_ranges")
+    before = rows(path, *more)
+    upgraded(path, "0006")
+    assert rows(path, *more) == before
+    assert sqlite(path, "SELECT count(*) FROM publications") == "0\n"
     assert sqlite(path, "PRAGMA integrity_check") == "ok\n"
 
 

@@ -7,9 +7,11 @@ are the same on every node; each change is an operation as one of the handlers w
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from socketio_eventstore.adapter.publishing import IdempotencyKey, Message, Publisher
 from socketio_eventstore.adapter.server import RecoveryServer
 from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.sessions import Session, State
@@ -54,6 +56,13 @@ class Administration:
 
     def __init__(self, server: RecoveryServer) -> None:
         self._server = server
+        self._publisher = Publisher(server)
+
+    async def publish(
+        self, messages: Sequence[Message], key: IdempotencyKey | None = None
+    ) -> list[str | None]:
+        """Publish messages as ``Publisher.publish`` does."""
+        return await self._publisher.publish(messages, key)
 
     async def stats(self) -> Stats:
         """Return the server in numbers. Raises StoreClosed."""

@@ -16,6 +16,7 @@ from socketio_eventlog.records import Event
 from socketio_eventstore.adapter import encoder
 from socketio_eventstore.adapter.acknowledgements import AcknowledgementIds, current_call
 from socketio_eventstore.adapter.handlers import running_disconnect_of
+from socketio_eventstore.adapter.publishing import Message
 from socketio_eventstore.adapter.server import RecoveryServer
 from socketio_eventstore.core.commit_queue import CommitQueue
 from socketio_eventstore.core.event_rules import check_event_name, check_names, check_text
@@ -244,6 +245,11 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
             # A value that the serializer cannot encode must fail here, not after the commit.
             encoding.event(namespace, payload, attachments, "")
         return operation
+
+    def event_of(self, runtime: Runtime, message: Message) -> Event:
+        """Make the event of a publisher as stored. Raises TypeError or ValueError."""
+        arguments, rooms = tuple(message.arguments), message.rooms
+        return self._record(runtime, message.event, arguments, message.namespace, rooms, message.skip)
 
     def _with_ack(self, runtime: Runtime, record: Event, callback: Callable[..., Any]) -> EmitWithAck:
         namespace, encode = record.namespace, runtime.encoder.event

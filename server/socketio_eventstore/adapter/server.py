@@ -15,7 +15,7 @@ import socketio
 from socketio import exceptions
 
 from socketio_eventlog.errors import StoreClosed, StoreError
-from socketio_eventlog.records import SessionEnd
+from socketio_eventlog.records import Event, SessionEnd
 from socketio_eventstore.adapter import encoder
 from socketio_eventstore.adapter.acknowledgements import AcknowledgementIds, Call, current_call
 from socketio_eventstore.adapter.admin_ui import AdminUi
@@ -23,6 +23,7 @@ from socketio_eventstore.adapter.clients import Clients
 from socketio_eventstore.adapter.decoder import Decoder
 from socketio_eventstore.adapter.exactly_once import ExactlyOnce, InvalidIdempotencyKey
 from socketio_eventstore.adapter.handlers import connecting_as
+from socketio_eventstore.adapter.publishing import Message
 from socketio_eventstore.adapter.request_ids import RequestIds
 from socketio_eventstore.core.event_rules import check_text
 from socketio_eventstore.core.frames import Frames
@@ -84,6 +85,10 @@ class Manager(Protocol):
 
     def emit(self, event: str, data: Any, namespace: str, **kwargs: Any) -> Coroutine[Any, Any, str | None]:
         """Store an event and send it to its rooms; return the offset."""
+        ...
+
+    def event_of(self, runtime: Runtime, message: Message) -> Event:
+        """Make the event of a publisher as stored. Raises TypeError or ValueError."""
         ...
 
 

@@ -30,11 +30,20 @@ from socketio_eventlog.records import (
     NodeRecord,
     Offset,
     Pruned,
+    Publication,
     Snapshot,
 )
 from socketio_eventlog.room import Room
 from socketio_eventlog.segment import AudienceRange, Segment, SegmentChunk, audience_ranges, find_missed
-from socketio_eventlog.sqlite import events, idempotency_keys, nodes, schema, segments, stored_sessions
+from socketio_eventlog.sqlite import (
+    events,
+    idempotency_keys,
+    nodes,
+    publications,
+    schema,
+    segments,
+    stored_sessions,
+)
 from socketio_eventlog.sqlite.database import Database
 from socketio_eventlog.sqlite.reserve import Reserve
 from socketio_eventlog.sqlite.space import Space
@@ -321,6 +330,10 @@ class EventLog:
 
     async def acknowledgement(self, namespace: str, name: str, identity: str, key: str) -> str | None:
         find = partial(idempotency_keys.find, namespace=namespace, name=name, identity=identity, key=key)
+        return await self._reader_database.run(find)
+
+    async def publication(self, publisher: str, key: str) -> Publication | None:
+        find = partial(publications.find, publisher=publisher, key=key)
         return await self._reader_database.run(find)
 
     async def prune_idempotency_keys(self, handled_before: float, limit: int = 1000) -> int:

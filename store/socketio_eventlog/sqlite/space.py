@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from socketio_eventlog.errors import LogFull, StoreUnavailable
-from socketio_eventlog.records import Change, DataSaved, Event, EventHandled
+from socketio_eventlog.records import Change, DataSaved, Event, EventHandled, Published
 from socketio_eventlog.room import Room, grows, may_grow
 from socketio_eventlog.sqlite.reserve import Reserve
 from socketio_eventlog.sqlite.schema import WAL_BYTES
@@ -228,6 +228,8 @@ def max_bytes(changes: Iterable[Change]) -> int:
             size += sum(map(len, change.skip)) + 300
         elif type(change) is EventHandled:
             size = _in_utf8(change.acknowledgement) + 4 * len(change.key) + 300
+        elif type(change) is Published:
+            size = 4 * (len(change.publisher) + len(change.key)) + 300
         else:
             continue
         # A row of more than half a page leaves up to half a page empty, and a long one its last page.

@@ -27,6 +27,7 @@ from socketio_eventlog.records import (
     NodeDied,
     NodeJoined,
     Pruned,
+    Published,
     RoomClosed,
     RoomJoined,
     RoomLeft,
@@ -36,7 +37,16 @@ from socketio_eventlog.records import (
     SessionResumed,
 )
 from socketio_eventlog.segment import SegmentChunk
-from socketio_eventlog.sqlite import altered, claims, events, idempotency_keys, nodes, segments, sessions
+from socketio_eventlog.sqlite import (
+    altered,
+    claims,
+    events,
+    idempotency_keys,
+    nodes,
+    publications,
+    segments,
+    sessions,
+)
 from socketio_eventlog.sqlite.lock import Lock, Progress
 from socketio_eventlog.sqlite.point import Point, effective
 from socketio_eventlog.sqlite.space import Space
@@ -168,6 +178,8 @@ class Writer:
             return claims.write(connection, changes, point)
         if kind is EventHandled:
             idempotency_keys.write(connection, changes, point.uptime)
+        elif kind is Published:
+            publications.write(connection, changes, point)
         elif kind is Heartbeat:
             self._beat(connection, changes, point)
         elif kind is Pruned:
@@ -193,13 +205,14 @@ class Writer:
     def prune_idempotency_keys(
         self, connection: sqlite3.Connection, handled_before: float, limit: int
     ) -> int:
-        """Delete keys as ``idempotency_keys.prune`` does."""
+        """Delete keys as ``idempotency_keys.prune`` ``publications.prune`` do; return the larger count."""
 
         def prune() -> int:
             self._begin(connection)
-            deleted = idempotency_keys.prune(connection, handled_before, limit)
+            handled = idempotency_keys.prune(connection, handled_before, limit)
+            published = publications.prune(connection, handled_before, limit)
             connection.commit()
-            return deleted
+            return max(handled, published)
 
         return self._space.run(connection, (), prune)
 

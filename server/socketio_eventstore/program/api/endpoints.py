@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
 from aiohttp import web
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from socketio_eventstore.program.api.problems import Problem, wrong_field, wrong_fields
 
@@ -29,7 +29,7 @@ class Call:
     query: Any = None
     """An instance of ``Endpoint.query``."""
     body: Any = None
-    """A value of ``Endpoint.body``."""
+    """The result of ``Endpoint.validate``."""
     raw_body: bytes = b""
 
 
@@ -50,7 +50,10 @@ class Endpoint:
     result: Any
     """The model of the answer; a text is the media type of a stream."""
     query: type[BaseModel] | None = None
-    body: TypeAdapter[Any] | None = None
+    body: Any = None
+    """The type of the body, for the document."""
+    validate: Callable[[object], object] | None = None
+    """Returns the body, validated. Raises ValidationError."""
     headers: Mapping[str, str] = field(default_factory=dict)
     """Optional headers of the request, each with its meaning."""
     statuses: tuple[int, ...] = ()
@@ -59,8 +62,8 @@ class Endpoint:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Validate a request, and answer it."""
         query = None if self.query is None else _query(request, self.query)
-        raw_body = b"" if self.body is None else await _read(request)
-        body = None if self.body is None else _body(raw_body, self.body)
+        raw_body = b"" if self.validate is None else await _read(request)
+        body = None if self.validate is None else _body(raw_body, self.validate)
         call = Call(request[KEY_NAME], request, request.match_info, query, body, raw_body)
         result = await self.answer(call)
         if isinstance(result, web.StreamResponse):
@@ -93,13 +96,13 @@ async def _read(request: web.Request) -> bytes:
     return bytes(body)
 
 
-def _body(text: bytes, adapter: TypeAdapter[Any]) -> object:
+def _body(text: bytes, validate: Callable[[object], object]) -> object:
     try:
         value = json.loads(text.decode(), parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise Problem(400, f"The body is not JSON: {error}") from None
     try:
-        return adapter.validate_python(value)
+        return validate(value)
     except ValidationError as error:
         raise wrong_fields(error) from None
 

@@ -10,6 +10,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from pydantic import BaseModel, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from socketio_eventlog.errors import LogFull, StoreClosed, StoreError, StoreRejected, StoreUnavailable
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
@@ -18,6 +19,10 @@ PROBLEM_JSON: Final = "application/problem+json"
 RETRY_AFTER_SECONDS: Final = 1
 RETRY_WHEN_FULL_SECONDS: Final = 10
 """The log heals by itself as old events go, which takes longer than a busy moment."""
+HINTS: Final = {
+    "except": "the log does not exclude rooms from an event; skip takes the sids of sessions",
+}
+"""What to say about fields that people expect."""
 MAX_FIELDS: Final = 20
 """The most fields that one answer names."""
 
@@ -76,11 +81,17 @@ def wrong_field(field: str, detail: str) -> Problem:
 def wrong_fields(error: ValidationError, place: str = "") -> Problem:
     """Return the problem of a value that does not fit its model; ``place`` leads to the value."""
     fields = [
-        FieldProblem(field=_dotted(place, problem["loc"]), detail=problem["msg"])
+        FieldProblem(field=_dotted(place, problem["loc"]), detail=_detail(problem))
         for problem in error.errors(include_url=False, include_context=False, include_input=False)
     ]
     first = fields[0]
     return Problem(422, f"{first.field or 'the body'}: {first.detail}", fields)
+
+
+def _detail(problem: ErrorDetails) -> str:
+    if problem["type"] == "extra_forbidden":
+        return HINTS.get(str(problem["loc"][-1]), "there is no such field")
+    return problem["msg"]
 
 
 def _dotted(place: str, location: Iterable[int | str]) -> str:

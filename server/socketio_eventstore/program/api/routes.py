@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from socketio_eventstore.adapter.administration import Administration
 from socketio_eventstore.program.api.endpoints import Call, Endpoint
 from socketio_eventstore.program.api.models import StatsResult
+from socketio_eventstore.program.api.publish import emit_endpoint
 
 
 def endpoints(administration: Administration) -> Sequence[Endpoint]:
     """Return all operations."""
-    return [_stats(administration)]
+    return [emit_endpoint(administration), _stats(administration)]
 
 
 def _stats(administration: Administration) -> Endpoint:

@@ -1,0 +1,168 @@
+"""Publishing from outside of the handlers: events stored together, and idempotency keys of publishers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from socketio_eventlog.errors import ConditionFailed
+from socketio_eventlog.records import Event, Publication, Published, Room
+from socketio_eventstore.adapter import encoder
+from socketio_eventstore.core.event_rules import check_event_name, check_text
+from socketio_eventstore.core.operations import EmitVolatile
+from socketio_eventstore.core.publishing import Publish, offsets_of
+from socketio_eventstore.core.runtime import Runtime
+
+if TYPE_CHECKING:
+    from socketio_eventstore.adapter.server import RecoveryServer
+
+MAX_MESSAGES: Final = 1000
+"""The most events that are published together."""
+MAX_KEY_CHARACTERS: Final = 200
+
+Offsets = list[str | None]
+"""The offset of each event; None for an event that is not stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """An event to be published; the fields are those of ``emit``."""
+
+    event: str
+    arguments: Sequence[Any]
+    rooms: Sequence[Room] | None = None
+    """None addresses the whole namespace."""
+    skip: Sequence[str] = ()
+    """The sids of sessions that do not receive it."""
+    namespace: str = "/"
+    is_volatile: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """A key under which a request takes effect once, however often it is repeated."""
+
+    publisher: str
+    """The name of the publisher; each publisher has its own keys."""
+    key: str
+    digest: bytes
+    """SHA-256 of the request."""
+
+
+class MessageRefused(ValueError):
+    """A message cannot be sent. ``index`` counts the messages, ``field`` is the field that is wrong."""
+
+    def __init__(self, index: int, field: str, detail: str) -> None:
+        super().__init__(detail)
+        self.index = index
+        self.field = field
+
+
+class KeyRefused(ValueError):
+    """The idempotency key cannot be used: for another request, for an event that is not stored, or at all."""
+
+
+class Publisher:
+    """Publishes messages; the order of calls is their order in the log."""
+
+    def __init__(self, server: RecoveryServer) -> None:
+        self._server = server
+        self._running: dict[tuple[str, str], tuple[bytes, asyncio.Task[Offsets]]] = {}
+
+    async def publish(self, messages: Sequence[Message], key: IdempotencyKey | None = None) -> Offsets:
+        """Store the messages in one transaction, or none of them, and send them; return their offsets.
+
+        With a key, a repeat returns the offsets of the first call and publishes nothing; during the first
+        call the repeat waits. Raises MessageRefused, KeyRefused, StoreError.
+        """
+        if key is None:
+            return await self._publish(await self._server.manager.opened(), messages, None)
+        self._check(key, messages)
+        scope = (key.publisher, key.key)
+        if scope not in self._running:
+            task = asyncio.create_task(self._publish_once(messages, key))
+            self._running[scope] = (key.digest, task)
+            task.add_done_callback(lambda _: self._running.pop(scope))
+        digest, task = self._running[scope]
+        _check_digest(digest, key)
+        return await asyncio.shield(task)
+
+    def _check(self, key: IdempotencyKey, messages: Sequence[Message]) -> None:
+        if not 0 < len(key.key) <= MAX_KEY_CHARACTERS:
+            raise KeyRefused(f"a key has 1 to {MAX_KEY_CHARACTERS} characters, not {len(key.key)}")
+        try:
+            check_text(key.key, "a key")
+        except ValueError as error:
+            raise KeyRefused(str(error)) from None
+        if any(message.is_volatile for message in messages):
+            raise KeyRefused("a volatile event is not stored, and so is no key of it")
+
+    async def _publish_once(self, messages: Sequence[Message], key: IdempotencyKey) -> Offsets:
+        runtime = await self._server.manager.opened()
+        if not runtime.is_enabled:
+            raise KeyRefused("recovery is disabled, so nothing is stored, and no key of it")
+        if (stored := await self._stored(runtime, key)) is not None:
+            return list(stored.offsets)
+        published = Published(key.publisher, key.key, key.digest, len(messages))
+        try:
+            return await self._publish(runtime, messages, published)
+        except ConditionFailed:  # another node came first
+            stored = await self._stored(runtime, key)
+            if stored is None:
+                raise
+            return list(stored.offsets)
+
+    async def _stored(self, runtime: Runtime, key: IdempotencyKey) -> Publication | None:
+        stored = await runtime.log.publication(key.publisher, key.key)
+        if stored is not None:
+            _check_digest(stored.digest, key)
+        return stored
+
+    async def _publish(
+        self, runtime: Runtime, messages: Sequence[Message], published: Published | None
+    ) -> Offsets:
+        is_volatile = _are_volatile(messages)
+        events = [self._event(runtime, index, message) for index, message in enumerate(messages)]
+        if is_volatile:
+            await runtime.queue.submit(*map(EmitVolatile, events))
+            offsets: Offsets = [None] * len(events)
+        else:
+            last = await runtime.queue.submit(Publish(events, published))
+            offsets = offsets_of(len(events), last)
+        if (admin_ui := self._server.admin_ui) is not None:
+            for event in events:
+                await admin_ui.emitted(runtime, event)
+        return offsets
+
+    def _event(self, runtime: Runtime, index: int, message: Message) -> Event:
+        """Make the event as stored. Raises MessageRefused, which names the field."""
+        field = "event"
+        try:
+            check_event_name(message.event)
+            field = "namespace"
+            check_text(message.namespace, "a namespace")
+            if not (self._server.recovers(message.namespace) or message.is_volatile):
+                raise ValueError("nothing is stored in the namespace of the Admin UI")
+            field = "rooms"
+            encoder.rooms_of(message.rooms)
+            field = "skip"
+            encoder.skipped_sids(message.skip)
+            field = "args"
+            return self._server.manager.event_of(runtime, message)
+        except (ValueError, TypeError) as error:
+            raise MessageRefused(index, field, str(error)) from None
+
+
+def _are_volatile(messages: Sequence[Message]) -> bool:
+    """Whether the only message is volatile. Raises MessageRefused for a volatile one among others."""
+    for index, message in enumerate(messages):
+        if message.is_volatile and len(messages) > 1:
+            raise MessageRefused(index, "volatile", "events that are published together are all stored")
+    return bool(messages) and messages[0].is_volatile
+
+
+def _check_digest(digest: bytes, key: IdempotencyKey) -> None:
+    if digest != key.digest:
+        raise KeyRefused("the key was used for another request")

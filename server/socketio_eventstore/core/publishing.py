@@ -1,0 +1,44 @@
+"""The operation of a publisher outside of the handlers: several events, stored together or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from socketio_eventlog.offsets import parse
+from socketio_eventlog.records import Batch, Change, Committed, Event, Publication, Published
+from socketio_eventstore.core.context import Context
+from socketio_eventstore.core.effects import emitted
+from socketio_eventstore.core.operation import Operation
+
+
+@dataclass(eq=False)
+class Publish(Operation):
+    """Events that are stored in one batch, with the idempotency key of their publisher, if any.
+
+    The result is the offset of the last event (see ``offsets_of``), None without recovery.
+    """
+
+    only_broadcasts = True
+    events: Sequence[Event]
+    published: Published | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(event.weight_bytes for event in self.events)
+
+    def changes(self) -> Sequence[Change]:
+        return self.events if self.published is None else (*self.events, self.published)
+
+    def apply(self, context: Context, batch: Batch, committed: Sequence[Committed]) -> str | None:
+        offset = None
+        for change in committed[: len(self.events)]:
+            offset = emitted(context, batch, change)
+        return offset
+
+
+def offsets_of(events: int, last: object) -> list[str | None]:
+    """Return the offsets of so many events that were published together, from the offset of the last one."""
+    if not isinstance(last, str):
+        return [None] * events
+    return list(Publication(b"", parse(last), events).offsets)

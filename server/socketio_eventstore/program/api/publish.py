@@ -1,0 +1,142 @@
+"""``POST /api/emit``: events from programs outside of the server."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Any, Final, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationInfo, ValidatorFunctionWrapHandler
+from pydantic.functional_validators import WrapValidator
+from pydantic_core import PydanticCustomError
+
+from socketio_eventstore.adapter.administration import Administration
+from socketio_eventstore.adapter.encoder import MAX_ADDRESSES
+from socketio_eventstore.adapter.publishing import (
+    MAX_KEY_CHARACTERS,
+    MAX_MESSAGES,
+    IdempotencyKey,
+    KeyRefused,
+    Message,
+    MessageRefused,
+)
+from socketio_eventstore.core.event_rules import MAX_NAME_CHARACTERS
+from socketio_eventstore.program.api.binary import NotBase64, decoded
+from socketio_eventstore.program.api.endpoints import Call, Endpoint
+from socketio_eventstore.program.api.problems import Problem, wrong_field
+
+IDEMPOTENCY_KEY: Final = "Idempotency-Key"
+
+
+def _one_error(value: object, handler: ValidatorFunctionWrapHandler, _: ValidationInfo) -> object:
+    """Report one error for a union, and not one for each of its types."""
+    try:
+        return handler(value)
+    except ValueError:
+        raise PydanticCustomError("room", "a room is a text or a whole number of 64 bits") from None
+
+
+Name: TypeAlias = Annotated[str, Field(max_length=MAX_NAME_CHARACTERS)]
+Number: TypeAlias = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+Room: TypeAlias = Annotated[Name | Number, WrapValidator(_one_error)]
+Namespace: TypeAlias = Annotated[Name, Field(pattern="^/[^,?]*$")]
+
+
+class Emit(BaseModel):
+    """An event to be stored and sent, as `emit` of a handler does."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    event: Name = Field(description="The name of the event.", examples=["chat message"])
+    args: list[Any] = Field(
+        default=[],
+        description='The arguments. Binary data are `{"$binary": "base64"}`.',
+        examples=[["Hello"]],
+    )
+    rooms: Annotated[list[Room], Field(max_length=MAX_ADDRESSES)] | None = Field(
+        default=None,
+        description="The rooms; a sid is a room, too. Without them the event is for the whole namespace.",
+    )
+    skip: list[Name] = Field(
+        default=[], max_length=MAX_ADDRESSES, description="The sids that do not receive it."
+    )
+    namespace: Namespace = "/"
+    volatile: bool = Field(
+        default=False, description="Send it to those who are connected, and store nothing."
+    )
+
+
+class EmitResult(BaseModel):
+    """The event is stored, and on its way."""
+
+    offset: str | None = Field(description="The offset of the event; null if it is not stored.")
+
+
+class EmitManyResult(BaseModel):
+    """All events are stored, and on their way."""
+
+    offsets: list[str | None] = Field(description="The offsets of the events, in their order.")
+
+
+Emits: TypeAlias = Annotated[list[Emit], Field(min_length=1, max_length=MAX_MESSAGES)]
+_ONE: Final[TypeAdapter[Emit]] = TypeAdapter(Emit)
+_SEVERAL: Final[TypeAdapter[list[Emit]]] = TypeAdapter(Emits)
+
+
+def validated(value: object) -> list[Emit] | Emit:
+    """Validate a body; a list and a single event have errors of their own. Raises ValidationError."""
+    return _SEVERAL.validate_python(value) if isinstance(value, list) else _ONE.validate_python(value)
+
+
+def emit_endpoint(administration: Administration) -> Endpoint:
+    """Return the operation."""
+
+    async def emit(call: Call) -> EmitResult | EmitManyResult:
+        is_list = isinstance(call.body, list)
+        emits: list[Emit] = call.body if is_list else [call.body]
+
+        def place(index: int, field: str) -> str:
+            return f"{index}.{field}" if is_list else field
+
+        messages = [_message(one, place(index, "args")) for index, one in enumerate(emits)]
+        try:
+            offsets = await administration.publish(messages, _key(call))
+        except MessageRefused as refused:
+            raise wrong_field(place(refused.index, refused.field), str(refused)) from None
+        except KeyRefused as refused:
+            raise wrong_field(IDEMPOTENCY_KEY, str(refused)) from None
+        return EmitManyResult(offsets=offsets) if is_list else EmitResult(offset=offsets[0])
+
+    return Endpoint(
+        name="emit",
+        method="POST",
+        path="/emit",
+        summary="Publish one event, or up to 1000 events together.",
+        answer=emit,
+        result=EmitResult | EmitManyResult,
+        body=Emit | Emits,
+        validate=validated,
+        headers={
+            IDEMPOTENCY_KEY: f"A text of at most {MAX_KEY_CHARACTERS} characters. A repeat of the request "
+            "with the same key publishes nothing, and gets the same answer."
+        },
+        statuses=(400, 413, 415, 422, 503, 507),
+    )
+
+
+def _key(call: Call) -> IdempotencyKey | None:
+    keys = call.request.headers.getall(IDEMPOTENCY_KEY, [])
+    if not keys:
+        return None
+    if len(keys) > 1:
+        raise wrong_field(IDEMPOTENCY_KEY, "the header is there twice")
+    return IdempotencyKey(call.key_name, keys[0], hashlib.sha256(call.raw_body).digest())
+
+
+def _message(emit: Emit, place: str) -> Message:
+    try:
+        arguments = decoded(emit.args)
+    except NotBase64 as error:
+        raise wrong_field(".".join([place, *map(str, error.place)]), str(error)) from None
+    except RecursionError:
+        raise Problem(422, f"{place}: nested too deeply") from None
+    return Message(emit.event, arguments, emit.rooms, emit.skip, emit.namespace, emit.volatile)
