@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from socketio_eventlog.room import Room
+    from socketio_eventlog.search import Found, Search
 
 HEARTBEAT_SECONDS: Final = 2.0
 """The time between two heartbeats of a node. A step of the uptime clock counts at most two of them."""
@@ -175,6 +176,10 @@ class Log(Protocol):
         With ``limit_bytes`` the read stops after the event that exceeds the limit. Raises
         StoreUnavailable, StoreClosed.
         """
+        ...
+
+    async def search(self, question: Search) -> Found:
+        """Search a range of the log, with a bound for the work. Raises StoreUnavailable, StoreClosed."""
         ...
 
     async def unreadable(self, first: int, last: int, is_readable: Callable[[str, int], bool]) -> list[int]:

@@ -34,6 +34,7 @@ from socketio_eventlog.records import (
     Snapshot,
 )
 from socketio_eventlog.room import Room
+from socketio_eventlog.search import Found, Search
 from socketio_eventlog.uptime import UptimeClock
 
 _REJECTED: Final = frozenset({NodeJoined, NodeDied})
@@ -193,6 +194,9 @@ class VolatileLog:
 
     async def read(self, sequences: Sequence[int], limit_bytes: int | None = None) -> list[LoggedEvent]:
         return []
+
+    async def search(self, question: Search) -> Found:
+        return Found([], question.first if question.newest_first else question.last)
 
     async def unreadable(self, first: int, last: int, is_readable: Callable[[str, int], bool]) -> list[int]:
         return []

@@ -35,6 +35,13 @@ class PacketClassEncoder:
             return packets.payload_of(values, self._dumps, self._max_attachments)
         return native_values.payload_of(values, self._dumps)
 
+    def values(self, payload: str, attachments: Sequence[bytes]) -> list[Any]:
+        """Decode the name and arguments of a stored event."""
+        values = json.loads(payload)
+        if self._splits_binary:
+            return list(packets.with_binary(values, attachments))
+        return list(native_values.restored(values, attachments))
+
     def is_readable(self, payload: str, attachments: int) -> bool:
         """Whether a stored event obeys the rules (see ``event_rules``)."""
         counted = attachments if self._splits_binary else 0
@@ -49,11 +56,7 @@ class PacketClassEncoder:
         ack_id: int | None = None,
     ) -> Frames:
         """Encode an EVENT, the offset as last argument. Raises TypeError or ValueError."""
-        values = json.loads(payload)
-        if self._splits_binary:
-            data = packets.with_binary(values, attachments)
-        else:
-            data = native_values.restored(values, attachments)
+        data = self.values(payload, attachments)
         if offset is None:
             return self._encode(packet.EVENT, namespace, data, ack_id)
         frames = self._encode(packet.EVENT, namespace, [*data, offset], ack_id)

@@ -16,13 +16,14 @@ from socketio import exceptions
 
 from socketio_eventlog.errors import StoreClosed, StoreError
 from socketio_eventlog.records import Event, SessionEnd
-from socketio_eventstore.adapter import encoder
+from socketio_eventstore.adapter import encoder, history
 from socketio_eventstore.adapter.acknowledgements import AcknowledgementIds, Call, current_call
 from socketio_eventstore.adapter.admin_ui import AdminUi
 from socketio_eventstore.adapter.clients import Clients
 from socketio_eventstore.adapter.decoder import Decoder
 from socketio_eventstore.adapter.exactly_once import ExactlyOnce, InvalidIdempotencyKey
 from socketio_eventstore.adapter.handlers import connecting_as
+from socketio_eventstore.adapter.history import SessionInfo, StoredEvent
 from socketio_eventstore.adapter.publishing import Message
 from socketio_eventstore.adapter.request_ids import RequestIds
 from socketio_eventstore.core.event_rules import check_text
@@ -405,6 +406,33 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
             return
         runtime = await self.manager.opened()
         await submit_or_defer(runtime.queue, BindIdentity(session, attached, identity))
+
+    async def events(
+        self,
+        *,
+        room: Any = None,
+        namespace: str | None = None,
+        event: str | None = None,
+        before: str | None = None,
+        after: str | None = None,
+        limit: int = history.DEFAULT_LIMIT,
+    ) -> list[StoredEvent]:
+        """Return the last stored events of a room or namespace, the newest last: the history of a chat.
+
+        ``room``: only events that are addressed to this room, or to one of several; ``event``: only events
+        with this name. ``before`` and ``after`` are offsets, which are not included: the page before a page
+        is ``before=page[0].offset``. With ``after`` the first events after it are returned. ``limit`` is at
+        most 1000; a page also ends at about 1 MB. Events are there as long as the log keeps them. Raises
+        ValueError for an offset that is not of this log, StoreError.
+        """
+        runtime = await self.manager.opened()
+        return await history.events(
+            runtime, room=room, namespace=namespace, event=event, before=before, after=after, limit=limit
+        )
+
+    async def fetch_sessions(self, *, room: Any = None, namespace: str | None = None) -> list[SessionInfo]:
+        """Return the sessions of a namespace, or of a room, connected or away. Raises StoreError."""
+        return history.sessions(await self.manager.opened(), room, namespace)
 
     def exactly_once(self, event: str, namespace: str | None = None) -> Callable[[H], H]:
         """Decorate the handler of an event whose last argument is an idempotency key.

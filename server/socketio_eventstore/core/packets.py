@@ -126,6 +126,10 @@ class PacketEncoder(Protocol):
         """
         ...
 
+    def values(self, payload: str, attachments: Sequence[bytes]) -> list[Any]:
+        """Decode the name and arguments of a stored event: the inverse of ``payload``. Raises ValueError."""
+        ...
+
     def is_readable(self, payload: str, attachments: int) -> bool:
         """Whether clients can read a stored event with so many binary arguments."""
         ...
@@ -164,6 +168,10 @@ class TextEncoder:
             payload_of, encode=encode, max_attachments=max_attachments
         )
         """Encodes as ``payload_of`` does."""
+
+    def values(self, payload: str, attachments: Sequence[bytes]) -> list[Any]:
+        """Decode as ``with_binary`` does."""
+        return list(with_binary(json.loads(payload), attachments))
 
     def is_readable(self, payload: str, attachments: int) -> bool:
         """Whether a stored event obeys the rules (see ``event_rules``)."""

@@ -34,6 +34,7 @@ from socketio_eventlog.records import (
     Snapshot,
 )
 from socketio_eventlog.room import Room
+from socketio_eventlog.search import Found, Search
 from socketio_eventlog.segment import AudienceRange, Segment, SegmentChunk, audience_ranges, find_missed
 from socketio_eventlog.sqlite import (
     events,
@@ -41,6 +42,7 @@ from socketio_eventlog.sqlite import (
     nodes,
     publications,
     schema,
+    search,
     segments,
     stored_sessions,
 )
@@ -322,6 +324,9 @@ class EventLog:
         return await self._reader_database.run(
             partial(events.read, sequences=sequences, limit_bytes=limit_bytes)
         )
+
+    async def search(self, question: Search) -> Found:
+        return await self._reader_database.run(partial(search.search, question=question))
 
     async def unreadable(self, first: int, last: int, is_readable: Callable[[str, int], bool]) -> list[int]:
         return await self._reader_database.run(
