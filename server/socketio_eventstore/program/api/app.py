@@ -9,7 +9,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
-from socketio_eventstore.program.api.endpoints import KEY_NAME, Endpoint
+from socketio_eventstore.program.api.endpoints import Endpoint, caller
 from socketio_eventstore.program.api.problems import Problem, answers_with_problems
 from socketio_eventstore.program.keys import ApiKeys
 
@@ -44,7 +44,7 @@ def _needs_key(keys: ApiKeys) -> Middleware:
             text = f"A request to the HTTP interface from {request.remote} had no valid key"
             refusals.failed("key", text, level=logging.WARNING)
             raise Problem(401, "A valid key is needed: Authorization: Bearer KEY.", headers=_CHALLENGE)
-        request[KEY_NAME] = name
+        caller.set(name)
         response = await handler(request)
         if not response.prepared:
             response.headers.setdefault("Cache-Control", NO_STORE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
@@ -14,8 +15,8 @@ from socketio_eventstore.program.api.problems import Problem, wrong_field, wrong
 
 MAX_BODY_BYTES: Final = 8_000_000
 """The largest body of a request: as much as one transaction of the log."""
-KEY_NAME: Final = "socketio_eventstore.key_name"
-"""The entry of a request with the name of the caller's key."""
+caller: Final[ContextVar[str]] = ContextVar("caller")
+"""The name of the key with which the present request was made."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Endpoint:
         query = None if self.query is None else _query(request, self.query)
         raw_body = b"" if self.validate is None else await _read(request)
         body = None if self.validate is None else _body(raw_body, self.validate)
-        call = Call(request[KEY_NAME], request, request.match_info, query, body, raw_body)
+        call = Call(caller.get(), request, request.match_info, query, body, raw_body)
         result = await self.answer(call)
         if isinstance(result, web.StreamResponse):
             return result

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Annotated, Any, Final, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationInfo, ValidatorFunctionWrapHandler
-from pydantic.functional_validators import WrapValidator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from socketio_eventstore.adapter.administration import Administration
 from socketio_eventstore.adapter.encoder import MAX_ADDRESSES
@@ -19,26 +17,12 @@ from socketio_eventstore.adapter.publishing import (
     Message,
     MessageRefused,
 )
-from socketio_eventstore.core.event_rules import MAX_NAME_CHARACTERS
 from socketio_eventstore.program.api.binary import NotBase64, decoded
 from socketio_eventstore.program.api.endpoints import Call, Endpoint
+from socketio_eventstore.program.api.names import Name, Namespace, RoomName
 from socketio_eventstore.program.api.problems import Problem, wrong_field
 
 IDEMPOTENCY_KEY: Final = "Idempotency-Key"
-
-
-def _one_error(value: object, handler: ValidatorFunctionWrapHandler, _: ValidationInfo) -> object:
-    """Report one error for a union, and not one for each of its types."""
-    try:
-        return handler(value)
-    except ValueError:
-        raise PydanticCustomError("room", "a room is a text or a whole number of 64 bits") from None
-
-
-Name: TypeAlias = Annotated[str, Field(max_length=MAX_NAME_CHARACTERS)]
-Number: TypeAlias = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
-Room: TypeAlias = Annotated[Name | Number, WrapValidator(_one_error)]
-Namespace: TypeAlias = Annotated[Name, Field(pattern="^/[^,?]*$")]
 
 
 class Emit(BaseModel):
@@ -52,7 +36,7 @@ class Emit(BaseModel):
         description='The arguments. Binary data are `{"$binary": "base64"}`.',
         examples=[["Hello"]],
     )
-    rooms: Annotated[list[Room], Field(max_length=MAX_ADDRESSES)] | None = Field(
+    rooms: Annotated[list[RoomName], Field(max_length=MAX_ADDRESSES)] | None = Field(
         default=None,
         description="The rooms; a sid is a room, too. Without them the event is for the whole namespace.",
     )

@@ -6,13 +6,20 @@ from collections.abc import Sequence
 
 from socketio_eventstore.adapter.administration import Administration
 from socketio_eventstore.program.api.endpoints import Call, Endpoint
+from socketio_eventstore.program.api.events import events_endpoint
 from socketio_eventstore.program.api.models import StatsResult
 from socketio_eventstore.program.api.publish import emit_endpoint
+from socketio_eventstore.program.api.stream import stream_endpoint
 
 
 def endpoints(administration: Administration) -> Sequence[Endpoint]:
     """Return all operations."""
-    return [emit_endpoint(administration), _stats(administration)]
+    return [
+        emit_endpoint(administration),
+        events_endpoint(administration),
+        stream_endpoint(administration),
+        _stats(administration),
+    ]
 
 
 def _stats(administration: Administration) -> Endpoint:

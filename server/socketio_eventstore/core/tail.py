@@ -1,0 +1,104 @@
+"""Waiting for the log to grow, for readers that follow it.
+
+Emits must not pay for readers, so nothing is called when an event takes effect: while readers wait, one timer
+looks at the position for all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from socketio_eventlog.log import Log
+from socketio_eventlog.records import Event, LoggedEvent
+from socketio_eventstore.core.context import Context
+from socketio_eventstore.core.event_pages import MAX_EVENTS, EventFilter, EventPage, EventPages
+
+LOOK_SECONDS: Final = 0.05
+
+
+class EventsDeleted(Exception):
+    """The log has deleted events that the reader has not seen."""
+
+
+class Tail:
+    """The end of the log, for all readers that wait for it."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._grown: asyncio.Future[None] | None = None
+        self._seen = 0
+
+    async def beyond(self, sequence: int) -> None:
+        """Wait until an event beyond the sequence has taken effect."""
+        while self._context.position <= sequence:
+            if self._grown is None:
+                self._grown = asyncio.get_running_loop().create_future()
+                self._seen = self._context.position
+                self._look_later()
+            await asyncio.shield(self._grown)
+
+    def _look_later(self) -> None:
+        asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
+
+    def _look(self) -> None:
+        grown = self._grown
+        if grown is None:
+            return
+        if self._context.position > self._seen:
+            self._grown = None
+            grown.set_result(None)
+        else:
+            self._look_later()
+
+
+class Follower:
+    """One reader that follows the log: it holds a position, and no events."""
+
+    def __init__(self, context: Context, tail: Tail, wanted: EventFilter, after: int) -> None:
+        """Raises EventsDeleted."""
+        self._context = context
+        self._log: Log = context.log
+        self._tail = tail
+        self._wanted = wanted
+        self._pages = EventPages(context)
+        self.reached = after
+        """The reader has got all events up to this sequence."""
+        self._check()
+
+    async def next(self) -> list[LoggedEvent]:
+        """Wait until the log has grown, and return the next events that fit the filter; perhaps none.
+
+        A cancelled call loses nothing. Raises EventsDeleted for a reader that is slower than the retention,
+        StoreError.
+        """
+        await self._tail.beyond(self.reached)
+        page = self._recent() or await self._pages.after(self.reached, self._wanted, MAX_EVENTS)
+        self._check()
+        self.reached = page.reached
+        return page.events
+
+    def _recent(self) -> EventPage | None:
+        """Return the next events from memory; None when they are older."""
+        recent = self._context.recent_events
+        if self.reached < recent.begins_after:
+            return None
+        position = recent.position
+        found = [
+            LoggedEvent(sequence, event)
+            for sequence, event, _ in recent.after(self.reached)
+            if _fits(self._wanted, event)
+        ]
+        return EventPage(found, position, is_end=True)
+
+    def _check(self) -> None:
+        if self.reached < self._log.pruned_through:
+            raise EventsDeleted
+
+
+def _fits(wanted: EventFilter, event: Event) -> bool:
+    if wanted.namespace not in (None, event.namespace) or wanted.name not in (None, event.name):
+        return False
+    if wanted.rooms is None:
+        return True
+    return event.rooms is not None and not set(wanted.rooms).isdisjoint(event.rooms)

@@ -1,0 +1,119 @@
+"""``GET /api/events``: the stored events, in pages."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from socketio_eventlog.records import Room
+from socketio_eventstore.adapter.administration import Administration, CursorRefused
+from socketio_eventstore.adapter.history import DEFAULT_LIMIT, StoredEvent
+from socketio_eventstore.core.event_pages import MAX_EVENTS, EventFilter
+from socketio_eventstore.program.api.binary import encoded
+from socketio_eventstore.program.api.endpoints import Call, Endpoint
+from socketio_eventstore.program.api.names import Name, Namespace
+from socketio_eventstore.program.api.problems import wrong_field
+
+_DIGITS: Final = 20
+
+
+class FilterQuery(BaseModel):
+    """Which events."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    namespace: Namespace | None = Field(
+        default=None, description='Only events of this namespace. With a room the default is "/".'
+    )
+    room: Name | None = Field(default=None, description="Only events that are addressed to this room.")
+    event: Name | None = Field(default=None, description="Only events with this name.")
+
+    def wanted(self) -> EventFilter:
+        """Return the filter."""
+        if self.room is None:
+            return EventFilter(self.namespace, None, self.event)
+        return EventFilter(self.namespace or "/", rooms_named(self.room), self.event)
+
+
+class EventsQuery(FilterQuery):
+    """Which page of which events."""
+
+    after: Name | None = Field(default=None, description="Only events beyond this offset or cursor.")
+    before: Name | None = Field(default=None, description="Only events below this offset or cursor.")
+    limit: Annotated[int, Field(ge=1, le=MAX_EVENTS)] = DEFAULT_LIMIT
+
+
+class EventResult(BaseModel):
+    """A stored event."""
+
+    offset: str = Field(description="The offset, as clients see it.")
+    namespace: str
+    event: str = Field(description="The name of the event.")
+    args: list[Any] = Field(description='The arguments. Binary data are `{"$binary": "base64"}`.')
+    rooms: list[str | int] | None = Field(description="The addressed rooms; null is the whole namespace.")
+    skip: list[str] = Field(description="The sids that did not receive it.")
+    emitted_at: datetime
+
+
+class EventsResult(BaseModel):
+    """A page of stored events."""
+
+    events: list[EventResult] = Field(description="The newest is the last one.")
+    older: str | None = Field(description="The `before` of the page before this one; null at the beginning.")
+    newer: str | None = Field(description="The `after` of the page behind this one, which may be empty.")
+
+
+def rooms_named(text: str) -> tuple[Room, ...]:
+    """Return the rooms that a text in a URL may mean: ``42`` is a text and a number."""
+    is_number = len(text) <= _DIGITS and text.removeprefix("-").isdecimal() and str(int(text)) == text
+    if is_number and -(2**63) <= int(text) < 2**63:
+        return text, int(text)
+    return (text,)
+
+
+def events_endpoint(administration: Administration) -> Endpoint:
+    """Return the operation for pages."""
+
+    async def events(call: Call) -> EventsResult:
+        query: EventsQuery = call.query
+        try:
+            history = await administration.events(
+                query.wanted(), after=query.after, before=query.before, limit=query.limit
+            )
+        except CursorRefused as refused:
+            raise wrong_field(refused.field, str(refused)) from None
+        found = [event_result(event) for event in history.events]
+        return EventsResult(events=found, older=history.older, newer=history.newer)
+
+    return Endpoint(
+        name="getEvents",
+        method="GET",
+        path="/events",
+        summary="A page of the stored events, the newest last.",
+        answer=events,
+        result=EventsResult,
+        query=EventsQuery,
+        statuses=(422, 503),
+    )
+
+
+def event_result(event: StoredEvent) -> EventResult:
+    """Return an event as the interface shows it."""
+    return EventResult(
+        offset=event.offset,
+        namespace=event.namespace,
+        event=event.event,
+        args=encoded(event.args),
+        rooms=None if event.rooms is None else list(event.rooms),
+        skip=list(event.skip),
+        emitted_at=_time(event.emitted_at),
+    )
+
+
+def _time(seconds: float) -> datetime:
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):  # another program changed the row
+        return datetime.fromtimestamp(0, UTC)

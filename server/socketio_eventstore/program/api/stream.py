@@ -1,0 +1,136 @@
+"""``GET /api/events/stream``: the stored events as they come, as server-sent events.
+
+A stream holds a position and no events. A reader that is slow makes its stream wait, and a reader that takes
+nothing is cut off; with its last id it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import web
+from pydantic import Field
+
+from socketio_eventlog.errors import StoreError
+from socketio_eventstore.adapter.administration import Administration, CursorRefused, Feed
+from socketio_eventstore.adapter.history import StoredEvent
+from socketio_eventstore.core.tail import EventsDeleted
+from socketio_eventstore.program.api.endpoints import Call, Endpoint
+from socketio_eventstore.program.api.events import FilterQuery, event_result
+from socketio_eventstore.program.api.names import Name
+from socketio_eventstore.program.api.problems import Problem, wrong_field
+
+LAST_EVENT_ID: Final = "Last-Event-ID"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLimits:
+    """The bounds of all streams together, and of one."""
+
+    streams: int = 20
+    """Readers that follow the log at once; each of them looks at every event."""
+    keep_alive_seconds: float = 15.0
+    """The longest silence of a stream."""
+    look_seconds: float = 1.0
+    """How soon the end of a reader is noticed in a silence."""
+    write_seconds: float = 30.0
+    """A reader that takes nothing for so long is cut off."""
+
+
+class StreamQuery(FilterQuery):
+    """Which events, and from where on."""
+
+    after: Name | None = Field(
+        default=None, description=f"Events beyond this offset; {LAST_EVENT_ID} wins. By default new events."
+    )
+
+
+def stream_endpoint(administration: Administration, limits: StreamLimits | None = None) -> Endpoint:
+    """Return the operation."""
+    present = limits or StreamLimits()
+    free = asyncio.Semaphore(present.streams)
+
+    async def stream(call: Call) -> web.StreamResponse:
+        if free.locked():
+            text = f"{present.streams} readers follow the log already."
+            raise Problem(503, text, headers={"Retry-After": "10"})
+        async with free:
+            return await _Stream(call.request, await _feed(administration, call), present).run()
+
+    return Endpoint(
+        name="streamEvents",
+        method="GET",
+        path="/events/stream",
+        summary="The stored events as they come, as server-sent events.",
+        answer=stream,
+        result="text/event-stream",
+        query=StreamQuery,
+        headers={LAST_EVENT_ID: "The id of the last event that was received: the stream goes on behind it."},
+        statuses=(410, 422, 503),
+    )
+
+
+async def _feed(administration: Administration, call: Call) -> Feed:
+    query: StreamQuery = call.query
+    last_id = call.request.headers.get(LAST_EVENT_ID)
+    try:
+        return await administration.follow(query.wanted(), last_id or query.after)
+    except CursorRefused as refused:
+        raise wrong_field(LAST_EVENT_ID if last_id else refused.field, str(refused)) from None
+    except EventsDeleted:
+        raise Problem(410, "Events behind this offset were deleted.") from None
+
+
+class _Stream:
+    """One stream."""
+
+    def __init__(self, request: web.Request, feed: Feed, limits: StreamLimits) -> None:
+        self._request = request
+        self._feed = feed
+        self._limits = limits
+        self._response = web.StreamResponse(
+            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # nginx would gather the events
+        )
+        self._response.content_type = "text/event-stream"
+        self._response.charset = "utf-8"
+
+    async def run(self) -> web.StreamResponse:
+        """Write events until the reader or the server goes, or the reader is too slow."""
+        response = self._response
+        await response.prepare(self._request)
+        try:
+            await self._write("retry: 1000\n\n")
+            async for text in self._texts():
+                await self._write(text)
+        except (StoreError, EventsDeleted):  # the server ends, or the reader is slower than the retention
+            return response
+        except TimeoutError:
+            if self._request.transport is not None:
+                self._request.transport.abort()
+        return response
+
+    async def _texts(self) -> AsyncIterator[str]:
+        """Yield the texts of the stream. After a silence the text is an id alone, which is no event."""
+        loop = asyncio.get_running_loop()
+        silent_since = loop.time()
+        while self._request.transport is not None:
+            for event in await self._next():
+                yield f"id: {event.offset}\ndata: {event_result(event).model_dump_json()}\n\n"
+                silent_since = loop.time()
+            if loop.time() - silent_since >= self._limits.keep_alive_seconds:
+                yield ": nothing\n\n" if self._feed.cursor is None else f"id: {self._feed.cursor}\n\n"
+                silent_since = loop.time()
+
+    async def _next(self) -> list[StoredEvent]:
+        try:
+            async with asyncio.timeout(self._limits.look_seconds):
+                return await self._feed.next()
+        except TimeoutError:
+            return []
+
+    async def _write(self, text: str) -> None:
+        async with asyncio.timeout(self._limits.write_seconds):
+            await self._response.write(text.encode())
