@@ -9,26 +9,26 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
-from socketio_eventlog.errors import OffsetRefused
-from socketio_eventstore.adapter.history import StoredEvent, stored_event
+from socketio_eventlog.records import Room
+from socketio_eventstore.adapter.feeds import Feed, History, cursor, located
+from socketio_eventstore.adapter.history import stored_event
 from socketio_eventstore.adapter.publishing import IdempotencyKey, Message, Publisher
 from socketio_eventstore.adapter.server import RecoveryServer
+from socketio_eventstore.adapter.session_views import (
+    STATES,
+    SessionDetails,
+    SessionState,
+    SessionSummary,
+    details,
+    summary,
+)
+from socketio_eventstore.core import registry_pages
 from socketio_eventstore.core.event_pages import EventFilter, EventPages
+from socketio_eventstore.core.registry_pages import RoomKey, RoomMembers, SessionFilter, SessionKey
 from socketio_eventstore.core.runtime import Runtime
-from socketio_eventstore.core.sessions import Session, State
+from socketio_eventstore.core.sessions import Session
 from socketio_eventstore.core.tail import Follower, Tail
-
-SessionState: TypeAlias = Literal["connected", "connecting", "away"]
-
-_STATES: dict[State, SessionState] = {
-    State.CONNECTING: "connecting",
-    State.REPLAYING: "connected",
-    State.LIVE: "connected",
-    State.ELSEWHERE: "connected",
-    State.AWAY: "away",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,63 +48,6 @@ class Stats:
     """Reconnections since the start of the process, by result."""
     problems: list[str]
     """Why the server is not ready, as ``/readyz`` says; empty if it is."""
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """A page of stored events."""
-
-    events: list[StoredEvent]
-    """The newest is the last one."""
-    older: str | None
-    """The ``before`` of the page before this one; None at the beginning of the log."""
-    newer: str | None
-    """The ``after`` of the page behind this one, which may be empty; None without recovery."""
-
-
-class CursorRefused(ValueError):
-    """A cursor is not of this log. ``field`` is the name of the argument."""
-
-    def __init__(self, field: str, detail: str) -> None:
-        super().__init__(detail)
-        self.field = field
-
-
-class Feed:
-    """Stored events as they take effect."""
-
-    def __init__(self, runtime: Runtime, follower: Follower) -> None:
-        self._runtime = runtime
-        self._follower = follower
-
-    @property
-    def cursor(self) -> str | None:
-        """Where to go on after an interruption."""
-        return _cursor(self._runtime, self._follower.reached)
-
-    async def next(self) -> list[StoredEvent]:
-        """Wait for the next events that fit the filter; perhaps none. Raises EventsDeleted, StoreError."""
-        return [stored_event(self._runtime, logged) for logged in await self._follower.next()]
-
-
-def _located(runtime: Runtime, field: str, offset: str | None) -> int | None:
-    if offset is None:
-        return None
-    try:
-        return runtime.log.locate(offset).sequence
-    except OffsetRefused as error:
-        raise CursorRefused(field, str(error)) from None
-
-
-def _cursor(runtime: Runtime, sequence: int | None) -> str | None:
-    if sequence is None or not runtime.is_enabled:
-        return None
-    return str(runtime.log.offset_of(sequence))
-
-
-def state_of(session: Session) -> SessionState | None:
-    """Return the state of a session for people; None for a session that is over."""
-    return _STATES.get(session.state)
 
 
 class Administration:
@@ -130,7 +73,7 @@ class Administration:
         say where to go on. Raises CursorRefused, StoreError.
         """
         runtime = await self._runtime()
-        start, end = _located(runtime, "after", after), _located(runtime, "before", before)
+        start, end = located(runtime, "after", after), located(runtime, "before", before)
         pages = EventPages(runtime.context)
         if start is None:
             page = await pages.before(end, wanted, limit)
@@ -141,23 +84,61 @@ class Administration:
             older, newer = page.events[0].sequence if page.events else None, page.reached
         return History(
             events=[stored_event(runtime, logged) for logged in page.events],
-            older=_cursor(runtime, older),
-            newer=_cursor(runtime, newer),
+            older=cursor(runtime, older),
+            newer=cursor(runtime, newer),
         )
 
     async def follow(self, wanted: EventFilter, after: str | None) -> Feed:
         """Follow the log from an offset on, None from now on. Raises CursorRefused, EventsDeleted."""
         runtime = await self._runtime()
-        start = _located(runtime, "after", after)
+        start = located(runtime, "after", after)
         if self._tail is None or self._tail[0] is not runtime:
             self._tail = (runtime, Tail(runtime.context))
         position = runtime.context.position if start is None else start
         return Feed(runtime, Follower(runtime.context, self._tail[1], wanted, position))
 
+    async def sessions(
+        self, wanted: SessionFilter, after: SessionKey | None, limit: int
+    ) -> tuple[list[SessionSummary], SessionKey | None]:
+        """Return a page of sessions in the order of namespace and sid, and the key of the next page."""
+        runtime = await self._runtime()
+        found, following = await registry_pages.sessions(runtime.registry, wanted, after, limit)
+        return [summary(runtime, session) for session in found if session.state in STATES], following
+
+    async def session(self, namespace: str, sid: str) -> SessionDetails:
+        """Return a session. Raises KeyError, StoreError."""
+        return await details(await self._runtime(), await self._session(namespace, sid))
+
+    async def disconnect(self, namespace: str, sid: str) -> None:
+        """Disconnect a session as ``disconnect`` of a handler does. Raises KeyError, StoreError."""
+        await self._session(namespace, sid)
+        await self._server.disconnect(sid, namespace)
+
+    async def revoke(self, namespace: str, sid: str) -> None:
+        """Revoke a session as ``revoke`` of a handler does. Raises KeyError, StoreError."""
+        await self._session(namespace, sid)
+        await self._server.revoke(sid, namespace)
+
+    async def join(self, namespace: str, sid: str, room: Room) -> None:
+        """Put a session into a room. Raises KeyError, ValueError, StoreError."""
+        await self._session(namespace, sid)
+        await self._server.enter_room(sid, room, namespace)
+
+    async def leave(self, namespace: str, sid: str, room: Room) -> None:
+        """Take a session out of a room. Raises KeyError, ValueError, StoreError."""
+        await self._session(namespace, sid)
+        await self._server.leave_room(sid, room, namespace)
+
+    async def rooms(
+        self, namespace: str | None, after: RoomKey | None, limit: int
+    ) -> tuple[list[RoomMembers], RoomKey | None]:
+        """Return a page of rooms in the order of their keys, and the key of the next page."""
+        return await registry_pages.rooms((await self._runtime()).registry, namespace, after, limit)
+
     async def stats(self) -> Stats:
         """Return the server in numbers. Raises StoreClosed."""
         runtime = await self._runtime()
-        states = Counter(map(state_of, list(runtime.registry)))
+        states = Counter(STATES.get(session.state) for session in list(runtime.registry))
         return Stats(
             connections=len(self._server.eio.sockets),
             sessions={state: states[state] for state in ("connected", "connecting", "away")},
@@ -167,6 +148,12 @@ class Administration:
             recoveries={str(result): count for result, count in runtime.recovery.results.items()},
             problems=list(runtime.health.problems()),
         )
+
+    async def _session(self, namespace: str, sid: str) -> Session:
+        session = (await self._runtime()).registry.get(namespace, sid)
+        if session is None or session.state not in STATES:
+            raise KeyError(sid)
+        return session
 
     async def _runtime(self) -> Runtime:
         return await self._server.manager.opened()

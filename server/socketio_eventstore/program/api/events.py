@@ -8,7 +8,8 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, ConfigDict, Field
 
 from socketio_eventlog.records import Room
-from socketio_eventstore.adapter.administration import Administration, CursorRefused
+from socketio_eventstore.adapter.administration import Administration
+from socketio_eventstore.adapter.feeds import CursorRefused
 from socketio_eventstore.adapter.history import DEFAULT_LIMIT, StoredEvent
 from socketio_eventstore.core.event_pages import MAX_EVENTS, EventFilter
 from socketio_eventstore.program.api.binary import encoded

@@ -15,7 +15,8 @@ from aiohttp import web
 from pydantic import Field
 
 from socketio_eventlog.errors import StoreError
-from socketio_eventstore.adapter.administration import Administration, CursorRefused, Feed
+from socketio_eventstore.adapter.administration import Administration
+from socketio_eventstore.adapter.feeds import CursorRefused, Feed
 from socketio_eventstore.adapter.history import StoredEvent
 from socketio_eventstore.core.tail import EventsDeleted
 from socketio_eventstore.program.api.endpoints import Call, Endpoint

@@ -1,0 +1,64 @@
+"""The log as pages with cursors, and as a feed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from socketio_eventlog.errors import OffsetRefused
+from socketio_eventstore.adapter.history import StoredEvent, stored_event
+from socketio_eventstore.core.runtime import Runtime
+from socketio_eventstore.core.tail import Follower
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A page of stored events."""
+
+    events: list[StoredEvent]
+    """The newest is the last one."""
+    older: str | None
+    """The ``before`` of the page before this one; None at the beginning of the log."""
+    newer: str | None
+    """The ``after`` of the page behind this one, which may be empty; None without recovery."""
+
+
+class CursorRefused(ValueError):
+    """A cursor is not of this log. ``field`` is the name of the argument."""
+
+    def __init__(self, field: str, detail: str) -> None:
+        super().__init__(detail)
+        self.field = field
+
+
+class Feed:
+    """Stored events as they take effect."""
+
+    def __init__(self, runtime: Runtime, follower: Follower) -> None:
+        self._runtime = runtime
+        self._follower = follower
+
+    @property
+    def cursor(self) -> str | None:
+        """Where to go on after an interruption."""
+        return cursor(self._runtime, self._follower.reached)
+
+    async def next(self) -> list[StoredEvent]:
+        """Wait for the next events that fit the filter; perhaps none. Raises EventsDeleted, StoreError."""
+        return [stored_event(self._runtime, logged) for logged in await self._follower.next()]
+
+
+def located(runtime: Runtime, field: str, offset: str | None) -> int | None:
+    """Return the sequence of the argument ``field``, an offset. Raises CursorRefused."""
+    if offset is None:
+        return None
+    try:
+        return runtime.log.locate(offset).sequence
+    except OffsetRefused as error:
+        raise CursorRefused(field, str(error)) from None
+
+
+def cursor(runtime: Runtime, sequence: int | None) -> str | None:
+    """Return a sequence as a cursor; None without recovery."""
+    if sequence is None or not runtime.is_enabled:
+        return None
+    return str(runtime.log.offset_of(sequence))

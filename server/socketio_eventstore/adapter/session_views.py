@@ -1,0 +1,110 @@
+"""Sessions as operators see them."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+from socketio_eventlog.records import Room
+from socketio_eventstore.core.runtime import Runtime
+from socketio_eventstore.core.sessions import Session, State
+
+SessionState: TypeAlias = Literal["connected", "connecting", "away"]
+
+STATES: Final[dict[State, SessionState]] = {
+    State.CONNECTING: "connecting",
+    State.REPLAYING: "connected",
+    State.LIVE: "connected",
+    State.ELSEWHERE: "connected",
+    State.AWAY: "away",
+}
+"""The states of sessions that are not over."""
+MISSED_COUNTED: Final = 1000
+"""Missed events of a session that are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSummary:
+    """A session in a list."""
+
+    namespace: str
+    sid: str
+    state: SessionState
+    identity: str | None
+    rooms: int
+    """The number of joined rooms, without the sid."""
+    connected_at: float | None
+    """When the present connection was accepted, in seconds since 1970; None if this process does not know."""
+    away_seconds: float | None
+    """How long no accepted client has had the session, on the uptime clock; None for a connected session."""
+    remaining_seconds: float | None
+    """How long the client may still stay away."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionDetails(SessionSummary):
+    """A session by itself."""
+
+    joined: tuple[Room, ...]
+    """The joined rooms, without the sid."""
+    is_recovered: bool
+    """Whether the present connection, or the last one, recovered the session."""
+    confirmed_offset: str | None
+    """The client is known to have received all events up to this one; None without recovery."""
+    missed: int
+    """Events behind it that are for the session, by its memberships; counted up to MISSED_COUNTED."""
+    is_missed_complete: bool
+    """Whether there are no more missed events than that."""
+
+
+def summary(runtime: Runtime, session: Session) -> SessionSummary:
+    """Return a session that is not over."""
+    return SessionSummary(*_fields(runtime, session))
+
+
+async def details(runtime: Runtime, session: Session) -> SessionDetails:
+    """Return a session that is not over, with what it misses. Raises StoreError."""
+    fields = _fields(runtime, session)  # before the search, during which the session may end
+    log, position = runtime.log, runtime.context.position
+    confirmed = max(session.confirmed, session.start.sequence)
+    memberships = list(session.memberships())
+    missed = await log.missed(session.namespace, memberships, confirmed, position, at_most=MISSED_COUNTED)
+    count = len(missed.sequences)
+    return SessionDetails(
+        *fields,
+        joined=tuple(session.joined),
+        is_recovered=session.current.recovered,
+        confirmed_offset=str(log.offset_of(confirmed)) if runtime.is_enabled else None,
+        missed=min(count, MISSED_COUNTED),
+        is_missed_complete=count <= MISSED_COUNTED,
+    )
+
+
+def _fields(
+    runtime: Runtime, session: Session
+) -> tuple[str, str, SessionState, str | None, int, float | None, float | None, float | None]:
+    state = STATES[session.state]
+    away = remaining = None
+    since = session.away_since
+    if since is not None and since != -math.inf and state != "connected":
+        away = max(0.0, runtime.context.uptime - since)
+        remaining = max(0.0, runtime.recovery.max_disconnection_seconds - away)
+    return (
+        session.namespace,
+        session.sid,
+        state,
+        session.identity,
+        len(session.joined),
+        _connected_at(session),
+        away,
+        remaining,
+    )
+
+
+def _connected_at(session: Session) -> float | None:
+    accepted_at = session.current.accepted_at
+    if not session.is_connected or not accepted_at:
+        return None
+    return time.time() - (time.monotonic() - accepted_at)

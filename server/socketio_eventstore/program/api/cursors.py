@@ -1,0 +1,36 @@
+"""Opaque cursors: the key of an entry as text."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from typing import Final
+
+from socketio_eventstore.program.api.problems import wrong_field
+
+NOT_A_CURSOR: Final = "it is not a cursor of an earlier answer"
+
+
+def to_text(key: Sequence[str | bool | int] | None) -> str | None:
+    """Return a key as a cursor; None stays None."""
+    if key is None:
+        return None
+    text = json.dumps(key, separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def from_text(
+    cursor: str | None, types: Sequence[type | tuple[type, ...]]
+) -> tuple[str | bool | int, ...] | None:
+    """Return the key of a cursor, whose parts have the types. Raises a Problem that names ``cursor``."""
+    if cursor is None:
+        return None
+    try:
+        padded = cursor + "=" * (-len(cursor) % 4)
+        key = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
+    except (ValueError, RecursionError):
+        key = None
+    if not isinstance(key, list) or len(key) != len(types) or not all(map(isinstance, key, types)):
+        raise wrong_field("cursor", NOT_A_CURSOR)
+    return tuple(key)

@@ -1,0 +1,186 @@
+"""``/api/sessions``: the sessions, and what an operator does to one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, Literal, cast
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from socketio_eventlog.records import Room
+from socketio_eventstore.adapter.administration import Administration
+from socketio_eventstore.adapter.history import DEFAULT_LIMIT
+from socketio_eventstore.adapter.session_views import STATES, SessionDetails, SessionSummary
+from socketio_eventstore.core.registry_pages import MAX_ENTRIES, SessionFilter, SessionKey
+from socketio_eventstore.program.api import cursors
+from socketio_eventstore.program.api.endpoints import Call, Endpoint
+from socketio_eventstore.program.api.events import rooms_named
+from socketio_eventstore.program.api.names import Name, Namespace, RoomName
+from socketio_eventstore.program.api.problems import Problem, wrong_field
+
+PATH: Final = "/sessions/{namespace}/{sid}"
+
+
+class SessionsQuery(BaseModel):
+    """Which page of which sessions."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    state: Literal["connected", "connecting", "away"] | None = None
+    namespace: Namespace | None = Field(
+        default=None, description='Only sessions of this namespace. With a room the default is "/".'
+    )
+    room: Name | None = Field(default=None, description="Only sessions in this room; a sid is a room, too.")
+    identity: Name | None = Field(default=None, description="Only sessions that are bound to this identity.")
+    cursor: Annotated[str, Field(max_length=20_000)] | None = Field(
+        default=None, description="The `next` of the page before."
+    )
+    limit: Annotated[int, Field(ge=1, le=MAX_ENTRIES)] = DEFAULT_LIMIT
+
+    def wanted(self) -> SessionFilter:
+        """Return the filter."""
+        states = [state for state, name in STATES.items() if name == self.state]
+        return SessionFilter(
+            states=frozenset(states) if self.state is not None else None,
+            namespace=self.namespace,
+            rooms=None if self.room is None else rooms_named(self.room),
+            identity=self.identity,
+        )
+
+
+class SessionResult(BaseModel):
+    """A session."""
+
+    namespace: str
+    sid: str
+    state: Literal["connected", "connecting", "away"]
+    identity: str | None
+    rooms: int = Field(description="The number of joined rooms, without the sid.")
+    connected_at: datetime | None = Field(
+        description="Since when the client is connected; null if it is not."
+    )
+    away_seconds: float | None = Field(description="How long the client has been away; null if it is not.")
+    remaining_seconds: float | None = Field(description="How long the client may still stay away.")
+
+
+class SessionDetailsResult(SessionResult):
+    """A session by itself."""
+
+    joined: list[str | int] = Field(description="The joined rooms, without the sid.")
+    is_recovered: bool = Field(description="Whether the last connection recovered the session.")
+    confirmed_offset: str | None = Field(description="The client has all events up to this one.")
+    missed: int = Field(
+        description="Events behind it that are for the session, by its memberships; counted up to 1000."
+    )
+    is_missed_complete: bool = Field(description="Whether there are no more of them than that.")
+
+
+class SessionsResult(BaseModel):
+    """A page of sessions, in the order of namespace and sid."""
+
+    sessions: list[SessionResult]
+    next: str | None = Field(description="The `cursor` of the next page; null on the last one.")
+
+
+class RoomBody(BaseModel):
+    """A room."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    room: RoomName
+
+
+_ROOM: Final[TypeAdapter[RoomBody]] = TypeAdapter(RoomBody)
+
+
+def session_endpoints(administration: Administration) -> Sequence[Endpoint]:
+    """Return the operations."""
+
+    async def sessions(call: Call) -> SessionsResult:
+        query: SessionsQuery = call.query
+        key = cast("SessionKey | None", cursors.from_text(query.cursor, (str, str)))
+        found, following = await administration.sessions(query.wanted(), key, query.limit)
+        results = [SessionResult.model_validate(_shown(session)) for session in found]
+        return SessionsResult(sessions=results, next=cursors.to_text(following))
+
+    async def session(call: Call) -> SessionDetailsResult:
+        details = await _of_session(call, administration.session)
+        return SessionDetailsResult.model_validate(_shown(details))
+
+    return [
+        Endpoint(
+            name="getSessions",
+            method="GET",
+            path="/sessions",
+            summary="A page of the sessions, connected or away.",
+            answer=sessions,
+            result=SessionsResult,
+            query=SessionsQuery,
+            statuses=(422, 503),
+        ),
+        Endpoint(
+            name="getSession",
+            method="GET",
+            path=PATH,
+            summary="One session.",
+            answer=session,
+            result=SessionDetailsResult,
+            statuses=(503,),
+        ),
+        _action(
+            "disconnect",
+            "Disconnect the client, which does not come back by itself.",
+            administration.disconnect,
+        ),
+        _action(
+            "revoke", "End the session. Its client comes back at once, as a new one.", administration.revoke
+        ),
+        _room_action("join", "Put the session into a room.", administration.join),
+        _room_action("leave", "Take the session out of a room.", administration.leave),
+    ]
+
+
+def _action(name: str, summary: str, act: Callable[[str, str], Awaitable[None]]) -> Endpoint:
+    async def answer(call: Call) -> web.StreamResponse:
+        await _of_session(call, act)
+        return web.Response(status=204)
+
+    return Endpoint(name, "POST", f"{PATH}/{name}", summary, answer, None, statuses=(503,))
+
+
+def _room_action(name: str, summary: str, act: Callable[[str, str, Room], Awaitable[None]]) -> Endpoint:
+    async def answer(call: Call) -> web.StreamResponse:
+        room: Room = call.body.room
+        try:
+            await _of_session(call, lambda namespace, sid: act(namespace, sid, room))
+        except (ValueError, TypeError) as error:
+            raise wrong_field("room", str(error)) from None
+        return web.Response(status=204)
+
+    return Endpoint(
+        name,
+        "POST",
+        f"{PATH}/{name}",
+        summary,
+        answer,
+        None,
+        body=RoomBody,
+        validate=_ROOM.validate_python,
+        statuses=(400, 413, 415, 422, 503, 507),
+    )
+
+
+async def _of_session(call: Call, act: Callable[[str, str], Awaitable[Any]]) -> Any:
+    namespace, sid = call.path["namespace"], call.path["sid"]
+    try:
+        return await act(namespace, sid)
+    except KeyError:
+        raise Problem(404, "There is no such session: it has ended, or has never been.") from None
+
+
+def _shown(session: SessionSummary | SessionDetails) -> dict[str, Any]:
+    since = session.connected_at
+    return {**asdict(session), "connected_at": None if since is None else datetime.fromtimestamp(since, UTC)}
