@@ -248,8 +248,11 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
 
     def event_of(self, runtime: Runtime, message: Message) -> Event:
         """Make the event of a publisher as stored. Raises TypeError or ValueError."""
-        arguments, rooms = tuple(message.arguments), message.rooms
-        return self._record(runtime, message.event, arguments, message.namespace, rooms, message.skip)
+        arguments = tuple(message.arguments)
+        emit = self._emit_of(
+            runtime, message.event, arguments, message.namespace, message.rooms, message.skip, None, True
+        )
+        return emit.event
 
     def _with_ack(self, runtime: Runtime, record: Event, callback: Callable[..., Any]) -> EmitWithAck:
         namespace, encode = record.namespace, runtime.encoder.event

@@ -19,13 +19,12 @@ class Publish(Operation):
     The result is the offset of the last event (see ``offsets_of``), None without recovery.
     """
 
-    only_broadcasts = True
+    changes_recipients = False
     events: Sequence[Event]
     published: Published | None = None
 
-    @property
-    def size_bytes(self) -> int:
-        return sum(event.weight_bytes for event in self.events)
+    def __post_init__(self) -> None:
+        self.size_bytes = sum(event.weight_bytes for event in self.events)
 
     def changes(self) -> Sequence[Change]:
         return self.events if self.published is None else (*self.events, self.published)

@@ -86,7 +86,7 @@ class Follower:
         position = recent.position
         found = [
             LoggedEvent(sequence, event)
-            for sequence, event, _ in recent.after(self.reached)
+            for sequence, event, *_ in recent.after(self.reached)
             if _fits(self._wanted, event)
         ]
         return EventPage(found, position, is_end=True)
