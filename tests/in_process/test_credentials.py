@@ -12,6 +12,7 @@ import pytest
 from socketio_eventstore.adapter.credentials import hash_credentials
 from socketio_eventstore.core.recovery import RecoveryResult
 from socketio_eventstore.core.sessions import State
+from socketio_eventstore.transport.request_head import RequestHead
 from support.embedded import Server, Socket, results, serving, until
 
 NONE: dict[str, Any] = {}
@@ -132,7 +133,8 @@ async def test_the_database_holds_no_credentials(path: Path) -> None:
 )
 def test_any_auth_has_a_hash(auth: Any) -> None:
     """Whatever a client sends as auth has a hash of its own."""
-    first, again = (hash_credentials("pid", auth, {}, None) for _ in range(2))
+    head = RequestHead("127.0.0.1", False, lambda _: ())
+    first, again = (hash_credentials("pid", auth, head, None) for _ in range(2))
     assert first == again
-    assert first != hash_credentials("pid", None, {}, None)
-    assert first != hash_credentials("other", auth, {}, None)
+    assert first != hash_credentials("pid", None, head, None)
+    assert first != hash_credentials("other", auth, head, None)

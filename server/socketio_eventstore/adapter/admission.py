@@ -291,8 +291,7 @@ class Admission:
         return Attempt(session, connection, attached, pid, self._calls.reserve(session), auth)
 
     def _hash_of(self, connection: EngineConnection, pid: str, auth: Any) -> bytes:
-        environ = self._application.environ.get(connection.id, {})
-        return hash_credentials(pid, auth, environ, self._application.own_cookie)
+        return hash_credentials(pid, auth, connection.head, self._application.own_cookie)
 
     # The conversation -------------------------------------------------------------------------------
 

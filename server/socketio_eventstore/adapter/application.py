@@ -10,6 +10,7 @@ import logging
 from collections.abc import Awaitable, Coroutine
 from typing import Any, Protocol
 
+from socketio_eventstore.adapter.environs import Environs
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.sessions import Session
 
@@ -19,7 +20,7 @@ class Application(Protocol):
 
     always_connect: bool
     """Whether clients are accepted before the connect handler runs (python-socketio's ``always_connect``)."""
-    environ: dict[str, Any]
+    environ: Environs
     """The request environ by Engine.IO connection id."""
     logger: logging.Logger
     """The logger of python-socketio's argument ``logger``."""

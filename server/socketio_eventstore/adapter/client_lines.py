@@ -7,10 +7,8 @@ sent: no private id, no auth, no cookie.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable
 
-from socketio_eventstore.adapter.request_ids import REQUEST_ID
 from socketio_eventstore.core.bounded_lines import BoundedLines
 from socketio_eventstore.core.sessions import Session
 
@@ -20,9 +18,9 @@ logger = logging.getLogger(__name__)
 class ClientLines:
     """Logs each connect, refusal and disconnection."""
 
-    def __init__(self, environ: Mapping[str, Any]) -> None:
-        """``environ``: the environ of each connection, by its id."""
-        self._environ = environ
+    def __init__(self, request_id: Callable[[str], str | None]) -> None:
+        """``request_id``: returns the id of the request that opened a connection, by the connection's id."""
+        self._request_id = request_id
         self._connected = BoundedLines(logger, "connected clients")
         self._refused = BoundedLines(logger, "refused clients")
         self._disconnected = BoundedLines(logger, "disconnected clients")
@@ -50,6 +48,5 @@ class ClientLines:
             logger.info("disconnected: %s from %s: %s", session.sid, session.namespace, reason, extra=extra)
 
     def _fields(self, session: Session, connection_id: str | None) -> dict[str, object]:
-        environ = self._environ.get(connection_id, {}) if connection_id is not None else {}
-        request_id = environ.get(REQUEST_ID)
+        request_id = None if connection_id is None else self._request_id(connection_id)
         return {"sid": session.sid, "namespace": session.namespace, "request_id": request_id}

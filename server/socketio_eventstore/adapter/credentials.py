@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from typing import Any
 
+from socketio_eventstore.transport.request_head import RequestHead
 
-def hash_credentials(pid: str, auth: Any, environ: Mapping[str, Any], own_cookie: str | None) -> bytes:
+
+def hash_credentials(pid: str, auth: Any, head: RequestHead, own_cookie: str | None) -> bytes:
     """Return the SHA-256 of the pid, the ``auth`` and the request headers that identify a user.
 
     ``auth`` is without pid and offset. The cookie of this server changes with every connection and does not
     count. The pid makes the hashes of one user's sessions differ.
     """
-    cookies = (cookie.strip() for cookie in environ.get("HTTP_COOKIE", "").split(";"))
-    counted = sorted(cookie for cookie in cookies if cookie.partition("=")[0] not in ("", own_cookie))
-    authorization = environ.get("HTTP_AUTHORIZATION", "")
-    text = json.dumps([pid, _canonical(auth), counted, authorization])
+    cookies = [cookie.strip() for cookie in head.header("cookie").split(";")]
+    counted = sorted([cookie for cookie in cookies if cookie.partition("=")[0] not in ("", own_cookie)])
+    text = json.dumps([pid, _canonical(auth), counted, head.header("authorization")])
     return hashlib.sha256(text.encode()).digest()
 
 

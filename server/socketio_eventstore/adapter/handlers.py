@@ -99,7 +99,7 @@ class HandlerCalls:
     def __init__(self, application: Application) -> None:
         self._application = application
         self.failures = RepeatedFailures(logger)
-        self.lines = ClientLines(application.environ)
+        self.lines = ClientLines(application.environ.request_id)
         self.errors: Counter[str] = Counter()
         """The number of exceptions by kind of handler; the name of an event comes from the client."""
         self.disconnects: Counter[str] = Counter()

@@ -7,12 +7,11 @@ import re
 import secrets
 from typing import Final
 
-from socketio_eventstore.transport.access_rules import AccessRules
-from socketio_eventstore.transport.request_head import RequestHead
-from socketio_eventstore.transport.websocket import Environ
+from aiohttp import web
 
-REQUEST_ID: Final = "eventstore.request_id"
-"""The key of the id in the environ of a connection."""
+from socketio_eventstore.transport.access_rules import AccessRules
+from socketio_eventstore.transport.request_head import REQUEST_ID, RequestHead
+
 _VALID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 
 
@@ -23,17 +22,17 @@ class RequestIds:
         self._process = secrets.token_hex(3)
         self._numbers = itertools.count(1)
 
-    def give(self, environ: Environ, access: AccessRules) -> None:
-        """Put an id into an environ and its request: the ``X-Request-ID`` of a trusted proxy, or a new one.
+    def give(self, head: RequestHead, access: AccessRules) -> None:
+        """Give an id to a request: the ``X-Request-ID`` of a trusted proxy, or a new one.
 
         Strangers choose no text for the log.
         """
-        environ[REQUEST_ID] = request_id = self._id_of(environ, access)
-        if (request := environ.get("aiohttp.request")) is not None:
-            request[REQUEST_ID] = request_id
+        head.request_id = self._id_of(head, access)
+        if isinstance(head.request, web.Request):
+            head.request[REQUEST_ID] = head.request_id
 
-    def _id_of(self, environ: Environ, access: AccessRules) -> str:
-        named = environ.get("HTTP_X_REQUEST_ID")
-        if named is not None and _VALID.fullmatch(named) and access.trusts(RequestHead.of_environ(environ)):
-            return str(named)
+    def _id_of(self, head: RequestHead, access: AccessRules) -> str:
+        named = head.header("x-request-id")
+        if named and _VALID.fullmatch(named) and access.trusts(head):
+            return named
         return f"{self._process}-{next(self._numbers)}"

@@ -21,6 +21,7 @@ from socketio_eventstore.adapter.acknowledgements import AcknowledgementIds, Cal
 from socketio_eventstore.adapter.admin_ui import AdminUi
 from socketio_eventstore.adapter.clients import Clients
 from socketio_eventstore.adapter.decoder import Decoder
+from socketio_eventstore.adapter.environs import Environs
 from socketio_eventstore.adapter.exactly_once import ExactlyOnce, InvalidIdempotencyKey
 from socketio_eventstore.adapter.handlers import connecting_as
 from socketio_eventstore.adapter.history import SessionInfo, StoredEvent
@@ -41,7 +42,8 @@ from socketio_eventstore.core.recovery import RecoveryResult
 from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.session_operations import EndSession, RevokeIdentity
 from socketio_eventstore.core.sessions import Session
-from socketio_eventstore.transport.engine import UNAVAILABLE, Engine
+from socketio_eventstore.transport.connection import EngineConnection
+from socketio_eventstore.transport.engine import Engine
 
 logger = logging.getLogger(__name__)
 
@@ -147,6 +149,7 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         self.reserved_events: list[str] = [*self.reserved_events, "session_expired"]
         self.connect_timeout = 45.0
         decoder = Decoder(self.packet_class, self.eio.max_http_buffer_size, options.max_attachments)
+        self.environ = Environs()
         self._clients = Clients(self, decoder)
         if options.max_attachments > ATTACHMENTS_OF_CLIENTS:
             logger.warning(
@@ -170,12 +173,12 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
             offsets=options.offsets,
             allowed_hosts=options.allowed_hosts,
             trusted_proxies=options.trusted_proxies,
+            connection_opened=self._connection_opened,
             connection_closed=self._clients.connection_closed,
             handle_message=self._clients.handle_message,
             ping_written=self._clients.ping_written,
             flush=self._clients.flush,
         )
-        self.eio.on("connect", self._handle_eio_connect)
 
     @property
     def clients(self) -> Clients:
@@ -578,21 +581,21 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
 
     # Hooks of python-socketio -------------------------------------------------------------------------
 
-    async def _handle_eio_connect(self, eio_sid: str, environ: dict[str, Any]) -> object:
-        """Accept a new transport; ``UNAVAILABLE`` refuses it for now, so that the client tries again."""
-        try:
-            await self._start(lock_timeout_seconds=0.0)  # an official client tries again by itself
-        except StoreError as error:
-            self._clients.calls.failures.failed(type(error).__name__, f"A connection was refused. {error}")
-            return UNAVAILABLE
-        self.manager_initialized = True
-        self._request_ids.give(environ, self.eio.access)
-        self.environ[eio_sid] = environ
-        connection = self.eio.connection(eio_sid)
-        if connection is not None:
-            loop = asyncio.get_running_loop()
-            connection.idle_timer = loop.call_later(self.connect_timeout, self._close_if_idle, eio_sid)
-        return None
+    async def _connection_opened(self, connection: EngineConnection) -> bool:
+        """Accept a new transport; False refuses it for now, so that the client tries again."""
+        self.manager.check_loop()
+        if self._clients.admission is None:  # before the start, and after the stop
+            try:
+                await self._start(lock_timeout_seconds=0.0)  # an official client tries again by itself
+            except StoreError as error:
+                text = f"A connection was refused. {error}"
+                self._clients.calls.failures.failed(type(error).__name__, text)
+                return False
+        self._request_ids.give(connection.head, self.eio.access)
+        self.environ[connection.id] = connection.head
+        loop = asyncio.get_running_loop()
+        connection.idle_timer = loop.call_later(self.connect_timeout, self._close_if_idle, connection.id)
+        return True
 
     def _close_if_idle(self, eio_sid: str) -> None:
         connection = self.eio.connection(eio_sid)

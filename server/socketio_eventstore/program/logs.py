@@ -16,8 +16,8 @@ from aiohttp.abc import AbstractAccessLogger
 from structlog.dev import Column, ConsoleRenderer, KeyValueColumnFormatter, plain_traceback
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from socketio_eventstore.adapter.request_ids import REQUEST_ID
 from socketio_eventstore.program.config import LogSettings
+from socketio_eventstore.transport.request_head import REQUEST_ID
 
 DETAILED: Final = ("alembic", "aiosqlite", "asyncio", "sqlalchemy")
 """Libraries whose lines below WARNING are left out: they tell each step, some with values of SQL."""

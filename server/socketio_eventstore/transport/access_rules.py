@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Final, Literal, TypeAlias
 
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
@@ -78,14 +79,12 @@ class AccessRules:
             self.refused["host"] += 1
             self._refusals.failed("invalid", f"{text} (400)", level=logging.WARNING)
             raise AccessRefused("400 BAD REQUEST", text)
-        host = opened.host.host
-        of_origins = [origin.host for origin in map(parse_pattern, origins) if origin is not None]
-        names = [*self._hosts, *of_origins]
-        if any(host_matches(name, host) for name in names) or host == LOCALHOST or is_address(host):
+        host, origins = opened.host.host, tuple(origins)
+        if _is_allowed(host, self._hosts, origins):
             return
         source = "X-Forwarded-Host" if opened.is_named_by_proxy else "Host"
         text = f"Refused the {source} {_shown(opened.host_text)} (421)"
-        expected = _listed(["an IP address", LOCALHOST, *names])
+        expected = _listed(["an IP address", LOCALHOST, *_names(self._hosts, origins)])
         line = f"{text}: expected one of {expected}; allowed_hosts adds names{self._hint(head)}"
         self.refused["host"] += 1
         self._refusals.failed(("host", host), line, level=logging.WARNING)
@@ -125,7 +124,19 @@ class AccessRules:
         return f". Not counted: {', '.join(ignored)} of {peer}, not in trusted_proxies"
 
 
-def _host_patterns(allowed_hosts: AllowedHosts) -> list[str] | None:
+@lru_cache(maxsize=256)
+def _is_allowed(host: str, hosts: tuple[str, ...], origins: tuple[str, ...]) -> bool:
+    """Whether a host is allowed. Nearly all requests are for the same one."""
+    is_named = any(host_matches(name, host) for name in _names(hosts, origins))
+    return is_named or host == LOCALHOST or is_address(host)
+
+
+def _names(hosts: Sequence[str], origins: Sequence[str]) -> list[str]:
+    """Return the patterns of hosts, also those of origins."""
+    return [*hosts, *[origin.host for origin in map(parse_pattern, origins) if origin is not None]]
+
+
+def _host_patterns(allowed_hosts: AllowedHosts) -> tuple[str, ...] | None:
     """Return the patterns for allowed hosts, or None for any host. Raises ValueError."""
     if allowed_hosts is None:
         return None
@@ -141,7 +152,7 @@ def _host_patterns(allowed_hosts: AllowedHosts) -> list[str] | None:
         if pattern is None:
             raise ValueError(f"allowed_hosts: {entry!r} is not the name of a host, without port")
         patterns.append(pattern)
-    return patterns
+    return tuple(patterns)
 
 
 def _listed(expected: Sequence[str]) -> str:

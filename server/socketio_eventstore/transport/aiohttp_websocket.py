@@ -10,9 +10,9 @@ import asyncio
 import sys
 from collections.abc import Sequence
 from contextvars import Context, copy_context
-from typing import cast
+from typing import Any, cast
 
-from aiohttp import hdrs, web
+from aiohttp import web
 
 from socketio_eventstore.core.frames import Frames, close_frame, pong_frame
 from socketio_eventstore.transport.frame_reader import Close, CloseCode, FrameReader, Message, Ping
@@ -20,10 +20,10 @@ from socketio_eventstore.transport.websocket import (
     CLOSE_TIMEOUT_SECONDS,
     CLOSED_BY_APPLICATION,
     NO_RECEIVER,
-    Environ,
     MakeReceiver,
     Receiver,
 )
+from socketio_eventstore.transport.websocket_handshake import accept, offers_deflate
 
 try:
     import fcntl
@@ -38,12 +38,6 @@ INFLATED_BYTES_PER_STEP = 100_000
 UNREAD_BYTES_WITHOUT_PONG = 64_000
 """Unsent bytes of one client beyond which its WebSocket pings get no pong."""
 
-_ACCEPTED_PARAMETERS = frozenset(
-    {"client_max_window_bits", "client_no_context_takeover", "server_no_context_takeover"}
-)
-_DEFLATE = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
-"""No context takeover: no memory per client, and frames shared by all clients (RFC 7692 section 7.1.1)."""
-
 
 class AiohttpWebSocket(asyncio.Protocol):
     """A WebSocket on a TCP connection accepted by aiohttp."""
@@ -52,6 +46,8 @@ class AiohttpWebSocket(asyncio.Protocol):
         "_abort_timer",
         "_compression_threshold",
         "_context",
+        "_early_data",
+        "_greeting",
         "_is_paused",
         "_is_reading_on",
         "_make_receiver",
@@ -62,12 +58,21 @@ class AiohttpWebSocket(asyncio.Protocol):
     )
 
     def __init__(
-        self, make_receiver: MakeReceiver, max_message_bytes: int, compression_threshold: int
+        self,
+        make_receiver: MakeReceiver,
+        max_message_bytes: int,
+        compression_threshold: int,
+        greeting: Frames | None = None,
     ) -> None:
-        """``compression_threshold`` is the smallest payload to compress, in bytes; 0 compresses none."""
+        """``compression_threshold`` is the smallest payload to compress, in bytes; 0 compresses none.
+
+        ``greeting`` is written with the handshake's response.
+        """
         self._make_receiver: MakeReceiver | None = make_receiver
         self._max_message_bytes = max_message_bytes
         self._compression_threshold = compression_threshold
+        self._greeting = greeting
+        self._early_data = b""
         self._abort_timer: asyncio.TimerHandle | None = None
         self._is_paused = False  # by the receiver
         self._is_reading_on = False  # a step of _read_on is scheduled
@@ -76,32 +81,37 @@ class AiohttpWebSocket(asyncio.Protocol):
         self._transport: asyncio.Transport
         self.receiver: Receiver
 
-    async def __call__(self, environ: Environ) -> web.StreamResponse:
-        """Complete the handshake and take over the TCP connection.
-
-        python-engineio starts a WebSocket by calling an object of the driver's class with the request.
-        """
-        request: web.Request = environ["aiohttp.request"]
-        # FrameReader and Frames compress, not aiohttp.
-        handshake = web.WebSocketResponse(compress=False, protocols=_first_protocol(request))
-        compresses = self._compression_threshold > 0 and _offers_deflate(request)
-        if compresses:
-            handshake.headers[hdrs.SEC_WEBSOCKET_EXTENSIONS] = _DEFLATE
-        else:
+    async def __call__(self, request: web.Request) -> web.StreamResponse:
+        """Complete the handshake and take over the TCP connection. Raises HTTPBadRequest."""
+        compresses = self._compression_threshold > 0 and offers_deflate(request)
+        if not compresses:
             self._compression_threshold = 0
-        try:
-            await handshake.prepare(request)
-        except ConnectionResetError:
+        response = await accept(request, compresses=compresses)
+        if request.transport is None or request.transport.is_closing():
             return _NoResponse()  # the client disconnected during the handshake
-        if request.transport is None:
-            return _NoResponse()  # the client disconnected right after the handshake
         self._context = copy_context()  # handlers see the context variables set by middlewares
         self._reader = FrameReader(self._max_message_bytes, inflates=compresses)
-        self._transport = _take_over(request, self)
+        self._transport = transport = _take_over(request, self)
+        greeting, self._greeting = self._greeting, None
+        transport.write(response if greeting is None else response + self._encoded(greeting))
         make_receiver, self._make_receiver = self._make_receiver, None
         assert make_receiver is not None
         self.receiver = make_receiver(self)
+        if self._early_data:
+            early_data, self._early_data = self._early_data, b""
+            self._receive(early_data)
         return _NoResponse()
+
+    def feed_data(self, data: bytes) -> None:
+        """Keep what the client sent right behind the handshake. Called by aiohttp at the takeover."""
+        self._early_data = data
+
+    def feed_eof(self) -> None:
+        """Do nothing; ``connection_lost`` tells the end. Called by aiohttp after the takeover."""
+
+    def _encoded(self, frames: Frames) -> bytes:
+        threshold = self._compression_threshold
+        return frames.deflated(threshold) if threshold else frames.websocket
 
     @property
     def unsent_bytes(self) -> int:
@@ -220,24 +230,8 @@ def _unacknowledged_bytes(transport: asyncio.Transport) -> int:
     return int.from_bytes(answer, sys.byteorder)
 
 
-def _first_protocol(request: web.Request) -> list[str]:
-    """Return the first subprotocol that the client offers, as the reference accepts it (ws 8)."""
-    offered = request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL, "").partition(",")[0].strip()
-    return [offered] if offered else []
-
-
-def _offers_deflate(request: web.Request) -> bool:
-    """Whether the client accepts compression with any window and without context takeover."""
-    offers = ",".join(request.headers.getall(hdrs.SEC_WEBSOCKET_EXTENSIONS, []))
-    for offer in offers.split(","):
-        name, *parameters = [part.strip().partition("=")[0].strip() for part in offer.split(";")]
-        if name == "permessage-deflate" and _ACCEPTED_PARAMETERS.issuperset(parameters):
-            return True
-    return False
-
-
-def _take_over(request: web.Request, protocol: asyncio.Protocol) -> asyncio.Transport:
-    """Give the TCP connection of a request to ``protocol``. Returns the connection's transport.
+def _take_over(request: web.Request, websocket: AiohttpWebSocket) -> asyncio.Transport:
+    """Give the TCP connection of a request to a WebSocket. Returns the connection's transport.
 
     After the request, aiohttp's protocol gets ``connection_lost`` and so releases the request's resources.
     An earlier call might cancel the request (``handler_cancellation``).
@@ -248,7 +242,9 @@ def _take_over(request: web.Request, protocol: asyncio.Protocol) -> asyncio.Tran
         former.connection_lost(None)
         former.transport = transport  # handlers read the peer's address or certificate from the request
 
-    transport.set_protocol(protocol)
+    former.set_parser(cast("Any", websocket))  # otherwise aiohttp goes on with HTTP after the request
+    former.keep_alive(False)
+    transport.set_protocol(websocket)
     former.transport = None  # otherwise aiohttp closes the transport
     request.task.add_done_callback(release)
     if not transport.is_reading():

@@ -28,9 +28,16 @@ class AsgiWebSocket:
     """
 
     def __init__(
-        self, make_receiver: MakeReceiver, max_message_bytes: int, compression_threshold: int
+        self,
+        make_receiver: MakeReceiver,
+        max_message_bytes: int,
+        compression_threshold: int,
+        greeting: Frames | None = None,
     ) -> None:
-        """``compression_threshold`` has no effect here: the ASGI server decides about compression."""
+        """``compression_threshold`` has no effect here: the ASGI server decides about compression.
+
+        ``greeting`` is sent first.
+        """
         self._make_receiver: MakeReceiver | None = make_receiver
         self._max_message_bytes = max_message_bytes
         self._queue: deque[str | bytes] = deque()
@@ -43,12 +50,11 @@ class AsgiWebSocket:
         self._writer: asyncio.Task[None] | None = None
         self.receiver: Receiver
         self.unsent_bytes = 0
+        if greeting is not None:
+            self.write([greeting])
 
     async def __call__(self, environ: Environ) -> str:
-        """Accept the WebSocket, then pass messages to the receiver until the WebSocket ends.
-
-        python-engineio starts a WebSocket by calling an object of the driver's class with the request.
-        """
+        """Accept the WebSocket, then pass messages to the receiver until the WebSocket ends."""
         self._receive = environ["asgi.receive"]
         self._send = environ["asgi.send"]
         offered = environ["asgi.scope"].get("subprotocols") or [None]

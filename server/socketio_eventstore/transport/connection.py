@@ -19,6 +19,7 @@ from socketio_eventstore.transport.heartbeat import Heartbeat
 from socketio_eventstore.transport.inbox import Inbox, InvalidPacket
 from socketio_eventstore.transport.packet_log import PacketLog
 from socketio_eventstore.transport.poll_buffer import PollBuffer
+from socketio_eventstore.transport.request_head import RequestHead
 from socketio_eventstore.transport.websocket import Receiver, WebSocket
 
 logger = logging.getLogger(__name__)
@@ -63,9 +64,11 @@ class EngineConnection(ClientConnection):
     python-engineio reads ``sid``, ``upgraded``, ``closed`` and ``session``.
     """
 
-    def __init__(self, engine: EngineServer, connection_id: str) -> None:
+    def __init__(self, engine: EngineServer, connection_id: str, head: RequestHead) -> None:
         super().__init__(connection_id)
         self.sid = connection_id
+        self.head = head
+        """The request of the handshake."""
         self.session: dict[str, Any] = {}
         self.upgraded = False
         self.upgrading = False
@@ -125,12 +128,17 @@ class EngineConnection(ClientConnection):
         self.write([Frames(encoded)])
 
     def open(self, handshake: Frames) -> None:
-        """Send the handshake and start the heartbeat."""
+        """Start the heartbeat, once the handshake is sent."""
         self.handlers_at_once = self._engine.handlers_at_once  # the adapter may set the limit after __init__
         if (log := self._engine.packet_log) is not None:
             log.opened()
-        self.write([handshake])
+            log.sent(self.id, [handshake])
         self._heartbeat.start()
+
+    def open_polling(self, handshake: Frames) -> None:
+        """Send the handshake with the response to the first poll."""
+        self._poll_buffer.write([handshake])
+        self.open(handshake)
 
     def send_ping(self) -> None:
         """Send a ping of the heartbeat."""
@@ -295,7 +303,7 @@ class EngineConnection(ClientConnection):
     # WebSocket --------------------------------------------------------------------------------------
 
     def open_websocket(self, handshake: Frames, websocket: WebSocket) -> Receiver:
-        """Send the handshake on a WebSocket. Returns the connection as the WebSocket's receiver."""
+        """Use a WebSocket that has sent the handshake. Returns the connection as its receiver."""
         self._websocket = websocket
         self.upgraded = True
         if self.closed:  # during the opening of the WebSocket

@@ -11,12 +11,11 @@ Sources: Engine.IO protocol 4, "HTTP long-polling" and "Upgrade"; the error code
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any, Final
 from urllib.parse import parse_qs
 
@@ -40,6 +39,7 @@ from socketio_eventstore.transport.connection import (
 from socketio_eventstore.transport.origin_checks import OriginChecks
 from socketio_eventstore.transport.packet_log import PacketLog, Traffic
 from socketio_eventstore.transport.polls_at_shutdown import PollsAtShutdown
+from socketio_eventstore.transport.request_head import RequestHead
 from socketio_eventstore.transport.unread_responses import UnreadResponses
 from socketio_eventstore.transport.upgrade import Upgrade
 from socketio_eventstore.transport.websocket import Environ, MakeReceiver
@@ -53,7 +53,6 @@ BAD_METHOD = (2, "Bad handshake method")
 BAD_REQUEST = (3, "Bad request")
 FORBIDDEN = (4, "Forbidden")
 UNAVAILABLE = (4, "The server is not available at the moment")
-"""The result of the ``connect`` callback that refuses a connection for now, and the error of the response."""
 RETRY_AFTER_SECONDS = 5
 UNSUPPORTED_VERSION = (5, "Unsupported protocol version")
 
@@ -88,7 +87,6 @@ PYTHON_POLL_PACKETS: Final = 16
 
 
 _HOOKS: Final = (
-    "_upgrades",
     "_generate_sid_cookie",
     "_make_response",
     "_cors_headers",
@@ -139,6 +137,8 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
     """The polls that wait on uvicorn."""
     unread: UnreadResponses
     """The TCP connections whose client has not read a response."""
+    connection_opened: Callable[[EngineConnection], Awaitable[bool]]
+    """Called for each handshake; returns False to refuse the client for now."""
     connection_closed: Callable[[EngineConnection, str], None]
     """Called at once when a connection closes, with python-engineio's reason."""
     handle_message: HandleMessage
@@ -156,14 +156,7 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
 
         Raises RuntimeError for a python-engineio without the private methods that ``Engine`` calls.
         """
-        names = (
-            "_upgrades",
-            "_generate_sid_cookie",
-            "_make_response",
-            "_cors_headers",
-            "_cors_allowed_origins",
-        )
-        for name in names:
+        for name in _HOOKS:
             if not callable(getattr(engine, name, None)):
                 raise RuntimeError(f"this version of python-engineio has no {name}; 4.15 to 4.x is supported")
         if not isinstance(engine, cls):
@@ -181,6 +174,7 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
         offsets: Offsets,
         allowed_hosts: AllowedHosts,
         trusted_proxies: Sequence[str],
+        connection_opened: Callable[[EngineConnection], Awaitable[bool]],
         connection_closed: Callable[[EngineConnection, str], None],
         handle_message: HandleMessage,
         ping_written: Callable[[EngineConnection], None],
@@ -206,6 +200,8 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
         self.unread = UnreadResponses()
         self.polls_at_shutdown = PollsAtShutdown()
         self.failures = RepeatedFailures(logging.getLogger("socketio_eventstore.transport.connection"))
+        self._websocket_class = _websocket_class(self._async)
+        self.connection_opened = connection_opened
         self.connection_closed = connection_closed
         self.handle_message = handle_message
         self.ping_written = ping_written
@@ -230,10 +226,9 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
         """
         if hasattr(app, "router"):
             path = f"/{engineio_path.strip('/')}"
-            if path != "/":  # the official client's addTrailingSlash: false
+            paths = ["/"] if path == "/" else [f"{path}/", path]  # the official client's addTrailingSlash
+            for path in paths:
                 app.router.add_route("*", path, self.handle_request)
-                path += "/"
-            app.router.add_route("*", path, self.handle_request)
         else:
             super().attach(app, engineio_path)
 
@@ -244,19 +239,21 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
 
     async def handle_request(self, *args: Any, **kwargs: Any) -> Any:
         """Answer an HTTP request, or open a WebSocket."""
-        environ = _translator(self._async)(*args, **kwargs)
-        if inspect.isawaitable(environ):
-            environ = await environ
-        if "REQUEST_METHOD" not in environ:
+        if self._websocket_class is AiohttpWebSocket:
+            head = RequestHead.of_request(*args, **kwargs)
+        elif environ := await translate_request(*args, **kwargs):
+            head = RequestHead.of_scope(environ)
+        else:
             return None  # an event of ASGI's lifespan, not a request
         try:
-            response = await self._respond(environ)
+            response = await self._respond(head)
         except RequestRefused as refusal:
             response = refusal.response
         except AccessRefused as refusal:
             response = RequestRefused((FORBIDDEN[0], str(refusal)), refusal.status).response
         if not isinstance(response, dict):
             return response
+        environ = head.make_environ()
         self._compress(response, environ)
         return await self._send_response(response, environ)
 
@@ -271,26 +268,25 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
             return await deny(environ, response, self._cors_headers(environ))
         return await self._make_response(response, environ)
 
-    async def _respond(self, environ: Environ) -> Any:
-        self.check_access(environ)
-        method = environ["REQUEST_METHOD"]
+    async def _respond(self, head: RequestHead) -> Any:
+        self.check_access(head)
+        method = head.method
         if method == "OPTIONS":
             return _response("")
-        parsed = parse_qs(environ.get("QUERY_STRING", ""))
-        query: dict[str, str] = {key: values[0] for key, values in parsed.items()}
+        query = _parse_query(head.query)
         transport = query.get("transport", "")
-        wants_websocket = environ.get("HTTP_UPGRADE", "").lower() == "websocket"
         if transport not in self.transports:
             raise RequestRefused(UNKNOWN_TRANSPORT)
         if "sid" not in query:
-            return await self._open(environ, transport, query)
+            return await self._open(head, transport, query)
         connection = self.connection(query["sid"])
         if connection is None:
             raise RequestRefused(UNKNOWN_SESSION)
-        if transport == "websocket" and wants_websocket:
-            return await self._websocket(partial(Upgrade, connection))(environ)
+        if transport == "websocket" and _wants_websocket(head):
+            return await self._websocket(partial(Upgrade, connection), head)
         if transport == "websocket" or connection.upgraded:
             raise RequestRefused(BAD_REQUEST)
+        environ = head.make_environ()
         try:
             if method == "GET":
                 with self.polls_at_shutdown.watching(connection, environ.get("asgi.send")):
@@ -302,34 +298,30 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
             raise RequestRefused(BAD_REQUEST) from error
         raise RequestRefused(BAD_REQUEST)
 
-    async def _open(self, environ: Environ, transport: str, query: Mapping[str, str]) -> Any:
-        _check_handshake(environ, transport, query)
+    async def _open(self, head: RequestHead, transport: str, query: Mapping[str, str]) -> Any:
+        _check_handshake(head, transport, query)
         self._look_at_log_level()
         self._forget_ended_loop()
         self._check_limits()
-        connection = EngineConnection(self, self.generate_id())
+        connection = EngineConnection(self, self.generate_id(), head)
         connection.takes_offsets = self.offsets == "always" or takes_offsets(query)
         connection.wants_base64 = query.get("b64") in ("1", "true")
         if is_python(query):
             connection.poll_packets = PYTHON_POLL_PACKETS
         self.sockets[connection.id] = connection
         connection.is_pending = True
-        accepted = await self._trigger_event("connect", connection.id, environ, run_async=False)
-        if accepted is not None and accepted is not True:
+        if not await self.connection_opened(connection):
             self.sockets.pop(connection.id, None)
             connection.is_pending = False
-            if accepted is UNAVAILABLE:
-                raise _unavailable()
-            self.logger.warning("Application rejected connection")
-            raise RequestRefused(FORBIDDEN, "401 UNAUTHORIZED")
+            raise _unavailable()
+        handshake = self._handshake(connection.id, transport)
         if transport == "websocket":
-            make_receiver = partial(connection.open_websocket, self._handshake(connection, transport))
             try:
-                return await self._websocket(make_receiver)(environ)
+                return await self._websocket(partial(connection.open_websocket, handshake), head, handshake)
             finally:
                 if not connection.upgraded:
                     connection.abort("the WebSocket handshake failed")
-        connection.open(self._handshake(connection, transport))
+        connection.open_polling(handshake)
         response = _response(polling_body(connection.take_unsent()))
         if self.cookie:
             attributes = self.cookie if isinstance(self.cookie, dict) else None
@@ -364,19 +356,18 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
         self.failures.failed(limit, text, level=logging.WARNING)
         raise _unavailable()
 
-    def _handshake(self, connection: EngineConnection, transport: str) -> Frames:
-        values = {
-            "sid": connection.id,
-            "upgrades": self._upgrades(connection.id, transport),
-            "pingTimeout": round(self.ping_timeout * 1000),
-            "pingInterval": round((self.ping_interval + self.ping_interval_grace_period) * 1000),
-            "maxPayload": self.max_http_buffer_size,
-        }
-        return Frames("0" + dumps(values))
+    def _handshake(self, connection_id: str, transport: str) -> Frames:
+        may_upgrade = self.allow_upgrades and transport != "websocket"
+        interval, timeout = self.ping_interval + self.ping_interval_grace_period, self.ping_timeout
+        settings = _settings(may_upgrade, timeout, interval, self.max_http_buffer_size)
+        return Frames(f'0{{"sid":{dumps(connection_id)},{settings}')
 
-    def _websocket(self, make_receiver: MakeReceiver) -> Any:
-        kind = _websocket_class(self._async)
-        return kind(make_receiver, self.max_http_buffer_size, self.websocket_compression)
+    def _websocket(
+        self, make_receiver: MakeReceiver, head: RequestHead, greeting: Frames | None = None
+    ) -> Awaitable[Any]:
+        """Open a WebSocket, which first sends the greeting."""
+        limits = self.max_http_buffer_size, self.websocket_compression
+        return self._websocket_class(make_receiver, *limits, greeting)(head.request)
 
     async def _read_body(self, connection: EngineConnection, environ: Environ) -> bytes:
         limit = self.max_http_buffer_size
@@ -399,17 +390,39 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
                 return
 
 
-def _check_handshake(environ: Environ, transport: str, query: Mapping[str, str]) -> None:
+def _check_handshake(head: RequestHead, transport: str, query: Mapping[str, str]) -> None:
     """Raise RequestRefused for a handshake that no client sends."""
     if query.get("EIO") != "4":
         raise RequestRefused(UNSUPPORTED_VERSION)
-    if environ["REQUEST_METHOD"] != "GET":
+    if head.method != "GET":
         raise RequestRefused(BAD_METHOD)
-    if transport == "websocket" and environ.get("HTTP_UPGRADE", "").lower() != "websocket":
+    if transport == "websocket" and not _wants_websocket(head):
         raise RequestRefused(BAD_REQUEST)
-    # The environ lives as long as the connection, and a body in it would, too.
-    if environ.get("CONTENT_LENGTH", "0") != "0" or "HTTP_TRANSFER_ENCODING" in environ:
+    # The request lives as long as the connection, and a body in it would, too.
+    if head.header("content-length") not in ("", "0") or head.headers("transfer-encoding"):
         raise RequestRefused(BAD_REQUEST)
+
+
+def _wants_websocket(head: RequestHead) -> bool:
+    return head.header("upgrade").lower() == "websocket"
+
+
+@lru_cache(maxsize=64)
+def _parse_query(text: str) -> Mapping[str, str]:
+    """Return the first value of each key. The handshakes of WebSockets have few different queries."""
+    return {key: values[0] for key, values in parse_qs(text).items()}
+
+
+@lru_cache(maxsize=8)
+def _settings(may_upgrade: bool, timeout: float, interval: float, max_payload: int) -> str:
+    """Return the end of a handshake, which is equal for all clients; durations are in seconds."""
+    values = {
+        "upgrades": ["websocket"] if may_upgrade else [],
+        "pingTimeout": round(timeout * 1000),
+        "pingInterval": round(interval * 1000),
+        "maxPayload": max_payload,
+    }
+    return dumps(values).removeprefix("{")
 
 
 def _unavailable() -> RequestRefused:
@@ -424,12 +437,6 @@ def _response(
     content = body.encode() if isinstance(body, str) else body
     headers = [("Content-Type", content_type), ("Cache-Control", "no-store")]
     return {"status": status, "headers": headers, "response": content}
-
-
-def _translator(driver: dict[str, Any]) -> Callable[..., Any]:
-    """Return the function that translates the requests of a framework."""
-    translate: Callable[..., Any] = driver["translate_request"]
-    return translate_request if _kind(driver) == "asgi" else translate
 
 
 def _kind(driver: dict[str, Any]) -> str:

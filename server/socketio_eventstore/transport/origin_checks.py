@@ -26,24 +26,22 @@ class OriginChecks:
         """Raise AccessRefused for a request to a host that is not allowed."""
         self.access.check_host(head, self._listed_origins)
 
-    def check_access(self, environ: Environ) -> None:
+    def check_access(self, head: RequestHead) -> None:
         """Raise AccessRefused for a request to another host, and for a page that may not connect."""
-        head = RequestHead.of_environ(environ)
         self.check_host(head)
-        origin = environ.get("HTTP_ORIGIN")
-        if origin and not self._may_connect(origin, environ):
+        origin = head.header("origin")
+        if origin and not self._may_connect(origin, head):
             asked = callable(self.cors_allowed_origins)
             expected = ["what the function allows"] if asked else self._listed_origins
             raise self.access.refuse_origin(origin, head, expected, has_own=not asked)
 
-    def _may_connect(self, origin: str, environ: Environ) -> bool:
+    def _may_connect(self, origin: str, head: RequestHead) -> bool:
         allowed = self.cors_allowed_origins
         if allowed == []:  # python-engineio: origins are not checked
             return True
         if callable(allowed):
-            return bool(self._cors_allowed_origins(environ))
-        listed = self._listed_origins
-        return matches_any(origin, listed) or self.access.is_own(origin, RequestHead.of_environ(environ))
+            return bool(self._cors_allowed_origins(head.make_environ()))
+        return matches_any(origin, self._listed_origins) or self.access.is_own(origin, head)
 
     @property
     def _listed_origins(self) -> Sequence[str]:
@@ -62,7 +60,7 @@ class OriginChecks:
             return []
         headers = [("Vary", "Origin")]
         origin = environ.get("HTTP_ORIGIN")
-        if origin and self._may_connect(origin, environ):
+        if origin and self._may_connect(origin, RequestHead.of_environ(environ)):
             if self.cors_credentials:
                 headers.append(("Access-Control-Allow-Credentials", "true"))
             shared = ANY in self._listed_origins and not self.cors_credentials

@@ -1,11 +1,17 @@
-"""What a request says about its address, equal for aiohttp and ASGI."""
+"""The head of a request, equal for aiohttp and ASGI.
+
+A handshake needs few of the values that the drivers of python-engineio put into an environ. So the environ
+is made for the handlers that ask for it, and for requests that python-engineio answers.
+"""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+
+from engineio.async_drivers.aiohttp import translate_request
 
 from socketio_eventstore.transport.asgi_transport import find_transport
 from socketio_eventstore.transport.websocket import Environ
@@ -13,40 +19,57 @@ from socketio_eventstore.transport.websocket import Environ
 if TYPE_CHECKING:
     from aiohttp import web
 
+REQUEST_ID: Final = "eventstore.request_id"
+"""The key of the request's id in an environ, and in a request of aiohttp."""
 UNIX_PEER: Final = "unix"
 """The peer of a Unix socket."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RequestHead:
-    """The headers of a request, and its connection."""
+    """The method, the query and the headers of a request, and its connection."""
 
     peer: str
     """The IP address at the other end of the connection, ``UNIX_PEER``, or "" if it is unknown."""
     is_tls: bool
     """Whether the connection to this process has TLS."""
-    headers: Callable[[str], list[str]]
+    headers: Callable[[str], Sequence[str]]
     """Returns all values of a header, by its name in lower case."""
+    method: str = "GET"
+    query: str = ""
+    """The query string, without decoding."""
+    request_id: str = ""
+    """An id for log lines, which is no secret."""
+    request: Any = None
+    """The framework's own request: that of aiohttp, or the environ of an ASGI request."""
 
     @classmethod
     def of_environ(cls, environ: Environ) -> RequestHead:
         """Return the head of a request that a driver of python-engineio has translated."""
         request = environ.get("aiohttp.request")
-        if request is not None:
-            return cls.of_request(request)
-        return cls._of_scope(environ["asgi.scope"], environ["asgi.send"])
+        return cls.of_scope(environ) if request is None else cls.of_request(request)
 
     @classmethod
     def of_request(cls, request: web.BaseRequest) -> RequestHead:
         """Return the head of a request of aiohttp."""
-        transport = request.transport
+        transport, all_headers = request.transport, request.headers
         is_tls = transport is not None and transport.get_extra_info("sslcontext") is not None
-        return cls(_peer(transport), is_tls, lambda name: request.headers.getall(name, []))
+        query = request.rel_url.raw_query_string
+        return cls(
+            _peer(transport),
+            is_tls,
+            lambda name: all_headers.getall(name, ()),
+            request.method,
+            query,
+            request=request,
+        )
 
     @classmethod
-    def _of_scope(cls, scope: dict[str, Any], send: Any) -> RequestHead:
+    def of_scope(cls, environ: Environ) -> RequestHead:
+        """Return the head of a request of ASGI, from its environ."""
+        scope = environ["asgi.scope"]
         # uvicorn replaces the scope's client by the client that a proxy names.
-        peer = _peer(find_transport(send))
+        peer = _peer(find_transport(environ["asgi.send"]))
         if not peer:
             server, client = scope.get("server") or (None, 0), scope.get("client")
             peer = UNIX_PEER if server[1] is None else (client[0] if client else "")
@@ -55,14 +78,25 @@ class RequestHead:
             key = name.encode()
             return [value.decode("latin-1") for found, value in scope["headers"] if found.lower() == key]
 
-        return cls(peer, scope.get("scheme") in ("https", "wss"), headers)
+        is_tls = scope.get("scheme") in ("https", "wss")
+        return cls(peer, is_tls, headers, environ["REQUEST_METHOD"], environ["QUERY_STRING"], request=environ)
+
+    def header(self, name: str) -> str:
+        """Return the values of a header, joined with commas as in an environ; "" for none."""
+        return ",".join(self.headers(name))
+
+    def make_environ(self) -> Environ:
+        """Return the request as the drivers of python-engineio translate it."""
+        is_asgi = isinstance(self.request, dict)
+        environ: Environ = self.request if is_asgi else translate_request(self.request)
+        environ[REQUEST_ID] = self.request_id
+        return environ
 
 
 def _peer(transport: Any) -> str:
+    peer = None if transport is None else transport.get_extra_info("peername")
+    if peer and isinstance(peer, tuple):  # most connections; the family of a socket takes five times as long
+        return str(peer[0])
     connection = None if transport is None else transport.get_extra_info("socket")
-    if connection is None:
-        return ""
-    if connection.family == getattr(socket, "AF_UNIX", None):
-        return UNIX_PEER
-    peer = transport.get_extra_info("peername")
-    return str(peer[0]) if peer else ""
+    is_unix = connection is not None and connection.family == getattr(socket, "AF_UNIX", None)
+    return UNIX_PEER if is_unix else ""

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
-from typing import Final
+from typing import Final, NamedTuple
 
 from socketio_eventstore.transport.addresses import (
     DEFAULT_PORTS,
@@ -27,8 +26,7 @@ _SCHEMES: Final = {"http": "http", "https": "https", "ws": "http", "wss": "https
 _PAIR: Final = re.compile(r'\s*([a-z]+)\s*=\s*(?:"([^"\\]*)"|([^\s;,"]+))\s*', re.IGNORECASE | re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class OpenedAddress:
+class OpenedAddress(NamedTuple):
     """The address that the client has opened."""
 
     host: Authority | None

@@ -1,0 +1,87 @@
+"""The handshake of a WebSocket on aiohttp. Sources: RFC 6455 section 4.2, RFC 7692 section 7.1.
+
+aiohttp's ``WebSocketResponse`` makes a reader, a writer and a queue, which ``AiohttpWebSocket`` replaces at
+once; and the response would be a write of its own, before that of the first packet.
+"""
+
+from __future__ import annotations
+
+from binascii import a2b_base64, b2a_base64
+from collections.abc import Iterable, Mapping
+from hashlib import sha1
+from typing import Final
+
+from aiohttp import hdrs, web
+
+_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_KEY_BYTES: Final = 16
+_VERSIONS: Final = ("13", "8", "7")
+_ACCEPTED_PARAMETERS: Final = frozenset(
+    {"client_max_window_bits", "client_no_context_takeover", "server_no_context_takeover"}
+)
+_DEFLATE: Final = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+"""No context takeover: no memory per client, and frames shared by all clients (RFC 7692 section 7.1.1)."""
+
+
+async def accept(request: web.Request, *, compresses: bool) -> bytes:
+    """Return the response that accepts a WebSocket, with the headers that the application adds.
+
+    ``compresses``: accept the compression of messages. Raises HTTPBadRequest for an invalid handshake.
+    """
+    headers: dict[str, str] = {
+        hdrs.UPGRADE: "websocket",
+        hdrs.CONNECTION: "upgrade",
+        hdrs.SEC_WEBSOCKET_ACCEPT: _accept_value(request),
+    }
+    if compresses:
+        headers[hdrs.SEC_WEBSOCKET_EXTENSIONS] = _DEFLATE
+    if offered := request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL):
+        # The first subprotocol that the client offers, as the reference accepts it (ws 8).
+        headers[hdrs.SEC_WEBSOCKET_PROTOCOL] = offered.partition(",")[0].strip()
+    prepared: Iterable[tuple[str, str]] = headers.items()
+    if any(app.on_response_prepare for app in request.match_info.apps):
+        prepared = await _prepare(request, headers)
+    lines = [f"{name}: {value}" for name, value in prepared]
+    return "\r\n".join(["HTTP/1.1 101 Switching Protocols", *lines, "", ""]).encode()
+
+
+async def _prepare(request: web.Request, headers: Mapping[str, str]) -> Iterable[tuple[str, str]]:
+    """Let the application change the headers, as aiohttp does before each response."""
+    response = web.StreamResponse(status=101, headers=headers)
+    for app in request.match_info.apps:
+        await app.on_response_prepare.send(request, response)
+    if any("\r" in value or "\n" in value for value in response.headers.values()):
+        raise ValueError("a header of the application has a line break")
+    return response.headers.items()
+
+
+def offers_deflate(request: web.Request) -> bool:
+    """Whether the client accepts compression with any window and without context takeover."""
+    offers = ",".join(request.headers.getall(hdrs.SEC_WEBSOCKET_EXTENSIONS, []))
+    for offer in offers.split(","):
+        name, *parameters = [part.strip().partition("=")[0].strip() for part in offer.split(";")]
+        if name == "permessage-deflate" and _ACCEPTED_PARAMETERS.issuperset(parameters):
+            return True
+    return False
+
+
+def _accept_value(request: web.Request) -> str:
+    """Check the request, and return the proof that the server has read it. Raises HTTPBadRequest."""
+    headers = request.headers
+    if headers.get(hdrs.UPGRADE, "").strip().lower() != "websocket":
+        raise web.HTTPBadRequest(text="The header Upgrade does not name the WebSocket protocol.")
+    if "upgrade" not in headers.get(hdrs.CONNECTION, "").lower():
+        raise web.HTTPBadRequest(text="The header Connection does not name the header Upgrade.")
+    if headers.get(hdrs.SEC_WEBSOCKET_VERSION) not in _VERSIONS:
+        raise web.HTTPBadRequest(
+            text="This version of WebSocket is not supported.", headers={hdrs.SEC_WEBSOCKET_VERSION: "13"}
+        )
+    key = headers.get(hdrs.SEC_WEBSOCKET_KEY, "")
+    try:
+        is_valid = len(a2b_base64(key)) == _KEY_BYTES
+    except ValueError:
+        is_valid = False
+    if not is_valid:
+        raise web.HTTPBadRequest(text="The header Sec-WebSocket-Key is invalid.")
+    proof = sha1(key.encode() + _GUID, usedforsecurity=False).digest()
+    return b2a_base64(proof, newline=False).decode()
