@@ -14,6 +14,7 @@ from socketio_eventstore.core.fan_out import FanOut
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.packets import PacketEncoder
 from socketio_eventstore.core.recent_events import RecentEvents
+from socketio_eventstore.core.recent_pages import RecentPages
 from socketio_eventstore.core.registry import Registry
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
 from socketio_eventstore.core.sessions import Session, SessionConnection, State
@@ -69,6 +70,7 @@ class Replayer:
         self._log = log
         self._registry = registry
         self._recent_events = recent_events
+        self._recent_pages = RecentPages(recent_events)
         self._fan_out = fan_out
         self._encoder = encoder
         self._max_unsent_bytes = max_unsent_bytes
@@ -213,10 +215,13 @@ class Replayer:
         current, recent_events = session.current, self._recent_events
         if current.sent < recent_events.begins_after:
             return False
-        for sequence, event, frames, _ in recent_events.after(current.sent):
-            if session.receives(event, sequence):
-                self._put(session, sequence, frames)
-        self._release_deferred(session, recent_events.position)
+        if current.deferred_packets:
+            for sequence, event, frames, _ in recent_events.after(current.sent):
+                if session.receives(event, sequence):
+                    self._put(session, sequence, frames)
+            self._release_deferred(session, recent_events.position)
+        elif (page := self._recent_pages.page(session, current.sent)) is not None:
+            self._put(session, *page)
         current.sent = recent_events.position
         self._registry.go_live(session)
         if current.recovered and self._lines.admit():
@@ -240,14 +245,15 @@ class Replayer:
         offset = str(self._log.offset_of(logged.sequence)) if self._log.is_durable else None
         return self._encoder.event(event.namespace, event.payload, event.attachments, offset)
 
-    def _put(self, session: Session, sequence: int, frames: Frames) -> None:
+    def _put(self, session: Session, sequence: int, frames: Frames, count: int = 1) -> None:
+        """Send events from a sequence on, behind the deferred packets that belong before them."""
         self._release_deferred(session, sequence - 1)
         current = session.current
         if current.connection is not None:
             current.first_sent = current.first_sent or sequence
             self._fan_out.put(current.connection, frames)
-            current.replayed += 1
-            self.events += 1
+            current.replayed += count
+            self.events += count
 
     def _release_deferred(self, session: Session, position: int) -> None:
         """Send the deferred packets that belong before the event after this position."""
