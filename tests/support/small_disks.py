@@ -16,6 +16,10 @@ import pytest
 Kind = Literal["ext4", "tmpfs"]
 KINDS: Final[tuple[Kind, ...]] = ("ext4", "tmpfs")
 
+BLOCK: Final = "4096"
+"""As on every larger disk. SQLite takes one block of each 4 KB of its shared memory: where blocks are
+smaller, a full disk may kill a program that uses SQLite with SIGBUS."""
+
 
 @contextmanager
 def small_disk(folder: Path, kind: Kind, size_bytes: int) -> Iterator[None]:
@@ -58,7 +62,9 @@ def _mount(folder: Path, kind: Kind, size_bytes: int) -> str | None:
     image = folder.with_name(f"{folder.name}.image")
     with image.open("wb") as file:
         file.truncate(size_bytes)
-    return _run("mkfs.ext4", "-q", str(image)) or _run("mount", "-o", "loop", str(image), str(folder))
+    return _run("mkfs.ext4", "-q", "-b", BLOCK, str(image)) or _run(
+        "mount", "-o", "loop", str(image), str(folder)
+    )
 
 
 def _unmount(folder: Path) -> None:
