@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketio_eventstore.transport.frame_reader import Close, CloseCode, FrameReader, Message, Ping
+from socketio_eventstore.transport.frame_reader import (
+    FRAMES_PER_STEP,
+    Close,
+    CloseCode,
+    FrameReader,
+    Message,
+    Ping,
+)
 
 MAX_BYTES = 70_000
 TEXT, BINARY, MORE, CLOSE, PING, PONG = 0x81, 0x82, 0x80, 0x88, 0x89, 0x8A
@@ -80,6 +87,19 @@ def test_short_frame_after_a_long_frame() -> None:
     assert reader.feed(long[:10]) == []
     assert reader.feed(long[10:] + short[:1]) == [b"x" * 1000]
     assert reader.feed(short[1:]) == ["3"]
+
+
+@pytest.mark.parametrize("short", [frame(TEXT, b"3"), frame(PONG), frame(PING)], ids=["text", "pong", "ping"])
+def test_flood_of_short_frames_is_read_in_steps(short: bytes) -> None:
+    """A read with thousands of frames is read some frames at a time, and what follows comes last."""
+    reader, last = FrameReader(MAX_BYTES), frame(TEXT, b"the last one")
+    received = [reader.feed(short * (3 * FRAMES_PER_STEP) + last[:3])]
+    reader.feed(last[3:])
+    while reader.has_more:
+        received.append(reader.more())
+    assert len(received) == 4
+    assert all(len(messages) <= FRAMES_PER_STEP for messages in received)
+    assert received[-1] == ["the last one"]
 
 
 def test_one_byte_at_a_time() -> None:

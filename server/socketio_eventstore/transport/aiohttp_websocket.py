@@ -137,11 +137,14 @@ class AiohttpWebSocket(asyncio.Protocol):
 
     def _receive(self, data: bytes) -> None:
         self._pass_on(self._reader.feed(data))
-        if self._compression_threshold and self._reader.has_more and not self._is_reading_on:
-            self._read_on(self._reader.inflated_bytes)
+        if self._reader.has_more and not self._is_reading_on:
+            self._read_on(self._reader.inflated_bytes or INFLATED_BYTES_PER_STEP)
 
     def _read_on(self, inflated_bytes: int = 0) -> None:
-        """Inflate further messages, each after the one before was acted on, while the receiver reads."""
+        """Read further frames while the receiver reads, a message that is inflated after the one before.
+
+        ``inflated_bytes``: those of this round of the event loop; a full step of frames counts as many.
+        """
         reader, transport = self._reader, self._transport
         self._is_reading_on = False
         while reader.has_more and not self._is_paused and not transport.is_closing():
@@ -149,7 +152,7 @@ class AiohttpWebSocket(asyncio.Protocol):
                 self._read_on_later()
                 return
             self._pass_on(reader.more())
-            inflated_bytes += reader.inflated_bytes
+            inflated_bytes += reader.inflated_bytes or INFLATED_BYTES_PER_STEP
         if not self._is_paused and not transport.is_closing():
             transport.resume_reading()
 
