@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from secrets import token_hex
 from typing import cast
@@ -20,7 +21,7 @@ from socketio_eventlog.log import Log
 from socketio_eventlog.records import EventHandled, SessionEnd
 from socketio_eventlog.volatile import VolatileLog
 from socketio_eventstore.core import commit_queue
-from socketio_eventstore.core.commit_queue import CommitQueue, QueueFull
+from socketio_eventstore.core.commit_queue import SLICE_OPERATIONS, CommitQueue, QueueFull
 from socketio_eventstore.core.context import Context
 from socketio_eventstore.core.fan_out import FanOut
 from socketio_eventstore.core.flush_schedule import FlushSchedule
@@ -164,6 +165,23 @@ async def test_large_batch_yields_and_keeps_its_order(core: Core, monkeypatch: p
         expected = [said(f"event {number}", number + 1) for number in range(8)]
         assert await client.sent(9) == [*expected, said("volatile", 8)]
         assert len(client.batches) > 4
+
+
+async def test_operations_take_effect_in_steps(core: Core) -> None:
+    """A batch with hundreds of joins lets the event loop serve others in between."""
+    session, _ = await core.live("s1")
+    core.commits.pause()
+    first = core.begin(JoinRoom(session, "first"))
+    await core.commits.reached.wait()
+    joins = [core.begin(JoinRoom(session, str(number))) for number in range(3 * SLICE_OPERATIONS)]
+    core.commits.resume()
+    await first
+    done = [0]
+    while done[-1] < len(joins):
+        await asyncio.sleep(0)
+        done.append(sum(join.done() for join in joins))
+    steps = [after - before for before, after in pairwise(done) if after > before]
+    assert steps == [SLICE_OPERATIONS] * 3
 
 
 async def test_skip_and_namespace_limit_the_recipients(core: Core) -> None:

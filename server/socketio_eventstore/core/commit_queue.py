@@ -52,6 +52,8 @@ QUEUE_BYTES = 256_000_000
 """Limits of the queue. An emit beyond them raises QueueFull instead of growing the memory."""
 SLICE_BYTES = 1_000_000
 """Bytes that a batch may gather before the frames are written and the event loop serves others."""
+SLICE_OPERATIONS = 200
+"""The same for operations that do more than broadcast: a thousand sessions take 10 ms."""
 BUSY_TIMEOUT_SECONDS = 30.0
 """How long a batch is retried while another program holds the lock of the database."""
 BUSY_PAUSE_SECONDS = 0.01
@@ -430,7 +432,7 @@ class CommitQueue:
         """Let operations take effect, with their changes in the batch from index ``start`` on."""
         schedule, fan_out = self._flush_schedule, self.context.fan_out
         schedule.begin_batch(len(counts))
-        count_of_next = iter(counts)
+        count_of_next, others = iter(counts), 0
         for operations, result, _ in groups:
             for operation in operations:
                 end = start + next(count_of_next)
@@ -440,7 +442,9 @@ class CommitQueue:
                     start = end
                 else:
                     self._send(operation, last)
-                if fan_out.waiting_bytes > SLICE_BYTES:
+                others += not operation.only_broadcasts
+                if fan_out.waiting_bytes > SLICE_BYTES or others >= SLICE_OPERATIONS:
+                    others = 0
                     await schedule.flush_and_yield()
         schedule.flush()
 
