@@ -3,12 +3,14 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from socketio_eventstore.adapter.departures import SESSIONS_PER_STEP
 from socketio_eventstore.core.recovery import RecoveryResult
 from socketio_eventstore.core.sessions import State
 from support.embedded import Seen, away, results, serving, until
@@ -42,6 +44,35 @@ async def test_disconnect_handler_reads_rooms_and_data(path: Path, how: str) -> 
         if how in ("client for good", "server"):
             registry = (await server.manager.start()).registry
             await until(lambda: registry.get("/", client.sid) is None)
+
+
+async def test_hundreds_of_sessions_leave_in_steps(path: Path) -> None:
+    """The end of a connection with hundreds of namespaces lets the event loop serve others in between."""
+    count, rounds = 250, 0
+    left: Counter[int] = Counter()
+
+    def disconnect(_namespace: str, _sid: str, _reason: str) -> None:
+        left[rounds] += 1
+
+    def next_round() -> None:
+        nonlocal rounds
+        rounds += 1
+        if left.total() < count:
+            asyncio.get_running_loop().call_soon(next_round)
+
+    async with serving(
+        path, register=lambda sio: sio.on("disconnect", disconnect, "*"), namespaces="*"
+    ) as server:
+        socket = await server.socket()
+        await asyncio.gather(*(socket.send(f"40/{number},") for number in range(count)))
+        sids = [json.loads(str(await socket.packet()).partition(",")[2])["sid"] for _ in range(count)]
+        asyncio.get_running_loop().call_soon(next_round)
+        await socket.leave()
+        await until(lambda: left.total() == count)
+        assert max(left.values()) <= SESSIONS_PER_STEP
+        registry = (await server.manager.start()).registry
+        sessions = [registry.get(f"/{number}", sid) for number, sid in zip(range(count), sids, strict=True)]
+        assert all(session is not None and session.state is State.AWAY for session in sessions)
 
 
 async def test_disconnect_handler_without_reason(path: Path) -> None:

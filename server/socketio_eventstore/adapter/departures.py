@@ -24,6 +24,9 @@ from socketio_eventstore.core.sessions import ClientConnection, Session, State
 
 logger = logging.getLogger(__name__)
 
+SESSIONS_PER_STEP = 100
+"""Sessions of one connection that leave before the event loop serves others; a thousand take 20 ms."""
+
 
 class Departures:
     """Takes sessions off their connections and calls the disconnect handlers."""
@@ -34,17 +37,42 @@ class Departures:
         self._calls = calls
 
     def transport_closed(self, connection: ClientConnection, reason: str) -> Sequence[asyncio.Task[None]]:
-        """Mark the sessions of a closed transport as away, at once.
+        """Mark the sessions of a closed transport as away, at once unless they are very many.
 
         Return the tasks that call the disconnect handlers.
         """
-        is_recoverable = self._recovers(connection)
         sessions = list(connection.sessions.values())
         now = time.monotonic()
         for session in sessions:
             session.transport_closed(now)
+        tasks = self._depart_all(connection, sessions[:SESSIONS_PER_STEP], reason)
+        if rest := sessions[SESSIONS_PER_STEP:]:
+            tasks.append(self._calls.start(self._depart_in_steps(connection, rest, reason)))
+        return tasks
+
+    def _depart_all(
+        self, connection: ClientConnection, sessions: Sequence[Session], reason: str
+    ) -> list[asyncio.Task[None]]:
+        is_recoverable = self._recovers(connection)
         tasks = [self._depart(session, reason, is_recoverable=is_recoverable) for session in sessions]
         return [task for task in tasks if task is not None]
+
+    async def _depart_in_steps(
+        self, connection: ClientConnection, sessions: Sequence[Session], reason: str
+    ) -> None:
+        """Mark sessions as away, some at a time, and wait for their disconnect handlers."""
+        tasks: list[asyncio.Task[None]] = []
+        for start in range(0, len(sessions), SESSIONS_PER_STEP):
+            await asyncio.sleep(0)
+            # Meanwhile a session may have been claimed by another client, or ended.
+            left = [
+                session
+                for session in sessions[start : start + SESSIONS_PER_STEP]
+                if connection.sessions.get(session.namespace) is session
+            ]
+            tasks += self._depart_all(connection, left, reason)
+        if tasks:
+            await asyncio.wait(tasks)
 
     def client_disconnected(self, connection: ClientConnection, namespace: str) -> None:
         """Act on a DISCONNECT packet of the client."""
