@@ -139,6 +139,23 @@ async def test_emit_without_clients_is_stored(server: Server) -> None:
     assert offset.partition(".")[2] == "1" and later.partition(".")[2] == "2"
 
 
+async def test_large_volatile_emits_let_others_run(server: Server) -> None:
+    """A handler that emits large volatile events in a loop keeps no other task waiting."""
+    served: list[None] = []
+
+    async def other() -> None:
+        while True:
+            served.append(None)
+            await asyncio.sleep(0)
+
+    await server.client()
+    task = asyncio.create_task(other())
+    for _ in range(20):
+        await server.sio.emit("large", "x" * 50_000, volatile=True)
+    assert len(served) >= 20
+    task.cancel()
+
+
 async def test_volatile_emit_ends_in_the_current_offset(server: Server) -> None:
     """A volatile emit returns None, and its packet ends in the current offset."""
     client = await server.client()

@@ -35,6 +35,9 @@ from socketio_eventstore.core.packets import TextEncoder
 from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.sessions import Session
 
+LARGE_BYTES = 20_000
+"""The size of an event whose encoding keeps others waiting, if a handler emits many in a row."""
+
 
 class RecoveryArguments(TypedDict, total=False):
     """The keyword arguments of ``RecoveryManager``: the fields of ``Options``, where the defaults are."""
@@ -202,6 +205,8 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
         operation = self._emit_of(runtime, event, data, namespace, addressed, skip_sid, callback, volatile)
         submit = submit_or_defer if operation.is_stored else CommitQueue.submit
         offset: str | None = await submit(runtime.queue, operation)
+        if offset is None and operation.size_bytes >= LARGE_BYTES:
+            await asyncio.sleep(0)  # nothing else has let others run in a loop over such events
         admin_ui = self.server.admin_ui
         if admin_ui is not None:
             await admin_ui.emitted(runtime, operation.event)
