@@ -171,6 +171,7 @@ async def test_refusals_are_counted(path: Path, monkeypatch: pytest.MonkeyPatch)
             "queue_full": 1,
             "host": 1,
             "origin": 1,
+            "draining": 0,
         }
         assert scrape_embedded(server).values("refusals_total", "reason") == expected
 

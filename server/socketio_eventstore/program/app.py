@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,7 @@ from socketio_eventstore.program.reload import reload
 from socketio_eventstore.program.signals import Signals
 from socketio_eventstore.program.slow_requests import closes_slow_requests
 from socketio_eventstore.transport.addresses import ANY
+from socketio_eventstore.transport.draining import drain
 
 try:
     import uvloop
@@ -160,6 +162,8 @@ async def _serve(config: Config, load: Callable[[], Config]) -> int:
         if await signals.run_start(server.start()):
             signals.on_reload = lambda: server.reload(load)
             await signals.stop.wait()
+            if signals.reason == signal.SIGTERM.name:  # people who press Ctrl-C wait for the end
+                await server.drain()
     finally:
         await server.stop(signals.reason)
     return signals.exit_code
@@ -217,8 +221,19 @@ class _Server:
         if self._built is not None:
             self._config = reload(self._built.sio, self._built.api_keys, self._config, load)
 
+    async def drain(self) -> None:
+        """Close the connections over the time of the configuration; new ones are refused meanwhile."""
+        seconds = self._config.server.drain
+        if self._sio is not None and seconds > 0:
+            connections = len(self._sio.eio.sockets)
+            extra = {"connections": connections, "seconds": seconds}
+            logger.info("draining %s connections over %s s", connections, seconds, extra=extra)
+            await drain(self._sio.eio, seconds)
+
     async def stop(self, reason: str = "") -> None:
         """Stop listening, close all transports and the store; ``reason`` is the name of a signal."""
+        if self._sio is not None:
+            self._sio.eio.is_draining = True  # a probe that comes over an open connection is told
         if self._sites:
             logger.info("stopping: %s", reason or "an error", extra={"reason": reason})
         for site in self._sites:

@@ -162,6 +162,9 @@ Retention: TypeAlias = Annotated[
     float,
     Field(ge=0, lt=1e9, description="a number of seconds below 1e9, or 0 for max_disconnection_duration"),
 ]
+Drain: TypeAlias = Annotated[
+    float, Field(ge=0, lt=1e9, description="a number of seconds below 1e9, or 0 for none")
+]
 Bytes: TypeAlias = Annotated[int, Field(gt=0, description="a whole number of bytes above 0")]
 Size: TypeAlias = Annotated[
     int, Field(ge=LEAST_MAX_SIZE, description=f"a whole number of bytes, at least {LEAST_MAX_SIZE}")
@@ -234,6 +237,8 @@ class ServerSettings(_Table):
     """The smallest message to compress, in bytes; 0 compresses none."""
     shutdown_grace: Seconds = 10.0
     """The longest time for disconnect handlers at the shutdown."""
+    drain: Drain = 0.0
+    """The time over which a SIGTERM closes the connections; 0 closes all of them at once."""
 
     @property
     def hosts(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from aiohttp import web
 
 from socketio_eventstore.adapter.async_server import AsyncServer
+from socketio_eventstore.program.readiness import problems
 
 CLIENT_FILES = (
     "socket.io.js",
@@ -67,10 +68,8 @@ def add_routes(app: web.Application, path: str, pages: Path | None, sio: AsyncSe
         return web.Response(text="ok\n")
 
     async def ready(request: web.Request) -> web.Response:
-        runtime = sio.manager.runtime
-        problems = ["the store is not open"] if runtime is None else runtime.health.problems()
-        if problems:
-            return web.Response(text=f"not ready: {'; '.join(problems)}\n", status=503)
+        if found := problems(sio):
+            return web.Response(text=f"not ready: {'; '.join(found)}\n", status=503)
         return web.Response(text="ok\n")
 
     app.router.add_get("/", page)

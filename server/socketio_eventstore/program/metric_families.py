@@ -25,6 +25,7 @@ from socketio_eventstore.core.histogram import Histogram
 from socketio_eventstore.core.recovery import RecoveryResult
 from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.sessions import CONNECTED, State
+from socketio_eventstore.program.readiness import problems
 
 MAX_NAMESPACES: Final = 50
 """Namespaces with a label of their own: with ``namespaces = "*"`` clients choose their names."""
@@ -37,6 +38,7 @@ REFUSALS: Final = (
     "queue_full",
     "host",
     "origin",
+    "draining",
 )
 """The reasons that are there from the start, with 0: a rate needs the value before the first refusal."""
 REASONS: Final = (
@@ -60,8 +62,7 @@ class ServerCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Read the counts. Call this on the event loop of the server."""
         runtime = self._sio.manager.runtime
-        problems = ["the store is not open"] if runtime is None else runtime.health.problems()
-        yield _gauge("ready", "Whether /readyz answers 200.", not problems)
+        yield _gauge("ready", "Whether /readyz answers 200.", not problems(self._sio))
         build = {"version": version("socketio-eventstore")}
         yield InfoMetricFamily("socketio_eventstore", "The version of the server.", build)
         yield from self._clients()

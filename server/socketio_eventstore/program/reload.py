@@ -21,6 +21,7 @@ RELOADABLE = frozenset(
         ("server", "cors_allowed_origins"),
         ("server", "trusted_proxies"),
         ("server", "shutdown_grace"),
+        ("server", "drain"),
         ("limits", "connections"),
         ("limits", "pending_handshakes"),
         ("log", "level"),

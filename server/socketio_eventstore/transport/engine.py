@@ -121,6 +121,8 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
     """The most connections whose client has not asked for a namespace."""
     pending: int
     """The number of connections whose client has not asked for a namespace."""
+    is_draining: bool
+    """Whether handshakes are refused, since the server is about to end."""
     refused_handshakes: Counter[str]
     """The number of refused handshakes by the name of the limit."""
     websocket_compression: int
@@ -197,6 +199,7 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
         self.access = AccessRules(allowed_hosts, trusted_proxies)
         self.slow_clients = 0
         self.received_bytes = 0
+        self.is_draining = False
         self.unread = UnreadResponses()
         self.polls_at_shutdown = PollsAtShutdown()
         self.failures = RepeatedFailures(logging.getLogger("socketio_eventstore.transport.connection"))
@@ -345,6 +348,9 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
 
     def _check_limits(self) -> None:
         """Raise RequestRefused for a handshake beyond a limit."""
+        if self.is_draining:
+            self.refused_handshakes["draining"] += 1
+            raise _unavailable()
         if len(self.sockets) >= self.connections:
             limit = "connections"
         elif self.pending >= self.pending_handshakes:

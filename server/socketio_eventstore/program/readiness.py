@@ -1,0 +1,13 @@
+"""The answer of the readiness probe, and of the metric ``ready``."""
+
+from __future__ import annotations
+
+from socketio_eventstore.adapter.server import RecoveryServer
+
+
+def problems(sio: RecoveryServer) -> list[str]:
+    """Return why a server is not ready; an empty list when it is."""
+    if sio.eio.is_draining:
+        return ["the server is stopping"]
+    runtime = sio.manager.runtime
+    return ["the store is not open"] if runtime is None else runtime.health.problems()

@@ -1,0 +1,29 @@
+"""The end of all connections, spread over a time: their clients do not all reconnect at the same moment."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Final
+
+from socketio_eventstore.transport.engine import Engine
+
+STEP_SECONDS: Final = 0.05
+
+
+async def drain(engine: Engine, seconds: float) -> None:
+    """Refuse new connections from now on, and close the open ones evenly over ``seconds``.
+
+    No client gets a DISCONNECT packet, so each comes back, to another server or to the next one. Connections
+    that wait for their turn are served as before.
+    """
+    engine.is_draining = True
+    loop = asyncio.get_running_loop()
+    connections, begun, closed = list(engine.sockets.values()), loop.time(), 0
+    while closed < len(connections) and engine.sockets:
+        await asyncio.sleep(min(STEP_SECONDS, seconds / len(connections)))
+        passed = min(1.0, (loop.time() - begun) / seconds)
+        due = math.floor(passed * len(connections))
+        for connection in connections[closed:due]:
+            connection.close_after_flush(engine.reason.SERVER_DISCONNECT)
+        closed = max(closed, due)
