@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ from socketio_eventstore.program.metrics import add_metrics
 from socketio_eventstore.program.reload import reload
 from socketio_eventstore.program.signals import Signals
 from socketio_eventstore.program.slow_requests import closes_slow_requests
+from socketio_eventstore.program.systemd import Systemd
 from socketio_eventstore.transport.addresses import ANY
 from socketio_eventstore.transport.draining import drain
 
@@ -59,6 +61,8 @@ access_log = logging.getLogger("socketio_eventstore.access")
 
 GARBAGE_THRESHOLD = 25_000
 """Allocations minus deallocations between two runs of the garbage collector (by default 700)."""
+CLOSE_SECONDS = 10.0
+"""Seconds to commit what waits, and to close the store."""
 LISTEN_BACKLOG = 4096
 """Connections waiting for accept(); many clients may reconnect at the same moment."""
 
@@ -157,15 +161,18 @@ def _web_application(config: Config, sio: AsyncServer) -> web.Application:
 
 async def _serve(config: Config, load: Callable[[], Config]) -> int:
     signals = Signals()
-    server = _Server(config)
+    server, systemd = _Server(config), Systemd(os.environ)
     try:
         if await signals.run_start(server.start()):
             signals.on_reload = lambda: server.reload(load)
+            systemd.ready(" and ".join(server.urls))
             await signals.stop.wait()
+            systemd.stopping(server.stop_seconds)
             if signals.reason == signal.SIGTERM.name:  # people who press Ctrl-C wait for the end
                 await server.drain()
     finally:
         await server.stop(signals.reason)
+        systemd.stopped()
     return signals.exit_code
 
 
@@ -220,6 +227,16 @@ class _Server:
         """Load the configuration again and apply the reloadable values."""
         if self._built is not None:
             self._config = reload(self._built.sio, self._built.api_keys, self._config, load)
+
+    @property
+    def urls(self) -> list[str]:
+        """The addresses on which the server listens."""
+        return [] if self._listener is None else list(self._listener.urls())
+
+    @property
+    def stop_seconds(self) -> float:
+        """How long a stop takes at most."""
+        return self._config.server.drain + self._config.server.shutdown_grace + CLOSE_SECONDS
 
     async def drain(self) -> None:
         """Close the connections over the time of the configuration; new ones are refused meanwhile."""
