@@ -442,7 +442,7 @@ class CommitQueue:
                     start = end
                 else:
                     self._send(operation, last)
-                others += not operation.only_broadcasts
+                others += operation.changes_recipients
                 if fan_out.waiting_bytes > SLICE_BYTES or others >= SLICE_OPERATIONS:
                     others = 0
                     await schedule.flush_and_yield()
