@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 import re
 import secrets
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 
 from socketio_eventstore.transport.access_rules import AccessRules
 from socketio_eventstore.transport.request_head import REQUEST_ID, RequestHead
 
+# Before aiohttp 3.14 a key is a text; afterwards a text is warned of.
+REQUEST_KEY: Final[Any] = web.RequestKey(REQUEST_ID, str) if hasattr(web, "RequestKey") else REQUEST_ID
+"""The key of the id in a request of aiohttp."""
 _VALID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 
 
@@ -29,7 +32,7 @@ class RequestIds:
         """
         head.request_id = self._id_of(head, access)
         if isinstance(head.request, web.Request):
-            head.request[REQUEST_ID] = head.request_id
+            head.request[REQUEST_KEY] = head.request_id
 
     def _id_of(self, head: RequestHead, access: AccessRules) -> str:
         named = head.header("x-request-id")

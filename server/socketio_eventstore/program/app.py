@@ -231,7 +231,7 @@ class _Server:
     @property
     def urls(self) -> list[str]:
         """The addresses on which the server listens."""
-        return [] if self._listener is None else list(self._listener.urls())
+        return [url for listener in self._listeners for url in listener.urls()]
 
     @property
     def stop_seconds(self) -> float:
@@ -241,16 +241,17 @@ class _Server:
     async def drain(self) -> None:
         """Close the connections over the time of the configuration; new ones are refused meanwhile."""
         seconds = self._config.server.drain
-        if self._sio is not None and seconds > 0:
-            connections = len(self._sio.eio.sockets)
+        if self._built is not None and seconds > 0:
+            engine = self._built.sio.eio
+            connections = len(engine.sockets)
             extra = {"connections": connections, "seconds": seconds}
             logger.info("draining %s connections over %s s", connections, seconds, extra=extra)
-            await drain(self._sio.eio, seconds)
+            await drain(engine, seconds)
 
     async def stop(self, reason: str = "") -> None:
         """Stop listening, close all transports and the store; ``reason`` is the name of a signal."""
-        if self._sio is not None:
-            self._sio.eio.is_draining = True  # a probe that comes over an open connection is told
+        if self._built is not None:
+            self._built.sio.eio.is_draining = True  # a probe that comes over an open connection is told
         if self._sites:
             logger.info("stopping: %s", reason or "an error", extra={"reason": reason})
         for site in self._sites:

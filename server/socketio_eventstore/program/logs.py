@@ -16,8 +16,8 @@ from aiohttp.abc import AbstractAccessLogger
 from structlog.dev import Column, ConsoleRenderer, KeyValueColumnFormatter, plain_traceback
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from socketio_eventstore.adapter.request_ids import REQUEST_KEY
 from socketio_eventstore.program.config import LogSettings
-from socketio_eventstore.transport.request_head import REQUEST_ID
 
 DETAILED: Final = ("alembic", "aiosqlite", "asyncio", "sqlalchemy")
 """Libraries whose lines below WARNING are left out: they tell each step, some with values of SQL."""
@@ -120,7 +120,7 @@ class AccessLogger(AbstractAccessLogger):
             "status": response.status,
             "bytes": response.body_length,
             "seconds": round(time, 6),
-            "request_id": request.get(REQUEST_ID),
+            "request_id": request.get(REQUEST_KEY),
         }
         text = "%s %s %s, %s bytes in %.3f s"
         self.logger.info(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
 REQUEST_ID: Final = "eventstore.request_id"
-"""The key of the request's id in an environ, and in a request of aiohttp."""
+"""The key of the request's id in an environ."""
 UNIX_PEER: Final = "unix"
 """The peer of a Unix socket."""
 
