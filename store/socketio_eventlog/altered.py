@@ -53,7 +53,7 @@ class AlteredRanges:
         ``segments``: those that overlap the ranges. They name the audience of an event also after its row
         was deleted.
         """
-        return any(
+        return bool(self._ranges) and any(
             range_.is_audience_lost or _has_event(segments, clipped)
             for range_ in self._ranges
             if range_.namespace in (None, namespace) and (clipped := list(_clip(ranges, range_)))

@@ -11,7 +11,7 @@ last event.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from socketio_eventlog.records import Room
 from socketio_eventlog.segment import (
@@ -153,21 +153,23 @@ class Index:
         else:
             self._older_bytes -= segment.memory_bytes
 
-    def segments_in_memory(self, ranges: Sequence[AudienceRange]) -> Iterator[Segment]:
+    def segments_in_memory(self, ranges: Sequence[AudienceRange]) -> list[Segment]:
         """Return the segments in memory that overlap the ranges, oldest first."""
         loaded = self._loaded
-        return (loaded[key] for key in self._overlapping_keys(ranges) if key in loaded)
+        return [loaded[key] for key in self._overlapping_keys(ranges) if key in loaded]
 
     def keys_on_disk_only(self, ranges: Sequence[AudienceRange]) -> list[int]:
         """Return the keys of segments that overlap the ranges and are not in memory, ascending."""
         loaded = self._loaded
+        if len(loaded) == len(self._keys):
+            return []
         return [key for key in self._overlapping_keys(ranges) if key not in loaded]
 
     def _overlapping_keys(self, ranges: Sequence[AudienceRange]) -> list[int]:
         if not ranges:
             return []
-        first = min(range_.first for range_ in ranges)
-        last = max(range_.last for range_ in ranges)
+        first = min([range_.first for range_ in ranges])
+        last = max([range_.last for range_ in ranges])
         start = bisect_right(self._keys, first)
         if start and self._end_at_the_latest(start - 1) > first:
             start -= 1

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Iterable
+from functools import lru_cache
 
 from socketio_eventlog.errors import OffsetMalformed, OffsetRolledBack, OffsetUnknown
 from socketio_eventlog.records import Offset
@@ -21,6 +22,7 @@ _MAX_SEQUENCE = 2**53 - 1
 """The largest number which every JSON reader takes for an exact integer."""
 
 
+@lru_cache(maxsize=64)  # a crowd that returns has one last event
 def parse(offset: str) -> Offset:
     """Parse the text of an offset. Raises OffsetMalformed for any text but a result of ``str(Offset)``."""
     match = _OFFSET.fullmatch(offset)

@@ -12,7 +12,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from sys import getsizeof, maxsize
-from typing import TYPE_CHECKING, Self, TypeAlias, cast
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias, cast
 
 from socketio_eventlog.records import Membership, Missed, Room
 
@@ -40,8 +40,7 @@ def end_of_segment(first: int) -> int:
     return first - first % SEGMENT_LENGTH + SEGMENT_LENGTH
 
 
-@dataclass(frozen=True, slots=True)
-class AudienceRange:
+class AudienceRange(NamedTuple):
     """A range of sequences in which a search looks for the events of one audience."""
 
     audience: Audience

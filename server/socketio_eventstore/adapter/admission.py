@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import partial
 from typing import Any, Final
 
 from socketio_eventlog.errors import StoreError
@@ -27,13 +28,14 @@ from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.handler_transaction import handler_transaction
 from socketio_eventstore.core.operation import Operation
 from socketio_eventstore.core.operations import CatchUp, SendPacket, SessionOperation
-from socketio_eventstore.core.recovery import RecoveryResult, hash_pid
+from socketio_eventstore.core.recovery import AuthHash, RecoveryResult, hash_pid
 from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.session_operations import (
     AcceptSession,
     ClaimSession,
     EndSession,
     EndWithTransport,
+    OpenAcceptedSession,
     OpenSession,
     RefuseSession,
     ResumeSession,
@@ -99,7 +101,7 @@ class _Claim:
     pid: str
     offset: object
     auth: Any
-    auth_hash: bytes | None
+    auth_hash: AuthHash
     begun: float
     """The time at which the CONNECT packet came, on the event loop's clock, in seconds."""
 
@@ -115,6 +117,9 @@ class Decision:
     handler_was_called: bool = True
 
 
+_NOT_ASKED: Final = Decision(handler_was_called=False)
+
+
 class Admission:
     """Connects clients to new and recovered sessions."""
 
@@ -126,54 +131,68 @@ class Admission:
         self._calls = calls
         self._departures = departures
         self._failures = calls.failures
-        self._connecting: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._connecting: dict[str, dict[str, asyncio.Future[Any]]] = {}
+        """The answers that connections wait for: by connection id, then by namespace."""
 
     def connect(self, connection: EngineConnection, namespace: str, auth: Any) -> None:
         """Answer a CONNECT packet, in a task of its own."""
-        key = (connection.id, namespace)
         if len(namespace) > MAX_NAME_CHARACTERS or not self._application.serves(namespace):
             error = self._application.connect_error(namespace, {"message": "Invalid namespace"})
             self._send(connection, namespace, error)
             return
-        if namespace in connection.sessions or key in self._connecting:
+        if namespace in connection.sessions or namespace in self._connecting.get(connection.id, ()):
             # After a CONNECT_ERROR the client would drop a socket that the server goes on sending to. The
             # reference closes the transport, too (socket.io 4.8, Client.ondecoded, "invalid state").
             connection.close_after_flush(self._application.reason.TRANSPORT_ERROR)
             return
-        task = self._calls.start(self._answer(connection, namespace, auth))
-        if not task.done():  # where tasks begin at once (asyncio.eager_task_factory), it may be over
-            self._connecting[key] = task
-            task.add_done_callback(lambda _: self._connecting.pop(key, None))
-
-    def is_connecting(self, connection: EngineConnection) -> bool:
-        """Whether a CONNECT packet of this connection waits for the answer."""
-        return bool(self.answers_for(connection))
-
-    def answers_for(self, connection: EngineConnection) -> list[asyncio.Task[None]]:
-        """Return the tasks that answer CONNECT packets of this connection."""
-        return [
-            task for (connection_id, _), task in self._connecting.items() if connection_id == connection.id
-        ]
-
-    async def _answer(self, connection: EngineConnection, namespace: str, auth: Any) -> None:
         pid, offset = None, None
         if self._recovers(connection, namespace) and isinstance(auth, dict):
             pid, offset = auth.get("pid"), auth.get("offset")
             auth = {key: value for key, value in auth.items() if key not in ("pid", "offset")}
+        answer: asyncio.Future[Any]
+        if pid is None and not self._application.handles("connect", namespace):
+            answer = self._open_accepted(connection, namespace, offset, auth or None)
+        else:
+            answer = self._calls.start(self._answer(connection, namespace, pid, offset, auth or None))
+        if not answer.done():  # where tasks begin at once (asyncio.eager_task_factory), it may be over
+            self._connecting.setdefault(connection.id, {})[namespace] = answer
+            answer.add_done_callback(lambda _: self._answered(connection, namespace))
+
+    def _answered(self, connection: EngineConnection, namespace: str) -> None:
+        answers = self._connecting[connection.id]
+        del answers[namespace]
+        if not answers:
+            del self._connecting[connection.id]
+
+    def is_connecting(self, connection: EngineConnection) -> bool:
+        """Whether a CONNECT packet of this connection waits for the answer."""
+        return connection.id in self._connecting
+
+    def answers_for(self, connection: EngineConnection) -> list[asyncio.Future[Any]]:
+        """Return the futures for the answers to CONNECT packets of this connection."""
+        return list(self._connecting.get(connection.id, {}).values())
+
+    async def _answer(
+        self, connection: EngineConnection, namespace: str, pid: Any, offset: Any, auth: Any
+    ) -> None:
         try:
-            attempt = await self._claim(connection, namespace, pid, offset, auth or None)
+            attempt = await self._claim(connection, namespace, pid, offset, auth)
             while attempt is not None:
                 outcome = await self._converse(attempt)
                 if outcome is not Outcome.OTHER_IDENTITY or connection.closed:
                     break
                 refusal = RecoveryResult.REFUSED
                 attempt = await self._open(connection, namespace, attempt.offset, attempt.auth, refusal)
-        except StoreError as error:
-            text = f"{connection.id} could not connect to {namespace}. {error}"
-            self._failures.failed(type(error).__name__, text)
-            connection.abort("the store is not available")  # without CONNECT_ERROR: the client tries again
-        except Exception as error:  # noqa: BLE001 -- a fault of the server
-            text = f"{connection.id} could not connect to {namespace}"
+        except Exception as error:  # noqa: BLE001 -- a fault of the store or of the server
+            self._failed(connection, namespace, error)
+
+    def _failed(self, connection: EngineConnection, namespace: str, error: BaseException) -> None:
+        """End a connection whose CONNECT could not be answered; without CONNECT_ERROR, so that it returns."""
+        text = f"{connection.id} could not connect to {namespace}"
+        if isinstance(error, StoreError):
+            self._failures.failed(type(error).__name__, f"{text}. {error}")
+            connection.abort("the store is not available")
+        else:
             self._failures.failed(type(error).__name__, text, error=error)
             connection.abort("CONNECT could not be answered")
 
@@ -185,7 +204,7 @@ class Admission:
         """Claim the session of a private id, or open a new one; None when the connection is closed."""
         if pid is not None:
             recovery, begun = self._runtime.recovery, asyncio.get_running_loop().time()
-            auth_hash = self._hash_of(connection, pid, auth) if isinstance(pid, str) else None
+            auth_hash = partial(self._hash_of, connection, pid, auth)
             found = await self._find(namespace, pid, offset, auth_hash)
             if connection.closed:
                 return None
@@ -203,7 +222,7 @@ class Admission:
         return await self._open(connection, namespace, offset, auth)
 
     async def _find(
-        self, namespace: str, pid: Any, offset: Any, auth_hash: bytes | None
+        self, namespace: str, pid: Any, offset: Any, auth_hash: AuthHash
     ) -> Session | RecoveryResult:
         """Find the session of a private id, although this node may be behind the one that had the client."""
         recovery, context = self._runtime.recovery, self._runtime.context
@@ -272,6 +291,39 @@ class Admission:
         refusal: RecoveryResult | None = None,
     ) -> Attempt | None:
         """Open a new session, on disk before the connect handler runs."""
+        pid, opened = self._new_session(connection, namespace, offset, auth)
+        session: Any = await self._runtime.queue.submit(OpenSession(opened, connection))
+        attached = session.current
+        attached.refusal = refusal
+        if connection.closed:
+            await self._runtime.queue.submit(EndWithTransport(session, SessionEnd.TRANSPORT, attached.claim))
+            return None
+        return Attempt(session, connection, attached, pid, self._calls.reserve(session), auth)
+
+    def _open_accepted(
+        self, connection: EngineConnection, namespace: str, offset: Any, auth: Any
+    ) -> asyncio.Future[Any]:
+        """Open and accept a new session in one transaction: there is no handler that could refuse it."""
+        pid, opened = self._new_session(connection, namespace, offset, auth)
+
+        def finished(opening: asyncio.Future[Any]) -> None:
+            if not opening.cancelled() and (error := opening.exception()) is not None:
+                self._failed(connection, namespace, error)
+            elif connection.closed:
+                self._departures.never_accepted(opening.result())
+
+        try:
+            opening = self._runtime.queue.submit(OpenAcceptedSession(opened, connection, pid))
+        except StoreError as error:
+            opening = asyncio.get_running_loop().create_future()
+            opening.set_exception(error)
+        opening.add_done_callback(finished)
+        return opening
+
+    def _new_session(
+        self, connection: EngineConnection, namespace: str, offset: Any, auth: Any
+    ) -> tuple[str | None, SessionOpened]:
+        """Return the private id of a new session, None when recovery is disabled, and the change."""
         pid = secrets.token_urlsafe(18) if self._recovers(connection, namespace) else None
         opened = SessionOpened(
             namespace,
@@ -281,14 +333,7 @@ class Admission:
             time.time(),
             self._hash_of(connection, pid, auth) if pid else None,
         )
-        queue = self._runtime.queue
-        session: Any = await queue.submit(OpenSession(opened, connection))
-        attached = session.current
-        attached.refusal = refusal
-        if connection.closed:
-            await queue.submit(EndWithTransport(session, SessionEnd.TRANSPORT, attached.claim))
-            return None
-        return Attempt(session, connection, attached, pid, self._calls.reserve(session), auth)
+        return pid, opened
 
     def _hash_of(self, connection: EngineConnection, pid: str, auth: Any) -> bytes:
         return hash_credentials(pid, auth, connection.head, self._application.own_cookie)
@@ -297,29 +342,24 @@ class Admission:
 
     async def _converse(self, attempt: Attempt) -> Outcome:
         """Ask the connect handler and carry out the decision, once it is the turn of this attempt."""
-        outcome = Outcome.SUPERSEDED
+        outcome, session = Outcome.SUPERSEDED, attempt.session
+        # The client may leave meanwhile. Its disconnect handler must find the session, and what the connect
+        # handler has saved and joined, to clean up.
+        session.running_disconnect_handlers += 1
         try:
-            async with attempt.slot:
-                if attempt.is_current and not attempt.connection.closed:
-                    outcome = await self._admit(attempt)
+            if attempt.slot.has_predecessor:
+                await attempt.slot.wait()
+            if attempt.is_current and not attempt.connection.closed:
+                is_early = self._application.always_connect and not attempt.attached.recovered
+                outcome = await (self._admit_before_handler if is_early else self._admit)(attempt)
         finally:
             attempt.slot.release()
+            self._departures.handler_ended(session)
             if outcome is not Outcome.ACCEPTED:
-                self._application.forget_callbacks(attempt.session.sid)
+                self._application.forget_callbacks(session.sid)
         return outcome
 
     async def _admit(self, attempt: Attempt) -> Outcome:
-        if self._application.always_connect and not attempt.attached.recovered:
-            return await self._admit_before_handler(attempt)
-        # The client may leave meanwhile. Its disconnect handler must find the session, and what the connect
-        # handler has saved and joined, to clean up.
-        attempt.session.running_disconnect_handlers += 1
-        try:
-            return await self._admit_after_handler(attempt)
-        finally:
-            self._departures.handler_ended(attempt.session)
-
-    async def _admit_after_handler(self, attempt: Attempt) -> Outcome:
         decision = await self._ask_handler(attempt)
         if attempt.is_current and _is_other_identity(attempt, decision):
             is_last_claim = await self._return_to_owner(attempt)
@@ -337,7 +377,7 @@ class Admission:
         A recovered session belongs to its owner, and only the connect handler can tell whether this client
         is the owner. Recovered sessions are therefore never accepted first.
         """
-        if not await self._submit_acceptance(attempt, ()):
+        if not await self._accept(attempt, _NOT_ASKED):
             return Outcome.SUPERSEDED
         refusal = await self._call_handler(attempt)
         if refusal is None:
@@ -347,11 +387,13 @@ class Admission:
 
     async def _ask_handler(self, attempt: Attempt) -> Decision:
         session = attempt.session
+        if not self._application.handles("connect", session.namespace):
+            return _NOT_ASKED
         if not attempt.attached.recovered:
             return Decision(await self._call_handler(attempt))
         # Only the connect handler can tell whether the client owns a session that is bound to an identity.
         if self._runtime.options.skip_middlewares and session.identity is None:
-            return Decision(handler_was_called=False)
+            return _NOT_ASKED
         with handler_transaction(only=session) as deferred:  # a refusal leaves the session as before
             refusal = await self._call_handler(attempt)
         return Decision(refusal, [change for change in deferred if isinstance(change, SessionOperation)])
@@ -361,30 +403,28 @@ class Admission:
         return await self._calls.connect(attempt.session, attempt.attached, connection_id, attempt.auth)
 
     async def _accept(self, attempt: Attempt, decision: Decision) -> bool:
-        accepted = False
+        session, accepted = attempt.session, False
         try:
-            accepted = await self._submit_acceptance(attempt, decision.deferred)
+            if not attempt.needs_proof_of_life or await attempt.connection.answers_ping():
+                acceptance = self._acceptance(attempt, decision.deferred)
+                accepted = bool(await self._runtime.queue.submit(acceptance))
         finally:
             if not accepted and decision.handler_was_called:  # the application counts the client as connected
                 reason = self._application.reason.TRANSPORT_CLOSE
-                await self._calls.disconnect(attempt.session, attempt.connection.id, reason)
-        return accepted
-
-    async def _submit_acceptance(self, attempt: Attempt, deferred: Sequence[SessionOperation]) -> bool:
-        session, attached, queue = attempt.session, attempt.attached, self._runtime.queue
-        if attempt.needs_proof_of_life and not await attempt.connection.answers_ping():
-            return False
-        attached.accepted_at = time.monotonic()
-        accepting: Operation = AcceptSession(session, attached, attempt.pid)
-        if attached.recovered:
-            assert attempt.pid is not None  # the client has named the session by it
-            accepting = ResumeSession(session, attached, attempt.pid, time.time(), deferred)
-        accepted = bool(await queue.submit(accepting))
-        if accepted and attached.recovered:
+                await self._calls.disconnect(session, attempt.connection.id, reason)
+        if accepted and attempt.attached.recovered:
             self._runtime.recovery.count(RecoveryResult.RECOVERED, session.sid)
         if accepted and session.is_connected:  # the client may have left meanwhile
             self._application.accepted(session)
         return accepted
+
+    def _acceptance(self, attempt: Attempt, deferred: Sequence[SessionOperation]) -> Operation:
+        session, attached = attempt.session, attempt.attached
+        attached.accepted_at = time.monotonic()
+        if not attached.recovered:
+            return AcceptSession(session, attached, attempt.pid)
+        assert attempt.pid is not None  # the client has named the session by it
+        return ResumeSession(session, attached, attempt.pid, time.time(), deferred)
 
     async def _refuse(self, attempt: Attempt, refusal: Any) -> None:
         session = attempt.session

@@ -39,6 +39,10 @@ class Application(Protocol):
         """Make a session id that was never used before."""
         ...
 
+    def handles(self, event: str, namespace: str) -> bool:
+        """Whether a handler of the application may be called for an event of a namespace."""
+        ...
+
     def call_handler(self, event: str, *arguments: Any) -> Awaitable[Any]:
         """Call the application's handler of an event; the first argument is the namespace."""
         ...

@@ -91,7 +91,7 @@ class Clients:
         for handler in connection.handlers:  # the event loop alone would not keep the tasks alive
             self._orphaned_handlers.add(handler)
             handler.add_done_callback(self._orphaned_handlers.discard)
-        running = set[asyncio.Task[None]]()
+        running = set[asyncio.Future[Any]]()
         if self.departures is not None:
             running.update(self.departures.transport_closed(connection, reason))
         if self.admission is not None:  # their connect and disconnect handlers may ask for the environ
@@ -99,7 +99,7 @@ class Clients:
         if not running:
             self._application.environ.pop(connection.id, None)
 
-        def ended(task: asyncio.Task[None]) -> None:
+        def ended(task: asyncio.Future[Any]) -> None:
             running.discard(task)
             if not running:  # until now the disconnect handlers could ask for the environ
                 self._application.environ.pop(connection.id, None)

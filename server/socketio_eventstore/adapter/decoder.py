@@ -22,6 +22,9 @@ _PLAIN: Final = re.compile(r"([23])(?:(/[^,?]*),)?([0-9]{1,15})?(\[.*)", re.DOTA
 """A usual EVENT or ACK (Socket.IO protocol 5, "Packet encoding"). python-socketio's packet class takes five
 times as long to decode one."""
 
+_CONNECT: Final = re.compile(r"0(?:(/[^,?]*),)?(\{.*)?", re.DOTALL)
+"""A usual CONNECT, with or without ``auth``."""
+
 _JSON_SPACE: Final = " \t\n\r"
 _JSON_TYPES: Final = (dict, list, str, int, float, bytes, type(None))
 
@@ -114,14 +117,19 @@ class Decoder:
     def _add(self, connection_id: str, data: str | bytes) -> ClientPacket | None:
         if connection_id in self._incomplete:
             return self._add_attachment(connection_id, data)
-        if self._is_standard and isinstance(data, str) and (match := _PLAIN.fullmatch(data)) is not None:
-            kind, namespace, ack_id, content = match.groups()
-            return ClientPacket(
-                packet.EVENT if kind == "2" else packet.ACK,
-                namespace or "/",
-                None if ack_id is None else int(ack_id),
-                _decode(content),
-            )
+        if self._is_standard and isinstance(data, str):
+            if (match := _PLAIN.fullmatch(data)) is not None:
+                kind, namespace, ack_id, content = match.groups()
+                return ClientPacket(
+                    packet.EVENT if kind == "2" else packet.ACK,
+                    namespace or "/",
+                    None if ack_id is None else int(ack_id),
+                    _decode(content),
+                )
+            if (match := _CONNECT.fullmatch(data)) is not None:
+                namespace, content = match.groups()
+                auth = None if content is None else _decode(content)
+                return ClientPacket(packet.CONNECT, namespace or "/", None, auth)
         pkt = self._packet_class(encoded_packet=data)
         if pkt.packet_type == packet.CONNECT:
             pkt.data = _auth_of(pkt.data)

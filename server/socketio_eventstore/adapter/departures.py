@@ -83,6 +83,11 @@ class Departures:
             reason = self._application.reason.CLIENT_DISCONNECT
             self._depart(session, reason, is_recoverable=is_recoverable, by_client=True)
 
+    def never_accepted(self, session: Session) -> None:
+        """End a new session whose connection was closed before the acceptance, if it was."""
+        if session.state is State.CONNECTING:
+            self._enqueue(EndWithTransport(session, SessionEnd.TRANSPORT, session.claim))
+
     def superseded(self, session: Session, connection: ClientConnection) -> None:
         """Call the disconnect handler for a connection that has just lost the session to a claim."""
         self._application.forget_callbacks(session.sid)
@@ -154,9 +159,10 @@ class Departures:
         self, slot: HandlerSlot, session: Session, connection_id: str | None, reason: str
     ) -> None:
         try:
-            async with slot:
-                await self._calls.disconnect(session, connection_id, reason)
+            await slot.wait()
+            await self._calls.disconnect(session, connection_id, reason)
         finally:
+            slot.release()
             self.handler_ended(session)
 
     def handler_ended(self, session: Session) -> bool:

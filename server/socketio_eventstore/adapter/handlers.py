@@ -11,7 +11,6 @@ import logging
 from collections import Counter
 from collections.abc import Coroutine
 from contextvars import ContextVar
-from types import TracebackType
 from typing import Any, Final
 
 from socketio import exceptions
@@ -65,7 +64,7 @@ def running_disconnect_of(session: Session) -> RunningDisconnect | None:
 
 
 class HandlerSlot:
-    """A slot in the sequence of handler calls of one session; reserved at once, awaited on entering."""
+    """A slot in the sequence of handler calls of one session; reserved at once, released after the call."""
 
     def __init__(self, last: dict[Session, asyncio.Future[None]], session: Session) -> None:
         self._last = last
@@ -74,16 +73,17 @@ class HandlerSlot:
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         last[session] = self._done
 
-    async def __aenter__(self) -> None:
+    @property
+    def has_predecessor(self) -> bool:
+        """Whether another call of the session was running or waiting when the slot was reserved."""
+        return self._before is not None
+
+    async def wait(self) -> None:
+        """Wait for the end of the call before, but not longer than ``HANDLER_TIMEOUT_SECONDS``."""
         if self._before is not None:
             _, late = await asyncio.wait([self._before], timeout=HANDLER_TIMEOUT_SECONDS)
             if late:
                 logger.warning("A handler of %s is still running; not waiting any longer", self._session.sid)
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
 
     def release(self) -> None:
         """Let the next call of the session begin. May be called again."""

@@ -52,6 +52,8 @@ H = TypeVar("H", bound=Callable[..., Any])
 _HOOKS: Final = ("_handle_ack", "_trigger_event", "_send_packet")
 """The methods of python-socketio on which this class builds, proven on 5.12 to 5.18."""
 
+_TRIGGER_EVENT: Final = vars(socketio.AsyncServer)["_trigger_event"]
+
 ATTACHMENTS_OF_CLIENTS: Final = 10
 """Attachments that a client takes in a packet (socket.io-parser 4.2.6 and later, ``maxAttachments``)."""
 
@@ -524,6 +526,17 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         """Make a session id."""
         sid: str = self.eio.generate_id()
         return sid
+
+    def handles(self, event: str, namespace: str) -> bool:
+        """Whether a handler of the application may be called for an event of a namespace."""
+        # A class of the application may call handlers that it keeps elsewhere.
+        calls_itself = getattr(self._trigger_event, "__func__", None) is not _TRIGGER_EVENT
+        if self.admin_ui is not None or calls_itself:
+            return True
+        for name in (namespace, "*"):
+            if name in self.namespace_handlers or event in self.handlers.get(name, ()):
+                return True
+        return False
 
     def call_handler(self, event: str, *arguments: Any) -> Awaitable[Any]:
         """Call the application's handler of an event; the first argument is the namespace."""

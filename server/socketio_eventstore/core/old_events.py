@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final
 
 from socketio_eventlog.log import Log
@@ -33,8 +33,10 @@ class OldEvents:
         self._unreadable: list[int] = []
         self._checking = asyncio.Lock()
 
-    async def unreadable(self, ranges: Iterable[tuple[int, int]]) -> list[int]:
+    async def unreadable(self, ranges: Sequence[tuple[int, int]]) -> list[int]:
         """Return the sequences in the ranges (ascending) whose events clients cannot read."""
+        if not ranges or ranges[0][0] > self._through:
+            return []
         old = [(first, min(last, self._through)) for first, last in ranges if first <= self._through]
         segments = {
             segment

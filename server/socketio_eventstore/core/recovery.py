@@ -73,7 +73,15 @@ def hash_pid(pid: str) -> bytes:
     return hashlib.sha256(pid.encode("utf-8", "surrogatepass")).digest()
 
 
-def _may_return(session: Session, auth_hash: bytes | None) -> bool:
+AuthHash = Callable[[], bytes | None]
+"""Returns a hash of the client's credentials, or None when there is none; rarely asked."""
+
+
+def _no_hash() -> None:
+    """Return the hash of a client without credentials."""
+
+
+def _may_return(session: Session, auth_hash: AuthHash) -> bool:
     """Whether a client with these credentials may recover a session whose client left by itself.
 
     ``disconnect(); auth = …; connect()`` is how a page logs in as another user. The connect handler decides
@@ -81,7 +89,7 @@ def _may_return(session: Session, auth_hash: bytes | None) -> bool:
     """
     if not session.left_by_client or session.identity is not None:
         return True
-    return session.auth_hash is not None and session.auth_hash == auth_hash
+    return session.auth_hash is not None and session.auth_hash == auth_hash()
 
 
 class Recovery:
@@ -126,12 +134,13 @@ class Recovery:
         return away_since is not None and uptime - away_since > self._limits.max_disconnection_seconds
 
     def find(
-        self, namespace: str, pid: object, offset: object, uptime: float, auth_hash: bytes | None = None
+        self, namespace: str, pid: object, offset: object, uptime: float, auth_hash: AuthHash = _no_hash
     ) -> Session | RecoveryResult:
         """Return the session that a client with this private id and offset may claim.
 
-        ``uptime`` is in seconds; ``auth_hash`` stands for the credentials of the client. Any RecoveryResult
-        means a new session, and names the reason. ``decide`` has the last word, after the claim.
+        ``uptime`` is in seconds; ``auth_hash`` returns the hash of the client's credentials. Any
+        RecoveryResult means a new session, and names the reason. ``decide`` has the last word, after the
+        claim.
         """
         session = self._registry.with_pid(hash_pid(pid)) if isinstance(pid, str) else None
         if session is None or session.namespace != namespace:
@@ -149,7 +158,7 @@ class Recovery:
         offset: object,
         position: int,
         uptime: Callable[[], float],
-        auth_hash: bytes | None = None,
+        auth_hash: AuthHash = _no_hash,
     ) -> int | RecoveryResult:
         """Decide whether the client that has claimed a session recovers it; return the cursor.
 

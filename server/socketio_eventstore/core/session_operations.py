@@ -47,6 +47,23 @@ class OpenSession(Operation):
 
 
 @dataclass(eq=False)
+class OpenAcceptedSession(OpenSession):
+    """A new session whose client nobody can refuse: opened and accepted in one transaction.
+
+    A session whose connection was closed before stays unaccepted.
+    """
+
+    pid: str | None
+    """The private id for the CONNECT packet; None when recovery is disabled."""
+
+    def apply(self, context: Context, batch: Batch, committed: Sequence[Committed]) -> Session:
+        session = super().apply(context, batch, committed)
+        if not self.connection.closed:
+            _accept(context, session, session.current, self.pid)
+        return session
+
+
+@dataclass(eq=False)
 class ClaimSession(Operation):
     """A returning client has the session from this point on; any earlier connection falls silent.
 
@@ -100,7 +117,7 @@ class ResumeSession(Operation):
     """The changes of the session by the connect handler: done now, or never after a refusal."""
 
     def changes(self) -> Sequence[Change]:
-        deferred = tuple(operation.change() for operation in self.deferred)
+        deferred = tuple([operation.change() for operation in self.deferred]) if self.deferred else ()
         session, claim = self.session, self.attached.claim
         return (SessionResumed(session.namespace, session.sid, claim, self.resumed_at, deferred),)
 

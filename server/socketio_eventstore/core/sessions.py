@@ -54,6 +54,9 @@ CONNECTED = (State.REPLAYING, State.LIVE)
 class ClientConnection(ABC):
     """One Engine.IO connection, as the core uses it; several namespaces share it."""
 
+    closed = False
+    """Whether the connection has ended, or is about to."""
+
     def __init__(self, connection_id: str) -> None:
         self.id = connection_id
         self.closed_in_order = False

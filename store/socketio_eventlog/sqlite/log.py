@@ -17,7 +17,6 @@ from socketio_eventlog import offsets
 from socketio_eventlog.altered import AlteredRange
 from socketio_eventlog.batch_stream import BatchStream
 from socketio_eventlog.errors import StoreError, StoreNotUsable
-from socketio_eventlog.missed_summary import summarise
 from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.records import (
     Batch,
@@ -50,6 +49,7 @@ from socketio_eventlog.sqlite.database import Database
 from socketio_eventlog.sqlite.reserve import Reserve
 from socketio_eventlog.sqlite.space import Space
 from socketio_eventlog.sqlite.start import InitialState, begin_epoch
+from socketio_eventlog.summaries import Summaries
 
 _COUNTS: Final = "SELECT (SELECT count(*) FROM sessions), (SELECT count(*) FROM events)"
 
@@ -90,6 +90,7 @@ class EventLog:
         self._head = state.head
         self._pruned_through = state.pruned_through
         self._index = state.index
+        self._summaries = Summaries()
         self._altered = state.altered
         self._loop = asyncio.get_running_loop()
         self._report_after = 0.0
@@ -290,13 +291,18 @@ class EventLog:
         max_bytes: int,
     ) -> MissedSummary:
         ranges = audience_ranges(namespace, memberships, max(after, self._pruned_through), through)
-        found = [segment async for segments_ in self._segments(ranges) for segment in segments_]
-        summary = summarise(found, ranges, max_events, max_bytes)
-        return replace(summary, is_incomplete=self._altered.concern(namespace, ranges, found))
+        if self._index.keys_on_disk_only(ranges):
+            found = [segment async for segments_ in self._segments(ranges) for segment in segments_]
+        else:
+            found = self._index.segments_in_memory(ranges)
+        summary = self._summaries.summarise(found, ranges, through, max_events, max_bytes)
+        if self._altered.concern(namespace, ranges, found):
+            return replace(summary, is_incomplete=True)
+        return summary
 
     async def _segments(self, ranges: Sequence[AudienceRange]) -> AsyncGenerator[list[Segment], None]:
         """Give out the segments that overlap the ranges, oldest first, a few at a time."""
-        newest = list(self._index.segments_in_memory(ranges))
+        newest = self._index.segments_in_memory(ranges)
         keys = self._index.keys_on_disk_only(ranges)  # all of them older than those in memory
         for start in range(0, len(keys), _SEGMENTS_PER_READ):
             yield await self._read_segments(keys[start : start + _SEGMENTS_PER_READ], ranges)

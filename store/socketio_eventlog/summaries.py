@@ -1,0 +1,50 @@
+"""The summaries of missed events, made once for all clients that have missed the same. No I/O.
+
+A crowd that returns asks the same question for each client: the clients have the same rooms, and the room of
+a client's own sid has no events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from socketio_eventlog.missed_summary import summarise
+from socketio_eventlog.records import MissedSummary
+from socketio_eventlog.segment import Audience, AudienceRange, Segment
+
+KEPT = 256
+"""Summaries that are kept; an answer is as long as the question and a few numbers."""
+
+
+class Summaries:
+    """The summaries up to one sequence."""
+
+    def __init__(self) -> None:
+        self._through = -1
+        self._kept: dict[object, MissedSummary] = {}
+
+    def summarise(
+        self,
+        segments: Sequence[Segment],
+        ranges: Sequence[AudienceRange],
+        through: int,
+        max_events: int,
+        max_bytes: int,
+    ) -> MissedSummary:
+        """Summarise as ``missed_summary`` does; no range ends after ``through``."""
+        if self._through != through or len(self._kept) >= KEPT:
+            self._through = through
+            self._kept.clear()
+        found = _with_events(segments, ranges)
+        key = found, max_events, max_bytes
+        summary = self._kept.get(key)
+        if summary is None:
+            summary = self._kept[key] = summarise(segments, found, max_events, max_bytes)
+        return summary
+
+
+def _with_events(segments: Sequence[Segment], ranges: Sequence[AudienceRange]) -> tuple[AudienceRange, ...]:
+    """Return the ranges whose audience has events in the segments."""
+    audiences = {range_.audience for range_ in ranges}
+    found: set[Audience] = set().union(*[segment.lists.keys() & audiences for segment in segments])
+    return tuple([range_ for range_ in ranges if range_.audience in found])
