@@ -1,7 +1,8 @@
 """W9, attacks: the latency of honest clients before, during and after twenty attacks on the same server.
 
 The attacks are those of ``tests/support/twenty_attacks.py``. They run in a process of their own, which shares
-a core with the load generator and gives way to it.
+a core with the load generator and gives way to it. A control shows what the two cores alone cost the honest
+clients: the same attacks on a second server, which shares its core with the one that is measured.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ RATE = 40.0
 """Events a second."""
 LONGEST_SECONDS = 120.0
 QUIET, ATTACKED = "honest clients, no attack", "honest clients, twenty attacks"
+CONTROL = "honest clients, attacks on another server"
 CONFIG = """
 [server]
 port = {port}
@@ -143,8 +145,8 @@ class Attackers:
             self._process.wait()
 
 
-def measure(bench: Bench, server: Server, rounds: int, quiet_seconds: float) -> None:
-    """The latencies on one server, before the attacks, during them and afterwards."""
+def measure(bench: Bench, server: Server, other: Server, rounds: int, quiet_seconds: float) -> None:
+    """The latencies on one server: before attacks, during them, during those on ``other``, and afterwards."""
     name = server.kind.name
     with Crowd(server.port) as crowd:
         honest = Honest([Client() for _ in range(CLIENTS)])
@@ -153,24 +155,31 @@ def measure(bench: Bench, server: Server, rounds: int, quiet_seconds: float) -> 
         honest.take_latencies(crowd)
         honest.send(crowd, quiet_seconds / 2)
         quiet = honest.take_latencies(crowd)
-        attackers = Attackers(server.folder / "attackers.log")
-        with attackers.attacking(server.port), Meter(server.pids) as meter:
-            deadline = time.monotonic() + LONGEST_SECONDS
-            while attackers.rounds < rounds and time.monotonic() < deadline:
-                honest.send(crowd, 0.5)
-            attacked = honest.take_latencies(crowd)
-            finished = attackers.rounds
+        with Meter(server.pids) as meter:
+            attacked = _under_attack(honest, crowd, server, rounds)
         bench.note_load(f"W9 {ATTACKED}, {server.kind.label}", meter)
+        control = _under_attack(honest, crowd, other, rounds)
         honest.send(crowd, quiet_seconds / 2)
         quiet += honest.take_latencies(crowd)
         honest.send(crowd, 0.5)
         honest.take_latencies(crowd)
-    if finished < rounds:
-        raise TimeoutError(f"The attacks have run {finished} times within {LONGEST_SECONDS:g} s.")
-    for case, latencies in ((QUIET, quiet), (ATTACKED, attacked)):
+    for case, latencies in ((QUIET, quiet), (ATTACKED, attacked), (CONTROL, control)):
         p50, p99 = summary_ms(latencies)
         bench.results.add(case, name, p50=p50, p99=p99)
     bench.results.add(ATTACKED, name, wrong=float(honest.wrong))
+
+
+def _under_attack(honest: Honest, crowd: Crowd, attacked: Server, rounds: int) -> list[float]:
+    """The latencies while a server is attacked, theirs or another one."""
+    attackers = Attackers(attacked.folder / "attackers.log")
+    with attackers.attacking(attacked.port):
+        deadline = time.monotonic() + LONGEST_SECONDS
+        while attackers.rounds < rounds and time.monotonic() < deadline:
+            honest.send(crowd, 0.5)
+        finished = attackers.rounds
+    if finished < rounds:
+        raise TimeoutError(f"The attacks have run {finished} times within {LONGEST_SECONDS:g} s.")
+    return honest.take_latencies(crowd)
 
 
 def run(bench: Bench) -> None:
@@ -178,20 +187,15 @@ def run(bench: Bench) -> None:
     rounds, quiet_seconds = bench.pick((3, 20.0), (1, 4.0))
     kinds = bench.servers(FULL, NORMAL)
     for _, kind in bench.interleaved([ATTACKED], kinds):
-        with bench.start(kind, away_seconds=3.0, config=CONFIG) as server:
-            measure(bench, server, rounds, quiet_seconds)
+        with (
+            bench.start(kind, away_seconds=3.0, config=CONFIG) as server,
+            bench.start(kind, away_seconds=3.0, config=CONFIG) as other,
+        ):
+            measure(bench, server, other, rounds, quiet_seconds)
     for kind in kinds:
-        for metric, required in (("p50", ""), ("p99", "≤ 3×")):
-            bench.results.compare(
-                Row(
-                    "W9",
-                    ATTACKED,
-                    metric,
-                    "ms",
-                    kind.name,
-                    kind.name,
-                    reference_case=QUIET,
-                    required=required,
-                )
-            )
+        name = kind.name
+        for case, p99 in ((ATTACKED, "≤ 3×"), (CONTROL, "")):
+            for metric, required in (("p50", ""), ("p99", p99)):
+                row = Row("W9", case, metric, "ms", name, name, reference_case=QUIET, required=required)
+                bench.results.compare(row)
         bench.results.compare(Row("W9", ATTACKED, "wrong", "events", kind.name, required="0"))
