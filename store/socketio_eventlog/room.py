@@ -39,7 +39,7 @@ class Room:
         self.is_pruned = False
         """Whether every event that may go has gone, although there is no room. Set by retention."""
         self.used_bytes = 0
-        """The size of the log when it was last counted: the pages in use and the WAL. Set by the engine."""
+        """The size of the log at the last heartbeat: the pages in use and the WAL. Set by the engine."""
         self.wal_bytes = 0
         """The size of the WAL then."""
         self._scarce = asyncio.Event()

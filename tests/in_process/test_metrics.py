@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import REGISTRY, generate_latest
 
 from socketio_eventstore import LogFull, StoreUnavailable
-from socketio_eventstore.core import commit_queue
+from socketio_eventstore.core import commit_queue, health
 from socketio_eventstore.core.histogram import Histogram
 from socketio_eventstore.core.recovery import RecoveryResult
 from socketio_eventstore.program.metric_families import MAX_NAMESPACES
@@ -133,6 +133,21 @@ async def test_commits_are_measured(server: Server) -> None:
     assert found.value("log_head_offset") == 5
     assert found.value("store_size_bytes") > 0 and found.value("store_max_size_bytes") == 1e9
     assert found.value("log_index_memory_bytes") > 0
+
+
+async def test_size_is_that_of_the_last_heartbeat(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The size of the store grows with its events, although nothing was deleted."""
+    monkeypatch.setattr(health, "HEARTBEAT_SECONDS", 0.01)
+    async with serving(path) as server:
+        await server.sio.start()
+        before = scrape_embedded(server)
+        await server.sio.emit("event", "x" * 100_000)
+        await until(lambda: _grew(before, scrape_embedded(server), 100_000))
+
+
+def _grew(before: Scrape, found: Scrape, size_bytes: int) -> bool:
+    names = ("store_size_bytes", "store_wal_size_bytes")
+    return all(found.value(name) >= before.value(name) + size_bytes for name in names)
 
 
 async def test_failed_commits_are_counted(server: Server) -> None:

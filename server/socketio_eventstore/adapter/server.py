@@ -604,7 +604,7 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
                 text = f"A connection was refused. {error}"
                 self._clients.calls.failures.failed(type(error).__name__, text)
                 return False
-        self._request_ids.give(connection.head, self.eio.access)
+        connection.head.request_id = self._request_ids.of(connection.head, self.eio.access)
         self.environ[connection.id] = connection.head
         loop = asyncio.get_running_loop()
         connection.idle_timer = loop.call_later(self.connect_timeout, self._close_if_idle, connection.id)

@@ -23,6 +23,8 @@ from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.sqlite.log import EventLog
 from socketio_eventstore.adapter.administration import Administration
 from socketio_eventstore.adapter.async_server import AsyncServer
+from socketio_eventstore.program import access_log
+from socketio_eventstore.program.access_log import access_logger_of
 from socketio_eventstore.program.api.app import api_application
 from socketio_eventstore.program.api.routes import endpoints
 from socketio_eventstore.program.banner import announce
@@ -40,7 +42,6 @@ from socketio_eventstore.program.http_routes import add_routes
 from socketio_eventstore.program.http_settings import API_PATH
 from socketio_eventstore.program.keys import ApiKeys
 from socketio_eventstore.program.listener import Listener, check_addresses
-from socketio_eventstore.program.logs import AccessLogger
 from socketio_eventstore.program.metrics import add_metrics
 from socketio_eventstore.program.reload import reload
 from socketio_eventstore.program.signals import Signals
@@ -57,7 +58,6 @@ else:
     NEW_EVENT_LOOP = uvloop.new_event_loop  # a fifth less processor time per delivery
 
 logger = logging.getLogger(__name__)
-access_log = logging.getLogger("socketio_eventstore.access")
 
 GARBAGE_THRESHOLD = 25_000
 """Allocations minus deallocations between two runs of the garbage collector (by default 700)."""
@@ -201,17 +201,17 @@ class _Server:
             raise StartError(str(error)) from error
         logging.getLogger("aiohttp.server").addFilter(_is_server_error)
         for app, listener in zip((built.app, built.private_app), self._listeners, strict=True):
-            await self._serve(app, listener)
+            await self._serve(app, built.sio, listener)
         _configure_garbage_collector()
         await announce(config, built.sio, *self._listeners)
 
-    async def _serve(self, app: web.Application, listener: Listener) -> None:
+    async def _serve(self, app: web.Application, sio: AsyncServer, listener: Listener) -> None:
         if not listener.sockets:
             return
         runner = web.AppRunner(
             app,
-            access_log_class=AccessLogger,
-            access_log=access_log if self._config.log.access else None,
+            access_log_class=access_logger_of(sio),
+            access_log=access_log.LOGGER if self._config.log.access else None,
             shutdown_timeout=0.1,
             # Also the limit for an incomplete header; from aiohttp 3.14.5 on it starts with the connection.
             keepalive_timeout=self._config.server.connect_timeout,

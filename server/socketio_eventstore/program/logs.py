@@ -11,12 +11,9 @@ import sys
 from typing import Final, TextIO
 
 import structlog
-from aiohttp import web
-from aiohttp.abc import AbstractAccessLogger
 from structlog.dev import Column, ConsoleRenderer, KeyValueColumnFormatter, plain_traceback
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from socketio_eventstore.adapter.request_ids import REQUEST_KEY
 from socketio_eventstore.program.config import LogSettings
 
 DETAILED: Final = ("alembic", "aiosqlite", "asyncio", "sqlalchemy")
@@ -106,29 +103,3 @@ def _formatter(fields: list[Processor], render: list[Processor]) -> logging.Form
 def _without_nothing(_: WrappedLogger, __: str, fields: EventDict) -> EventDict:
     """Leave out the fields without a value."""
     return {name: value for name, value in fields.items() if value is not None}
-
-
-class AccessLogger(AbstractAccessLogger):
-    """One line for each HTTP request, without its query: the ids of connections in it are secrets."""
-
-    def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
-        """Log a request that has been answered; ``time`` is its duration in seconds."""
-        extra = {
-            "peer": request.remote,
-            "method": request.method,
-            "path": request.path,
-            "status": response.status,
-            "bytes": response.body_length,
-            "seconds": round(time, 6),
-            "request_id": request.get(REQUEST_KEY),
-        }
-        text = "%s %s %s, %s bytes in %.3f s"
-        self.logger.info(
-            text,
-            request.method,
-            ascii(request.path)[1:-1],
-            response.status,
-            response.body_length,
-            time,
-            extra=extra,
-        )

@@ -117,13 +117,19 @@ class Space:
         self._count(connection)
         self._report()
 
-    def _count(self, connection: sqlite3.Connection) -> None:
+    def measure(self, connection: sqlite3.Connection) -> tuple[int, int]:
+        """Tell the room how large the log is; return the pages and the unused ones of the database."""
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         (unused,) = connection.execute("PRAGMA freelist_count").fetchone()
-        self._unused_bytes = unused * self._page_bytes
         wal_bytes = self._wal_bytes()
-        self._used_bytes = (pages - unused) * self._page_bytes + wal_bytes
-        self._room.used_bytes, self._room.wal_bytes = self._used_bytes, wal_bytes
+        self._room.used_bytes = (pages - unused) * self._page_bytes + wal_bytes
+        self._room.wal_bytes = wal_bytes
+        return pages, unused
+
+    def _count(self, connection: sqlite3.Connection) -> None:
+        pages, unused = self.measure(connection)
+        self._unused_bytes = unused * self._page_bytes
+        self._used_bytes = self._room.used_bytes
         left = max(0, min(self._max_size - self._used_bytes, self._reserve.free_bytes))
         self._appends_until_count = left // BYTES_PER_APPEND if self._has_reserve else 0
         self._unwritten_bytes = max(0, pages * self._page_bytes - self._path.stat().st_size)

@@ -182,6 +182,7 @@ class Writer:
             publications.write(connection, changes, point)
         elif kind is Heartbeat:
             self._beat(connection, changes, point)
+            self._space.measure(connection)
         elif kind is Pruned:
             _prune(connection, changes, point)
             self._space.count(connection)
