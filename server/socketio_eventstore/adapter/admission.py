@@ -209,7 +209,7 @@ class Admission:
             if connection.closed:
                 return None
             answer: Attempt | RecoveryResult | None = (
-                await self._take_over(_Claim(found, connection, pid, offset, auth, auth_hash, begun))
+                await self._decide_on(_Claim(found, connection, pid, offset, auth, auth_hash, begun))
                 if isinstance(found, Session)
                 else found
             )
@@ -220,6 +220,16 @@ class Admission:
             recovery.count(answer)
             return await self._open(connection, namespace, offset, auth, answer)
         return await self._open(connection, namespace, offset, auth)
+
+    async def _decide_on(self, claim: _Claim) -> Attempt | RecoveryResult | None:
+        tracing = self._calls.tracing
+        if tracing is None:
+            return await self._take_over(claim)
+        with tracing.recovery(claim.session.namespace) as span:
+            answer = await self._take_over(claim)
+            result = RecoveryResult.RECOVERED if isinstance(answer, Attempt) else answer
+            span.set_attribute("socketio.result", str(result or "superseded"))
+        return answer
 
     async def _find(
         self, namespace: str, pid: Any, offset: Any, auth_hash: AuthHash

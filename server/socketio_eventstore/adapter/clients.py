@@ -16,6 +16,7 @@ from socketio_eventstore.adapter.decoder import ClientPacket, Decoder
 from socketio_eventstore.adapter.departures import Departures
 from socketio_eventstore.adapter.encoder import arguments_of
 from socketio_eventstore.adapter.handlers import HandlerCalls
+from socketio_eventstore.adapter.tracing import Tracing
 from socketio_eventstore.core.operations import SendPacket
 from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.sessions import CONNECTED, ClientConnection, Session
@@ -45,6 +46,8 @@ class Clients:
         """Accept clients from now on. May be called again."""
         if self.admission is None:
             self._runtime = runtime
+            self.calls.tracing = tracing = Tracing.configured()
+            runtime.queue.on_commit = None if tracing is None else tracing.committed
             self.departures = Departures(self._application, runtime, self.calls)
             self.admission = Admission(self._application, runtime, self.calls, self.departures)
 
@@ -163,9 +166,15 @@ class Clients:
     async def _handle(self, connection: EngineConnection, session: Session, pkt: ClientPacket) -> None:
         """Call the handler of a client's event and send the acknowledgement."""
         event, *arguments = pkt.data
-        application, result = self._application, None
+        application, tracing, result = self._application, self.calls.tracing, None
         try:
-            result = await application.call_event_handler(event, pkt.namespace, session.sid, *arguments)
+            if tracing is None:
+                result = await application.call_event_handler(event, pkt.namespace, session.sid, *arguments)
+            else:
+                with tracing.event(event, session):
+                    result = await application.call_event_handler(
+                        event, pkt.namespace, session.sid, *arguments
+                    )
         except asyncio.CancelledError:
             pass  # python-socketio acknowledges the event then
         except Exception as error:  # noqa: BLE001 -- a fault of the handler

@@ -18,6 +18,7 @@ from socketio import exceptions
 from socketio_eventlog.errors import StoreError
 from socketio_eventstore.adapter.application import Application
 from socketio_eventstore.adapter.client_lines import ClientLines
+from socketio_eventstore.adapter.tracing import Tracing
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
 from socketio_eventstore.core.sessions import Session, SessionConnection
 
@@ -100,6 +101,8 @@ class HandlerCalls:
         self._application = application
         self.failures = RepeatedFailures(logger)
         self.lines = ClientLines(application.environ.request_id)
+        self.tracing: Tracing | None = None
+        """The spans of the handlers, where OpenTelemetry is configured."""
         self.errors: Counter[str] = Counter()
         """The number of exceptions by kind of handler; the name of an event comes from the client."""
         self.disconnects: Counter[str] = Counter()
@@ -140,7 +143,12 @@ class HandlerCalls:
         self, session: Session, attached: SessionConnection, connection_id: str, auth: Any
     ) -> Any:
         """Call the connect handler; return the reason of a refusal, or None. Raises StoreError."""
-        refusal = await self._connect(session, attached, connection_id, auth)
+        if self.tracing is None:
+            refusal = await self._connect(session, attached, connection_id, auth)
+        else:
+            with self.tracing.connect(session, recovered=attached.recovered) as span:
+                refusal = await self._connect(session, attached, connection_id, auth)
+                span.set_attribute("socketio.refused", refusal is not None)
         if refusal is not None:
             self.lines.refused(session, connection_id)
         return refusal

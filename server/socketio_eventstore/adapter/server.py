@@ -282,7 +282,7 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         if self.logger.isEnabledFor(logging.INFO):
             to_whom = "all" if addressed is None else addressed
             self.logger.info('emitting event "%s" to %s [%s]', event, to_whom, namespace)
-        return self.manager.emit(  # a coroutine less for each event
+        emitting = self.manager.emit(
             event,
             data,
             namespace,
@@ -291,6 +291,8 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
             callback=callback,
             volatile=volatile,
         )
+        tracing = self._clients.calls.tracing
+        return emitting if tracing is None else tracing.traced(emitting, event, namespace)
 
     async def send(self, data: Any, *args: Any, **kwargs: Any) -> str | None:
         """Emit the event ``message``; arguments and result are those of ``emit``."""

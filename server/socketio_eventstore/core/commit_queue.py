@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, TypeAlias
@@ -113,6 +113,8 @@ class CommitQueue:
         """The seconds from each append to the moment at which its batch is durable and known here."""
         self.batch_sizes = Histogram(SIZES)
         """The number of changes in each batch of this node."""
+        self.on_commit: Callable[[float, int], None] | None = None
+        """Called after each commit of this node with its seconds and the number of its changes."""
         self.failed_commits = 0
         """The number of appends that failed, those for the search of a bad group included."""
         self.refused: Counter[str] = Counter()
@@ -394,8 +396,11 @@ class CommitQueue:
                 self._flush_schedule.flush()
                 return
             self._appended = None
-            self.commit_durations.measured(time.perf_counter() - appended.begun)
-            self.batch_sizes.measured(len(batch.changes))
+            seconds, changes = time.perf_counter() - appended.begun, len(batch.changes)
+            self.commit_durations.measured(seconds)
+            self.batch_sizes.measured(changes)
+            if self.on_commit is not None:
+                self.on_commit(seconds, changes)
             self.store_health.written()  # before any caller learns that the batch is stored
             try:
                 if self._pending.any_kept:

@@ -1,0 +1,90 @@
+"""Spans of OpenTelemetry: for each connect, event, emit, commit and recovery.
+
+The API is an extra (``otel``). Without it, or without a provider that the application has configured, there
+is no ``Tracing``, and each place costs one comparison. A span has ids, names and results; it has nothing that
+a client sent but the name of an event.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from socketio_eventstore.core.sessions import Session
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span, Tracer
+
+NAME: Final = "socketio_eventstore"
+LONGEST_NAME: Final = 100
+
+
+class Tracing:
+    """Makes spans with the tracer of a provider."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        """Use ``configured``."""
+        from opentelemetry import trace
+
+        self._tracer = tracer
+        self._kinds = trace.SpanKind
+
+    @classmethod
+    def configured(cls) -> Tracing | None:
+        """Return the tracing of the global provider; None unless the application has set one."""
+        try:
+            from opentelemetry import trace
+        except ImportError:
+            return None
+        provider = trace.get_tracer_provider()
+        if isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider):
+            return None
+        return cls(provider.get_tracer(NAME))
+
+    @contextmanager
+    def connect(self, session: Session, *, recovered: bool) -> Iterator[Span]:
+        """Span the connect handler of a client."""
+        attributes = _of(session) | {"socketio.recovered": recovered}
+        with self._start("socketio connect", self._kinds.SERVER, attributes) as span:
+            yield span
+
+    @contextmanager
+    def event(self, name: object, session: Session) -> Iterator[Span]:
+        """Span the handler of a client's event."""
+        attributes = _of(session) | {"socketio.event": str(name)[:LONGEST_NAME]}
+        with self._start("socketio event", self._kinds.SERVER, attributes) as span:
+            yield span
+
+    async def traced(
+        self, emitting: Coroutine[Any, Any, str | None], name: str, namespace: str
+    ) -> str | None:
+        """Span an emit, until the event is durable; return its offset."""
+        attributes = {"socketio.event": str(name)[:LONGEST_NAME], "socketio.namespace": namespace}
+        with self._start("socketio emit", self._kinds.PRODUCER, attributes) as span:
+            offset = await emitting
+            span.set_attribute("socketio.offset", offset or "")
+        return offset
+
+    @contextmanager
+    def recovery(self, namespace: str) -> Iterator[Span]:
+        """Span the decision about a client that names a former session."""
+        attributes = {"socketio.namespace": namespace}
+        with self._start("socketio recovery", self._kinds.INTERNAL, attributes) as span:
+            yield span
+
+    def committed(self, seconds: float, changes: int) -> None:
+        """Make a span of a commit that has just become durable."""
+        end = time.time_ns()
+        attributes = {"socketio.changes": changes}
+        kind, start = self._kinds.INTERNAL, end - round(seconds * 1e9)
+        span = self._tracer.start_span("socketio commit", None, kind, attributes, start_time=start)
+        span.end(end)
+
+    def _start(self, name: str, kind: Any, attributes: dict[str, Any]) -> Any:
+        return self._tracer.start_as_current_span(name, kind=kind, attributes=attributes)
+
+
+def _of(session: Session) -> dict[str, Any]:
+    return {"socketio.sid": session.sid, "socketio.namespace": session.namespace}
