@@ -91,6 +91,18 @@ async def test_reconnection_without_recovery(node: NodeClients, tmp_path: Path) 
         await line(server, "connected: ", former_session="unknown_session")
 
 
+async def test_refused_requests(tmp_path: Path) -> None:
+    """The line of a refused request names the limit or the rule."""
+    with json_server(tmp_path, limits={"pending_handshakes": 1}) as server:
+        for _ in range(2):
+            ask(server.port, HANDSHAKE, Host="localhost")
+        await line(server, "A handshake was refused", reason="pending_handshakes", level="warning")
+        ask(server.port, HANDSHAKE, Host="rebound.example.com")
+        await line(server, "Refused the Host", reason="host")
+        ask(server.port, HANDSHAKE, Host="localhost", Origin="http://evil.example.com")
+        await line(server, "Refused the Origin", reason="origin")
+
+
 async def test_slow_client(node: NodeClients, tmp_path: Path) -> None:
     """The line of a client that does not read has its session's id."""
     with json_server(tmp_path, server={"max_client_buffer": 10_000}) as server:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from functools import lru_cache
 from typing import Final, Literal, TypeAlias
 
@@ -76,8 +76,7 @@ class AccessRules:
             return
         if opened.host is None:
             text = f"Invalid Host: {_shown(opened.host_text)}"
-            self.refused["host"] += 1
-            self._refusals.failed("invalid", f"{text} (400)", level=logging.WARNING)
+            self._refuse("host", "invalid", f"{text} (400)")
             raise AccessRefused("400 BAD REQUEST", text)
         host, origins = opened.host.host, tuple(origins)
         if _is_allowed(host, self._hosts, origins):
@@ -86,8 +85,7 @@ class AccessRules:
         text = f"Refused the {source} {_shown(opened.host_text)} (421)"
         expected = _listed(["an IP address", LOCALHOST, *_names(self._hosts, origins)])
         line = f"{text}: expected one of {expected}; allowed_hosts adds names{self._hint(head)}"
-        self.refused["host"] += 1
-        self._refusals.failed(("host", host), line, level=logging.WARNING)
+        self._refuse("host", ("host", host), line)
         reason = f"This server does not answer for the host {_shown(opened.host_text)}: see allowed_hosts"
         raise AccessRefused("421 MISDIRECTED REQUEST", reason)
 
@@ -111,9 +109,12 @@ class AccessRules:
         own = [f"{expected} (the server's own)" for expected in opened.origins] if has_own else []
         text = f"Refused the Origin {_shown(origin)} (403): expected one of {_listed([*own, *allowed])}"
         line = f"{text}; cors_allowed_origins adds origins{self._hint(head)}"
-        self.refused["origin"] += 1
-        self._refusals.failed(("origin", origin), line, level=logging.WARNING)
+        self._refuse("origin", ("origin", origin), line)
         return AccessRefused("403 FORBIDDEN", f"Forbidden: the origin {_shown(origin)} is not allowed")
+
+    def _refuse(self, reason: str, kind: Hashable, line: str) -> None:
+        self.refused[reason] += 1
+        self._refusals.failed(kind, line, level=logging.WARNING, extra={"reason": reason})
 
     def _hint(self, head: RequestHead) -> str:
         """Return the hint at headers of a proxy that is not trusted."""

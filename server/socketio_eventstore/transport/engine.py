@@ -359,7 +359,7 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
             return
         self.refused_handshakes[limit] += 1
         text = f"A handshake was refused: there are {getattr(self, limit)} {limit}"
-        self.failures.failed(limit, text, level=logging.WARNING)
+        self.failures.failed(limit, text, level=logging.WARNING, extra={"reason": limit})
         raise _unavailable()
 
     def _handshake(self, connection_id: str, transport: str) -> Frames:
