@@ -109,5 +109,5 @@ async def test_deleted_events(server: Server, reading: Reading) -> None:
         assert response.status == 200
         assert await response.content.readuntil(b"data: ")
     async with reading("unknown.1") as response:
-        assert response.status == 422
+        assert response.status == 409
         assert (await response.json(content_type=None))["errors"][0]["field"] == "Last-Event-ID"

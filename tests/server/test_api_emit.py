@@ -109,6 +109,7 @@ EVENTS = [{"event": "ok"}, {"event": "ok"}]
         ({"event": "a", "args": ["x" * 3_000_000]}, "args"),
         ({"event": "a", "rooms": [1.5]}, "rooms.0"),
         ({"event": "a", "rooms": [True]}, "rooms.0"),
+        ({"event": "a", "rooms": [1e300]}, "rooms.0"),
         ({"event": "a", "rooms": [2**63]}, "rooms.0"),
         ({"event": "a", "rooms": "red"}, "rooms"),
         ({"event": "a", "skip": [7]}, "skip.0"),

@@ -80,21 +80,23 @@ def test_filters(server: ServerProcess) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "field"),
+    ("query", "field", "status"),
     [
-        ("limit=0", "limit"),
-        ("limit=1001", "limit"),
-        ("limit=x", "limit"),
-        ("before=x", "before"),
-        ("after=unknown.1", "after"),
-        ("namespace=chat", "namespace"),
-        ("rooms=red", "rooms"),
-        ("limit=1&limit=2", "limit"),
+        ("limit=0", "limit", 422),
+        ("limit=1001", "limit", 422),
+        ("limit=x", "limit", 422),
+        ("limit=1_0", "limit", 422),
+        ("before=", "before", 422),
+        ("before=x", "before", 409),
+        ("after=unknown.1", "after", 409),
+        ("namespace=chat", "namespace", 422),
+        ("rooms=red", "rooms", 422),
+        ("limit=1&limit=2", "limit", 422),
     ],
 )
-def test_wrong_query(server: ServerProcess, query: str, field: str) -> None:
-    """A wrong parameter gets 422 and is named."""
-    document = problem(call(server.port, "GET", f"/events?{query}"), 422)
+def test_wrong_query(server: ServerProcess, query: str, field: str, status: int) -> None:
+    """A wrong parameter gets 422, a cursor that is not of this log 409; both are named."""
+    document = problem(call(server.port, "GET", f"/events?{query}"), status)
     assert [error["field"] for error in document["errors"]] == [field]
 
 

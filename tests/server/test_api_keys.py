@@ -36,7 +36,7 @@ def test_valid_key(server: ServerProcess) -> None:
 def test_invalid_key(server: ServerProcess, authorization: str | None) -> None:
     """A request without a valid key gets 401, also for a path that does not exist."""
     headers = () if authorization is None else (("Authorization", authorization),)
-    for path in ("/stats", "/none", "/", ""):
+    for path in ("/stats", "/none", "/none/", "/openapi.json"):
         answer = ask(server.port, f"/api{path}", *headers, Host="localhost")
         assert "valid key" in problem(answer, 401)["detail"]
         assert answer.header("www-authenticate") == 'Bearer realm="socketio-eventstore"'

@@ -163,8 +163,8 @@ async def _serve(config: Config, load: Callable[[], Config]) -> int:
     signals = Signals()
     server, systemd = _Server(config), Systemd(os.environ)
     try:
+        signals.on_reload = lambda: server.reload(load)  # the server answers before its start has ended
         if await signals.run_start(server.start()):
-            signals.on_reload = lambda: server.reload(load)
             systemd.ready(" and ".join(server.urls))
             await signals.stop.wait()
             systemd.stopping(server.stop_seconds)

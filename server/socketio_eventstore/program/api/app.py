@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable
 
@@ -10,6 +11,8 @@ from aiohttp.typedefs import Handler, Middleware
 
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
 from socketio_eventstore.program.api.endpoints import Endpoint, caller
+from socketio_eventstore.program.api.openapi import document
+from socketio_eventstore.program.api.pages import add_pages, is_page
 from socketio_eventstore.program.api.problems import Problem, answers_with_problems
 from socketio_eventstore.program.keys import ApiKeys
 
@@ -25,8 +28,16 @@ def api_application(keys: ApiKeys, endpoints: Iterable[Endpoint]) -> web.Applica
     Without a valid key a request is answered with 401, without any key in the configuration with 404.
     """
     api = web.Application(middlewares=[answers_with_problems(), _needs_key(keys)])
-    for endpoint in endpoints:
+    described = list(endpoints)
+    for endpoint in described:
         api.router.add_route(endpoint.method, endpoint.path, endpoint.handle)
+    openapi = json.dumps(document(described))
+
+    async def description(_: web.Request) -> web.Response:
+        return web.Response(text=openapi, content_type="application/json")
+
+    api.router.add_get("/openapi.json", description)
+    add_pages(api)
     return api
 
 
@@ -37,6 +48,8 @@ def _needs_key(keys: ApiKeys) -> Middleware:
     async def with_key(request: web.Request, handler: Handler) -> web.StreamResponse:
         if not keys:
             raise Problem(404, "The HTTP interface is off: [http] api_keys has no key.")
+        if is_page(request):
+            return await handler(request)
         scheme, _, key = request.headers.get("Authorization", "").partition(" ")
         name = keys.name_of(key.strip()) if scheme.lower() == SCHEME else None
         if name is None:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Sequence
-from typing import Final
 
-from socketio_eventstore.program.api.problems import wrong_field
-
-NOT_A_CURSOR: Final = "it is not a cursor of an earlier answer"
+from socketio_eventstore.program.api.problems import Problem, wrong_cursor
 
 
 def to_text(key: Sequence[str | bool | int] | None) -> str | None:
@@ -18,6 +15,11 @@ def to_text(key: Sequence[str | bool | int] | None) -> str | None:
         return None
     text = json.dumps(key, separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def refused() -> Problem:
+    """Return the problem of a text that is not a cursor of the interface."""
+    return wrong_cursor("cursor", "it is not a cursor of an earlier answer")
 
 
 def from_text(
@@ -32,5 +34,5 @@ def from_text(
     except (ValueError, RecursionError):
         key = None
     if not isinstance(key, list) or len(key) != len(types) or not all(map(isinstance, key, types)):
-        raise wrong_field("cursor", NOT_A_CURSOR)
+        raise refused()
     return tuple(key)

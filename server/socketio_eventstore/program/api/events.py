@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -11,11 +11,11 @@ from socketio_eventlog.records import Room
 from socketio_eventstore.adapter.administration import Administration
 from socketio_eventstore.adapter.feeds import CursorRefused
 from socketio_eventstore.adapter.history import DEFAULT_LIMIT, StoredEvent
-from socketio_eventstore.core.event_pages import MAX_EVENTS, EventFilter
+from socketio_eventstore.core.event_pages import EventFilter
 from socketio_eventstore.program.api.binary import encoded
 from socketio_eventstore.program.api.endpoints import Call, Endpoint
-from socketio_eventstore.program.api.names import Name, Namespace
-from socketio_eventstore.program.api.problems import wrong_field
+from socketio_eventstore.program.api.names import Cursor, Limit, QueryName, QueryNamespace
+from socketio_eventstore.program.api.problems import wrong_cursor
 
 _DIGITS: Final = 20
 
@@ -25,11 +25,11 @@ class FilterQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    namespace: Namespace | None = Field(
+    namespace: QueryNamespace | None = Field(
         default=None, description='Only events of this namespace. With a room the default is "/".'
     )
-    room: Name | None = Field(default=None, description="Only events that are addressed to this room.")
-    event: Name | None = Field(default=None, description="Only events with this name.")
+    room: QueryName | None = Field(default=None, description="Only events that are addressed to this room.")
+    event: QueryName | None = Field(default=None, description="Only events with this name.")
 
     def wanted(self) -> EventFilter:
         """Return the filter."""
@@ -41,9 +41,9 @@ class FilterQuery(BaseModel):
 class EventsQuery(FilterQuery):
     """Which page of which events."""
 
-    after: Name | None = Field(default=None, description="Only events beyond this offset or cursor.")
-    before: Name | None = Field(default=None, description="Only events below this offset or cursor.")
-    limit: Annotated[int, Field(ge=1, le=MAX_EVENTS)] = DEFAULT_LIMIT
+    after: Cursor | None = Field(default=None, description="Only events beyond this offset or cursor.")
+    before: Cursor | None = Field(default=None, description="Only events below this offset or cursor.")
+    limit: Limit = DEFAULT_LIMIT
 
 
 class EventResult(BaseModel):
@@ -84,7 +84,7 @@ def events_endpoint(administration: Administration) -> Endpoint:
                 query.wanted(), after=query.after, before=query.before, limit=query.limit
             )
         except CursorRefused as refused:
-            raise wrong_field(refused.field, str(refused)) from None
+            raise wrong_cursor(refused.field, str(refused)) from None
         found = [event_result(event) for event in history.events]
         return EventsResult(events=found, older=history.older, newer=history.newer)
 
@@ -96,7 +96,7 @@ def events_endpoint(administration: Administration) -> Endpoint:
         answer=events,
         result=EventsResult,
         query=EventsQuery,
-        statuses=(422, 503),
+        statuses=(409, 422, 503),
     )
 
 

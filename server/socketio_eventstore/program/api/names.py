@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+import re
+from typing import Annotated, Final, TypeAlias
 
 from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler
-from pydantic.functional_validators import WrapValidator
+from pydantic.functional_validators import BeforeValidator, WrapValidator
 from pydantic_core import PydanticCustomError
 
 from socketio_eventstore.core.event_rules import MAX_NAME_CHARACTERS
 
+MAX_ENTRIES: Final = 1000
+"""The most entries of a page."""
+_DIGITS: Final = re.compile(r"[0-9]{1,6}")
 
-def _one_error(value: object, handler: ValidatorFunctionWrapHandler, _: ValidationInfo) -> object:
-    """Report one error for a union, and not one for each of its types."""
+
+def _room(value: object, handler: ValidatorFunctionWrapHandler, _: ValidationInfo) -> object:
+    """Report one error for a union, and not one for each of its types. For JSON, 7.0 is a whole number."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     try:
         return handler(value)
     except ValueError:
@@ -20,6 +27,23 @@ def _one_error(value: object, handler: ValidatorFunctionWrapHandler, _: Validati
 
 
 Name: TypeAlias = Annotated[str, Field(max_length=MAX_NAME_CHARACTERS)]
+
+
+def _whole_number(value: object) -> object:
+    """Refuse the texts beside digits that pydantic takes for a number, such as ``1_0`` and ``1.0``."""
+    if isinstance(value, str) and _DIGITS.fullmatch(value) is None:
+        raise PydanticCustomError("whole_number", "a whole number is needed")
+    return value
+
+
+Limit: TypeAlias = Annotated[int, Field(ge=1, le=MAX_ENTRIES), BeforeValidator(_whole_number)]
+"""The most entries of a page."""
 Number: TypeAlias = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
-RoomName: TypeAlias = Annotated[Name | Number, WrapValidator(_one_error)]
-Namespace: TypeAlias = Annotated[Name, Field(pattern="^/[^,?]*$")]
+NAMESPACE_PATTERN: Final = "^/[^,?]*$"
+QueryName: TypeAlias = str
+"""A name in a query has no limit: a name that is too long is the name of nothing."""
+QueryNamespace: TypeAlias = Annotated[str, Field(pattern=NAMESPACE_PATTERN)]
+Cursor: TypeAlias = Annotated[str, Field(pattern="^[A-Za-z0-9_.-]+$")]
+"""An offset, or a cursor of an earlier answer; both are opaque."""
+RoomName: TypeAlias = Annotated[Name | Number, WrapValidator(_room)]
+Namespace: TypeAlias = Annotated[Name, Field(pattern=NAMESPACE_PATTERN)]

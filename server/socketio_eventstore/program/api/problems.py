@@ -20,6 +20,7 @@ RETRY_AFTER_SECONDS: Final = 1
 RETRY_WHEN_FULL_SECONDS: Final = 10
 """The log heals by itself as old events go, which takes longer than a busy moment."""
 HINTS: Final = {
+    "volatile": "events that are published together are all stored",
     "except": "the log does not exclude rooms from an event; skip takes the sids of sessions",
 }
 """What to say about fields that people expect."""
@@ -43,7 +44,7 @@ class ProblemDocument(BaseModel):
     title: str = Field(description="The meaning of the status.")
     status: int
     detail: str = Field(description="What happened, for people.")
-    errors: list[FieldProblem] = Field(default=[], description="The fields that are wrong.")
+    errors: list[FieldProblem] = Field(description="The fields that are wrong; empty if it is no field.")
 
 
 class Problem(Exception):
@@ -78,6 +79,11 @@ def wrong_field(field: str, detail: str) -> Problem:
     return Problem(422, f"{field}: {detail}", [FieldProblem(field=field, detail=detail)])
 
 
+def wrong_cursor(field: str, detail: str) -> Problem:
+    """Return the problem of a well-formed cursor that is not of this log: it belongs to another state."""
+    return Problem(409, f"{field}: {detail}", [FieldProblem(field=field, detail=detail)])
+
+
 def wrong_fields(error: ValidationError, place: str = "") -> Problem:
     """Return the problem of a value that does not fit its model; ``place`` leads to the value."""
     fields = [
@@ -108,6 +114,8 @@ def answers_with_problems() -> Middleware:
             return await handler(request)
         except Problem as problem:
             return problem.response()
+        except web.HTTPRedirection:
+            raise
         except web.HTTPException as error:
             return _of_http(error).response()
         except StoreError as error:

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Final, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from socketio_eventstore.adapter.administration import Administration
-from socketio_eventstore.adapter.encoder import MAX_ADDRESSES
 from socketio_eventstore.adapter.publishing import (
     MAX_KEY_CHARACTERS,
     MAX_MESSAGES,
@@ -23,9 +22,11 @@ from socketio_eventstore.program.api.names import Name, Namespace, RoomName
 from socketio_eventstore.program.api.problems import Problem, wrong_field
 
 IDEMPOTENCY_KEY: Final = "Idempotency-Key"
+MAX_NAMES: Final = 4000
+"""The most rooms, and the most sids to skip: with the default limits, both fit into one event."""
 
 
-class Emit(BaseModel):
+class StoredEmit(BaseModel):
     """An event to be stored and sent, as `emit` of a handler does."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -36,14 +37,17 @@ class Emit(BaseModel):
         description='The arguments. Binary data are `{"$binary": "base64"}`.',
         examples=[["Hello"]],
     )
-    rooms: Annotated[list[RoomName], Field(max_length=MAX_ADDRESSES)] | None = Field(
+    rooms: Annotated[list[RoomName], Field(max_length=MAX_NAMES)] | None = Field(
         default=None,
         description="The rooms; a sid is a room, too. Without them the event is for the whole namespace.",
     )
-    skip: list[Name] = Field(
-        default=[], max_length=MAX_ADDRESSES, description="The sids that do not receive it."
-    )
+    skip: list[Name] = Field(default=[], max_length=MAX_NAMES, description="The sids that do not receive it.")
     namespace: Namespace = "/"
+
+
+class Emit(StoredEmit):
+    """An event to be sent, as `emit` of a handler does."""
+
     volatile: bool = Field(
         default=False, description="Send it to those who are connected, and store nothing."
     )
@@ -61,12 +65,12 @@ class EmitManyResult(BaseModel):
     offsets: list[str | None] = Field(description="The offsets of the events, in their order.")
 
 
-Emits: TypeAlias = Annotated[list[Emit], Field(min_length=1, max_length=MAX_MESSAGES)]
+Emits: TypeAlias = Annotated[list[StoredEmit], Field(min_length=1, max_length=MAX_MESSAGES)]
 _ONE: Final[TypeAdapter[Emit]] = TypeAdapter(Emit)
-_SEVERAL: Final[TypeAdapter[list[Emit]]] = TypeAdapter(Emits)
+_SEVERAL: Final[TypeAdapter[list[StoredEmit]]] = TypeAdapter(Emits)
 
 
-def validated(value: object) -> list[Emit] | Emit:
+def validated(value: object) -> list[StoredEmit] | Emit:
     """Validate a body; a list and a single event have errors of their own. Raises ValidationError."""
     return _SEVERAL.validate_python(value) if isinstance(value, list) else _ONE.validate_python(value)
 
@@ -76,7 +80,7 @@ def emit_endpoint(administration: Administration) -> Endpoint:
 
     async def emit(call: Call) -> EmitResult | EmitManyResult:
         is_list = isinstance(call.body, list)
-        emits: list[Emit] = call.body if is_list else [call.body]
+        emits: list[StoredEmit] = call.body if is_list else [call.body]
 
         def place(index: int, field: str) -> str:
             return f"{index}.{field}" if is_list else field
@@ -116,11 +120,12 @@ def _key(call: Call) -> IdempotencyKey | None:
     return IdempotencyKey(call.key_name, keys[0], hashlib.sha256(call.raw_body).digest())
 
 
-def _message(emit: Emit, place: str) -> Message:
+def _message(emit: StoredEmit, place: str) -> Message:
     try:
         arguments = decoded(emit.args)
     except NotBase64 as error:
         raise wrong_field(".".join([place, *map(str, error.place)]), str(error)) from None
     except RecursionError:
         raise Problem(422, f"{place}: nested too deeply") from None
-    return Message(emit.event, arguments, emit.rooms, emit.skip, emit.namespace, emit.volatile)
+    is_volatile = isinstance(emit, Emit) and emit.volatile
+    return Message(emit.event, arguments, emit.rooms, emit.skip, emit.namespace, is_volatile)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, cast
+from typing import Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from socketio_eventstore.adapter.administration import Administration
 from socketio_eventstore.adapter.history import DEFAULT_LIMIT
-from socketio_eventstore.core.registry_pages import MAX_ENTRIES, RoomKey
+from socketio_eventstore.core.registry_pages import RoomKey
 from socketio_eventstore.program.api import cursors
 from socketio_eventstore.program.api.endpoints import Call, Endpoint
-from socketio_eventstore.program.api.names import Namespace
-from socketio_eventstore.program.api.problems import wrong_field
+from socketio_eventstore.program.api.names import Cursor, Limit, QueryNamespace
 
 
 class RoomsQuery(BaseModel):
@@ -21,11 +20,9 @@ class RoomsQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    namespace: Namespace | None = Field(default=None, description="Only rooms of this namespace.")
-    cursor: Annotated[str, Field(max_length=20_000)] | None = Field(
-        default=None, description="The `next` of the page before."
-    )
-    limit: Annotated[int, Field(ge=1, le=MAX_ENTRIES)] = DEFAULT_LIMIT
+    namespace: QueryNamespace | None = Field(default=None, description="Only rooms of this namespace.")
+    cursor: Cursor | None = Field(default=None, description="The `next` of the page before.")
+    limit: Limit = DEFAULT_LIMIT
 
 
 class RoomResult(BaseModel):
@@ -66,7 +63,7 @@ def server_endpoints(administration: Administration) -> Sequence[Endpoint]:
         query: RoomsQuery = call.query
         key = cast("RoomKey | None", cursors.from_text(query.cursor, (str, bool, (str, int))))
         if key is not None and key[1] != isinstance(key[2], str):
-            raise wrong_field("cursor", cursors.NOT_A_CURSOR)
+            raise cursors.refused()
         found, following = await administration.rooms(query.namespace, key, query.limit)
         results = [RoomResult.model_validate(room) for room in found]
         return RoomsResult(rooms=results, next=cursors.to_text(following))
@@ -83,7 +80,7 @@ def server_endpoints(administration: Administration) -> Sequence[Endpoint]:
             answer=rooms,
             result=RoomsResult,
             query=RoomsQuery,
-            statuses=(422, 503),
+            statuses=(409, 422, 503),
         ),
         Endpoint("getStats", "GET", "/stats", "The server in numbers.", stats, StatsResult, statuses=(503,)),
     ]

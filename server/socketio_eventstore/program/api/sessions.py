@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final, Literal, cast
+from typing import Any, Final, Literal, cast
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -14,11 +14,11 @@ from socketio_eventlog.records import Room
 from socketio_eventstore.adapter.administration import Administration
 from socketio_eventstore.adapter.history import DEFAULT_LIMIT
 from socketio_eventstore.adapter.session_views import STATES, SessionDetails, SessionSummary
-from socketio_eventstore.core.registry_pages import MAX_ENTRIES, SessionFilter, SessionKey
+from socketio_eventstore.core.registry_pages import SessionFilter, SessionKey
 from socketio_eventstore.program.api import cursors
 from socketio_eventstore.program.api.endpoints import Call, Endpoint
 from socketio_eventstore.program.api.events import rooms_named
-from socketio_eventstore.program.api.names import Name, Namespace, RoomName
+from socketio_eventstore.program.api.names import Cursor, Limit, QueryName, QueryNamespace, RoomName
 from socketio_eventstore.program.api.problems import Problem, wrong_field
 
 PATH: Final = "/sessions/{namespace}/{sid}"
@@ -30,15 +30,17 @@ class SessionsQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     state: Literal["connected", "connecting", "away"] | None = None
-    namespace: Namespace | None = Field(
+    namespace: QueryNamespace | None = Field(
         default=None, description='Only sessions of this namespace. With a room the default is "/".'
     )
-    room: Name | None = Field(default=None, description="Only sessions in this room; a sid is a room, too.")
-    identity: Name | None = Field(default=None, description="Only sessions that are bound to this identity.")
-    cursor: Annotated[str, Field(max_length=20_000)] | None = Field(
-        default=None, description="The `next` of the page before."
+    room: QueryName | None = Field(
+        default=None, description="Only sessions in this room; a sid is a room, too."
     )
-    limit: Annotated[int, Field(ge=1, le=MAX_ENTRIES)] = DEFAULT_LIMIT
+    identity: QueryName | None = Field(
+        default=None, description="Only sessions that are bound to this identity."
+    )
+    cursor: Cursor | None = Field(default=None, description="The `next` of the page before.")
+    limit: Limit = DEFAULT_LIMIT
 
     def wanted(self) -> SessionFilter:
         """Return the filter."""
@@ -119,7 +121,7 @@ def session_endpoints(administration: Administration) -> Sequence[Endpoint]:
             answer=sessions,
             result=SessionsResult,
             query=SessionsQuery,
-            statuses=(422, 503),
+            statuses=(409, 422, 503),
         ),
         Endpoint(
             name="getSession",

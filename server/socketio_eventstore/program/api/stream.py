@@ -21,8 +21,8 @@ from socketio_eventstore.adapter.history import StoredEvent
 from socketio_eventstore.core.tail import EventsDeleted
 from socketio_eventstore.program.api.endpoints import Call, Endpoint
 from socketio_eventstore.program.api.events import FilterQuery, event_result
-from socketio_eventstore.program.api.names import Name
-from socketio_eventstore.program.api.problems import Problem, wrong_field
+from socketio_eventstore.program.api.names import Cursor
+from socketio_eventstore.program.api.problems import Problem, wrong_cursor
 
 LAST_EVENT_ID: Final = "Last-Event-ID"
 
@@ -44,7 +44,7 @@ class StreamLimits:
 class StreamQuery(FilterQuery):
     """Which events, and from where on."""
 
-    after: Name | None = Field(
+    after: Cursor | None = Field(
         default=None, description=f"Events beyond this offset; {LAST_EVENT_ID} wins. By default new events."
     )
 
@@ -70,7 +70,7 @@ def stream_endpoint(administration: Administration, limits: StreamLimits | None 
         result="text/event-stream",
         query=StreamQuery,
         headers={LAST_EVENT_ID: "The id of the last event that was received: the stream goes on behind it."},
-        statuses=(410, 422, 503),
+        statuses=(409, 410, 422, 503),
     )
 
 
@@ -80,7 +80,7 @@ async def _feed(administration: Administration, call: Call) -> Feed:
     try:
         return await administration.follow(query.wanted(), last_id or query.after)
     except CursorRefused as refused:
-        raise wrong_field(LAST_EVENT_ID if last_id else refused.field, str(refused)) from None
+        raise wrong_cursor(LAST_EVENT_ID if last_id else refused.field, str(refused)) from None
     except EventsDeleted:
         raise Problem(410, "Events behind this offset were deleted.") from None
 

@@ -1,0 +1,29 @@
+"""What schemathesis cannot know from a document: which values belong to the state of the server.
+
+Loaded by ``schemathesis run`` (``SCHEMATHESIS_HOOKS``). Only values are replaced; all checks stay.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from typing import Any
+
+import schemathesis
+
+IDEMPOTENCY_KEY = "Idempotency-Key"
+SESSION = {"namespace": "%2F", "sid": os.environ.get("SESSION", "")}
+KEEPING = ("join", "leave", "getSession")
+"""Operations after which the session is still there."""
+
+
+@schemathesis.hook
+def before_call(context: Any, case: Any, kwargs: Any) -> None:
+    """Use each idempotency key once, and a session that exists."""
+    headers, body = case.headers, case.body
+    if headers and IDEMPOTENCY_KEY in headers:
+        headers[IDEMPOTENCY_KEY] = uuid.uuid4().hex
+        if isinstance(body, dict) and body.get("volatile"):
+            del headers[IDEMPOTENCY_KEY]
+    if case.operation.definition.raw.get("operationId") in KEEPING and case.path_parameters:
+        case.path_parameters.update(SESSION)
