@@ -62,7 +62,7 @@ function parameters(list) {
   const rows = list.map(({ name, in: place, schema, description }) => [
     element("code", {}, [name]),
     `${place}, ${typeOf(schema)}`,
-    description,
+    text(description),
   ]);
   return [heading("Parameters"), table(["Name", "Type", "Meaning"], rows)];
 }
@@ -85,11 +85,11 @@ function schemas(description, schema, shown = new Set()) {
   const rows = Object.entries(object.properties).map(([name, property]) => [
     element("code", {}, [name]),
     `${typeOf(property)}${object.required?.includes(name) ? "" : ", optional"}`,
-    property.description ?? "",
+    text(property.description),
   ]);
   const inner = Object.values(object.properties).map((property) => property.items ?? property);
   return [
-    element("p", {}, [object.description ?? ""]),
+    element("p", {}, [text(object.description)]),
     table(["Field", "Type", "Meaning"], rows),
     ...inner.filter((one) => one.$ref).flatMap((one) => schemas(description, one, shown)),
   ];
@@ -116,8 +116,14 @@ function example(method, path, body) {
   return [...lines, url.href].join(" \\\n  ");
 }
 
-function heading(text) {
-  return element("h3", {}, [text]);
+function heading(title) {
+  return element("h3", {}, [title]);
+}
+
+// What stands between backquotes is code.
+function text(description = "") {
+  const parts = description.split("`").map((part, index) => (index % 2 ? element("code", {}, [part]) : part));
+  return element("span", {}, parts);
 }
 
 function table(names, rows) {
