@@ -21,7 +21,8 @@ def _run() -> int:
     # Imported here, so that Ctrl-C during the imports causes no traceback either.
     import click
 
-    from socketio_eventstore.program.cli import PROGRAM, commands
+    from socketio_eventstore.program.cli import commands
+    from socketio_eventstore.program.command_error import PROGRAM
 
     try:
         # Commands return None. An option such as --help ends early, and main() returns its exit code.

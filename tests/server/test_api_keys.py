@@ -44,13 +44,16 @@ def test_invalid_key(server: ServerProcess, authorization: str | None) -> None:
 
 
 def test_planted_keys_are_in_no_log(server: ServerProcess) -> None:
-    """Neither a valid nor a wrong key comes into the log, a page or an answer."""
+    """Neither a valid nor a wrong key comes into the log, the database, a page or an answer."""
     planted = new_key()
     answers = [call(server.port, "GET", path, key=planted) for path in ("/stats", f"/{planted}")]
     answers += [call(server.port, method, f"/{KEY}") for method in ("GET", "POST", "PUT")]
     answers += [ask(server.port, path, Host="localhost") for path in ("/", "/readyz", "/healthz")]
+    result(call(server.port, "POST", "/emit", {"event": "a"}, Idempotency_Key="once"))
+    stored = b"".join(file.read_bytes() for file in server.database.parent.glob("events.db*"))
+    assert b"once" in stored
     for key in (planted, KEY):
-        assert key not in server.log
+        assert key not in server.log and key.encode() not in stored
         assert not any(key.encode() in answer.body for answer in answers)
     assert "tests" in server.log and hash_of(KEY) not in server.log
 

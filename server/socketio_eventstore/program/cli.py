@@ -8,28 +8,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from socketio_eventstore.program import operator_commands
+from socketio_eventstore.program.command_error import PROGRAM, CommandError
 
 if TYPE_CHECKING:
     from socketio_eventstore.program.config import Config
 
 T = TypeVar("T")
 
-PROGRAM = "socketio-eventstore"
 DEFAULT_CONFIG = Path("config.toml")
 LOG_LEVELS = ("debug", "info", "warning", "error")
-
-
-class CommandError(click.ClickException):
-    """A command cannot run. The message has one line per reason; the exit code is 2."""
-
-    exit_code = 2
-
-    def show(self, file: IO[Any] | None = None) -> None:
-        for line in self.message.splitlines():
-            click.echo(f"{PROGRAM}: {line}", file=file, err=True)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -37,6 +29,8 @@ class CommandError(click.ClickException):
 def commands() -> None:
     """A Socket.IO server with durable connection state recovery: a reconnected client has missed nothing."""
 
+
+operator_commands.add_to(commands)
 
 config_option = click.option(
     "--config",

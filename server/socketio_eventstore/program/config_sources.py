@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 PREFIX = "EVENTSTORE_"
+OTHER_VARIABLES = frozenset({"EVENTSTORE_API_KEY", "EVENTSTORE_URL"})
+"""Variables that are no settings: those of the commands that call a running server."""
 LONGEST_VALUE_SHOWN = 80
 SECRETS = frozenset({"api_keys"})
 """Keys whose values no line shows: somebody may have put a secret in the place of its hash."""
@@ -54,7 +56,7 @@ class Layers:
             if name in variables:
                 table, key = variables[name]
                 self._override(table, key, text if _has_stray_bytes(text) else read(table, key, text), name)
-            elif name.startswith(PREFIX):
+            elif name.startswith(PREFIX) and name not in OTHER_VARIABLES:
                 self._errors.append(f"{name}: there is no such setting{_nearest(name, variables)}")
 
     def add_flags(self, flags: Mapping[str, Mapping[str, object]]) -> None:

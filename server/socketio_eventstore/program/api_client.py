@@ -1,0 +1,105 @@
+"""A client of the HTTP interface, for the command line."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+from urllib.parse import urlencode, urlsplit
+
+from socketio_eventstore.program.command_error import CommandError
+from socketio_eventstore.program.http_settings import API_PATH, UNIX
+
+TIMEOUT_SECONDS: Final = 30.0
+"""The longest silence of the server; a stream is never silent for so long."""
+
+
+class ApiClient:
+    """Calls a running server. All methods raise CommandError with the reason that the server gives."""
+
+    def __init__(self, url: str, key: str) -> None:
+        """``url``: that of the server, with the path prefix of a proxy, if any; or ``unix:/path``."""
+        self._url = url
+        self._headers = {"Authorization": f"Bearer {key}"}
+        parts = urlsplit("http://localhost" if url.startswith(UNIX) else url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise CommandError(f"{url!r} is no address of a server: http://127.0.0.1:3000, or unix:/path")
+        self._parts = parts
+
+    def get(self, path: str, **query: object) -> Any:
+        """Return the answer to a GET request; parameters that are None are left out."""
+        with self._asked("GET", _with_query(path, query)) as response:
+            return json.loads(response.read())
+
+    def post(self, path: str, body: object, headers: Mapping[str, str]) -> Any:
+        """Return the answer to a POST request with a body of JSON."""
+        with self._asked("POST", path, json.dumps(body), headers) as response:
+            return json.loads(response.read())
+
+    def follow(self, path: str, **query: object) -> Iterator[Any]:
+        """Yield the data of server-sent events, for ever; after an interruption behind the last event."""
+        last_id: str | None = None
+        while True:
+            headers = None if last_id is None else {"Last-Event-ID": last_id}
+            with self._asked("GET", _with_query(path, query), headers=headers) as response:
+                for line in response:
+                    name, _, value = line.decode().rstrip("\n").partition(": ")
+                    if name == "id":
+                        last_id = value
+                    elif name == "data":
+                        yield json.loads(value)
+
+    @contextmanager
+    def _asked(
+        self, method: str, path: str, body: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> Iterator[http.client.HTTPResponse]:
+        sent = {**self._headers, **(headers or {})}
+        if body is not None:
+            sent["Content-Type"] = "application/json"
+        connection = self._connection()
+        try:
+            prefix = self._parts.path.rstrip("/")
+            connection.request(method, f"{prefix}{API_PATH.rstrip('/')}{path}", body, sent)
+            response = connection.getresponse()
+            if response.status >= http.client.BAD_REQUEST:
+                raise CommandError(_reason(response))
+            yield response
+        except (OSError, http.client.HTTPException) as error:
+            raise CommandError(f"cannot reach {self._url}: {error}") from error
+        finally:
+            connection.close()
+
+    def _connection(self) -> http.client.HTTPConnection:
+        if self._url.startswith(UNIX):
+            return _UnixConnection(self._url.removeprefix(UNIX))
+        kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection
+        return kind(self._parts.hostname or "", self._parts.port, timeout=TIMEOUT_SECONDS)
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """A connection to a Unix socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=TIMEOUT_SECONDS)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(TIMEOUT_SECONDS)
+        self.sock.connect(self._path)
+
+
+def _with_query(path: str, query: Mapping[str, object]) -> str:
+    given = {name: value for name, value in query.items() if value is not None}
+    return f"{path}?{urlencode(given)}" if given else path
+
+
+def _reason(response: http.client.HTTPResponse) -> str:
+    text = response.read().decode(errors="replace")
+    try:
+        return f"the server says: {json.loads(text)['detail']} ({response.status})"
+    except (ValueError, KeyError, TypeError):  # a proxy, or another program
+        return f"the server says: {response.status} {response.reason}: {text[:200]}"

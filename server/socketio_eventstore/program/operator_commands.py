@@ -1,0 +1,206 @@
+"""The commands that call a running server: ``emit``, ``events``, ``sessions``, ``stats``."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from socketio_eventstore.program.command_error import CommandError
+
+if TYPE_CHECKING:
+    from socketio_eventstore.program.api_client import ApiClient
+
+KEY_VARIABLE = "EVENTSTORE_API_KEY"
+URL_VARIABLE = "EVENTSTORE_URL"
+DEFAULT_URL = "http://127.0.0.1:3000"
+PAGE = 1000
+WIDTH_OF_PIPES = 10_000
+
+url_option = click.option(
+    "--url",
+    help=f"The address of the server, or unix:/path. Default: {URL_VARIABLE}, then {DEFAULT_URL}.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, a line for each entry.")
+namespace_option = click.option("--namespace", help="With a room or an emit, the default is /.")
+limit_option = click.option("--limit", type=click.IntRange(1, 1_000_000), default=20, show_default=True)
+
+
+def add_to(commands: click.Group) -> None:
+    """Add the commands of this module."""
+    for command in (emit, events, sessions, stats):
+        commands.add_command(command)
+
+
+@click.command()
+@click.argument("event")
+@click.argument("args", nargs=-1)
+@click.option("--room", "rooms", multiple=True, help="A room; may be repeated. Default: the whole namespace.")
+@namespace_option
+@click.option("--volatile", is_flag=True, help="Send to those who are connected, and store nothing.")
+@click.option("--idempotency-key", "key", help="With the same key, a repeat publishes nothing again.")
+@url_option
+@json_option
+def emit(
+    event: str, args: tuple[str, ...], rooms: tuple[str, ...], namespace: str | None, **options: Any
+) -> None:
+    """Publish an event, and print its offset.
+
+    Each of ARGS is JSON, or a text if it is not JSON. The key of the HTTP interface is in EVENTSTORE_API_KEY.
+    """
+    body: dict[str, Any] = {"event": event, "args": [_value(text) for text in args]}
+    if rooms:
+        body["rooms"] = list(rooms)
+    if namespace is not None:
+        body["namespace"] = namespace
+    if options["volatile"]:
+        body["volatile"] = True
+    headers = {} if options["key"] is None else {"Idempotency-Key": options["key"]}
+    answer = _client(options["url"]).post("/emit", body, headers)
+    click.echo(json.dumps(answer) if options["as_json"] else answer["offset"] or "sent, not stored")
+
+
+@click.command()
+@click.option("--room")
+@namespace_option
+@click.option("--event", help="Only events with this name.")
+@click.option("--after", help="Only events beyond this offset.")
+@click.option("--before", help="Only events below this offset.")
+@limit_option
+@click.option("--follow", is_flag=True, help="Go on with new events, until Ctrl-C.")
+@url_option
+@json_option
+def events(limit: int, follow: bool, url: str | None, as_json: bool, **query: str | None) -> None:
+    """Show stored events, the newest last."""
+    client = _client(url)
+    page, found = _events(client, limit, query)
+    columns: dict[str, Callable[[Any], str]] = {
+        "Time": lambda event: event["emitted_at"],
+        "Offset": lambda event: event["offset"],
+        "Namespace": lambda event: event["namespace"],
+        "Event": lambda event: event["event"],
+        "Rooms": lambda event: "(all)" if event["rooms"] is None else ", ".join(map(str, event["rooms"])),
+        "Arguments": lambda event: json.dumps(event["args"], ensure_ascii=False)[1:-1],
+    }
+    _show(found, columns, as_json=as_json)
+    if follow:
+        names = ("room", "namespace", "event")
+        following = client.follow(
+            "/events/stream", after=page["newer"], **{name: query[name] for name in names}
+        )
+        for event in following:
+            _show_line(event, columns, as_json=as_json)
+
+
+def _events(client: ApiClient, limit: int, query: Mapping[str, str | None]) -> tuple[Any, list[Any]]:
+    """Return the last page and the events of all pages."""
+    page = client.get("/events", **{**query, "limit": min(limit, PAGE)})
+    last, found = page, list(page["events"])
+    while len(found) < limit and page["older"] is not None and query["after"] is None:
+        left = min(limit - len(found), PAGE)
+        page = client.get("/events", **{**query, "limit": left, "before": page["older"]})
+        found = [*page["events"], *found]
+    return last, found
+
+
+@click.command()
+@click.option("--state", type=click.Choice(("connected", "connecting", "away")))
+@click.option("--room")
+@click.option("--identity")
+@namespace_option
+@limit_option
+@url_option
+@json_option
+def sessions(limit: int, url: str | None, as_json: bool, **query: str | None) -> None:
+    """List the sessions, connected or away, by namespace and sid."""
+    found = islice(_sessions(_client(url), limit, query), limit)
+    columns: dict[str, Callable[[Any], str]] = {
+        "Namespace": lambda session: session["namespace"],
+        "Sid": lambda session: session["sid"],
+        "State": lambda session: session["state"],
+        "Identity": lambda session: session["identity"] or "",
+        "Rooms": lambda session: str(session["rooms"]),
+        "Connected since": lambda session: session["connected_at"] or "",
+        "Remaining": lambda session: _seconds(session["remaining_seconds"]),
+    }
+    _show(found, columns, as_json=as_json)
+
+
+def _sessions(client: ApiClient, limit: int, query: Mapping[str, str | None]) -> Iterator[Any]:
+    cursor = None
+    while True:
+        page = client.get("/sessions", **query, cursor=cursor, limit=min(limit, PAGE))
+        yield from page["sessions"]
+        cursor = page["next"]
+        if cursor is None:
+            return
+
+
+@click.command()
+@url_option
+@json_option
+def stats(url: str | None, as_json: bool) -> None:
+    """Show the server in numbers."""
+    answer = _client(url).get("/stats")
+    if as_json:
+        click.echo(json.dumps(answer))
+        return
+    rows = [(name, json.dumps(value)) for name, value in answer.items()]
+    columns: dict[str, Callable[[Any], str]] = {"Name": lambda row: row[0], "Value": lambda row: row[1]}
+    _show(rows, columns, as_json=False)
+
+
+def _client(url: str | None) -> ApiClient:
+    from socketio_eventstore.program.api_client import ApiClient
+
+    key = os.environ.get(KEY_VARIABLE, "")
+    if not key:
+        raise CommandError(f"the variable {KEY_VARIABLE} must have a key of the server; genkey makes one")
+    if not key.isascii() or not key.isprintable():
+        raise CommandError(f"the variable {KEY_VARIABLE} has no key")
+    return ApiClient(url or os.environ.get(URL_VARIABLE) or DEFAULT_URL, key)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _seconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:.0f} s"
+
+
+def _show(entries: Iterable[Any], columns: Mapping[str, Callable[[Any], str]], *, as_json: bool) -> None:
+    if as_json:
+        for entry in entries:
+            click.echo(json.dumps(entry))
+        return
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns, box=SIMPLE_HEAD, pad_edge=False)
+    for entry in entries:
+        table.add_row(*(Text(_printable(column(entry))) for column in columns.values()))
+    # Where no person looks, such as in a pipe, no column is cut.
+    Console(width=None if sys.stdout.isatty() else WIDTH_OF_PIPES).print(table)
+
+
+def _show_line(entry: Any, columns: Mapping[str, Callable[[Any], str]], *, as_json: bool) -> None:
+    texts = [json.dumps(entry)] if as_json else [_printable(column(entry)) for column in columns.values()]
+    click.echo("  ".join(texts))
+
+
+def _printable(text: str) -> str:
+    """Return a text that does nothing to the terminal: clients choose names and arguments."""
+    return "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
+    )

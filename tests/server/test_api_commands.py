@@ -1,0 +1,116 @@
+"""The commands that call a running server over the HTTP interface."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from socketio_eventstore.program.keys import new_key
+from support.api import KEY, call, result, serving_api
+from support.command_line import COMMAND, assert_refused, environment, run, running, write_program_folder
+from support.processes import ServerProcess, free_port
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with serving_api(tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
+def command(server: ServerProcess, *arguments: str, **environ: str) -> str:
+    """The output of a command that succeeds."""
+    environ = {"EVENTSTORE_API_KEY": KEY, "EVENTSTORE_URL": server.url, **environ}
+    done = run(server.folder, *arguments, **environ)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def lines(text: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_emit_and_events(server: ServerProcess) -> None:
+    """``emit`` prints the offset; ``events`` shows what was published, for people and for programs."""
+    offset = command(server, "emit", "chat", '{"a": [1]}', "a text", "--namespace", "/c", "--room", "red")
+    (event,) = lines(command(server, "events", "--namespace", "/c", "--room", "red", "--json"))
+    assert (event["offset"], event["args"]) == (offset.strip(), [{"a": [1]}, "a text"])
+    table = command(server, "events", "--namespace", "/c")
+    assert "Arguments" in table and offset.strip() in table and '{"a": [1]}, "a text"' in table
+    again = [command(server, "emit", "order", "--idempotency-key", "k", "--json") for _ in range(2)]
+    assert again[0] == again[1] and len(lines(command(server, "events", "--event", "order", "--json"))) == 1
+    assert command(server, "emit", "brief", "--volatile") == "sent, not stored\n"
+
+
+def test_more_events_than_a_page(server: ServerProcess) -> None:
+    """The last events are shown over several pages, the newest last."""
+    for _ in range(2):
+        events = [{"event": "many", "namespace": "/m", "args": [number]} for number in range(1000)]
+        result(call(server.port, "POST", "/emit", events))
+    shown = lines(command(server, "events", "--namespace", "/m", "--limit", "1500", "--json"))
+    assert [event["args"] for event in shown] == [[number] for number in [*range(500, 1000), *range(1000)]]
+
+
+def test_control_characters(server: ServerProcess) -> None:
+    """Names and arguments, which clients choose, do nothing to the terminal."""
+    result(call(server.port, "POST", "/emit", {"event": "\x1b]0;owned\x07[bold]", "namespace": "/t"}))
+    table = command(server, "events", "--namespace", "/t")
+    assert "\x1b" not in table and "\x07" not in table and "[bold]" in table
+
+
+def test_follow(server: ServerProcess) -> None:
+    """``events --follow`` goes on with the events that come."""
+    arguments = ("events", "--follow", "--json", "--namespace", "/f")
+    environ = {"EVENTSTORE_API_KEY": KEY, "EVENTSTORE_URL": server.url, "PYTHONUNBUFFERED": "1"}
+    first = command(server, "emit", "one", "--namespace", "/f").strip()
+    with subprocess.Popen(
+        (*COMMAND, *arguments), env=environment(environ), stdout=subprocess.PIPE, text=True
+    ) as following:
+        try:
+            assert following.stdout is not None
+            assert json.loads(following.stdout.readline())["offset"] == first
+            second = command(server, "emit", "two", "--namespace", "/f").strip()
+            assert json.loads(following.stdout.readline())["offset"] == second
+        finally:
+            following.kill()
+
+
+def test_sessions_and_stats(server: ServerProcess) -> None:
+    assert "Connected since" in command(server, "sessions", "--state", "away")
+    assert command(server, "sessions", "--json", "--room", "none") == ""
+    assert lines(command(server, "stats", "--json"))[0]["problems"] == []
+    assert "head_offset" in command(server, "stats")
+
+
+def test_unix_socket(tmp_path: Path) -> None:
+    with serving_api(tmp_path, listen="unix:api.sock") as server:
+        url = f"unix:{tmp_path / 'api.sock'}"
+        assert "head_offset" in command(server, "stats", "--url", url)
+
+
+def test_refusals(server: ServerProcess) -> None:
+    """A command that is refused says why in one line, and shows no key."""
+    folder, wrong = server.folder, new_key()
+    text = "the variable EVENTSTORE_API_KEY must have a key of the server; genkey makes one"
+    assert_refused(run(folder, "stats"), text)
+    refused = run(folder, "stats", "--url", server.url, EVENTSTORE_API_KEY=wrong)
+    text = "the server says: A valid key is needed: Authorization: Bearer KEY. (401)"
+    assert_refused(refused, text)
+    address = f"http://127.0.0.1:{free_port()}"
+    refused = run(folder, "stats", "--url", address, EVENTSTORE_API_KEY=wrong)
+    assert refused.returncode == 2 and f"cannot reach {address}: " in refused.stderr
+    assert wrong not in refused.stderr
+    refused = run(folder, "emit", "connect", "--url", server.url, EVENTSTORE_API_KEY=KEY)
+    assert "event: event name 'connect' is reserved" in refused.stderr
+    refused = run(folder, "stats", "--url", "ftp://x", EVENTSTORE_API_KEY=KEY)
+    assert_refused(refused, "'ftp://x' is no address of a server: http://127.0.0.1:3000, or unix:/path")
+
+
+def test_variables_of_the_commands(tmp_path: Path) -> None:
+    """The variables of the commands are no settings, so a server starts beside them."""
+    folder = write_program_folder(tmp_path)
+    with running(folder, "serve", EVENTSTORE_API_KEY=KEY, EVENTSTORE_URL="http://localhost"):
+        assert KEY not in (folder / "log").read_text()
