@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from operator import attrgetter
 
 from socketio_eventlog.records import Room
 from socketio_eventlog.segment import (
@@ -26,6 +27,7 @@ LEAST_FULL_SEGMENT_BYTES = 2_000_000
 """The least weight at which a segment is complete, in bytes."""
 _SEGMENTS_IN_MEMORY = 8
 _MIN_CHUNK_LISTS = 256
+_FIRST, _LAST = attrgetter("first"), attrgetter("last")
 
 
 class Index:
@@ -168,8 +170,8 @@ class Index:
     def _overlapping_keys(self, ranges: Sequence[AudienceRange]) -> list[int]:
         if not ranges:
             return []
-        first = min([range_.first for range_ in ranges])
-        last = max([range_.last for range_ in ranges])
+        first = min(map(_FIRST, ranges))
+        last = max(map(_LAST, ranges))
         start = bisect_right(self._keys, first)
         if start and self._end_at_the_latest(start - 1) > first:
             start -= 1

@@ -335,8 +335,7 @@ class Batch(NamedTuple):
     changes: Sequence[Committed]
 
 
-@dataclass(frozen=True, slots=True)
-class Membership:
+class Membership(NamedTuple):
     """A range of the log in which a session was a member of a room.
 
     A session with a join at head 5 and a leave at head 9 receives the room's events 6, 7, 8 and 9:

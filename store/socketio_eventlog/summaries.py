@@ -7,11 +7,13 @@ a client's own sid has no events.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 from socketio_eventlog.missed_summary import summarise
 from socketio_eventlog.records import MissedSummary
 from socketio_eventlog.segment import Audience, AudienceRange, Segment
 
+_AUDIENCE = attrgetter("audience")
 KEPT = 256
 """Summaries that are kept; an answer is as long as the question and a few numbers."""
 
@@ -45,6 +47,7 @@ class Summaries:
 
 def _with_events(segments: Sequence[Segment], ranges: Sequence[AudienceRange]) -> tuple[AudienceRange, ...]:
     """Return the ranges whose audience has events in the segments."""
-    audiences = {range_.audience for range_ in ranges}
-    found: set[Audience] = set().union(*[segment.lists.keys() & audiences for segment in segments])
+    audiences, found = set(map(_AUDIENCE, ranges)), set[Audience]()
+    for segment in segments:
+        found |= segment.lists.keys() & audiences
     return tuple([range_ for range_ in ranges if range_.audience in found])

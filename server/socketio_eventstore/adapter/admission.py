@@ -28,6 +28,7 @@ from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.handler_transaction import handler_transaction
 from socketio_eventstore.core.operation import Operation
 from socketio_eventstore.core.operations import CatchUp, SendPacket, SessionOperation
+from socketio_eventstore.core.random_ids import PRIVATE_ID_BYTES, random_id
 from socketio_eventstore.core.recovery import AuthHash, RecoveryResult, hash_pid
 from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.session_operations import (
@@ -140,6 +141,7 @@ class Admission:
             error = self._application.connect_error(namespace, {"message": "Invalid namespace"})
             self._send(connection, namespace, error)
             return
+        connection.is_pending = False
         if namespace in connection.sessions or namespace in self._connecting.get(connection.id, ()):
             # After a CONNECT_ERROR the client would drop a socket that the server goes on sending to. The
             # reference closes the transport, too (socket.io 4.8, Client.ondecoded, "invalid state").
@@ -156,9 +158,9 @@ class Admission:
             answer = self._calls.start(self._answer(connection, namespace, pid, offset, auth or None))
         if not answer.done():  # where tasks begin at once (asyncio.eager_task_factory), it may be over
             self._connecting.setdefault(connection.id, {})[namespace] = answer
-            answer.add_done_callback(lambda _: self._answered(connection, namespace))
+            answer.add_done_callback(partial(self._answered, connection, namespace))
 
-    def _answered(self, connection: EngineConnection, namespace: str) -> None:
+    def _answered(self, connection: EngineConnection, namespace: str, _: asyncio.Future[Any]) -> None:
         answers = self._connecting[connection.id]
         del answers[namespace]
         if not answers:
@@ -289,7 +291,11 @@ class Admission:
     async def _decide(self, claim: _Claim) -> int | RecoveryResult:
         context = self._runtime.context
         return await self._runtime.recovery.decide(
-            claim.session, claim.offset, context.position, lambda: context.uptime, claim.auth_hash
+            claim.session,
+            claim.offset,
+            context.position,
+            partial(getattr, context.nodes, "uptime"),
+            claim.auth_hash,
         )
 
     async def _open(
@@ -334,7 +340,7 @@ class Admission:
         self, connection: EngineConnection, namespace: str, offset: Any, auth: Any
     ) -> tuple[str | None, SessionOpened]:
         """Return the private id of a new session, None when recovery is disabled, and the change."""
-        pid = secrets.token_urlsafe(18) if self._recovers(connection, namespace) else None
+        pid = random_id(PRIVATE_ID_BYTES) if self._recovers(connection, namespace) else None
         opened = SessionOpened(
             namespace,
             self._application.new_sid(),

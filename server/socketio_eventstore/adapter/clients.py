@@ -145,8 +145,6 @@ class Clients:
             case packet.ACK | packet.BINARY_ACK if isinstance(pkt.data, list):
                 return asyncio.get_running_loop().create_task(self._handle_ack(connection, pkt))
             case packet.CONNECT:
-                if self._application.serves(pkt.namespace):
-                    connection.is_pending = False
                 self.admission.connect(connection, pkt.namespace, pkt.data)
             case packet.DISCONNECT:
                 self.departures.client_disconnected(connection, pkt.namespace)

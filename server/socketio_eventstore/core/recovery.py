@@ -172,7 +172,7 @@ class Recovery:
         limits = self._limits
         missed = await self._log.summarise_missed(
             session.namespace,
-            list(session.memberships()),
+            session.memberships(),
             cursor,
             position,
             max_events=limits.max_missed_packets,
@@ -239,7 +239,7 @@ class Recovery:
     async def _missed(
         self, session: Session, after: int, through: int, at_most: int | None = None
     ) -> Sequence[int]:
-        memberships = list(session.memberships())
+        memberships = session.memberships()
         missed = await self._log.missed(session.namespace, memberships, after, through, at_most=at_most)
         return missed.sequences
 

@@ -147,7 +147,7 @@ class Replayer:
     async def _look_up(self, replay: Replay) -> None:
         session, position = replay.session, self._recent_events.position
         if not replay.sequences and replay.attached.sent < position:
-            memberships = list(session.memberships())
+            memberships = session.memberships()
             missed = await self._log.missed(
                 session.namespace, memberships, replay.attached.sent, position, at_most=LOOK_UP_EVENTS
             )
@@ -203,7 +203,7 @@ class Replayer:
         current, begins_after = session.current, self._recent_events.begins_after
         if current.sent < begins_after:
             missed = self._log.missed_in_memory(
-                session.namespace, list(session.memberships()), current.sent, begins_after, at_most=0
+                session.namespace, session.memberships(), current.sent, begins_after, at_most=0
             )
             if missed is None or missed.sequences:
                 return False

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final
@@ -22,6 +22,8 @@ from socketio_eventstore.core.suspicion import NO_SUSPICION, Suspicion
 
 class State(Enum):
     """The state of a session."""
+
+    __hash__ = object.__hash__  # Enum's own is a function of Python, and each transition looks a state up
 
     CONNECTING = auto()
     """Claimed by a connection and not accepted yet by the connect handler; nothing is written."""
@@ -286,13 +288,14 @@ class Session:
         if after is not None and after < position:
             self.left.append(Membership(room, after, position))
 
-    def memberships(self) -> Iterator[Membership]:
-        """Iterate over all ranges of the log that hold events for this session."""
-        yield Membership(None, self.start.sequence, None)
-        yield Membership(self.sid, self.start.sequence, None)
+    def memberships(self) -> list[Membership]:
+        """Return all ranges of the log that hold events for this session."""
+        start = self.start.sequence
+        found = [Membership(None, start, None), Membership(self.sid, start, None)]
         for room, after in self.joined.items():
-            yield Membership(room, after, None)
-        yield from self.left
+            found.append(Membership(room, after, None))
+        found += self.left
+        return found
 
     def receives(self, event: Event, sequence: int) -> bool:
         """Whether a twin that never disconnected was sent this event."""

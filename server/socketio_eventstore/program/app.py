@@ -213,6 +213,7 @@ class _Server:
             access_log_class=access_logger_of(sio),
             access_log=access_log.LOGGER if self._config.log.access else None,
             shutdown_timeout=0.1,
+            tcp_keepalive=False,  # the listening sockets have it
             # Also the limit for an incomplete header; from aiohttp 3.14.5 on it starts with the connection.
             keepalive_timeout=self._config.server.connect_timeout,
         )

@@ -24,6 +24,7 @@ import engineio
 from socketio_eventstore.core.frames import Frames, polling_body
 from socketio_eventstore.core.options import Offsets
 from socketio_eventstore.core.packets import dumps
+from socketio_eventstore.core.random_ids import random_id
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
 from socketio_eventstore.transport.access_rules import AccessRefused, AccessRules, AllowedHosts
 from socketio_eventstore.transport.aiohttp_websocket import AiohttpWebSocket
@@ -74,7 +75,7 @@ def takes_offsets(query: Mapping[str, str]) -> bool:
         case "1":
             return True
         case _:
-            return not is_python(query)
+            return "t" not in query or not is_python(query)
 
 
 def is_python(query: Mapping[str, str]) -> bool:
@@ -240,6 +241,10 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
         connection: EngineConnection | None = self.sockets.get(connection_id)
         return connection
 
+    def generate_id(self) -> str:
+        """Return the id of a connection or session; an application may replace this method."""
+        return random_id()
+
     async def handle_request(self, *args: Any, **kwargs: Any) -> Any:
         """Answer an HTTP request, or open a WebSocket."""
         if self._websocket_class is AiohttpWebSocket:
@@ -309,7 +314,7 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
         connection = EngineConnection(self, self.generate_id(), head)
         connection.takes_offsets = self.offsets == "always" or takes_offsets(query)
         connection.wants_base64 = query.get("b64") in ("1", "true")
-        if is_python(query):
+        if "t" in query and is_python(query):
             connection.poll_packets = PYTHON_POLL_PACKETS
         self.sockets[connection.id] = connection
         connection.is_pending = True

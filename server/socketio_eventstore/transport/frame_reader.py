@@ -53,6 +53,8 @@ _WHOLE_TEXT: Final = _FIN | _TEXT
 _CONTROL: Final = 0x08
 _MASKED: Final = 0x80
 _LONGEST_CONTROL: Final = 125
+_SHORT_HEAD_BYTES: Final = 6
+"""The head of a masked frame whose length is in its second byte."""
 _TWO_BYTES_FOLLOW: Final = 126
 _SENDABLE: Final = (range(1000, 1004), range(1007, 1015), range(3000, 5000))
 """The status codes allowed in a close frame (RFC 6455 section 7.4 and the IANA registry of section 11.7)."""
@@ -76,6 +78,7 @@ class FrameReader:
         "_max_bytes",
         "_message",
         "_needed_bytes",
+        "_short_bytes",
         "_unread",
         "inflated_bytes",
     )
@@ -83,6 +86,7 @@ class FrameReader:
     def __init__(self, max_message_bytes: int, *, inflates: bool = False) -> None:
         """``inflates`` accepts compressed messages; the handshake agreed on no context takeover."""
         self._max_bytes = max_message_bytes
+        self._short_bytes = min(_LONGEST_CONTROL, max_message_bytes)
         self._inflates = inflates
         self._buffer: bytearray | None = None
         self._needed_bytes = 0  # below so many buffered bytes there is no complete frame
@@ -104,12 +108,31 @@ class FrameReader:
             unread, start = self._unread
             self._unread = (unread[start:] + data, 0)
             return []
+        size = len(data) - _SHORT_HEAD_BYTES
+        if (
+            0 <= size <= self._short_bytes
+            and data[0] == _WHOLE_TEXT
+            and data[1] == _MASKED | size
+            and self._buffer is None
+            and self._message is None
+        ):
+            return self._read_short_text(data)
         if self._buffer is not None:
             self._buffer += data
             if len(self._buffer) < self._needed_bytes:
                 return []
             data, self._buffer = bytes(self._buffer), None
         return self._read(data, 0)
+
+    def _read_short_text(self, data: bytes) -> list[Message]:
+        """Read the frame of a short text: most reads bring one such frame, and nothing else."""
+        self.inflated_bytes = 0
+        payload = _unmask(data[_SHORT_HEAD_BYTES:], data[2:_SHORT_HEAD_BYTES])
+        try:
+            return [payload.decode()]
+        except UnicodeDecodeError:
+            self._closed = True
+            return [Close(CloseCode.INVALID_TEXT)]
 
     @property
     def has_more(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from engineio.async_drivers.aiohttp import translate_request
@@ -52,15 +53,14 @@ class RequestHead:
     @classmethod
     def of_request(cls, request: web.BaseRequest) -> RequestHead:
         """Return the head of a request of aiohttp."""
-        transport, all_headers = request.transport, request.headers
+        transport = request.transport
         is_tls = transport is not None and transport.get_extra_info("sslcontext") is not None
-        query = request.rel_url.raw_query_string
         return cls(
             _peer(transport),
             is_tls,
-            lambda name: all_headers.getall(name, ()),
+            partial(request.headers.getall, default=()),
             request.method,
-            query,
+            request.rel_url.raw_query_string,
             request=request,
         )
 

@@ -39,8 +39,10 @@ async def accept(request: web.Request, *, compresses: bool) -> bytes:
         # The first subprotocol that the client offers, as the reference accepts it (ws 8).
         headers[hdrs.SEC_WEBSOCKET_PROTOCOL] = offered.partition(",")[0].strip()
     prepared: Iterable[tuple[str, str]] = headers.items()
-    if any(app.on_response_prepare for app in request.match_info.apps):
-        prepared = await _prepare(request, headers)
+    for app in request.match_info.apps:
+        if app.on_response_prepare:
+            prepared = await _prepare(request, headers)
+            break
     lines = [f"{name}: {value}" for name, value in prepared]
     return "\r\n".join(["HTTP/1.1 101 Switching Protocols", *lines, "", ""]).encode()
 

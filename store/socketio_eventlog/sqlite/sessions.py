@@ -7,8 +7,8 @@ the end of the session may have been written before.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
-from typing import Final, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeAlias
 
 from socketio_eventlog.records import (
     DataSaved,
@@ -57,52 +57,56 @@ _CLOSE: Final = """
 UPDATE rooms SET left_after = ? WHERE namespace = ? AND room = ? AND left_after IS NULL
 """
 
-_STATEMENTS: Final[dict[type[SessionChange], tuple[str, ...]]] = {
-    SessionOpened: (_OPEN,),
-    SessionBound: (_BIND,),
-    IdentityRevoked: (_REVOKE_MEMBERSHIPS, _REVOKE),
-    DataSaved: (_SAVE,),
-    RoomJoined: (_JOIN,),
-    RoomLeft: (_LEAVE,),
-    RoomClosed: (_CLOSE,),
-}
-
 
 def write(connection: sqlite3.Connection, changes: Sequence[SessionChange], point: Point) -> None:
     """Write changes of one kind, all at the same point."""
-    rows = [_parameters(change, point) for change in changes]
-    for statement in _STATEMENTS[type(changes[0])]:
+    statements, parameters = _WRITES[type(changes[0])]
+    rows = [parameters(change, point) for change in changes]
+    for statement in statements:
         connection.executemany(statement, rows)
 
 
-def _parameters(change: SessionChange, point: Point) -> tuple[object, ...]:
-    if isinstance(change, RoomClosed | IdentityRevoked):
-        return _parameters_for_many(change, point)
-    session = (change.namespace, change.sid)
-    match change:
-        case SessionOpened():
-            return (
-                *session,
-                change.pid_hash,
-                *point.offset,
-                change.former_offset,
-                point.position,
-                change.opened_at,
-                change.auth_hash,
-                point.node,
-            )
-        case SessionBound():
-            return (change.identity, *session)
-        case DataSaved():
-            return (change.data, *session)
-        case RoomJoined():
-            return (change.room, point.position, *session, change.room)
-        case RoomLeft():
-            return (point.position, *session, change.room)
+_Parameters: TypeAlias = tuple[object, ...]
 
 
-def _parameters_for_many(change: RoomClosed | IdentityRevoked, point: Point) -> tuple[object, ...]:
-    """Return the parameters of a change that concerns several sessions."""
-    if isinstance(change, RoomClosed):
-        return point.position, change.namespace, change.room
+def _opened(change: SessionOpened, point: Point) -> _Parameters:
+    node, position, _ = point
+    former, opened_at, auth_hash = change.former_offset, change.opened_at, change.auth_hash
+    session = change.namespace, change.sid, change.pid_hash
+    return (*session, node, position, former, position, opened_at, auth_hash, node)
+
+
+def _bound(change: SessionBound, point: Point) -> _Parameters:
+    return change.identity, change.namespace, change.sid
+
+
+def _revoked(change: IdentityRevoked, point: Point) -> _Parameters:
     return (change.identity,)
+
+
+def _saved(change: DataSaved, point: Point) -> _Parameters:
+    return change.data, change.namespace, change.sid
+
+
+def _joined(change: RoomJoined, point: Point) -> _Parameters:
+    return change.room, point.position, change.namespace, change.sid, change.room
+
+
+def _left(change: RoomLeft, point: Point) -> _Parameters:
+    return point.position, change.namespace, change.sid, change.room
+
+
+def _closed(change: RoomClosed, point: Point) -> _Parameters:
+    return point.position, change.namespace, change.room
+
+
+_WRITES: Final[dict[type[SessionChange], tuple[tuple[str, ...], Callable[[Any, Point], _Parameters]]]] = {
+    SessionOpened: ((_OPEN,), _opened),
+    SessionBound: ((_BIND,), _bound),
+    IdentityRevoked: ((_REVOKE_MEMBERSHIPS, _REVOKE), _revoked),
+    DataSaved: ((_SAVE,), _saved),
+    RoomJoined: ((_JOIN,), _joined),
+    RoomLeft: ((_LEAVE,), _left),
+    RoomClosed: ((_CLOSE,), _closed),
+}
+"""By type the statements, and the function that makes their parameters."""
