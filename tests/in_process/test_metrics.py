@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
@@ -173,9 +174,12 @@ async def test_refusals_are_counted(path: Path, monkeypatch: pytest.MonkeyPatch)
         await server.sio.enter_room(client.sid, "a")
         with pytest.raises(ValueError, match="rooms_per_session"):
             await server.sio.enter_room(client.sid, "b")
-        monkeypatch.setattr(commit_queue, "QUEUE_OPERATIONS", 0)
+        monkeypatch.setattr(commit_queue, "QUEUE_OPERATIONS", 1)
+        waiting = asyncio.ensure_future(server.sio.enter_room(client.sid, "a"))
+        await asyncio.sleep(0)
         with pytest.raises(StoreUnavailable):
             await server.sio.emit("event")
+        await waiting
         await _get(server, Host="rebound.example.com")
         await _get(server, Origin="http://evil.example.com")
         expected = {

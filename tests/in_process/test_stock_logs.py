@@ -102,11 +102,15 @@ async def test_engineio_logger_says_what_stock_says(path: Path, caplog: pytest.L
 
 
 async def test_refused_transport_is_logged(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """An application that rejects a transport is named, and no packet is logged without the argument."""
+    """A transport that is refused is named."""
     async with serving(path, engineio_logger=True) as server:
-        server.engine.handlers["connect"] = lambda *_: False
+
+        async def refused(_: object) -> bool:
+            return False
+
+        server.engine.connection_opened = refused
         response = await server.http.get(server.url, params={"EIO": "4", "transport": "polling"})
-        assert response.status == 401
+        assert response.status == 503
     assert "Application rejected connection" in lines(caplog, "engineio.server")
 
 

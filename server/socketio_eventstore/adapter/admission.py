@@ -325,11 +325,17 @@ class Admission:
         def finished(opening: asyncio.Future[Any]) -> None:
             if not opening.cancelled() and (error := opening.exception()) is not None:
                 self._failed(connection, namespace, error)
+                return
+            session: Session = opening.result()
+            if session.is_connected:  # the client may have left meanwhile
+                self._application.accepted(session)
             elif connection.closed:
-                self._departures.never_accepted(opening.result())
+                self._departures.never_accepted(session)
 
         try:
-            opening = self._runtime.queue.submit(OpenAcceptedSession(opened, connection, pid))
+            opening = self._runtime.queue.submit(
+                OpenAcceptedSession(opened, connection, pid, time.monotonic())
+            )
         except StoreError as error:
             opening = asyncio.get_running_loop().create_future()
             opening.set_exception(error)

@@ -319,6 +319,7 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
         self.sockets[connection.id] = connection
         connection.is_pending = True
         if not await self.connection_opened(connection):
+            self.logger.warning("Application rejected connection")
             self.sockets.pop(connection.id, None)
             connection.is_pending = False
             raise _unavailable()

@@ -173,11 +173,7 @@ class FrameReader:
                 break
             head = data[start]
             payload_at, end = bounds
-            size = end - payload_at
-            key = (data[payload_at - 4 : payload_at] * (size // 4 + 1))[:size]
-            # One exclusive-or of two large integers: a loop over the bytes takes 50 times as long.
-            unmasked = int.from_bytes(data[payload_at:end], "little") ^ int.from_bytes(key, "little")
-            payload = unmasked.to_bytes(size, "little")
+            payload = _unmask(data[payload_at:end], data[payload_at - 4 : payload_at])
             start = end
             if head == _WHOLE_TEXT and self._message is None:
                 messages.append(payload.decode())
@@ -266,3 +262,10 @@ def _status_code(payload: bytes) -> int:
         raise _ProtocolViolation(CloseCode.PROTOCOL_ERROR)
     payload[2:].decode()  # the reason
     return code
+
+
+def _unmask(payload: bytes, mask: bytes) -> bytes:
+    size = len(payload)
+    key = (mask * (size // 4 + 1))[:size]
+    # One exclusive-or of two large integers: a loop over the bytes takes 50 times as long.
+    return (int.from_bytes(payload, "little") ^ int.from_bytes(key, "little")).to_bytes(size, "little")
