@@ -378,11 +378,21 @@ def test_the_results_have_the_names_of_the_metric() -> None:
 
 
 async def test_results_are_counted_and_logged(core: Core, caplog: pytest.LogCaptureFixture) -> None:
-    """Results are counted and logged."""
+    """Results are counted and logged; private ids that are unknown share a line."""
     caplog.set_level(logging.INFO)
     recovery = Recovery(core.log, core.registry, LIMITS)
     recovery.count(RecoveryResult.EXPIRED, "s1")
-    recovery.count(RecoveryResult.EXPIRED)
+    for _ in range(50):
+        recovery.count(RecoveryResult.EXPIRED)
+        recovery.count(RecoveryResult.BAD_OFFSET)
     recovery.count(RecoveryResult.RECOVERED, "s2")
-    assert recovery.results == {RecoveryResult.EXPIRED: 2, RecoveryResult.RECOVERED: 1}
-    assert caplog.messages == ["reconnection of s1: expired", "reconnection of an unknown session: expired"]
+    assert recovery.results == {
+        RecoveryResult.EXPIRED: 51,
+        RecoveryResult.BAD_OFFSET: 50,
+        RecoveryResult.RECOVERED: 1,
+    }
+    assert caplog.messages == [
+        "reconnection of s1: expired",
+        "reconnection of an unknown session: expired",
+        "reconnection of an unknown session: bad_offset",
+    ]

@@ -117,10 +117,14 @@ class Recovery:
     def count(self, result: RecoveryResult, sid: str | None = None) -> None:
         """Count and log the result of a reconnection."""
         self.results[result] += 1
+        if sid is None:  # strangers may try any number of private ids
+            text = f"reconnection of an unknown session: {result}"
+            self._failures.failed(result, text, level=logging.INFO)
+            return
         level = logging.DEBUG if result is RecoveryResult.RECOVERED else logging.INFO
         if level == logging.DEBUG or self._lines.admit():  # a recovered client has a line after its replay
             extra = {"sid": sid, "result": str(result)}
-            logger.log(level, "reconnection of %s: %s", sid or "an unknown session", result, extra=extra)
+            logger.log(level, "reconnection of %s: %s", sid, result, extra=extra)
 
     def is_expired(self, session: Session, uptime: float) -> bool:
         """Whether a session has been away for longer than the maximum disconnection duration."""
