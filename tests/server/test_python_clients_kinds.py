@@ -27,7 +27,11 @@ KINDS = ["aiohttp", "uvicorn"]
 
 @asynccontextmanager
 async def running(kind: str, path: Path, **options: Any) -> AsyncIterator[tuple[Any, str]]:
-    """A server on aiohttp or uvicorn, and its address."""
+    """A server on aiohttp or uvicorn, and its address.
+
+    A client with threads may leave without a CLOSE packet, and waits for the next ping then.
+    """
+    options = {"ping_interval": 1.0, **options}
     if kind == "aiohttp":
         async with serving(path, **options) as server:
             yield server.sio, server.url.removesuffix("/socket.io/")

@@ -74,7 +74,12 @@ async def connected_in_threads(
         yield client
     finally:
         await asyncio.to_thread(client.sio.disconnect)
-        await asyncio.to_thread(client.sio.wait)
+        waiting = asyncio.create_task(asyncio.to_thread(client.sio.wait))
+        while not waiting.done():
+            # The client may empty its queue before its writing thread sees the end: that thread waits 30 s.
+            client.sio.eio.queue.put(None)
+            await asyncio.wait((waiting,), timeout=0.1)
+        await waiting
 
 
 @asynccontextmanager
