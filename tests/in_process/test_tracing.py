@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +91,24 @@ async def test_handler_that_fails(path: Path, spans: Spans) -> None:
         await until(lambda: any(span.errors for span in spans.all))
         (event,) = spans.named("socketio event")
     assert str(event.errors[0]) == "of a test"
+
+
+async def test_commits_go_on_when_a_span_fails(path: Path) -> None:
+    """An exception of the tracing is reported to the event loop, and stops no commit."""
+    reported: list[object] = []
+    async with serving(path) as server:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: reported.append(context["exception"]))
+        queue, error = (await server.manager.start()).queue, RuntimeError("of a test")
+
+        def fail(seconds: float, changes: int) -> None:
+            raise error
+
+        queue.on_commit = fail
+        assert await server.sio.emit("first") and await server.sio.emit("second")
+        await until(lambda: len(reported) >= 2)
+        queue.on_commit = None
+    assert set(reported) == {error}
 
 
 async def test_no_provider_is_set(server: Server) -> None:

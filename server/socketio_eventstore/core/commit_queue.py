@@ -114,7 +114,7 @@ class CommitQueue:
         self.batch_sizes = Histogram(SIZES)
         """The number of changes in each batch of this node."""
         self.on_commit: Callable[[float, int], None] | None = None
-        """Called after each commit of this node with its seconds and the number of its changes."""
+        """Called soon after each commit of this node with its seconds and the number of its changes."""
         self.failed_commits = 0
         """The number of appends that failed, those for the search of a bad group included."""
         self.refused: Counter[str] = Counter()
@@ -399,8 +399,8 @@ class CommitQueue:
             seconds, changes = time.perf_counter() - appended.begun, len(batch.changes)
             self.commit_durations.measured(seconds)
             self.batch_sizes.measured(changes)
-            if self.on_commit is not None:
-                self.on_commit(seconds, changes)
+            if self.on_commit is not None:  # soon: its exception must not stop the order
+                asyncio.get_running_loop().call_soon(self.on_commit, seconds, changes)
             self.store_health.written()  # before any caller learns that the batch is stored
             try:
                 if self._pending.any_kept:
