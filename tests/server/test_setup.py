@@ -231,7 +231,7 @@ def served(folder: Path, *arguments: str, **changes: str) -> Iterator[list[str]]
     process = subprocess.Popen(
         ["make", "run", "CONFIG=test.toml", *arguments],
         cwd=folder,
-        env=environ(**changes),
+        env=environ(EVENTSTORE_LOG__FORMAT="text", **changes),  # as on a terminal, with the banner
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
