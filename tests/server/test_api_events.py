@@ -79,6 +79,16 @@ def test_filters(server: ServerProcess) -> None:
     assert events(server, room="42")["events"] == []
 
 
+def test_lone_surrogates(server: ServerProcess) -> None:
+    """Half a character, which JSON can escape, is published, shown and named in errors as it is."""
+    raw = b'{"event": "half", "namespace": "/h", "args": [{"\\ud800": "\\udfff"}]}'
+    result(call(server.port, "POST", "/emit", raw=raw))
+    (event,) = events(server, namespace="/h")["events"]
+    assert event["args"] == [{"\ud800": "\udfff"}]
+    raw = b'{"event": "half", "args": [{"\\ud800": {"$binary": 1}}]}'
+    assert problem(call(server.port, "POST", "/emit", raw=raw), 422)["errors"][0]["field"] == "args.0.\ud800"
+
+
 @pytest.mark.parametrize(
     ("query", "field", "status"),
     [

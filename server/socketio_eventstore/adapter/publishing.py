@@ -84,10 +84,15 @@ class Publisher:
         if scope not in self._running:
             task = asyncio.create_task(self._publish_once(messages, key))
             self._running[scope] = (key.digest, task)
-            task.add_done_callback(lambda _: self._running.pop(scope))
+            task.add_done_callback(lambda done: self._ended(done, scope))
         digest, task = self._running[scope]
         _check_digest(digest, key)
         return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[Offsets], scope: tuple[str, str]) -> None:
+        del self._running[scope]
+        if not task.cancelled():
+            task.exception()  # the caller may have gone, and nobody else asks for it
 
     def _check(self, key: IdempotencyKey, messages: Sequence[Message]) -> None:
         if not 0 < len(key.key) <= MAX_KEY_CHARACTERS:

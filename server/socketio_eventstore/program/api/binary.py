@@ -35,7 +35,10 @@ def decoded(value: Any, place: tuple[str | int, ...] = ()) -> Any:
 
 
 def encoded(value: Any) -> Any:
-    """Return JSON in which each ``bytes`` is an object with the key ``$binary``."""
+    """Return JSON in which each ``bytes`` is an object with the key ``$binary``.
+
+    A value of another type, such as a timestamp of msgpack, becomes its text.
+    """
     match value:
         case bytes():
             return {BINARY: base64.b64encode(value).decode()}
@@ -43,5 +46,7 @@ def encoded(value: Any) -> Any:
             return {key: encoded(item) for key, item in value.items()}
         case list() | tuple():
             return [encoded(item) for item in value]
-        case _:
+        case str() | int() | float() | None:
             return value
+        case _:
+            return str(value)

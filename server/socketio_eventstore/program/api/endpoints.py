@@ -11,6 +11,7 @@ from typing import Any, Final, NoReturn
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
+from socketio_eventstore.program.api.json_text import json_text
 from socketio_eventstore.program.api.problems import Problem, wrong_field, wrong_fields
 
 MAX_BODY_BYTES: Final = 8_000_000
@@ -69,9 +70,7 @@ class Endpoint:
         result = await self.answer(call)
         if isinstance(result, web.StreamResponse):
             return result
-        return web.Response(
-            text=result.model_dump_json(by_alias=True) + "\n", content_type="application/json"
-        )
+        return web.Response(text=json_text(result) + "\n", content_type="application/json")
 
 
 def _query(request: web.Request, model: type[BaseModel]) -> BaseModel:

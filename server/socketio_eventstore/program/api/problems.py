@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 
 from socketio_eventlog.errors import LogFull, StoreClosed, StoreError, StoreRejected, StoreUnavailable
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
+from socketio_eventstore.program.api.json_text import json_text
 
 PROBLEM_JSON: Final = "application/problem+json"
 RETRY_AFTER_SECONDS: Final = 1
@@ -67,7 +68,7 @@ class Problem(Exception):
         title = HTTPStatus(self.status).phrase
         document = ProblemDocument(title=title, status=self.status, detail=str(self), errors=self._fields)
         return web.Response(
-            text=document.model_dump_json() + "\n",
+            text=json_text(document) + "\n",
             status=self.status,
             content_type=PROBLEM_JSON,
             headers=self._headers,

@@ -21,6 +21,7 @@ from socketio_eventstore.adapter.history import StoredEvent
 from socketio_eventstore.core.tail import EventsDeleted
 from socketio_eventstore.program.api.endpoints import Call, Endpoint
 from socketio_eventstore.program.api.events import FilterQuery, event_result
+from socketio_eventstore.program.api.json_text import json_text
 from socketio_eventstore.program.api.names import Cursor
 from socketio_eventstore.program.api.problems import Problem, wrong_cursor
 
@@ -119,7 +120,7 @@ class _Stream:
         silent_since = loop.time()
         while self._request.transport is not None:
             for event in await self._next():
-                yield f"id: {event.offset}\ndata: {event_result(event).model_dump_json()}\n\n"
+                yield f"id: {event.offset}\ndata: {json_text(event_result(event))}\n\n"
                 silent_since = loop.time()
             if loop.time() - silent_since >= self._limits.keep_alive_seconds:
                 yield ": nothing\n\n" if self._feed.cursor is None else f"id: {self._feed.cursor}\n\n"
