@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import stat
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from socketio_eventstore.program.keys import new_key
-from support.api import KEY, call, result, serving_api
+from support.api import KEY, call, result, serving_api, until
 from support.command_line import COMMAND, assert_refused, environment, run, running, write_program_folder
-from support.processes import ServerProcess, free_port
+from support.processes import DEADLINE, ServerProcess, free_port
 
 
 @pytest.fixture(scope="module")
@@ -91,11 +93,46 @@ def test_unix_socket(tmp_path: Path) -> None:
         assert "head_offset" in command(server, "stats", "--url", url)
 
 
+def test_owner_of_the_database(tmp_path: Path) -> None:
+    """Beside the database the owner needs no key and no address; other users cannot open the socket."""
+    folder = write_program_folder(tmp_path)
+    database, control = folder / "data" / "events.db", folder / "data" / "events.db-api"
+    assert_refused(run(folder, "stats"), f"no server runs on {database}; --url names a server elsewhere")
+    with running(folder, "serve") as (process, address):
+        until(control.exists)
+        assert stat.S_IMODE(control.stat().st_mode) == 0o600
+        offset = run(folder, "emit", "a").stdout.strip()
+        (elsewhere := tmp_path / "elsewhere").mkdir()
+        shown = run(elsewhere, "events", "--json", "--config", str(folder / "config.toml")).stdout
+        assert json.loads(shown)["offset"] == offset
+        port = int(address.rpartition(":")[2])
+        assert call(port, "GET", "/stats").status == 404  # the interface itself is off
+        assert call(control, "GET", "/stats", Host="evil.example").status == 421
+        process.kill()
+        process.wait()
+        refused = run(folder, "stats")
+        assert refused.returncode == 2 and "Connection refused" in refused.stderr
+    with running(folder, "serve") as (process, _):
+        until(lambda: run(folder, "stats").returncode == 0)
+        process.terminate()
+        assert process.wait(DEADLINE) == 0
+    assert not control.exists()
+
+
+def test_path_too_long_for_a_socket(tmp_path: Path) -> None:
+    """A database with a path that is too long for a socket is served without the socket."""
+    folder = write_program_folder(tmp_path)
+    path = "/".join(["d" * 50, "d" * 50, "d" * 50, "events.db"])
+    with running(folder, "serve", EVENTSTORE_STORE__PATH=path) as (_, address):
+        assert urllib.request.urlopen(f"{address}/healthz").status == 200
+        assert "The commands need --url: cannot listen on unix:" in (folder / "log").read_text()
+
+
 def test_refusals(server: ServerProcess) -> None:
     """A command that is refused says why in one line, and shows no key."""
     folder, wrong = server.folder, new_key()
     text = "the variable EVENTSTORE_API_KEY must have a key of the server; genkey makes one"
-    assert_refused(run(folder, "stats"), text)
+    assert_refused(run(folder, "stats", "--url", server.url), text)
     refused = run(folder, "stats", "--url", server.url, EVENTSTORE_API_KEY=wrong)
     text = "the server says: A valid key is needed: Authorization: Bearer KEY. (401)"
     assert_refused(refused, text)

@@ -50,7 +50,8 @@ def test_planted_keys_are_in_no_log(server: ServerProcess) -> None:
     answers += [call(server.port, method, f"/{KEY}") for method in ("GET", "POST", "PUT")]
     answers += [ask(server.port, path, Host="localhost") for path in ("/", "/readyz", "/healthz")]
     result(call(server.port, "POST", "/emit", {"event": "a"}, Idempotency_Key="once"))
-    stored = b"".join(file.read_bytes() for file in server.database.parent.glob("events.db*"))
+    files = [file for file in server.database.parent.iterdir() if file.is_file()]  # one is a socket
+    stored = b"".join(file.read_bytes() for file in files)
     assert b"once" in stored
     for key in (planted, KEY):
         assert key not in server.log and key.encode() not in stored

@@ -21,9 +21,12 @@ class ApiClient:
     """Calls a running server. All methods raise CommandError with the reason that the server gives."""
 
     def __init__(self, url: str, key: str) -> None:
-        """``url``: that of the server, with the path prefix of a proxy, if any; or ``unix:/path``."""
+        """``url``: that of the server, with the path prefix of a proxy, if any; or ``unix:/path``.
+
+        An empty ``key`` is not sent.
+        """
         self._url = url
-        self._headers = {"Authorization": f"Bearer {key}"}
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         parts = urlsplit("http://localhost" if url.startswith(UNIX) else url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise CommandError(f"{url!r} is no address of a server: http://127.0.0.1:3000, or unix:/path")

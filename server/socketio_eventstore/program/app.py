@@ -105,6 +105,8 @@ class Built:
     """What the addresses of ``[server]`` serve."""
     private_app: web.Application
     """What the address of ``[http]`` serves."""
+    owner_app: web.Application
+    """What the socket beside the database serves."""
     sio: AsyncServer
     api_keys: ApiKeys
 
@@ -141,9 +143,10 @@ async def build(config: Config, *, is_stored: bool = True) -> Built:
     sio.connect_timeout = settings.connect_timeout
     module = import_handlers(settings.handlers, config.folder)
     await register_handlers(module, sio, settings.handlers)
-    app, private_app = _web_application(config, sio), _web_application(config, sio)
-    keys = ApiKeys(config.http.api_keys)
-    api = api_application(keys, endpoints(Administration(sio)))
+    app, private_app, owner_app = (_web_application(config, sio) for _ in range(3))
+    keys, operations = ApiKeys(config.http.api_keys), endpoints(Administration(sio))
+    api = api_application(keys, operations)
+    owner_app.add_subapp(API_PATH, api_application(None, operations))
     if config.http.listen:
         private_app.add_subapp(API_PATH, api)
     elif not settings.path.startswith(API_PATH):
@@ -151,7 +154,7 @@ async def build(config: Config, *, is_stored: bool = True) -> Built:
     add_routes(app, settings.path, pages_of(module, settings.handlers), sio)
     add_metrics(app, sio)
     sio.attach(app, settings.path)
-    return Built(app, private_app, sio, keys)
+    return Built(app, private_app, owner_app, sio, keys)
 
 
 def _web_application(config: Config, sio: AsyncServer) -> web.Application:
@@ -202,8 +205,21 @@ class _Server:
         logging.getLogger("aiohttp.server").addFilter(_is_server_error)
         for app, listener in zip((built.app, built.private_app), self._listeners, strict=True):
             await self._serve(app, built.sio, listener)
+        await self._serve_owner(built.owner_app, built.sio)
         _configure_garbage_collector()
-        await announce(config, built.sio, *self._listeners)
+        await announce(config, built.sio, *self._listeners[:2])
+
+    async def _serve_owner(self, app: web.Application, sio: AsyncServer) -> None:
+        """Serve the commands of the database's owner; the server does without them where it must."""
+        if self._config.connection_state_recovery is None:
+            return
+        try:
+            listener = Listener.of_owner(self._config)
+        except StartError as error:  # such as a path that is too long for a socket
+            logger.warning("The commands need --url: %s", error)
+            return
+        self._listeners.append(listener)
+        await self._serve(app, sio, listener)
 
     async def _serve(self, app: web.Application, sio: AsyncServer, listener: Listener) -> None:
         if not listener.sockets:
@@ -232,7 +248,7 @@ class _Server:
     @property
     def urls(self) -> list[str]:
         """The addresses on which the server listens."""
-        return [url for listener in self._listeners for url in listener.urls()]
+        return [url for listener in self._listeners[:2] for url in listener.urls()]
 
     @property
     def stop_seconds(self) -> float:

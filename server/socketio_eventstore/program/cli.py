@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from socketio_eventstore.program import operator_commands
+from socketio_eventstore.program.command_config import DEFAULT_CONFIG, config_option, load_config
 from socketio_eventstore.program.command_error import PROGRAM, CommandError
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-DEFAULT_CONFIG = Path("config.toml")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -31,14 +31,6 @@ def commands() -> None:
 
 
 operator_commands.add_to(commands)
-
-config_option = click.option(
-    "--config",
-    "path",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help=f"The configuration file. Default: {DEFAULT_CONFIG}.",
-)
 
 
 @commands.command()
@@ -56,7 +48,7 @@ def serve(path: Path | None, host: str | None, port: int | None, log_level: str 
     flags: dict[str, Mapping[str, object]] = {"server": values}
     if log_level is not None:
         flags["log"] = {"level": log_level}
-    config = _load(path, flags)
+    config = load_config(path, flags)
     from socketio_eventstore.program.logs import log_to_stderr
 
     log_to_stderr(config.log)
@@ -92,7 +84,7 @@ def init(path: Path | None) -> None:
 @config_option
 def check_config(path: Path | None) -> None:
     """Check the configuration without serving."""
-    config = _load(path)
+    config = load_config(path)
     from socketio_eventstore.program import app
 
     _run(app.check, config)
@@ -106,7 +98,7 @@ def migrate(path: Path | None) -> None:
 
     serve does the same at its start.
     """
-    config = _load(path)
+    config = load_config(path)
     from socketio_eventstore.program import app
 
     _run(app.migrate, config)
@@ -171,20 +163,6 @@ def _require_posix(command: str) -> None:
     # asyncio has signal handlers on POSIX only. Checked before the imports, which might fail elsewhere.
     if os.name != "posix":
         raise CommandError(f"{command} needs a POSIX system, for example Linux or macOS")
-
-
-def _load(path: Path | None, flags: Mapping[str, Mapping[str, object]] | None = None) -> Config:
-    from socketio_eventstore.program.config import Config, ConfigError
-
-    if path is None and not DEFAULT_CONFIG.exists():
-        raise CommandError(
-            f"there is no {DEFAULT_CONFIG} in {Path.cwd()}; name a file with --config, or create one: "
-            f"echo '[connection_state_recovery]' >{DEFAULT_CONFIG}"
-        )
-    try:
-        return Config.load(path or DEFAULT_CONFIG, flags, os.environ)
-    except ConfigError as error:
-        raise CommandError(str(error)) from error
 
 
 def _run(action: Callable[[Config], T], config: Config) -> T:

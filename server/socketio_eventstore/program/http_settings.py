@@ -13,6 +13,8 @@ API_PATH: Final = "/api/"
 """The path of the HTTP interface."""
 UNIX = "unix:"
 """The start of a host that is the path of a Unix socket."""
+CONTROL_SUFFIX: Final = "-api"
+"""The end of the name of the socket beside the database, at which its owner needs no key."""
 MAX_PORT: Final = 65535
 _PORT = re.compile(r"[0-9]{1,5}")
 _HOST = re.compile(r"[^\s:\[\]]+|\[[0-9a-fA-F:.]+\]")

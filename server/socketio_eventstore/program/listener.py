@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import stat
 from collections.abc import Collection, Iterator, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from socketio_eventstore.program.config import UNIX, Config
 from socketio_eventstore.program.errors import PortInUse, StartError
-from socketio_eventstore.program.http_settings import parse_address
+from socketio_eventstore.program.http_settings import CONTROL_SUFFIX, parse_address
 
 # Browsers cannot open the address of all interfaces.
 REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
@@ -34,6 +35,16 @@ class Listener:
             return cls((), 0, config.folder)
         host, port = address
         return cls((host,), port, config.folder)
+
+    @classmethod
+    def of_owner(cls, config: Config) -> Listener:
+        """Listen on the socket beside the database, which only its owner can open. Raises StartError."""
+        path = config.store.path.absolute()
+        before = os.umask(0o177)  # from its first moment on the file is for the owner
+        try:
+            return cls([f"{UNIX}{path.with_name(path.name + CONTROL_SUFFIX)}"], 0, config.folder)
+        finally:
+            os.umask(before)
 
     def __init__(self, hosts: Sequence[str], port: int, folder: Path) -> None:
         """Listen on all hosts. Raises StartError, PortInUse included, and then listens on none.

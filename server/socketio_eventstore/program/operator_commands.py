@@ -7,10 +7,12 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from socketio_eventstore.program.command_config import config_option, load_config
 from socketio_eventstore.program.command_error import CommandError
 
 if TYPE_CHECKING:
@@ -18,13 +20,12 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE = "EVENTSTORE_API_KEY"
 URL_VARIABLE = "EVENTSTORE_URL"
-DEFAULT_URL = "http://127.0.0.1:3000"
 PAGE = 1000
 WIDTH_OF_PIPES = 10_000
 
 url_option = click.option(
     "--url",
-    help=f"The address of the server, or unix:/path. Default: {URL_VARIABLE}, then {DEFAULT_URL}.",
+    help=f"The address of a server. Default: {URL_VARIABLE}, then the server on this machine.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, a line for each entry.")
 namespace_option = click.option("--namespace", help="With a room or an emit, the default is /.")
@@ -45,13 +46,14 @@ def add_to(commands: click.Group) -> None:
 @click.option("--volatile", is_flag=True, help="Send to those who are connected, and store nothing.")
 @click.option("--idempotency-key", "key", help="With the same key, a repeat publishes nothing again.")
 @url_option
+@config_option
 @json_option
 def emit(
     event: str, args: tuple[str, ...], rooms: tuple[str, ...], namespace: str | None, **options: Any
 ) -> None:
     """Publish an event, and print its offset.
 
-    Each of ARGS is JSON, or a text if it is not JSON. The key of the HTTP interface is in EVENTSTORE_API_KEY.
+    Each of ARGS is JSON, or a text if it is not JSON. With --url, EVENTSTORE_API_KEY has the key.
     """
     body: dict[str, Any] = {"event": event, "args": [_value(text) for text in args]}
     if rooms:
@@ -61,7 +63,7 @@ def emit(
     if options["volatile"]:
         body["volatile"] = True
     headers = {} if options["key"] is None else {"Idempotency-Key": options["key"]}
-    answer = _client(options["url"]).post("/emit", body, headers)
+    answer = _client(options["url"], options["path"]).post("/emit", body, headers)
     click.echo(json.dumps(answer) if options["as_json"] else answer["offset"] or "sent, not stored")
 
 
@@ -74,10 +76,13 @@ def emit(
 @limit_option
 @click.option("--follow", is_flag=True, help="Go on with new events, until Ctrl-C.")
 @url_option
+@config_option
 @json_option
-def events(limit: int, follow: bool, url: str | None, as_json: bool, **query: str | None) -> None:
+def events(
+    limit: int, follow: bool, url: str | None, path: Path | None, as_json: bool, **query: str | None
+) -> None:
     """Show stored events, the newest last."""
-    client = _client(url)
+    client = _client(url, path)
     page, found = _events(client, limit, query)
     columns: dict[str, Callable[[Any], str]] = {
         "Time": lambda event: event["emitted_at"],
@@ -115,10 +120,11 @@ def _events(client: ApiClient, limit: int, query: Mapping[str, str | None]) -> t
 @namespace_option
 @limit_option
 @url_option
+@config_option
 @json_option
-def sessions(limit: int, url: str | None, as_json: bool, **query: str | None) -> None:
+def sessions(limit: int, url: str | None, path: Path | None, as_json: bool, **query: str | None) -> None:
     """List the sessions, connected or away, by namespace and sid."""
-    found = islice(_sessions(_client(url), limit, query), limit)
+    found = islice(_sessions(_client(url, path), limit, query), limit)
     columns: dict[str, Callable[[Any], str]] = {
         "Namespace": lambda session: session["namespace"],
         "Sid": lambda session: session["sid"],
@@ -143,10 +149,11 @@ def _sessions(client: ApiClient, limit: int, query: Mapping[str, str | None]) ->
 
 @click.command()
 @url_option
+@config_option
 @json_option
-def stats(url: str | None, as_json: bool) -> None:
+def stats(url: str | None, path: Path | None, as_json: bool) -> None:
     """Show the server in numbers."""
-    answer = _client(url).get("/stats")
+    answer = _client(url, path).get("/stats")
     if as_json:
         click.echo(json.dumps(answer))
         return
@@ -155,15 +162,24 @@ def stats(url: str | None, as_json: bool) -> None:
     _show(rows, columns, as_json=False)
 
 
-def _client(url: str | None) -> ApiClient:
+def _client(url: str | None, path: Path | None) -> ApiClient:
+    """Return a client for the address, or for the socket beside the database of the configuration."""
     from socketio_eventstore.program.api_client import ApiClient
 
     key = os.environ.get(KEY_VARIABLE, "")
-    if not key:
-        raise CommandError(f"the variable {KEY_VARIABLE} must have a key of the server; genkey makes one")
     if not key.isascii() or not key.isprintable():
         raise CommandError(f"the variable {KEY_VARIABLE} has no key")
-    return ApiClient(url or os.environ.get(URL_VARIABLE) or DEFAULT_URL, key)
+    if url := url or os.environ.get(URL_VARIABLE):
+        if not key:
+            raise CommandError(f"the variable {KEY_VARIABLE} must have a key of the server; genkey makes one")
+        return ApiClient(url, key)
+    from socketio_eventstore.program.http_settings import CONTROL_SUFFIX, UNIX
+
+    database = load_config(path).store.path
+    control = database.with_name(database.name + CONTROL_SUFFIX)
+    if not control.exists():
+        raise CommandError(f"no server runs on {database}; --url names a server elsewhere")
+    return ApiClient(f"{UNIX}{control}", key)
 
 
 def _value(text: str) -> Any:

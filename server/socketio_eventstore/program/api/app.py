@@ -18,16 +18,22 @@ from socketio_eventstore.program.keys import ApiKeys
 
 NO_STORE = "no-store"
 SCHEME = "bearer"
+OWNER = "(owner)"
+"""Stands for the name of a key; no key has such a name."""
 
 logger = logging.getLogger(__name__)
 
 
-def api_application(keys: ApiKeys, endpoints: Iterable[Endpoint]) -> web.Application:
+def api_application(keys: ApiKeys | None, endpoints: Iterable[Endpoint]) -> web.Application:
     """Return the application, to be mounted at ``/api/``.
+
+    With None no key is needed: only the owner of the database can reach the address.
 
     Without a valid key a request is answered with 401, without any key in the configuration with 404.
     """
-    api = web.Application(middlewares=[answers_with_problems(), _needs_key(keys)])
+    api = web.Application(
+        middlewares=[answers_with_problems(), _for_owner if keys is None else _needs_key(keys)]
+    )
     described = list(endpoints)
     for endpoint in described:
         api.router.add_route(endpoint.method, endpoint.path, endpoint.handle)
@@ -39,6 +45,12 @@ def api_application(keys: ApiKeys, endpoints: Iterable[Endpoint]) -> web.Applica
     api.router.add_get("/openapi.json", description)
     add_pages(api)
     return api
+
+
+@web.middleware
+async def _for_owner(request: web.Request, handler: Handler) -> web.StreamResponse:
+    caller.set(OWNER)
+    return await handler(request)
 
 
 def _needs_key(keys: ApiKeys) -> Middleware:
