@@ -7,7 +7,6 @@ from typing import Annotated, Final, TypeAlias
 
 from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler
 from pydantic.functional_validators import BeforeValidator, WrapValidator
-from pydantic_core import PydanticCustomError
 
 from socketio_eventstore.core.event_rules import MAX_NAME_CHARACTERS
 
@@ -23,7 +22,7 @@ def _room(value: object, handler: ValidatorFunctionWrapHandler, _: ValidationInf
     try:
         return handler(value)
     except ValueError:
-        raise PydanticCustomError("room", "a room is a text or a whole number of 64 bits") from None
+        raise ValueError("a room is a text or a whole number of 64 bits") from None
 
 
 Name: TypeAlias = Annotated[str, Field(max_length=MAX_NAME_CHARACTERS)]
@@ -32,7 +31,7 @@ Name: TypeAlias = Annotated[str, Field(max_length=MAX_NAME_CHARACTERS)]
 def _whole_number(value: object) -> object:
     """Refuse the texts beside digits that pydantic takes for a number, such as ``1_0`` and ``1.0``."""
     if isinstance(value, str) and _DIGITS.fullmatch(value) is None:
-        raise PydanticCustomError("whole_number", "a whole number is needed")
+        raise ValueError("a whole number is needed")
     return value
 
 

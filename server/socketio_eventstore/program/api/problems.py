@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from pydantic import BaseModel, Field, ValidationError
-from pydantic_core import ErrorDetails
 
 from socketio_eventlog.errors import LogFull, StoreClosed, StoreError, StoreRejected, StoreUnavailable
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
@@ -95,10 +94,10 @@ def wrong_fields(error: ValidationError, place: str = "") -> Problem:
     return Problem(422, f"{first.field or 'the body'}: {first.detail}", fields)
 
 
-def _detail(problem: ErrorDetails) -> str:
+def _detail(problem: Mapping[str, Any]) -> str:
     if problem["type"] == "extra_forbidden":
         return HINTS.get(str(problem["loc"][-1]), "there is no such field")
-    return problem["msg"]
+    return str(problem["msg"]).removeprefix("Value error, ")
 
 
 def _dotted(place: str, location: Iterable[int | str]) -> str:
