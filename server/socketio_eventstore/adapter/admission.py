@@ -136,7 +136,7 @@ class Admission:
         """The answers that connections wait for: by connection id, then by namespace."""
 
     def connect(self, connection: EngineConnection, namespace: str, auth: Any) -> None:
-        """Answer a CONNECT packet, in a task of its own."""
+        """Answer a CONNECT packet; in a task of its own where there may be something to wait for."""
         if len(namespace) > MAX_NAME_CHARACTERS or not self._application.serves(namespace):
             error = self._application.connect_error(namespace, {"message": "Invalid namespace"})
             self._send(connection, namespace, error)

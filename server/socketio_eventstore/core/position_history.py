@@ -36,5 +36,7 @@ class PositionHistory:
 
     def passed(self, now: float) -> int:
         """Return a sequence up to which every event is older than the reach; 0 when none is known."""
-        earlier = (position for at, position in reversed(self._noted) if at <= now - self._reach_seconds)
-        return next(earlier, 0)
+        for at, position in reversed(self._noted):
+            if at <= now - self._reach_seconds:
+                return position
+        return 0

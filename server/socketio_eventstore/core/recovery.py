@@ -82,12 +82,12 @@ def _no_hash() -> None:
 
 
 def _may_return(session: Session, auth_hash: AuthHash) -> bool:
-    """Whether a client with these credentials may recover a session whose client left by itself.
+    """Whether a client with these credentials may recover a session whose client has left by itself.
 
     ``disconnect(); auth = …; connect()`` is how a page logs in as another user. The connect handler decides
     about a session that is bound to an identity.
     """
-    if not session.left_by_client or session.identity is not None:
+    if session.identity is not None:
         return True
     return session.auth_hash is not None and session.auth_hash == auth_hash()
 
@@ -154,7 +154,8 @@ class Recovery:
             return cursor
         if self._is_overdue(session, uptime):
             return RecoveryResult.EXPIRED
-        return session if _may_return(session, auth_hash) else RecoveryResult.AUTH_CHANGED
+        may_return = not session.left_by_client or _may_return(session, auth_hash)
+        return session if may_return else RecoveryResult.AUTH_CHANGED
 
     async def decide(
         self,
@@ -193,7 +194,9 @@ class Recovery:
             return RecoveryResult.UNKNOWN_SESSION
         if reached is None or self._is_overdue(session, uptime()):
             return RecoveryResult.EXPIRED
-        if not _may_return(session, auth_hash):  # asked last: the client may have left during the search
+        if session.left_by_client and not _may_return(
+            session, auth_hash
+        ):  # asked last: the client may have left during the search
             return RecoveryResult.AUTH_CHANGED
         # Events for other sessions need not be kept for this one: a quiet client must not hold up pruning.
         return max(cursor, reached, session.confirmed, self._log.pruned_through)

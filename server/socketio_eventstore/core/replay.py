@@ -247,8 +247,9 @@ class Replayer:
 
     def _put(self, session: Session, sequence: int, frames: Frames, count: int = 1) -> None:
         """Send events from a sequence on, behind the deferred packets that belong before them."""
-        self._release_deferred(session, sequence - 1)
         current = session.current
+        if current.deferred_packets:
+            self._release_deferred(session, sequence - 1)
         if current.connection is not None:
             current.first_sent = current.first_sent or sequence
             self._fan_out.put(current.connection, frames)
