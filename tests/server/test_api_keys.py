@@ -43,6 +43,13 @@ def test_invalid_key(server: ServerProcess, authorization: str | None) -> None:
     assert "had no valid key" in server.log
 
 
+def test_metrics_with_a_key(server: ServerProcess) -> None:
+    """A key opens the metrics for a request that has passed a proxy; a wrong one does not."""
+    for key, status in ((KEY, 200), (f"{KEY}x", 403)):
+        headers = ("X-Forwarded-For", "203.0.113.9"), ("Authorization", f"Bearer {key}")
+        assert ask(server.port, "/metrics", *headers, Host="localhost").status == status
+
+
 def test_planted_keys_are_in_no_log(server: ServerProcess) -> None:
     """Neither a valid nor a wrong key comes into the log, the database, a page or an answer."""
     planted = new_key()
@@ -81,7 +88,7 @@ def test_without_keys(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("listen", ["port", "unix:api.sock"])
 def test_address_of_its_own(tmp_path: Path, listen: str) -> None:
-    """With ``listen``, the public address has no interface, and the own one nothing else."""
+    """With ``listen``, the public address has no interface, and the own one nothing else but metrics."""
     port = free_port()
     where: int | Path = port if listen == "port" else tmp_path / "api.sock"
     with serving_api(tmp_path, listen=f"127.0.0.1:{port}" if listen == "port" else listen) as server:
@@ -90,6 +97,7 @@ def test_address_of_its_own(tmp_path: Path, listen: str) -> None:
         for path in ("/healthz", "/", "/socket.io/?EIO=4&transport=polling"):
             assert ask(where, path, Host="localhost").status == 404
         assert call(where, "GET", "/stats", Host="evil.example").status == 421
+        assert ask(where, "/metrics", Via="1.1 proxy", Host="localhost").status == 200
 
 
 def test_address_in_use(tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ async def build(config: Config, *, is_stored: bool = True) -> Built:
     elif not settings.path.startswith(API_PATH):
         app.add_subapp(API_PATH, api)
     add_routes(app, settings.path, pages_of(module, settings.handlers), sio)
-    add_metrics(app, sio)
+    add_metrics(app, private_app, sio, keys)
     sio.attach(app, settings.path)
     return Built(app, private_app, owner_app, sio, keys)
 

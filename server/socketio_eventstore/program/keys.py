@@ -15,6 +15,7 @@ from typing import Final
 
 PREFIX: Final = "sioes_"
 """The start of each key, by which people and scanners of secrets recognise it."""
+SCHEME: Final = "bearer"
 HASH_PREFIX: Final = "sha256:"
 KEY_BYTES: Final = 32
 LONGEST_KEY: Final = 200
@@ -56,6 +57,11 @@ class ApiKeys:
 
     def __bool__(self) -> bool:
         return bool(self._hashes)
+
+    def caller(self, authorization: str) -> str | None:
+        """Return the name of the key in a header ``Authorization: Bearer KEY``, None without a valid key."""
+        scheme, _, key = authorization.partition(" ")
+        return self.name_of(key.strip()) if scheme.lower() == SCHEME else None
 
     def name_of(self, key: str) -> str | None:
         """Return the name of a valid key, None for any other text.

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from prometheus_client.exposition import choose_encoder
 
 from socketio_eventstore.adapter.server import RecoveryServer
+from socketio_eventstore.program.keys import ApiKeys
 from socketio_eventstore.program.local_access import refusal
 from socketio_eventstore.program.metric_families import ServerCollector
 
@@ -24,15 +25,27 @@ def registry_of(sio: RecoveryServer) -> CollectorRegistry:
     return registry
 
 
-def add_metrics(app: web.Application, sio: RecoveryServer) -> None:
-    """Add the route ``/metrics``, for requests that ``local_access.refusal`` lets pass."""
+def add_metrics(
+    public: web.Application, private: web.Application, sio: RecoveryServer, keys: ApiKeys
+) -> None:
+    """Add the route ``/metrics``.
+
+    ``private`` serves the address of ``[http] listen``, where everybody may read. ``public`` asks for one of
+    the keys, unless ``local_access.refusal`` lets a request pass.
+    """
     registry = registry_of(sio)
 
+    async def guarded(request: web.Request) -> web.Response:
+        if keys.caller(request.headers.get("Authorization", "")) is None:
+            reason = refusal(request)
+            if reason is not None:
+                return web.Response(text=f"{reason}\n", status=403)
+        return await metrics(request)
+
     async def metrics(request: web.Request) -> web.Response:
-        if (reason := refusal(request)) is not None:
-            return web.Response(text=f"{reason}\n", status=403)
         encode, content_type = choose_encoder(",".join(request.headers.getall("Accept", [])))
         headers = {"Content-Type": content_type, "Cache-Control": "no-store", "Vary": "Accept"}
         return web.Response(body=encode(registry), headers=headers)
 
-    app.router.add_get("/metrics", metrics)
+    public.router.add_get("/metrics", guarded)
+    private.router.add_get("/metrics", metrics)

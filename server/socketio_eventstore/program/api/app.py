@@ -17,7 +17,6 @@ from socketio_eventstore.program.api.problems import Problem, answers_with_probl
 from socketio_eventstore.program.keys import ApiKeys
 
 NO_STORE = "no-store"
-SCHEME = "bearer"
 OWNER = "(owner)"
 """Stands for the name of a key; no key has such a name."""
 
@@ -62,8 +61,7 @@ def _needs_key(keys: ApiKeys) -> Middleware:
             raise Problem(404, "The HTTP interface is off: [http] api_keys has no key.")
         if is_page(request):
             return await handler(request)
-        scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-        name = keys.name_of(key.strip()) if scheme.lower() == SCHEME else None
+        name = keys.caller(request.headers.get("Authorization", ""))
         if name is None:
             # Never the presented text: it may be the key of another server.
             text = f"A request to the HTTP interface from {request.remote} had no valid key"
