@@ -14,8 +14,8 @@ from socketio_eventlog.records import MissedSummary
 from socketio_eventlog.segment import Audience, AudienceRange, Segment
 
 _AUDIENCE = attrgetter("audience")
-KEPT = 256
-"""Summaries that are kept; an answer is as long as the question and a few numbers."""
+KEPT_RANGES = 10_000
+"""Rooms in the questions whose summaries are kept."""
 
 
 class Summaries:
@@ -24,6 +24,7 @@ class Summaries:
     def __init__(self) -> None:
         self._through = -1
         self._kept: dict[object, MissedSummary] = {}
+        self._kept_ranges = 0
 
     def summarise(
         self,
@@ -34,14 +35,15 @@ class Summaries:
         max_bytes: int,
     ) -> MissedSummary:
         """Summarise as ``missed_summary`` does; no range ends after ``through``."""
-        if self._through != through or len(self._kept) >= KEPT:
-            self._through = through
+        if self._through != through or self._kept_ranges >= KEPT_RANGES:
+            self._through, self._kept_ranges = through, 0
             self._kept.clear()
         found = _with_events(segments, ranges)
         key = found, max_events, max_bytes
         summary = self._kept.get(key)
         if summary is None:
             summary = self._kept[key] = summarise(segments, found, max_events, max_bytes)
+            self._kept_ranges += 1 + len(found)
         return summary
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import socketio
 
 from socketio_eventstore import RecoveryManager
+from socketio_eventstore.core.sessions import State
 from support.embedded import Seen, serving, until
 
 
@@ -52,6 +54,35 @@ async def test_server_class_with_handlers_of_its_own(path: Path) -> None:
     assert sio.handles("connect", "/")
 
 
+async def test_handler_calls_that_are_replaced_later(path: Path) -> None:
+    """A tool that replaces ``_trigger_event`` of a server sees the events of clients, too."""
+    seen = Seen()
+    async with serving(path) as server:
+        original = server.sio._trigger_event
+
+        async def observe(event: str, *arguments: Any) -> Any:
+            seen(event)
+            return await original(event, *arguments)
+
+        async def hello(sid: str) -> None:
+            pass
+
+        server.sio.on("hello", hello)
+        server.sio._trigger_event = observe
+        client = await server.client()
+        await client.send('42["hello"]')
+        assert await seen.until(2) == ["connect", "hello"]
+
+
+def test_emit_is_a_coroutine_function(path: Path) -> None:
+    """Background tasks and mocks ask whether a call is a coroutine function, as on the stock server."""
+    sio = socketio.AsyncServer(async_mode="aiohttp", client_manager=RecoveryManager(path))
+    names = [name for name in dir(socketio.AsyncServer) if not name.startswith("_")]
+    for name in names:
+        stock = inspect.iscoroutinefunction(getattr(socketio.AsyncServer, name))
+        assert inspect.iscoroutinefunction(getattr(sio, name)) == stock, name
+
+
 async def test_client_that_leaves_before_the_commit(path: Path) -> None:
     """A client that leaves while its session is stored leaves no session behind."""
     async with serving(path) as server:
@@ -66,3 +97,43 @@ async def test_client_that_leaves_before_the_commit(path: Path) -> None:
         await until(lambda: not list(runtime.registry))
         assert await runtime.log.counts() == (0, 0)
         assert await client.rest() == []
+
+
+async def test_shutdown_waits_for_the_answer(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A client that is being accepted at the shutdown leaves neither a session nor an error behind."""
+    async with serving(path) as server:
+        await server.sio.start()
+        await server.socket()
+        (connection,) = server.engine.sockets.values()
+        connection.data_received("40")
+        await server.sio.shutdown()
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+    async with serving(path) as server:
+        runtime = await server.sio.manager.start()
+        assert {session.state for session in runtime.registry} <= {State.AWAY}
+        assert (await runtime.log.counts())[0] == len(list(runtime.registry))
+
+
+async def test_auth_that_is_nested_too_deeply(path: Path) -> None:
+    """An auth whose hash cannot be made costs its client the connection, and nobody else."""
+    async with serving(path) as server:
+        for depth in range(900, 1000, 4):
+            client = await server.socket()
+            await client.send('40{"a":' + "[" * depth + "]" * depth + "}")
+            await client.packet()
+        client = await server.socket()
+        await client.send("40")
+        assert str(await client.packet()).startswith("40")
+
+
+async def test_opening_that_fails_is_forgotten(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handshake that fails for a fault of the server takes no place in the limits."""
+
+    async def fail(_: Any) -> bool:
+        raise RuntimeError
+
+    async with serving(path) as server:
+        monkeypatch.setattr(server.engine, "connection_opened", fail)
+        response = await server.http.get(server.url, params={"EIO": "4", "transport": "polling"})
+        assert response.status == 500
+        assert not server.engine.sockets and not server.engine.pending

@@ -85,6 +85,7 @@ async def test_packet_right_behind_the_handshake(server: Server) -> None:
         ("Sec-WebSocket-Key:", "Sec-WebSocket-Key: c2hvcnQ="),
         ("Sec-WebSocket-Key:", "Sec-WebSocket-Key: \xe4"),
         ("Sec-WebSocket-Key:", "X: y"),
+        ("Upgrade:", "Upgrade: websocket\r\nSec-WebSocket-Protocol: caf\xe9"),
     ],
 )
 async def test_invalid_handshake(server: Server, line: str, other: str) -> None:
@@ -100,15 +101,16 @@ async def test_invalid_handshake(server: Server, line: str, other: str) -> None:
 
 
 async def test_headers_of_the_application(tmp_path: Path) -> None:
-    """The handshake's response has the headers that ``on_response_prepare`` adds, such as a cookie."""
+    """The response to a handshake has the headers that a signal adds, and none that it deletes."""
 
     def prepare(_: web.Request, response: web.StreamResponse) -> None:
         response.headers["Set-Cookie"] = "a=b"
+        del response.headers["Server"]
 
     async with listening(tmp_path, prepare) as port:
         reader, writer = await asyncio.open_connection(HOST, port)
         wire = Wire(reader, writer)
         await wire.shake_hands()
-        assert "Set-Cookie: a=b\r\n" in wire.response
+        assert "Set-Cookie: a=b\r\n" in wire.response and "Server:" not in wire.response
         await wire.connect()
         writer.close()

@@ -319,28 +319,45 @@ class Admission:
     def _open_accepted(
         self, connection: EngineConnection, namespace: str, offset: Any, auth: Any
     ) -> asyncio.Future[Any]:
-        """Open and accept a new session in one transaction: there is no handler that could refuse it."""
-        pid, opened = self._new_session(connection, namespace, offset, auth)
+        """Open and accept a new session in one transaction: there is no handler that could refuse it.
+
+        Returns the future for the answer, for which a shutdown waits.
+        """
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
         def finished(opening: asyncio.Future[Any]) -> None:
-            if not opening.cancelled() and (error := opening.exception()) is not None:
-                self._failed(connection, namespace, error)
-                return
-            session: Session = opening.result()
-            if session.is_connected:  # the client may have left meanwhile
-                self._application.accepted(session)
-            elif connection.closed:
-                self._departures.never_accepted(session)
+            try:
+                self._opened_accepted(connection, namespace, opening)
+            finally:
+                if not answer.done():
+                    answer.set_result(None)
 
         try:
+            pid, opened = self._new_session(connection, namespace, offset, auth)
             opening = self._runtime.queue.submit(
                 OpenAcceptedSession(opened, connection, pid, time.monotonic())
             )
-        except StoreError as error:
-            opening = asyncio.get_running_loop().create_future()
-            opening.set_exception(error)
-        opening.add_done_callback(finished)
-        return opening
+        except Exception as error:  # noqa: BLE001 -- a fault of the store or of the server
+            self._failed(connection, namespace, error)
+            answer.set_result(None)
+        else:
+            opening.add_done_callback(finished)
+            self._calls.keep(answer)
+        return answer
+
+    def _opened_accepted(
+        self, connection: EngineConnection, namespace: str, opening: asyncio.Future[Session]
+    ) -> None:
+        if opening.cancelled():
+            return
+        if (error := opening.exception()) is not None:
+            self._failed(connection, namespace, error)
+            return
+        session = opening.result()
+        if session.is_connected:  # the client may have left meanwhile
+            self._application.accepted(session)
+        elif connection.closed:
+            self._departures.never_accepted(session)
 
     def _new_session(
         self, connection: EngineConnection, namespace: str, offset: Any, auth: Any

@@ -11,15 +11,12 @@ from socketio_eventstore.transport.websocket import Environ
 class Environs(dict[str, Any]):
     """The environs by Engine.IO connection id; ``python-socketio`` and the handlers read them.
 
-    A value is a request until somebody reads it: an environ takes a tenth of the time of a handshake, and
-    most applications read none.
+    A value is a request, whose environ is made when somebody reads it: an environ takes a tenth of the time
+    of a handshake, and most applications read none.
     """
 
     def __getitem__(self, connection_id: str) -> Environ:
-        found = super().__getitem__(connection_id)
-        if isinstance(found, RequestHead):
-            found = self[connection_id] = found.make_environ()
-        environ: Environ = found
+        environ: Environ = _environ_of(super().__getitem__(connection_id))
         return environ
 
     def request_id(self, connection_id: str) -> str | None:
@@ -35,3 +32,23 @@ class Environs(dict[str, Any]):
             return self[connection_id]
         except KeyError:
             return default
+
+    def pop(self, connection_id: str, *default: Any) -> Any:
+        """Remove an environ and return it."""
+        return _environ_of(super().pop(connection_id, *default))
+
+    def values(self) -> Any:
+        """Return the environs."""
+        return [_environ_of(found) for found in super().values()]
+
+    def items(self) -> Any:
+        """Return the connection ids with their environs."""
+        return [(connection_id, _environ_of(found)) for connection_id, found in super().items()]
+
+    def copy(self) -> dict[str, Any]:
+        """Return a plain dictionary of the environs."""
+        return dict(self.items())
+
+
+def _environ_of(found: Any) -> Any:
+    return found.make_environ() if isinstance(found, RequestHead) else found

@@ -108,7 +108,7 @@ class HandlerCalls:
         self.disconnects: Counter[str] = Counter()
         """The number of accepted clients that have gone, by python-engineio's reason."""
         self._last: dict[Session, asyncio.Future[None]] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: set[asyncio.Future[Any]] = set()
 
     def reserve(self, session: Session) -> HandlerSlot:
         """Reserve the next slot in the calls of a session."""
@@ -117,9 +117,13 @@ class HandlerCalls:
     def start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run work that calls handlers, in a task of its own: a slow handler delays no other client."""
         task: asyncio.Task[Any] = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self.keep(task)
         return task
+
+    def keep(self, running: asyncio.Future[Any]) -> None:
+        """Let the shutdown of the server wait for a future, too."""
+        self._tasks.add(running)
+        running.add_done_callback(self._tasks.discard)
 
     def handler_failed(self, event: str, session: Session, error: Exception) -> None:
         """Log the exception of a handler, with the event, the namespace and the sid."""

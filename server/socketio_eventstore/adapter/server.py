@@ -53,6 +53,7 @@ _HOOKS: Final = ("_handle_ack", "_trigger_event", "_send_packet")
 """The methods of python-socketio on which this class builds, proven on 5.12 to 5.18."""
 
 _TRIGGER_EVENT: Final = vars(socketio.AsyncServer)["_trigger_event"]
+_IS_PATCHED: Final = _TRIGGER_EVENT.__module__ != socketio.AsyncServer.__module__
 
 ATTACHMENTS_OF_CLIENTS: Final = 10
 """Attachments that a client takes in a packet (socket.io-parser 4.2.6 and later, ``maxAttachments``)."""
@@ -114,8 +115,6 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
     connect_errors: int
     """The number of CONNECT packets that were refused."""
     _clients: Clients
-    _has_own_trigger: bool
-    """Whether the application's class calls handlers in a way of its own."""
     _exactly_once: ExactlyOnce
     _request_ids: RequestIds
 
@@ -162,8 +161,6 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
             )
         self._exactly_once = ExactlyOnce()
         self._request_ids = RequestIds()
-        stock = socketio.AsyncServer._trigger_event  # noqa: SLF001 -- a hook, as in _HOOKS
-        self._has_own_trigger = type(self)._trigger_event is not stock  # noqa: SLF001
         self.admin_ui = None
         self.accepted_clients = self.connect_errors = 0
         self.eio = Engine.adopt(self.eio)
@@ -258,7 +255,7 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         async def close_room(self, room: str | int, namespace: str | None = None) -> None: ...
         def rooms(self, sid: str, namespace: str | None = None) -> list[str | int]: ...
 
-    def emit(
+    async def emit(
         self,
         event: str,
         data: Any = None,
@@ -270,7 +267,7 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         ignore_queue: bool = False,
         *,
         volatile: bool = False,
-    ) -> Coroutine[Any, Any, str | None]:
+    ) -> str | None:
         """Emit an event, as ``socketio.AsyncServer.emit`` does, and store it before it is sent.
 
         An empty collection of rooms addresses no client; 0 and "" are rooms. ``to`` wins over ``room``.
@@ -292,7 +289,9 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
             volatile=volatile,
         )
         tracing = self._clients.calls.tracing
-        return emitting if tracing is None else tracing.traced(emitting, event, namespace)
+        if tracing is not None:
+            emitting = tracing.traced(emitting, event, namespace)
+        return await emitting
 
     async def send(self, data: Any, *args: Any, **kwargs: Any) -> str | None:
         """Emit the event ``message``; arguments and result are those of ``emit``."""
@@ -531,14 +530,17 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
 
     def handles(self, event: str, namespace: str) -> bool:
         """Whether a handler of the application may be called for an event of a namespace."""
-        # A class of the application may call handlers that it keeps elsewhere.
-        calls_itself = getattr(self._trigger_event, "__func__", None) is not _TRIGGER_EVENT
-        if self.admin_ui is not None or calls_itself:
+        if self.admin_ui is not None or self._has_own_trigger:
             return True
         for name in (namespace, "*"):
             if name in self.namespace_handlers or event in self.handlers.get(name, ()):
                 return True
         return False
+
+    @property
+    def _has_own_trigger(self) -> bool:
+        """Whether the application, or a tool that observes it, calls handlers in a way of its own."""
+        return _IS_PATCHED or getattr(self._trigger_event, "__func__", None) is not _TRIGGER_EVENT
 
     def call_handler(self, event: str, *arguments: Any) -> Awaitable[Any]:
         """Call the application's handler of an event; the first argument is the namespace."""

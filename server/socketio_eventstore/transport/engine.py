@@ -318,10 +318,14 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
             connection.poll_packets = PYTHON_POLL_PACKETS
         self.sockets[connection.id] = connection
         connection.is_pending = True
-        if not await self.connection_opened(connection):
+        try:
+            is_accepted = await self.connection_opened(connection)
+        except BaseException:  # nothing else would ever take it out of the limits
+            self.forget(connection.id)
+            raise
+        if not is_accepted:
             self.logger.warning("Application rejected connection")
-            self.sockets.pop(connection.id, None)
-            connection.is_pending = False
+            self.forget(connection.id)
             raise _unavailable()
         handshake = self._handshake(connection.id, transport)
         if transport == "websocket":
@@ -347,7 +351,7 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
                 self.forget(connection_id)
 
     def forget(self, connection_id: str) -> None:
-        """Forget a connection whose event loop has ended."""
+        """Forget a connection that was not accepted, or whose event loop has ended."""
         connection = self.sockets.pop(connection_id, None)
         if connection is not None:
             connection.is_pending = False

@@ -43,6 +43,8 @@ class RequestHead:
     """An id for log lines, which is no secret."""
     request: Any = None
     """The framework's own request: that of aiohttp, or the environ of an ASGI request."""
+    environ: Environ | None = None
+    """See ``make_environ``; None before the first call."""
 
     @classmethod
     def of_environ(cls, environ: Environ) -> RequestHead:
@@ -86,11 +88,12 @@ class RequestHead:
         return ",".join(self.headers(name))
 
     def make_environ(self) -> Environ:
-        """Return the request as the drivers of python-engineio translate it."""
-        is_asgi = isinstance(self.request, dict)
-        environ: Environ = self.request if is_asgi else translate_request(self.request)
-        environ[REQUEST_ID] = self.request_id
-        return environ
+        """Return the request as the drivers of python-engineio translate it; the same each time."""
+        if self.environ is None:
+            is_asgi = isinstance(self.request, dict)
+            self.environ = self.request if is_asgi else translate_request(self.request)
+            self.environ[REQUEST_ID] = self.request_id
+        return self.environ
 
 
 def _peer(transport: Any) -> str:

@@ -12,6 +12,8 @@ from hashlib import sha1
 from typing import Final
 
 from aiohttp import hdrs, web
+from aiohttp.helpers import rfc822_formatted_time
+from aiohttp.http import SERVER_SOFTWARE
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _KEY_BYTES: Final = 16
@@ -37,6 +39,8 @@ async def accept(request: web.Request, *, compresses: bool) -> bytes:
         headers[hdrs.SEC_WEBSOCKET_EXTENSIONS] = _DEFLATE
     if offered := request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL):
         # The first subprotocol that the client offers, as the reference accepts it (ws 8).
+        if not offered.isascii():
+            raise web.HTTPBadRequest(text="The header Sec-WebSocket-Protocol is invalid.")
         headers[hdrs.SEC_WEBSOCKET_PROTOCOL] = offered.partition(",")[0].strip()
     prepared: Iterable[tuple[str, str]] = headers.items()
     for app in request.match_info.apps:
@@ -49,7 +53,9 @@ async def accept(request: web.Request, *, compresses: bool) -> bytes:
 
 async def _prepare(request: web.Request, headers: Mapping[str, str]) -> Iterable[tuple[str, str]]:
     """Let the application change the headers, as aiohttp does before each response."""
-    response = web.StreamResponse(status=101, headers=headers)
+    # Applications change or delete them: aiohttp sets them before the signal, too.
+    common: dict[str, str] = {hdrs.DATE: rfc822_formatted_time(), hdrs.SERVER: SERVER_SOFTWARE}
+    response = web.StreamResponse(status=101, headers=common | dict(headers))
     for app in request.match_info.apps:
         await app.on_response_prepare.send(request, response)
     if any("\r" in value or "\n" in value for value in response.headers.values()):

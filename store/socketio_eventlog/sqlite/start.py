@@ -37,6 +37,7 @@ _UPTIME: Final = """
 SELECT max(coalesce((SELECT max(service_time) FROM boots), 0.0),
            coalesce((SELECT max(away_since) FROM sessions), 0.0),
            coalesce((SELECT max(answered_at) FROM answers), 0.0),
+           coalesce((SELECT max(published_at) FROM publications), 0.0),
            coalesce((SELECT max(uptime) FROM positions), 0.0))
 """
 # Before the row of this node: the newest row is the last sign of life of the node that had the sessions.
