@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.sessions import ClientConnection
+from socketio_eventstore.transport.request_head import RequestHead
 
 if TYPE_CHECKING:
     from support.simulated_server import SimulatedServer
@@ -61,6 +62,7 @@ class Wire(ClientConnection):
     def __init__(self, connection_id: str, server: SimulatedServer) -> None:
         super().__init__(connection_id)
         self.server = server
+        self.head = RequestHead("", is_tls=False, headers=lambda name: ())
         self.in_flight: deque[str] = deque()
         self.closed = False
         """Whether the server knows that the transport has ended."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import json
-from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterator
 from contextvars import ContextVar
 from types import SimpleNamespace
@@ -16,6 +15,7 @@ from socketio_eventlog.records import Room, SessionEnd, Snapshot
 from socketio_eventstore.adapter.admission import Admission
 from socketio_eventstore.adapter.application import Application
 from socketio_eventstore.adapter.departures import Departures
+from socketio_eventstore.adapter.environs import Environs
 from socketio_eventstore.adapter.handlers import HandlerCalls
 from socketio_eventstore.core.commit_queue import CommitQueue
 from socketio_eventstore.core.context import Context
@@ -116,7 +116,8 @@ class SimulatedServer:
             serves=lambda namespace: namespace in NAMESPACES,
             new_sid=lambda: f"sid{next(self.scene.ids)}",
             forget_callbacks=lambda sid: None,
-            environ=defaultdict(dict),
+            environ=Environs(),
+            handles=lambda event, namespace: True,
             own_cookie=None,
             recovers=lambda namespace: True,
             accepted=lambda session: None,
