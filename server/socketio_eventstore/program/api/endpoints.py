@@ -54,8 +54,8 @@ class Endpoint:
     query: type[BaseModel] | None = None
     body: Any = None
     """The type of the body, for the document."""
-    validate: Callable[[object], object] | None = None
-    """Returns the body, validated. Raises ValidationError."""
+    validate: Callable[[object], Awaitable[object]] | None = None
+    """Returns the body, validated. Raises ValidationError, Problem."""
     headers: Mapping[str, str] = field(default_factory=dict)
     """Optional headers of the request, each with its meaning."""
     statuses: tuple[int, ...] = ()
@@ -65,7 +65,7 @@ class Endpoint:
         """Validate a request, and answer it."""
         query = None if self.query is None else _query(request, self.query)
         raw_body = b"" if self.validate is None else await _read(request)
-        body = None if self.validate is None else _body(raw_body, self.validate)
+        body = None if self.validate is None else await _body(raw_body, self.validate)
         call = Call(caller.get(), request, request.match_info, query, body, raw_body)
         result = await self.answer(call)
         if isinstance(result, web.StreamResponse):
@@ -96,13 +96,13 @@ async def _read(request: web.Request) -> bytes:
     return bytes(body)
 
 
-def _body(text: bytes, validate: Callable[[object], object]) -> object:
+async def _body(text: bytes, validate: Callable[[object], Awaitable[object]]) -> object:
     try:
         value = json.loads(text.decode(), parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise Problem(400, f"The body is not JSON: {error}") from None
     try:
-        return validate(value)
+        return await validate(value)
     except ValidationError as error:
         raise wrong_fields(error) from None
 

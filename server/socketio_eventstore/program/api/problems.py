@@ -59,13 +59,14 @@ class Problem(Exception):
     ) -> None:
         super().__init__(detail)
         self.status = status
-        self._fields = list(fields)[:MAX_FIELDS]
+        self.fields = list(fields)[:MAX_FIELDS]
+        """The fields that are wrong."""
         self._headers = dict(headers or {})
 
     def response(self) -> web.Response:
         """Return the response with the problem document."""
         title = HTTPStatus(self.status).phrase
-        document = ProblemDocument(title=title, status=self.status, detail=str(self), errors=self._fields)
+        document = ProblemDocument(title=title, status=self.status, detail=str(self), errors=self.fields)
         return web.Response(
             text=json_text(document) + "\n",
             status=self.status,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from typing import Annotated, Any, Final, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from socketio_eventstore.adapter.administration import Administration
 from socketio_eventstore.adapter.publishing import (
@@ -17,19 +18,18 @@ from socketio_eventstore.adapter.publishing import (
     MessageRefused,
 )
 from socketio_eventstore.program.api.binary import NotBase64, decoded
+from socketio_eventstore.program.api.bodies import Body
 from socketio_eventstore.program.api.endpoints import Call, Endpoint
 from socketio_eventstore.program.api.names import Name, Namespace, RoomName
-from socketio_eventstore.program.api.problems import Problem, wrong_field
+from socketio_eventstore.program.api.problems import Problem, wrong_field, wrong_fields
 
 IDEMPOTENCY_KEY: Final = "Idempotency-Key"
 MAX_NAMES: Final = 4000
 """The most rooms, and the most sids to skip: with the default limits, both fit into one event."""
 
 
-class StoredEmit(BaseModel):
+class StoredEmit(Body):
     """An event to be stored and sent, as `emit` of a handler does."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     event: Name = Field(description="The name of the event.", examples=["chat message"])
     args: list[Any] = Field(
@@ -37,11 +37,13 @@ class StoredEmit(BaseModel):
         description='The arguments. Binary data are `{"$binary": "base64"}`.',
         examples=[["Hello"]],
     )
-    rooms: Annotated[list[RoomName], Field(max_length=MAX_NAMES)] | None = Field(
+    rooms: Annotated[list[RoomName], Field(max_length=MAX_NAMES, fail_fast=True)] | None = Field(
         default=None,
         description="The rooms; a sid is a room, too. Without them the event is for the whole namespace.",
     )
-    skip: list[Name] = Field(default=[], max_length=MAX_NAMES, description="The sids that do not receive it.")
+    skip: list[Name] = Field(
+        default=[], max_length=MAX_NAMES, fail_fast=True, description="The sids that do not receive it."
+    )
     namespace: Namespace = "/"
 
 
@@ -67,12 +69,27 @@ class EmitManyResult(BaseModel):
 
 Emits: TypeAlias = Annotated[list[StoredEmit], Field(min_length=1, max_length=MAX_MESSAGES)]
 _ONE: Final[TypeAdapter[Emit]] = TypeAdapter(Emit)
-_SEVERAL: Final[TypeAdapter[list[StoredEmit]]] = TypeAdapter(Emits)
+_OF_SEVERAL: Final[TypeAdapter[StoredEmit]] = TypeAdapter(StoredEmit)
+_LENGTH: Final[TypeAdapter[list[Any]]] = TypeAdapter(
+    Annotated[list[Any], Field(min_length=1, max_length=MAX_MESSAGES)]
+)
 
 
-def validated(value: object) -> list[StoredEmit] | Emit:
-    """Validate a body; a list and a single event have errors of their own. Raises ValidationError."""
-    return _SEVERAL.validate_python(value) if isinstance(value, list) else _ONE.validate_python(value)
+async def validated(value: object) -> list[StoredEmit] | Emit:
+    """Validate a body; a list and a single event have errors of their own. Raises ValidationError, Problem.
+
+    A list ends at its first wrong event. Between the events the loop serves others.
+    """
+    if not isinstance(value, list):
+        return _ONE.validate_python(value)
+    emits = []
+    for index, one in enumerate(_LENGTH.validate_python(value)):
+        try:
+            emits.append(_OF_SEVERAL.validate_python(one))
+        except ValidationError as error:
+            raise wrong_fields(error, str(index)) from None
+        await asyncio.sleep(0)
+    return emits
 
 
 def emit_endpoint(administration: Administration) -> Endpoint:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal, cast
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field
 
 from socketio_eventlog.records import Room
 from socketio_eventstore.adapter.administration import Administration
@@ -16,6 +16,7 @@ from socketio_eventstore.adapter.history import DEFAULT_LIMIT
 from socketio_eventstore.adapter.session_views import STATES, SessionDetails, SessionSummary
 from socketio_eventstore.core.registry_pages import SessionFilter, SessionKey
 from socketio_eventstore.program.api import cursors
+from socketio_eventstore.program.api.bodies import Body
 from socketio_eventstore.program.api.endpoints import Call, Endpoint
 from socketio_eventstore.program.api.events import rooms_named
 from socketio_eventstore.program.api.names import Cursor, Limit, QueryName, QueryNamespace, RoomName
@@ -87,15 +88,14 @@ class SessionsResult(BaseModel):
     next: str | None = Field(description="The `cursor` of the next page; null on the last one.")
 
 
-class RoomBody(BaseModel):
+class RoomBody(Body):
     """A room."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     room: RoomName
 
 
-_ROOM: Final[TypeAdapter[RoomBody]] = TypeAdapter(RoomBody)
+async def _room_body(value: object) -> RoomBody:
+    return RoomBody.model_validate(value)
 
 
 def session_endpoints(administration: Administration) -> Sequence[Endpoint]:
@@ -170,7 +170,7 @@ def _room_action(name: str, summary: str, act: Callable[[str, str, Room], Awaita
         answer,
         None,
         body=RoomBody,
-        validate=_ROOM.validate_python,
+        validate=_room_body,
         statuses=(400, 413, 415, 422, 503, 507),
     )
 
