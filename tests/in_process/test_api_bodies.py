@@ -39,6 +39,16 @@ async def test_first_wrong_event() -> None:
     assert [field.field for field in problem.value.fields] == ["1.event", "1.rooms.0", "1.more"]
 
 
+@pytest.mark.parametrize("field", ["rooms", "skip"])
+async def test_names_together(field: str) -> None:
+    """The events of a group have a bound for their rooms and sids together."""
+    full = {"event": "a", field: ["x"] * 4000}
+    assert isinstance(await validated([full] * 5), list)
+    with pytest.raises(Problem) as problem:
+        await validated([*[full] * 5, {"event": "a", field: ["x"]}])
+    assert [wrong.field for wrong in problem.value.fields] == ["5"]
+
+
 async def test_others_meanwhile() -> None:
     """Between the events of a group, the loop serves others."""
     validating = asyncio.ensure_future(validated([{"event": "ok"}] * 100))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,31 @@ async def test_events_together(server: Server, publisher: Publisher, path: Path)
     numbers = [int(str(offset).partition(".")[2]) for offset in (*first, *offsets)]
     assert numbers == [1, 2, 3, 4]
     assert payloads(path) == [f'["said","{text}"]' for text in "abcd"]
+
+
+async def test_order_of_calls(server: Server, publisher: Publisher, path: Path) -> None:
+    """A small group that comes behind a large one is behind it in the log, and not within it."""
+    large, small = [str(number) for number in range(100)], ["a", "b"]
+    await asyncio.gather(publisher.publish(messages(*large)), publisher.publish(messages(*small)))
+    assert payloads(path) == [f'["said","{text}"]' for text in large + small]
+
+
+async def test_others_while_events_are_made(publisher: Publisher) -> None:
+    """While the events of a group are made, the loop serves others between any two of them."""
+    seen: list[int] = []
+    made = 0
+
+    class Counted(list[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            nonlocal made
+            made += 1
+            return super().__iter__()
+
+    publishing = asyncio.ensure_future(publisher.publish([Message("said", Counted([1]))] * 100))
+    while not publishing.done():
+        await asyncio.sleep(0)
+        seen.append(made)
+    assert max(after - before for before, after in pairwise([0, *seen])) == 1
 
 
 async def test_all_or_nothing(server: Server, publisher: Publisher, path: Path) -> None:

@@ -70,6 +70,8 @@ class Publisher:
     def __init__(self, server: RecoveryServer) -> None:
         self._server = server
         self._running: dict[tuple[str, str], tuple[bytes, asyncio.Task[Offsets]]] = {}
+        self._order = asyncio.Lock()
+        """Held until the events have their place in the log: the lock is given in the order of the calls."""
 
     async def publish(self, messages: Sequence[Message], key: IdempotencyKey | None = None) -> Offsets:
         """Store the messages in one transaction, or none of them, and send them; return their offsets.
@@ -127,13 +129,15 @@ class Publisher:
         self, runtime: Runtime, messages: Sequence[Message], published: Published | None
     ) -> Offsets:
         is_volatile = _are_volatile(messages)
-        events = [self._event(runtime, index, message) for index, message in enumerate(messages)]
-        if is_volatile:
-            await runtime.queue.submit(*map(EmitVolatile, events))
-            offsets: Offsets = [None] * len(events)
-        else:
-            last = await runtime.queue.submit(Publish(events, published))
-            offsets = offsets_of(len(events), last)
+        events = []
+        async with self._order:
+            for index, message in enumerate(messages):
+                events.append(self._event(runtime, index, message))
+                await asyncio.sleep(0)  # serve others
+            operations = map(EmitVolatile, events) if is_volatile else [Publish(events, published)]
+            stored = runtime.queue.submit(*operations)
+        last = await stored
+        offsets: Offsets = [None] * len(events) if is_volatile else offsets_of(len(events), last)
         if (admin_ui := self._server.admin_ui) is not None:
             for event in events:
                 await admin_ui.emitted(runtime, event)

@@ -26,6 +26,8 @@ from socketio_eventstore.program.api.problems import Problem, wrong_field, wrong
 IDEMPOTENCY_KEY: Final = "Idempotency-Key"
 MAX_NAMES: Final = 4000
 """The most rooms, and the most sids to skip: with the default limits, both fit into one event."""
+MAX_NAMES_TOGETHER: Final = 20_000
+"""The most rooms and sids to skip of all events of a request."""
 
 
 class StoredEmit(Body):
@@ -82,12 +84,16 @@ async def validated(value: object) -> list[StoredEmit] | Emit:
     """
     if not isinstance(value, list):
         return _ONE.validate_python(value)
-    emits = []
+    emits: list[StoredEmit] = []
+    names = 0
     for index, one in enumerate(_LENGTH.validate_python(value)):
         try:
             emits.append(_OF_SEVERAL.validate_python(one))
         except ValidationError as error:
             raise wrong_fields(error, str(index)) from None
+        names += len(emits[-1].rooms or ()) + len(emits[-1].skip)
+        if names > MAX_NAMES_TOGETHER:
+            raise wrong_field(str(index), f"the events have more than {MAX_NAMES_TOGETHER} rooms and sids")
         await asyncio.sleep(0)
     return emits
 
@@ -102,7 +108,10 @@ def emit_endpoint(administration: Administration) -> Endpoint:
         def place(index: int, field: str) -> str:
             return f"{index}.{field}" if is_list else field
 
-        messages = [_message(one, place(index, "args")) for index, one in enumerate(emits)]
+        messages = []
+        for index, one in enumerate(emits):
+            messages.append(_message(one, place(index, "args")))
+            await asyncio.sleep(0)
         try:
             offsets = await administration.publish(messages, _key(call))
         except MessageRefused as refused:
