@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from socketio_eventlog.errors import OffsetRefused
+from socketio_eventlog.records import LoggedEvent
 from socketio_eventstore.adapter.history import StoredEvent, stored_event
 from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.tail import Follower
@@ -42,9 +43,21 @@ class Feed:
         """Where to go on after an interruption."""
         return cursor(self._runtime, self._follower.reached)
 
-    async def next(self) -> list[StoredEvent]:
-        """Wait for the next events that fit the filter; perhaps none. Raises EventsDeleted, StoreError."""
-        return [stored_event(self._runtime, logged) for logged in await self._follower.next()]
+    async def grown(self) -> None:
+        """Wait until the log has more. A cancelled call loses nothing."""
+        await self._follower.grown()
+
+    async def next(self) -> list[LoggedEvent]:
+        """Return the next events that fit the filter; perhaps none. Raises EventsDeleted, StoreError."""
+        return await self._follower.next()
+
+    def offset_of(self, logged: LoggedEvent) -> str:
+        """Return the offset of an event of the feed."""
+        return str(self._runtime.log.offset_of(logged.sequence))
+
+    def stored(self, logged: LoggedEvent) -> StoredEvent:
+        """Return an event of the feed with decoded arguments."""
+        return stored_event(self._runtime, logged)
 
 
 def located(runtime: Runtime, field: str, offset: str | None) -> int | None:

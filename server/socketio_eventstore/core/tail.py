@@ -7,6 +7,7 @@ looks at the position for all of them.
 from __future__ import annotations
 
 import asyncio
+from itertools import islice
 from typing import Final
 
 from socketio_eventlog.log import Log
@@ -15,6 +16,8 @@ from socketio_eventstore.core.context import Context
 from socketio_eventstore.core.event_pages import MAX_EVENTS, EventFilter, EventPage, EventPages
 
 LOOK_SECONDS: Final = 0.05
+MAX_RECENT: Final = 100
+"""Events in memory that a reader looks at before the event loop serves others."""
 
 
 class EventsDeleted(Exception):
@@ -28,6 +31,9 @@ class Tail:
         self._context = context
         self._grown: asyncio.Future[None] | None = None
         self._seen = 0
+        self._waiting = 0
+        """The readers that wait."""
+        self._timer: asyncio.TimerHandle | None = None
 
     async def beyond(self, sequence: int) -> None:
         """Wait until an event beyond the sequence has taken effect."""
@@ -36,10 +42,22 @@ class Tail:
                 self._grown = asyncio.get_running_loop().create_future()
                 self._seen = self._context.position
                 self._look_later()
-            await asyncio.shield(self._grown)
+            self._waiting += 1
+            try:
+                await asyncio.shield(self._grown)
+            finally:
+                self._waiting -= 1
+                if self._waiting == 0:
+                    self._stop()
 
     def _look_later(self) -> None:
-        asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
+        self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
+
+    def _stop(self) -> None:
+        """Look no more: the last reader has gone."""
+        self._grown = None
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _look(self) -> None:
         grown = self._grown
@@ -66,13 +84,17 @@ class Follower:
         """The reader has got all events up to this sequence."""
         self._check()
 
-    async def next(self) -> list[LoggedEvent]:
-        """Wait until the log has grown, and return the next events that fit the filter; perhaps none.
-
-        A cancelled call loses nothing. Raises EventsDeleted for a reader that is slower than the retention,
-        StoreError.
-        """
+    async def grown(self) -> None:
+        """Wait until the log has grown. A cancelled call loses nothing."""
         await self._tail.beyond(self.reached)
+
+    async def next(self) -> list[LoggedEvent]:
+        """Return the next events that fit the filter; perhaps none.
+
+        A cancelled call loses nothing, but its search begins anew. Raises EventsDeleted for a reader that is
+        slower than the retention, StoreError.
+        """
+        await asyncio.sleep(0)  # events in memory need no wait: others come between two calls
         page = self._recent() or await self._pages.after(self.reached, self._wanted, MAX_EVENTS)
         self._check()
         self.reached = page.reached
@@ -83,13 +105,14 @@ class Follower:
         recent = self._context.recent_events
         if self.reached < recent.begins_after:
             return None
-        position = recent.position
         found = [
             LoggedEvent(sequence, event)
-            for sequence, event, *_ in recent.after(self.reached)
-            if _fits(self._wanted, event)
+            for sequence, event, *_ in islice(recent.after(self.reached), MAX_RECENT)
         ]
-        return EventPage(found, position, is_end=True)
+        is_end = len(found) < MAX_RECENT
+        reached = recent.position if is_end else found[-1].sequence
+        fitting = [logged for logged in found if _fits(self._wanted, logged.event)]
+        return EventPage(fitting, reached, is_end=is_end)
 
     def _check(self) -> None:
         if self.reached < self._log.pruned_through:

@@ -15,13 +15,13 @@ from aiohttp import web
 from pydantic import Field
 
 from socketio_eventlog.errors import StoreError
+from socketio_eventlog.records import LoggedEvent
 from socketio_eventstore.adapter.administration import Administration
 from socketio_eventstore.adapter.feeds import CursorRefused, Feed
-from socketio_eventstore.adapter.history import StoredEvent
 from socketio_eventstore.core.tail import EventsDeleted
 from socketio_eventstore.program.api.endpoints import Call, Endpoint
-from socketio_eventstore.program.api.events import FilterQuery, event_result
-from socketio_eventstore.program.api.json_text import json_text
+from socketio_eventstore.program.api.event_texts import EventTexts
+from socketio_eventstore.program.api.events import FilterQuery
 from socketio_eventstore.program.api.names import Cursor
 from socketio_eventstore.program.api.problems import Problem, wrong_cursor
 
@@ -54,13 +54,15 @@ def stream_endpoint(administration: Administration, limits: StreamLimits | None 
     """Return the operation."""
     present = limits or StreamLimits()
     free = asyncio.Semaphore(present.streams)
+    texts = EventTexts()
 
     async def stream(call: Call) -> web.StreamResponse:
         if free.locked():
             text = f"{present.streams} readers follow the log already."
             raise Problem(503, text, headers={"Retry-After": "10"})
         async with free:
-            return await _Stream(call.request, await _feed(administration, call), present).run()
+            feed = await _feed(administration, call)
+            return await _Stream(call.request, feed, present, texts).run()
 
     return Endpoint(
         name="streamEvents",
@@ -89,10 +91,11 @@ async def _feed(administration: Administration, call: Call) -> Feed:
 class _Stream:
     """One stream."""
 
-    def __init__(self, request: web.Request, feed: Feed, limits: StreamLimits) -> None:
+    def __init__(self, request: web.Request, feed: Feed, limits: StreamLimits, texts: EventTexts) -> None:
         self._request = request
         self._feed = feed
         self._limits = limits
+        self._event_texts = texts
         self._response = web.StreamResponse(
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # nginx would gather the events
         )
@@ -104,7 +107,7 @@ class _Stream:
         response = self._response
         await response.prepare(self._request)
         try:
-            await self._write("retry: 1000\n\n")
+            await self._write(b"retry: 1000\n\n")
             async for text in self._texts():
                 await self._write(text)
         except (StoreError, EventsDeleted):  # the server ends, or the reader is slower than the retention
@@ -114,25 +117,27 @@ class _Stream:
                 self._request.transport.abort()
         return response
 
-    async def _texts(self) -> AsyncIterator[str]:
+    async def _texts(self) -> AsyncIterator[bytes]:
         """Yield the texts of the stream. After a silence the text is an id alone, which is no event."""
         loop = asyncio.get_running_loop()
         silent_since = loop.time()
         while self._request.transport is not None:
             for event in await self._next():
-                yield f"id: {event.offset}\ndata: {json_text(event_result(event))}\n\n"
+                yield self._event_texts.of(self._feed, event)
                 silent_since = loop.time()
             if loop.time() - silent_since >= self._limits.keep_alive_seconds:
-                yield ": nothing\n\n" if self._feed.cursor is None else f"id: {self._feed.cursor}\n\n"
+                cursor = self._feed.cursor
+                yield b": nothing\n\n" if cursor is None else f"id: {cursor}\n\n".encode()
                 silent_since = loop.time()
 
-    async def _next(self) -> list[StoredEvent]:
+    async def _next(self) -> list[LoggedEvent]:
         try:
             async with asyncio.timeout(self._limits.look_seconds):
-                return await self._feed.next()
+                await self._feed.grown()
         except TimeoutError:
             return []
+        return await self._feed.next()  # without the limit: a search that is cut off would begin anew
 
-    async def _write(self, text: str) -> None:
+    async def _write(self, text: bytes) -> None:
         async with asyncio.timeout(self._limits.write_seconds):
-            await self._response.write(text.encode())
+            await self._response.write(text)

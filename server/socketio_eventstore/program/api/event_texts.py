@@ -1,0 +1,40 @@
+"""The texts of events in streams: each is made once, however many readers follow the log."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from socketio_eventlog.records import Event, LoggedEvent
+from socketio_eventstore.adapter.feeds import Feed
+from socketio_eventstore.program.api.events import event_result
+from socketio_eventstore.program.api.json_text import json_text
+
+LIMIT_BYTES: Final = 4_000_000
+"""The texts that are kept; readers that follow the end of the log need the newest ones."""
+
+
+class EventTexts:
+    """The newest texts that streams have asked for."""
+
+    def __init__(self, limit_bytes: int = LIMIT_BYTES) -> None:
+        self._limit_bytes = limit_bytes
+        self._texts: dict[str, tuple[Event, bytes]] = {}
+        """By offset, the oldest first; each with its event, which an operator may redact."""
+        self._size_bytes = 0
+
+    def of(self, feed: Feed, logged: LoggedEvent) -> bytes:
+        """Return the text of an event of the feed as a stream has it."""
+        offset = feed.offset_of(logged)
+        event, text = self._texts.get(offset, (None, b""))
+        if event != logged.event:
+            text = f"id: {offset}\ndata: {json_text(event_result(feed.stored(logged)))}\n\n".encode()
+            self._keep(offset, logged.event, text)
+        return text
+
+    def _keep(self, offset: str, event: Event, text: bytes) -> None:
+        _, former = self._texts.pop(offset, (None, b""))
+        self._texts[offset] = (event, text)
+        self._size_bytes += len(text) - len(former)
+        while self._size_bytes > self._limit_bytes:
+            _, oldest = self._texts.pop(next(iter(self._texts)))
+            self._size_bytes -= len(oldest)
