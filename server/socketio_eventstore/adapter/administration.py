@@ -28,7 +28,7 @@ from socketio_eventstore.core.event_pages import EventFilter, EventPages
 from socketio_eventstore.core.registry_pages import RoomKey, RoomMembers, SessionFilter, SessionKey
 from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.sessions import Session
-from socketio_eventstore.core.tail import Follower, Tail
+from socketio_eventstore.core.tail import EventsDeleted, Follower, Tail
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,8 @@ class Administration:
         """Return a page of stored events: the last ones, or with ``after`` the first ones beyond it.
 
         The work for a page is bounded, so a page may have few events although there are more: the cursors
-        say where to go on. Raises CursorRefused, StoreError.
+        say where to go on. Raises CursorRefused, StoreError, and EventsDeleted if the first events beyond
+        ``after`` were deleted.
         """
         runtime = await self._runtime()
         start, end = located(runtime, "after", after), located(runtime, "before", before)
@@ -81,6 +82,8 @@ class Administration:
             older, newer = None if page.is_end else page.reached, newest
         else:
             page = await pages.after(start, wanted, limit, end)
+            if start < runtime.log.pruned_through:  # also during the search
+                raise EventsDeleted
             older, newer = page.events[0].sequence if page.events else None, page.reached
         return History(
             events=[stored_event(runtime, logged) for logged in page.events],

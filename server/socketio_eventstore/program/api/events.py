@@ -12,10 +12,11 @@ from socketio_eventstore.adapter.administration import Administration
 from socketio_eventstore.adapter.feeds import CursorRefused
 from socketio_eventstore.adapter.history import DEFAULT_LIMIT, StoredEvent
 from socketio_eventstore.core.event_pages import EventFilter
+from socketio_eventstore.core.tail import EventsDeleted
 from socketio_eventstore.program.api.binary import encoded
 from socketio_eventstore.program.api.endpoints import Call, Endpoint
 from socketio_eventstore.program.api.names import Cursor, Limit, QueryName, QueryNamespace
-from socketio_eventstore.program.api.problems import wrong_cursor
+from socketio_eventstore.program.api.problems import deleted_events, wrong_cursor
 
 _DIGITS: Final = 20
 
@@ -85,6 +86,8 @@ def events_endpoint(administration: Administration) -> Endpoint:
             )
         except CursorRefused as refused:
             raise wrong_cursor(refused.field, str(refused)) from None
+        except EventsDeleted:
+            raise deleted_events() from None
         found = [event_result(event) for event in history.events]
         return EventsResult(events=found, older=history.older, newer=history.newer)
 
@@ -96,7 +99,7 @@ def events_endpoint(administration: Administration) -> Endpoint:
         answer=events,
         result=EventsResult,
         query=EventsQuery,
-        statuses=(409, 422, 503),
+        statuses=(409, 410, 422, 503),
     )
 
 

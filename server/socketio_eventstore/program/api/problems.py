@@ -85,6 +85,11 @@ def wrong_cursor(field: str, detail: str) -> Problem:
     return Problem(409, f"{field}: {detail}", [FieldProblem(field=field, detail=detail)])
 
 
+def deleted_events() -> Problem:
+    """Return the problem of a reader that would miss events: they were deleted before it came."""
+    return Problem(410, "Events behind this offset were deleted.")
+
+
 def wrong_fields(error: ValidationError, place: str = "") -> Problem:
     """Return the problem of a value that does not fit its model; ``place`` leads to the value."""
     fields = [

@@ -23,7 +23,7 @@ from socketio_eventstore.program.api.endpoints import Call, Endpoint
 from socketio_eventstore.program.api.event_texts import EventTexts
 from socketio_eventstore.program.api.events import FilterQuery
 from socketio_eventstore.program.api.names import Cursor
-from socketio_eventstore.program.api.problems import Problem, wrong_cursor
+from socketio_eventstore.program.api.problems import Problem, deleted_events, wrong_cursor
 
 LAST_EVENT_ID: Final = "Last-Event-ID"
 
@@ -85,7 +85,7 @@ async def _feed(administration: Administration, call: Call) -> Feed:
     except CursorRefused as refused:
         raise wrong_cursor(LAST_EVENT_ID if last_id else refused.field, str(refused)) from None
     except EventsDeleted:
-        raise Problem(410, "Events behind this offset were deleted.") from None
+        raise deleted_events() from None
 
 
 class _Stream:
