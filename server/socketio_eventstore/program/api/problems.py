@@ -124,11 +124,11 @@ def answers_with_problems() -> Middleware:
             raise
         except web.HTTPException as error:
             return _of_http(error).response()
-        except StoreError as error:
-            return _of_store(error).response()
         except ConnectionError:  # the client has gone
             raise
         except Exception as error:  # noqa: BLE001 -- a fault of the server; the answer shows nothing of it
+            if isinstance(error, StoreError) and (known := _of_store(error)) is not None:
+                return known.response()
             text = f"A request {request.method} {request.path} failed: {error!r}"
             failures.failed(type(error).__name__, text, error=error)
             return Problem(500, "The server has a fault; its log says more.").response()
@@ -142,12 +142,15 @@ def _of_http(error: web.HTTPException) -> Problem:
     return Problem(error.status, details.get(error.status, error.reason), headers=headers)
 
 
-def _of_store(error: StoreError) -> Problem:
-    """Return 507 for a log without room, 503 for a store that does not write at the moment."""
+def _of_store(error: StoreError) -> Problem | None:
+    """Return 507 for a log without room, 503 for a store that does not write at the moment, or 422.
+
+    None for an error that is a fault of the server.
+    """
     if isinstance(error, LogFull):
         return Problem(507, str(error), headers={"Retry-After": str(RETRY_WHEN_FULL_SECONDS)})
     if isinstance(error, StoreUnavailable | StoreClosed):
         return Problem(503, str(error), headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
     if isinstance(error, StoreRejected):
         return Problem(422, str(error))
-    return Problem(500, str(error))
+    return None
