@@ -13,6 +13,7 @@ from aiohttp.test_utils import TestServer
 from socketio_eventlog.errors import ConditionFailed, DatabaseTooNew, LogFull, StoreClosed, StoreError
 from socketio_eventstore.program.api.app import api_application
 from socketio_eventstore.program.api.endpoints import Call, Endpoint
+from socketio_eventstore.program.api.publish import validated
 
 
 @asynccontextmanager
@@ -28,6 +29,22 @@ async def failing(error: Exception) -> AsyncIterator[aiohttp.ClientResponse]:
         aiohttp.request("GET", serving.make_url("/fail")) as response,
     ):
         yield response
+
+
+async def test_wrong_compression(caplog: pytest.LogCaptureFixture) -> None:
+    """A body that is not compressed as it says is the fault of the client."""
+
+    async def answer(_: Call) -> web.StreamResponse:
+        return web.Response()
+
+    endpoint = Endpoint("take", "POST", "/take", "Take.", answer, None, validate=validated)
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    async with (
+        TestServer(api_application(None, [endpoint])) as serving,
+        aiohttp.request("POST", serving.make_url("/take"), data=b"{}", headers=headers) as response,
+    ):
+        assert (response.status, response.content_type) == (400, "application/problem+json")
+    assert not any("failed" in message for message in caplog.messages)
 
 
 @pytest.mark.parametrize(

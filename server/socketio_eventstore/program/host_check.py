@@ -6,6 +6,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from socketio_eventstore.adapter.async_server import AsyncServer
+from socketio_eventstore.program.api.problems import Problem
+from socketio_eventstore.program.http_settings import API_PATH
 from socketio_eventstore.transport.access_rules import AccessRefused
 from socketio_eventstore.transport.request_head import RequestHead
 
@@ -13,7 +15,8 @@ from socketio_eventstore.transport.request_head import RequestHead
 def refuses_other_hosts(sio: AsyncServer) -> Middleware:
     """Return a middleware that refuses requests to hosts that are not allowed.
 
-    The Engine.IO server checks its own requests.
+    The HTTP interface answers with a problem document, as to each request. The Engine.IO server checks its
+    own requests.
     """
 
     @web.middleware
@@ -23,7 +26,10 @@ def refuses_other_hosts(sio: AsyncServer) -> Middleware:
             if request.match_info.handler != engine.handle_request:
                 engine.check_host(RequestHead.of_request(request))
         except AccessRefused as refusal:
-            return web.Response(text=f"{refusal}\n", status=int(refusal.status.split()[0]))
+            status = int(refusal.status.split()[0])
+            if request.path.startswith(API_PATH):
+                return Problem(status, str(refusal)).response()
+            return web.Response(text=f"{refusal}\n", status=status)
         return await handler(request)
 
     return with_check

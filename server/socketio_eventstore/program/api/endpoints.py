@@ -89,10 +89,13 @@ async def _read(request: web.Request) -> bytes:
     if request.content_type != "application/json":
         raise Problem(415, "The body must be application/json.")
     body = bytearray()
-    async for chunk in request.content.iter_any():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise Problem(413, f"The body may have {MAX_BODY_BYTES} bytes.")
+    try:
+        async for chunk in request.content.iter_any():
+            body += chunk
+            if len(body) > MAX_BODY_BYTES:
+                raise Problem(413, f"The body may have {MAX_BODY_BYTES} bytes.")
+    except web.RequestPayloadError:  # its text has a line of its own for each part
+        raise Problem(400, "The body does not fit its Content-Encoding or Transfer-Encoding.") from None
     return bytes(body)
 
 

@@ -84,7 +84,7 @@ def _responses(endpoint: Endpoint, schemas: Mapping[Any, Json]) -> Json:
         str(status): {"description": HTTPStatus(status).phrase, "content": problem}
         for status in sorted({*_EVERY, *endpoint.statuses})
     }
-    misdirected = {"description": "The server does not answer for this host.", "content": {"text/plain": {}}}
+    misdirected = {"description": "The server does not answer for this host.", "content": problem}
     if endpoint.result is None:
         success: Json = {"204": {"description": "Done; the change is on disk."}}
     elif isinstance(endpoint.result, str):
