@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import socket as network
-import time
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qs
@@ -47,14 +46,13 @@ def socket(sio: Any, runtime: Runtime, session: Session) -> dict[str, Any]:
     """Describe a connected client, with the headers of its handshake."""
     connection = session.current.connection
     assert isinstance(connection, EngineConnection)
-    connected_at = time.time() - (time.monotonic() - session.current.accepted_at)
     return {
         "id": session.sid,
         "clientId": connection.id,
         "transport": "websocket" if connection.upgraded else "polling",
         "nsp": session.namespace,
         "data": {},
-        "handshake": _handshake(sio.environ.get(connection.id, {}), connected_at),
+        "handshake": _handshake(sio.environ.get(connection.id, {}), session.current.connected_at),
         "rooms": sio.manager.get_rooms(session.sid, session.namespace),
     }
 

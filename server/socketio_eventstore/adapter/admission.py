@@ -335,7 +335,7 @@ class Admission:
         try:
             pid, opened = self._new_session(connection, namespace, offset, auth)
             opening = self._runtime.queue.submit(
-                OpenAcceptedSession(opened, connection, pid, time.monotonic())
+                OpenAcceptedSession(opened, connection, pid, time.monotonic(), time.time())
             )
         except Exception as error:  # noqa: BLE001 -- a fault of the store or of the server
             self._failed(connection, namespace, error)
@@ -459,7 +459,7 @@ class Admission:
 
     def _acceptance(self, attempt: Attempt, deferred: Sequence[SessionOperation]) -> Operation:
         session, attached = attempt.session, attempt.attached
-        attached.accepted_at = time.monotonic()
+        attached.accepted_at, attached.connected_at = time.monotonic(), time.time()
         if not attached.recovered:
             return AcceptSession(session, attached, attempt.pid)
         assert attempt.pid is not None  # the client has named the session by it

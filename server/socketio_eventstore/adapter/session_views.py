@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
@@ -104,7 +103,4 @@ def _fields(
 
 
 def _connected_at(session: Session) -> float | None:
-    accepted_at = session.current.accepted_at
-    if not session.is_connected or not accepted_at:
-        return None
-    return time.time() - (time.monotonic() - accepted_at)
+    return (session.current.connected_at or None) if session.is_connected else None

@@ -57,11 +57,14 @@ class OpenAcceptedSession(OpenSession):
     """The private id for the CONNECT packet; None when recovery is disabled."""
     accepted_at: float
     """The time on the monotonic clock, in seconds."""
+    connected_at: float
+    """The wall-clock time, in seconds."""
 
     def apply(self, context: Context, batch: Batch, committed: Sequence[Committed]) -> Session:
         session = super().apply(context, batch, committed)
         if not self.connection.closed:
             session.current.accepted_at = self.accepted_at
+            session.current.connected_at = self.connected_at
             _accept(context, session, session.current, self.pid)
         return session
 

@@ -123,6 +123,8 @@ class SessionConnection:
     """The number of events that the replay has sent."""
     accepted_at: float = 0.0
     """The monotonic time in seconds at which the connection was accepted."""
+    connected_at: float = 0.0
+    """The wall-clock time in seconds at which the connection was accepted, for people; 0 before."""
     pinged_position: int = 0
     """The position that the outstanding heartbeat confirms."""
     pinged_at: float = 0.0
