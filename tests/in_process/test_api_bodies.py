@@ -31,6 +31,12 @@ def test_few_errors(model: type[object], body: object) -> None:
     assert wrong.value.error_count() < 30
 
 
+def test_long_room() -> None:
+    """A room whose name is too long is told so, and not that it is no text."""
+    with pytest.raises(ValidationError, match="at most 1000 characters, not 1001"):
+        TypeAdapter(Emit).validate_python({"event": "a", "rooms": ["x" * 1001]})
+
+
 async def test_first_wrong_event() -> None:
     """A group is read to its first wrong event, whose fields are named."""
     wrong = {"event": 7, "rooms": [1.5], "more": 0}

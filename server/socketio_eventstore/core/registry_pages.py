@@ -19,8 +19,6 @@ from socketio_eventstore.core.sessions import Session, State
 
 SLICE: Final = 2000
 """Entries that are looked at before the event loop serves others: less than a millisecond."""
-MAX_ENTRIES: Final = 1000
-"""The most entries of a page."""
 
 T = TypeVar("T")
 SessionKey = tuple[str, str]

@@ -8,10 +8,9 @@ from typing import Annotated, Final, TypeAlias
 from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler
 from pydantic.functional_validators import BeforeValidator, WrapValidator
 
+from socketio_eventstore.core.event_pages import MAX_EVENTS
 from socketio_eventstore.core.event_rules import MAX_NAME_CHARACTERS
 
-MAX_ENTRIES: Final = 1000
-"""The most entries of a page."""
 _DIGITS: Final = re.compile(r"[0-9]{1,6}")
 
 
@@ -19,6 +18,8 @@ def _room(value: object, handler: ValidatorFunctionWrapHandler, _: ValidationInf
     """Report one error for a union, and not one for each of its types. For JSON, 7.0 is a whole number."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
+    if isinstance(value, str) and len(value) > MAX_NAME_CHARACTERS:
+        raise ValueError(f"a room has at most {MAX_NAME_CHARACTERS} characters, not {len(value)}")
     try:
         return handler(value)
     except ValueError:
@@ -35,7 +36,7 @@ def _whole_number(value: object) -> object:
     return value
 
 
-Limit: TypeAlias = Annotated[int, Field(ge=1, le=MAX_ENTRIES), BeforeValidator(_whole_number)]
+Limit: TypeAlias = Annotated[int, Field(ge=1, le=MAX_EVENTS), BeforeValidator(_whole_number)]
 """The most entries of a page."""
 Number: TypeAlias = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 NAMESPACE_PATTERN: Final = "^/[^,?]*$"
