@@ -47,6 +47,22 @@ async def test_arguments_and_names(server: Server) -> None:
     assert [event.event for event in await server.sio.events(event="several")] == ["several"]
 
 
+async def test_deep_arguments(server: Server) -> None:
+    """Arguments that are nested up to 400 levels deep are shown; deeper ones may be left out."""
+    for depth in (400, 900):
+        await server.sio.emit("deep", nested(depth))
+    shown, deeper = await server.sio.events()
+    assert shown.args == [nested(400)] and deeper.args == []
+
+
+def nested(depth: int) -> Any:
+    """Lists within lists."""
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 async def test_wrong_arguments(server: Server) -> None:
     """An offset of another log and an impossible limit are errors of the caller."""
     for wrong in ({"before": "x"}, {"after": "other.1"}, {"limit": 0}, {"limit": 1001}):

@@ -28,7 +28,11 @@ class StoredEvent:
     event: str
     """The name of the event."""
     args: list[Any]
-    """The arguments, binary ones as ``bytes``; empty when the row was changed and cannot be read."""
+    """The arguments, binary ones as ``bytes``.
+
+    Empty when the row was changed and cannot be read, or when they are nested too deeply to be shown: more
+    than 400 levels. Clients receive them nevertheless.
+    """
     rooms: tuple[Room, ...] | None
     """The addressed rooms; None for the whole namespace."""
     skip: tuple[str, ...]
@@ -92,7 +96,7 @@ def stored_event(runtime: Runtime, logged: LoggedEvent) -> StoredEvent:
     event = logged.event
     try:
         _, *arguments = runtime.encoder.values(event.payload, event.attachments)
-    except (ValueError, TypeError, RecursionError):  # another program changed the row
+    except (ValueError, TypeError, RecursionError):  # another program changed the row, or it is too deep
         arguments = []
     return StoredEvent(
         offset=str(runtime.log.offset_of(logged.sequence)),

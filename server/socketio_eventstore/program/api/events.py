@@ -53,7 +53,10 @@ class EventResult(BaseModel):
     offset: str = Field(description="The offset, as clients see it.")
     namespace: str
     event: str = Field(description="The name of the event.")
-    args: list[Any] = Field(description='The arguments. Binary data are `{"$binary": "base64"}`.')
+    args: list[Any] = Field(
+        description='The arguments. Binary data are `{"$binary": "base64"}`. '
+        "Arguments that are nested more than 400 levels deep may be left out."
+    )
     rooms: list[str | int] | None = Field(description="The addressed rooms; null is the whole namespace.")
     skip: list[str] = Field(description="The sids that did not receive it.")
     emitted_at: datetime

@@ -1,6 +1,6 @@
 // Shows the OpenAPI document of this server. All texts come in as texts, never as HTML.
 
-const METHODS = ["get", "post", "put", "delete"];
+const METHODS = ["get", "post"];
 
 const form = document.getElementById("open");
 const message = document.getElementById("message");
