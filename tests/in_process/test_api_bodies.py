@@ -56,10 +56,10 @@ async def test_names_together(field: str) -> None:
 
 
 async def test_others_meanwhile() -> None:
-    """Between the events of a group, the loop serves others."""
+    """Between slices of a group, the loop serves others."""
     validating = asyncio.ensure_future(validated([{"event": "ok"}] * 100))
     steps = await steps_until(validating)
-    assert isinstance(await validating, list) and steps >= 100
+    assert isinstance(await validating, list) and steps >= 5
 
 
 async def steps_until(task: asyncio.Future[Any]) -> int:

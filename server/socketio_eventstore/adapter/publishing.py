@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 MAX_MESSAGES: Final = 1000
 """The most events that are published together."""
 MAX_KEY_CHARACTERS: Final = 200
+SLICE: Final = 20
+"""Events that are made before the event loop serves others: about a millisecond.
+
+The others may take longer than that, so a slice of one event would make a large group slow.
+"""
 
 Offsets = list[str | None]
 """The offset of each event; None for an event that is not stored."""
@@ -133,7 +138,7 @@ class Publisher:
         async with self._order:
             for index, message in enumerate(messages):
                 events.append(self._event(runtime, index, message))
-                await asyncio.sleep(0)  # serve others
+                await between_slices(index)
             operations = map(EmitVolatile, events) if is_volatile else [Publish(events, published)]
             stored = runtime.queue.submit(*operations)
         last = await stored
@@ -160,6 +165,12 @@ class Publisher:
             return self._server.manager.event_of(runtime, message)
         except (ValueError, TypeError) as error:
             raise MessageRefused(index, field, str(error)) from None
+
+
+async def between_slices(index: int) -> None:
+    """Serve others after the event ``index`` of a group, if it is the last of its slice."""
+    if index % SLICE == SLICE - 1:
+        await asyncio.sleep(0)
 
 
 def _are_volatile(messages: Sequence[Message]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from typing import Annotated, Any, Final, TypeAlias
 
@@ -16,6 +15,7 @@ from socketio_eventstore.adapter.publishing import (
     KeyRefused,
     Message,
     MessageRefused,
+    between_slices,
 )
 from socketio_eventstore.program.api.binary import NotBase64, decoded
 from socketio_eventstore.program.api.bodies import Body
@@ -80,7 +80,7 @@ _LENGTH: Final[TypeAdapter[list[Any]]] = TypeAdapter(
 async def validated(value: object) -> list[StoredEmit] | Emit:
     """Validate a body; a list and a single event have errors of their own. Raises ValidationError, Problem.
 
-    A list ends at its first wrong event. Between the events the loop serves others.
+    A list ends at its first wrong event. Between slices of it the loop serves others.
     """
     if not isinstance(value, list):
         return _ONE.validate_python(value)
@@ -94,7 +94,7 @@ async def validated(value: object) -> list[StoredEmit] | Emit:
         names += len(emits[-1].rooms or ()) + len(emits[-1].skip)
         if names > MAX_NAMES_TOGETHER:
             raise wrong_field(str(index), f"the events have more than {MAX_NAMES_TOGETHER} rooms and sids")
-        await asyncio.sleep(0)
+        await between_slices(index)
     return emits
 
 
@@ -111,7 +111,7 @@ def emit_endpoint(administration: Administration) -> Endpoint:
         messages = []
         for index, one in enumerate(emits):
             messages.append(_message(one, place(index, "args")))
-            await asyncio.sleep(0)
+            await between_slices(index)
         try:
             offsets = await administration.publish(messages, _key(call))
         except MessageRefused as refused:
