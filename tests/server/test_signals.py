@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from socketio_eventstore.program.keys import hash_of
+from support.api import KEY, call
 from support.command_line import COMMAND, MINIMAL, environment, run, running, write_program_folder
 from support.processes import DEADLINE
 
@@ -27,6 +29,15 @@ import asyncio, os, signal
 async def register(sio):
     os.kill(os.getpid(), signal.{name})
     await asyncio.sleep(60)
+"""
+RELOAD_AT_START = """
+import asyncio, os, signal
+
+async def register(sio):
+    os.replace("changed.toml", "config.toml")
+    os.kill(os.getpid(), signal.SIGHUP)
+    for _ in range(10):
+        await asyncio.sleep(0)
 """
 SLOW_STOP = """
 import asyncio, time
@@ -117,6 +128,19 @@ def test_end_of_the_terminal(folder: Path) -> None:
         process.send_signal(signal.SIGHUP)
         assert process.wait(timeout=30) == 0
     assert (folder / "stopping").exists()
+
+
+def test_reload_during_the_start(folder: Path) -> None:
+    """A key that is revoked while the handlers register is not valid after the start."""
+    (folder / "handlers.py").write_text(RELOAD_AT_START)
+    keys = f'[http]\napi_keys = {{ old = "{hash_of(KEY)}" }}\n'
+    (folder / "config.toml").write_text(MINIMAL + keys)
+    (folder / "changed.toml").write_text(
+        MINIMAL + keys.replace("old", "new").replace(hash_of(KEY), hash_of("x"))
+    )
+    with running(folder, "serve") as (_, address):
+        assert call(int(address.rpartition(":")[2]), "GET", "/stats").status == 401
+        assert "Reload: [http] api_keys = ['new']" in (folder / "log").read_text()
 
 
 def test_reload(folder: Path) -> None:

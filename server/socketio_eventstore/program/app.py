@@ -186,6 +186,8 @@ class _Server:
         self._config = config
         self._listeners: list[Listener] = []
         self._built: Built | None = None
+        self._early_reload: Callable[[], Config] | None = None
+        """How to load the configuration, if a reload was asked for before there were parts to change."""
         self._runners: list[web.AppRunner] = []
         self._sites: list[web.SockSite] = []
 
@@ -198,6 +200,8 @@ class _Server:
         self._listeners.append(Listener.of_server(config))
         self._listeners.append(Listener.of_api(config))
         self._built = built
+        if self._early_reload is not None:
+            self.reload(self._early_reload)
         try:
             await built.sio.start()
         except StoreError as error:
@@ -207,7 +211,7 @@ class _Server:
             await self._serve(app, built.sio, listener)
         await self._serve_owner(built.owner_app, built.sio)
         _configure_garbage_collector()
-        await announce(config, built.sio, *self._listeners[:2])
+        await announce(self._config, built.sio, *self._listeners[:2])
 
     async def _serve_owner(self, app: web.Application, sio: AsyncServer) -> None:
         """Serve the commands of the database's owner; the server does without them where it must."""
@@ -241,8 +245,13 @@ class _Server:
             self._sites.append(site)
 
     def reload(self, load: Callable[[], Config]) -> None:
-        """Load the configuration again and apply the reloadable values."""
-        if self._built is not None:
+        """Load the configuration again and apply the reloadable values.
+
+        While the handlers register, this waits for the end of the registration.
+        """
+        if self._built is None:
+            self._early_reload = load
+        else:
             self._config = reload(self._built.sio, self._built.api_keys, self._config, load)
 
     @property
