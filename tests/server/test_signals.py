@@ -144,7 +144,7 @@ def test_reload_during_the_start(folder: Path) -> None:
 
 
 def test_reload(folder: Path) -> None:
-    """SIGHUP applies the keys that can change, and names the keys that need a restart."""
+    """SIGHUP applies the keys that can change, and names the others, until they are as they were."""
     log, config = folder / "log", folder / "config.toml"
 
     def status(address: str, **headers: str) -> int:
@@ -178,6 +178,10 @@ def test_reload(folder: Path) -> None:
 
         config.write_text(f"{changed}max_missed_packets = 5\n")
         process.send_signal(signal.SIGHUP)
+        until(lambda: log.read_text().count("[server] port has changed") == 2)
+        config.write_text(changed.replace("port = 1", "port = 0"))
+        process.send_signal(signal.SIGHUP)
         until(lambda: "Reload: nothing has changed" in log.read_text())
+        assert log.read_text().count("takes effect after a restart") == 4
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from socketio_eventstore.adapter.async_server import AsyncServer
 from socketio_eventstore.program.config import TABLES, Config, ConfigError, engine_hosts, engine_origins
@@ -34,7 +35,8 @@ RELOADABLE = frozenset(
 def reload(sio: AsyncServer, api_keys: ApiKeys, present: Config, load: Callable[[], Config]) -> Config:
     """Load the configuration again; return the configuration that is in force.
 
-    An invalid configuration changes nothing. A log line names each key that has changed.
+    An invalid configuration changes nothing. A log line names each key that has changed. A key that needs a
+    restart keeps its value, so that the next reload compares with what the server does.
     """
     try:
         loaded = load()
@@ -56,9 +58,10 @@ def reload(sio: AsyncServer, api_keys: ApiKeys, present: Config, load: Callable[
             logger.warning("Reload: [%s] %s has changed; it takes effect after a restart.", table, key)
     if not changed:
         logger.info("Reload: nothing has changed.")
-    apply(sio, loaded)
-    api_keys.replace(loaded.http.api_keys)
-    return loaded
+    in_force = _with_changes(present, loaded, RELOADABLE.intersection(changed))
+    apply(sio, in_force)
+    api_keys.replace(in_force.http.api_keys)
+    return in_force
 
 
 def apply(sio: AsyncServer, config: Config) -> None:
@@ -71,6 +74,14 @@ def apply(sio: AsyncServer, config: Config) -> None:
     sio.eio.connections = config.limits.connections
     set_level(config.log)
     sio.eio.pending_handshakes = config.limits.pending_handshakes
+
+
+def _with_changes(present: Config, loaded: Config, keys: Iterable[tuple[str, str]]) -> Config:
+    """Return ``present`` with the values that these keys have in ``loaded``."""
+    for table, key in keys:
+        changed = getattr(present, table).model_copy(update={key: _value(loaded, table, key)})
+        present = replace(present, **{table: changed})
+    return present
 
 
 def _shown(config: Config, table: str, key: str) -> object:
