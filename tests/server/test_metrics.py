@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from support.api import KEY, serving_api
 from support.clients import NodeClients
 from support.http_requests import ask
 from support.processes import ServerProcess
@@ -18,8 +19,7 @@ from support.scrapes import OPENMETRICS, scrape, scrape_of
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp("server")
     hosts = ["127.0.0.1", f"unix:{folder}/socket"]
-    changes = {"host": hosts, "allowed_hosts": ["*"], "trusted_proxies": ["127.0.0.1"]}
-    with ServerProcess(folder, {"server": changes}) as server:
+    with serving_api(folder, {"server": {"host": hosts, "allowed_hosts": ["*"]}}) as server:
         yield server
 
 
@@ -54,8 +54,18 @@ def test_formats(server: ServerProcess, accept: str) -> None:
 
 
 def test_unix_socket(server: ServerProcess) -> None:
-    """A local program may read the metrics over a Unix socket."""
-    assert scrape(server.folder / "socket").value("ready") == 1
+    """The peer of a Unix socket is normally a proxy, so its clients need a key."""
+    where = server.folder / "socket"
+    assert ask(where, "/metrics", Host="localhost").status == 403
+    assert ask(where, "/metrics", Host="localhost", Authorization=f"Bearer {KEY}").status == 200
+
+
+def test_trusted_proxies(tmp_path: Path) -> None:
+    """With a trusted proxy, which may add no header, a client that names localhost needs a key."""
+    with serving_api(tmp_path, {"server": {"trusted_proxies": ["127.0.0.1"]}}) as server:
+        refused = ask(server.port, "/metrics", Host="localhost")
+        assert refused.status == 403 and b"a key is needed" in refused.body
+        assert ask(server.port, "/metrics", Host="localhost", Authorization=f"Bearer {KEY}").status == 200
 
 
 @pytest.mark.parametrize(
@@ -71,10 +81,9 @@ def test_unix_socket(server: ServerProcess) -> None:
     ],
 )
 def test_request_of_a_proxy(server: ServerProcess, name: str, value: str) -> None:
-    """A request that a proxy has passed on is refused, on each socket: its client is a stranger."""
-    for where in (server.port, server.folder / "socket"):
-        answer = ask(where, "/metrics", (name, value), Host="localhost")
-        assert answer.status == 403 and answer.body.startswith(b"A proxy has passed this request on")
+    """A request that a proxy has passed on is refused: its client is a stranger."""
+    answer = ask(server.port, "/metrics", (name, value), Host="localhost")
+    assert answer.status == 403 and answer.body.startswith(b"A proxy has passed this request on")
 
 
 @pytest.mark.parametrize("host", ["chat.example.com", "203.0.113.9", ""])

@@ -7,8 +7,9 @@ from typing import Final
 
 from aiohttp import web
 
+from socketio_eventstore.transport.access_rules import AccessRules
 from socketio_eventstore.transport.addresses import parse_authority
-from socketio_eventstore.transport.request_head import UNIX_PEER, RequestHead
+from socketio_eventstore.transport.request_head import RequestHead
 
 LOCALHOST: Final = "localhost"
 PROXY_HEADERS: Final = (
@@ -22,13 +23,16 @@ PROXY_HEADERS: Final = (
 """The headers that a proxy adds. A proxy on this machine is a local peer, and its clients are not."""
 
 
-def refusal(request: web.BaseRequest) -> str | None:
+def refusal(request: web.BaseRequest, access: AccessRules) -> str | None:
     """Return why a request may not see what only people on the machine may see; None if it may.
 
-    The request must come from this machine, name the machine as its host, and have passed no proxy. A proxy
-    that adds no header and names the machine as host passes as a local program.
+    The request must come from this machine, name the machine as its host, and have passed no proxy. A client
+    can name the machine itself, so a request behind a proxy that adds no header looks like one of a local
+    program. So no request may where a proxy is expected: with ``trusted_proxies``, and on a Unix socket.
     """
     head = RequestHead.of_request(request)
+    if access.expects_proxy(head):
+        return "Behind a proxy a key is needed: Authorization: Bearer KEY."
     if not _is_local(head.peer):
         return "Only programs on the server's own machine may read this."
     if any(head.headers(name) for name in PROXY_HEADERS):
@@ -40,8 +44,6 @@ def refusal(request: web.BaseRequest) -> str | None:
 
 
 def _is_local(peer: str) -> bool:
-    if peer == UNIX_PEER:
-        return True
     try:
         address = ip_address(peer.partition("%")[0])
     except ValueError:

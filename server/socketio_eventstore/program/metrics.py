@@ -37,7 +37,7 @@ def add_metrics(
 
     async def guarded(request: web.Request) -> web.Response:
         if keys.caller(request.headers.get("Authorization", "")) is None:
-            reason = refusal(request)
+            reason = refusal(request, sio.eio.access)
             if reason is not None:
                 return web.Response(text=f"{reason}\n", status=403)
         return await metrics(request)

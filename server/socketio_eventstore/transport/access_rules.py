@@ -89,6 +89,10 @@ class AccessRules:
         reason = f"This server does not answer for the host {_shown(opened.host_text)}: see allowed_hosts"
         raise AccessRefused("421 MISDIRECTED REQUEST", reason)
 
+    def expects_proxy(self, head: RequestHead) -> bool:
+        """Whether a request may come from a proxy: there are trusted ones, or it is a Unix socket's."""
+        return self._proxies.has_some or self._proxies.trust(head.peer)
+
     def trusts(self, head: RequestHead) -> bool:
         """Whether the request comes from a trusted proxy."""
         return self._proxies.trust(head.peer)

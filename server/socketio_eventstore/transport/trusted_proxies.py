@@ -55,6 +55,11 @@ class TrustedProxies:
             parse_network(text) for text in ([proxies] if isinstance(proxies, str) else proxies)
         ]
 
+    @property
+    def has_some(self) -> bool:
+        """Whether there are trusted proxies, beside the peers of Unix sockets."""
+        return bool(self._networks)
+
     def trust(self, peer: str) -> bool:
         """Whether the forwarding headers of a peer count. Those of a Unix socket's peer always do."""
         if peer == UNIX_PEER:
