@@ -12,6 +12,7 @@ import pytest
 from support.clients import Client, NodeClients
 from support.http_requests import HANDSHAKE, WEBSOCKET, ask
 from support.processes import DEADLINE, ServerProcess
+from support.scrapes import scrape
 
 LONG = 3600.0
 """A drain that no test waits for."""
@@ -25,6 +26,18 @@ async def until_not_ready(server: ServerProcess) -> None:
     async with asyncio.timeout(DEADLINE):
         while ask(server.port, "/readyz", Host="localhost").status != 503:  # noqa: ASYNC110 - no event reports it
             await asyncio.sleep(0.01)
+
+
+def open_connections(server: ServerProcess) -> dict[str, float]:
+    return scrape(server.port).values("connections", "transport")
+
+
+def assert_drains(server: ServerProcess) -> None:
+    """The server is there for every probe of a load balancer. Ends it."""
+    for _ in range(50):
+        assert ask(server.port, "/readyz", Host="localhost").status == 503
+    assert "stopping" not in server.log
+    assert server.terminate().code == 128 + signal.SIGTERM
 
 
 async def connected_clients(node: NodeClients, url: str, count: int) -> list[Client]:
@@ -89,18 +102,28 @@ async def test_interrupt_never_drains(node: NodeClients, tmp_path: Path) -> None
         assert "draining" not in server.log
 
 
-def test_drain_without_connections(tmp_path: Path) -> None:
-    """A server without connections ends at once."""
+async def test_drain_without_connections(tmp_path: Path) -> None:
+    """Also a server without connections lets the load balancer see that it drains."""
     with draining(tmp_path, LONG) as server:
-        assert server.terminate().code == 0
+        os.kill(server.pid, signal.SIGTERM)
+        await until_not_ready(server)
+        assert_drains(server)
 
 
-async def test_drain_ends_with_the_last_client(node: NodeClients, tmp_path: Path) -> None:
-    """A server whose clients have all gone waits no longer."""
+async def test_drain_after_the_last_client(node: NodeClients, tmp_path: Path) -> None:
+    """A server whose clients have all gone is still there for the load balancer."""
     with draining(tmp_path, LONG) as server:
         clients = await connected_clients(node, server.url, 2)
-        ending = asyncio.create_task(asyncio.to_thread(server.terminate))
+        os.kill(server.pid, signal.SIGTERM)
         await until_not_ready(server)
         for client in clients:
             await client.close()
-        assert (await ending).code == 0
+        while any(open_connections(server).values()):  # noqa: ASYNC110 - no event reports it
+            await asyncio.sleep(0.01)
+        assert_drains(server)
+
+
+async def test_drain_ends(tmp_path: Path) -> None:
+    """When its time is over, a drain without connections ends the server."""
+    with draining(tmp_path, 0.2) as server:
+        assert server.terminate().code == 0

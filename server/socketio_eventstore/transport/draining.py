@@ -15,13 +15,14 @@ async def drain(engine: Engine, seconds: float) -> None:
     """Refuse new connections from now on, and close the open ones evenly over ``seconds``.
 
     No client gets a DISCONNECT packet, so each comes back, to another server or to the next one. Connections
-    that wait for their turn are served as before.
+    that wait for their turn are served as before. The whole time passes, also without connections: a load
+    balancer has to see that the server is not ready before the server stops listening.
     """
     engine.is_draining = True
     loop = asyncio.get_running_loop()
-    connections, begun, closed = list(engine.sockets.values()), loop.time(), 0
-    while closed < len(connections) and engine.sockets:
-        await asyncio.sleep(min(STEP_SECONDS, seconds / len(connections)))
+    connections, begun, closed, passed = list(engine.sockets.values()), loop.time(), 0, 0.0
+    while passed < 1.0:
+        await asyncio.sleep(min(STEP_SECONDS, seconds / max(1, len(connections))))
         passed = min(1.0, (loop.time() - begun) / seconds)
         due = math.floor(passed * len(connections))
         for connection in connections[closed:due]:
