@@ -56,6 +56,18 @@ def test_more_events_than_a_page(server: ServerProcess) -> None:
     assert [event["args"] for event in shown] == [[number] for number in [*range(500, 1000), *range(1000)]]
 
 
+def test_more_events_after_an_offset(server: ServerProcess) -> None:
+    """With --after, too, the pages go on until the limit, or the end of the log."""
+    start = command(server, "emit", "start", "--namespace", "/n").strip()
+    for first in (0, 1000):
+        events = [{"event": "many", "namespace": "/n", "args": [first + number]} for number in range(1000)]
+        result(call(server.port, "POST", "/emit", events))
+    arguments = ("events", "--namespace", "/n", "--after", start, "--json", "--limit")
+    for limit in (1500, 5000):
+        shown = lines(command(server, *arguments, str(limit)))
+        assert [event["args"] for event in shown] == [[number] for number in range(min(limit, 2000))]
+
+
 def test_control_characters(server: ServerProcess) -> None:
     """Names and arguments, which clients choose, do nothing to the terminal."""
     result(call(server.port, "POST", "/emit", {"event": "\x1b]0;owned\x07[bold]", "namespace": "/t"}))

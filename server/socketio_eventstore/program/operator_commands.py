@@ -83,7 +83,7 @@ def events(
 ) -> None:
     """Show stored events, the newest last."""
     client = _client(url, path)
-    page, found = _events(client, limit, query)
+    newer, found = _events(client, limit, query)
     columns: dict[str, Callable[[Any], str]] = {
         "Time": lambda event: event["emitted_at"],
         "Offset": lambda event: event["offset"],
@@ -95,22 +95,36 @@ def events(
     _show(found, columns, as_json=as_json)
     if follow:
         names = ("room", "namespace", "event")
-        following = client.follow(
-            "/events/stream", after=page["newer"], **{name: query[name] for name in names}
-        )
+        following = client.follow("/events/stream", after=newer, **{name: query[name] for name in names})
         for event in following:
             _show_line(event, columns, as_json=as_json)
 
 
-def _events(client: ApiClient, limit: int, query: Mapping[str, str | None]) -> tuple[Any, list[Any]]:
-    """Return the last page and the events of all pages."""
+def _events(client: ApiClient, limit: int, query: Mapping[str, str | None]) -> tuple[str | None, list[Any]]:
+    """Return the cursor behind the events, and the events of all pages."""
+    if query["after"] is not None:
+        return _events_after(client, limit, query, query["after"])
     page = client.get("/events", **{**query, "limit": min(limit, PAGE)})
-    last, found = page, list(page["events"])
-    while len(found) < limit and page["older"] is not None and query["after"] is None:
+    newer, found = page["newer"], list(page["events"])
+    while len(found) < limit and page["older"] is not None:
         left = min(limit - len(found), PAGE)
         page = client.get("/events", **{**query, "limit": left, "before": page["older"]})
         found = [*page["events"], *found]
-    return last, found
+    return newer, found
+
+
+def _events_after(
+    client: ApiClient, limit: int, query: Mapping[str, str | None], after: str | None
+) -> tuple[str | None, list[Any]]:
+    found: list[Any] = []
+    while True:
+        left = min(limit - len(found), PAGE)
+        page = client.get("/events", **{**query, "limit": left, "after": after})
+        found += page["events"]
+        is_end = not page["events"] and page["newer"] == after  # an empty page alone is no end
+        after = page["newer"]
+        if is_end or len(found) >= limit:
+            return after, found
 
 
 @click.command()
