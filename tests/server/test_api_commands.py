@@ -92,6 +92,31 @@ def test_follow(server: ServerProcess) -> None:
             following.kill()
 
 
+def test_follow_over_a_restart(tmp_path: Path) -> None:
+    """``events --follow`` waits for a server that restarts, and goes on behind the last event."""
+    with serving_api(tmp_path) as server:
+        environ = {"EVENTSTORE_API_KEY": KEY, "EVENTSTORE_URL": server.url, "PYTHONUNBUFFERED": "1"}
+        first = command(server, "emit", "one").strip()
+        with subprocess.Popen(
+            (*COMMAND, "events", "--follow", "--json"),
+            env=environment(environ),
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as following:
+            try:
+                assert following.stdout is not None
+                assert json.loads(following.stdout.readline())["offset"] == first
+                for stop in (server.kill, server.terminate):
+                    offset = command(server, "emit", "before").strip()  # the stream has begun
+                    assert json.loads(following.stdout.readline())["offset"] == offset
+                    stop()
+                    server.start()
+                    offset = command(server, "emit", "after").strip()
+                    assert json.loads(following.stdout.readline())["offset"] == offset
+            finally:
+                following.kill()
+
+
 def test_sessions_and_stats(server: ServerProcess) -> None:
     assert "Connected since" in command(server, "sessions", "--state", "away")
     assert command(server, "sessions", "--json", "--room", "none") == ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
@@ -15,6 +16,13 @@ from socketio_eventstore.program.http_settings import API_PATH, UNIX
 
 TIMEOUT_SECONDS: Final = 30.0
 """The longest silence of the server; a stream is never silent for so long."""
+PAUSE_SECONDS: Final = 1.0
+"""The pause before an interrupted stream goes on."""
+EVENT_STREAM: Final = "text/event-stream"
+
+
+class Unreachable(CommandError):
+    """No server answers, or one that cannot at the moment."""
 
 
 class ApiClient:
@@ -43,17 +51,30 @@ class ApiClient:
             return json.loads(response.read())
 
     def follow(self, path: str, **query: object) -> Iterator[Any]:
-        """Yield the data of server-sent events, for ever; after an interruption behind the last event."""
+        """Yield the data of server-sent events, for ever.
+
+        After an interruption, such as a restart of the server, the stream goes on behind the last event. Only
+        a server that cannot be reached at the beginning is an error.
+        """
         last_id: str | None = None
+        has_begun = False
         while True:
             headers = None if last_id is None else {"Last-Event-ID": last_id}
-            with self._asked("GET", _with_query(path, query), headers=headers) as response:
-                for line in response:
-                    name, _, value = line.decode().rstrip("\n").partition(": ")
-                    if name == "id":
-                        last_id = value
-                    elif name == "data":
-                        yield json.loads(value)
+            try:
+                with self._asked("GET", _with_query(path, query), headers=headers) as response:
+                    if response.headers.get_content_type() != EVENT_STREAM:
+                        raise ValueError(f"the answer is no {EVENT_STREAM}")
+                    has_begun = True
+                    for line in response:
+                        name, _, value = line.decode().rstrip("\n").partition(": ")
+                        if name == "id":
+                            last_id = value
+                        elif name == "data":
+                            yield json.loads(value)
+            except Unreachable:
+                if not has_begun:
+                    raise
+            time.sleep(PAUSE_SECONDS)
 
     @contextmanager
     def _asked(
@@ -67,11 +88,13 @@ class ApiClient:
             prefix = self._parts.path.rstrip("/")
             connection.request(method, f"{prefix}{API_PATH.rstrip('/')}{path}", body, sent)
             response = connection.getresponse()
+            if response.status >= http.client.INTERNAL_SERVER_ERROR:
+                raise Unreachable(_reason(response))
             if response.status >= http.client.BAD_REQUEST:
                 raise CommandError(_reason(response))
             yield response
         except (OSError, http.client.HTTPException) as error:
-            raise CommandError(f"cannot reach {self._url}: {error}") from error
+            raise Unreachable(f"cannot reach {self._url}: {error}") from error
         finally:
             connection.close()
 
