@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import stat
 import subprocess
+import threading
 import urllib.request
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -179,8 +181,41 @@ def test_refusals(server: ServerProcess) -> None:
     assert wrong not in refused.stderr
     refused = run(folder, "emit", "connect", "--url", server.url, EVENTSTORE_API_KEY=KEY)
     assert "event: event name 'connect' is reserved" in refused.stderr
-    refused = run(folder, "stats", "--url", "ftp://x", EVENTSTORE_API_KEY=KEY)
-    assert_refused(refused, "'ftp://x' is no address of a server: http://127.0.0.1:3000, or unix:/path")
+    for address in ("ftp://x", "http://h:99999", "http://[h"):
+        refused = run(folder, "stats", "--url", address, EVENTSTORE_API_KEY=KEY)
+        text = f"{address!r} is no address of a server: http://127.0.0.1:3000, or unix:/path"
+        assert_refused(refused, text)
+
+
+def test_folder_that_cannot_be_searched(tmp_path: Path) -> None:
+    """A command that cannot look for the socket of the server says so in one line."""
+    path = tmp_path / ("d" * 300) / "events.db"
+    refused = run(write_program_folder(tmp_path), "stats", EVENTSTORE_STORE__PATH=str(path))
+    reason = f"cannot look at {path}-api: File name too long"
+    assert_refused(refused, f"{reason}; the user of the server can, and --url needs no file")
+
+
+class AnyPage(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(b"<html></html>")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_address_of_another_program(tmp_path: Path) -> None:
+    """A page of another program is refused in one line, also as a stream."""
+    with HTTPServer(("127.0.0.1", 0), AnyPage) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{other.server_port}"
+        for arguments in (("stats",), ("events", "--follow")):
+            refused = run(tmp_path, *arguments, "--url", url, EVENTSTORE_API_KEY=KEY)
+            text = f"another program answers at {url}: Expecting value: line 1 column 1 (char 0)"
+            assert_refused(refused, text)
+        other.shutdown()
 
 
 def test_variables_of_the_commands(tmp_path: Path) -> None:

@@ -35,10 +35,14 @@ class ApiClient:
         """
         self._url = url
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
-        parts = urlsplit("http://localhost" if url.startswith(UNIX) else url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            self._parts = urlsplit("http://localhost" if url.startswith(UNIX) else url)
+            is_address = self._parts.scheme in ("http", "https") and bool(self._parts.hostname)
+            self._port = self._parts.port
+        except ValueError:  # such as a port beyond 65535
+            is_address = False
+        if not is_address:
             raise CommandError(f"{url!r} is no address of a server: http://127.0.0.1:3000, or unix:/path")
-        self._parts = parts
 
     def get(self, path: str, **query: object) -> Any:
         """Return the answer to a GET request; parameters that are None are left out."""
@@ -95,6 +99,8 @@ class ApiClient:
             yield response
         except (OSError, http.client.HTTPException) as error:
             raise Unreachable(f"cannot reach {self._url}: {error}") from error
+        except ValueError as error:
+            raise CommandError(f"another program answers at {self._url}: {error}") from error
         finally:
             connection.close()
 
@@ -102,7 +108,7 @@ class ApiClient:
         if self._url.startswith(UNIX):
             return _UnixConnection(self._url.removeprefix(UNIX))
         kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection
-        return kind(self._parts.hostname or "", self._parts.port, timeout=TIMEOUT_SECONDS)
+        return kind(self._parts.hostname or "", self._port, timeout=TIMEOUT_SECONDS)
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -191,8 +191,13 @@ def _client(url: str | None, path: Path | None) -> ApiClient:
 
     database = load_config(path).store.path
     control = database.with_name(database.name + CONTROL_SUFFIX)
-    if not control.exists():
-        raise CommandError(f"no server runs on {database}; --url names a server elsewhere")
+    try:
+        control.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise CommandError(f"no server runs on {database}; --url names a server elsewhere") from None
+    except OSError as error:  # such as the folder of another user
+        reason = f"cannot look at {control}: {error.strerror}"
+        raise CommandError(f"{reason}; the user of the server can, and --url needs no file") from None
     return ApiClient(f"{UNIX}{control}", key)
 
 
