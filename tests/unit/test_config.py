@@ -111,11 +111,14 @@ def test_any_origin_in_a_list(file: Path) -> None:
 
 
 def test_hosts(file: Path) -> None:
-    """The names in host are allowed beside those in allowed_hosts."""
+    """The names in host and [http] listen are allowed beside those in allowed_hosts."""
     hosts = 'host = ["inner.example", "::1", "unix:a", "127.0.0.1", "0.0.0.0"]'
-    server = load(file, f'[server]\n{hosts}\nallowed_hosts = ["a.example"]').server
-    assert engine_hosts(server) == ["a.example", "inner.example"]
-    assert engine_hosts(load(file, f'[server]\n{hosts}\nallowed_hosts = ["a", "*"]').server) == ["*"]
+    server = f'[server]\n{hosts}\nallowed_hosts = ["a.example"]\n'
+    assert engine_hosts(load(file, server)) == ["a.example", "inner.example"]
+    for listen, own in (("api.internal:9000", ["api.internal"]), ("[::1]:9000", []), ("unix:a", [])):
+        config = load(file, f'{server}[http]\nlisten = "{listen}"\n')
+        assert engine_hosts(config) == ["a.example", "inner.example", *own]
+    assert engine_hosts(load(file, f'[server]\n{hosts}\nallowed_hosts = ["a", "*"]')) == ["*"]
 
 
 def test_lists_in_the_environment(file: Path) -> None:

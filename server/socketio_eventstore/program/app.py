@@ -126,7 +126,7 @@ async def build(config: Config, *, is_stored: bool = True) -> Built:
         async_mode="aiohttp",
         cors_allowed_origins=engine_origins(settings),
         cors_credentials=engine_origins(settings) != ANY,
-        allowed_hosts=engine_hosts(settings),
+        allowed_hosts=engine_hosts(config),
         trusted_proxies=list(settings.trusted_proxies),
         namespaces="*" if settings.namespaces == "*" else list(settings.namespaces),
         cookie=settings.cookie or None,

@@ -22,6 +22,7 @@ from socketio_eventstore.program.http_settings import (
     ApiAddress,
     ApiKeyHashes,
     named_hashes,
+    parse_address,
 )
 from socketio_eventstore.transport.addresses import (
     ANY,
@@ -390,11 +391,13 @@ def engine_origins(settings: ServerSettings) -> str | list[str] | None:
     return ANY if ANY in origins else (list(origins) or None)
 
 
-def engine_hosts(settings: ServerSettings) -> list[str]:
-    """Return the allowed names with those in ``host``, or ``ANY`` alone."""
+def engine_hosts(config: Config) -> list[str]:
+    """Return the allowed names with those in ``host`` and ``[http] listen``, or ``ANY`` alone."""
+    settings, own = config.server, parse_address(config.http.listen)
     if ANY in settings.allowed_hosts:
         return [ANY]
-    patterns = [parse_host_pattern(host) for host in settings.hosts if not host.startswith(UNIX)]
+    hosts = [*settings.hosts, *(own[:1] if own else ())]
+    patterns = [parse_host_pattern(host) for host in hosts if not host.startswith(UNIX)]
     return [*settings.allowed_hosts, *(name for name in patterns if name and not is_address(name))]
 
 

@@ -68,9 +68,7 @@ def apply(sio: AsyncServer, config: Config) -> None:
     """Give the reloadable values to a running server."""
     sio.eio.cors_allowed_origins = engine_origins(config.server)
     sio.eio.cors_credentials = sio.eio.cors_allowed_origins != ANY
-    sio.eio.access = AccessRules(
-        engine_hosts(config.server), config.server.trusted_proxies, sio.eio.access.refused
-    )
+    sio.eio.access = AccessRules(engine_hosts(config), config.server.trusted_proxies, sio.eio.access.refused)
     sio.eio.connections = config.limits.connections
     set_level(config.log)
     sio.eio.pending_handshakes = config.limits.pending_handshakes
