@@ -44,12 +44,13 @@ async def line(server: ServerProcess, start: str, **fields: object) -> dict[str,
 
 
 async def test_life_of_a_server(tmp_path: Path) -> None:
-    """A server without a terminal writes JSON alone: its start, its address and its stop are lines."""
-    with json_server(tmp_path) as server:
+    """A server without a terminal writes JSON alone: its start, its addresses and its stop are lines."""
+    with json_server(tmp_path, http={"listen": "unix:api.sock"}) as server:
         started = await line(server, "started", synchronous="full", sessions=0, events=0)
         assert started["store"] == str(server.database) and started["level"] == "info"
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z", started["time"])
-        await line(server, "Listening on", url=server.url)
+        for url in (server.url, "unix:api.sock"):
+            await line(server, "Listening on", url=url)
         assert server.terminate().code == 0
         assert [record["event"] for record in records(server)][-2:] == ["stopping: SIGTERM", "stopped"]
 

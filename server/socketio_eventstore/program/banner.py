@@ -34,7 +34,7 @@ async def announce(config: Config, sio: AsyncServer, listener: Listener, api_lis
             "events": events,
         }
     logger.info("started", extra=found)
-    for url in listener.urls():
+    for url in (*listener.urls(), *api_listener.urls()):
         logger.info("Listening on %s", url, extra={"url": url})
 
 
