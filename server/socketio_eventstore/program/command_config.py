@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from socketio_eventstore.program.command_error import CommandError
+from socketio_eventstore.program.command_error import PROGRAM, CommandError
 
 if TYPE_CHECKING:
     from socketio_eventstore.program.config import Config
@@ -32,7 +32,7 @@ def load_config(path: Path | None, flags: Mapping[str, Mapping[str, object]] | N
     if path is None and not DEFAULT_CONFIG.exists():
         raise CommandError(
             f"there is no {DEFAULT_CONFIG} in {Path.cwd()}; name a file with --config, or create one: "
-            f"echo '[connection_state_recovery]' >{DEFAULT_CONFIG}"
+            f"{PROGRAM} init"
         )
     try:
         return Config.load(path or DEFAULT_CONFIG, flags, os.environ)

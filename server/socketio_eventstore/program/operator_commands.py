@@ -41,7 +41,9 @@ def add_to(commands: click.Group) -> None:
 @click.command()
 @click.argument("event")
 @click.argument("args", nargs=-1)
-@click.option("--room", "rooms", multiple=True, help="A room; may be repeated. Default: the whole namespace.")
+@click.option(
+    "--room", "rooms", multiple=True, help="A room, as a text; may be repeated. Default: the whole namespace."
+)
 @namespace_option
 @click.option("--volatile", is_flag=True, help="Send to those who are connected, and store nothing.")
 @click.option("--idempotency-key", "key", help="With the same key, a repeat publishes nothing again.")
