@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE = "EVENTSTORE_API_KEY"
 URL_VARIABLE = "EVENTSTORE_URL"
-PAGE = 1000
 WIDTH_OF_PIPES = 10_000
 
 url_option = click.option(
@@ -106,10 +105,10 @@ def _events(client: ApiClient, limit: int, query: Mapping[str, str | None]) -> t
     """Return the cursor behind the events, and the events of all pages."""
     if query["after"] is not None:
         return _events_after(client, limit, query, query["after"])
-    page = client.get("/events", **{**query, "limit": min(limit, PAGE)})
+    page = client.get("/events", **{**query, "limit": _page_of(limit)})
     newer, found = page["newer"], list(page["events"])
     while len(found) < limit and page["older"] is not None:
-        left = min(limit - len(found), PAGE)
+        left = _page_of(limit - len(found))
         page = client.get("/events", **{**query, "limit": left, "before": page["older"]})
         found = [*page["events"], *found]
     return newer, found
@@ -120,7 +119,7 @@ def _events_after(
 ) -> tuple[str | None, list[Any]]:
     found: list[Any] = []
     while True:
-        left = min(limit - len(found), PAGE)
+        left = _page_of(limit - len(found))
         page = client.get("/events", **{**query, "limit": left, "after": after})
         found += page["events"]
         is_end = not page["events"] and page["newer"] == after  # an empty page alone is no end
@@ -156,7 +155,7 @@ def sessions(limit: int, url: str | None, path: Path | None, as_json: bool, **qu
 def _sessions(client: ApiClient, limit: int, query: Mapping[str, str | None]) -> Iterator[Any]:
     cursor = None
     while True:
-        page = client.get("/sessions", **query, cursor=cursor, limit=min(limit, PAGE))
+        page = client.get("/sessions", **query, cursor=cursor, limit=_page_of(limit))
         yield from page["sessions"]
         cursor = page["next"]
         if cursor is None:
@@ -201,6 +200,13 @@ def _client(url: str | None, path: Path | None) -> ApiClient:
         reason = f"cannot look at {control}: {error.strerror}"
         raise CommandError(f"{reason}; the user of the server can, and --url needs no file") from None
     return ApiClient(f"{UNIX}{control}", key)
+
+
+def _page_of(limit: int) -> int:
+    """Return how many entries to ask for at once."""
+    from socketio_eventstore.core.event_pages import MAX_EVENTS
+
+    return min(limit, MAX_EVENTS)
 
 
 def _value(text: str) -> Any:
