@@ -26,7 +26,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bench import chart, machine, pairs, report
+from bench import bun, chart, machine, pairs, report
 from bench.servers import BENCH, PROJECT, redis_server
 from bench.session import Bench
 
@@ -57,6 +57,8 @@ def main() -> None:
         Bench.say(
             "There is no redis-server here (nor in REDIS_SERVER): rows that compare with it are missing."
         )
+    if bun.program() is None and not arguments.pair:
+        Bench.say(bun.MISSING)
     with tempfile.TemporaryDirectory(prefix="eventstore-bench-", dir=arguments.folder) as folder:
         bench = Bench(
             Path(folder),
@@ -120,7 +122,9 @@ def _write(bench: Bench, about: dict[str, str], arguments: argparse.Namespace, f
 
 def _versions() -> dict[str, str]:
     packages = json.loads((BENCH / "package-lock.json").read_text())["packages"]
-    of_npm = ("socket.io", "@socket.io/redis-streams-adapter", "redis", "ws")
+    of_npm = ["socket.io", "@socket.io/redis-streams-adapter", "redis", "ws"]
+    if bun.program() is not None:
+        of_npm += ["bun", "@socket.io/bun-engine"]
     node = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout.strip()
     return {
         "node": node,

@@ -17,6 +17,7 @@ FEW_LABELS = {
     "other-full": "other, full",
     "other-normal": "other, normal",
     "node-memory": "Node, memory",
+    "bun-memory": "Bun, memory",
     "node-redis-always": "Node, Redis, fsync always",
     "node-redis-no": "Node, Redis, no fsync",
     "stock": "python-socketio",

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from bench import machine
+from bench import bun, machine
 from bench.checkout import Checkout
 
 BENCH = Path(__file__).resolve().parent
@@ -57,6 +57,7 @@ class Kind:
 FULL = Kind("ours-full", "eventstore, full", synchronous="full")
 NORMAL = Kind("ours-normal", "eventstore, normal", synchronous="normal")
 MEMORY = Kind("node-memory", "Node, memory")
+BUN = Kind("bun-memory", "Bun, memory")
 REDIS_ALWAYS = Kind("node-redis-always", "Node, Redis fsync always", appendfsync="always")
 REDIS_NO = Kind("node-redis-no", "Node, Redis no fsync", appendfsync="no")
 STOCK = Kind("stock", "python-socketio")
@@ -171,6 +172,11 @@ class Server:
             return [sys.executable, str(BENCH / "peers" / "stock.py"), str(self.port)], {
                 "PYTHONPATH": str(PROJECT)
             }
+        if kind is BUN:
+            program = bun.program()
+            assert program is not None, "asked for before"
+            arguments = [str(self.port), str(int(self.away_seconds * 1000))]
+            return [str(program), str(BENCH / "peers" / "bun.mjs"), *arguments], {"NODE_ENV": "production"}
         arguments = [str(self.port), "redis" if redis_port else "memory", str(int(self.away_seconds * 1000))]
         command = ["node", "--expose-gc", str(BENCH / "peers" / "reference.mjs"), *arguments]
         return [*command, f"redis://127.0.0.1:{redis_port}"], {"NODE_ENV": "production"}

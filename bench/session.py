@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from bench import bun
 from bench.machine import Meter
 from bench.results import Results
-from bench.servers import CONFIG, PROJECT, Kind, Server, redis_server
+from bench.servers import BUN, CONFIG, PROJECT, Kind, Server, redis_server
 
 T = TypeVar("T")
 
@@ -35,7 +36,7 @@ class Bench:
         """Those of the kinds that can be run here, and the other checkout."""
         chosen = []
         for kind in kinds:
-            if kind.appendfsync and redis_server() is None:
+            if (kind.appendfsync and redis_server() is None) or (kind is BUN and bun.program() is None):
                 continue
             if kind.synchronous or not self.only_ours:
                 chosen.append(kind)

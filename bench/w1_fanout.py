@@ -14,7 +14,7 @@ from bench.crowd import Crowd
 from bench.handlers import TEXT, summary_ms
 from bench.machine import Meter
 from bench.results import Row
-from bench.servers import FULL, MEMORY, NORMAL, STOCK, Kind, Server
+from bench.servers import BUN, FULL, MEMORY, NORMAL, STOCK, Kind, Server
 from bench.session import Bench
 
 WINDOW = 64
@@ -124,7 +124,7 @@ def run(bench: Bench) -> None:
     """All of W1."""
     sizes = bench.pick((100, 500, 1000), (100, 1000))
     seconds = bench.pick(3.0, 0.6)
-    kinds = bench.servers(MEMORY, NORMAL, FULL, STOCK)
+    kinds = bench.servers(MEMORY, BUN, NORMAL, FULL, STOCK)
     reference_rates: dict[int, float] = {}
     for size, kind in bench.interleaved(sizes, kinds):
         with bench.start(kind) as server:
@@ -185,6 +185,7 @@ def _compare(bench: Bench, sizes: tuple[int, ...], ours: list[Kind]) -> None:
             required = REQUIRED.get(size, "")
             row(case, "rate", "deliveries/s", kind, MEMORY.name, more_is_better=True, required=required)
             row(case, "rate_per_cpu", "deliveries/CPU s", kind, MEMORY.name, more_is_better=True)
+            row(case, "rate", "deliveries/s", kind, BUN.name, more_is_better=True)
             row(case, "rate", "deliveries/s", kind, STOCK.name, more_is_better=True)
             row(case, "commit_p50", "ms", kind)
             row(case, "commit_p99", "ms", kind, required="≤ 20 ms, aim 5")
@@ -193,6 +194,8 @@ def _compare(bench: Bench, sizes: tuple[int, ...], ours: list[Kind]) -> None:
             case = f"half rate, {size} clients"
             row(case, "p50", "ms", kind, MEMORY.name, required="≤ 1×, aim 0.5×")
             row(case, "p99", "ms", kind, MEMORY.name, required="≤ 1×, aim 0.5×")
+            row(case, "p50", "ms", kind, BUN.name)
+            row(case, "p99", "ms", kind, BUN.name)
     for kind in ours:
         row(
             "10 events/s, 1000 clients",

@@ -17,7 +17,7 @@ from bench.crowd import Crowd
 from bench.handlers import TEXT, summary_ms
 from bench.machine import Meter
 from bench.results import Row
-from bench.servers import FULL, MEMORY, NORMAL, REDIS_ALWAYS, REDIS_NO, STOCK, Server
+from bench.servers import BUN, FULL, MEMORY, NORMAL, REDIS_ALWAYS, REDIS_NO, STOCK, Server
 from bench.session import Bench
 
 _ACK = re.compile(rb"\x81.43", re.DOTALL)
@@ -122,7 +122,7 @@ def measure(bench: Bench, server: Server, seconds: float) -> None:
 
 def run(bench: Bench) -> None:
     """All of W2."""
-    kinds = bench.servers(MEMORY, NORMAL, FULL, REDIS_NO, REDIS_ALWAYS, STOCK)
+    kinds = bench.servers(MEMORY, BUN, NORMAL, FULL, REDIS_NO, REDIS_ALWAYS, STOCK)
     for _, kind in bench.interleaved(["publish"], kinds):
         with bench.start(kind) as server:
             measure(bench, server, bench.pick(3.0, 0.6))
@@ -130,7 +130,7 @@ def run(bench: Bench) -> None:
         if not kind.synchronous:
             continue
         peer, required = (REDIS_ALWAYS, "≥ 1.5×, aim 3×") if kind.synchronous == "full" else (REDIS_NO, "")
-        for reference, needed in ((peer, required), (MEMORY, ""), (STOCK, "")):
+        for reference, needed in ((peer, required), (MEMORY, ""), (BUN, ""), (STOCK, "")):
             bench.results.compare(
                 Row(
                     "W2",
@@ -143,7 +143,7 @@ def run(bench: Bench) -> None:
                     required=needed,
                 )
             )
-        for reference, needed in ((peer, "≤ 1×, aim 0.5×"), (MEMORY, ""), (STOCK, "")):
+        for reference, needed in ((peer, "≤ 1×, aim 0.5×"), (MEMORY, ""), (BUN, ""), (STOCK, "")):
             bench.results.compare(
                 Row("W2", "publish, window 1", "p50", "ms", kind.name, reference.name, required=needed)
             )
