@@ -7,7 +7,7 @@ be measured. A step is done in slices, so that two servers can take turns.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 from bench.away import enter, fill
@@ -21,6 +21,8 @@ WINDOW = 64
 """Publications that are under way at a time."""
 MISSED = 20
 ROOM = "everybody"
+CONNECTION = "connection"
+RECOVERY = f"recovery, {MISSED} missed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Step:
     """Returns the number of operations."""
 
 
-Load = Callable[[Plan, Server], Iterator[Step]]
+Load = Callable[[Plan, Server], Generator[Step, None, None]]
 
 
 @dataclass
@@ -92,7 +94,7 @@ def publish(crowd: Crowd, publisher: Client, others: int, seconds: float) -> int
     return run.sent
 
 
-def events(plan: Plan, server: Server, clients: int) -> Iterator[Step]:
+def events(plan: Plan, server: Server, clients: int) -> Generator[Step, None, None]:
     """A client's event: its handler, the emitted event stored and delivered, its acknowledgement."""
     everyone = [Client() for _ in range(clients)]
     with Crowd(server.port) as crowd:
@@ -107,7 +109,7 @@ def events(plan: Plan, server: Server, clients: int) -> Iterator[Step]:
         yield Step(f"event, {clients} client{'s' if clients > 1 else ''}", run)
 
 
-def deliveries(plan: Plan, server: Server, clients: int) -> Iterator[Step]:
+def deliveries(plan: Plan, server: Server, clients: int) -> Generator[Step, None, None]:
     """The delivery of an event that the server emits to everyone at full rate."""
     crowd, everyone = gather(server, clients)
 
@@ -121,7 +123,7 @@ def deliveries(plan: Plan, server: Server, clients: int) -> Iterator[Step]:
         yield Step(f"delivery, {clients} clients", run)
 
 
-def sessions(plan: Plan, server: Server) -> Iterator[Step]:
+def sessions(plan: Plan, server: Server) -> Generator[Step, None, None]:
     """A new connection, and a recovery; nothing but the missed events is in the log."""
     with Crowd(server.port) as crowd:
         control, everyone = Client(), [Client() for _ in range(plan.slices * plan.clients)]
@@ -130,13 +132,11 @@ def sessions(plan: Plan, server: Server) -> Iterator[Step]:
         warm_up = [Client() for _ in range(250)]
         crowd.connect(warm_up)
         crowd.drop(warm_up)
-        yield Step("connection", _one_by_one(slices, crowd.connect))
+        yield Step(CONNECTION, _one_by_one(slices, crowd.connect))
         enter(crowd, control, everyone, ROOM)
         crowd.drop(everyone)
         fill(crowd, control, MISSED, ROOM, MISSED)
-        yield Step(
-            f"recovery, {MISSED} missed", _one_by_one(slices, lambda clients: _recover(crowd, clients))
-        )
+        yield Step(RECOVERY, _one_by_one(slices, lambda clients: _recover(crowd, clients)))
 
 
 def _one_by_one(

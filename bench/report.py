@@ -40,12 +40,15 @@ def show(results: Results, console: Console) -> None:
     table = Table(
         title="medians over the rounds; ratio = ours / reference, of the same round (lowest–highest)"
     )
-    for heading in ("", "case", "metric", "ours", "", "reference", "", "ratio", "required"):
-        table.add_column(heading, justify="right" if heading == "ratio" else "left")
+    for heading in ("", "case", "metric", "ours", "", "CPU", "reference", "", "CPU", "ratio", "required"):
+        table.add_column(heading, justify="right" if heading in ("CPU", "ratio") else "left")
     for row in results.rows:
         if cells := _cells(results, row):
             table.add_row(*cells)
     console.print(table)
+    console.print(
+        "CPU: processor time of the server for one event, connection, recovery or disconnection, in µs."
+    )
     _show_shares(results, console)
 
 
@@ -56,14 +59,17 @@ def _cells(results: Results, row: Row) -> list[str]:
     reference = FEW_LABELS.get(row.reference, row.reference)
     if row.reference_case:
         reference = f"{reference} {row.reference_case}".strip()
+    cpu, reference_cpu = ("" if value is None else number(value) for value in results.cpu(row))
     return [
         row.workload,
         row.case,
         f"{row.metric}, {row.unit}",
         FEW_LABELS[row.ours],
         number(median(ours)),
+        cpu,
         reference,
         number(median(theirs)) if theirs else "",
+        reference_cpu,
         f"{median(ratios):.2f}× ({min(ratios):.2f}–{max(ratios):.2f})" if ratios else "",
         row.required,
     ]

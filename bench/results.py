@@ -7,6 +7,13 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
+CPU = "cpu_per_operation"
+"""The metric that stands beside the ratios: the server's processor time for one operation, in microseconds.
+
+The operation is that of the case: an emitted event with all its deliveries, a publication, a connection, a
+recovery or a disconnection.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -42,6 +49,10 @@ class Results:
         for metric, value in metrics.items():
             self.values[case, metric, server].append(value)
 
+    def spend(self, case: str, server: str, cpu_seconds: float, operations: int) -> None:
+        """Note the processor time that the operations of one round have taken."""
+        self.add(case, server, **{CPU: cpu_seconds / operations * 1e6})
+
     def compare(self, row: Row) -> None:
         """Ask for a row of the table, and for one against the other checkout if that was measured."""
         other = row.ours.replace("ours-", "other-")
@@ -63,6 +74,11 @@ class Results:
         """What the rounds gave for the reference."""
         return self.values.get((row.reference_case or row.case, row.metric, row.reference), [])
 
+    def cpu(self, row: Row) -> tuple[float | None, float | None]:
+        """What an operation costs ours and the reference, in microseconds; None if it was not measured."""
+        case = row.reference_case or row.case
+        return self.median(row.case, CPU, row.ours), self.median(case, CPU, row.reference)
+
     def ratios(self, row: Row) -> list[float]:
         """Ours divided by the reference, round by round."""
         return [a / b for a, b in zip(self.ours(row), self.theirs(row), strict=False) if b]
@@ -77,6 +93,7 @@ class Results:
         for row in self.rows:
             if ours := self.ours(row):
                 theirs, ratios = self.theirs(row), self.ratios(row)
+                cpu, reference_cpu = self.cpu(row)
                 compared.append(
                     {
                         "workload": row.workload,
@@ -87,6 +104,8 @@ class Results:
                         "median": median(ours),
                         "reference": row.reference or None,
                         "reference_median": median(theirs) if theirs else None,
+                        CPU: cpu,
+                        f"reference_{CPU}": reference_cpu,
                         "ratio": median(ratios) if ratios else None,
                         "ratios": ratios,
                         "more_is_better": row.more_is_better,

@@ -147,6 +147,7 @@ def _full_rate(bench: Bench, server: Server, crowd: Crowd, clients: list[Client]
         rate, answer = fan_out(crowd, clients[-1], len(clients) - 1, seconds)
     bench.note_load(f"W1 {case}, {server.kind.label}", meter, saturated=True)
     bench.results.add(case, server.kind.name, rate=rate, rate_per_cpu=rate * meter.wall / meter.server_cpu)
+    bench.results.spend(case, server.kind.name, meter.server_cpu, answer["count"])
     for name in ("emit", "commit"):
         if durations := answer.get(f"{name}_ms"):
             p50, p99 = durations
@@ -163,6 +164,8 @@ def _half_rate(
     with Meter(server.pids) as meter:
         latencies = paced(crowd, clients[-1], sampled, rate, seconds)
     bench.note_load(f"W1 {case}, {server.kind.label}", meter)
+    events = len(latencies) // len({*sampled, clients[-1]})
+    bench.results.spend(case, server.kind.name, meter.server_cpu, events)
     p50, p99 = summary_ms(latencies)
     bench.results.add(case, server.kind.name, p50=p50, p99=p99)
 
@@ -170,9 +173,10 @@ def _half_rate(
 def _steady(bench: Bench, server: Server, crowd: Crowd, clients: list[Client], seconds: float) -> None:
     with Meter(server.pids) as meter:
         paced(crowd, clients[-1], [], STEADY_RATE, seconds)
-    deliveries = round(STEADY_RATE * seconds) * len(clients)
-    cpu = meter.server_cpu / deliveries * 1e6
-    bench.results.add("10 events/s, 1000 clients", server.kind.name, cpu_per_delivery=cpu)
+    case, events = "10 events/s, 1000 clients", round(STEADY_RATE * seconds)
+    cpu = meter.server_cpu / (events * len(clients)) * 1e6
+    bench.results.add(case, server.kind.name, cpu_per_delivery=cpu)
+    bench.results.spend(case, server.kind.name, meter.server_cpu, events)
 
 
 def _compare(bench: Bench, sizes: tuple[int, ...], ours: list[Kind]) -> None:

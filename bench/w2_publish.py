@@ -110,14 +110,19 @@ def measure(bench: Bench, server: Server, seconds: float) -> None:
         publisher = Publisher(client)
         publisher.call("join", "news")
         one_by_one(publisher, seconds / 4)  # warm-up
-        p50, p99 = summary_ms(one_by_one(publisher, seconds))
+        with Meter(server.pids) as meter:
+            durations = one_by_one(publisher, seconds)
+        p50, p99 = summary_ms(durations)
         bench.results.add("publish, window 1", name, p50=p50, p99=p99)
+        bench.results.spend("publish, window 1", name, meter.server_cpu, len(durations))
         closed_loop(publisher, 64, seconds / 4)  # warm-up
+        before = publisher.complete
         with Meter(server.pids) as meter:
             rate = closed_loop(publisher, 64, seconds)
         bench.note_load(f"W2 publish, window 64, {server.kind.label}", meter)
         per_cpu = rate * meter.wall / meter.server_cpu
         bench.results.add("publish, window 64", name, rate=rate, rate_per_cpu=per_cpu)
+        bench.results.spend("publish, window 64", name, meter.server_cpu, publisher.complete - before)
 
 
 def run(bench: Bench) -> None:

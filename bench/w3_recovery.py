@@ -11,6 +11,7 @@ from statistics import median
 from bench.away import fill, settle_in
 from bench.client import Client
 from bench.crowd import Crowd
+from bench.machine import Meter
 from bench.results import Row
 from bench.servers import HOUR_SECONDS, MEMORY, NORMAL, REDIS_NO, Kind, Server
 from bench.session import Bench
@@ -25,18 +26,18 @@ def label(size: int) -> str:
     return f"{size // 1_000_000}M" if size >= 1_000_000 else f"{size // 1000}k"
 
 
-def recover(crowd: Crowd, client: Client) -> float:
-    """Reconnect a client; from its CONNECT to its last missed event, in milliseconds."""
-    crowd.connect([client], missed=MISSED)
+def recover(crowd: Crowd, client: Client, server: Server) -> tuple[float, float]:
+    """Reconnect a client: ms from its CONNECT to its last missed event, and seconds of processor time."""
+    with Meter(server.pids) as meter:
+        crowd.connect([client], missed=MISSED)
     if not client.recovered:
         raise RuntimeError("the session was not recovered")
     crowd.drop([client])
-    return (client.ready_at - client.asked_at) * 1000
+    return (client.ready_at - client.asked_at) * 1000, meter.server_cpu
 
 
 def measure(bench: Bench, server: Server, sizes: tuple[int, ...], repetitions: int) -> None:
     """Let the log grow and recover at each size."""
-    name = server.kind.name
     with Crowd(server.port) as crowd:
         control = Client()
         crowd.connect([control])
@@ -54,11 +55,17 @@ def measure(bench: Bench, server: Server, sizes: tuple[int, ...], repetitions: i
                 settle_in(crowd, control, [client], room)
                 crowd.drop([client])
                 fill(crowd, control, MISSED, room, MISSED)
-                shortly.append(recover(crowd, client))
-            bench.results.add(f"the last ten of {label(size)}", name, p50=median(shortly))
+                shortly.append(recover(crowd, client, server))
+            _note(bench, f"the last ten of {label(size)}", server, shortly)
             if not (server.kind.appendfsync and size > LARGEST_WITH_REDIS):
-                long = [recover(crowd, client) for client in long_away[size]]
-                bench.results.add(f"ten spread over {label(size)}", name, p50=median(long))
+                long = [recover(crowd, client, server) for client in long_away[size]]
+                _note(bench, f"ten spread over {label(size)}", server, long)
+
+
+def _note(bench: Bench, case: str, server: Server, recoveries: list[tuple[float, float]]) -> None:
+    durations, cpu = zip(*recoveries, strict=True)
+    bench.results.add(case, server.kind.name, p50=median(durations))
+    bench.results.spend(case, server.kind.name, median(cpu), 1)
 
 
 def run(bench: Bench) -> None:

@@ -1,13 +1,19 @@
-"""W4, reconnect storm: everybody is back at once and has missed a hundred events, the same for all."""
+"""W4, reconnect storm: everybody is back at once and has missed a hundred events, the same for all.
+
+And the processor time of a connection and of a recovery with few missed events, everybody at once.
+"""
 
 from __future__ import annotations
 
+from contextlib import closing
+
+from bench import costs
 from bench.away import fill, settle_in
 from bench.client import EVENT, Client
 from bench.crowd import Crowd
 from bench.machine import Meter, settle
-from bench.results import Row
-from bench.servers import BUN, FULL, MEMORY, NORMAL, Kind, Server
+from bench.results import CPU, Row
+from bench.servers import BUN, FULL, HOUR_SECONDS, MEMORY, NORMAL, Kind, Server
 from bench.session import Bench
 
 MISSED = 100
@@ -31,6 +37,7 @@ def storm(bench: Bench, server: Server, crowd: Crowd, clients: list[Client], cas
         recovered=len(recovered) / len(clients) * 100,
         exact=exact / len(clients) * 100,
     )
+    bench.results.spend(case, server.kind.name, meter.server_cpu, len(clients))
 
 
 def measure(bench: Bench, server: Server, size: int) -> None:
@@ -45,6 +52,24 @@ def measure(bench: Bench, server: Server, size: int) -> None:
         storm(bench, server, crowd, clients, case_of(size))
 
 
+def sessions(bench: Bench, server: Server, size: int) -> None:
+    """Connect so many clients at once, and recover them at once after a few events."""
+    plan = costs.Plan(slices=1, seconds=0.0, clients=size)
+    with closing(costs.sessions(plan, server)) as steps:
+        for step in steps:
+            settle(server.pids)
+            with Meter(server.pids) as meter:
+                count = step.run()
+                settle(server.pids)  # work that the server has put off is a part of the price
+            case = at_once(step.operation, size)
+            bench.results.spend(case, server.kind.name, meter.server_cpu, count)
+
+
+def at_once(operation: str, size: int) -> str:
+    """The name of a case of ``sessions``."""
+    return f"{operation}, {size} at once"
+
+
 def case_of(size: int) -> str:
     """The name of a case."""
     return f"storm of {size} clients"
@@ -57,10 +82,16 @@ def run(bench: Bench) -> None:
     for size, kind in bench.interleaved(sizes, kinds):
         with bench.start(kind) as server:
             measure(bench, server, size)
+        if size == sizes[-1]:
+            with bench.start(kind, away_seconds=HOUR_SECONDS) as server:
+                sessions(bench, server, size)
     for size in sizes:
         for kind in kinds:
             if kind.synchronous:
                 _compare(bench, case_of(size), kind)
+    for kind in kinds:
+        if kind.synchronous:
+            _compare_sessions(bench, sizes[-1], kind)
 
 
 def _compare(bench: Bench, case: str, kind: Kind) -> None:
@@ -75,3 +106,10 @@ def _compare(bench: Bench, case: str, kind: Kind) -> None:
     )
     for row in rows:
         bench.results.compare(row)
+
+
+def _compare_sessions(bench: Bench, size: int, kind: Kind) -> None:
+    for operation in (costs.CONNECTION, costs.RECOVERY):
+        for reference in (MEMORY, BUN):
+            row = Row("W4", at_once(operation, size), CPU, "µs", kind.name, reference.name)
+            bench.results.compare(row)

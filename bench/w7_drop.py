@@ -24,6 +24,7 @@ def measure(bench: Bench, server: Server, size: int) -> None:
             settle(server.pids)
         cpu = meter.server_cpu / size * 1000
         bench.results.add(case_of(size), server.kind.name, cpu_per_thousand=cpu)
+        bench.results.spend(case_of(size), server.kind.name, meter.server_cpu, size)
 
 
 def case_of(size: int) -> str:
