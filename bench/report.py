@@ -47,7 +47,7 @@ def show(results: Results, console: Console) -> None:
             table.add_row(*cells)
     console.print(table)
     console.print(
-        "CPU: processor time of the server for one event, connection, recovery or disconnection, in µs."
+        "CPU: µs of the server's processor time for one event, connection, recovery, disconnection or start."
     )
     _show_shares(results, console)
 

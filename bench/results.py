@@ -11,7 +11,7 @@ CPU = "cpu_per_operation"
 """The metric that stands beside the ratios: the server's processor time for one operation, in microseconds.
 
 The operation is that of the case: an emitted event with all its deliveries, a publication, a connection, a
-recovery or a disconnection.
+recovery, a disconnection or a start. An event during attacks has their price on it, too.
 """
 
 

@@ -119,7 +119,7 @@ def measure(bench: Bench, server: Server, seconds: float) -> None:
         before = publisher.complete
         with Meter(server.pids) as meter:
             rate = closed_loop(publisher, 64, seconds)
-        bench.note_load(f"W2 publish, window 64, {server.kind.label}", meter)
+        bench.note_load(f"W2 publish, window 64, {server.kind.label}", meter, saturated=True)
         per_cpu = rate * meter.wall / meter.server_cpu
         bench.results.add("publish, window 64", name, rate=rate, rate_per_cpu=per_cpu)
         bench.results.spend("publish, window 64", name, meter.server_cpu, publisher.complete - before)

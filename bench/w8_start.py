@@ -7,7 +7,7 @@ from dataclasses import replace
 from bench.away import fill
 from bench.client import Client
 from bench.crowd import Crowd
-from bench.machine import resident_bytes
+from bench.machine import cpu_seconds, resident_bytes
 from bench.results import Row
 from bench.servers import HOUR_SECONDS, NORMAL, Server
 from bench.session import Bench
@@ -43,6 +43,7 @@ def run(bench: Bench) -> None:
                     server.restart()
                     memory = resident_bytes(server.pid) / 1e6
                     bench.results.add(case_of(size), kind.name, time=server.start_seconds, memory=memory)
+                    bench.results.spend(case_of(size), kind.name, cpu_seconds(server.pids), 1)
     for size in sizes:
         for metric, unit in (("time", "s"), ("memory", "MB")):
             for kind in kinds:

@@ -153,12 +153,17 @@ def measure(bench: Bench, server: Server, other: Server, rounds: int, quiet_seco
         honest.join(crowd)
         honest.send(crowd, 1.0)  # warm-up
         honest.take_latencies(crowd)
-        honest.send(crowd, quiet_seconds / 2)
-        quiet = honest.take_latencies(crowd)
+        with Meter(server.pids) as calm:
+            honest.send(crowd, quiet_seconds / 2)
+            quiet = honest.take_latencies(crowd)
+        bench.results.spend(QUIET, name, calm.server_cpu, len(quiet) // CLIENTS)
         with Meter(server.pids) as meter:
             attacked = _under_attack(honest, crowd, server, rounds)
         bench.note_load(f"W9 {ATTACKED}, {server.kind.label}", meter)
-        control = _under_attack(honest, crowd, other, rounds)
+        bench.results.spend(ATTACKED, name, meter.server_cpu, len(attacked) // CLIENTS)
+        with Meter(server.pids) as beside:
+            control = _under_attack(honest, crowd, other, rounds)
+        bench.results.spend(CONTROL, name, beside.server_cpu, len(control) // CLIENTS)
         honest.send(crowd, quiet_seconds / 2)
         quiet += honest.take_latencies(crowd)
         honest.send(crowd, 0.5)
