@@ -65,9 +65,13 @@ def test_more_events_after_an_offset(server: ServerProcess) -> None:
         events = [{"event": "many", "namespace": "/n", "args": [first + number]} for number in range(1000)]
         result(call(server.port, "POST", "/emit", events))
     arguments = ("events", "--namespace", "/n", "--after", start, "--json", "--limit")
-    for limit in (1500, 5000):
-        shown = lines(command(server, *arguments, str(limit)))
-        assert [event["args"] for event in shown] == [[number] for number in range(min(limit, 2000))]
+    shown = lines(command(server, *arguments, "1500"))
+    assert [event["args"] for event in shown] == [[number] for number in range(1500)]
+    assert len(lines(command(server, *arguments, "5000"))) == 2000
+    before = str(shown[1200]["offset"])
+    shown = lines(command(server, *arguments, "5000", "--before", before))
+    assert [event["args"] for event in shown] == [[number] for number in range(1200)]
+    assert command(server, *arguments, "9", "--event", "none") == ""
 
 
 def test_control_characters(server: ServerProcess) -> None:

@@ -126,6 +126,7 @@ def test_unit_is_valid(tmp_path: Path) -> None:
     if analyze is None:
         pytest.skip("systemd-analyze is not installed: apt install systemd")
     text = UNIT.read_text()
+    assert "EVENTSTORE_" not in text  # the commands in a shell have no variables of the unit
     filled = text.replace("/srv/eventstore/.venv/bin/socketio-eventstore", sys.executable)
     filled = filled.replace("/srv/eventstore", str(tmp_path)).replace("User=eventstore", "User=root")
     assert filled.count(str(tmp_path)) == 2 and "User=root" in filled

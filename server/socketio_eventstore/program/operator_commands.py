@@ -118,14 +118,17 @@ def _events_after(
     client: ApiClient, limit: int, query: Mapping[str, str | None], after: str | None
 ) -> tuple[str | None, list[Any]]:
     found: list[Any] = []
-    while True:
-        left = _page_of(limit - len(found))
-        page = client.get("/events", **{**query, "limit": left, "after": after})
-        found += page["events"]
-        is_end = not page["events"] and page["newer"] == after  # an empty page alone is no end
-        after = page["newer"]
-        if is_end or len(found) >= limit:
-            return after, found
+    # On a busy server the end of the log moves on; so all pages up to the present end, and one more.
+    ends = [query["before"]] if query["before"] else [client.get("/stats")["head_offset"], None]
+    for before in ends:
+        is_end = False
+        while not is_end and len(found) < limit:
+            bounds = {"after": after, "before": before, "limit": _page_of(limit - len(found))}
+            page = client.get("/events", **{**query, **bounds})
+            found += page["events"]
+            is_still = not page["events"] and page["newer"] == after  # an empty page alone is no end
+            is_end, after = is_still or before is None, page["newer"]
+    return after, found
 
 
 @click.command()
