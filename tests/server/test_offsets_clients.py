@@ -14,6 +14,7 @@ import pytest
 from support.clients import NodeClients
 from support.polling import RawPolling
 from support.processes import ServerProcess
+from support.scrapes import scrape
 from support.storing import put_back
 
 
@@ -66,12 +67,12 @@ async def test_foreign_offset_gives_a_new_session(
     missed = await control.call("publish", {"name": "missed", "to": sid})
     wrong = (GARBAGE | FOREIGN)[kind].replace("{epoch}", offset.partition(".")[0])
     reason = "bad_offset" if kind in GARBAGE else "rolled_back"
-    before = server.log.count(f": {reason}\n")
+    before = scrape(server.port).value("recoveries_total", result=reason)
 
     lost = RawPolling(http, server.url)
     fresh = await lost.connect(auth={"pid": pid, "offset": wrong})
     assert fresh["sid"] != sid and fresh["pid"] != pid
-    assert server.log.count(f": {reason}\n") == before + 1
+    assert scrape(server.port).value("recoveries_total", result=reason) == before + 1
     await lost.close()
     # Before its first event the official client goes on sending the offset of its former session.
     live = await control.call("publish", {"name": "missed afresh", "to": fresh["sid"]})

@@ -23,21 +23,18 @@ CommitQueue._append_once, CommitQueue._take_effects_of = too_early, without_effe
 """
 
 OFFSET_REUSED = """
-from socketio_eventstore.core.context import Context
+from socketio_eventlog.sqlite.log import EventLog
 
-def offset(self):
-    return str(self.log.offset_at(self.position - (self.position % 20 == 0)))
-
-Context.offset = property(offset)
+EventLog.offset_text = lambda self, number: f"{self.node}.{number - (number % 20 == 0)}"
 """
 
 REPLAY_GAP = """
 from socketio_eventstore.core.replay import Replayer
 original = Replayer._put
 
-def put(self, session, number, frames):
+def put(self, session, number, frames, count=1):
     if number % 3:
-        original(self, session, number, frames)
+        original(self, session, number, frames, count)
 
 Replayer._put = put
 """
@@ -46,9 +43,9 @@ REPLAYED_TWICE = """
 from socketio_eventstore.core.replay import Replayer
 original = Replayer._put
 
-def put(self, session, number, frames):
+def put(self, session, number, frames, count=1):
     for _ in range(1 if number % 3 else 2):
-        original(self, session, number, frames)
+        original(self, session, number, frames, count)
 
 Replayer._put = put
 """
@@ -114,5 +111,5 @@ events.insert = insert
 POISON_ACCEPTED = """
 from socketio_eventstore.adapter import manager
 
-manager.check_event_name = lambda name: None
+manager.check_names = lambda event, namespace: None
 """

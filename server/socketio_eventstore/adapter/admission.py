@@ -219,7 +219,7 @@ class Admission:
                 return None
             if answer is None or isinstance(answer, Attempt):
                 return answer
-            recovery.count(answer)
+            recovery.count(answer, found.sid if isinstance(found, Session) else None)
             return await self._open(connection, namespace, offset, auth, answer)
         return await self._open(connection, namespace, offset, auth)
 

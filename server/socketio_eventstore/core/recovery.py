@@ -119,7 +119,7 @@ class Recovery:
         self.results[result] += 1
         if sid is None:  # strangers may try any number of private ids
             text = f"reconnection of an unknown session: {result}"
-            self._failures.failed(result, text, level=logging.INFO)
+            self._failures.failed(result, text, level=logging.INFO, extra={"result": str(result)})
             return
         level = logging.DEBUG if result is RecoveryResult.RECOVERED else logging.INFO
         if level == logging.DEBUG or self._lines.admit():  # a recovered client has a line after its replay
