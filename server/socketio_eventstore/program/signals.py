@@ -28,6 +28,7 @@ class Signals:
         self.on_reload: Callable[[], None] = lambda: None
         """Called on the event loop for a SIGHUP without a terminal."""
         self._loop = asyncio.get_running_loop()
+        self._is_stopping = False
         self._starting: asyncio.Task[Any] | None = None
         self._has_terminal = _has_terminal()
         # asyncio's own signal handlers wait for the event loop. A handler of the application that blocks the
@@ -47,22 +48,24 @@ class Signals:
             self._starting.result()
         finally:
             self._starting = None
-        return not self.stop.is_set()
+        return not self._is_stopping
 
     def _stop(self, number: int, _frame: object) -> None:
-        if self.stop.is_set():
+        if self._is_stopping:
             os._exit(128 + number)  # everything that was acknowledged is on disk
+        self._is_stopping = True
         self.exit_code, self.reason = EXIT_CODES[signal.Signals(number)], signal.Signals(number).name
-        self.stop.set()
+        # Not ``stop.set()`` here: in the middle of a ``stop.wait()`` that begins, nobody would be woken.
         self._loop.call_soon_threadsafe(self._wake)
 
     def _hang_up(self, number: int, frame: object) -> None:
         if not self._has_terminal:
             self._loop.call_soon_threadsafe(self.on_reload)
-        elif not self.stop.is_set():  # shell and terminal may both send it
+        elif not self._is_stopping:  # shell and terminal may both send it
             self._stop(number, frame)
 
     def _wake(self) -> None:
+        self.stop.set()
         if self._starting is not None:
             self._starting.cancel()
 
