@@ -60,9 +60,7 @@ def emitted(context: Context, batch: Batch, committed: Committed) -> str | None:
     log, recent_events = context.log, context.recent_events
     recent_events.position = position
     offset = log.offset_text(position) if log.is_durable else None
-    frames = context.encoder.event(event.namespace, event.payload, event.attachments, offset)
-    context.fan_out.broadcast((event.namespace, event.rooms, event.skip), frames)
-    recent_events.append(position, event, frames)
+    recent_events.append(position, event, broadcast(context, event, offset))
     return offset
 
 

@@ -195,18 +195,16 @@ class TextEncoder:
             text, frames = f'{payload[:-1]},"{offset}"]', _TextEvent
         if ack_id is not None:
             text = f"{ack_id}{text}"
-        prefix = "" if namespace == "/" else namespace + ","
         if attachments:
-            return frames(f"45{len(attachments)}-{prefix}{text}", *attachments)
-        return frames(f"42{prefix}{text}")
+            return frames(f"45{len(attachments)}-{_prefix(namespace)}{text}", *attachments)
+        return frames(f"42{_prefix(namespace)}{text}")
 
     def ack(self, namespace: str, ack_id: int, values: Sequence[Any]) -> Frames:
         """Encode an ACK or BINARY_ACK."""
         text, attachments = self.payload(values) if values else ("[]", ())
-        prefix = "" if namespace == "/" else namespace + ","
         if attachments:
-            return Frames(f"46{len(attachments)}-{prefix}{ack_id}{text}", *attachments)
-        return Frames(f"43{prefix}{ack_id}{text}")
+            return Frames(f"46{len(attachments)}-{_prefix(namespace)}{ack_id}{text}", *attachments)
+        return Frames(f"43{_prefix(namespace)}{ack_id}{text}")
 
     def connect(self, namespace: str, sid: str, pid: str | None) -> Frames:
         """Encode ``40{"sid":…,"pid":…}``."""
