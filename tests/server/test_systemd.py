@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from support.api import until
 from support.processes import DEADLINE, ServerProcess
 
 UNIT = Path(__file__).parents[2] / "docs" / "deploy" / "socketio-eventstore.service"
@@ -116,8 +117,8 @@ def test_server_without_a_listening_manager(tmp_path: Path) -> None:
     server = ServerProcess(tmp_path)
     server.environ["NOTIFY_SOCKET"] = str(tmp_path / "nothing")
     with server:
+        until(lambda: "systemd could not be told READY=1" in server.log)
         assert server.terminate().code == 0
-        assert "systemd could not be told READY=1" in server.log
 
 
 def test_unit_is_valid(tmp_path: Path) -> None:
