@@ -84,6 +84,7 @@ class Segment:
     """The lists and event sizes of consecutive sequences."""
 
     __slots__ = (
+        "end",
         "first",
         "last_count",
         "lists",
@@ -106,6 +107,8 @@ class Segment:
             sizes = array("I", bytes(_SIZE_BYTES * (end_of_segment(first) - first)))
         self.sizes = sizes
         """By remainder the size of the event, in bytes; one for each sequence that the segment covers."""
+        self.end = first + len(sizes)
+        """The first sequence after the segment."""
         self.last_count: tuple[object, int, int] | None = None
         """The parts of lists that were counted last, with the number and the total size of their events."""
         self.memory_bytes: float = _SEGMENT_BYTES + _SIZE_BYTES * len(self.sizes)
@@ -133,12 +136,8 @@ class Segment:
         """End the segment with the sequence ``last``."""
         covered = len(self.sizes)
         self.sizes = self.sizes[: last + 1 - self.first]
+        self.end = last + 1
         self.memory_bytes -= _SIZE_BYTES * (covered - len(self.sizes))
-
-    @property
-    def end(self) -> int:
-        """The first sequence after the segment."""
-        return self.first + len(self.sizes)
 
     def add_list(self, audience: Audience, remainders: EventList) -> None:
         """Add the whole list of an audience."""

@@ -137,7 +137,8 @@ class Clients:
                 if session is None or session.state not in CONNECTED:
                     log.warning("%s is not connected to namespace %s", connection.id, pkt.namespace)
                     return None
-                if log.isEnabledFor(logging.INFO):
+                # The level of python-socketio's logger answers without a call.
+                if getattr(log, "level", 0) <= logging.INFO and log.isEnabledFor(logging.INFO):
                     log.info('received event "%s" from %s [%s]', pkt.data[0], session.sid, pkt.namespace)
                 self.events += 1
                 # asyncio.create_task would take a third longer.

@@ -120,12 +120,10 @@ class Decoder:
         if self._is_standard and isinstance(data, str):
             if (match := _PLAIN.fullmatch(data)) is not None:
                 kind, namespace, ack_id, content = match.groups()
-                return ClientPacket(
-                    packet.EVENT if kind == "2" else packet.ACK,
-                    namespace or "/",
-                    None if ack_id is None else int(ack_id),
-                    _decode(content),
-                )
+                kind = packet.EVENT if kind == "2" else packet.ACK
+                ack_id = None if ack_id is None else int(ack_id)
+                # As ``ClientPacket(...)``, without the function that a named tuple calls.
+                return tuple.__new__(ClientPacket, (kind, namespace or "/", ack_id, _decode(content)))
             if (match := _CONNECT.fullmatch(data)) is not None:
                 namespace, content = match.groups()
                 auth = None if content is None else _decode(content)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
@@ -180,7 +180,7 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
 
     # Emits ------------------------------------------------------------------------------------------
 
-    async def emit(
+    def emit(
         self,
         event: str,
         data: Any,
@@ -191,18 +191,30 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
         to: Any = None,
         volatile: bool = False,
         **kwargs: Any,
-    ) -> str | None:
+    ) -> Awaitable[str | None]:
         """Store an event and send it to its rooms; return the offset when the event is durable.
 
-        With a callback, or when volatile, the event is sent without being stored and None is returned.
-        Raises TypeError or ValueError for an event that cannot be sent, StoreError for one that cannot be
-        stored.
+        The call itself gives the event its place in the order, if the store is open. With a callback, or when
+        volatile, the event is sent without being stored and None is returned. Raises TypeError or ValueError
+        for an event that cannot be sent, StoreError for one that cannot be stored.
         """
         if asyncio.get_running_loop() is not self._loop:
             self.check_loop()
-        runtime = self.runtime or await self.opened()
-        addressed = room if to is None else to
+        addressed, runtime = room if to is None else to, self.runtime
+        if runtime is None:
+            return self._emit_when_opened(event, data, namespace, addressed, skip_sid, callback, volatile)
         operation = self._emit_of(runtime, event, data, namespace, addressed, skip_sid, callback, volatile)
+        if operation.is_stored and operation.size_bytes < LARGE_BYTES and self.server.admin_ui is None:
+            return submit_or_defer(runtime.queue, operation)  # the usual event, without a coroutine
+        return self._submit_emit(runtime, operation)
+
+    async def _emit_when_opened(self, *arguments: Any) -> str | None:
+        runtime = await self.opened()
+        return await self._submit_emit(runtime, self._emit_of(runtime, *arguments))
+
+    async def _submit_emit(
+        self, runtime: Runtime, operation: Emit | EmitVolatile | EmitWithAck
+    ) -> str | None:
         submit = submit_or_defer if operation.is_stored else CommitQueue.submit
         offset: str | None = await submit(runtime.queue, operation)
         if offset is None and operation.size_bytes >= LARGE_BYTES:
@@ -233,7 +245,8 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
         payload, attachments = encoding.payload([event, *encoder.arguments_of(data)])
         if payload[:2] != '["':
             raise ValueError(f"the server's json made {payload[:20]!r} of an array of strings")
-        record = Event(namespace, event, payload, attachments, rooms, skip, time.time())
+        # An event as ``Event(...)``, without the function that a named tuple calls.
+        record = tuple.__new__(Event, (namespace, event, payload, attachments, rooms, skip, time.time()))
         operation: Emit | EmitVolatile | EmitWithAck
         if callback is not None:
             operation = self._with_ack(runtime, record, callback)

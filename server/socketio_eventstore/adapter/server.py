@@ -89,7 +89,7 @@ class Manager(Protocol):
         """Commit everything and close the store, until the next ``start``."""
         ...
 
-    def emit(self, event: str, data: Any, namespace: str, **kwargs: Any) -> Coroutine[Any, Any, str | None]:
+    def emit(self, event: str, data: Any, namespace: str, **kwargs: Any) -> Awaitable[str | None]:
         """Store an event and send it to its rooms; return the offset."""
         ...
 
@@ -276,10 +276,15 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         event that cannot be sent, and StoreError for one that cannot be stored; no client receives either.
         """
         namespace, addressed = namespace or "/", room if to is None else to
-        if self.logger.isEnabledFor(logging.INFO):
+        log = self.logger
+        if getattr(log, "level", 0) <= logging.INFO and log.isEnabledFor(logging.INFO):  # as in Clients
             to_whom = "all" if addressed is None else addressed
             self.logger.info('emitting event "%s" to %s [%s]', event, to_whom, namespace)
-        emitting = self.manager.emit(
+        emit: Callable[..., Awaitable[str | None]] = self.manager.emit
+        tracing = self._clients.calls.tracing
+        if tracing is not None:
+            emit = tracing.traced(emit)
+        return await emit(
             event,
             data,
             namespace,
@@ -288,10 +293,6 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
             callback=callback,
             volatile=volatile,
         )
-        tracing = self._clients.calls.tracing
-        if tracing is not None:
-            emitting = tracing.traced(emitting, event, namespace)
-        return await emitting
 
     async def send(self, data: Any, *args: Any, **kwargs: Any) -> str | None:
         """Emit the event ``message``; arguments and result are those of ``emit``."""
@@ -555,7 +556,8 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         The usual handler, a coroutine function, is called without the questions of ``_trigger_event``, which
         take longer than the call.
         """
-        if self._has_own_trigger or self.admin_ui is not None:
+        is_usual = getattr(self._trigger_event, "__func__", None) is _TRIGGER_EVENT and not _IS_PATCHED
+        if not is_usual or self.admin_ui is not None:
             return self.call_handler(event, namespace, *arguments)
         handler, passed = self._get_event_handler(event, namespace, arguments)
         if type(handler) is FunctionType and handler.__code__.co_flags & CO_COROUTINE:

@@ -8,7 +8,7 @@ a client sent but the name of an event.
 from __future__ import annotations
 
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -57,15 +57,17 @@ class Tracing:
         with self._start("socketio event", self._kinds.SERVER, attributes) as span:
             yield span
 
-    async def traced(
-        self, emitting: Coroutine[Any, Any, str | None], name: str, namespace: str
-    ) -> str | None:
-        """Span an emit, until the event is durable; return its offset."""
-        attributes = {"socketio.event": str(name)[:LONGEST_NAME], "socketio.namespace": namespace}
-        with self._start("socketio emit", self._kinds.PRODUCER, attributes) as span:
-            offset = await emitting
-            span.set_attribute("socketio.offset", offset or "")
-        return offset
+    def traced(self, emit: Callable[..., Awaitable[str | None]]) -> Callable[..., Awaitable[str | None]]:
+        """Return a function that emits in a span, which lasts until the event is durable."""
+
+        async def emit_in_span(name: str, data: Any, namespace: str, **options: Any) -> str | None:
+            attributes = {"socketio.event": str(name)[:LONGEST_NAME], "socketio.namespace": namespace}
+            with self._start("socketio emit", self._kinds.PRODUCER, attributes) as span:
+                offset = await emit(name, data, namespace, **options)
+                span.set_attribute("socketio.offset", offset or "")
+            return offset
+
+        return emit_in_span
 
     @contextmanager
     def recovery(self, namespace: str) -> Iterator[Span]:

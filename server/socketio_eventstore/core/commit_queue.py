@@ -197,7 +197,7 @@ class CommitQueue:
     def retry_pending_changes(self) -> None:
         """Try again to store the session changes that an earlier commit could not store."""
         if not self._is_closed and self._pending.retry():
-            self._push((), None, 0)
+            self._put((), None)
 
     def close(self) -> None:
         """Accept no more operations. ``run`` ends when the queue is empty."""
@@ -217,12 +217,6 @@ class CommitQueue:
             must_wait = must_wait or operation.is_stored
         if not (must_wait or self._pending or self._effects.locked()):
             return False
-        self._push(group, result, size_bytes)
-        return True
-
-    def _push(
-        self, group: Sequence[Operation], result: asyncio.Future[object] | None, size_bytes: int
-    ) -> None:
         self._waiting.append((group, result, size_bytes))
         self._waiting_operations += len(group)
         self._waiting_bytes += size_bytes
@@ -230,6 +224,7 @@ class CommitQueue:
             self._is_full = True
         if self._wake is not None:
             self._wake_up()
+        return True
 
     def _wake_up(self) -> None:
         wake, self._wake = self._wake, None

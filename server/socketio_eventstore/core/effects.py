@@ -37,7 +37,6 @@ from socketio_eventlog.records import (
     SessionResumed,
 )
 from socketio_eventstore.core.context import Context
-from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.sessions import Session, State
 
 
@@ -46,11 +45,10 @@ def take_effect(context: Context, batch: Batch, committed: Committed) -> Any:
     return _EFFECTS[type(committed.change)](context, batch, committed)
 
 
-def broadcast(context: Context, event: Event, offset: str | None) -> Frames:
+def broadcast(context: Context, event: Event, offset: str | None) -> None:
     """Send an event to the live members of its rooms."""
     frames = context.encoder.event(event.namespace, event.payload, event.attachments, offset)
     context.fan_out.broadcast((event.namespace, event.rooms, event.skip), frames)
-    return frames
 
 
 def emitted(context: Context, batch: Batch, committed: Committed) -> str | None:
@@ -60,7 +58,10 @@ def emitted(context: Context, batch: Batch, committed: Committed) -> str | None:
     log, recent_events = context.log, context.recent_events
     recent_events.position = position
     offset = log.offset_text(position) if log.is_durable else None
-    recent_events.append(position, event, broadcast(context, event, offset))
+    namespace, _, payload, attachments, rooms, skip, _ = event
+    frames = context.encoder.event(namespace, payload, attachments, offset)
+    context.fan_out.broadcast((namespace, rooms, skip), frames)
+    recent_events.append(position, event, frames)
     return offset
 
 

@@ -63,7 +63,15 @@ class Frames:
     def websocket(self) -> bytes:
         """The packets as unmasked WebSocket frames, in order."""
         if self._websocket is None:
-            self._websocket = b"".join(map(_websocket_frame, self.packets))
+            packets = self.packets
+            if (
+                len(packets) == 1
+                and type(packet := packets[0]) is str
+                and ((size := len(payload := packet.encode())) < _LONG)
+            ):  # the usual case, with two calls less
+                self._websocket = _SHORT_TEXT[size] + payload
+            else:
+                self._websocket = b"".join(map(_websocket_frame, packets))
         return self._websocket
 
     @property

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
 from socketio_eventstore.core import event_rules
@@ -226,5 +226,6 @@ class _TextEvent(FramesWithOffset):
         return Frames(text[: text.rindex(',"')] + "]", *attachments)
 
 
+@lru_cache(maxsize=256)
 def _prefix(namespace: str) -> str:
     return "" if namespace == "/" else namespace + ","
