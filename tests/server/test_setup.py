@@ -159,13 +159,6 @@ def test_vanished_python_is_replaced(tmp_path: Path) -> None:
     assert "-m venv" in run(*make, cwd=tmp_path)
 
 
-def test_only_a_full_run_measures_coverage() -> None:
-    """The lower limit of the coverage would fail a part of the tests."""
-    assert "pytest --cov" in run("make", "--dry-run", "test", cwd=CHECKOUT)
-    part = run("make", "--dry-run", "test", "ARGS=-k name", cwd=CHECKOUT)
-    assert "--cov" not in part and "-k name" in part
-
-
 # With the registries ---------------------------------------------------------------------------------
 
 
