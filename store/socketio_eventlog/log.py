@@ -20,6 +20,7 @@ from socketio_eventlog.records import (
 if TYPE_CHECKING:
     import asyncio
 
+    from socketio_eventlog.history import SessionHistory
     from socketio_eventlog.room import Room
     from socketio_eventlog.search import Found, Search
 
@@ -209,6 +210,22 @@ class Log(Protocol):
         Return the number deleted, of those kind of which more were deleted.
 
         Raises StoreBusy, StoreUnavailable, StoreClosed.
+        """
+        ...
+
+    async def session_history(self, namespace: str, sid: str) -> SessionHistory | None:
+        """Return the newest entries of a session, also of one that is over; None when there are none.
+
+        The entries are those of committed changes. Raises StoreUnavailable, StoreClosed.
+        """
+        ...
+
+    async def prune_session_history(self, before: float, limit: int = 1000) -> bool:
+        """Delete at most ``limit`` entries of histories from before an uptime in seconds, and surplus ones.
+
+        Surplus are the oldest entries of a session beyond ``history.ENTRIES_KEPT``, and those beyond the
+        total that the engine keeps. Return whether there is more to delete. Raises StoreBusy,
+        StoreUnavailable, StoreClosed.
         """
         ...
 

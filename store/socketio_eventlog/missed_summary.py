@@ -90,7 +90,7 @@ def summarise(
             found.append(of_segment)
             _replace(total, None, of_segment.bounds)
     exceeds = _exceeds(total, found, max_events, max_bytes)
-    return MissedSummary(tuple(parts.range for parts in found), exceeds)
+    return MissedSummary(tuple(parts.range for parts in found), exceeds, at_most=total.most)
 
 
 def _exceeds(total: _Bounds, found: Iterable[_SegmentParts], max_events: int, max_bytes: int) -> bool:
@@ -119,4 +119,5 @@ def summary_of(missed: Missed, max_events: int, max_bytes: int) -> MissedSummary
     """Summarise listed events, for a log that has them in memory."""
     sequences = missed.sequences
     exceeds = len(sequences) > max_events or missed.size_bytes > max_bytes
-    return MissedSummary(((sequences[0], sequences[-1]),) if sequences else (), exceeds)
+    ranges = ((sequences[0], sequences[-1]),) if sequences else ()
+    return MissedSummary(ranges, exceeds, at_most=len(sequences))

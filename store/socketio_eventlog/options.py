@@ -32,6 +32,8 @@ class StoreOptions:
     """Bytes for the pages in use and the WAL; beyond, old events go early, and then emits raise LogFull."""
     file_mode: int = DEFAULT_FILE_MODE
     """The mode of the database, its WAL and its lock: 0o600, or 0o660 or 0o640 for a group."""
+    session_history: bool = True
+    """Whether the history of each session is written: opened, away, recovered or why not, rooms, ended."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for a mode that the server itself could not use, such as a decimal 600.

@@ -61,6 +61,17 @@ class LoggedEvent(NamedTuple):
     event: Event
 
 
+class RefusedRecovery(NamedTuple):
+    """The session that a client asked for, and did not get back."""
+
+    result: str
+    """Why not; one of the results of a recovery."""
+    sid: str | None = None
+    """The session in the same namespace, if the server knows it."""
+    pid_hash: bytes | None = None
+    """SHA-256 of the private id that the client named: the log may know the session by it after its end."""
+
+
 @dataclass(frozen=True, slots=True)
 class SessionOpened:
     """A client received a new session. The session starts at the head of the log at this change.
@@ -79,6 +90,8 @@ class SessionOpened:
     """Wall-clock time in seconds."""
     auth_hash: bytes | None = None
     """SHA-256 of the client's credentials, the pid included; the credentials themselves are never stored."""
+    instead_of: RefusedRecovery | None = None
+    """For the histories of both sessions; None for a client that named no session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +122,8 @@ class SessionResumed:
     """Wall-clock time in seconds."""
     deferred: tuple[DataSaved | SessionBound | RoomJoined | RoomLeft, ...] = ()
     """Changes of the same session by the connect handler, which take effect with the acceptance."""
+    missed: int = 0
+    """The number of missed events, at most; for the history (see ``MissedSummary.at_most``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +145,10 @@ class SessionAway:
     left_by_client: bool = False
     """Whether the client itself called ``disconnect()``, perhaps to log in as another user. It stays true
     until a client resumes the session: a refused claim does not clear it."""
+    reason: str = ""
+    """Why the transport ended, for the history."""
+    refusal: str | None = None
+    """Why the claim was refused, for the history: one of the results of a recovery; None if it was not."""
 
 
 class SessionEnd(Enum):
@@ -465,3 +484,5 @@ class MissedSummary:
     """Whether the events are more, or larger, than the limits of the question."""
     is_incomplete: bool = False
     """Whether the log has lost one of the events, or its row was changed through SQL."""
+    at_most: int = 0
+    """The number of the events, at most: one to several rooms of the session may count for each of them."""

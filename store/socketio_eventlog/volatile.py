@@ -10,6 +10,7 @@ from typing import Final
 
 from socketio_eventlog.batch_stream import BatchStream
 from socketio_eventlog.errors import OffsetUnknown, StoreClosed, StoreRejected
+from socketio_eventlog.history import SessionHistory
 from socketio_eventlog.records import (
     Batch,
     Change,
@@ -209,6 +210,12 @@ class VolatileLog:
 
     async def prune_idempotency_keys(self, handled_before: float, limit: int = 1000) -> int:
         return 0
+
+    async def session_history(self, namespace: str, sid: str) -> SessionHistory | None:
+        return None
+
+    async def prune_session_history(self, before: float, limit: int = 1000) -> bool:
+        return False
 
     async def counts(self) -> tuple[int, int]:
         return 0, 0

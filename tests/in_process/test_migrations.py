@@ -263,6 +263,7 @@ def test_the_newest_keeps_every_row_of_0003(path: Path) -> None:
     # Earlier versions did not record unused sequences: no hole in their events is a loss.
     assert sqlite(path, "SELECT first, last FROM unused_ranges") == "1|3\n"
     assert sqlite(path, "SELECT count(*) FROM publications") == "0\n"
+    assert sqlite(path, "SELECT count(*) FROM session_timelines") == "0\n"
     assert sqlite(path, "PRAGMA integrity_check") == "ok\n"
 
 

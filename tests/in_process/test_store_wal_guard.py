@@ -32,7 +32,7 @@ CUTS = pytest.mark.parametrize("cut", [empty, halve])
 async def test_a_shorter_wal_stops_the_next_append(path: Path, cut: Callable[[Path], None]) -> None:
     """A cut is noticed before the next transaction, and no later transaction is written either."""
     async with opened(path) as log:
-        await commit(log, [event("x" * 1000)] * 50)
+        await commit(log, [event("x" * 1000)] * 200)  # more than the first migration
         cut(of(path))
         size = of(path).stat().st_size
         for _ in range(2):
@@ -48,7 +48,7 @@ async def test_a_cut_inside_a_commit(path: Path, cut: Callable[[Path], None]) ->
     So it looks after a cut in the middle of a transaction: SQLite has written behind the end.
     """
     async with opened(path) as log:
-        await commit(log, [event("x" * 1000)] * 50)
+        await commit(log, [event("x" * 1000)] * 200)  # more than the first migration
         await commit(log, [BEAT])
         size = of(path).stat().st_size
         cut(of(path))
@@ -78,7 +78,7 @@ async def test_checkpoints_are_no_cut(path: Path) -> None:
 async def test_checkpoints_of_others_are_no_cut(path: Path, mode: str) -> None:
     async with opened(path) as log:
         for _ in range(3):
-            await commit(log, [event("x" * 1000)] * 50)
+            await commit(log, [event("x" * 1000)] * 200)  # more than the first migration
             await commit(log, [BEAT])
             sqlite(path, f"PRAGMA wal_checkpoint({mode})")
             await commit(log, [BEAT])

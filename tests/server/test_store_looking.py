@@ -55,7 +55,7 @@ async def test_the_json_columns_work_with_the_json_functions(path: Path) -> None
         assert sqlite(path, rooms) == "1\n"
 
 
-@pytest.mark.parametrize("view", ["recent_events", "current_sessions"])
+@pytest.mark.parametrize("view", ["recent_events", "current_sessions", "session_timelines"])
 async def test_a_limited_query_reads_no_whole_table(path: Path, view: str) -> None:
     """A query of a view with a limit neither sorts nor reads the whole table."""
     async with opened(path):

@@ -178,6 +178,9 @@ class SimulatedReads:
     async def prune_idempotency_keys(self, handled_before: float, limit: int) -> int:
         return 0
 
+    async def prune_session_history(self, before: float, limit: int) -> bool:
+        return False
+
 
 class SimulatedLog(SimulatedReads):
     """The log of one start of the server on a disk, for the core of a server that is alone."""

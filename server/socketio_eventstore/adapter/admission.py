@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, Final
 
 from socketio_eventlog.errors import StoreError
-from socketio_eventlog.records import SessionEnd, SessionOpened
+from socketio_eventlog.records import RefusedRecovery, SessionEnd, SessionOpened
 from socketio_eventstore.adapter.application import Application
 from socketio_eventstore.adapter.credentials import hash_credentials
 from socketio_eventstore.adapter.departures import Departures
@@ -29,7 +29,7 @@ from socketio_eventstore.core.handler_transaction import handler_transaction
 from socketio_eventstore.core.operation import Operation
 from socketio_eventstore.core.operations import CatchUp, SendPacket, SessionOperation
 from socketio_eventstore.core.random_ids import PRIVATE_ID_BYTES, random_id
-from socketio_eventstore.core.recovery import AuthHash, RecoveryResult, hash_pid
+from socketio_eventstore.core.recovery import AuthHash, Cursor, RecoveryResult, hash_pid
 from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.session_operations import (
     AcceptSession,
@@ -86,6 +86,8 @@ class Attempt:
     """The offset that the client sent, and goes on sending until an event arrives."""
     needs_proof_of_life: bool = False
     """Whether the claim took so long that the client may have a newer connection."""
+    missed: int = 0
+    """The number of missed events, at most."""
 
     @property
     def is_current(self) -> bool:
@@ -183,8 +185,8 @@ class Admission:
                 outcome = await self._converse(attempt)
                 if outcome is not Outcome.OTHER_IDENTITY or connection.closed:
                     break
-                refusal = RecoveryResult.REFUSED
-                attempt = await self._open(connection, namespace, attempt.offset, attempt.auth, refusal)
+                refused = RefusedRecovery(RecoveryResult.REFUSED, attempt.session.sid)
+                attempt = await self._open(connection, namespace, attempt.offset, attempt.auth, refused)
         except Exception as error:  # noqa: BLE001 -- a fault of the store or of the server
             self._failed(connection, namespace, error)
 
@@ -207,6 +209,7 @@ class Admission:
         if pid is not None:
             recovery, begun = self._runtime.recovery, asyncio.get_running_loop().time()
             auth_hash = partial(self._hash_of, connection, pid, auth)
+            named = recovery.session_of(namespace, pid)  # before it may end
             found = await self._find(namespace, pid, offset, auth_hash)
             if connection.closed:
                 return None
@@ -220,7 +223,8 @@ class Admission:
             if answer is None or isinstance(answer, Attempt):
                 return answer
             recovery.count(answer, found.sid if isinstance(found, Session) else None)
-            return await self._open(connection, namespace, offset, auth, answer)
+            refused = RefusedRecovery(str(answer), *_names(named or found, pid))
+            return await self._open(connection, namespace, offset, auth, refused)
         return await self._open(connection, namespace, offset, auth)
 
     async def _decide_on(self, claim: _Claim) -> Attempt | RecoveryResult | None:
@@ -278,14 +282,23 @@ class Admission:
         finally:
             if not isinstance(answer, int) or claim.connection.closed:
                 slot.release()
-                refusing = RefuseSession(session, attached, None, time.time())
+                result = str(answer) if isinstance(answer, RecoveryResult) else None
+                refusing = RefuseSession(session, attached, None, time.time(), result)
                 is_last_claim = bool(await runtime.queue.submit(refusing))
         if not isinstance(answer, int):
             return answer if is_last_claim or session.state is State.ENDED else None
-        attached.sent = answer
+        attached.sent = int(answer)
         is_slow = asyncio.get_running_loop().time() - claim.begun > PROMPT_CLAIM_SECONDS
         return Attempt(
-            session, claim.connection, attached, claim.pid, slot, claim.auth, claim.offset, is_slow
+            session,
+            claim.connection,
+            attached,
+            claim.pid,
+            slot,
+            claim.auth,
+            claim.offset,
+            is_slow,
+            answer.missed if isinstance(answer, Cursor) else 0,
         )
 
     async def _decide(self, claim: _Claim) -> int | RecoveryResult:
@@ -304,13 +317,13 @@ class Admission:
         namespace: str,
         offset: Any,
         auth: Any,
-        refusal: RecoveryResult | None = None,
+        refused: RefusedRecovery | None = None,
     ) -> Attempt | None:
         """Open a new session, on disk before the connect handler runs."""
-        pid, opened = self._new_session(connection, namespace, offset, auth)
+        pid, opened = self._new_session(connection, namespace, offset, auth, refused)
         session: Any = await self._runtime.queue.submit(OpenSession(opened, connection))
         attached = session.current
-        attached.refusal = refusal
+        attached.refusal = None if refused is None else refused.result
         if connection.closed:
             await self._runtime.queue.submit(EndWithTransport(session, SessionEnd.TRANSPORT, attached.claim))
             return None
@@ -360,7 +373,12 @@ class Admission:
             self._departures.never_accepted(session)
 
     def _new_session(
-        self, connection: EngineConnection, namespace: str, offset: Any, auth: Any
+        self,
+        connection: EngineConnection,
+        namespace: str,
+        offset: Any,
+        auth: Any,
+        refused: RefusedRecovery | None = None,
     ) -> tuple[str | None, SessionOpened]:
         """Return the private id of a new session, None when recovery is disabled, and the change."""
         pid = random_id(PRIVATE_ID_BYTES) if self._recovers(connection, namespace) else None
@@ -371,6 +389,7 @@ class Admission:
             _former_offset(offset),
             time.time(),
             self._hash_of(connection, pid, auth) if pid else None,
+            refused,
         )
         return pid, opened
 
@@ -463,14 +482,15 @@ class Admission:
         if not attached.recovered:
             return AcceptSession(session, attached, attempt.pid)
         assert attempt.pid is not None  # the client has named the session by it
-        return ResumeSession(session, attached, attempt.pid, time.time(), deferred)
+        return ResumeSession(session, attached, attempt.pid, time.time(), deferred, attempt.missed)
 
     async def _refuse(self, attempt: Attempt, refusal: Any) -> None:
         session = attempt.session
         if attempt.attached.recovered:
             self._runtime.recovery.count(RecoveryResult.REFUSED, session.sid)
         error = self._application.connect_error(session.namespace, refusal)
-        await self._runtime.queue.submit(RefuseSession(session, attempt.attached, error, time.time()))
+        refusing = RefuseSession(session, attempt.attached, error, time.time(), RecoveryResult.REFUSED)
+        await self._runtime.queue.submit(refusing)
 
     async def _return_to_owner(self, attempt: Attempt) -> bool:
         """Leave the session to the owner, unchanged, without an answer to the client.
@@ -479,7 +499,7 @@ class Admission:
         """
         session = attempt.session
         self._runtime.recovery.count(RecoveryResult.REFUSED, session.sid)
-        refusal = RefuseSession(session, attempt.attached, None, time.time())
+        refusal = RefuseSession(session, attempt.attached, None, time.time(), RecoveryResult.REFUSED)
         return bool(await self._runtime.queue.submit(refusal)) or session.state is State.ENDED
 
     def _explain_end(self, attempt: Attempt) -> Outcome:
@@ -508,6 +528,12 @@ def _is_other_identity(attempt: Attempt, decision: Decision) -> bool:
     if not attached.recovered or attempt.session.identity == attached.authenticated_as:
         return False
     return decision.refusal is None or attached.authenticated_as is not None
+
+
+def _names(asked: object, pid: object) -> tuple[str | None, bytes | None]:
+    """Return the names of the session that a client asked for: its sid, or else what the log may know."""
+    sid = asked.sid if isinstance(asked, Session) else None
+    return sid, hash_pid(pid) if sid is None and isinstance(pid, str) else None
 
 
 def _former_offset(offset: Any) -> str | None:

@@ -142,7 +142,7 @@ class Departures:
         is_recoverable = is_recoverable and self._application.recovers(session.namespace)
         if is_recoverable and (was_accepted or attached.recovered):
             left = by_client and was_accepted
-            self._enqueue(MarkAway(session, attached.claim, time.time(), left_by_client=left))
+            self._enqueue(MarkAway(session, attached.claim, time.time(), left_by_client=left, reason=reason))
         else:  # a client that never received CONNECT does not know the private id
             self._enqueue(EndWithTransport(session, SessionEnd.TRANSPORT, attached.claim))
         if slot is None:

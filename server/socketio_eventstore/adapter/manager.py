@@ -48,6 +48,7 @@ class RecoveryArguments(TypedDict, total=False):
     index_memory: int
     max_size: int
     file_mode: int
+    session_history: bool
     max_disconnection_duration: float
     skip_middlewares: bool
     recover_client_disconnect: bool

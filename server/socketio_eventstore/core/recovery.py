@@ -92,6 +92,20 @@ def _may_return(session: Session, auth_hash: AuthHash) -> bool:
     return session.auth_hash is not None and session.auth_hash == auth_hash()
 
 
+class Cursor(int):
+    """A position from which a replay sends events, and how many events it has to send."""
+
+    missed = 0
+    """The number of events, at most (see ``MissedSummary.at_most``)."""
+
+    @classmethod
+    def before(cls, position: int, missed: int) -> Cursor:
+        """Return the cursor of a replay of so many events beyond a position."""
+        cursor = cls(position)
+        cursor.missed = missed
+        return cursor
+
+
 class Recovery:
     """Decides whether a reconnection recovers its session."""
 
@@ -146,8 +160,8 @@ class Recovery:
         RecoveryResult means a new session, and names the reason. ``decide`` has the last word, after the
         claim.
         """
-        session = self._registry.with_pid(hash_pid(pid)) if isinstance(pid, str) else None
-        if session is None or session.namespace != namespace:
+        session = self.session_of(namespace, pid)
+        if session is None:
             return RecoveryResult.UNKNOWN_SESSION
         cursor = self._cursor(session, offset)
         if isinstance(cursor, RecoveryResult):
@@ -156,6 +170,11 @@ class Recovery:
             return RecoveryResult.EXPIRED
         may_return = not session.left_by_client or _may_return(session, auth_hash)
         return session if may_return else RecoveryResult.AUTH_CHANGED
+
+    def session_of(self, namespace: str, pid: object) -> Session | None:
+        """Return the session that a private id opens; it belongs to its namespace."""
+        session = self._registry.with_pid(hash_pid(pid)) if isinstance(pid, str) else None
+        return session if session is not None and session.namespace == namespace else None
 
     async def decide(
         self,
@@ -169,7 +188,8 @@ class Recovery:
 
         Events beyond the cursor are to be sent. Asked when the claim has taken effect: ``position`` and
         ``uptime``, in seconds, are those of the log at this node, and no batch before the claim is missing.
-        Any RecoveryResult means a new session, and names the reason. The decision changes nothing.
+        Any RecoveryResult means a new session, and names the reason. The decision changes nothing. The cursor
+        is a ``Cursor``.
         """
         cursor = self._cursor(session, offset)
         if isinstance(cursor, RecoveryResult):
@@ -199,7 +219,8 @@ class Recovery:
         ):  # asked last: the client may have left during the search
             return RecoveryResult.AUTH_CHANGED
         # Events for other sessions need not be kept for this one: a quiet client must not hold up pruning.
-        return max(cursor, reached, session.confirmed, self._log.pruned_through)
+        position = max(cursor, reached, session.confirmed, self._log.pruned_through)
+        return Cursor.before(position, missed.at_most)
 
     async def _is_poisoned(self, session: Session, cursor: int, missed: MissedSummary) -> bool:
         """Whether the client cannot read one of the missed events."""

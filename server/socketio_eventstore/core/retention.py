@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from contextlib import suppress
 
@@ -26,6 +27,8 @@ PRUNE_EVENTS = 1000
 """Sequences whose events one transaction deletes: few enough that emits are not delayed."""
 IDEMPOTENCY_KEYS_KEPT_SECONDS = 3600.0
 """How much longer than a session an idempotency key is kept: clients repeat events in the next session."""
+HISTORY_KEPT_SECONDS = 3600.0
+"""How much longer than events the histories of sessions are kept: people ask some time after it happened."""
 
 LEASE_SECONDS = 5 * HEARTBEAT_SECONDS
 """A node without a heartbeat for so long, on the uptime clock, is gone."""
@@ -42,7 +45,9 @@ class Retention:
         *,
         interval_seconds: float,
         keys_retention_seconds: float,
+        history_retention_seconds: float = math.inf,
     ) -> None:
+        """``history_retention_seconds``: how long the entries of the sessions' histories are kept."""
         self._queue = queue
         self._context = queue.context
         self._recovery = recovery
@@ -53,6 +58,7 @@ class Retention:
         """The positions by which events are older than a client may be away."""
         self._interval_seconds = interval_seconds
         self._keys_retention_seconds = keys_retention_seconds
+        self._history_retention_seconds = history_retention_seconds
         self._lines = BoundedLines(logger, "prunings")
         self.durations = Histogram(DURATIONS_SECONDS)
         """The seconds that each deletion of old events took."""
@@ -100,6 +106,7 @@ class Retention:
             return 0
         self.expiry.start()
         await self._prune_idempotency_keys(now)
+        await self._prune_history(now - self._history_retention_seconds)
         begun = time.perf_counter()
         pruned = await self._prune(min(self.floor(now), context.position_history.passed(now)))
         pruned += await self._make_room(now)
@@ -126,6 +133,10 @@ class Retention:
         while await self._context.log.prune_idempotency_keys(handled_before, PRUNE_EVENTS) == PRUNE_EVENTS:
             pass
 
+    async def _prune_history(self, before: float) -> None:
+        while await self._context.log.prune_session_history(before, PRUNE_EVENTS):
+            pass
+
     async def _pause(self) -> None:
         """Wait for the next sweep; a log without room is swept more often."""
         room = self._context.log.room
@@ -139,9 +150,12 @@ class Retention:
     async def _make_room(self, now: float) -> int:
         """Delete events before their retention has passed, as long as the log has no room.
 
-        No client that may come back needs them: they are older than a client may be away, and confirmed.
+        No client that may come back needs them: they are older than a client may be away, and confirmed. The
+        histories of sessions go first: no client ever needs them.
         """
         log = self._context.log
+        while log.room.is_scarce and await log.prune_session_history(now, PRUNE_EVENTS):
+            pass
         first, step = log.pruned_through, PRUNE_EVENTS
         through = min(self.floor(now), self._positions.passed(now))
         while log.room.is_scarce and log.pruned_through < through:

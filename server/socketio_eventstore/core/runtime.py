@@ -26,7 +26,11 @@ from socketio_eventstore.core.recent_events import RecentEvents
 from socketio_eventstore.core.recovery import Recovery, RecoveryLimits
 from socketio_eventstore.core.registry import Registry
 from socketio_eventstore.core.replay import Replayer
-from socketio_eventstore.core.retention import IDEMPOTENCY_KEYS_KEPT_SECONDS, Retention
+from socketio_eventstore.core.retention import (
+    HISTORY_KEPT_SECONDS,
+    IDEMPOTENCY_KEYS_KEPT_SECONDS,
+    Retention,
+)
 from socketio_eventstore.core.sessions import Session
 from socketio_eventstore.core.supervisor import Supervisor
 
@@ -97,6 +101,7 @@ class Runtime:
                 self._heartbeats,
                 interval_seconds=options.prune_interval,
                 keys_retention_seconds=options.max_disconnection_duration + IDEMPOTENCY_KEYS_KEPT_SECONDS,
+                history_retention_seconds=options.event_retention + HISTORY_KEPT_SECONDS,
             )
             self._tasks.append(start("retention", retention.run))
 

@@ -121,11 +121,14 @@ class ResumeSession(Operation):
     """Wall-clock time in seconds."""
     deferred: Sequence[SessionOperation] = ()
     """The changes of the session by the connect handler: done now, or never after a refusal."""
+    missed: int = 0
+    """The number of missed events, at most, for the history."""
 
     def changes(self) -> Sequence[Change]:
         deferred = tuple([operation.change() for operation in self.deferred]) if self.deferred else ()
         session, claim = self.session, self.attached.claim
-        return (SessionResumed(session.namespace, session.sid, claim, self.resumed_at, deferred),)
+        namespace, sid = session.namespace, session.sid
+        return (SessionResumed(namespace, sid, claim, self.resumed_at, deferred, self.missed),)
 
     def apply(self, context: Context, batch: Batch, committed: Sequence[Committed]) -> bool:
         resumed = take_effect(context, batch, committed[0])
@@ -161,6 +164,8 @@ class RefuseSession(Operation):
     """The CONNECT_ERROR packet; None when the client gets another session instead."""
     refused_at: float
     """Wall-clock time in seconds."""
+    result: str | None = None
+    """Why a recovered session was refused, for the history; None when the client has gone meanwhile."""
 
     def changes(self) -> Sequence[Change]:
         session, claim = self.session, self.attached.claim
@@ -173,6 +178,7 @@ class RefuseSession(Operation):
                     self.refused_at,
                     session.confirmed,
                     session.left_by_client,
+                    refusal=self.result,
                 ),
             )
         return (SessionEnded(session.namespace, session.sid, SessionEnd.REFUSED, claim),)
@@ -213,6 +219,8 @@ class MarkAway(Operation):
     """Wall-clock time in seconds."""
     left_by_client: bool = False
     """Whether the client itself left. The session says so when the log does, as on all other nodes."""
+    reason: str = ""
+    """Why the transport ended, for the history."""
 
     def changes(self) -> Sequence[Change]:
         session = self.session
@@ -224,6 +232,7 @@ class MarkAway(Operation):
                 self.disconnected_at,
                 session.confirmed,
                 session.left_by_client or self.left_by_client,
+                self.reason,
             ),
         )
 

@@ -274,6 +274,8 @@ class StoreSettings(_Table):
     max_size: Size = DEFAULTS.max_size
     """The largest size of the log, in bytes; the pages in use and the WAL count."""
     file_mode: FileMode = DEFAULTS.file_mode
+    session_history: Switch = DEFAULTS.session_history
+    """Whether the history of each session is written."""
 
 
 class LimitSettings(_Table):

@@ -7,7 +7,7 @@ Jobs of a database thread, in the caller's transaction. Each change is a stateme
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Final, TypeAlias
 
@@ -20,6 +20,7 @@ from socketio_eventlog.records import (
 )
 from socketio_eventlog.sqlite import sessions
 from socketio_eventlog.sqlite.point import Point
+from socketio_eventlog.sqlite.session_history import NoHistory
 
 ConditionalChange: TypeAlias = SessionClaimed | SessionResumed | SessionAway | SessionEnded
 
@@ -48,19 +49,26 @@ _END_MEMBERSHIPS: Final = "DELETE FROM rooms WHERE namespace = ? AND sid = ?"
 
 
 def write(
-    connection: sqlite3.Connection, changes: Sequence[ConditionalChange], point: Point
-) -> Iterator[Committed]:
-    """Write changes one by one; yield each with its outcome."""
-    for change in changes:
-        match change:
-            case SessionClaimed():
-                yield _claim(connection, change, point)
-            case SessionResumed():
-                yield Committed(change, point.position, _resume(connection, change, point))
-            case SessionAway():
-                yield Committed(change, point.position, _mark_away(connection, change, point))
-            case SessionEnded():
-                yield Committed(change, point.position, _end(connection, change))
+    connection: sqlite3.Connection, changes: Sequence[ConditionalChange], point: Point, history: NoHistory
+) -> Sequence[Committed]:
+    """Write changes of one kind one by one; return each with its outcome."""
+    committed = [_write(connection, change, point, history) for change in changes]
+    history.decided(connection, committed, point)
+    return committed
+
+
+def _write(
+    connection: sqlite3.Connection, change: ConditionalChange, point: Point, history: NoHistory
+) -> Committed:
+    match change:
+        case SessionClaimed():
+            return _claim(connection, change, point)
+        case SessionResumed():
+            return Committed(change, point.position, _resume(connection, change, point, history))
+        case SessionAway():
+            return Committed(change, point.position, _mark_away(connection, change, point))
+        case SessionEnded():
+            return Committed(change, point.position, _end(connection, change, point, history))
 
 
 def _claim(connection: sqlite3.Connection, change: SessionClaimed, point: Point) -> Committed:
@@ -69,12 +77,16 @@ def _claim(connection: sqlite3.Connection, change: SessionClaimed, point: Point)
     return Committed(change, point.position, bool(claims), claims[0][0] if claims else 0)
 
 
-def _resume(connection: sqlite3.Connection, change: SessionResumed, point: Point) -> bool:
+def _resume(connection: sqlite3.Connection, change: SessionResumed, point: Point, history: NoHistory) -> bool:
     values = (change.resumed_at, change.namespace, change.sid, change.claim)
     if not connection.execute(_RESUME, values).rowcount:
         return False
+    if change.deferred:
+        history.resumed(connection, change, point)
     for _, run in groupby(change.deferred, type):
-        sessions.write(connection, list(run), point)
+        group = list(run)
+        history.before(connection, group, point)
+        sessions.write(connection, group, point)
     return True
 
 
@@ -88,8 +100,9 @@ def _mark_away(connection: sqlite3.Connection, change: SessionAway, point: Point
     return True
 
 
-def _end(connection: sqlite3.Connection, change: SessionEnded) -> bool:
+def _end(connection: sqlite3.Connection, change: SessionEnded, point: Point, history: NoHistory) -> bool:
     session = (change.namespace, change.sid)
+    history.ending(connection, change, point)
     if not connection.execute(_END, (*session, change.claim)).rowcount:
         return False
     connection.execute(_END_MEMBERSHIPS, session)

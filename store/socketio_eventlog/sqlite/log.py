@@ -17,6 +17,7 @@ from socketio_eventlog import offsets
 from socketio_eventlog.altered import AlteredRange
 from socketio_eventlog.batch_stream import BatchStream
 from socketio_eventlog.errors import StoreError, StoreNotUsable
+from socketio_eventlog.history import SessionHistory
 from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.records import (
     Batch,
@@ -43,10 +44,12 @@ from socketio_eventlog.sqlite import (
     schema,
     search,
     segments,
+    session_timelines,
     stored_sessions,
 )
 from socketio_eventlog.sqlite.database import Database
 from socketio_eventlog.sqlite.reserve import Reserve
+from socketio_eventlog.sqlite.session_history import MAX_SIZE_PER_ROW, HistoryRows, NoHistory
 from socketio_eventlog.sqlite.space import Space
 from socketio_eventlog.sqlite.start import InitialState, begin_epoch
 from socketio_eventlog.summaries import Summaries
@@ -62,6 +65,10 @@ logger = logging.getLogger(__name__)
 def random_epoch() -> str:
     """Return a random epoch id of 8 URL-safe characters."""
     return secrets.token_urlsafe(6)
+
+
+def _history(options: StoreOptions) -> NoHistory:
+    return HistoryRows(options.max_size // MAX_SIZE_PER_ROW) if options.session_history else NoHistory()
 
 
 class EventLog:
@@ -150,6 +157,7 @@ class EventLog:
             monotonic=monotonic,
             index_memory_bytes=options.index_memory,
             space=space,
+            history=_history(options),
         )
         writer_database = await Database.open(
             lambda: schema.open_writer(path, options.file_mode, lock_timeout_seconds)
@@ -350,6 +358,15 @@ class EventLog:
     async def prune_idempotency_keys(self, handled_before: float, limit: int = 1000) -> int:
         return await self._writer_database.run(
             lambda connection: self._writer.prune_idempotency_keys(connection, handled_before, limit)
+        )
+
+    async def session_history(self, namespace: str, sid: str) -> SessionHistory | None:
+        read = partial(session_timelines.read, namespace=namespace, sid=sid)
+        return await self._reader_database.run(read)
+
+    async def prune_session_history(self, before: float, limit: int = 1000) -> bool:
+        return await self._writer_database.run(
+            lambda connection: self._writer.prune_history(connection, before, limit)
         )
 
     async def counts(self) -> tuple[int, int]:

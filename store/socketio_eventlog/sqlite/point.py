@@ -22,6 +22,8 @@ class Point(NamedTuple):
     """The sequence of the last event before the changes."""
     uptime: float
     """The uptime of the batch, in seconds."""
+    now: float
+    """The wall-clock time of the batch in seconds, for people."""
 
     @property
     def offset(self) -> Offset:

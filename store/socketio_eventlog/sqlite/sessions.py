@@ -25,10 +25,13 @@ SessionChange: TypeAlias = (
     SessionOpened | SessionBound | IdentityRevoked | DataSaved | RoomJoined | RoomLeft | RoomClosed
 )
 
+# A session that is over may still have a history under its number.
 _OPEN: Final = """
-INSERT INTO sessions (namespace, sid, pid_hash, start_boot, start_offset, former_offset,
+INSERT INTO sessions (number, namespace, sid, pid_hash, start_boot, start_offset, former_offset,
                       confirmed, opened_at, auth_hash, node, data)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, '{}')
+VALUES (1 + max(coalesce((SELECT max(number) FROM sessions), 0),
+                coalesce((SELECT max(session) FROM session_history), 0)),
+        ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, '{}')
 """
 _BIND: Final = "UPDATE sessions SET identity = ? WHERE namespace = ? AND sid = ?"
 _REVOKE_MEMBERSHIPS: Final = """
@@ -70,7 +73,7 @@ _Parameters: TypeAlias = tuple[object, ...]
 
 
 def _opened(change: SessionOpened, point: Point) -> _Parameters:
-    node, position, _ = point
+    node, position = point.node, point.position
     former, opened_at, auth_hash = change.former_offset, change.opened_at, change.auth_hash
     session = change.namespace, change.sid, change.pid_hash
     return (*session, node, position, former, position, opened_at, auth_hash, node)

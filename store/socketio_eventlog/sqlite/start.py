@@ -18,6 +18,7 @@ from socketio_eventlog.offsets import Epochs
 from socketio_eventlog.sqlite import altered, segments
 from socketio_eventlog.sqlite.database import StoreConnection
 from socketio_eventlog.sqlite.lock import Progress
+from socketio_eventlog.sqlite.session_history import NoHistory
 from socketio_eventlog.sqlite.space import Space
 from socketio_eventlog.sqlite.writer import Writer, WriterStart
 from socketio_eventlog.uptime import UptimeClock
@@ -95,6 +96,7 @@ def begin_epoch(
     monotonic: Callable[[], float],
     index_memory_bytes: int,
     space: Space,
+    history: NoHistory,
 ) -> InitialState:
     """Record the epoch and read the stored state, in one transaction; a job of the writer's thread.
 
@@ -111,6 +113,7 @@ def begin_epoch(
     altered.note_lost(connection, lost)
     head = max([head, *(last for _, last in lost)])
     (uptime,) = connection.execute(_UPTIME).fetchone()
+    history.begin(connection, now, uptime, head)
     connection.execute(_PUT_AWAY, (uptime, now))
     connection.execute(_INSERT_EPOCH, (epoch, head, now, now, uptime))
     connection.execute(_PRUNE_EPOCHS, (EPOCHS_KEPT,))
@@ -125,7 +128,7 @@ def begin_epoch(
     for first, last in lost:
         logger.warning(_LOST, path, first, last)
     start = WriterStart(head, changes, altered.newest(connection), connection.lock)
-    writer = Writer(path, epoch, start, UptimeClock(uptime, monotonic), wall_clock, space)
+    writer = Writer(path, epoch, start, UptimeClock(uptime, monotonic), wall_clock, space, history)
     return InitialState(epochs, head, pruned_through, uptime, index, ranges, writer)
 
 

@@ -49,6 +49,7 @@ from socketio_eventlog.sqlite import (
 )
 from socketio_eventlog.sqlite.lock import Lock, Progress
 from socketio_eventlog.sqlite.point import Point, effective
+from socketio_eventlog.sqlite.session_history import NoHistory
 from socketio_eventlog.sqlite.space import Space
 from socketio_eventlog.sqlite.wal_guard import WalGuard
 from socketio_eventlog.uptime import UptimeClock
@@ -87,6 +88,7 @@ class Writer:
         uptime: UptimeClock,
         wall_clock: Callable[[], float],
         space: Space,
+        history: NoHistory,
     ) -> None:
         """The file must exist."""
         path = path.resolve()  # SQLite puts the WAL beside the target of a symbolic link
@@ -103,6 +105,7 @@ class Writer:
         self._uptime = uptime
         self._wall_clock = wall_clock
         self._space = space
+        self._history = history
         self._has_lost_file = False
 
     def append(
@@ -130,6 +133,7 @@ class Writer:
         own: int,
     ) -> Batch:
         uptime, now = self._uptime.next()
+        wall_time = self._wall_clock()
         self._begin(connection)
         self._space.admit(connection, changes)
         for chunk in chunks:
@@ -151,7 +155,7 @@ class Writer:
                 committed += effective(group, range(first, head + 1))
                 sequence = head
             else:
-                committed += self._write(connection, kind, group, Point(self._node, head, uptime))
+                committed += self._write(connection, kind, group, Point(self._node, head, uptime, wall_time))
         connection.commit()
         self._head, self._changes = head, changed
         if self._lock is not None:
@@ -175,7 +179,7 @@ class Writer:
     ) -> Iterable[Committed]:
         """Write changes of one kind; return them with their outcomes."""
         if kind in claims.KINDS:
-            return claims.write(connection, changes, point)
+            return claims.write(connection, changes, point, self._history)
         if kind is EventHandled:
             idempotency_keys.write(connection, changes, point.uptime)
         elif kind is Published:
@@ -188,7 +192,11 @@ class Writer:
             self._space.count(connection)
         elif kind is NodeJoined or kind is NodeDied:
             raise StoreRejected("An SQLite database has one node, which no change makes or ends.")
+        elif kind is SessionOpened:
+            sessions.write(connection, changes, point)
+            self._history.opened(connection, changes, point)
         else:
+            self._history.before(connection, changes, point)
             sessions.write(connection, changes, point)
         return effective(changes, repeat(point.position), claim=1 if kind is SessionOpened else 0)
 
@@ -201,7 +209,7 @@ class Writer:
         self._wal.check_frames()
         connection.execute(_NOTE_HEAD, (point.position,))
         for heartbeat in heartbeats:
-            nodes.beat(connection, heartbeat, point, self._wall_clock())
+            nodes.beat(connection, heartbeat, point, point.now)
 
     def prune_idempotency_keys(
         self, connection: sqlite3.Connection, handled_before: float, limit: int
@@ -214,6 +222,17 @@ class Writer:
             published = publications.prune(connection, handled_before, limit)
             connection.commit()
             return max(handled, published)
+
+        return self._space.run(connection, (), prune)
+
+    def prune_history(self, connection: sqlite3.Connection, before: float, limit: int) -> bool:
+        """Delete rows as ``HistoryRows.prune`` does; return whether there is more to delete."""
+
+        def prune() -> bool:
+            self._begin(connection)
+            is_more = self._history.prune(connection, before, limit)
+            connection.commit()
+            return is_more
 
         return self._space.run(connection, (), prune)
 

@@ -1,0 +1,163 @@
+"""The history of a session: what each change adds to it, and what is read of it. No I/O.
+
+Every engine writes the entries of ``notes`` in the transaction of the change, so that history and state never
+disagree. An entry holds names that are in the log anyway, and never a private id, credentials or a payload.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from socketio_eventlog.records import (
+    Membership,
+    RoomClosed,
+    RoomJoined,
+    RoomLeft,
+    SessionAway,
+    SessionBound,
+    SessionClaimed,
+    SessionEnd,
+    SessionOpened,
+    SessionResumed,
+)
+
+ENTRIES_KEPT: Final = 200
+"""The newest entries of a session, which pruning leaves."""
+ENTRIES_READ: Final = 1000
+"""The newest entries of a session that a read returns, those included that pruning has not reached yet."""
+ROOM_CLOSED: Final = "the room was closed"
+NODE_GONE: Final = "the server is gone"
+"""The reason of sessions that a server left behind, such as after ``kill -9``."""
+
+
+class HistoryKind(StrEnum):
+    """What happened to a session."""
+
+    OPENED = "opened"
+    """The session began. With a reason: instead of another session, ``detail``, if that is known."""
+    CONNECTED = "connected"
+    """A client has the session; ``detail`` is the node. The connect handler has not decided yet."""
+    RECOVERED = "recovered"
+    """The client that came back was accepted; ``detail`` is the number of missed events, at most."""
+    AWAY = "away"
+    """The client's transport ended; ``reason`` says why."""
+    REFUSED = "refused"
+    """The client that came back was not accepted; ``reason`` says why. The session waits for its owner."""
+    REPLACED = "replaced"
+    """The client that came back got another session, ``detail``, for the ``reason``."""
+    JOINED = "joined"
+    """The session joined the room ``detail``."""
+    LEFT = "left"
+    """The session left the room ``detail``; ``reason`` if it did not do so itself."""
+    BOUND = "bound"
+    """The session belongs to the identity ``detail`` from here on."""
+    ENDED = "ended"
+    """The session is over; ``reason`` is a SessionEnd."""
+
+
+class Note(NamedTuple):
+    """What a change adds to the history of its session."""
+
+    kind: HistoryKind
+    at: float | None = None
+    """The wall-clock time in seconds; None is the time of the transaction."""
+    reason: str | None = None
+    detail: str | int | None = None
+
+
+def opened(change: SessionOpened, node: str, former_sid: str | None) -> tuple[Note, ...]:
+    """Return the notes of a new session; ``former_sid`` is the session that its client asked for."""
+    reason = None if change.instead_of is None else change.instead_of.result
+    begun = Note(HistoryKind.OPENED, change.opened_at, reason, former_sid)
+    return begun, Note(HistoryKind.CONNECTED, change.opened_at, None, node)
+
+
+def replaced(change: SessionOpened) -> Note | None:
+    """Return what the opening of a session adds to the session that its client asked for."""
+    if change.instead_of is None:
+        return None
+    return Note(HistoryKind.REPLACED, change.opened_at, change.instead_of.result, change.sid)
+
+
+def claimed(_: SessionClaimed, node: str) -> Note:
+    """Return the note of a claim."""
+    return Note(HistoryKind.CONNECTED, None, None, node)
+
+
+def resumed(change: SessionResumed) -> Note:
+    """Return the note of an acceptance."""
+    return Note(HistoryKind.RECOVERED, change.resumed_at, None, change.missed)
+
+
+def away(change: SessionAway) -> Note:
+    """Return the note of a lost transport, or of a refused claim."""
+    if change.refusal is not None:
+        return Note(HistoryKind.REFUSED, change.disconnected_at, change.refusal)
+    return Note(HistoryKind.AWAY, change.disconnected_at, change.reason or None)
+
+
+def ended(reason: SessionEnd) -> Note:
+    """Return the note of the end of a session."""
+    return Note(HistoryKind.ENDED, None, reason.value)
+
+
+def of_room(change: RoomJoined | RoomLeft | RoomClosed) -> Note:
+    """Return the note of a membership that begins or ends; a second join of a room has none."""
+    match change:
+        case RoomJoined(room=room):
+            return Note(HistoryKind.JOINED, detail=room)
+        case RoomLeft(room=room):
+            return Note(HistoryKind.LEFT, detail=room)
+        case RoomClosed(room=room):
+            return Note(HistoryKind.LEFT, reason=ROOM_CLOSED, detail=room)
+
+
+def bound(change: SessionBound) -> Note:
+    """Return the note of a new identity; the same identity again has none."""
+    return Note(HistoryKind.BOUND, detail=change.identity)
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEntry:
+    """An entry in the history of a session."""
+
+    number: int
+    """Ascending in the order of the log."""
+    kind: HistoryKind
+    at: float
+    """Wall-clock time in seconds."""
+    sequence: int
+    """The sequence of the last event before it."""
+    reason: str | None
+    detail: str | int | None
+
+
+@dataclass(frozen=True, slots=True)
+class EndedState:
+    """What the log keeps of a session that is over and whose history is still there."""
+
+    identity: str | None
+    start: int
+    """The sequence of the last event before the session."""
+    confirmed: int
+    """The client is known to have received the events up to this sequence."""
+    memberships: Sequence[Membership]
+    """The rooms at its end; without the namespace and the sid's room."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionHistory:
+    """What the log keeps of a session."""
+
+    entries: Sequence[HistoryEntry]
+    """In the order of the log: the newest is the last one."""
+    ended: EndedState | None
+    """None for a session that is not over."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the entries go back to the opening of the session."""
+        return bool(self.entries) and self.entries[0].kind is HistoryKind.OPENED

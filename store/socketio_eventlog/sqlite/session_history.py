@@ -1,0 +1,270 @@
+"""The rows of ``session_history`` and ``ended_sessions``: what changes add to the histories of sessions.
+
+Jobs of a database thread, in the transaction of the changes. ``socketio_eventlog.history`` says what a change
+adds; here is which sessions it concerns, as the store decides at its place.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, TypeAlias
+
+from socketio_eventlog import history
+from socketio_eventlog.history import Note
+from socketio_eventlog.records import (
+    Change,
+    Committed,
+    IdentityRevoked,
+    RoomClosed,
+    RoomJoined,
+    RoomLeft,
+    SessionAway,
+    SessionBound,
+    SessionClaimed,
+    SessionEnd,
+    SessionEnded,
+    SessionOpened,
+    SessionResumed,
+)
+from socketio_eventlog.sqlite.point import Point
+
+_Row: TypeAlias = tuple[object, ...]
+
+_NOTE: Final = """
+INSERT INTO session_history (kind, at, uptime, sequence, reason, detail, session)
+SELECT ?, ?, ?, ?, ?, ?, number FROM sessions WHERE namespace = ? AND sid = ?
+"""
+_NOTE_JOIN: Final = """
+INSERT INTO session_history (kind, at, uptime, sequence, reason, detail, session)
+SELECT ?, ?, ?, ?, ?, ?, number FROM sessions WHERE namespace = ? AND sid = ?
+  AND NOT EXISTS (SELECT 1 FROM rooms AS r
+                  WHERE r.namespace = sessions.namespace AND r.sid = sessions.sid AND r.room = ?
+                    AND r.left_after IS NULL)
+"""
+_NOTE_LEAVE: Final = """
+INSERT INTO session_history (kind, at, uptime, sequence, reason, detail, session)
+SELECT ?, ?, ?, ?, ?, ?, number FROM sessions WHERE namespace = ? AND sid = ?
+  AND EXISTS (SELECT 1 FROM rooms AS r
+              WHERE r.namespace = sessions.namespace AND r.sid = sessions.sid AND r.room = ?
+                AND r.left_after IS NULL)
+"""
+_NOTE_CLOSE: Final = """
+INSERT INTO session_history (kind, at, uptime, sequence, reason, detail, session)
+SELECT ?, ?, ?, ?, ?, ?, number FROM rooms JOIN sessions USING (namespace, sid)
+WHERE rooms.namespace = ? AND room = ? AND left_after IS NULL
+"""
+_NOTE_IDENTITY: Final = """
+INSERT INTO session_history (kind, at, uptime, sequence, reason, detail, session)
+SELECT ?, ?, ?, ?, ?, ?, number FROM sessions WHERE namespace = ? AND sid = ? AND identity IS NOT ?
+"""
+_NOTE_REVOCATION: Final = """
+INSERT INTO session_history (kind, at, uptime, sequence, reason, detail, session)
+SELECT ?, ?, ?, ?, ?, ?, number FROM sessions WHERE identity = ? ORDER BY number
+"""
+_NOTE_NUMBER: Final = """
+INSERT INTO session_history (kind, at, uptime, sequence, reason, detail, session)
+VALUES (?, ?, ?, ?, ?, ?, ?)
+"""
+# REPLACE: a sid may come back in tests only, and must not fail the end of the session.
+_KEEP: Final = """
+INSERT OR REPLACE INTO ended_sessions
+  (session, namespace, sid, identity, pid_hash, start_offset, confirmed, rooms)
+SELECT number, namespace, sid, identity, pid_hash, start_offset, confirmed,
+       (SELECT json_group_array(json_array(room, joined_after, left_after)) FROM rooms AS r
+        WHERE r.namespace = sessions.namespace AND r.sid = sessions.sid)
+FROM sessions WHERE namespace = ? AND sid = ? AND claim = coalesce(?, claim)
+"""
+_KEEP_REVOKED: Final = """
+INSERT OR REPLACE INTO ended_sessions
+  (session, namespace, sid, identity, pid_hash, start_offset, confirmed, rooms)
+SELECT number, namespace, sid, identity, pid_hash, start_offset, confirmed,
+       (SELECT json_group_array(json_array(room, joined_after, left_after)) FROM rooms AS r
+        WHERE r.namespace = sessions.namespace AND r.sid = sessions.sid)
+FROM sessions WHERE identity = ?
+"""
+_FIND_SID: Final = """
+SELECT number, sid FROM sessions WHERE namespace = ?1 AND sid = ?2
+UNION ALL SELECT session, sid FROM ended_sessions WHERE namespace = ?1 AND sid = ?2
+"""
+_FIND_PID: Final = "SELECT session, sid FROM ended_sessions WHERE pid_hash = ? AND namespace = ?"
+# Before the row of the new node: the newest row is the last sign of life of the node that had the sessions.
+_NOTE_LEFT_BEHIND: Final = """
+INSERT INTO session_history (kind, at, uptime, sequence, reason, session)
+SELECT ?, coalesce((SELECT alive_at FROM boots ORDER BY number DESC LIMIT 1), ?), ?, ?, ?, number
+FROM sessions WHERE node IS NOT NULL OR away_since IS NULL
+"""
+_NEWEST: Final = "SELECT coalesce(max(number), 0) FROM session_history"
+# The numbers ascend as the uptimes do, so the old rows are the first ones.
+_PRUNE: Final = """
+DELETE FROM session_history
+WHERE number IN (SELECT number FROM session_history ORDER BY number LIMIT ?)
+  AND (uptime < ? OR number <= ?)
+RETURNING session
+"""
+_FORGET_ENDED: Final = """
+DELETE FROM ended_sessions
+WHERE session = ?1 AND NOT EXISTS (SELECT 1 FROM session_history AS h WHERE h.session = ?1)
+"""
+_CROWDED: Final = """
+SELECT session FROM (SELECT DISTINCT session FROM session_history WHERE number > ? AND number <= ?) AS recent
+WHERE EXISTS (SELECT 1 FROM session_history AS h WHERE h.session = recent.session
+              ORDER BY h.number DESC LIMIT 1 OFFSET ?)
+"""
+_TRIM: Final = """
+DELETE FROM session_history
+WHERE session = ?1 AND number <= (SELECT h.number FROM session_history AS h WHERE h.session = ?1
+                                  ORDER BY h.number DESC LIMIT 1 OFFSET ?2)
+"""
+MAX_SIZE_PER_ROW: Final = 1000
+"""One row of all histories for so many bytes of ``max_size``. A row has about 60 bytes."""
+_FORGET_ALL: Final = ("DELETE FROM session_history", "DELETE FROM ended_sessions")
+
+
+class NoHistory:
+    """Writes no history."""
+
+    def begin(self, connection: sqlite3.Connection, now: float, uptime: float, head: int) -> None:
+        """Delete the history that was written before: what came since would be missing in it.
+
+        Called at the start of a node, before its row and before the sessions of other nodes are put away.
+        """
+        for statement in _FORGET_ALL:
+            connection.execute(statement)
+
+    def before(self, connection: sqlite3.Connection, changes: Sequence[Any], point: Point) -> None:
+        """Note changes of one kind that ``sessions`` is about to write, except SessionOpened."""
+
+    def opened(self, connection: sqlite3.Connection, changes: Sequence[SessionOpened], point: Point) -> None:
+        """Note new sessions, whose rows were written."""
+
+    def decided(self, connection: sqlite3.Connection, committed: Sequence[Committed], point: Point) -> None:
+        """Note changes of one kind that ``claims`` has written."""
+
+    def resumed(self, connection: sqlite3.Connection, change: SessionResumed, point: Point) -> None:
+        """Note an acceptance before its deferred changes."""
+
+    def ending(self, connection: sqlite3.Connection, change: SessionEnded, point: Point) -> None:
+        """Note the end of a session that is about to be deleted, and keep what the history needs."""
+
+    def prune(self, connection: sqlite3.Connection, before: float, limit: int) -> bool:
+        """Delete old and surplus rows, at most ``limit`` of each kind; return whether there are more."""
+        return False
+
+
+class HistoryRows(NoHistory):
+    """Writes the history of each session."""
+
+    def __init__(self, max_rows: int) -> None:
+        """``max_rows``: the newest rows of all sessions together, which pruning leaves."""
+        self._max_rows = max_rows
+        self._trimmed_through: int | None = None
+        """Up to this row the sessions were looked at for surplus rows; None before the first pruning."""
+
+    def begin(self, connection: sqlite3.Connection, now: float, uptime: float, head: int) -> None:
+        values = (history.HistoryKind.AWAY.value, now, uptime, head, history.NODE_GONE)
+        connection.execute(_NOTE_LEFT_BEHIND, values)
+
+    def before(self, connection: sqlite3.Connection, changes: Sequence[Any], point: Point) -> None:
+        kind = type(changes[0])
+        if kind is RoomJoined or kind is RoomLeft:
+            statement = _NOTE_JOIN if kind is RoomJoined else _NOTE_LEAVE
+            rows = [
+                (*_values(history.of_room(change), point), change.namespace, change.sid, change.room)
+                for change in dict.fromkeys(changes)  # of two equal joins the second has no effect
+            ]
+            connection.executemany(statement, rows)
+        elif kind is RoomClosed:
+            rows = [
+                (*_values(history.of_room(change), point), change.namespace, change.room)
+                for change in dict.fromkeys(changes)
+            ]
+            connection.executemany(_NOTE_CLOSE, rows)
+        elif kind is SessionBound:
+            rows = [
+                (*_values(history.bound(change), point), change.namespace, change.sid, change.identity)
+                for change in dict.fromkeys(changes)
+            ]
+            connection.executemany(_NOTE_IDENTITY, rows)
+        elif kind is IdentityRevoked:
+            note = history.ended(SessionEnd.REVOKED)
+            for change in dict.fromkeys(changes):
+                connection.execute(_NOTE_REVOCATION, (*_values(note, point), change.identity))
+                connection.execute(_KEEP_REVOKED, (change.identity,))
+
+    def opened(self, connection: sqlite3.Connection, changes: Sequence[SessionOpened], point: Point) -> None:
+        rows: list[_Row] = []
+        of_former: list[_Row] = []
+        for change in changes:
+            former = _former(connection, change)
+            replaced = history.replaced(change)
+            if former is not None and replaced is not None:
+                of_former.append((*_values(replaced, point), former[0]))
+            notes = history.opened(change, point.node, None if former is None else former[1])
+            rows += [(*_values(note, point), change.namespace, change.sid) for note in notes]
+        connection.executemany(_NOTE, rows)
+        if of_former:
+            connection.executemany(_NOTE_NUMBER, of_former)
+
+    def decided(self, connection: sqlite3.Connection, committed: Sequence[Committed], point: Point) -> None:
+        connection.executemany(_NOTE, list(_decided(committed, point)))
+
+    def resumed(self, connection: sqlite3.Connection, change: SessionResumed, point: Point) -> None:
+        values = _values(history.resumed(change), point)
+        connection.execute(_NOTE, (*values, change.namespace, change.sid))
+
+    def ending(self, connection: sqlite3.Connection, change: SessionEnded, point: Point) -> None:
+        session = (change.namespace, change.sid)
+        if connection.execute(_KEEP, (*session, change.claim)).rowcount:
+            connection.execute(_NOTE, (*_values(history.ended(change.reason), point), *session))
+
+    def prune(self, connection: sqlite3.Connection, before: float, limit: int) -> bool:
+        (newest,) = connection.execute(_NEWEST).fetchone()
+        oldest_kept = newest - self._max_rows
+        deleted = connection.execute(_PRUNE, (limit, before, oldest_kept)).fetchall()
+        connection.executemany(_FORGET_ENDED, set(deleted))
+        return self._trim(connection, newest, limit) or len(deleted) == limit
+
+    def _trim(self, connection: sqlite3.Connection, newest: int, limit: int) -> bool:
+        """Delete the surplus rows of the sessions with new rows; return whether there are more new rows."""
+        start = newest if self._trimmed_through is None else self._trimmed_through
+        stop = min(newest, start + limit)
+        crowded = connection.execute(_CROWDED, (start, stop, history.ENTRIES_KEPT)).fetchall()
+        connection.executemany(_TRIM, [(session, history.ENTRIES_KEPT) for (session,) in crowded])
+        self._trimmed_through = stop
+        return stop < newest
+
+
+def _values(note: Note, point: Point) -> _Row:
+    kind, at, reason, detail = note
+    return kind.value, point.now if at is None else at, point.uptime, point.position, reason, detail
+
+
+def _decided(committed: Iterable[Committed], point: Point) -> Iterable[_Row]:
+    for one in committed:
+        change: Any = one.change
+        note = _note_of_claim(change, point.node) if one.took_effect else None
+        if note is not None:
+            yield (*_values(note, point), change.namespace, change.sid)
+
+
+def _note_of_claim(change: Change, node: str) -> Note | None:
+    match change:
+        case SessionClaimed():
+            return history.claimed(change, node)
+        case SessionResumed() if not change.deferred:
+            return history.resumed(change)
+        case SessionAway():
+            return history.away(change)
+    return None  # noted before: a resumption with deferred changes, and an end
+
+
+def _former(connection: sqlite3.Connection, change: SessionOpened) -> tuple[int, str] | None:
+    """Return number and sid of the session that the client asked for; None if it is not known any more."""
+    asked = change.instead_of
+    found: tuple[int, str] | None = None
+    if asked is not None and asked.sid is not None:
+        found = connection.execute(_FIND_SID, (change.namespace, asked.sid)).fetchone()
+    elif asked is not None and asked.pid_hash is not None:
+        found = connection.execute(_FIND_PID, (asked.pid_hash, change.namespace)).fetchone()
+    return found

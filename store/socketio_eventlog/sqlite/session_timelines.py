@@ -1,0 +1,41 @@
+"""The read of a session's history. A job of a database thread."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from typing import Final
+
+from socketio_eventlog.history import ENTRIES_READ, EndedState, HistoryEntry, HistoryKind, SessionHistory
+from socketio_eventlog.records import Membership
+
+_PRESENT: Final = "SELECT number FROM sessions WHERE namespace = ? AND sid = ?"
+_ENDED: Final = """
+SELECT session, identity, start_offset, confirmed, rooms FROM ended_sessions WHERE namespace = ? AND sid = ?
+"""
+_READ: Final = """
+SELECT number, kind, at, sequence, reason, detail FROM session_history
+WHERE session = ? ORDER BY number DESC LIMIT ?
+"""
+
+
+def read(connection: sqlite3.Connection, namespace: str, sid: str) -> SessionHistory | None:
+    """Return the newest entries of a session, oldest first; None when there are none."""
+    ended: EndedState | None = None
+    row = connection.execute(_PRESENT, (namespace, sid)).fetchone()
+    if row is None:
+        row = connection.execute(_ENDED, (namespace, sid)).fetchone()
+        if row is None:
+            return None
+        _, identity, start, confirmed, rooms = row
+        memberships = [Membership(*one) for one in json.loads(rooms)]
+        covering = [one for one in memberships if one.through is None or one.through > one.after]
+        ended = EndedState(identity, start, confirmed, covering)
+    rows = connection.execute(_READ, (row[0], ENTRIES_READ)).fetchall()
+    if not rows:
+        return None
+    entries = [
+        HistoryEntry(number, HistoryKind(kind), at, sequence, reason, detail)
+        for number, kind, at, sequence, reason, detail in reversed(rows)
+    ]
+    return SessionHistory(entries, ended)
