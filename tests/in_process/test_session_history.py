@@ -157,7 +157,7 @@ async def test_sessions_that_a_crash_left_open(path: Path) -> None:
     clock.now = 6_000.0
     async with opened(path, wall_clock=clock) as log:
         (*_, last) = (await history(log, "s1")).entries
-        assert (last.kind, last.reason, last.at) == (HistoryKind.AWAY, "the server is gone", 5_000.0)
+        assert (last.kind, last.reason, last.at) == (HistoryKind.AWAY, "the server is gone", 5_001.0)
         assert [kind for kind, _, _ in await entries(log, "s2")] == ["opened", "connected", "away"]
 
 

@@ -73,6 +73,11 @@ async def test_session_over_its_life(server: ServerProcess, node: NodeClients) -
         "confirmed_offset": shown["confirmed_offset"],
         "missed": 0,
         "is_missed_complete": True,
+        "timeline": shown["timeline"],
+        "timeline_next": None,
+        "is_timeline_complete": True,
+        "events": [],
+        "events_older": None,
     }
     await client.cut()
     events = [{"event": "a", "rooms": ["red"]}] * 3 + [{"event": "a", "rooms": ["blue"]}]
@@ -131,12 +136,19 @@ async def test_disconnect_and_revoke(server: ServerProcess, node: NodeClients) -
     act(server, revoked.sid, "revoke")
     assert await revoked.gone() == "transport close"
     act(server, away.sid, "revoke")
-    for sid in former:
-        answer = call(server.port, "GET", path_of(sid))
-        assert "no such session" in problem(answer, 404)["detail"]
+    for sid, reason in zip(former, ("disconnected", "revoked", "revoked"), strict=True):
+        assert (
+            "no such session" in problem(call(server.port, "POST", f"{path_of(sid)}/revoke"), 404)["detail"]
+        )
+        shown = get(server, path_of(sid))
+        assert (shown["state"], shown["timeline"][-1]["reason"]) == ("ended", reason)
     await away.connect()
     await away.connected()
     assert not away.connects[-1].recovered and away.sid not in former
+    replaced = get(server, path_of(former[2]))["timeline"][-1]
+    assert (replaced["kind"], replaced["reason"]) == ("replaced", "unknown_session")
+    assert replaced["sid"] == away.sid and away.sid in replaced["text"]
+    assert get(server, path_of(away.sid))["timeline"][0]["sid"] == former[2]
 
 
 @pytest.mark.parametrize("what", ["", "/disconnect", "/revoke", "/join", "/leave"])

@@ -15,6 +15,12 @@ from socketio_eventstore.adapter.feeds import Feed, History, cursor, located
 from socketio_eventstore.adapter.history import stored_event
 from socketio_eventstore.adapter.publishing import IdempotencyKey, Message, Publisher
 from socketio_eventstore.adapter.server import RecoveryServer
+from socketio_eventstore.adapter.session_timelines import (
+    Timeline,
+    ended_details,
+    reach_of_ended,
+    timeline,
+)
 from socketio_eventstore.adapter.session_views import (
     STATES,
     SessionDetails,
@@ -27,6 +33,7 @@ from socketio_eventstore.core import registry_pages
 from socketio_eventstore.core.event_pages import EventFilter, EventPages
 from socketio_eventstore.core.registry_pages import RoomKey, RoomMembers, SessionFilter, SessionKey
 from socketio_eventstore.core.runtime import Runtime
+from socketio_eventstore.core.session_events import reach_of
 from socketio_eventstore.core.sessions import Session
 from socketio_eventstore.core.tail import EventsDeleted, Follower, Tail
 
@@ -108,9 +115,28 @@ class Administration:
         found, following = await registry_pages.sessions(runtime.registry, wanted, after, limit)
         return [summary(runtime, session) for session in found if session.state in STATES], following
 
-    async def session(self, namespace: str, sid: str) -> SessionDetails:
-        """Return a session. Raises KeyError, StoreError."""
-        return await details(await self._runtime(), await self._session(namespace, sid))
+    async def session(
+        self, namespace: str, sid: str, *, after: int = 0, before: str | None = None, limit: int
+    ) -> tuple[SessionDetails, Timeline]:
+        """Return a session, also one that is over and whose history is there, with its timeline.
+
+        The timeline has entries behind the number ``after``, and the last events below ``before``. Raises
+        KeyError, CursorRefused, StoreError.
+        """
+        runtime = await self._runtime()
+        end = located(runtime, "before", before)
+        history = await runtime.log.session_history(namespace, sid)
+        session = runtime.registry.get(namespace, sid)  # after the read, during which it may end
+        if history is not None and history.ended is not None:
+            reach = reach_of_ended(namespace, sid, history, history.ended)
+            shown = await ended_details(runtime, history, history.ended, reach)
+        elif session is None or session.state not in STATES:
+            raise KeyError(sid)
+        else:
+            entries = () if history is None else history.entries
+            reach = reach_of(session, entries, runtime.context.position)
+            shown = await details(runtime, session)
+        return shown, await timeline(runtime, history, reach, after=after, before=end, limit=limit)
 
     async def disconnect(self, namespace: str, sid: str) -> None:
         """Disconnect a session as ``disconnect`` of a handler does. Raises KeyError, StoreError."""

@@ -30,7 +30,8 @@ class SessionSummary:
 
     namespace: str
     sid: str
-    state: SessionState
+    state: SessionState | Literal["ended"]
+    """A session that is over is shown by itself only."""
     identity: str | None
     rooms: int
     """The number of joined rooms, without the sid."""

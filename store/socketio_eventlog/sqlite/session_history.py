@@ -88,10 +88,13 @@ SELECT number, sid FROM sessions WHERE namespace = ?1 AND sid = ?2
 UNION ALL SELECT session, sid FROM ended_sessions WHERE namespace = ?1 AND sid = ?2
 """
 _FIND_PID: Final = "SELECT session, sid FROM ended_sessions WHERE pid_hash = ? AND namespace = ?"
-# Before the row of the new node: the newest row is the last sign of life of the node that had the sessions.
+# Before the row of the new node: the newest row is that of the node that had the sessions. Its last sign of
+# life is its last heartbeat, or an entry since then.
 _NOTE_LEFT_BEHIND: Final = """
 INSERT INTO session_history (kind, at, uptime, sequence, reason, session)
-SELECT ?, coalesce((SELECT alive_at FROM boots ORDER BY number DESC LIMIT 1), ?), ?, ?, ?, number
+SELECT ?, max(coalesce((SELECT alive_at FROM boots ORDER BY number DESC LIMIT 1), ?),
+              coalesce((SELECT at FROM session_history ORDER BY number DESC LIMIT 1), 0)),
+       ?, ?, ?, number
 FROM sessions WHERE node IS NOT NULL OR away_since IS NULL
 """
 _NEWEST: Final = "SELECT coalesce(max(number), 0) FROM session_history"

@@ -9,6 +9,8 @@ from typing import Final
 from socketio_eventlog.history import ENTRIES_READ, EndedState, HistoryEntry, HistoryKind, SessionHistory
 from socketio_eventlog.records import Membership
 
+_KINDS: Final = frozenset(kind.value for kind in HistoryKind)
+_DETAILS: Final = (str, int, type(None))
 _PRESENT: Final = "SELECT number FROM sessions WHERE namespace = ? AND sid = ?"
 _ENDED: Final = """
 SELECT session, identity, start_offset, confirmed, rooms FROM ended_sessions WHERE namespace = ? AND sid = ?
@@ -28,14 +30,21 @@ def read(connection: sqlite3.Connection, namespace: str, sid: str) -> SessionHis
         if row is None:
             return None
         _, identity, start, confirmed, rooms = row
-        memberships = [Membership(*one) for one in json.loads(rooms)]
-        covering = [one for one in memberships if one.through is None or one.through > one.after]
-        ended = EndedState(identity, start, confirmed, covering)
+        ended = EndedState(identity, start, confirmed, _memberships(rooms))
     rows = connection.execute(_READ, (row[0], ENTRIES_READ)).fetchall()
     if not rows:
         return None
     entries = [
         HistoryEntry(number, HistoryKind(kind), at, sequence, reason, detail)
         for number, kind, at, sequence, reason, detail in reversed(rows)
+        if kind in _KINDS and isinstance(detail, _DETAILS)  # another program may have changed the row
     ]
     return SessionHistory(entries, ended)
+
+
+def _memberships(rooms: str) -> list[Membership]:
+    try:
+        found = [Membership(room, int(after), through) for room, after, through in json.loads(rooms)]
+        return [one for one in found if one.through is None or one.through > one.after]
+    except (ValueError, TypeError):  # as above
+        return []

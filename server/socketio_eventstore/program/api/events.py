@@ -115,11 +115,12 @@ def event_result(event: StoredEvent) -> EventResult:
         args=encoded(event.args),
         rooms=None if event.rooms is None else list(event.rooms),
         skip=list(event.skip),
-        emitted_at=_time(event.emitted_at),
+        emitted_at=shown_time(event.emitted_at),
     )
 
 
-def _time(seconds: float) -> datetime:
+def shown_time(seconds: float) -> datetime:
+    """Return a wall-clock time in seconds as the interface shows it."""
     try:
         return datetime.fromtimestamp(seconds, UTC)
     except (ValueError, OverflowError, OSError):  # another program changed the row

@@ -10,17 +10,21 @@ from typing import Any, Final, Literal, cast
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
+from socketio_eventlog.history import ENTRIES_KEPT, HistoryKind
 from socketio_eventlog.records import Room
 from socketio_eventstore.adapter.administration import Administration
+from socketio_eventstore.adapter.feeds import CursorRefused
 from socketio_eventstore.adapter.history import DEFAULT_LIMIT
+from socketio_eventstore.adapter.session_timelines import Timeline
 from socketio_eventstore.adapter.session_views import STATES, SessionDetails, SessionSummary
 from socketio_eventstore.core.registry_pages import SessionFilter, SessionKey
+from socketio_eventstore.core.session_events import EventState
 from socketio_eventstore.program.api import cursors
 from socketio_eventstore.program.api.bodies import Body
 from socketio_eventstore.program.api.endpoints import Call, Endpoint
-from socketio_eventstore.program.api.events import rooms_named
+from socketio_eventstore.program.api.events import rooms_named, shown_time
 from socketio_eventstore.program.api.names import Cursor, Limit, QueryName, QueryNamespace, RoomName
-from socketio_eventstore.program.api.problems import Problem, wrong_field
+from socketio_eventstore.program.api.problems import Problem, wrong_cursor, wrong_field
 
 PATH: Final = "/sessions/{namespace}/{sid}"
 
@@ -54,12 +58,21 @@ class SessionsQuery(BaseModel):
         )
 
 
-class SessionResult(BaseModel):
-    """A session."""
+class SessionQuery(BaseModel):
+    """Which page of the timeline, and of the events."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    cursor: Cursor | None = Field(default=None, description="The `timeline_next` of the page before.")
+    before: Cursor | None = Field(default=None, description="Only events below this offset or cursor.")
+    limit: Limit = ENTRIES_KEPT
+
+
+class _Session(BaseModel):
+    """What every session has."""
 
     namespace: str
     sid: str
-    state: Literal["connected", "connecting", "away"]
     identity: str | None
     rooms: int = Field(description="The number of joined rooms, without the sid.")
     connected_at: datetime | None = Field(
@@ -69,9 +82,45 @@ class SessionResult(BaseModel):
     remaining_seconds: float | None = Field(description="How long the client may still stay away.")
 
 
-class SessionDetailsResult(SessionResult):
+class SessionResult(_Session):
+    """A session."""
+
+    state: Literal["connected", "connecting", "away"]
+
+
+class TimelineEntryResult(BaseModel):
+    """An entry in the history of a session. What does not belong to its kind is null."""
+
+    kind: HistoryKind
+    at: datetime
+    offset: str | None = Field(description="The offset of the last event before it.")
+    text: str = Field(description="A sentence for people.")
+    reason: str | None = Field(description="Why: of a refusal, a lost connection, an end.")
+    room: str | int | None = Field(description="The room of `joined` and `left`.")
+    node: str | None = Field(description="The node to which the client `connected`.")
+    identity: str | None = Field(description="The identity of `bound`.")
+    sid: str | None = Field(description="The new session of `replaced`, or the former one of `opened`.")
+    missed: int | None = Field(description="How many events it had missed, at most, when it `recovered`.")
+
+
+class SessionEventResult(BaseModel):
+    """An event of the session."""
+
+    offset: str
+    event: str = Field(description="The name of the event.")
+    emitted_at: datetime
+    rooms: list[str | int] | None = Field(description="The addressed rooms; null is the whole namespace.")
+    state: EventState = Field(
+        description="The client is known to have it; or it was written to the connection and is not "
+        "confirmed; or it was not written to any."
+    )
+    derived: Literal[True] = Field(description="Not recorded: it follows from the rooms and the log.")
+
+
+class SessionDetailsResult(_Session):
     """A session by itself."""
 
+    state: Literal["connected", "connecting", "away", "ended"]
     joined: list[str | int] = Field(description="The joined rooms, without the sid.")
     is_recovered: bool = Field(description="Whether the last connection recovered the session.")
     confirmed_offset: str | None = Field(description="The client has all events up to this one.")
@@ -79,6 +128,13 @@ class SessionDetailsResult(SessionResult):
         description="Events behind it that are for the session, by its memberships; counted up to 1000."
     )
     is_missed_complete: bool = Field(description="Whether there are no more of them than that.")
+    timeline: list[TimelineEntryResult] = Field(description="The newest is the last one.")
+    timeline_next: str | None = Field(description="The `cursor` of the next page; null on the last one.")
+    is_timeline_complete: bool = Field(
+        description="Whether the history goes back to the opening. The oldest entries of a long one go."
+    )
+    events: list[SessionEventResult] = Field(description="The last events for it; the newest is the last.")
+    events_older: str | None = Field(description="The `before` of the page before this one; null for none.")
 
 
 class SessionsResult(BaseModel):
@@ -109,8 +165,20 @@ def session_endpoints(administration: Administration) -> Sequence[Endpoint]:
         return SessionsResult(sessions=results, next=cursors.to_text(following))
 
     async def session(call: Call) -> SessionDetailsResult:
-        details = await _of_session(call, administration.session)
-        return SessionDetailsResult.model_validate(_shown(details))
+        query: SessionQuery = call.query
+        key = cast("tuple[int] | None", cursors.from_text(query.cursor, (int,)))
+        after = 0 if key is None else min(max(key[0], 0), 2**63 - 1)
+
+        async def ask(namespace: str, sid: str) -> tuple[SessionDetails, Timeline]:
+            return await administration.session(
+                namespace, sid, after=after, before=query.before, limit=query.limit
+            )
+
+        try:
+            details, timeline = await _of_session(call, ask)
+        except CursorRefused as refused:
+            raise wrong_cursor(refused.field, str(refused)) from None
+        return SessionDetailsResult.model_validate({**_shown(details), **_timeline(timeline)})
 
     return [
         Endpoint(
@@ -127,10 +195,11 @@ def session_endpoints(administration: Administration) -> Sequence[Endpoint]:
             name="getSession",
             method="GET",
             path=PATH,
-            summary="One session.",
+            summary="One session with its timeline, also when it is over.",
             answer=session,
             result=SessionDetailsResult,
-            statuses=(503,),
+            query=SessionQuery,
+            statuses=(409, 422, 503),
         ),
         _action(
             "disconnect",
@@ -180,7 +249,20 @@ async def _of_session(call: Call, act: Callable[[str, str], Awaitable[Any]]) -> 
     try:
         return await act(namespace, sid)
     except KeyError:
-        raise Problem(404, "There is no such session: it has ended, or has never been.") from None
+        raise Problem(404, "There is no such session: it ended too long ago, or has never been.") from None
+
+
+def _timeline(timeline: Timeline) -> dict[str, Any]:
+    return {
+        "timeline": [{**asdict(entry), "at": shown_time(entry.at)} for entry in timeline.entries],
+        "timeline_next": cursors.to_text(None if timeline.following is None else [timeline.following]),
+        "is_timeline_complete": timeline.is_complete,
+        "events": [
+            {**asdict(event), "emitted_at": shown_time(event.emitted_at), "derived": True}
+            for event in timeline.events
+        ],
+        "events_older": timeline.events_older,
+    }
 
 
 def _shown(session: SessionSummary | SessionDetails) -> dict[str, Any]:
