@@ -10,11 +10,12 @@ import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from socketio_eventstore.program.keys import new_key
-from support.api import KEY, call, problem, result, serving_api, until
+from support.api import KEY, call, open_session, problem, result, serving_api, until
 from support.command_line import COMMAND, assert_refused, environment, run, running, write_program_folder
 from support.processes import DEADLINE, ServerProcess, free_port
 
@@ -128,6 +129,26 @@ def test_sessions_and_stats(server: ServerProcess) -> None:
     assert command(server, "sessions", "--json", "--room", "none") == ""
     assert lines(command(server, "stats", "--json"))[0]["problems"] == []
     assert "head_offset" in command(server, "stats")
+
+
+def test_session(server: ServerProcess) -> None:
+    """``session`` says in words what happened, for people, and all of it in JSON for programs."""
+    sid = open_session(server)
+    room = "\x1b[31mred"
+    body = {"room": room}
+    assert call(server.port, "POST", f"/sessions/%2F/{sid}/join", body).status == 204
+    command(server, "emit", "hello", "--room", sid)
+    shown = command(server, "session", sid)
+    assert f"Session {sid} of the namespace / is connected since " in shown
+    assert "The session began." in shown and "hello" in shown and "\x1b" not in shown
+    (answer,) = lines(command(server, "session", sid, "--namespace", "/", "--limit", "1", "--json"))
+    timeline: Any = answer["timeline"]
+    assert [entry["room"] for entry in timeline] == [None, None, room]
+    environ = {"EVENTSTORE_API_KEY": KEY, "EVENTSTORE_URL": server.url}
+    for unknown in ("a b", "-h" + "a" * 18, "--" + "b" * 18):
+        refused = run(server.folder, "session", unknown, "--namespace", "/none", **environ)
+        text = "the server says: There is no such session: it ended too long ago, or has never been. (404)"
+        assert_refused(refused, text)
 
 
 def test_unix_socket(tmp_path: Path) -> None:

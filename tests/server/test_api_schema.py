@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from support.api import KEY, call, problem, result, serving_api
-from support.http_requests import HANDSHAKE, ask
+from support.api import KEY, call, open_session, problem, result, serving_api
 from support.processes import ServerProcess
 
 EXAMPLES = 5
@@ -24,16 +23,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     recovery = {"connection_state_recovery": {"max_disconnection_duration": 3600.0}}
     with serving_api(tmp_path_factory.mktemp("server"), recovery) as server:
         yield server
-
-
-def open_session(server: ServerProcess) -> str:
-    """Open a session by polling; its sid."""
-    handshake = ask(server.port, HANDSHAKE, Host="localhost").body
-    poll = f"{HANDSHAKE}&sid={json.loads(handshake[1:])['sid']}"
-    ask(server.port, poll, Host="localhost", method="POST", body=b"40")
-    answer = ask(server.port, poll, Host="localhost").body
-    sid: str = json.loads(answer[2:])["sid"]
-    return sid
 
 
 @pytest.mark.timeout(300)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from socketio_eventstore.program.keys import PREFIX, hash_of
-from support.http_requests import Answer, ask
+from support.http_requests import HANDSHAKE, Answer, ask
 from support.processes import DEADLINE, ServerProcess
 
 KEY = PREFIX + "of-all-tests-" * 3 + "0000"
@@ -51,6 +51,16 @@ def call(
     if content:
         headers.setdefault("Content_Type", "application/json")
     return ask(where, f"/api{path}", method=method, body=content, **headers)
+
+
+def open_session(server: ServerProcess) -> str:
+    """Open a session by polling; its sid."""
+    handshake = ask(server.port, HANDSHAKE, Host="localhost").body
+    poll = f"{HANDSHAKE}&sid={json.loads(handshake[1:])['sid']}"
+    ask(server.port, poll, Host="localhost", method="POST", body=b"40")
+    answer = ask(server.port, poll, Host="localhost").body
+    sid: str = json.loads(answer[2:])["sid"]
+    return sid
 
 
 def result(answer: Answer, status: int = 200) -> Any:

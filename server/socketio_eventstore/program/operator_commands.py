@@ -1,4 +1,4 @@
-"""The commands that call a running server: ``emit``, ``events``, ``sessions``, ``stats``."""
+"""The commands that call a running server: ``emit``, ``events``, ``sessions``, ``session``, ``stats``."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import click
 
+from socketio_eventstore.program import session_report
 from socketio_eventstore.program.command_config import config_option, load_config
 from socketio_eventstore.program.command_error import CommandError
 
@@ -33,7 +35,7 @@ limit_option = click.option("--limit", type=click.IntRange(1, 1_000_000), defaul
 
 def add_to(commands: click.Group) -> None:
     """Add the commands of this module."""
-    for command in (emit, events, sessions, stats):
+    for command in (emit, events, sessions, session, stats):
         commands.add_command(command)
 
 
@@ -163,6 +165,31 @@ def _sessions(client: ApiClient, limit: int, query: Mapping[str, str | None]) ->
         cursor = page["next"]
         if cursor is None:
             return
+
+
+@click.command(cls=session_report.SidCommand)
+@click.argument("sid")
+@click.option("--namespace", default="/", show_default=True)
+@click.option(
+    "--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="The most events to show."
+)
+@url_option
+@config_option
+@json_option
+def session(sid: str, namespace: str, limit: int, url: str | None, path: Path | None, as_json: bool) -> None:
+    """Show what happened to a session, also when it is over, and which events its client has."""
+    from socketio_eventstore.core.event_pages import MAX_EVENTS
+
+    where = f"/sessions/{quote(namespace, safe='')}/{quote(sid, safe='')}"
+    answer = _client(url, path).get(where, limit=MAX_EVENTS)
+    answer["events"] = answer["events"][-limit:]
+    if as_json:
+        click.echo(json.dumps(answer))
+        return
+    for line in session_report.sentences(answer):
+        click.echo(_printable(line))
+    _show(answer["timeline"], session_report.TIMELINE, as_json=False)
+    _show(answer["events"], session_report.EVENTS, as_json=False)
 
 
 @click.command()
