@@ -57,3 +57,7 @@ class OffsetUnknown(OffsetRefused):
 
 class OffsetRolledBack(OffsetRefused):
     """The offset lies in a future that this database has lost."""
+
+
+class NothingChanged(StoreError):
+    """Nothing was changed."""

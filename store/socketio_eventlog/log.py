@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from socketio_eventlog.history import SessionHistory
+    from socketio_eventlog.maintenance import Compacted
     from socketio_eventlog.room import Room
     from socketio_eventlog.search import Found, Search
 
@@ -225,6 +226,22 @@ class Log(Protocol):
 
         Surplus are the oldest entries of a session beyond ``history.ENTRIES_KEPT``, and those beyond the
         total that the engine keeps. Return whether there is more to delete. Raises StoreBusy,
+        StoreUnavailable, StoreClosed.
+        """
+        ...
+
+    async def compact(self, max_bytes: int | None) -> Compacted:
+        """Give the space of deleted events back to the disk; no commit is possible meanwhile.
+
+        Raises NothingChanged when the content has more than ``max_bytes``, or the disk has no room;
+        StoreBusy, StoreUnavailable, StoreClosed.
+        """
+        ...
+
+    async def scrub(self) -> bool:
+        """Take what ``Redacted`` has replaced out of the files, as far as the engine can.
+
+        Return False while a reader of the log still needs it: a later call may succeed. Raises
         StoreUnavailable, StoreClosed.
         """
         ...

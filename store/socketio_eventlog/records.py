@@ -302,6 +302,19 @@ class Pruned:
     through: int
 
 
+@dataclass(frozen=True, slots=True)
+class Redacted:
+    """The name and the arguments of an event were replaced; who receives it, and its offset, stay.
+
+    Whoever has not received the event yet receives the replacement. Without effect when there is no event.
+    """
+
+    sequence: int
+    name: str
+    payload: str
+    """As in ``Event``, without attachments."""
+
+
 Change: TypeAlias = (
     Event
     | SessionOpened
@@ -321,6 +334,7 @@ Change: TypeAlias = (
     | Heartbeat
     | NodeDied
     | Pruned
+    | Redacted
 )
 
 

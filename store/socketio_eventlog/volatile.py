@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from socketio_eventlog.batch_stream import BatchStream
-from socketio_eventlog.errors import OffsetUnknown, StoreClosed, StoreRejected
+from socketio_eventlog.errors import NothingChanged, OffsetUnknown, StoreClosed, StoreRejected
 from socketio_eventlog.history import SessionHistory
+from socketio_eventlog.maintenance import Compacted
 from socketio_eventlog.records import (
     Batch,
     Change,
@@ -216,6 +217,12 @@ class VolatileLog:
 
     async def prune_session_history(self, before: float, limit: int = 1000) -> bool:
         return False
+
+    async def compact(self, max_bytes: int | None) -> Compacted:
+        raise NothingChanged("Nothing is stored.")
+
+    async def scrub(self) -> bool:
+        return True
 
     async def counts(self) -> tuple[int, int]:
         return 0, 0

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from socketio_eventlog.records import Room
 from socketio_eventstore.adapter.feeds import Feed, History, cursor, located
 from socketio_eventstore.adapter.history import stored_event
+from socketio_eventstore.adapter.maintenance import Maintenance
 from socketio_eventstore.adapter.publishing import IdempotencyKey, Message, Publisher
 from socketio_eventstore.adapter.server import RecoveryServer
 from socketio_eventstore.adapter.session_timelines import (
@@ -62,6 +63,8 @@ class Administration:
 
     def __init__(self, server: RecoveryServer) -> None:
         self._server = server
+        self.maintenance = Maintenance(server)
+        """Changes of the log as a whole."""
         self._publisher = Publisher(server)
         self._tail: tuple[Runtime, Tail] | None = None
 

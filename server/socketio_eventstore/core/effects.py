@@ -25,6 +25,7 @@ from socketio_eventlog.records import (
     NodeRecord,
     Pruned,
     Published,
+    Redacted,
     RoomClosed,
     RoomJoined,
     RoomLeft,
@@ -63,6 +64,19 @@ def emitted(context: Context, batch: Batch, committed: Committed) -> str | None:
     context.fan_out.broadcast((namespace, rooms, skip), frames)
     recent_events.append(position, event, frames)
     return offset
+
+
+def _redacted(context: Context, batch: Batch, committed: Committed) -> bool:
+    """Replace an event among the recent ones; return whether there was such an event in the log."""
+    change, recent_events = committed.change, context.recent_events
+    assert isinstance(change, Redacted)
+    event = recent_events.find(change.sequence) if committed.took_effect else None
+    if event is not None:
+        event = event._replace(name=change.name, payload=change.payload, attachments=())
+        offset = str(context.log.offset_of(change.sequence)) if context.log.is_durable else None
+        frames = context.encoder.event(event.namespace, event.payload, (), offset)
+        recent_events.replace(change.sequence, event, frames)
+    return committed.took_effect
 
 
 # Sessions ---------------------------------------------------------------------------------------------
@@ -324,6 +338,7 @@ _EFFECTS: Final[dict[type[Change], _Effect]] = {
     EventHandled: _nothing,
     Published: _nothing,
     Pruned: _nothing,
+    Redacted: _redacted,
     NodeJoined: _node_joined,
     Heartbeat: _heartbeat,
     NodeDied: _node_died,

@@ -21,6 +21,7 @@ from socketio_eventlog.records import (
     Heartbeat,
     NodeDied,
     Pruned,
+    Redacted,
     Room,
     RoomClosed,
     RoomJoined,
@@ -252,6 +253,20 @@ class Prune(Operation):
 
     def changes(self) -> Sequence[Change]:
         return (Pruned(self.through),)
+
+
+@dataclass(eq=False)
+class Redact(Operation):
+    """The name and the arguments of an event are replaced. The result: whether there was such an event."""
+
+    changes_recipients = False
+    redacted: Redacted
+
+    def __post_init__(self) -> None:
+        self.size_bytes = len(self.redacted.payload)
+
+    def changes(self) -> Sequence[Change]:
+        return (self.redacted,)
 
 
 @dataclass(eq=False)

@@ -23,6 +23,8 @@ class RecentEvents:
         self._events: deque[tuple[int, Event, Frames, int]] = deque()
         """Each with its weight in bytes."""
         self._size_bytes = 0
+        self.replaced = 0
+        """The number of events that were replaced; the position does not tell."""
         self.total = 0
         """The number of events since the start."""
 
@@ -35,6 +37,19 @@ class RecentEvents:
         while self._size_bytes > self._limit_bytes or len(self._events) > self._limit_events:
             self.begins_after, _, _, weight_bytes = self._events.popleft()
             self._size_bytes -= weight_bytes
+
+    def replace(self, sequence: int, event: Event, frames: Frames) -> None:
+        """Put another event in the place of one, if it is here."""
+        for place, (found, _, _, weight_bytes) in enumerate(self._events):
+            if found == sequence:
+                self._events[place] = (sequence, event, frames, event.weight_bytes)
+                self._size_bytes += event.weight_bytes - weight_bytes
+                self.replaced += 1
+                return
+
+    def find(self, sequence: int) -> Event | None:
+        """Return the event with a sequence, None if it is not here."""
+        return next((event for found, event, _, _ in self._events if found == sequence), None)
 
     def clear(self) -> None:
         """Forget all events, since one of them is missing: replays read the store."""

@@ -25,8 +25,8 @@ class RecentPages:
 
     def __init__(self, recent_events: RecentEvents) -> None:
         self._recent_events = recent_events
-        self._position = -1
-        """The position to which everything below belongs."""
+        self._state = (-1, 0)
+        """The position to which everything below belongs, and the number of replaced events."""
         self._addressed: dict[tuple[str, int], set[Room]] = {}
         """The rooms and sids that the events of a namespace after a cursor name."""
         self._pages: dict[tuple[str, int, frozenset[Room]], Page | None] = {}
@@ -37,7 +37,8 @@ class RecentPages:
 
         The sequence must be at least ``RecentEvents.begins_after``.
         """
-        if self._position != self._recent_events.position or self._kept_bytes > MAX_KEPT_BYTES:
+        recent = self._recent_events
+        if self._state != (recent.position, recent.replaced) or self._kept_bytes > MAX_KEPT_BYTES:
             self._forget()
         key = (session.namespace, after)
         addressed = self._addressed.get(key)
@@ -55,7 +56,7 @@ class RecentPages:
         return self._pages[shared]
 
     def _forget(self) -> None:
-        self._position = self._recent_events.position
+        self._state = (self._recent_events.position, self._recent_events.replaced)
         self._addressed.clear()
         self._pages.clear()
         self._kept_bytes = 0

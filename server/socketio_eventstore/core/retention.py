@@ -64,6 +64,7 @@ class Retention:
         """The seconds that each deletion of old events took."""
         self.pruned_sequences = 0
         """How far all deletions came together, in sequences."""
+        self._sweeping = asyncio.Lock()
 
     async def run(self) -> None:
         """Sweep at every interval, until cancelled. A store that is unavailable is tried again."""
@@ -88,9 +89,13 @@ class Retention:
     async def sweep(self) -> int:
         """End the expired sessions, then delete old events in small steps.
 
-        Return how far the deletion came, in sequences. Only the first of the nodes does this; but every node
-        declares others dead, since the first one may be dead itself.
+        Return how far the deletion came, in sequences. One sweep runs at a time. Only the first of the nodes
+        does this; but every node declares others dead, since the first one may be dead itself.
         """
+        async with self._sweeping:
+            return await self._sweep()
+
+    async def _sweep(self) -> int:
         self._queue.retry_pending_changes()
         await self._heartbeats.write()
         # Expiry and pruning go by the uptime of a batch that has taken effect. The session of a client that

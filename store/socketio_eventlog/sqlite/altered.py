@@ -37,6 +37,7 @@ SELECT previous + 1, offset - 1 FROM (
 WHERE previous < offset - 1 ORDER BY offset
 """
 _NOTE_UNUSED: Final = "INSERT OR REPLACE INTO unused_ranges (first, last) VALUES (?, ?)"
+_FORGET: Final = "DELETE FROM altered_ranges WHERE number > ?"
 # The newest row stays, so that no later one gets its number, which the writer has seen.
 _PRUNE: Final = (
     "DELETE FROM altered_ranges WHERE last <= ? AND number < (SELECT max(number) FROM altered_ranges)",
@@ -71,6 +72,14 @@ def note_lost(connection: sqlite3.Connection, ranges: Iterable[tuple[int, int]])
 def lose_audience(connection: sqlite3.Connection, first_sequence: int) -> None:
     """Record that the index does not know the audience of altered events from a sequence on."""
     connection.execute(_LOSE_AUDIENCE, (first_sequence,))
+
+
+def forget_since(connection: sqlite3.Connection, number: int) -> None:
+    """Delete the ranges with larger numbers: the server itself has changed their events.
+
+    Only in the transaction of the change: no other program has seen the numbers, which come again.
+    """
+    connection.execute(_FORGET, (number,))
 
 
 def holes(connection: sqlite3.Connection, after: int, through: int) -> Iterator[tuple[int, int]]:

@@ -10,7 +10,7 @@ from itertools import count
 from operator import attrgetter
 from typing import Any, Final
 
-from socketio_eventlog.records import Event, LoggedEvent, Room
+from socketio_eventlog.records import Event, LoggedEvent, Redacted, Room
 from socketio_eventlog.sqlite import altered
 
 _INSERT: Final = """
@@ -36,6 +36,8 @@ _READ_NEWEST: Final = """
 SELECT offset, namespace, rooms, size_bytes FROM events WHERE offset >= ? ORDER BY offset
 """
 
+_REDACT: Final = "UPDATE events SET event = ?, payload = ?, size_bytes = ?, attachments = 0 WHERE offset = ?"
+_DELETE_ATTACHMENTS: Final = "DELETE FROM attachments WHERE offset = ?"
 # The triggers on both tables do not note the rows up to pruned_through.
 _PRUNE: Final = (
     "UPDATE log_state SET pruned_through = max(pruned_through, ?)",
@@ -152,6 +154,23 @@ def read_newest(
 
 def _from_json(rooms: str | None) -> tuple[Room, ...] | None:
     return None if rooms is None else tuple(json.loads(rooms))
+
+
+def redact(connection: sqlite3.Connection, change: Redacted) -> bool:
+    """Replace the name and the arguments of an event; return whether there is one.
+
+    The unused parts of the pages do not keep the former content. The index keeps the former size.
+    """
+    noted = altered.newest(connection)
+    connection.execute("PRAGMA secure_delete = ON")
+    try:
+        values = (change.name, change.payload, len(change.payload), change.sequence)
+        is_there = connection.execute(_REDACT, values).rowcount > 0
+        connection.execute(_DELETE_ATTACHMENTS, (change.sequence,))
+    finally:
+        connection.execute("PRAGMA secure_delete = FAST")
+    altered.forget_since(connection, noted)  # the triggers take the change for that of another program
+    return is_there
 
 
 def prune(connection: sqlite3.Connection, through: int) -> None:

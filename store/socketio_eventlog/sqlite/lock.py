@@ -88,6 +88,14 @@ class Lock:
                 warned = True
             time.sleep(_PAUSE_SECONDS)
 
+    @classmethod
+    def if_free(cls, path: Path, file_mode: int = DEFAULT_FILE_MODE) -> Lock | None:
+        """Acquire the lock without waiting; None while another process has it. Raises OSError."""
+        try:
+            return cls(path, 0.0, file_mode)
+        except StoreNotUsable:
+            return None
+
     @property
     def note(self) -> str:
         """The text in the lock file; a server that was killed leaves it to the next one."""
@@ -100,6 +108,13 @@ class Lock:
         if self._handle is not None:
             os.pwrite(self._handle, text.encode().ljust(MAX_NOTE_BYTES, b"\0"), 0)
             os.fsync(self._handle)  # a power cut must not bring an earlier note back
+
+    def forget(self) -> None:
+        """Delete the note and the progress: the database of which they speak is replaced."""
+        if self._handle is not None:
+            self.found_progress = None
+            os.ftruncate(self._handle, 0)
+            os.fsync(self._handle)
 
     def note_progress(self, progress: Progress) -> None:
         """Record what was committed last, behind the note; without a sync.

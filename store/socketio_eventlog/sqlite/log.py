@@ -18,6 +18,7 @@ from socketio_eventlog.altered import AlteredRange
 from socketio_eventlog.batch_stream import BatchStream
 from socketio_eventlog.errors import StoreError, StoreNotUsable
 from socketio_eventlog.history import SessionHistory
+from socketio_eventlog.maintenance import Compacted
 from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.records import (
     Batch,
@@ -368,6 +369,12 @@ class EventLog:
         return await self._writer_database.run(
             lambda connection: self._writer.prune_history(connection, before, limit)
         )
+
+    async def compact(self, max_bytes: int | None) -> Compacted:
+        return await self._writer_database.run(lambda connection: self._writer.compact(connection, max_bytes))
+
+    async def scrub(self) -> bool:
+        return await self._writer_database.run(self._writer.truncate_wal)
 
     async def counts(self) -> tuple[int, int]:
         row = await self._reader_database.run(lambda connection: connection.execute(_COUNTS).fetchone())

@@ -69,7 +69,7 @@ def open_writer(
             _check_application(connection)
             files.narrow(path, file_mode)  # the header may have been in the WAL only
             _retry_while_busy(lambda: connection.execute("PRAGMA journal_mode = WAL"))
-            if _revision(connection) != HEAD_REVISION:
+            if revision_of(connection) != HEAD_REVISION:
                 _migrate(path)
             _synchronise(connection, "full")
             connection.execute(_SECURE_DELETE)
@@ -195,7 +195,7 @@ def _check_application(connection: sqlite3.Connection) -> None:
         raise StoreNotUsable(f"{path} is a database of another program.")
 
 
-def _revision(connection: sqlite3.Connection) -> str | None:
+def revision_of(connection: sqlite3.Connection) -> str | None:
     """Return the revision of the last migration; None for an empty database."""
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone():
         return None
@@ -228,7 +228,7 @@ def _migrate(path: Path) -> None:
             raw = connection.connection.driver_connection
             assert isinstance(raw, sqlite3.Connection)
             _check_application(raw)
-            revision = _revision(raw)
+            revision = revision_of(raw)
             if revision is not None and revision not in known:
                 raise DatabaseTooNew(f"{path} has revision {revision}; this program knows {HEAD_REVISION}.")
             config.attributes["connection"] = connection

@@ -7,7 +7,7 @@ import math
 import sqlite3
 import sys
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from socketio_eventlog.index import Index
@@ -75,6 +75,14 @@ def read(connection: sqlite3.Connection, keys: Iterable[int], audiences: Iterabl
     names = json.dumps([_to_text(audience) for audience in audiences], ensure_ascii=False)
     found = (_read(connection, key, _READ_SOME, (names, key)) for key in keys)
     return [segment for segment in found if segment is not None]
+
+
+def read_all(connection: sqlite3.Connection) -> Iterator[Segment]:
+    """Yield the segments on disk with all their lists, oldest first."""
+    for (key,) in connection.execute(_KEYS, (0,)).fetchall():
+        segment = _read(connection, key, _READ_ALL, (key,))
+        if segment is not None:
+            yield segment
 
 
 def first_unwritten(connection: sqlite3.Connection) -> int:

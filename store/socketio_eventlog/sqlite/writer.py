@@ -16,6 +16,7 @@ from typing import Any, Final, cast
 
 from socketio_eventlog.altered import AlteredRange
 from socketio_eventlog.errors import StoreRejected, StoreUnavailable
+from socketio_eventlog.maintenance import Compacted
 from socketio_eventlog.records import (
     Batch,
     Change,
@@ -28,6 +29,7 @@ from socketio_eventlog.records import (
     NodeJoined,
     Pruned,
     Published,
+    Redacted,
     RoomClosed,
     RoomJoined,
     RoomLeft,
@@ -40,6 +42,7 @@ from socketio_eventlog.segment import SegmentChunk
 from socketio_eventlog.sqlite import (
     altered,
     claims,
+    compact,
     events,
     idempotency_keys,
     nodes,
@@ -92,6 +95,7 @@ class Writer:
     ) -> None:
         """The file must exist."""
         path = path.resolve()  # SQLite puts the WAL beside the target of a symbolic link
+        self._path = path
         self._files = {file: _device_and_inode(file) for file in (path, path.with_name(path.name + "-wal"))}
         self._node = node
         self._head = start.head
@@ -190,6 +194,10 @@ class Writer:
         elif kind is Pruned:
             _prune(connection, changes, point)
             self._space.count(connection)
+        elif kind is Redacted:
+            return [
+                Committed(change, point.position, events.redact(connection, change)) for change in changes
+            ]
         elif kind is NodeJoined or kind is NodeDied:
             raise StoreRejected("An SQLite database has one node, which no change makes or ends.")
         elif kind is SessionOpened:
@@ -235,6 +243,23 @@ class Writer:
             return is_more
 
         return self._space.run(connection, (), prune)
+
+    def compact(self, connection: sqlite3.Connection, max_bytes: int | None) -> Compacted:
+        """Compact the database as ``compact.compact`` does, and take it for no cut of the WAL."""
+        self._check_files()
+        self._wal.check()
+        try:
+            return compact.compact(connection, self._path, max_bytes=max_bytes)[0]
+        finally:
+            self._wal.committed()
+            self._space.count(connection)
+
+    def truncate_wal(self, connection: sqlite3.Connection) -> bool:
+        """Take what was overwritten out of the WAL; return False while a reader still needs it."""
+        self._wal.check()
+        busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        self._wal.committed()
+        return not busy
 
     def _begin(self, connection: sqlite3.Connection) -> None:
         if self._has_lost_file:

@@ -1,0 +1,120 @@
+"""What an operator does to the log of a running server: prune, redact, compact."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from socketio_eventlog.errors import StoreRejected
+from socketio_eventlog.maintenance import COMPACT_BYTES, Compacted
+from socketio_eventlog.records import Redacted
+from socketio_eventstore.adapter.feeds import CursorRefused, located
+from socketio_eventstore.adapter.publishing import Message, MessageRefused
+from socketio_eventstore.core.event_rules import check_event_name
+from socketio_eventstore.core.operations import Redact
+from socketio_eventstore.core.runtime import Runtime
+
+if TYPE_CHECKING:
+    from socketio_eventstore.adapter.server import RecoveryServer
+
+REDACTED: Final = "redacted"
+"""The name that an event gets in the place of what it was; handlers of clients may recognise it."""
+SCRUB_ATTEMPTS: Final = 20
+SCRUB_PAUSE_SECONDS: Final = 0.05
+"""Readers such as a replay need the WAL for a moment only; a backup needs it for longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pruning:
+    """What a pruning has deleted."""
+
+    events: int
+    """How many offsets the deleted events span; a failed emit leaves an offset without an event."""
+    pruned_through: int
+    """The number of the last event that is pruned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Redaction:
+    """What a redaction has done."""
+
+    offset: str
+    """The offset of the event, which stays."""
+    is_scrubbed: bool
+    """Whether the former content is out of the WAL; otherwise a reader keeps it there until it has ended."""
+
+
+class EventNotFound(LookupError):
+    """There is no event with this offset: it was pruned, or is the offset of a failed emit."""
+
+
+class NotStored(StoreRejected):
+    """Recovery is disabled, so nothing is stored."""
+
+
+class Maintenance:
+    """Changes of the log as a whole. Every method raises NotStored without recovery, and StoreError."""
+
+    def __init__(self, server: RecoveryServer) -> None:
+        self._server = server
+
+    async def prune(self) -> Pruning:
+        """Delete what is older than the retention now, and what no session needs, as the server does."""
+        runtime = await self._runtime()
+        assert runtime.retention is not None  # with recovery there is one
+        events = await runtime.retention.sweep()
+        return Pruning(events, runtime.log.pruned_through)
+
+    async def redact(self, offset: str, name: str = REDACTED, arguments: Sequence[Any] = ()) -> Redaction:
+        """Replace name and arguments of an event, for all who have not received it, and in the file.
+
+        Raises CursorRefused for an offset of another log, EventNotFound, MessageRefused.
+        """
+        runtime = await self._runtime()
+        sequence = located(runtime, "offset", offset)
+        if sequence is None:
+            raise CursorRefused("offset", "an offset is needed")
+        logged = await runtime.log.read([sequence])
+        if not logged:
+            raise EventNotFound(offset)
+        message = Message(name, arguments, namespace=logged[0].event.namespace)
+        event = self._event(runtime, message)
+        if not await runtime.queue.submit(Redact(Redacted(sequence, event.name, event.payload))):
+            raise EventNotFound(offset)
+        return Redaction(str(runtime.log.offset_of(sequence)), await self._scrub(runtime))
+
+    def _event(self, runtime: Runtime, message: Message) -> Any:
+        try:
+            check_event_name(message.event)
+        except ValueError as error:
+            raise MessageRefused(0, "event", str(error)) from None
+        try:
+            event = self._server.manager.event_of(runtime, message)
+        except (ValueError, TypeError) as error:
+            raise MessageRefused(0, "args", str(error)) from None
+        if event.attachments:
+            raise MessageRefused(0, "args", "a replacement has no binary arguments")
+        return event
+
+    async def _scrub(self, runtime: Runtime) -> bool:
+        for _ in range(SCRUB_ATTEMPTS):
+            if await runtime.log.scrub():
+                return True
+            await asyncio.sleep(SCRUB_PAUSE_SECONDS)
+        return False
+
+    async def compact(self, *, is_forced: bool = False) -> Compacted:
+        """Give the space of deleted events back to the disk; no commit is possible meanwhile.
+
+        Raises NothingChanged: for much content unless it is forced, and without room on the disk.
+        """
+        runtime = await self._runtime()
+        return await runtime.log.compact(None if is_forced else COMPACT_BYTES)
+
+    async def _runtime(self) -> Runtime:
+        runtime = await self._server.manager.opened()
+        if not runtime.is_enabled:
+            raise NotStored
+        return runtime
