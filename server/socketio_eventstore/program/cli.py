@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from socketio_eventstore.program import operator_commands
 from socketio_eventstore.program.command_config import DEFAULT_CONFIG, config_option, load_config
 from socketio_eventstore.program.command_error import PROGRAM, CommandError
+from socketio_eventstore.program.commands import log_commands
 
 if TYPE_CHECKING:
     from socketio_eventstore.program.config import Config
@@ -30,7 +30,7 @@ def commands() -> None:
     """A Socket.IO server with durable connection state recovery: a reconnected client has missed nothing."""
 
 
-operator_commands.add_to(commands)
+log_commands.add_to(commands)
 
 
 @commands.command()

@@ -1,11 +1,9 @@
-"""The commands that call a running server: ``emit``, ``events``, ``sessions``, ``session``, ``stats``."""
+"""The commands about events and sessions: ``emit``, ``events``, ``sessions``, ``session``, ``stats``."""
 
 from __future__ import annotations
 
 import json
-import os
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,21 +12,20 @@ from urllib.parse import quote
 import click
 
 from socketio_eventstore.program import session_report
-from socketio_eventstore.program.command_config import config_option, load_config
-from socketio_eventstore.program.command_error import CommandError
+from socketio_eventstore.program.command_config import config_option
+from socketio_eventstore.program.commands.connection import client_for, url_option
+from socketio_eventstore.program.commands.tables import (
+    Columns,
+    json_option,
+    printable,
+    seconds_text,
+    show,
+    show_line,
+)
 
 if TYPE_CHECKING:
     from socketio_eventstore.program.api_client import ApiClient
 
-KEY_VARIABLE = "EVENTSTORE_API_KEY"
-URL_VARIABLE = "EVENTSTORE_URL"
-WIDTH_OF_PIPES = 10_000
-
-url_option = click.option(
-    "--url",
-    help=f"The address of a server. Default: {URL_VARIABLE}, then the server on this machine.",
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, a line for each entry.")
 namespace_option = click.option("--namespace", help="With a room or an emit, the default is /.")
 limit_option = click.option("--limit", type=click.IntRange(1, 1_000_000), default=20, show_default=True)
 
@@ -66,7 +63,7 @@ def emit(
     if options["volatile"]:
         body["volatile"] = True
     headers = {} if options["key"] is None else {"Idempotency-Key": options["key"]}
-    answer = _client(options["url"], options["path"]).post("/emit", body, headers)
+    answer = client_for(options["url"], options["path"]).post("/emit", body, headers)
     click.echo(json.dumps(answer) if options["as_json"] else answer["offset"] or "sent, not stored")
 
 
@@ -85,9 +82,9 @@ def events(
     limit: int, follow: bool, url: str | None, path: Path | None, as_json: bool, **query: str | None
 ) -> None:
     """Show stored events, the newest last."""
-    client = _client(url, path)
+    client = client_for(url, path)
     newer, found = _events(client, limit, query)
-    columns: dict[str, Callable[[Any], str]] = {
+    columns: Columns = {
         "Time": lambda event: event["emitted_at"],
         "Offset": lambda event: event["offset"],
         "Namespace": lambda event: event["namespace"],
@@ -95,12 +92,12 @@ def events(
         "Rooms": lambda event: "(all)" if event["rooms"] is None else ", ".join(map(str, event["rooms"])),
         "Arguments": lambda event: json.dumps(event["args"], ensure_ascii=False)[1:-1],
     }
-    _show(found, columns, as_json=as_json)
+    show(found, columns, as_json=as_json)
     if follow:
         names = ("room", "namespace", "event")
         following = client.follow("/events/stream", after=newer, **{name: query[name] for name in names})
         for event in following:
-            _show_line(event, columns, as_json=as_json)
+            show_line(event, columns, as_json=as_json)
 
 
 def _events(client: ApiClient, limit: int, query: Mapping[str, str | None]) -> tuple[str | None, list[Any]]:
@@ -144,17 +141,17 @@ def _events_after(
 @json_option
 def sessions(limit: int, url: str | None, path: Path | None, as_json: bool, **query: str | None) -> None:
     """List the sessions, connected or away, by namespace and sid."""
-    found = islice(_sessions(_client(url, path), limit, query), limit)
-    columns: dict[str, Callable[[Any], str]] = {
+    found = islice(_sessions(client_for(url, path), limit, query), limit)
+    columns: Columns = {
         "Namespace": lambda session: session["namespace"],
         "Sid": lambda session: session["sid"],
         "State": lambda session: session["state"],
         "Identity": lambda session: session["identity"] or "",
         "Rooms": lambda session: str(session["rooms"]),
         "Connected since": lambda session: session["connected_at"] or "",
-        "Remaining": lambda session: _seconds(session["remaining_seconds"]),
+        "Remaining": lambda session: seconds_text(session["remaining_seconds"]),
     }
-    _show(found, columns, as_json=as_json)
+    show(found, columns, as_json=as_json)
 
 
 def _sessions(client: ApiClient, limit: int, query: Mapping[str, str | None]) -> Iterator[Any]:
@@ -181,15 +178,15 @@ def session(sid: str, namespace: str, limit: int, url: str | None, path: Path | 
     from socketio_eventstore.core.event_pages import MAX_EVENTS
 
     where = f"/sessions/{quote(namespace, safe='')}/{quote(sid, safe='')}"
-    answer = _client(url, path).get(where, limit=MAX_EVENTS)
+    answer = client_for(url, path).get(where, limit=MAX_EVENTS)
     answer["events"] = answer["events"][-limit:]
     if as_json:
         click.echo(json.dumps(answer))
         return
     for line in session_report.sentences(answer):
-        click.echo(_printable(line))
-    _show(answer["timeline"], session_report.TIMELINE, as_json=False)
-    _show(answer["events"], session_report.EVENTS, as_json=False)
+        click.echo(printable(line))
+    show(answer["timeline"], session_report.TIMELINE, as_json=False)
+    show(answer["events"], session_report.EVENTS, as_json=False)
 
 
 @click.command()
@@ -198,38 +195,13 @@ def session(sid: str, namespace: str, limit: int, url: str | None, path: Path | 
 @json_option
 def stats(url: str | None, path: Path | None, as_json: bool) -> None:
     """Show the server in numbers."""
-    answer = _client(url, path).get("/stats")
+    answer = client_for(url, path).get("/stats")
     if as_json:
         click.echo(json.dumps(answer))
         return
     rows = [(name, json.dumps(value)) for name, value in answer.items()]
-    columns: dict[str, Callable[[Any], str]] = {"Name": lambda row: row[0], "Value": lambda row: row[1]}
-    _show(rows, columns, as_json=False)
-
-
-def _client(url: str | None, path: Path | None) -> ApiClient:
-    """Return a client for the address, or for the socket beside the database of the configuration."""
-    from socketio_eventstore.program.api_client import ApiClient
-
-    key = os.environ.get(KEY_VARIABLE, "")
-    if not key.isascii() or not key.isprintable():
-        raise CommandError(f"the variable {KEY_VARIABLE} has no key")
-    if url := url or os.environ.get(URL_VARIABLE):
-        if not key:
-            raise CommandError(f"the variable {KEY_VARIABLE} must have a key of the server; genkey makes one")
-        return ApiClient(url, key)
-    from socketio_eventstore.program.http_settings import CONTROL_SUFFIX, UNIX
-
-    database = load_config(path).store.path
-    control = database.with_name(database.name + CONTROL_SUFFIX)
-    try:
-        control.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        raise CommandError(f"no server runs on {database}; --url names a server elsewhere") from None
-    except OSError as error:  # such as the folder of another user
-        reason = f"cannot look at {control}: {error.strerror}"
-        raise CommandError(f"{reason}; the user of the server can, and --url needs no file") from None
-    return ApiClient(f"{UNIX}{control}", key)
+    columns: Columns = {"Name": lambda row: row[0], "Value": lambda row: row[1]}
+    show(rows, columns, as_json=False)
 
 
 def _page_of(limit: int) -> int:
@@ -244,36 +216,3 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
-
-
-def _seconds(seconds: float | None) -> str:
-    return "" if seconds is None else f"{seconds:.0f} s"
-
-
-def _show(entries: Iterable[Any], columns: Mapping[str, Callable[[Any], str]], *, as_json: bool) -> None:
-    if as_json:
-        for entry in entries:
-            click.echo(json.dumps(entry))
-        return
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*columns, box=SIMPLE_HEAD, pad_edge=False)
-    for entry in entries:
-        table.add_row(*(Text(_printable(column(entry))) for column in columns.values()))
-    # Where no person looks, such as in a pipe, no column is cut.
-    Console(width=None if sys.stdout.isatty() else WIDTH_OF_PIPES).print(table)
-
-
-def _show_line(entry: Any, columns: Mapping[str, Callable[[Any], str]], *, as_json: bool) -> None:
-    texts = [json.dumps(entry)] if as_json else [_printable(column(entry)) for column in columns.values()]
-    click.echo("  ".join(texts))
-
-
-def _printable(text: str) -> str:
-    """Return a text that does nothing to the terminal: clients choose names and arguments."""
-    return "".join(
-        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
-    )

@@ -1,0 +1,1 @@
+"""What the commands of operators share: the connection to a server, options, tables."""

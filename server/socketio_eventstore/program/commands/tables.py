@@ -1,0 +1,52 @@
+"""What a command prints: tables for people, a line of JSON for each entry for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
+
+import click
+
+WIDTH_OF_PIPES = 10_000
+Columns: TypeAlias = Mapping[str, Callable[[Any], str]]
+"""By title a function that returns the text of an entry."""
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, a line for each entry.")
+
+
+def seconds_text(seconds: float | None) -> str:
+    """Return a duration for people; empty for none."""
+    return "" if seconds is None else f"{seconds:.0f} s"
+
+
+def show(entries: Iterable[Any], columns: Columns, *, as_json: bool) -> None:
+    """Print the entries, each as a row of a table, or as a line of JSON."""
+    if as_json:
+        for entry in entries:
+            click.echo(json.dumps(entry))
+        return
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns, box=SIMPLE_HEAD, pad_edge=False)
+    for entry in entries:
+        table.add_row(*(Text(printable(column(entry))) for column in columns.values()))
+    # Where no person looks, such as in a pipe, no column is cut.
+    Console(width=None if sys.stdout.isatty() else WIDTH_OF_PIPES).print(table)
+
+
+def show_line(entry: Any, columns: Columns, *, as_json: bool) -> None:
+    """Print one entry as a line of its own, while others are still to come."""
+    texts = [json.dumps(entry)] if as_json else [printable(column(entry)) for column in columns.values()]
+    click.echo("  ".join(texts))
+
+
+def printable(text: str) -> str:
+    """Return a text that does nothing to the terminal: clients choose names and arguments."""
+    return "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
+    )
