@@ -53,7 +53,6 @@ def back_up(
 def checked(copy: Path, on_step: OnStep) -> Report:
     """Check a copy; return what was found. Raises NothingChanged for a copy that is not sound."""
     with copies.opened_copy(copy) as connection:
-        connection.execute("BEGIN")
         report = check.check(connection, on_step)
     if not report.is_sound:
         raise NothingChanged(
@@ -65,6 +64,8 @@ def checked(copy: Path, on_step: OnStep) -> Report:
 def _refuse_own_files(database: Path, target: Path) -> None:
     database = database.resolve()
     own = {database.with_name(database.name + suffix) for suffix in (*SUFFIXES, "-journal", "-api")}
+    if not target.absolute().parent.is_dir():
+        raise NothingChanged(f"There is no folder {target.parent}.")
     if target.is_dir():
         raise NothingChanged(f"{target} is a folder; the path of a file is needed.")
     is_same = target.exists() and database.exists() and target.samefile(database)

@@ -25,6 +25,7 @@ SELECT max((SELECT coalesce(max(offset), 0) FROM events), pruned_through,
            (SELECT coalesce(max(last), 0) FROM altered_ranges)), pruned_through, head
 FROM log_state
 """
+_HEAD: Final = "SELECT coalesce(max(offset), 0) FROM events"
 _ALTERED: Final = """
 SELECT namespace, first, last, audience_lost FROM altered_ranges WHERE last > ? ORDER BY first
 """
@@ -113,6 +114,7 @@ def _schema(connection: sqlite3.Connection, report: Report) -> Iterator[str]:
     elif revision > HEAD_REVISION:
         yield f"schema: revision {revision} is newer than this program, which knows {HEAD_REVISION}"
     elif revision != HEAD_REVISION:
+        (report.head,) = connection.execute(_HEAD).fetchone()
         report.notes.append(
             f"The schema has revision {revision}, and this program {HEAD_REVISION}: only the pages were "
             "checked. migrate brings it up to date."

@@ -46,6 +46,16 @@ def snapshot(path: Path) -> Iterator[sqlite3.Connection]:
 def opened_copy(path: Path) -> Iterator[sqlite3.Connection]:
     """Open a copy that no program writes; no file is made beside it."""
     with closing(_connect(path, "mode=ro&immutable=1")) as connection:
+        connection.execute("BEGIN")
+        yield connection
+
+
+@contextmanager
+def snapshot_or_copy(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open a database as ``snapshot`` does, and a file that no program uses as ``opened_copy`` does."""
+    wal = path.with_name(path.name + "-wal")
+    is_copy = path.exists() and not (wal.exists() and wal.stat().st_size) and not is_in_use(path)
+    with opened_copy(path) if is_copy else snapshot(path) as connection:
         yield connection
 
 
