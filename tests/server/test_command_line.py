@@ -19,7 +19,7 @@ def test_help_lists_the_commands(folder: Path) -> None:
     """--help lists the commands."""
     result = run(folder, "--help")
     assert result.returncode == 0
-    for command in ("init", "serve", "check-config", "migrate", "verify"):
+    for command in ("init", "serve", "check-config", "migrate", "backup", "restore", "check-store", "verify"):
         assert re.search(rf"^  {command}  +\w", result.stdout, re.MULTILINE)
 
 

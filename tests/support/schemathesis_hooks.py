@@ -25,5 +25,9 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         headers[IDEMPOTENCY_KEY] = uuid.uuid4().hex
         if isinstance(body, dict) and body.get("volatile"):
             del headers[IDEMPOTENCY_KEY]
-    if case.operation.definition.raw.get("operationId") in KEEPING and case.path_parameters:
+    operation = case.operation.definition.raw.get("operationId")
+    is_valid = case.meta is None or case.meta.generation.mode.is_positive
+    if operation == "redact" and is_valid and isinstance(body, dict):
+        body["offset"] = os.environ["OFFSET"]
+    if operation in KEEPING and case.path_parameters:
         case.path_parameters.update(SESSION)

@@ -64,7 +64,7 @@ class Maintenance:
         """Delete what is older than the retention now, and what no session needs, as the server does."""
         runtime = await self._runtime()
         assert runtime.retention is not None  # with recovery there is one
-        events = await runtime.retention.sweep()
+        events = await runtime.retention.prune()
         return Pruning(events, runtime.log.pruned_through)
 
     async def redact(self, offset: str, name: str = REDACTED, arguments: Sequence[Any] = ()) -> Redaction:

@@ -93,9 +93,19 @@ class Retention:
         does this; but every node declares others dead, since the first one may be dead itself.
         """
         async with self._sweeping:
-            return await self._sweep()
+            now = await self._advance()
+            if not self._context.nodes.is_first:
+                return 0
+            self.expiry.start()
+            return await self._delete_old(now)
 
-    async def _sweep(self) -> int:
+    async def prune(self) -> int:
+        """Delete old events as ``sweep`` does, and end no session: return how far the deletion came."""
+        async with self._sweeping:
+            return await self._delete_old(await self._advance())
+
+    async def _advance(self) -> float:
+        """Let the uptime go on; return it."""
         self._queue.retry_pending_changes()
         await self._heartbeats.write()
         # Expiry and pruning go by the uptime of a batch that has taken effect. The session of a client that
@@ -107,9 +117,10 @@ class Retention:
         if self._positions.is_due(now, position):
             self._positions.note(now, position)
         await self._declare_dead(now)
-        if not context.nodes.is_first:
-            return 0
-        self.expiry.start()
+        return now
+
+    async def _delete_old(self, now: float) -> int:
+        context = self._context
         await self._prune_idempotency_keys(now)
         await self._prune_history(now - self._history_retention_seconds)
         begun = time.perf_counter()

@@ -14,7 +14,7 @@ import click
 
 from socketio_eventstore.program.command_config import DEFAULT_CONFIG, config_option, load_config
 from socketio_eventstore.program.command_error import PROGRAM, CommandError
-from socketio_eventstore.program.commands import log_commands
+from socketio_eventstore.program.commands import file_commands, log_commands, maintenance_commands
 
 if TYPE_CHECKING:
     from socketio_eventstore.program.config import Config
@@ -30,7 +30,8 @@ def commands() -> None:
     """A Socket.IO server with durable connection state recovery: a reconnected client has missed nothing."""
 
 
-log_commands.add_to(commands)
+for module in (log_commands, maintenance_commands, file_commands):
+    module.add_to(commands)
 
 
 @commands.command()
@@ -96,11 +97,13 @@ def check_config(path: Path | None) -> None:
 def migrate(path: Path | None) -> None:
     """Migrate the database to this version's schema.
 
-    serve does the same at its start.
+    serve does the same at its start, but makes no backup before.
     """
     config = load_config(path)
     from socketio_eventstore.program import app
 
+    if (backup := file_commands.back_up_before_migration(config.store.path)) is not None:
+        click.echo(f"{backup} is a backup of the former state")
     _run(app.migrate, config)
     click.echo(f"{config.store.path} has this version's schema")
 

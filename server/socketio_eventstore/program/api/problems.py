@@ -11,7 +11,14 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from pydantic import BaseModel, Field, ValidationError
 
-from socketio_eventlog.errors import LogFull, StoreClosed, StoreError, StoreRejected, StoreUnavailable
+from socketio_eventlog.errors import (
+    LogFull,
+    NothingChanged,
+    StoreClosed,
+    StoreError,
+    StoreRejected,
+    StoreUnavailable,
+)
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
 from socketio_eventstore.program.api.json_text import json_text
 
@@ -143,7 +150,7 @@ def _of_http(error: web.HTTPException) -> Problem:
 
 
 def _of_store(error: StoreError) -> Problem | None:
-    """Return 507 for a log without room, 503 for a store that does not write at the moment, or 422.
+    """Return 507 for a log without room, 503 for a store that does not write at the moment, 409 or 422.
 
     None for an error that is a fault of the server.
     """
@@ -151,6 +158,8 @@ def _of_store(error: StoreError) -> Problem | None:
         return Problem(507, str(error), headers={"Retry-After": str(RETRY_WHEN_FULL_SECONDS)})
     if isinstance(error, StoreUnavailable | StoreClosed):
         return Problem(503, str(error), headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
+    if isinstance(error, NothingChanged):
+        return Problem(409, str(error))
     if isinstance(error, StoreRejected):
         return Problem(422, str(error))
     return None

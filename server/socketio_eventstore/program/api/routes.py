@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from socketio_eventstore.adapter.administration import Administration
 from socketio_eventstore.program.api.endpoints import Endpoint
 from socketio_eventstore.program.api.events import events_endpoint
+from socketio_eventstore.program.api.maintenance import maintenance_endpoints
 from socketio_eventstore.program.api.publish import emit_endpoint
 from socketio_eventstore.program.api.server import server_endpoints
 from socketio_eventstore.program.api.sessions import session_endpoints
@@ -21,4 +22,5 @@ def endpoints(administration: Administration) -> Sequence[Endpoint]:
         stream_endpoint(administration),
         *session_endpoints(administration),
         *server_endpoints(administration),
+        *maintenance_endpoints(administration.maintenance),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from socketio_eventstore.program.command_error import CommandError
 
 if TYPE_CHECKING:
     from socketio_eventstore.program.api_client import ApiClient
+    from socketio_eventstore.program.config import Config
 
 KEY_VARIABLE = "EVENTSTORE_API_KEY"
 URL_VARIABLE = "EVENTSTORE_URL"
@@ -23,26 +25,67 @@ url_option = click.option(
 )
 
 
-def client_for(url: str | None, path: Path | None) -> ApiClient:
-    """Return a client for the address, or for the socket beside the database of the configuration."""
+def client_for(url: str | None, path: Path | None, *, needs_server: bool = False) -> ApiClient:
+    """Return a client for the address, or for the socket beside the database of the configuration.
+
+    Where no server runs there, the command opens the store itself, unless it ``needs_server``.
+    """
     from socketio_eventstore.program.api_client import ApiClient
 
     key = os.environ.get(KEY_VARIABLE, "")
     if not key.isascii() or not key.isprintable():
         raise CommandError(f"the variable {KEY_VARIABLE} has no key")
-    if url := url or os.environ.get(URL_VARIABLE):
+    if url := url_elsewhere(url):
         if not key:
             raise CommandError(f"the variable {KEY_VARIABLE} must have a key of the server; genkey makes one")
         return ApiClient(url, key)
-    from socketio_eventstore.program.http_settings import CONTROL_SUFFIX, UNIX
+    from socketio_eventstore.program.http_settings import UNIX
 
-    database = load_config(path).store.path
-    control = database.with_name(database.name + CONTROL_SUFFIX)
+    config = load_config(path)
+    database = config.store.path
+    control = control_of(database)
+    if is_served(control):
+        return ApiClient(f"{UNIX}{control}", key)
+    if needs_server:
+        raise CommandError(f"no server runs on {database}; --url names a server elsewhere")
+    return _stopped(config)
+
+
+def url_elsewhere(url: str | None) -> str | None:
+    """Return the address of a server elsewhere, if one is named."""
+    return url or os.environ.get(URL_VARIABLE)
+
+
+def control_of(database: Path) -> Path:
+    """Return the socket beside a database."""
+    from socketio_eventstore.program.http_settings import CONTROL_SUFFIX
+
+    return database.with_name(database.name + CONTROL_SUFFIX)
+
+
+def is_served(control: Path) -> bool:
+    """Whether a server listens at the socket beside its database. Raises CommandError."""
     try:
         control.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        raise CommandError(f"no server runs on {database}; --url names a server elsewhere") from None
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.connect(str(control))
+    except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
+        return False  # refused: a server was killed
     except OSError as error:  # such as the folder of another user
         reason = f"cannot look at {control}: {error.strerror}"
         raise CommandError(f"{reason}; the user of the server can, and --url needs no file") from None
-    return ApiClient(f"{UNIX}{control}", key)
+    return True
+
+
+def _stopped(config: Config) -> ApiClient:
+    """Return a client of the stopped store, which is closed with the command."""
+    from socketio_eventstore.program.api_client import ApiClient
+    from socketio_eventstore.program.errors import StartError
+    from socketio_eventstore.program.stopped import serve_stopped
+
+    try:
+        url, end = serve_stopped(config)
+    except StartError as error:
+        raise CommandError(str(error)) from error
+    click.get_current_context().call_on_close(end)
+    return ApiClient(url, "")

@@ -21,6 +21,7 @@ from socketio_eventstore.program.commands.tables import (
     seconds_text,
     show,
     show_line,
+    value_of,
 )
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def emit(
 
     Each of ARGS is JSON, or a text if it is not JSON. With --url, EVENTSTORE_API_KEY has the key.
     """
-    body: dict[str, Any] = {"event": event, "args": [_value(text) for text in args]}
+    body: dict[str, Any] = {"event": event, "args": [value_of(text) for text in args]}
     if rooms:
         body["rooms"] = list(rooms)
     if namespace is not None:
@@ -82,7 +83,7 @@ def events(
     limit: int, follow: bool, url: str | None, path: Path | None, as_json: bool, **query: str | None
 ) -> None:
     """Show stored events, the newest last."""
-    client = client_for(url, path)
+    client = client_for(url, path, needs_server=follow)
     newer, found = _events(client, limit, query)
     columns: Columns = {
         "Time": lambda event: event["emitted_at"],
@@ -209,10 +210,3 @@ def _page_of(limit: int) -> int:
     from socketio_eventstore.core.event_pages import MAX_EVENTS
 
     return min(limit, MAX_EVENTS)
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text

@@ -16,6 +16,22 @@ Columns: TypeAlias = Mapping[str, Callable[[Any], str]]
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, a line for each entry.")
 
 
+def value_of(argument: str) -> Any:
+    """Return the value of an argument of an event: JSON, or the text itself."""
+    try:
+        return json.loads(argument)
+    except ValueError:
+        return argument
+
+
+def bytes_text(size: int) -> str:
+    """Return a size for people."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size} bytes"
+
+
 def seconds_text(seconds: float | None) -> str:
     """Return a duration for people; empty for none."""
     return "" if seconds is None else f"{seconds:.0f} s"

@@ -1,0 +1,196 @@
+"""The commands about the database as a file: ``backup``, ``restore``, ``check-store``.
+
+They need no server, and open the file themselves.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from socketio_eventstore.program.command_config import config_option, load_config
+from socketio_eventstore.program.command_error import CommandError
+from socketio_eventstore.program.commands.connection import control_of, is_served
+from socketio_eventstore.program.commands.progress import bars
+from socketio_eventstore.program.commands.tables import Columns, bytes_text, show
+
+if TYPE_CHECKING:
+    from socketio_eventlog.sqlite.check import Report
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+database_option = click.option(
+    "--database", type=FILE, metavar="FILE", help="A database, instead of that of the configuration."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one line of JSON.")
+UNSOUND = 1
+"""The exit code of ``check-store`` for a store with problems."""
+
+
+def add_to(commands: click.Group) -> None:
+    """Add the commands of this module."""
+    for command in (backup, restore, check_store):
+        commands.add_command(command)
+
+
+@click.command()
+@click.argument("file", type=FILE)
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+@click.option("--no-check", "is_unchecked", is_flag=True, help="Copy a damaged database as it is.")
+@database_option
+@config_option
+@json_option
+def backup(
+    file: Path, force: bool, is_unchecked: bool, database: Path | None, path: Path | None, as_json: bool
+) -> None:
+    """Copy the database into FILE, also while the server runs.
+
+    The copy is one point of the log. It gets its name when it is checked and on disk; its mode is 0600.
+    """
+    from socketio_eventlog.sqlite.backup import back_up
+
+    source = database or load_config(path).store.path
+    with _errors(source), bars() as shown:
+        report = back_up(
+            source,
+            file,
+            replaces=force,
+            is_checked=not is_unchecked,
+            on_copied=shown.copied,
+            on_step=shown.checked,
+        )
+    size = file.stat().st_size
+    if as_json:
+        head = {} if report is None else {"head": report.head}
+        click.echo(json.dumps({"file": str(file), "bytes": size, "is_checked": report is not None, **head}))
+        return
+    checked = "not checked" if report is None else f"checked, up to event {report.head}"
+    click.echo(f"{file} is a backup of {source}: {bytes_text(size)}, {checked}")
+    _show_notes(report)
+
+
+@click.command()
+@click.argument("file", type=FILE)
+@database_option
+@config_option
+@json_option
+def restore(file: Path, database: Path | None, path: Path | None, as_json: bool) -> None:
+    """Put the backup FILE in the place of the database. The server must be stopped.
+
+    The copy is checked first. Clients that have received events from after the backup get a new session.
+    """
+    from socketio_eventlog.options import DEFAULT_FILE_MODE
+    from socketio_eventlog.sqlite import restore as restoring
+
+    mode = DEFAULT_FILE_MODE
+    if database is None:
+        config = load_config(path)
+        database, mode = config.store.path, config.store.file_mode
+    if is_served(control_of(database)):
+        raise CommandError(f"a server runs on {database}; stop it first")
+    with _errors(file), bars() as shown:
+        done = restoring.restore(
+            file, database, file_mode=mode, on_copied=shown.copied, on_step=shown.checked
+        )
+    if as_json:
+        replaced = None if done.replaced is None else str(done.replaced)
+        click.echo(json.dumps({"database": str(database), "head": done.report.head, "replaced": replaced}))
+        return
+    click.echo(f"{database} has the state of {file}, up to event {done.report.head}")
+    if done.replaced is not None:
+        click.echo(f"The former database is {done.replaced}, until the next restore; delete it to save space")
+    _show_notes(done.report)
+
+
+@click.command()
+@click.argument("file", type=FILE, required=False)
+@config_option
+@json_option
+def check_store(file: Path | None, path: Path | None, as_json: bool) -> None:
+    """Check the database, also while the server runs; or FILE, such as a backup.
+
+    The pages, the schema, and what the log promises. The exit code is 1 if a promise is broken.
+    """
+    from socketio_eventlog.sqlite import check, copies
+
+    database = file or load_config(path).store.path
+    opened = copies.snapshot(database) if file is None else copies.snapshot_or_copy(database)
+    with _errors(database), bars() as shown, opened as connection:
+        report = check.check(connection, shown.checked)
+    if as_json:
+        click.echo(json.dumps(_as_json(database, report)))
+    else:
+        _show_report(database, report)
+    if not report.is_sound:
+        click.get_current_context().exit(UNSOUND)
+
+
+def _as_json(database: Path, report: Report) -> dict[str, Any]:
+    return {
+        "database": str(database),
+        "is_sound": report.is_sound,
+        "problems": report.problems,
+        "notes": report.notes,
+        "revision": report.revision,
+        "head": report.head,
+        "pruned_through": report.pruned_through,
+        "unused_bytes": report.unused_bytes,
+        "tables": {table.name: {"rows": table.rows, "bytes": table.size_bytes} for table in report.tables},
+    }
+
+
+def _show_report(database: Path, report: Report) -> None:
+    columns: Columns = {
+        "Table": lambda table: table.name,
+        "Rows": lambda table: f"{table.rows:,}",
+        "Size": lambda table: "" if table.size_bytes is None else bytes_text(table.size_bytes),
+    }
+    if report.tables:
+        show(report.tables, columns, as_json=False)
+        click.echo(f"{bytes_text(report.unused_bytes)} of the file are free for new events")
+        click.echo(f"The log ends at event {report.head}, and is pruned up to {report.pruned_through}")
+    _show_notes(report)
+    for problem in report.problems:
+        click.echo(f"problem: {problem}")
+    click.echo(f"{database} is sound" if report.is_sound else f"{database} is NOT sound")
+
+
+def _show_notes(report: Report | None) -> None:
+    for note in () if report is None else report.notes:
+        click.echo(f"note: {note}")
+
+
+def back_up_before_migration(database: Path) -> Path | None:
+    """Make a backup of a database with an older schema, beside it; None for one that needs no migration."""
+    from socketio_eventlog.sqlite import copies
+    from socketio_eventlog.sqlite.backup import back_up
+    from socketio_eventlog.sqlite.schema import HEAD_REVISION, revision_of
+
+    if not database.exists() or not database.stat().st_size:
+        return None
+    with _errors(database), bars() as shown:
+        with copies.snapshot(database) as connection:
+            revision = revision_of(connection)
+        if revision is None or revision >= HEAD_REVISION:  # migrate refuses a newer one
+            return None
+        target = database.with_name(f"{database.name}-{revision}")
+        back_up(database, target, replaces=True, on_copied=shown.copied, on_step=shown.checked)
+    return target
+
+
+@contextmanager
+def _errors(file: Path) -> Iterator[None]:
+    """Turn an error of the store into one line, which names the file."""
+    from socketio_eventlog.errors import StoreError
+
+    try:
+        yield
+    except StoreError as error:
+        raise CommandError(str(error)) from error
+    except (OSError, sqlite3.Error) as error:
+        raise CommandError(f"{file} cannot be read: {error}") from error

@@ -1,0 +1,123 @@
+"""The HTTP interface of a store whose server is stopped, for the length of one command.
+
+The command itself takes the place of the server: without handlers, without clients, at a socket that only
+its user can open. So a command does the same, by the same code, whether a server runs or not. The lock of the
+database keeps servers out meanwhile: one that starts waits for the end of the command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, Final
+
+from aiohttp import web
+
+from socketio_eventlog.errors import StoreError, StoreUnavailable
+from socketio_eventlog.sqlite import copies
+from socketio_eventlog.sqlite.schema import HEAD_REVISION, revision_of
+from socketio_eventstore.adapter.administration import Administration
+from socketio_eventstore.adapter.async_server import AsyncServer
+from socketio_eventstore.core.sessions import Session
+from socketio_eventstore.program.api.app import api_application
+from socketio_eventstore.program.api.routes import endpoints
+from socketio_eventstore.program.config import Config
+from socketio_eventstore.program.errors import StartError
+from socketio_eventstore.program.http_settings import API_PATH, UNIX
+
+NEVER_SECONDS: Final = 1e7
+"""The time between two prunings: a command is shorter."""
+
+
+class _Server(AsyncServer):
+    """A server without the handlers of the application."""
+
+    async def session_expired(self, session: Session) -> None:
+        """Leave the session to the real server, whose handler must hear of its end."""
+        raise StoreUnavailable("The handlers are not here.")
+
+
+def serve_stopped(config: Config) -> tuple[str, Callable[[], None]]:
+    """Serve the interface from another thread; return its address, and the function that ends it.
+
+    Raises StartError when a server or another command has the database, or the schema is an older one.
+    """
+    path = config.store.path
+    if config.connection_state_recovery is None:
+        raise StartError("without [connection_state_recovery] nothing is stored, and there is nothing to see")
+    if not path.exists():
+        raise StartError(f"no server runs on {path}, and there is no database yet; --url names one elsewhere")
+    _require_schema(path)
+    ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+    folder = tempfile.TemporaryDirectory(prefix="eventstore-")  # mode 0700
+    socket = Path(folder.name) / "api"
+    thread = threading.Thread(target=lambda: asyncio.run(_serve(config, socket, ready)), daemon=True)
+    thread.start()
+    try:
+        loop, stop = ready.result()
+    except BaseException:
+        folder.cleanup()
+        raise
+
+    def end() -> None:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+        folder.cleanup()
+
+    return f"{UNIX}{socket}", end
+
+
+def _require_schema(path: Path) -> None:
+    try:
+        with copies.snapshot(path) as connection:
+            revision = revision_of(connection)
+    except StoreError as error:
+        raise StartError(str(error)) from error
+    if revision != HEAD_REVISION:
+        raise StartError(
+            f"the schema of {path} is {revision}, and this program needs {HEAD_REVISION}: run migrate, "
+            "which makes a backup first"
+        )
+
+
+async def _serve(
+    config: Config, socket: Path, ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]
+) -> None:
+    try:
+        server = _server(config)
+        await server.manager.start(0.0)
+    except Exception as error:  # noqa: BLE001 -- raised in the thread of the command
+        ready.set_exception(StartError(str(error)) if isinstance(error, StoreError) else error)
+        return
+    app = web.Application()
+    app.add_subapp(API_PATH, api_application(None, endpoints(Administration(server))))
+    runner = web.AppRunner(app, access_log=None)
+    try:
+        await runner.setup()
+        await web.UnixSite(runner, str(socket)).start()
+        stop = asyncio.Event()
+        ready.set_result((asyncio.get_running_loop(), stop))
+        await stop.wait()
+    finally:
+        await runner.cleanup()
+        await server.shutdown()
+
+
+def _server(config: Config) -> AsyncServer:
+    store: dict[str, Any] = config.store.model_dump(exclude={"path", "prune_interval"})
+    recovery = config.connection_state_recovery
+    assert recovery is not None  # asked before
+    return _Server(
+        config.store.path,
+        async_mode="aiohttp",
+        namespaces="*",
+        max_client_buffer=config.server.max_client_buffer,
+        max_attachments=config.server.max_attachments,
+        prune_interval=NEVER_SECONDS,
+        **store,
+        **recovery.model_dump(),
+    )
