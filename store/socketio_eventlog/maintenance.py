@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 COMPACT_BYTES: Final = 64_000_000
-"""The content that a running server rewrites without being told to: about half a second without commits."""
+"""The content that a running server rewrites without being told to: about a second without commits."""
 
 
 class Compacted(NamedTuple):

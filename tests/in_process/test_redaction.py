@@ -13,6 +13,8 @@ from socketio_eventstore.adapter.administration import Administration
 from socketio_eventstore.adapter.maintenance import EventNotFound
 from socketio_eventstore.adapter.publishing import MessageRefused
 from socketio_eventstore.core.event_pages import EventFilter
+from socketio_eventstore.core.old_events import OldEvents
+from socketio_eventstore.core.packets import TextEncoder
 from support.embedded import Server
 from support.storing import always, append, commit, event, opened, session
 
@@ -69,6 +71,18 @@ async def test_no_event_to_redact(path: Path) -> None:
     async with opened(path) as log:
         await commit(log, [event()])
         assert not (await append(log, [REDACTED])).changes[0].took_effect
+
+
+async def test_unreadable_event_is_healed(path: Path) -> None:
+    """An event that official clients cannot read is readable when it is redacted."""
+    async with opened(path) as log:
+        await commit(log, [event(), event()._replace(name="connect", payload='["connect"]')])
+    async with opened(path) as log:
+        old = OldEvents(log, TextEncoder())
+        assert await old.unreadable([(1, 2)]) == [2]
+        await append(log, [REDACTED])
+        old.replaced(2)
+        assert await old.unreadable([(1, 2)]) == []
 
 
 async def test_readers_get_the_replacement(server: Server) -> None:

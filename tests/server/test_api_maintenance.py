@@ -28,6 +28,8 @@ def test_redact(server: ServerProcess) -> None:
     (event,) = result(call(server.port, "GET", "/events?event=redacted"))["events"]
     assert (event["offset"], event["args"]) == (offset, [{"by": "law"}])
     assert result(call(server.port, "GET", "/events?event=chat"))["events"] == []
+    assert f"redacted the event at offset {offset}, by key tests" in server.log
+    assert "personal" not in server.log
 
 
 def test_refused_redactions(server: ServerProcess) -> None:

@@ -83,6 +83,7 @@ class Maintenance:
         event = self._event(runtime, message)
         if not await runtime.queue.submit(Redact(Redacted(sequence, event.name, event.payload))):
             raise EventNotFound(offset)
+        runtime.recovery.replaced(sequence)
         return Redaction(str(runtime.log.offset_of(sequence)), await self._scrub(runtime))
 
     def _event(self, runtime: Runtime, message: Message) -> Any:

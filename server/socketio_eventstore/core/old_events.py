@@ -54,6 +54,10 @@ class OldEvents:
             for sequence in unreadable[bisect_left(unreadable, first) : bisect_right(unreadable, last)]
         ]
 
+    def replaced(self, sequence: int) -> None:
+        """Take note that an event was replaced by one that clients can read."""
+        self._unreadable = [one for one in self._unreadable if one != sequence]
+
     async def _check(self, segment: int) -> None:
         first = segment * SEGMENT_EVENTS
         last = min(first + SEGMENT_EVENTS - 1, self._through)

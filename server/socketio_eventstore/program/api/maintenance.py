@@ -6,6 +6,7 @@ key can name a file on the server's machine, and no copy of a gigabyte goes thro
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
@@ -19,6 +20,8 @@ from socketio_eventstore.program.api.bodies import Body
 from socketio_eventstore.program.api.endpoints import Call, Endpoint
 from socketio_eventstore.program.api.names import Cursor, Name
 from socketio_eventstore.program.api.problems import Problem, wrong_cursor, wrong_field
+
+logger = logging.getLogger(__name__)
 
 _STATUSES: Final = (400, 413, 415, 422, 503)
 
@@ -97,10 +100,18 @@ def maintenance_endpoints(maintenance: Maintenance) -> Sequence[Endpoint]:
             raise wrong_field(refused.field, str(refused)) from None
         except RecursionError:
             raise Problem(422, "args: nested too deeply") from None
+        extra = {"offset": redaction.offset, "key": call.key_name}
+        logger.info(
+            "redacted the event at offset %s, by key %s", redaction.offset, call.key_name, extra=extra
+        )
         return RedactResult.model_validate(redaction)
 
     async def compact(call: Call) -> CompactResult:
-        return CompactResult.model_validate(await maintenance.compact(is_forced=call.body.force))
+        done = await maintenance.compact(is_forced=call.body.force)
+        extra = {"bytes": done.after_bytes, "seconds": round(done.seconds, 6), "key": call.key_name}
+        text = "compacted the database to %s bytes in %.3f s, by key %s"
+        logger.info(text, done.after_bytes, done.seconds, call.key_name, extra=extra)
+        return CompactResult.model_validate(done)
 
     return [
         Endpoint(

@@ -73,7 +73,7 @@ def redact(
 def compact(force: bool, url: str | None, path: Path | None, as_json: bool) -> None:
     """Give the space of deleted events back to the disk.
 
-    A running server commits nothing meanwhile: about a second for each 100 MB of content.
+    A running server commits nothing meanwhile: about a second for each 60 MB of content.
     """
     config = None if url_elsewhere(url) else load_config(path)
     if config is None or is_served(control_of(config.store.path)):
