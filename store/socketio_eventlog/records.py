@@ -120,7 +120,7 @@ class SessionResumed:
     claim: int
     resumed_at: float
     """Wall-clock time in seconds."""
-    deferred: tuple[DataSaved | SessionBound | RoomJoined | RoomLeft, ...] = ()
+    deferred: tuple[DataSaved | SessionBound | TokenAccepted | RoomJoined | RoomLeft, ...] = ()
     """Changes of the same session by the connect handler, which take effect with the acceptance."""
     missed: int = 0
     """The number of missed events, at most; for the history (see ``MissedSummary.at_most``)."""
@@ -197,6 +197,18 @@ class SessionBound:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenAccepted:
+    """The client of a session has shown a token, which is valid; the store has nothing else of the token."""
+
+    namespace: str
+    sid: str
+    expires_at: float | None
+    """The wall-clock time in seconds at which the token ends; None for a token without an end."""
+    rooms: tuple[Room, ...]
+    """The rooms that the token names. Their joins are changes of their own."""
+
+
+@dataclass(frozen=True, slots=True)
 class IdentityRevoked:
     """All sessions of an identity ended for good, in every namespace, also those bound just before."""
 
@@ -251,11 +263,14 @@ class RoomJoined:
 
 @dataclass(frozen=True, slots=True)
 class RoomLeft:
-    """A session left a room; the membership covers the events up to this change."""
+    """A session left a room; the membership covers the events up to this change, or fewer."""
 
     namespace: str
     sid: str
     room: Room
+    through: int | None = None
+    """The sequence of the last event that the membership covers, which lies before this change; None for
+    the last event before this change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,6 +338,7 @@ Change: TypeAlias = (
     | SessionAway
     | SessionEnded
     | SessionBound
+    | TokenAccepted
     | IdentityRevoked
     | DataSaved
     | RoomJoined
@@ -438,6 +454,10 @@ class StoredSession:
     """See ``SessionOpened``; None for a session from before this field."""
     left_by_client: bool = False
     """See ``SessionAway``."""
+    token_expires_at: float | None = None
+    """See ``TokenAccepted``."""
+    token_rooms: tuple[Room, ...] | None = None
+    """See ``TokenAccepted``; None for a session without a token."""
     claim: int = 1
     """The number of claims so far."""
     claimed_in: int = 0

@@ -13,11 +13,13 @@ from socketio_eventlog.records import (
     Heartbeat,
     Membership,
     Pruned,
+    RoomLeft,
     SessionAway,
     SessionBound,
     SessionClaimed,
     SessionOpened,
     SessionResumed,
+    TokenAccepted,
 )
 from support.log_engines import DURABLE, Open
 from support.storing import Clock, always, append, commit, event, joined, left, session
@@ -70,6 +72,26 @@ async def test_another_life_finds_the_sessions(reopen: Open, clock: Clock) -> No
         assert set(found.memberships) == {Membership("a", 1, 2), Membership(42, 2, None)}
         assert (second.sid, second.claim, second.node) == ("s2", 1, None)
         assert snapshot.position == log.head == 3
+
+
+async def test_a_token_is_stored_with_its_rooms(reopen: Open) -> None:
+    """A token's end and rooms are stored, and a room may be left at an earlier sequence."""
+    async with reopen() as log:
+        await log.join()
+        await commit(log, [session(), token_of("s1"), joined("a"), session("s2"), event(), event()])
+        renewed = TokenAccepted("/", "s1", None, ())
+        left_then = SessionResumed("/", "s1", 2, 2_001.0, (renewed, RoomLeft("/", "s1", "a", through=1)))
+        await commit(log, [SessionClaimed("/", "s1"), left_then, session("s3"), token_of("s3")])
+    async with reopen() as log:
+        first, second, third = (await log.join()).sessions
+        assert (first.token_expires_at, first.token_rooms) == (None, ())
+        assert first.memberships == (Membership("a", 0, 1),)
+        assert (second.token_expires_at, second.token_rooms) == (None, None)
+        assert (third.token_expires_at, third.token_rooms) == (2_000.5, ("a", 7))
+
+
+def token_of(sid: str) -> TokenAccepted:
+    return TokenAccepted("/", sid, 2_000.5, ("a", 7))
 
 
 async def test_an_append_is_stored_whole_or_not(reopen: Open) -> None:

@@ -256,8 +256,8 @@ def test_the_newest_keeps_every_row_of_0003(path: Path) -> None:
     upgraded(path, HEAD_REVISION)
     after = rows(path, "answers")
     assert_kept(before, after)
-    # Every session was claimed once, and no client has it; no boot has written a heartbeat.
-    assert {row[-2:] for row in after["sessions"]} == {(1, None)}
+    # Every session was claimed once, no client has it or has shown a token; no boot has written a heartbeat.
+    assert {row[-4:] for row in after["sessions"]} == {(1, None, None, None)}
     assert {row[-2:] for row in after["boots"]} == {(0, 0)}
     assert sqlite(path, "SELECT count(*) FROM positions") == "0\n"
     # Earlier versions did not record unused sequences: no hole in their events is a loss.

@@ -34,6 +34,7 @@ from socketio_eventlog.records import (
     SessionOpened,
     SessionResumed,
     StoredSession,
+    TokenAccepted,
 )
 
 SessionKey = tuple[str, str]
@@ -68,6 +69,8 @@ class Row:
     identity: str | None = None
     away_since: float | None = None
     left_by_client: bool = False
+    token_expires_at: float | None = None
+    token_rooms: tuple[Room, ...] | None = None
     memberships: list[Membership] = field(default_factory=list)
 
     @property
@@ -111,6 +114,8 @@ class Row:
             self.identity,
             opened.auth_hash,
             self.left_by_client,
+            self.token_expires_at,
+            self.token_rooms,
             self.claim,
             self.claimed_in,
             self.node,
@@ -229,7 +234,8 @@ class LogState:
                 if namespace == change.namespace:
                     member.leave(change.room, self.head)
             return
-        assert isinstance(change, DataSaved | SessionBound | RoomJoined | RoomLeft), f"unknown: {change}"
+        known = DataSaved | SessionBound | TokenAccepted | RoomJoined | RoomLeft
+        assert isinstance(change, known), f"unknown: {change}"
         row = self.sessions.get((change.namespace, change.sid))
         if row is None:
             return
@@ -238,10 +244,12 @@ class LogState:
                 row.data = data
             case SessionBound(identity=identity):
                 row.identity = identity
+            case TokenAccepted(expires_at=expires_at, rooms=rooms):
+                row.token_expires_at, row.token_rooms = expires_at, rooms
             case RoomJoined(room=room):
                 row.enter(room, self.head)
-            case RoomLeft(room=room):
-                row.leave(room, self.head)
+            case RoomLeft(room=room, through=through):
+                row.leave(room, self.head if through is None else through)
 
     def stored_sessions(self) -> tuple[StoredSession, ...]:
         return tuple(row.stored(self.pruned_through) for row in self.sessions.values())

@@ -36,6 +36,7 @@ from socketio_eventlog.records import (
     SessionEnded,
     SessionOpened,
     SessionResumed,
+    TokenAccepted,
 )
 from socketio_eventstore.core.context import Context
 from socketio_eventstore.core.sessions import Session, State
@@ -259,7 +260,8 @@ def _left(context: Context, batch: Batch, committed: Committed) -> None:
     change = committed.change
     assert isinstance(change, RoomLeft)
     if (session := _known(context, change)) is not None:
-        context.registry.leave(session, change.room, committed.position)
+        through = committed.position if change.through is None else change.through
+        context.registry.leave(session, change.room, through)
 
 
 def _closed(context: Context, batch: Batch, committed: Committed) -> None:
@@ -281,6 +283,13 @@ def _bound(context: Context, batch: Batch, committed: Committed) -> None:
     assert isinstance(change, SessionBound)
     if (session := _known(context, change)) is not None:
         session.identity = change.identity
+
+
+def _token_accepted(context: Context, batch: Batch, committed: Committed) -> None:
+    change = committed.change
+    assert isinstance(change, TokenAccepted)
+    if (session := _known(context, change)) is not None:
+        session.token_expires_at, session.token_rooms = change.expires_at, change.rooms
 
 
 def _nothing(context: Context, batch: Batch, committed: Committed) -> None:
@@ -335,6 +344,7 @@ _EFFECTS: Final[dict[type[Change], _Effect]] = {
     RoomClosed: _closed,
     DataSaved: _saved,
     SessionBound: _bound,
+    TokenAccepted: _token_accepted,
     EventHandled: _nothing,
     Published: _nothing,
     Pruned: _nothing,

@@ -27,6 +27,7 @@ from socketio_eventlog.records import (
     RoomJoined,
     RoomLeft,
     SessionBound,
+    TokenAccepted,
 )
 from socketio_eventstore.core.context import Context
 from socketio_eventstore.core.effects import broadcast, emitted
@@ -137,7 +138,7 @@ class SessionOperation(Operation):
     session: Session
 
     @abstractmethod
-    def change(self) -> DataSaved | SessionBound | RoomJoined | RoomLeft:
+    def change(self) -> DataSaved | SessionBound | TokenAccepted | RoomJoined | RoomLeft:
         """Return the change of the session."""
 
     def changes(self) -> Sequence[Change]:
@@ -159,9 +160,11 @@ class LeaveRoom(SessionOperation):
     """A session leaves a room; events before this point are still for the session."""
 
     room: Room
+    through: int | None = None
+    """The sequence of the last event that is still for the session, if that is an earlier one."""
 
     def change(self) -> RoomLeft:
-        return RoomLeft(self.session.namespace, self.session.sid, self.room)
+        return RoomLeft(self.session.namespace, self.session.sid, self.room, self.through)
 
 
 @dataclass(eq=False)
@@ -206,6 +209,18 @@ class BindIdentity(SessionOperation):
         super().apply(context, batch, committed)
         if self.attached is not NOT_CONNECTED:
             self.attached.authenticated_as = self.identity
+
+
+@dataclass(eq=False)
+class AcceptToken(SessionOperation):
+    """The client of a session has shown a token, which ends later and may name other rooms."""
+
+    expires_at: float | None
+    """The wall-clock time in seconds; None for a token without an end."""
+    rooms: tuple[Room, ...]
+
+    def change(self) -> TokenAccepted:
+        return TokenAccepted(self.session.namespace, self.session.sid, self.expires_at, self.rooms)
 
 
 @dataclass(eq=False)

@@ -36,12 +36,16 @@ class OpenSession(Operation):
 
     opened: SessionOpened
     connection: ClientConnection
+    more: Sequence[Change] = field(default=(), kw_only=True)
+    """Changes of the new session in the same transaction: what its client's token says."""
 
     def changes(self) -> Sequence[Change]:
-        return (self.opened,)
+        return (self.opened, *self.more)
 
     def apply(self, context: Context, batch: Batch, committed: Sequence[Committed]) -> Session:
         session: Session = take_effect(context, batch, committed[0])
+        for change in committed[1:]:
+            take_effect(context, batch, change)
         session.attach(self.connection)
         return session
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Final
+from typing import Any, Final
 
 from socketio_eventlog.records import Event, Membership, Offset, Room, StoredSession
 from socketio_eventstore.core.frames import Frames
@@ -115,6 +115,10 @@ class SessionConnection:
     """Why the client got a new session although it named an earlier one (see ``RecoveryResult``)."""
     authenticated_as: str | None = None
     """The identity that the connect handler of this connection has bound."""
+    claims: Mapping[str, Any] | None = None
+    """The claims of the token that this connection has shown; None without a token."""
+    expires_at: float | None = None
+    """The wall-clock time in seconds at which the connection ends, since its token does; None for never."""
     sent: int = 0
     """During a replay: events up to this sequence need not be sent (again)."""
     first_sent: int = 0
@@ -158,6 +162,10 @@ class Session:
     """A hash of the credentials with which the session was opened; None when they are not known."""
     left_by_client: bool = False
     """Whether the client itself called ``disconnect()``, after which it may log in as another user."""
+    token_expires_at: float | None = None
+    """The wall-clock time in seconds at which the client's last token ends; None without an end."""
+    token_rooms: Sequence[Room] | None = None
+    """The rooms that the client's last token named; None for a session without a token."""
     data: str = "{}"
     """The saved data of the handlers, a JSON object."""
     saving: str | None = None
@@ -211,6 +219,8 @@ class Session:
             identity=stored.identity,
             auth_hash=stored.auth_hash,
             left_by_client=stored.left_by_client,
+            token_expires_at=stored.token_expires_at,
+            token_rooms=stored.token_rooms,
             data=stored.data,
             state=State.AWAY if stored.node is None else State.ELSEWHERE,
             node=stored.node,

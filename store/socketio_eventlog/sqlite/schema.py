@@ -19,7 +19,7 @@ from socketio_eventlog.sqlite import files, left_over
 from socketio_eventlog.sqlite.database import StoreConnection
 from socketio_eventlog.sqlite.lock import Lock
 
-HEAD_REVISION: Final = "0008"
+HEAD_REVISION: Final = "0010"
 """The newest migration. A database of this revision opens without the import of alembic (0.3 s)."""
 APPLICATION_ID: Final = 0x53696F45
 """The number in the file's header, written by the first migration."""

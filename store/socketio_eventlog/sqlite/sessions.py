@@ -6,6 +6,7 @@ the end of the session may have been written before.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
@@ -18,11 +19,19 @@ from socketio_eventlog.records import (
     RoomLeft,
     SessionBound,
     SessionOpened,
+    TokenAccepted,
 )
 from socketio_eventlog.sqlite.point import Point
 
 SessionChange: TypeAlias = (
-    SessionOpened | SessionBound | IdentityRevoked | DataSaved | RoomJoined | RoomLeft | RoomClosed
+    SessionOpened
+    | SessionBound
+    | TokenAccepted
+    | IdentityRevoked
+    | DataSaved
+    | RoomJoined
+    | RoomLeft
+    | RoomClosed
 )
 
 # A session that is over may still have a history under its number.
@@ -34,6 +43,9 @@ VALUES (1 + max(coalesce((SELECT max(number) FROM sessions), 0),
         ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, '{}')
 """
 _BIND: Final = "UPDATE sessions SET identity = ? WHERE namespace = ? AND sid = ?"
+_ACCEPT: Final = """
+UPDATE sessions SET token_expires_at = ?, token_rooms = ? WHERE namespace = ? AND sid = ?
+"""
 _REVOKE_MEMBERSHIPS: Final = """
 DELETE FROM rooms WHERE (namespace, sid) IN (SELECT namespace, sid FROM sessions WHERE identity = ?)
 """
@@ -83,6 +95,11 @@ def _bound(change: SessionBound, point: Point) -> _Parameters:
     return change.identity, change.namespace, change.sid
 
 
+def _token_accepted(change: TokenAccepted, point: Point) -> _Parameters:
+    rooms = json.dumps(change.rooms, ensure_ascii=False)
+    return change.expires_at, rooms, change.namespace, change.sid
+
+
 def _revoked(change: IdentityRevoked, point: Point) -> _Parameters:
     return (change.identity,)
 
@@ -96,7 +113,8 @@ def _joined(change: RoomJoined, point: Point) -> _Parameters:
 
 
 def _left(change: RoomLeft, point: Point) -> _Parameters:
-    return point.position, change.namespace, change.sid, change.room
+    through = point.position if change.through is None else change.through
+    return through, change.namespace, change.sid, change.room
 
 
 def _closed(change: RoomClosed, point: Point) -> _Parameters:
@@ -106,6 +124,7 @@ def _closed(change: RoomClosed, point: Point) -> _Parameters:
 _WRITES: Final[dict[type[SessionChange], tuple[tuple[str, ...], Callable[[Any, Point], _Parameters]]]] = {
     SessionOpened: ((_OPEN,), _opened),
     SessionBound: ((_BIND,), _bound),
+    TokenAccepted: ((_ACCEPT,), _token_accepted),
     IdentityRevoked: ((_REVOKE_MEMBERSHIPS, _REVOKE), _revoked),
     DataSaved: ((_SAVE,), _saved),
     RoomJoined: ((_JOIN,), _joined),

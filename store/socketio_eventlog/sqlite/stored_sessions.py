@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections import defaultdict
 from typing import Final
@@ -10,7 +11,7 @@ from socketio_eventlog.records import Membership, Offset, StoredSession
 
 _LOAD: Final = """
 SELECT namespace, sid, pid_hash, start_boot, start_offset, former_offset, identity, data, away_since,
-       confirmed, auth_hash, left_by_client, claim, node
+       confirmed, auth_hash, left_by_client, claim, node, token_expires_at, token_rooms
 FROM sessions ORDER BY number
 """
 _LOAD_MEMBERSHIPS: Final = """
@@ -47,6 +48,8 @@ def load(connection: sqlite3.Connection, pruned_through: int) -> list[StoredSess
             left_by_client=bool(left_by_client),
             claim=claim,
             node=node,
+            token_expires_at=token_expires_at,
+            token_rooms=None if token_rooms is None else tuple(json.loads(token_rooms)),
         )
         for (
             namespace,
@@ -63,5 +66,7 @@ def load(connection: sqlite3.Connection, pruned_through: int) -> list[StoredSess
             left_by_client,
             claim,
             node,
+            token_expires_at,
+            token_rooms,
         ) in rows
     ]
