@@ -86,7 +86,8 @@ function leadsTo(address) {
 
 const commands = {
   create({ client, url, namespace, options, beside }) {
-    const { parser, agent, address, ...plain } = unpack(options);
+    const { parser, agent, address, tokens, ...plain } = unpack(options);
+    if (tokens) plain.auth = (send) => send({ token: tokens.length > 1 ? tokens.shift() : tokens[0] });
     if (parser === "msgpack") plain.parser = load("socket.io-msgpack-parser");
     if (agent) plain.agent = new (require(agent).Agent)({ keepAlive: true, ...(address && leadsTo(address)) });
     const socket =

@@ -17,6 +17,7 @@ from socketio_eventstore.adapter.application import Application
 from socketio_eventstore.adapter.departures import Departures
 from socketio_eventstore.adapter.environs import Environs
 from socketio_eventstore.adapter.handlers import HandlerCalls
+from socketio_eventstore.adapter.token_ends import TokenEnds
 from socketio_eventstore.core.commit_queue import CommitQueue
 from socketio_eventstore.core.context import Context
 from socketio_eventstore.core.fan_out import FanOut
@@ -108,12 +109,14 @@ class SimulatedServer:
         self.is_enabled, self.options = True, Options(path=None)
         calls = HandlerCalls(application)
         self.departures = Departures(application, runtime, calls)
-        self.admission = Admission(application, runtime, calls, self.departures)
+        ends = TokenEnds(application)
+        self.admission = Admission(application, runtime, calls, self.departures, ends)
 
     def _application(self) -> SimpleNamespace:
         """The parts of python-socketio's server that the admission needs."""
         return SimpleNamespace(
             serves=lambda namespace: namespace in NAMESPACES,
+            needs_token=lambda namespace: False,
             new_sid=lambda: f"sid{next(self.scene.ids)}",
             forget_callbacks=lambda sid: None,
             environ=Environs(),

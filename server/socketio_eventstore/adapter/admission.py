@@ -20,9 +20,12 @@ from typing import Any, Final
 from socketio_eventlog.errors import StoreError
 from socketio_eventlog.records import RefusedRecovery, SessionEnd, SessionOpened
 from socketio_eventstore.adapter.application import Application
+from socketio_eventstore.adapter.authentication import KeysNotAvailable, Token, TokenRefused
 from socketio_eventstore.adapter.credentials import hash_credentials
 from socketio_eventstore.adapter.departures import Departures
 from socketio_eventstore.adapter.handlers import HandlerCalls, HandlerSlot
+from socketio_eventstore.adapter.token_ends import TokenEnds
+from socketio_eventstore.adapter.token_renewal import renewal
 from socketio_eventstore.core.event_rules import MAX_NAME_CHARACTERS
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.handler_transaction import handler_transaction
@@ -84,6 +87,10 @@ class Attempt:
     """The ``auth`` of the client without pid and offset; None when nothing is left."""
     offset: object = None
     """The offset that the client sent, and goes on sending until an event arrives."""
+    token: Token | None = None
+    """The token that the client has shown, where one is needed."""
+    renewal: Sequence[SessionOperation] = ()
+    """What the token changes in a recovered session."""
     needs_proof_of_life: bool = False
     """Whether the claim took so long that the client may have a newer connection."""
     missed: int = 0
@@ -105,6 +112,7 @@ class _Claim:
     offset: object
     auth: Any
     auth_hash: AuthHash
+    token: Token | None
     begun: float
     """The time at which the CONNECT packet came, on the event loop's clock, in seconds."""
 
@@ -127,13 +135,19 @@ class Admission:
     """Connects clients to new and recovered sessions."""
 
     def __init__(
-        self, application: Application, runtime: Runtime, calls: HandlerCalls, departures: Departures
+        self,
+        application: Application,
+        runtime: Runtime,
+        calls: HandlerCalls,
+        departures: Departures,
+        token_ends: TokenEnds,
     ) -> None:
         self._application = application
         self._runtime = runtime
         self._calls = calls
         self._departures = departures
         self._failures = calls.failures
+        self._token_ends = token_ends
         self._connecting: dict[str, dict[str, asyncio.Future[Any]]] = {}
         """The answers that connections wait for: by connection id, then by namespace."""
 
@@ -154,7 +168,8 @@ class Admission:
             pid, offset = auth.get("pid"), auth.get("offset")
             auth = {key: value for key, value in auth.items() if key not in ("pid", "offset")}
         answer: asyncio.Future[Any]
-        if pid is None and not self._application.handles("connect", namespace):
+        is_open = not self._application.needs_token(namespace)
+        if pid is None and is_open and not self._application.handles("connect", namespace):
             answer = self._open_accepted(connection, namespace, offset, auth or None)
         else:
             answer = self._calls.start(self._answer(connection, namespace, pid, offset, auth or None))
@@ -180,15 +195,40 @@ class Admission:
         self, connection: EngineConnection, namespace: str, pid: Any, offset: Any, auth: Any
     ) -> None:
         try:
-            attempt = await self._claim(connection, namespace, pid, offset, auth)
+            token = None
+            if self._application.needs_token(namespace):
+                token = await self._check_token(connection, namespace, auth)
+                if token is None or connection.closed:
+                    return
+            attempt = await self._claim(connection, namespace, pid, offset, auth, token)
             while attempt is not None:
                 outcome = await self._converse(attempt)
                 if outcome is not Outcome.OTHER_IDENTITY or connection.closed:
                     break
                 refused = RefusedRecovery(RecoveryResult.REFUSED, attempt.session.sid)
-                attempt = await self._open(connection, namespace, attempt.offset, attempt.auth, refused)
+                attempt = await self._open(
+                    connection, namespace, attempt.offset, attempt.auth, attempt.token, refused
+                )
         except Exception as error:  # noqa: BLE001 -- a fault of the store or of the server
             self._failed(connection, namespace, error)
+
+    async def _check_token(self, connection: EngineConnection, namespace: str, auth: Any) -> Token | None:
+        """Return the valid token of a client; None for a client that has got its answer."""
+        authentication = self._application.authentication
+        assert authentication is not None  # a namespace needs a token
+        try:
+            token = await authentication.check(auth, namespace)
+            if any(self._runtime.registry.get(namespace, room) is not None for room in token.rooms):
+                authentication.refused["token_invalid"] += 1
+                raise TokenRefused("token_invalid", "The token names the room of a session")
+        except TokenRefused as refusal:
+            error = self._application.connect_error(namespace, refusal.reason)
+            self._send(connection, namespace, error)
+            return None
+        except KeysNotAvailable:  # without CONNECT_ERROR, so that the client comes back by itself
+            connection.abort("the keys for tokens are not available")
+            return None
+        return token
 
     def _failed(self, connection: EngineConnection, namespace: str, error: BaseException) -> None:
         """End a connection whose CONNECT could not be answered; without CONNECT_ERROR, so that it returns."""
@@ -203,7 +243,13 @@ class Admission:
     # Claiming a session -----------------------------------------------------------------------------
 
     async def _claim(
-        self, connection: EngineConnection, namespace: str, pid: Any, offset: Any, auth: Any
+        self,
+        connection: EngineConnection,
+        namespace: str,
+        pid: Any,
+        offset: Any,
+        auth: Any,
+        token: Token | None,
     ) -> Attempt | None:
         """Claim the session of a private id, or open a new one; None when the connection is closed."""
         if pid is not None:
@@ -211,10 +257,12 @@ class Admission:
             auth_hash = partial(self._hash_of, connection, pid, auth)
             named = recovery.session_of(namespace, pid)  # before it may end
             found = await self._find(namespace, pid, offset, auth_hash)
+            if isinstance(found, Session) and token is not None and found.identity != token.identity:
+                found = RecoveryResult.REFUSED  # before the claim: the owner does not notice
             if connection.closed:
                 return None
             answer: Attempt | RecoveryResult | None = (
-                await self._decide_on(_Claim(found, connection, pid, offset, auth, auth_hash, begun))
+                await self._decide_on(_Claim(found, connection, pid, offset, auth, auth_hash, token, begun))
                 if isinstance(found, Session)
                 else found
             )
@@ -224,8 +272,8 @@ class Admission:
                 return answer
             recovery.count(answer, found.sid if isinstance(found, Session) else None)
             refused = RefusedRecovery(str(answer), *_names(named or found, pid))
-            return await self._open(connection, namespace, offset, auth, refused)
-        return await self._open(connection, namespace, offset, auth)
+            return await self._open(connection, namespace, offset, auth, token, refused)
+        return await self._open(connection, namespace, offset, auth, token)
 
     async def _decide_on(self, claim: _Claim) -> Attempt | RecoveryResult | None:
         tracing = self._calls.tracing
@@ -276,9 +324,14 @@ class Admission:
             return RecoveryResult.UNKNOWN_SESSION
         slot = self._calls.reserve(session)
         answer: int | RecoveryResult = RecoveryResult.UNKNOWN_SESSION
-        is_last_claim = True
+        is_last_claim, renewed = True, list[SessionOperation]()
         try:
-            answer = await self._decide(claim)
+            decided = await self._decide(claim)
+            if isinstance(decided, int):
+                attached.sent = int(decided)
+                if claim.token is not None:
+                    renewed = await self._renew(claim, claim.token, attached)
+            answer = decided
         finally:
             if not isinstance(answer, int) or claim.connection.closed:
                 slot.release()
@@ -287,7 +340,6 @@ class Admission:
                 is_last_claim = bool(await runtime.queue.submit(refusing))
         if not isinstance(answer, int):
             return answer if is_last_claim or session.state is State.ENDED else None
-        attached.sent = int(answer)
         is_slow = asyncio.get_running_loop().time() - claim.begun > PROMPT_CLAIM_SECONDS
         return Attempt(
             session,
@@ -297,9 +349,18 @@ class Admission:
             slot,
             claim.auth,
             claim.offset,
+            claim.token,
+            renewed,
             is_slow,
             answer.missed if isinstance(answer, Cursor) else 0,
         )
+
+    async def _renew(
+        self, claim: _Claim, token: Token, attached: SessionConnection
+    ) -> list[SessionOperation]:
+        token.shown_on(attached)
+        context = self._runtime.context
+        return await renewal(claim.session, token, context.log, context.position)
 
     async def _decide(self, claim: _Claim) -> int | RecoveryResult:
         context = self._runtime.context
@@ -317,17 +378,22 @@ class Admission:
         namespace: str,
         offset: Any,
         auth: Any,
+        token: Token | None,
         refused: RefusedRecovery | None = None,
     ) -> Attempt | None:
         """Open a new session, on disk before the connect handler runs."""
         pid, opened = self._new_session(connection, namespace, offset, auth, refused)
-        session: Any = await self._runtime.queue.submit(OpenSession(opened, connection))
+        more = () if token is None else token.opening(namespace, opened.sid)
+        session: Any = await self._runtime.queue.submit(OpenSession(opened, connection, more=more))
         attached = session.current
+        if token is not None:
+            token.shown_on(attached)
         attached.refusal = None if refused is None else refused.result
         if connection.closed:
             await self._runtime.queue.submit(EndWithTransport(session, SessionEnd.TRANSPORT, attached.claim))
             return None
-        return Attempt(session, connection, attached, pid, self._calls.reserve(session), auth)
+        slot = self._calls.reserve(session)
+        return Attempt(session, connection, attached, pid, slot, auth, token=token)
 
     def _open_accepted(
         self, connection: EngineConnection, namespace: str, offset: Any, auth: Any
@@ -446,13 +512,15 @@ class Admission:
     async def _ask_handler(self, attempt: Attempt) -> Decision:
         session = attempt.session
         if not self._application.handles("connect", session.namespace):
-            return _NOT_ASKED
+            return Decision(deferred=attempt.renewal, handler_was_called=False)
         if not attempt.attached.recovered:
             return Decision(await self._call_handler(attempt))
-        # Only the connect handler can tell whether the client owns a session that is bound to an identity.
-        if self._runtime.options.skip_middlewares and session.identity is None:
-            return _NOT_ASKED
+        # Without a token, only the connect handler can tell whether the client owns a bound session.
+        is_known = session.identity is None or attempt.token is not None
+        if self._runtime.options.skip_middlewares and is_known:
+            return Decision(deferred=attempt.renewal, handler_was_called=False)
         with handler_transaction(only=session) as deferred:  # a refusal leaves the session as before
+            deferred += attempt.renewal  # the handler sees the new rooms
             refusal = await self._call_handler(attempt)
         return Decision(refusal, [change for change in deferred if isinstance(change, SessionOperation)])
 
@@ -474,6 +542,8 @@ class Admission:
             self._runtime.recovery.count(RecoveryResult.RECOVERED, session.sid)
         if accepted and session.is_connected:  # the client may have left meanwhile
             self._application.accepted(session)
+            if attempt.token is not None:
+                self._token_ends.watch(attempt.connection)
         return accepted
 
     def _acceptance(self, attempt: Attempt, deferred: Sequence[SessionOperation]) -> Operation:

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Awaitable, Coroutine
 from typing import Any, Protocol
 
+from socketio_eventstore.adapter.authentication import Authentication
 from socketio_eventstore.adapter.environs import Environs
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.sessions import Session
@@ -18,6 +19,8 @@ from socketio_eventstore.core.sessions import Session
 class Application(Protocol):
     """The handlers of an application and the settings that decide about clients."""
 
+    authentication: Authentication | None
+    """The check of the tokens of clients; None where no token is needed."""
     always_connect: bool
     """Whether clients are accepted before the connect handler runs (python-socketio's ``always_connect``)."""
     environ: Environs
@@ -33,6 +36,10 @@ class Application(Protocol):
 
     def serves(self, namespace: str) -> bool:
         """Whether clients may connect to a namespace."""
+        ...
+
+    def needs_token(self, namespace: str) -> bool:
+        """Whether the clients of a namespace must show a token."""
         ...
 
     def new_sid(self) -> str:

@@ -16,6 +16,7 @@ from socketio_eventstore.adapter.decoder import ClientPacket, Decoder
 from socketio_eventstore.adapter.departures import Departures
 from socketio_eventstore.adapter.encoder import arguments_of
 from socketio_eventstore.adapter.handlers import HandlerCalls
+from socketio_eventstore.adapter.token_ends import TokenEnds
 from socketio_eventstore.adapter.tracing import Tracing
 from socketio_eventstore.core.operations import SendPacket
 from socketio_eventstore.core.runtime import Runtime
@@ -33,6 +34,7 @@ class Clients:
         self._application = application
         self._decoder = decoder
         self.calls = HandlerCalls(application)
+        self.token_ends = TokenEnds(application)
         self.admission: Admission | None = None
         """None before the start and after the stop."""
         self.departures: Departures | None = None
@@ -49,7 +51,9 @@ class Clients:
             self.calls.tracing = tracing = Tracing.configured()
             runtime.queue.on_commit = None if tracing is None else tracing.committed
             self.departures = Departures(self._application, runtime, self.calls)
-            self.admission = Admission(self._application, runtime, self.calls, self.departures)
+            self.admission = Admission(
+                self._application, runtime, self.calls, self.departures, self.token_ends
+            )
 
     def stop(self) -> None:
         """Ignore the packets of clients from now on."""
@@ -59,6 +63,7 @@ class Clients:
         """Forget the clients, since their event loop has ended."""
         self.stop()
         self.calls = HandlerCalls(self._application)
+        self.token_ends = TokenEnds(self._application)
         self._orphaned_handlers.clear()
         self._decoder.clear()
 
@@ -92,6 +97,7 @@ class Clients:
     def connection_closed(self, connection: EngineConnection, reason: str) -> None:
         """Take the sessions off a transport that has ended."""
         self._decoder.forget(connection.id)
+        self.token_ends.forget(connection)
         for handler in connection.handlers:  # the event loop alone would not keep the tasks alive
             self._orphaned_handlers.add(handler)
             handler.add_done_callback(self._orphaned_handlers.discard)

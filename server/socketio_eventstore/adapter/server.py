@@ -19,6 +19,7 @@ from socketio_eventlog.records import Event, SessionEnd
 from socketio_eventstore.adapter import encoder, history
 from socketio_eventstore.adapter.acknowledgements import AcknowledgementIds, Call, current_call
 from socketio_eventstore.adapter.admin_ui import AdminUi
+from socketio_eventstore.adapter.authentication import Authentication
 from socketio_eventstore.adapter.clients import Clients
 from socketio_eventstore.adapter.decoder import Decoder
 from socketio_eventstore.adapter.environs import Environs
@@ -112,6 +113,8 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
     """The reports for the Admin UI, after ``instrument``."""
     accepted_clients: int
     """The number of accepted clients, recovered ones included."""
+    authentication: Authentication | None
+    """The check of the tokens of clients; None where no token is needed."""
     connect_errors: int
     """The number of CONNECT packets that were refused."""
     _clients: Clients
@@ -162,6 +165,7 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         self._exactly_once = ExactlyOnce()
         self._request_ids = RequestIds()
         self.admin_ui = None
+        self.authentication = None
         self.accepted_clients = self.connect_errors = 0
         self.eio = Engine.adopt(self.eio)
         self.eio.configure(
@@ -328,6 +332,15 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         current = self._known(sid, namespace).current
         return str(RecoveryResult.RECOVERED) if current.recovered else current.refusal
 
+    def claims(self, sid: str, namespace: str | None = None) -> dict[str, Any] | None:
+        """Return the claims of the token that the client of a session has shown last, to this process.
+
+        None where no token is needed, and for a client that has not come back since the start of the server.
+        Raises KeyError.
+        """
+        claims = connecting_as(self._known(sid, namespace)).claims
+        return None if claims is None else dict(claims)
+
     async def get_session(self, sid: str, namespace: str | None = None) -> dict[str, Any]:
         """Return a copy of the saved data of a session, connected or away. Raises KeyError."""
         session = self._known(sid, namespace)
@@ -397,7 +410,8 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         does not bind the same identity, the client gets a new session and nothing of the old one, and the
         handler is called again. Raises KeyError for an unknown sid, TypeError unless the identity is a str
         that is not empty, ValueError for a lone surrogate, StoreError, and ConnectionRefusedError in the
-        connect handler of another identity; the handler must not catch the latter.
+        connect handler of another identity; the handler must not catch the latter. Where clients need a
+        token, the token binds the session, and any other identity raises ConnectionRefusedError.
         """
         self.manager.check_loop()
         session = self._known(sid, namespace)
@@ -406,7 +420,7 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         check_text(identity, "an identity")
         attached = connecting_as(session)
         is_undecided = attached is not session.current or session.is_claimed_by(attached)
-        if session.identity is not None and is_undecided:
+        if session.identity is not None and (is_undecided or session.token_rooms is not None):
             attached.authenticated_as = identity
             if identity != session.identity:
                 raise exceptions.ConnectionRefusedError("the session belongs to another identity")
@@ -505,6 +519,10 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
             or self.namespaces == "*"
             or namespace in self.namespaces
         )
+
+    def needs_token(self, namespace: str) -> bool:
+        """Whether the clients of a namespace must show a token; admins have a login of their own."""
+        return self.authentication is not None and self.recovers(namespace)
 
     def recovers(self, namespace: str) -> bool:
         """Whether the sessions of a namespace can be recovered; those of admins cannot."""

@@ -27,6 +27,7 @@ from socketio_eventstore.program import access_log
 from socketio_eventstore.program.access_log import access_logger_of
 from socketio_eventstore.program.api.app import api_application
 from socketio_eventstore.program.api.routes import endpoints
+from socketio_eventstore.program.auth.setup import authentication_of
 from socketio_eventstore.program.banner import announce
 from socketio_eventstore.program.check import (
     check_durations,
@@ -116,7 +117,7 @@ async def build(config: Config, *, is_stored: bool = True) -> Built:
 
     Without ``is_stored`` the server has no store, and nothing is written.
 
-    Raises HandlersError.
+    Raises StartError, HandlersError included.
     """
     settings, recovery = config.server, config.connection_state_recovery
     recovery_arguments: dict[str, Any] = {} if recovery is None else recovery.model_dump()
@@ -141,6 +142,7 @@ async def build(config: Config, *, is_stored: bool = True) -> Built:
         **recovery_arguments,
     )
     sio.connect_timeout = settings.connect_timeout
+    sio.authentication = authentication_of(config.auth, config.folder, config.limits.rooms_per_session)
     module = import_handlers(settings.handlers, config.folder)
     await register_handlers(module, sio, settings.handlers)
     app, private_app, owner_app = (_web_application(config, sio) for _ in range(3))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self, TypeAlias
 
@@ -15,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from socketio_eventlog.options import LEAST_MAX_SIZE, is_file_mode
 from socketio_eventstore.core.options import Offsets, Options
+from socketio_eventstore.program.auth_settings import AuthSettings
 from socketio_eventstore.program.config_sources import ConfigError, Layers
 from socketio_eventstore.program.http_settings import (
     API_PATH,
@@ -193,7 +195,14 @@ LogLevel: TypeAlias = Annotated[
 ]
 OffsetsKey: TypeAlias = Annotated[Offsets, Field(description='"auto" or "always"')]
 
-LISTS: Final = ("namespaces", "allowed_hosts", "cors_allowed_origins", "trusted_proxies")
+LISTS: Final = (
+    "namespaces",
+    "allowed_hosts",
+    "cors_allowed_origins",
+    "trusted_proxies",
+    "algorithms",
+    "audience",
+)
 """The keys whose values commas separate in the environment."""
 
 DEFAULTS: Final = Options(path=None)
@@ -313,15 +322,17 @@ class _File(_Table):
     limits: LimitSettings = LimitSettings()
     log: LogSettings = LogSettings()
     http: HttpSettings = HttpSettings()
+    auth: AuthSettings = AuthSettings()
 
 
-TABLES: Mapping[str, type[_Table]] = {
+TABLES: Mapping[str, type[BaseModel]] = {
     "server": ServerSettings,
     "connection_state_recovery": RecoverySettings,
     "store": StoreSettings,
     "limits": LimitSettings,
     "log": LogSettings,
     "http": HttpSettings,
+    "auth": AuthSettings,
 }
 
 
@@ -338,6 +349,7 @@ class Config:
     limits: LimitSettings = field(default_factory=LimitSettings)
     log: LogSettings = field(default_factory=LogSettings)
     http: HttpSettings = field(default_factory=HttpSettings)
+    auth: AuthSettings = field(default_factory=AuthSettings)
 
     @classmethod
     def load(
@@ -360,12 +372,14 @@ class Config:
         except ValidationError as error:
             locations = [problem["loc"] for problem in error.errors(include_url=False)]
             raise ConfigError(*layers.errors(locations)) from None
-        if found := [*layers.errors([]), *_retention_errors(tables, layers), *_path_errors(tables, layers)]:
+        unfitting = [check(tables, layers) for check in (_retention_errors, _path_errors, _auth_errors)]
+        if found := [*layers.errors([]), *chain.from_iterable(unfitting)]:
             raise ConfigError(*found)
         folder = path.absolute().parent
         store = tables.store.model_copy(update={"path": folder / tables.store.path})
         recovery = tables.connection_state_recovery
-        return cls(folder, tables.server, recovery, store, tables.limits, tables.log, tables.http)
+        others = tables.limits, tables.log, tables.http, tables.auth
+        return cls(folder, tables.server, recovery, store, *others)
 
 
 def _retention_errors(tables: _File, layers: Layers) -> list[str]:
@@ -386,6 +400,12 @@ def _path_errors(tables: _File, layers: Layers) -> list[str]:
     return [layers.error("server", "path", expected)]
 
 
+def _auth_errors(tables: _File, layers: Layers) -> list[str]:
+    """Return an error if the keys of ``[auth]`` do not fit together."""
+    problem = tables.auth.problem()
+    return [] if problem is None else [layers.error("auth", *problem)]
+
+
 def engine_origins(settings: ServerSettings) -> str | list[str] | None:
     """Return the allowed origins in the form of python-engineio."""
     origins = settings.cors_allowed_origins
@@ -403,7 +423,7 @@ def engine_hosts(config: Config) -> list[str]:
     return [*settings.allowed_hosts, *(name for name in patterns if name and not is_address(name))]
 
 
-def _expected(table: type[_Table]) -> dict[str, str]:
+def _expected(table: type[BaseModel]) -> dict[str, str]:
     return {name: field.description or "" for name, field in table.model_fields.items()}
 
 

@@ -16,8 +16,8 @@ PREFIX = "EVENTSTORE_"
 OTHER_VARIABLES = frozenset({"EVENTSTORE_API_KEY", "EVENTSTORE_URL"})
 """Variables that are no settings: those of the commands that call a running server."""
 LONGEST_VALUE_SHOWN = 80
-SECRETS = frozenset({"api_keys"})
-"""Keys whose values no line shows: somebody may have put a secret in the place of its hash."""
+SECRETS = frozenset({"api_keys", "key"})
+"""Keys whose values no line shows; for a hash, somebody may have put the secret in its place."""
 NOT_SHOWN = "(not shown)"
 
 

@@ -39,6 +39,10 @@ REFUSALS: Final = (
     "host",
     "origin",
     "draining",
+    "token_missing",
+    "token_invalid",
+    "token_expired",
+    "token_namespace",
 )
 """The reasons that are there from the start, with 0: a rate needs the value before the first refusal."""
 REASONS: Final = (
@@ -91,6 +95,8 @@ class ServerCollector(Collector):
         yield _counter("socket_io_receive_bytes", text, engine.received_bytes)
         text = "Clients disconnected because of max_client_buffer."
         yield _counter("slow_client_disconnects", text, engine.slow_clients)
+        text = "Connections that ended with the token of their client."
+        yield _counter("tokens_ended", text, sio.clients.token_ends.ended)
         errors = dict.fromkeys(HANDLERS, 0) | calls.errors
         yield _counters("handler_errors", "Exceptions of handlers.", "handler", errors)
         waiting = sum(map(len, list(sio.manager.callbacks.values())))
@@ -102,6 +108,8 @@ class ServerCollector(Collector):
         refused.update(engine.refused_handshakes)
         refused.update(engine.access.refused)
         refused["rooms_per_session"] += manager.refused_rooms
+        if self._sio.authentication is not None:
+            refused.update(self._sio.authentication.refused)
         if runtime is not None:
             refused.update(runtime.queue.refused)
         yield _counters("refusals", "What was refused because of a limit or a rule.", "reason", refused)

@@ -1,0 +1,75 @@
+"""Tokens of clients, as the adapter uses them; the program reads and checks them (see ``program.auth``)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from socketio_eventlog.records import Change, Room, RoomJoined, SessionBound, TokenAccepted
+from socketio_eventstore.core.sessions import SessionConnection
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """What a valid token says about its client."""
+
+    identity: str
+    """The identity to which the session is bound."""
+    claims: Mapping[str, Any] = field(repr=False)
+    """All claims, for the handlers."""
+    rooms: tuple[Room, ...] = ()
+    """The rooms that the session is in while the client has this token."""
+    expires_at: float | None = None
+    """The end of the token, a wall-clock time in seconds; None for a token without an end."""
+    leeway_seconds: float = 0.0
+    """How long after the end the token still counts, since clocks differ."""
+
+    @property
+    def connection_ends_at(self) -> float | None:
+        """The time at which the connection ends, a wall-clock time in seconds."""
+        return None if self.expires_at is None else self.expires_at + self.leeway_seconds
+
+    def opening(self, namespace: str, sid: str) -> tuple[Change, ...]:
+        """Return the changes of a new session, in its own transaction."""
+        return (
+            SessionBound(namespace, sid, self.identity),
+            TokenAccepted(namespace, sid, self.expires_at, self.rooms),
+            *[RoomJoined(namespace, sid, room) for room in self.rooms],
+        )
+
+    def shown_on(self, attached: SessionConnection) -> None:
+        """Note the token on the connection that has shown it."""
+        attached.authenticated_as = self.identity
+        attached.claims, attached.expires_at = self.claims, self.connection_ends_at
+
+
+class TokenRefused(Exception):
+    """The client has no valid token. ``code`` is for programs, the text for people; neither has a secret."""
+
+    def __init__(self, code: str, text: str, detail: str = "") -> None:
+        super().__init__(text)
+        self.code = code
+        self.detail = detail
+        """More for the log of the server, which the client is not told."""
+
+    @property
+    def reason(self) -> dict[str, Any]:
+        """The content of CONNECT_ERROR."""
+        return {"message": str(self), "data": {"code": self.code}}
+
+
+class KeysNotAvailable(Exception):
+    """The keys that would check the token cannot be had at the moment. The client is to try again."""
+
+
+class Authentication(Protocol):
+    """The check of the tokens of clients."""
+
+    refused: Counter[str]
+    """The number of refusals by code."""
+
+    async def check(self, auth: Any, namespace: str) -> Token:
+        """Check the token in the ``auth`` of a CONNECT packet. Raises TokenRefused, KeysNotAvailable."""
+        ...

@@ -1,0 +1,60 @@
+"""The end of connections whose tokens end while the client is connected."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Final
+
+from socketio_eventstore.adapter.application import Application
+from socketio_eventstore.core.bounded_lines import BoundedLines
+from socketio_eventstore.transport.connection import EngineConnection
+
+logger = logging.getLogger(__name__)
+
+LONGEST_WAIT_SECONDS: Final = 600.0
+"""The wall clock is asked again at the latest after this time, since it may be set."""
+
+
+class TokenEnds:
+    """Closes the transport of a client whose token ends.
+
+    The transport alone, without a DISCONNECT packet: the official client then comes back by itself, asks its
+    function ``auth`` for a new token, and recovers. After a DISCONNECT packet it would stay away.
+    """
+
+    def __init__(self, application: Application) -> None:
+        self._application = application
+        self._timers: dict[EngineConnection, asyncio.TimerHandle] = {}
+        self._lines = BoundedLines(logger, "tokens that ended")
+        self.ended = 0
+        """The number of connections that were closed."""
+
+    def watch(self, connection: EngineConnection) -> None:
+        """End a connection when the first token of its sessions ends; call again for a further session."""
+        self.forget(connection)
+        ends = [session.current.expires_at for session in connection.sessions.values()]
+        known = [end for end in ends if end is not None]
+        if connection.closed or not known:
+            return
+        seconds = min(known) - time.time()
+        if seconds <= 0:
+            self._end(connection)
+            return
+        wait = min(seconds, LONGEST_WAIT_SECONDS)
+        timer = asyncio.get_running_loop().call_later(wait, self.watch, connection)
+        self._timers[connection] = timer
+
+    def forget(self, connection: EngineConnection) -> None:
+        """Forget a connection that has ended."""
+        timer = self._timers.pop(connection, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _end(self, connection: EngineConnection) -> None:
+        self.ended += 1
+        if self._lines.admit():
+            sids = [session.sid for session in connection.sessions.values()]
+            logger.info("the token ended: %s", ", ".join(sids), extra={"sids": sids})
+        connection.close_after_flush(self._application.reason.SERVER_DISCONNECT)
