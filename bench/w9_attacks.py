@@ -53,6 +53,7 @@ prune_interval = 1.0
 [limits]
 pending_handshakes = 300
 rooms_per_session = 100
+namespaces_per_connection = 2000
 """
 
 _TOLD = re.compile(rb'42\["told",\{"n":(\d+),"t":(\d+)\}')

@@ -63,6 +63,7 @@ class Wire(ClientConnection):
         super().__init__(connection_id)
         self.server = server
         self.head = RequestHead("", is_tls=False, headers=lambda name: ())
+        self.place = None
         self.in_flight: deque[str] = deque()
         self.closed = False
         """Whether the server knows that the transport has ended."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import json
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextvars import ContextVar
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from socketio_eventstore.adapter.application import Application
 from socketio_eventstore.adapter.departures import Departures
 from socketio_eventstore.adapter.environs import Environs
 from socketio_eventstore.adapter.handlers import HandlerCalls
+from socketio_eventstore.adapter.identity_limit import IdentityLimit
 from socketio_eventstore.adapter.token_ends import TokenEnds
 from socketio_eventstore.core.commit_queue import CommitQueue
 from socketio_eventstore.core.context import Context
@@ -110,7 +112,8 @@ class SimulatedServer:
         calls = HandlerCalls(application)
         self.departures = Departures(application, runtime, calls)
         ends = TokenEnds(application)
-        self.admission = Admission(application, runtime, calls, self.departures, ends)
+        limit = IdentityLimit(0, self.registry, self.departures, Counter())
+        self.admission = Admission(application, runtime, calls, self.departures, ends, limit, Counter())
 
     def _application(self) -> SimpleNamespace:
         """The parts of python-socketio's server that the admission needs."""

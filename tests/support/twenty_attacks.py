@@ -45,7 +45,7 @@ CONFIG: dict[str, dict[str, object]] = {
     },
     "connection_state_recovery": {"max_disconnection_duration": 3.0},
     "store": {"prune_interval": 0.5, "index_memory": 1_000_000},
-    "limits": {"pending_handshakes": 300, "rooms_per_session": 100},
+    "limits": {"pending_handshakes": 300, "rooms_per_session": 100, "namespaces_per_connection": 2_000},
 }
 """Short and small bounds, since the tests wait for them."""
 

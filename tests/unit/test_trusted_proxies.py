@@ -98,3 +98,29 @@ def test_invalid_proxy(text: str) -> None:
     """A text that is no network is an error."""
     with pytest.raises(ValueError):
         TrustedProxies([text])
+
+
+@pytest.mark.parametrize(
+    ("peer", "headers", "address"),
+    [
+        ("203.0.113.7", {"x-forwarded-for": ["198.51.100.1"]}, "203.0.113.7"),
+        ("::ffff:203.0.113.7", {}, "203.0.113.7"),
+        ("127.0.0.1", {"x-forwarded-for": ["198.51.100.1"]}, None),
+        ("::1", {}, None),
+        ("unix", {}, None),
+        ("", {}, None),
+        ("unix", {"x-forwarded-for": ["127.0.0.1"]}, "127.0.0.1"),
+        ("10.0.0.1", {}, "10.0.0.1"),
+        ("10.0.0.1", {"x-forwarded-for": ["192.0.2.9, 198.51.100.1, 10.0.0.2"]}, "198.51.100.1"),
+        ("10.0.0.1", {"x-forwarded-for": ["192.0.2.9", "198.51.100.1:4711"]}, "198.51.100.1"),
+        ("10.0.0.1", {"x-forwarded-for": ["10.0.0.3, 10.0.0.2"]}, "10.0.0.3"),
+        ("10.0.0.1", {"x-forwarded-for": ["192.0.2.9, unknown"]}, "10.0.0.1"),
+        ("10.0.0.1", {"x-forwarded-for": ["[2001:db8:1:2:3::4]:80"]}, "2001:db8:1:2::/64"),
+        ("10.0.0.1", {"forwarded": ['for=192.0.2.9, for="[2001:db8::4]:80";proto=https']}, "2001:db8::/64"),
+        ("10.0.0.1", {"forwarded": ["for=192.0.2.9"], "x-forwarded-for": ["192.0.2.8"]}, "192.0.2.8"),
+    ],
+)
+def test_the_address_of_a_client(peer: str, headers: dict[str, list[str]], address: str | None) -> None:
+    """The last address counts that no trusted proxy has; a local client without a proxy has none."""
+    head = RequestHead(peer, False, lambda name: headers.get(name, []))
+    assert TrustedProxies(["10.0.0.0/8"]).client_address(head) == address

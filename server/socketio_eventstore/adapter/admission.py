@@ -11,6 +11,7 @@ import asyncio
 import logging
 import secrets
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -24,6 +25,7 @@ from socketio_eventstore.adapter.authentication import KeysNotAvailable, Token, 
 from socketio_eventstore.adapter.credentials import hash_credentials
 from socketio_eventstore.adapter.departures import Departures
 from socketio_eventstore.adapter.handlers import HandlerCalls, HandlerSlot
+from socketio_eventstore.adapter.identity_limit import IdentityLimit, TooManySessions
 from socketio_eventstore.adapter.token_ends import TokenEnds
 from socketio_eventstore.adapter.token_renewal import renewal
 from socketio_eventstore.core.event_rules import MAX_NAME_CHARACTERS
@@ -45,6 +47,7 @@ from socketio_eventstore.core.session_operations import (
     ResumeSession,
 )
 from socketio_eventstore.core.sessions import PID_HASH_BYTES, Session, SessionConnection, State
+from socketio_eventstore.transport.address_limits import CONNECTIONS
 from socketio_eventstore.transport.connection import EngineConnection
 
 logger = logging.getLogger(__name__)
@@ -55,6 +58,10 @@ MAX_FORMER_OFFSET_CHARACTERS: Final = 100
 
 PROMPT_CLAIM_SECONDS: Final = 1.0
 """A claim that takes longer may come after a newer one of the same client, which has waited less."""
+
+
+NAMESPACES: Final = "namespaces_per_connection"
+"""The name of a limit."""
 
 
 class Outcome(Enum):
@@ -141,13 +148,18 @@ class Admission:
         calls: HandlerCalls,
         departures: Departures,
         token_ends: TokenEnds,
+        identity_limit: IdentityLimit,
+        refused: Counter[str],
     ) -> None:
+        """``refused`` counts the CONNECT packets beyond a limit, by its name."""
         self._application = application
         self._runtime = runtime
         self._calls = calls
         self._departures = departures
         self._failures = calls.failures
         self._token_ends = token_ends
+        self._identity_limit = identity_limit
+        self._refused = refused
         self._connecting: dict[str, dict[str, asyncio.Future[Any]]] = {}
         """The answers that connections wait for: by connection id, then by namespace."""
 
@@ -157,11 +169,22 @@ class Admission:
             error = self._application.connect_error(namespace, {"message": "Invalid namespace"})
             self._send(connection, namespace, error)
             return
+        pid = auth.get("pid") if isinstance(auth, dict) else None
+        if connection.place is not None and not connection.place.is_joined:
+            if not (connection.place.may_join or self._opens(namespace, pid)):
+                self._refuse_for_good(connection, namespace)
+                return
+            connection.place.join()
         connection.is_pending = False
         if namespace in connection.sessions or namespace in self._connecting.get(connection.id, ()):
             # After a CONNECT_ERROR the client would drop a socket that the server goes on sending to. The
             # reference closes the transport, too (socket.io 4.8, Client.ondecoded, "invalid state").
             connection.close_after_flush(self._application.reason.TRANSPORT_ERROR)
+            return
+        if self._has_all_namespaces(connection):
+            self._refused[NAMESPACES] += 1
+            reason = {"message": "Too many namespaces", "data": {"code": NAMESPACES}}
+            self._send(connection, namespace, self._application.connect_error(namespace, reason))
             return
         pid, offset = None, None
         if self._recovers(connection, namespace) and isinstance(auth, dict):
@@ -176,6 +199,31 @@ class Admission:
         if not answer.done():  # where tasks begin at once (asyncio.eager_task_factory), it may be over
             self._connecting.setdefault(connection.id, {})[namespace] = answer
             answer.add_done_callback(partial(self._answered, connection, namespace))
+
+    def _has_all_namespaces(self, connection: EngineConnection) -> bool:
+        joined, connecting = connection.sessions, self._connecting.get(connection.id)
+        limit = self._runtime.options.namespaces_per_connection
+        if connecting is None or len(joined) + len(connecting) < limit:
+            return len(joined) >= limit
+        return len(joined.keys() | connecting.keys()) >= limit  # a namespace may be in both for a moment
+
+    def _opens(self, namespace: str, pid: object) -> bool:
+        """Whether a private id opens a session of a namespace."""
+        session = self._runtime.registry.with_pid(hash_pid(pid)) if isinstance(pid, str) else None
+        return session is not None and session.namespace == namespace
+
+    def _refuse_for_good(self, connection: EngineConnection, namespace: str) -> None:
+        """Refuse a client whose address has too many connections, and close its own."""
+        self._refused[CONNECTIONS] += 1
+        reason = {"message": "Too many connections from this address", "data": {"code": CONNECTIONS}}
+        frames = self._application.connect_error(namespace, reason)
+        try:
+            sending = self._runtime.queue.submit(SendPacket(connection, namespace, frames))
+        except StoreError:
+            connection.abort("too many connections from the address")
+            return
+        end = self._application.reason.SERVER_DISCONNECT
+        sending.add_done_callback(lambda _: connection.close_after_flush(end))
 
     def _answered(self, connection: EngineConnection, namespace: str, _: asyncio.Future[Any]) -> None:
         answers = self._connecting[connection.id]
@@ -209,6 +257,8 @@ class Admission:
                 attempt = await self._open(
                     connection, namespace, attempt.offset, attempt.auth, attempt.token, refused
                 )
+        except TooManySessions as error:
+            self._send(connection, namespace, self._application.connect_error(namespace, error.reason))
         except Exception as error:  # noqa: BLE001 -- a fault of the store or of the server
             self._failed(connection, namespace, error)
 
@@ -384,7 +434,12 @@ class Admission:
         """Open a new session, on disk before the connect handler runs."""
         pid, opened = self._new_session(connection, namespace, offset, auth, refused)
         more = () if token is None else token.opening(namespace, opened.sid)
-        session: Any = await self._runtime.queue.submit(OpenSession(opened, connection, more=more))
+        opening = OpenSession(opened, connection, more=more)
+        if token is None or not self._identity_limit.is_on:
+            session: Any = await self._runtime.queue.submit(opening)
+        else:
+            async with self._identity_limit.reserved(token.identity):
+                session = await self._runtime.queue.submit(opening)
         attached = session.current
         if token is not None:
             token.shown_on(attached)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from typing import Any
 
 from socketio import packet
@@ -16,6 +17,7 @@ from socketio_eventstore.adapter.decoder import ClientPacket, Decoder
 from socketio_eventstore.adapter.departures import Departures
 from socketio_eventstore.adapter.encoder import arguments_of
 from socketio_eventstore.adapter.handlers import HandlerCalls
+from socketio_eventstore.adapter.identity_limit import IdentityLimit
 from socketio_eventstore.adapter.token_ends import TokenEnds
 from socketio_eventstore.adapter.tracing import Tracing
 from socketio_eventstore.core.operations import SendPacket
@@ -38,6 +40,10 @@ class Clients:
         self.admission: Admission | None = None
         """None before the start and after the stop."""
         self.departures: Departures | None = None
+        self.identity_limit: IdentityLimit
+        """Set by ``start``."""
+        self.refused: Counter[str] = Counter()
+        """The number of refused CONNECT packets by the name of the limit."""
         self._runtime: Runtime | None = None
         self.events = 0
         """The number of events of clients."""
@@ -51,8 +57,17 @@ class Clients:
             self.calls.tracing = tracing = Tracing.configured()
             runtime.queue.on_commit = None if tracing is None else tracing.committed
             self.departures = Departures(self._application, runtime, self.calls)
+            limit = runtime.options.sessions_per_identity
+            limits = IdentityLimit(limit, runtime.registry, self.departures, self.refused)
+            self.identity_limit = limits
             self.admission = Admission(
-                self._application, runtime, self.calls, self.departures, self.token_ends
+                self._application,
+                runtime,
+                self.calls,
+                self.departures,
+                self.token_ends,
+                limits,
+                self.refused,
             )
 
     def stop(self) -> None:

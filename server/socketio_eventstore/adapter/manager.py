@@ -60,6 +60,12 @@ class RecoveryArguments(TypedDict, total=False):
     websocket_compression: int
     connections: int
     pending_handshakes: int
+    connections_per_address: int
+    handshakes_per_address: int
+    events_per_second: float
+    bytes_per_second: float
+    sessions_per_identity: int
+    namespaces_per_connection: int
     rooms_per_session: int
     allowed_hosts: Sequence[str] | None
     trusted_proxies: Sequence[str]

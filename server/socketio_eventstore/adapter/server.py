@@ -26,6 +26,7 @@ from socketio_eventstore.adapter.environs import Environs
 from socketio_eventstore.adapter.exactly_once import ExactlyOnce, InvalidIdempotencyKey
 from socketio_eventstore.adapter.handlers import connecting_as
 from socketio_eventstore.adapter.history import SessionInfo, StoredEvent
+from socketio_eventstore.adapter.identity_limit import TooManySessions
 from socketio_eventstore.adapter.publishing import Message
 from socketio_eventstore.adapter.request_ids import RequestIds
 from socketio_eventstore.core.event_rules import check_text
@@ -43,6 +44,7 @@ from socketio_eventstore.core.recovery import RecoveryResult
 from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.session_operations import EndSession, RevokeIdentity
 from socketio_eventstore.core.sessions import Session
+from socketio_eventstore.transport.address_limits import AddressLimits
 from socketio_eventstore.transport.connection import EngineConnection
 from socketio_eventstore.transport.engine import Engine
 
@@ -173,6 +175,9 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
             websocket_compression=options.websocket_compression,
             connections=options.connections,
             pending_handshakes=options.pending_handshakes,
+            address_limits=AddressLimits(options.connections_per_address, options.handshakes_per_address),
+            events_per_second=options.events_per_second,
+            bytes_per_second=options.bytes_per_second,
             offsets=options.offsets,
             allowed_hosts=options.allowed_hosts,
             trusted_proxies=options.trusted_proxies,
@@ -410,8 +415,9 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         does not bind the same identity, the client gets a new session and nothing of the old one, and the
         handler is called again. Raises KeyError for an unknown sid, TypeError unless the identity is a str
         that is not empty, ValueError for a lone surrogate, StoreError, and ConnectionRefusedError in the
-        connect handler of another identity; the handler must not catch the latter. Where clients need a
-        token, the token binds the session, and any other identity raises ConnectionRefusedError.
+        connect handler of another identity, or beyond ``sessions_per_identity``; the handler must not catch
+        the latter. Where clients need a token, the token binds the session, and any other identity raises
+        ConnectionRefusedError.
         """
         self.manager.check_loop()
         session = self._known(sid, namespace)
@@ -426,7 +432,18 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
                 raise exceptions.ConnectionRefusedError("the session belongs to another identity")
             return
         runtime = await self.manager.opened()
-        await submit_or_defer(runtime.queue, BindIdentity(session, attached, identity))
+        self._clients.start(runtime)
+        binding = BindIdentity(session, attached, identity)
+        limit = self._clients.identity_limit
+        if not limit.is_on or identity == session.identity:
+            await submit_or_defer(runtime.queue, binding)
+            return
+        try:
+            async with limit.reserved(identity):
+                await submit_or_defer(runtime.queue, binding)
+        except TooManySessions as error:
+            reason = error.reason
+            raise exceptions.ConnectionRefusedError(reason["message"], reason["data"]) from None
 
     async def events(
         self,

@@ -215,7 +215,7 @@ def end(context: Context, session: Session, reason: SessionEnd) -> EndedSession 
 def _identity_revoked(context: Context, batch: Batch, committed: Committed) -> list[EndedSession]:
     change = committed.change
     assert isinstance(change, IdentityRevoked)
-    bound = [session for session in context.registry if session.identity == change.identity]
+    bound = context.registry.of_identity(change.identity)
     ended = [end(context, session, SessionEnd.REVOKED) for session in bound]
     return [one for one in ended if one is not None]
 
@@ -282,7 +282,7 @@ def _bound(context: Context, batch: Batch, committed: Committed) -> None:
     change = committed.change
     assert isinstance(change, SessionBound)
     if (session := _known(context, change)) is not None:
-        session.identity = change.identity
+        context.registry.bind(session, change.identity)
 
 
 def _token_accepted(context: Context, batch: Batch, committed: Committed) -> None:

@@ -40,6 +40,20 @@ class Options(StoreOptions):
     """Open connections; beyond, handshakes get 503."""
     pending_handshakes: int = 20_000
     """Connections that have not asked for a namespace; beyond, handshakes get 503."""
+    connections_per_address: int = 0
+    """Connections of one address that have joined a namespace; beyond, CONNECT_ERROR, except for a valid
+    private id. 0 is no limit."""
+    handshakes_per_address: int = 0
+    """Connections of one address that have not asked for a namespace; beyond, 429. 0 is no limit."""
+    events_per_second: float = 0.0
+    """Packets of one client without attachments; beyond, they are read later. 0 is no limit."""
+    bytes_per_second: float = 0.0
+    """Bytes of one client; beyond, they are read later. 0 is no limit."""
+    sessions_per_identity: int = 0
+    """Sessions of one identity, also those that are away; beyond, the one that is away for the longest time
+    ends, or CONNECT_ERROR. 0 is no limit."""
+    namespaces_per_connection: int = 1000
+    """Namespaces of one connection; beyond, CONNECT_ERROR."""
     rooms_per_session: int = 1000
     """Rooms of one session, its own sid not counted; beyond, ``enter_room`` raises ValueError."""
     allowed_hosts: Sequence[str] | None = None

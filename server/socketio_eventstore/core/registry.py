@@ -23,6 +23,7 @@ class Registry:
         self.namespaces: dict[str, dict[str, Session]] = {}
         self.rooms: dict[tuple[str, Room], dict[Session, None]] = {}
         self._by_pid: dict[bytes, Session] = {}
+        self._by_identity: dict[str, dict[Session, None]] = {}
         self._live: dict[tuple[str, Room | None], _Live] = {}
         """By namespace and room; None stands for the whole namespace."""
 
@@ -34,6 +35,8 @@ class Registry:
         """Add a session with the joined rooms."""
         self.namespaces.setdefault(session.namespace, {})[session.sid] = session
         self._by_pid[session.pid_hash] = session
+        if session.identity is not None:
+            self.bind(session, session.identity)
         for room in session.joined:
             self.rooms.setdefault((session.namespace, room), {})[session] = None
 
@@ -45,6 +48,7 @@ class Registry:
         if not sessions:
             del self.namespaces[session.namespace]
         del self._by_pid[session.pid_hash]
+        self._unbind(session)
         for room in session.joined:
             self._drop(session, room)
 
@@ -56,6 +60,23 @@ class Registry:
         """Return the session that a private id opens, in any namespace; None when the session is over."""
         session = self._by_pid.get(pid_hash)
         return None if session is None or session.state is State.ENDED else session
+
+    def bind(self, session: Session, identity: str) -> None:
+        """Bind a session to an identity."""
+        self._unbind(session)
+        session.identity = identity
+        self._by_identity.setdefault(identity, {})[session] = None
+
+    def of_identity(self, identity: str) -> list[Session]:
+        """Return the sessions of an identity in all namespaces, also those that are away."""
+        return list(self._by_identity.get(identity, ()))
+
+    def _unbind(self, session: Session) -> None:
+        bound = None if session.identity is None else self._by_identity.get(session.identity)
+        if session.identity is not None and bound is not None:
+            bound.pop(session, None)
+            if not bound:
+                del self._by_identity[session.identity]
 
     # Connections of this node -------------------------------------------------------------------------
 

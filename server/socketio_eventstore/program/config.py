@@ -174,6 +174,10 @@ Size: TypeAlias = Annotated[
 ]
 BytesOrNone: TypeAlias = Annotated[int, Field(ge=0, description="a whole number of bytes, or 0 for none")]
 Count: TypeAlias = Annotated[int, Field(gt=0, description="a whole number above 0")]
+CountOrNone: TypeAlias = Annotated[int, Field(ge=0, description="a whole number, or 0 for no limit")]
+Rate: TypeAlias = Annotated[
+    float, Field(ge=0, lt=1e12, description="a number for each second, or 0 for no limit")
+]
 Switch: TypeAlias = Annotated[bool, Field(description="true or false")]
 File: TypeAlias = Annotated[
     Path, AfterValidator(_file), Field(strict=False, description="the path of a file")
@@ -288,11 +292,18 @@ class StoreSettings(_Table):
 
 
 class LimitSettings(_Table):
-    """The table ``[limits]``: what all clients together may use."""
+    """The table ``[limits]``: what all clients together may use, and each of them. 0 is no limit."""
 
     connections: Count = DEFAULTS.connections
     pending_handshakes: Count = DEFAULTS.pending_handshakes
     """Connections whose client has not asked for a namespace."""
+    connections_per_address: CountOrNone = DEFAULTS.connections_per_address
+    handshakes_per_address: CountOrNone = DEFAULTS.handshakes_per_address
+    """Connections of one address whose client has not asked for a namespace."""
+    events_per_second: Rate = DEFAULTS.events_per_second
+    bytes_per_second: Rate = DEFAULTS.bytes_per_second
+    sessions_per_identity: CountOrNone = DEFAULTS.sessions_per_identity
+    namespaces_per_connection: Count = DEFAULTS.namespaces_per_connection
     rooms_per_session: Count = DEFAULTS.rooms_per_session
 
 

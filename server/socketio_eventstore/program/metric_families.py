@@ -33,6 +33,12 @@ OTHER: Final = "other"
 REFUSALS: Final = (
     "connections",
     "pending_handshakes",
+    "connections_per_address",
+    "handshakes_per_address",
+    "events_per_second",
+    "bytes_per_second",
+    "sessions_per_identity",
+    "namespaces_per_connection",
     "rooms_per_session",
     "max_size",
     "queue_full",
@@ -97,6 +103,8 @@ class ServerCollector(Collector):
         yield _counter("slow_client_disconnects", text, engine.slow_clients)
         text = "Connections that ended with the token of their client."
         yield _counter("tokens_ended", text, sio.clients.token_ends.ended)
+        text = "How often a client was held back because of events_per_second or bytes_per_second."
+        yield _counter("client_pauses", text, engine.rate_limits.pauses)
         errors = dict.fromkeys(HANDLERS, 0) | calls.errors
         yield _counters("handler_errors", "Exceptions of handlers.", "handler", errors)
         waiting = sum(map(len, list(sio.manager.callbacks.values())))
@@ -107,6 +115,7 @@ class ServerCollector(Collector):
         refused = Counter(dict.fromkeys(REFUSALS, 0))
         refused.update(engine.refused_handshakes)
         refused.update(engine.access.refused)
+        refused.update(self._sio.clients.refused)
         refused["rooms_per_session"] += manager.refused_rooms
         if self._sio.authentication is not None:
             refused.update(self._sio.authentication.refused)

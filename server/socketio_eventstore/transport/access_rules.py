@@ -97,6 +97,10 @@ class AccessRules:
         """Whether the request comes from a trusted proxy."""
         return self._proxies.trust(head.peer)
 
+    def client_address(self, head: RequestHead) -> str | None:
+        """Return the address that counts for the limits; None for a client of this machine."""
+        return self._proxies.client_address(head)
+
     def is_own(self, origin: str, head: RequestHead) -> bool:
         """Whether an origin is that of the pages of this server."""
         found = parse_origin(origin)

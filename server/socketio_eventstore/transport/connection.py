@@ -9,16 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from base64 import b64decode
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 from socketio_eventstore.core.frames import CLOSE, NOOP, PING, RECORD_SEPARATOR, Frames
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
 from socketio_eventstore.core.sessions import ClientConnection
+from socketio_eventstore.transport.address_limits import AddressPlace
 from socketio_eventstore.transport.heartbeat import Heartbeat
 from socketio_eventstore.transport.inbox import Inbox, InvalidPacket
 from socketio_eventstore.transport.packet_log import PacketLog
 from socketio_eventstore.transport.poll_buffer import PollBuffer
+from socketio_eventstore.transport.rate_limits import RateLimitedInbox, RateLimits
 from socketio_eventstore.transport.request_head import RequestHead
 from socketio_eventstore.transport.websocket import Receiver, WebSocket
 
@@ -44,6 +47,8 @@ class EngineServer(Protocol):
     slow_clients: int
     received_bytes: int
     pending: int
+    rate_limits: RateLimits
+    refused_handshakes: Counter[str]
     failures: RepeatedFailures
     sockets: dict[str, EngineConnection]
     reason: Any
@@ -86,7 +91,10 @@ class EngineConnection(ClientConnection):
         """The most packets in the response to a poll; None for no limit."""
         self._final_packet = CLOSE  # the response to a poll after the close
         self.handlers_at_once = engine.handlers_at_once
-        self._inbox = Inbox(self)
+        rates = engine.rate_limits
+        self._inbox = RateLimitedInbox(self, rates) if rates.is_on else Inbox(self)
+        self.place: AddressPlace | None = None
+        """The place in the counts of the client's address; None where it does not count."""
 
     @property
     def is_pending(self) -> bool:
@@ -187,6 +195,8 @@ class EngineConnection(ClientConnection):
 
     def _release(self, reason: str) -> None:
         self.is_pending = False
+        if self.place is not None:
+            self.place.free()
         self._heartbeat.stop()
         if self.idle_timer is not None:
             self.idle_timer.cancel()
@@ -250,6 +260,13 @@ class EngineConnection(ClientConnection):
         """Close the connection, since the client violated the protocol."""
         self._engine.failures.failed("packet", f"{self.id}: {error}", level=logging.INFO)
         self.close_after_flush(self._engine.reason.TRANSPORT_CLOSE)
+
+    def rate_exceeded(self, limit: str) -> None:
+        """Close the connection after what is unsent: its client goes on above a limit of what it may send."""
+        self._engine.refused_handshakes[limit] += 1
+        text = f"{self.id}: the client goes on above {limit}"
+        self._engine.failures.failed(limit, text, level=logging.INFO, extra={"reason": limit})
+        self.close_after_flush(self._engine.reason.TRANSPORT_ERROR)
 
     @property
     def handlers(self) -> Collection[asyncio.Task[None]]:

@@ -27,6 +27,7 @@ from socketio_eventstore.core.packets import dumps
 from socketio_eventstore.core.random_ids import random_id
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
 from socketio_eventstore.transport.access_rules import AccessRefused, AccessRules, AllowedHosts
+from socketio_eventstore.transport.address_limits import HANDSHAKES, AddressLimits, AddressPlace
 from socketio_eventstore.transport.aiohttp_websocket import AiohttpWebSocket
 from socketio_eventstore.transport.asgi_environ import translate_request
 from socketio_eventstore.transport.asgi_transport import find_transport
@@ -40,6 +41,7 @@ from socketio_eventstore.transport.connection import (
 from socketio_eventstore.transport.origin_checks import OriginChecks
 from socketio_eventstore.transport.packet_log import PacketLog, Traffic
 from socketio_eventstore.transport.polls_at_shutdown import PollsAtShutdown
+from socketio_eventstore.transport.rate_limits import RateLimits
 from socketio_eventstore.transport.request_head import RequestHead
 from socketio_eventstore.transport.unread_responses import UnreadResponses
 from socketio_eventstore.transport.upgrade import Upgrade
@@ -54,6 +56,7 @@ BAD_METHOD = (2, "Bad handshake method")
 BAD_REQUEST = (3, "Bad request")
 FORBIDDEN = (4, "Forbidden")
 UNAVAILABLE = (4, "The server is not available at the moment")
+TOO_MANY = (4, "Too many handshakes from this address")
 RETRY_AFTER_SECONDS = 5
 UNSUPPORTED_VERSION = (5, "Unsupported protocol version")
 
@@ -124,8 +127,12 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
     """The number of connections whose client has not asked for a namespace."""
     is_draining: bool
     """Whether handshakes are refused, since the server is about to end."""
+    address_limits: AddressLimits
+    """The limits for the clients of one address."""
+    rate_limits: RateLimits
+    """The limits for what one client may send in a second."""
     refused_handshakes: Counter[str]
-    """The number of refused handshakes by the name of the limit."""
+    """The number of refused handshakes, and of clients that sent too much, by the name of the limit."""
     websocket_compression: int
     """The smallest payload that a WebSocket compresses, in bytes; 0 compresses none."""
     offsets: Offsets
@@ -174,6 +181,9 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
         websocket_compression: int,
         connections: int,
         pending_handshakes: int,
+        address_limits: AddressLimits,
+        events_per_second: float,
+        bytes_per_second: float,
         offsets: Offsets,
         allowed_hosts: AllowedHosts,
         trusted_proxies: Sequence[str],
@@ -193,6 +203,9 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
         self.websocket_compression = websocket_compression
         self.connections = connections
         self.pending_handshakes = pending_handshakes
+        self.address_limits = address_limits
+        # Its heartbeat would end a client that is held back for longer, since its pongs are read late.
+        self.rate_limits = RateLimits(events_per_second, bytes_per_second, self.ping_timeout)
         self.pending = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self.refused_handshakes = Counter()
@@ -311,7 +324,9 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
         self._look_at_log_level()
         self._forget_ended_loop()
         self._check_limits()
+        place = self._place_of(head) if self.address_limits.is_on else None
         connection = EngineConnection(self, self.generate_id(), head)
+        connection.place = place
         connection.takes_offsets = self.offsets == "always" or takes_offsets(query)
         connection.wants_base64 = query.get("b64") in ("1", "true")
         if "t" in query and is_python(query):
@@ -355,6 +370,8 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
         connection = self.sockets.pop(connection_id, None)
         if connection is not None:
             connection.is_pending = False
+            if connection.place is not None:
+                connection.place.free()
 
     def _check_limits(self) -> None:
         """Raise RequestRefused for a handshake beyond a limit."""
@@ -371,6 +388,20 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
         text = f"A handshake was refused: there are {getattr(self, limit)} {limit}"
         self.failures.failed(limit, text, level=logging.WARNING, extra={"reason": limit})
         raise _unavailable()
+
+    def _place_of(self, head: RequestHead) -> AddressPlace | None:
+        """Count a handshake of the client's address. Raises RequestRefused beyond the limit."""
+        address = self.access.client_address(head)
+        if address is None:
+            return None
+        if self.address_limits.is_full(address):
+            self.refused_handshakes[HANDSHAKES] += 1
+            text = f"A handshake was refused: there are {self.address_limits.handshakes} of {address}"
+            self.failures.failed(HANDSHAKES, text, level=logging.WARNING, extra={"reason": HANDSHAKES})
+            refusal = RequestRefused(TOO_MANY, "429 TOO MANY REQUESTS")
+            refusal.response["headers"].append(("Retry-After", str(RETRY_AFTER_SECONDS)))
+            raise refusal
+        return self.address_limits.place(address)
 
     def _handshake(self, connection_id: str, transport: str) -> Frames:
         may_upgrade = self.allow_upgrades and transport != "websocket"

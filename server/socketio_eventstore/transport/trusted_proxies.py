@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final, NamedTuple
 
 from socketio_eventstore.transport.addresses import (
@@ -90,11 +90,60 @@ class TrustedProxies:
         text = ",".join(hosts) if named_host is None else named_host
         return OpenedAddress(parse_authority(text), text, schemes, named_host is not None)
 
+    def client_address(self, head: RequestHead) -> str | None:
+        """Return the address that counts for the limits; None for a client of this machine.
+
+        A trusted proxy names the client. Its name counts whatever it is: a program on the machine of the
+        proxy is no program of this machine. Networks of IPv6 are one address, since a home has a whole one.
+        """
+        if self.trust(head.peer) and (named := self._named_client(head)) is not None:
+            return _counted(named)
+        found = _address(head.peer)
+        return None if found is None or found.is_loopback else _counted(found)
+
+    def _named_client(self, head: RequestHead) -> IPv4Address | IPv6Address | None:
+        """Return the last address that is not a trusted proxy's: those before it may be invented."""
+        texts = head.header("x-forwarded-for")
+        if texts:
+            hops = texts.split(",")
+        else:
+            elements = head.header("forwarded")
+            hops = [_last_pairs(element).get("for", "") for element in elements.split(",")]
+        found = None
+        for hop in reversed(hops):
+            address = _address(_without_port(hop.strip()))
+            if address is None:
+                return found
+            found = address
+            if not self.trust(str(address)):
+                return found
+        return found
+
     def ignored_headers(self, head: RequestHead) -> list[str]:
         """Return the forwarding headers that do not count, since no trusted proxy sent them."""
         if self.trust(head.peer):
             return []
         return [name for name in FORWARDING_HEADERS if head.headers(name)]
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        found = ip_address(text.partition("%")[0])
+    except ValueError:  # a Unix socket, an unknown peer, or "unknown"
+        return None
+    return (found.ipv4_mapped or found) if isinstance(found, IPv6Address) else found
+
+
+def _counted(address: IPv4Address | IPv6Address) -> str:
+    if isinstance(address, IPv4Address):
+        return str(address)
+    return f"{ip_address(int(address) >> 64 << 64)}/64"
+
+
+def _without_port(text: str) -> str:
+    if text.startswith("["):
+        return text[1:].partition("]")[0]
+    return text.partition(":")[0] if text.count(":") == 1 else text
 
 
 def _forwarded(head: RequestHead) -> tuple[str | None, str | None]:

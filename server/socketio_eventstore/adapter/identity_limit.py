@@ -1,0 +1,73 @@
+"""The limit for the sessions of one identity."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from socketio_eventlog.records import SessionEnd
+from socketio_eventstore.adapter.departures import Departures
+from socketio_eventstore.core.registry import Registry
+from socketio_eventstore.core.session_operations import EndSession
+from socketio_eventstore.core.sessions import Session, State
+
+NAME: Final = "sessions_per_identity"
+
+
+class TooManySessions(Exception):
+    """All sessions of the identity are connected, and they are as many as it may have."""
+
+    reason: Final[dict[str, Any]] = {"message": "Too many sessions of this user", "data": {"code": NAME}}
+    """The content of CONNECT_ERROR."""
+
+
+class IdentityLimit:
+    """Lets an identity have a number of sessions.
+
+    A new session takes the place of the one that has been away for the longest time: a page that is
+    reloaded leaves sessions behind, and must not lock its user out.
+    """
+
+    def __init__(self, limit: int, registry: Registry, departures: Departures, refused: Counter[str]) -> None:
+        """``limit``: 0 is none. ``refused`` counts by the name of the limit."""
+        self._limit = limit
+        self._registry = registry
+        self._departures = departures
+        self._refused = refused
+        self._opening: Counter[str] = Counter()
+        """Sessions that are about to be bound."""
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a limit."""
+        return bool(self._limit)
+
+    @asynccontextmanager
+    async def reserved(self, identity: str) -> AsyncIterator[None]:
+        """Keep a place for a session that is bound inside the block. Raises TooManySessions, StoreError."""
+        self._opening[identity] += 1
+        try:
+            await self._make_room(identity)
+            yield
+        finally:
+            self._opening[identity] -= 1
+            if not self._opening[identity]:
+                del self._opening[identity]
+
+    async def _make_room(self, identity: str) -> None:
+        while True:
+            sessions = [one for one in self._registry.of_identity(identity) if one.state is not State.ENDED]
+            if len(sessions) + self._opening[identity] <= self._limit:
+                return
+            away = [session for session in sessions if session.state is State.AWAY]
+            if not away:
+                self._refused[NAME] += 1
+                raise TooManySessions
+            await self._departures.end(EndSession(min(away, key=_since), SessionEnd.REVOKED))
+
+
+def _since(session: Session) -> float:
+    """The uptime since which a session is away; one whose end the log has not yet is away last."""
+    return float("inf") if session.away_since is None else session.away_since

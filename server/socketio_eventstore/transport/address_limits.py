@@ -1,0 +1,89 @@
+"""Limits for the clients of one address.
+
+A handshake takes a place among the handshakes of its address until its client asks for a namespace. Then
+the connection takes a place among the connections. So a client that returns with a valid private id gets
+as far as naming it, and passes, although its address has no more connections to give.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+HANDSHAKES = "handshakes_per_address"
+CONNECTIONS = "connections_per_address"
+
+
+@dataclass(slots=True)
+class _Counts:
+    """The connections of one address."""
+
+    handshakes: int = 0
+    connections: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class AddressPlace:
+    """The place of one connection in the counts of its address."""
+
+    address: str
+    _limits: AddressLimits = field(repr=False)
+    _counts: _Counts = field(repr=False)
+    is_joined: bool = False
+    """Whether the connection counts as one, and no longer as a handshake."""
+    _is_free: bool = False
+
+    @property
+    def may_join(self) -> bool:
+        """Whether the address may have one more connection."""
+        limit = self._limits.connections
+        return not limit or self._counts.connections < limit
+
+    def join(self) -> None:
+        """Count as a connection from now on."""
+        if not self.is_joined and not self._is_free:
+            self.is_joined = True
+            self._counts.handshakes -= 1
+            self._counts.connections += 1
+
+    def free(self) -> None:
+        """Count no more; may be called again."""
+        if self._is_free:
+            return
+        self._is_free = True
+        counts = self._counts
+        if self.is_joined:
+            counts.connections -= 1
+        else:
+            counts.handshakes -= 1
+        if not counts.handshakes and not counts.connections:
+            self._limits.forget(self.address)
+
+
+class AddressLimits:
+    """Counts the connections of each address, while there is a limit."""
+
+    def __init__(self, connections: int = 0, handshakes: int = 0) -> None:
+        """The limits of one address; 0 is none."""
+        self.connections = connections
+        self.handshakes = handshakes
+        self._counts: dict[str, _Counts] = {}
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a limit."""
+        return bool(self.connections or self.handshakes)
+
+    def is_full(self, address: str) -> bool:
+        """Whether an address may have no more handshakes at the moment."""
+        counts = self._counts.get(address)
+        return bool(self.handshakes) and counts is not None and counts.handshakes >= self.handshakes
+
+    def place(self, address: str) -> AddressPlace:
+        """Count a handshake of an address."""
+        counts = self._counts.setdefault(address, _Counts())
+        counts.handshakes += 1
+        return AddressPlace(address, self, counts)
+
+    def forget(self, address: str) -> None:
+        """Forget an address without connections."""
+        self._counts.pop(address, None)

@@ -1,0 +1,145 @@
+"""Limits for what one client may send in a second.
+
+The server first reads more slowly: TCP, or the response to a POST that comes later, holds the client back,
+and nothing is lost. A client that goes on above the limit is disconnected before its heartbeat would fail
+for no visible reason. It has got the acknowledgement of everything that was handled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Final, Protocol
+
+from socketio_eventstore.transport.inbox import Inbox, InboxOwner, Packet
+
+BURST_SECONDS: Final = 2.0
+"""A client that was quiet may send at once what the limit allows in this time."""
+LAST_SECONDS: Final = 1.0
+"""The longest time before a client is disconnected that went on above a limit."""
+
+
+class RateLimits:
+    """The limits for one client; 0 is none."""
+
+    __slots__ = ("bytes_per_second", "events_per_second", "patience_seconds", "pauses")
+
+    def __init__(self, events_per_second: float, bytes_per_second: float, patience_seconds: float) -> None:
+        """``patience_seconds``: how long a client may go on above a limit."""
+        self.events_per_second = events_per_second
+        self.bytes_per_second = bytes_per_second
+        self.patience_seconds = patience_seconds
+        self.pauses = 0
+        """How often a client was held back."""
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a limit."""
+        return bool(self.events_per_second or self.bytes_per_second)
+
+
+class TokenBucket:
+    """What a client may still send; below zero, the client has to wait. Pure, without a clock."""
+
+    __slots__ = ("_at", "_level", "_most", "_rate")
+
+    def __init__(self, rate: float, least: float, now: float) -> None:
+        """``rate`` is per second; the bucket holds ``BURST_SECONDS`` of it, and at least ``least``."""
+        self._rate = rate
+        self._most = self._level = max(rate * BURST_SECONDS, least)
+        self._at = now
+
+    def take(self, amount: float, now: float) -> float:
+        """Take an amount that has come already; return the seconds until more may come."""
+        self._level = min(self._most, self._level + (now - self._at) * self._rate) - amount
+        self._at = now
+        return 0.0 if self._level > 0 else (1e-3 - self._level) / self._rate
+
+    @property
+    def is_half_full(self) -> bool:
+        """Whether the client was below the limit for a while, as of the last ``take``."""
+        return self._level >= self._most / 2
+
+
+class RateLimitedOwner(InboxOwner, Protocol):
+    """The connection of a rate-limited inbox."""
+
+    def rate_exceeded(self, limit: str) -> None:
+        """Close the connection, since its client goes on above a limit, which is named."""
+        ...
+
+
+class RateLimitedInbox(Inbox):
+    """An inbox that handles no packet while its client is above a limit."""
+
+    __slots__ = ("_buckets", "_ends_at", "_limited", "_limits", "_pause", "_since")
+
+    def __init__(self, owner: RateLimitedOwner, limits: RateLimits) -> None:
+        super().__init__(owner)
+        self._limited: RateLimitedOwner | None = owner
+        self._limits = limits
+        now = asyncio.get_running_loop().time()
+        rates = (
+            ("events_per_second", limits.events_per_second),
+            ("bytes_per_second", limits.bytes_per_second),
+        )
+        self._buckets = [(name, TokenBucket(rate, 1.0, now)) for name, rate in rates if rate]
+        self._pause: asyncio.TimerHandle | None = None
+        self._ends_at = 0.0
+        self._since: float | None = None
+        """The beginning of the pauses that still go on, on the loop's clock; None for a client in bounds."""
+
+    @property
+    def _is_full(self) -> bool:
+        return self._pause is not None or super()._is_full
+
+    async def wait_until_idle(self) -> None:
+        """Wait until the next packet does not have to be queued."""
+        loop = asyncio.get_running_loop()
+        while self.is_busy:
+            if self._pause is not None:
+                await asyncio.sleep(max(0.0, self._ends_at - loop.time()))
+            elif self._is_resting or not self._handlers:
+                await asyncio.sleep(0)
+            else:
+                await asyncio.wait(self._handlers, return_when=asyncio.FIRST_COMPLETED)
+
+    def close(self) -> None:
+        """Drop the queued packets, and pause no more."""
+        super().close()
+        self._limited = None
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
+
+    def _handle_packet(self, packet: Packet) -> None:
+        super()._handle_packet(packet)
+        if self._limited is None:  # the packet has closed the connection
+            return
+        now = asyncio.get_running_loop().time()
+        is_attachment = isinstance(packet, bytes) or packet[:1] == "b"
+        longest, exceeded = 0.0, ""
+        for name, bucket in self._buckets:
+            amount = len(packet) if name == "bytes_per_second" else 0 if is_attachment else 1
+            seconds = bucket.take(amount, now)
+            if seconds > longest:
+                longest, exceeded = seconds, name
+        if longest:
+            self._hold_back(exceeded, now, longest)
+        elif self._since is not None and all(bucket.is_half_full for _, bucket in self._buckets):
+            self._since = None
+
+    def _hold_back(self, limit: str, now: float, seconds: float) -> None:
+        self._since = now if self._since is None else self._since
+        self._limits.pauses += 1
+        end: Callable[[], None] = self._end_pause
+        if now + seconds - self._since > self._limits.patience_seconds and self._limited is not None:
+            # Not at once: the handlers of the packets before get the time to acknowledge.
+            end, seconds = partial(self._limited.rate_exceeded, limit), min(seconds, LAST_SECONDS)
+        self._ends_at = now + seconds
+        self._pause = asyncio.get_running_loop().call_later(seconds, end)
+
+    def _end_pause(self) -> None:
+        self._pause = None
+        self._try_queued()
