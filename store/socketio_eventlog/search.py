@@ -30,6 +30,14 @@ class Search:
     """Only events with this name."""
     among: Sequence[int] | None = None
     """Only events with these sequences, which the index has found; ascending, within the range."""
+    emitted_from: float | None = None
+    """Only events that were emitted at this time or later, in seconds since 1970."""
+    emitted_before: float | None = None
+    """Only events that were emitted before this time, in seconds since 1970."""
+    text: str | None = None
+    """Only events whose payload contains this text; capital ASCII letters are no different."""
+    max_text_bytes: int = 4_000_000
+    """The search stops before the event with whose payload it would look for the text in more bytes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,12 @@ are the same on every node; each change is an operation as one of the handlers w
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from socketio_eventlog.records import Room
 from socketio_eventstore.adapter.feeds import Feed, History, cursor, located
-from socketio_eventstore.adapter.history import stored_event
+from socketio_eventstore.adapter.history import StoredEvent, stored_event
 from socketio_eventstore.adapter.maintenance import Maintenance
 from socketio_eventstore.adapter.publishing import IdempotencyKey, Message, Publisher
 from socketio_eventstore.adapter.server import RecoveryServer
@@ -30,8 +30,9 @@ from socketio_eventstore.adapter.session_views import (
     details,
     summary,
 )
-from socketio_eventstore.core import registry_pages
+from socketio_eventstore.core import recipients, registry_pages
 from socketio_eventstore.core.event_pages import EventFilter, EventPages
+from socketio_eventstore.core.recipients import Receipt
 from socketio_eventstore.core.registry_pages import RoomKey, RoomMembers, SessionFilter, SessionKey
 from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.session_events import reach_of
@@ -56,6 +57,17 @@ class Stats:
     """Reconnections since the start of the process, by result."""
     problems: list[str]
     """Why the server is not ready, as ``/readyz`` says; empty if it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecipientsPage:
+    """A page of the recipients of an event, as operators see them."""
+
+    counts: Mapping[Receipt, int]
+    """The number of all recipients by receipt."""
+    page: list[tuple[SessionSummary, Receipt]]
+    next: str | None
+    """The sid behind which the next page begins; None on the last page."""
 
 
 class Administration:
@@ -85,6 +97,8 @@ class Administration:
         """
         runtime = await self._runtime()
         start, end = located(runtime, "after", after), located(runtime, "before", before)
+        if wanted.text is not None:  # the log has texts as JSON has them
+            wanted = replace(wanted, text=runtime.encoder.payload([wanted.text])[0][2:-2])
         pages = EventPages(runtime.context)
         if start is None:
             page = await pages.before(end, wanted, limit)
@@ -100,6 +114,25 @@ class Administration:
             older=cursor(runtime, older),
             newer=cursor(runtime, newer),
         )
+
+    async def recipients(
+        self, offset: str, wanted: Receipt | None, after: str | None, limit: int
+    ) -> tuple[StoredEvent, RecipientsPage]:
+        """Return an event, and a page of its recipients behind a sid.
+
+        Raises KeyError for an event that is not in the log, CursorRefused for a text that is no offset.
+        """
+        runtime = await self._runtime()
+        sequence = located(runtime, "offset", offset) or 0
+        page = await EventPages(runtime.context).before(sequence + 1, EventFilter(), 1, sequence - 1)
+        if not page.events:
+            raise KeyError(offset)
+        (logged,) = page.events
+        found = await recipients.recipients(runtime.registry, logged, wanted, after, limit)
+        views = [
+            (summary(runtime, session), known) for session, known in found.page if session.state in STATES
+        ]
+        return stored_event(runtime, logged), RecipientsPage(found.counts, views, found.next)
 
     async def follow(self, wanted: EventFilter, after: str | None) -> Feed:
         """Follow the log from an offset on, None from now on. Raises CursorRefused, EventsDeleted."""

@@ -44,6 +44,12 @@ class EventFilter:
     rooms: tuple[Room, ...] | None = None
     """Events that are addressed to one of these rooms, of the namespace."""
     name: str | None = None
+    emitted_from: float | None = None
+    """Events that were emitted at this time or later, in seconds since 1970."""
+    emitted_before: float | None = None
+    """Events that were emitted before this time, in seconds since 1970."""
+    text: str | None = None
+    """Events whose payload contains this text, in the form of JSON."""
 
     def __post_init__(self) -> None:
         if self.rooms is not None and self.namespace is None:
@@ -133,6 +139,9 @@ class EventPages:
             namespace=wanted.namespace,
             name=wanted.name,
             among=among,
+            emitted_from=wanted.emitted_from,
+            emitted_before=wanted.emitted_before,
+            text=wanted.text,
         )
         found = await self._log.search(question)
         bounds.take(found)

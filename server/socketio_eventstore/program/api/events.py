@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -15,7 +16,14 @@ from socketio_eventstore.core.event_pages import EventFilter
 from socketio_eventstore.core.tail import EventsDeleted
 from socketio_eventstore.program.api.binary import encoded
 from socketio_eventstore.program.api.endpoints import Call, Endpoint
-from socketio_eventstore.program.api.names import Cursor, Limit, QueryName, QueryNamespace
+from socketio_eventstore.program.api.names import (
+    Cursor,
+    Limit,
+    Moment,
+    QueryName,
+    QueryNamespace,
+    SearchText,
+)
 from socketio_eventstore.program.api.problems import deleted_events, wrong_cursor
 
 _DIGITS: Final = 20
@@ -42,9 +50,25 @@ class FilterQuery(BaseModel):
 class EventsQuery(FilterQuery):
     """Which page of which events."""
 
+    since: Moment | None = Field(default=None, description="Only events that were emitted then or later.")
+    until: Moment | None = Field(default=None, description="Only events that were emitted before.")
+    text: SearchText | None = Field(
+        default=None,
+        description="Only events with this text in the name or in an argument, binary ones aside. "
+        "Capital ASCII letters are no different.",
+    )
     after: Cursor | None = Field(default=None, description="Only events beyond this offset or cursor.")
     before: Cursor | None = Field(default=None, description="Only events below this offset or cursor.")
     limit: Limit = DEFAULT_LIMIT
+
+    def wanted(self) -> EventFilter:
+        """Return the filter."""
+        return replace(
+            super().wanted(),
+            emitted_from=None if self.since is None else self.since.timestamp(),
+            emitted_before=None if self.until is None else self.until.timestamp(),
+            text=self.text,
+        )
 
 
 class EventResult(BaseModel):

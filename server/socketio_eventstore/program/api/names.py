@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Final, TypeAlias
 
-from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler
+from pydantic import AwareDatetime, Field, ValidationInfo, ValidatorFunctionWrapHandler
 from pydantic.functional_validators import BeforeValidator, WrapValidator
 
 from socketio_eventstore.core.event_pages import MAX_EVENTS
@@ -38,6 +38,20 @@ def _whole_number(value: object) -> object:
 
 Limit: TypeAlias = Annotated[int, Field(ge=1, le=MAX_EVENTS), BeforeValidator(_whole_number)]
 """The most entries of a page."""
+_MOMENT: Final = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
+
+
+def _moment(value: object) -> object:
+    """Refuse the texts beside RFC 3339 that pydantic takes for a time, such as ``12``."""
+    if isinstance(value, str) and _MOMENT.fullmatch(value) is None:
+        raise ValueError("a time such as 2026-01-31T12:00:00Z is needed")
+    return value
+
+
+Moment: TypeAlias = Annotated[AwareDatetime, BeforeValidator(_moment)]
+SearchText: TypeAlias = Annotated[str, Field(min_length=1, max_length=200)]
 Number: TypeAlias = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 NAMESPACE_PATTERN: Final = "^/[^,?]*$"
 QueryName: TypeAlias = str

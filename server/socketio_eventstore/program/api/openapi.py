@@ -19,6 +19,7 @@ _EVERY: Final = (401, 404, 500)
 """The error statuses of every operation."""
 _PATH_PARAMETERS: Final = {
     "namespace": "The namespace, percent-encoded: `%2F` is the main one.",
+    "offset": "The offset of an event.",
     "sid": "The session id.",
 }
 _INFO: Final = """\

@@ -9,6 +9,7 @@ from socketio_eventstore.program.api.endpoints import Endpoint
 from socketio_eventstore.program.api.events import events_endpoint
 from socketio_eventstore.program.api.maintenance import maintenance_endpoints
 from socketio_eventstore.program.api.publish import emit_endpoint
+from socketio_eventstore.program.api.recipients import recipients_endpoint
 from socketio_eventstore.program.api.server import server_endpoints
 from socketio_eventstore.program.api.sessions import session_endpoints
 from socketio_eventstore.program.api.stream import stream_endpoint
@@ -19,6 +20,7 @@ def endpoints(administration: Administration) -> Sequence[Endpoint]:
     return [
         emit_endpoint(administration),
         events_endpoint(administration),
+        recipients_endpoint(administration),
         stream_endpoint(administration),
         *session_endpoints(administration),
         *server_endpoints(administration),

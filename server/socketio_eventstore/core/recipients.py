@@ -1,0 +1,80 @@
+"""The recipients of one event: sessions that have it, were sent it, or still miss it.
+
+Nothing records single deliveries. The answer is derived: from the memberships of the sessions, as a recovery
+derives the missed events, and from the confirmed position of each session. Sessions that have ended are not
+among the recipients, nor those that have left the room and have confirmed the event: no memory of their
+membership is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections import Counter
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import islice
+from typing import Final
+
+from socketio_eventlog.records import LoggedEvent
+from socketio_eventstore.core.registry import Registry
+from socketio_eventstore.core.sessions import Session, State
+
+SLICE: Final = 500
+"""Sessions that are looked at before the event loop serves others."""
+
+
+class Receipt(StrEnum):
+    """What is known about an event and one of its recipients."""
+
+    CONFIRMED = "confirmed"
+    """The client has answered a heartbeat behind the event, or has named a later offset."""
+    SENT = "sent"
+    """The event was written to the connected client, whose next heartbeat confirms it."""
+    MISSED = "missed"
+    """The client is away, or in a replay that has not reached the event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipients:
+    """A page of the recipients of an event, and the number of all of them."""
+
+    counts: Counter[Receipt]
+    page: list[tuple[Session, Receipt]]
+    """In the order of the sids."""
+    next: str | None
+    """The sid behind which the next page begins; None on the last page."""
+
+
+def receipt(session: Session, logged: LoggedEvent) -> Receipt | None:
+    """Return what is known about an event and a session; None unless the event is for the session."""
+    sequence = logged.sequence
+    if session.state is State.ENDED or not session.receives(logged.event, sequence):
+        return None
+    if session.confirmed >= sequence:
+        return Receipt.CONFIRMED
+    if session.state in (State.LIVE, State.ELSEWHERE):
+        return Receipt.SENT
+    is_replayed = session.state is State.REPLAYING and session.current.sent >= sequence
+    return Receipt.SENT if is_replayed else Receipt.MISSED
+
+
+async def recipients(
+    registry: Registry, logged: LoggedEvent, wanted: Receipt | None, after: str | None, limit: int
+) -> Recipients:
+    """Return the recipients behind a sid, with one receipt or with any, and the counts of all receipts."""
+    counts: Counter[Receipt] = Counter()
+    page: list[tuple[str, Session, Receipt]] = []
+    sessions = iter(list(registry.members(logged.event.namespace, None)))
+    while part := list(islice(sessions, SLICE)):
+        for session in part:
+            known = receipt(session, logged)
+            if known is None:
+                continue
+            counts[known] += 1
+            if wanted in (None, known) and (after is None or session.sid > after):
+                page.append((session.sid, session, known))
+        page = heapq.nsmallest(limit, page, key=lambda entry: entry[0])
+        await asyncio.sleep(0)
+    following = page[-1][0] if len(page) == limit else None
+    return Recipients(counts, [(session, known) for _, session, known in page], following)
