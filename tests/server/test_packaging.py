@@ -104,6 +104,14 @@ def test_wheel_carries_the_official_client(wheel: Path) -> None:
     assert carried == CLIENT_FILES, "make has not brought the client"
 
 
+def test_wheel_carries_the_charts(wheel: Path) -> None:
+    """The library that draws the charts of the inspector comes with its licence."""
+    folder = "socketio_eventstore/program/inspector/bundle/"
+    with ZipFile(wheel) as archive:
+        carried = {name.removeprefix(folder) for name in archive.namelist() if name.startswith(folder)}
+    assert carried == {"LICENSE", "uPlot.iife.min.js", "uPlot.min.css"}, "make has not brought the charts"
+
+
 def test_the_wheel_names_its_licence_and_its_python(wheel: Path) -> None:
     assert wheel.name == f"socketio_eventstore-{PROJECT['version']}-py3-none-any.whl"
     with ZipFile(wheel) as archive:
