@@ -41,7 +41,7 @@ def test_page_shows_every_operation(chromium: Browser, server: ServerProcess, wi
     page.get_by_role("button", name="Show").click()
     page.locator("summary").first.wait_for()
     summaries = page.locator("summary").all_inner_texts()
-    assert len(summaries) == 12 and "/api/emit\nPublish one event" in summaries[0]
+    assert len(summaries) == 13 and "/api/emit\nPublish one event" in summaries[0]
     for details in page.locator("summary").all():
         details.click()
     assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -87,7 +87,7 @@ def test_invalid_listen(file: Path) -> None:
     assert error.startswith('config.toml, line 2: [http] listen = "9000": expected an address such as')
 
 
-@pytest.mark.parametrize("path", ["/api/", "/api", "/api/socket.io/"])
+@pytest.mark.parametrize("path", ["/api/", "/api", "/api/socket.io/", "/inspect/socket.io/"])
 def test_path_of_the_interface(file: Path, path: str) -> None:
     """Socket.IO cannot have the path of the interface; elsewhere, or without keys, there is no conflict."""
     keys = f'[http]\napi_keys = {{ ci = "{HASH}" }}'

@@ -40,7 +40,10 @@ from socketio_eventstore.program.errors import StartError
 from socketio_eventstore.program.handlers_module import import_handlers, pages_of, register_handlers
 from socketio_eventstore.program.host_check import refuses_other_hosts
 from socketio_eventstore.program.http_routes import add_routes
-from socketio_eventstore.program.http_settings import API_PATH
+from socketio_eventstore.program.http_settings import API_PATH, INSPECT_PATH
+from socketio_eventstore.program.inspector.app import Inspector
+from socketio_eventstore.program.inspector.links import Links
+from socketio_eventstore.program.inspector.logins import Logins
 from socketio_eventstore.program.keys import ApiKeys
 from socketio_eventstore.program.listener import Listener, check_addresses
 from socketio_eventstore.program.metrics import add_metrics
@@ -110,6 +113,8 @@ class Built:
     """What the socket beside the database serves."""
     sio: AsyncServer
     api_keys: ApiKeys
+    inspector: Inspector
+    links: Links
 
 
 async def build(config: Config, *, is_stored: bool = True) -> Built:
@@ -146,17 +151,21 @@ async def build(config: Config, *, is_stored: bool = True) -> Built:
     module = import_handlers(settings.handlers, config.folder)
     await register_handlers(module, sio, settings.handlers)
     app, private_app, owner_app = (_web_application(config, sio) for _ in range(3))
-    keys, operations = ApiKeys(config.http.api_keys), endpoints(Administration(sio))
-    api = api_application(keys, operations)
+    keys = ApiKeys(config.http.api_keys)
+    logins = Logins(keys)
+    links = Links(logins)
+    operations = [*endpoints(Administration(sio)), links.endpoint()]
+    api, inspector = api_application(keys, operations), Inspector(sio, logins, operations)
     owner_app.add_subapp(API_PATH, api_application(None, operations))
-    if config.http.listen:
-        private_app.add_subapp(API_PATH, api)
-    elif not settings.path.startswith(API_PATH):
-        app.add_subapp(API_PATH, api)
+    for path, mounted in ((API_PATH, api), (INSPECT_PATH, inspector.app)):
+        if config.http.listen:
+            private_app.add_subapp(path, mounted)
+        elif not settings.path.startswith(path):
+            app.add_subapp(path, mounted)
     add_routes(app, settings.path, pages_of(module, settings.handlers), sio)
     add_metrics(app, private_app, sio, keys)
     sio.attach(app, settings.path)
-    return Built(app, private_app, owner_app, sio, keys)
+    return Built(app, private_app, owner_app, sio, keys, inspector, links)
 
 
 def _web_application(config: Config, sio: AsyncServer) -> web.Application:
@@ -213,6 +222,7 @@ class _Server:
             await self._serve(app, built.sio, listener)
         await self._serve_owner(built.owner_app, built.sio)
         _configure_garbage_collector()
+        built.links.address = self._listeners[bool(config.http.listen)].url_for_browsers()
         await announce(self._config, built.sio, *self._listeners[:2])
 
     async def _serve_owner(self, app: web.Application, sio: AsyncServer) -> None:
@@ -289,6 +299,7 @@ class _Server:
         if self._built is not None:
             sio = self._built.sio
             sio.manager.reopens = False  # not even for a handshake on a connection that is still open
+            await self._built.inspector.close()
             grace = self._config.server.shutdown_grace
             try:
                 await asyncio.wait_for(sio.shutdown(), grace)

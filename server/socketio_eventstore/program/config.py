@@ -20,6 +20,7 @@ from socketio_eventstore.program.auth_settings import AuthSettings
 from socketio_eventstore.program.config_sources import ConfigError, Layers
 from socketio_eventstore.program.http_settings import (
     API_PATH,
+    INSPECT_PATH,
     UNIX,
     ApiAddress,
     ApiKeyHashes,
@@ -403,11 +404,12 @@ def _retention_errors(tables: _File, layers: Layers) -> list[str]:
 
 
 def _path_errors(tables: _File, layers: Layers) -> list[str]:
-    """Return an error if Socket.IO and the HTTP interface have the same path on the same address."""
-    http = tables.http
-    if not http.api_keys or http.listen or not tables.server.path.startswith(API_PATH):
+    """Return an error if Socket.IO and what a key opens have the same path on the same address."""
+    http, path = tables.http, tables.server.path
+    taken = next((taken for taken in (API_PATH, INSPECT_PATH) if path.startswith(taken)), None)
+    if not http.api_keys or http.listen or taken is None:
         return []
-    expected = f'a path that does not begin with "{API_PATH}", which [http] api_keys takes; or [http] listen'
+    expected = f'a path that does not begin with "{taken}", which [http] api_keys takes; or [http] listen'
     return [layers.error("server", "path", expected)]
 
 

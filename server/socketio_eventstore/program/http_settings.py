@@ -11,6 +11,8 @@ from socketio_eventstore.program import keys
 
 API_PATH: Final = "/api/"
 """The path of the HTTP interface."""
+INSPECT_PATH: Final = "/inspect/"
+"""The path of the inspector."""
 UNIX = "unix:"
 """The start of a host that is the path of a Unix socket."""
 CONTROL_SUFFIX: Final = "-api"

@@ -58,6 +58,10 @@ class ApiKeys:
     def __bool__(self) -> bool:
         return bool(self._hashes)
 
+    def has(self, key_hash: str) -> bool:
+        """Whether a key with this hash is valid."""
+        return any(hmac.compare_digest(key_hash.encode(), known.encode()) for _, known in self._hashes)
+
     def caller(self, authorization: str) -> str | None:
         """Return the name of the key in a header ``Authorization: Bearer KEY``, None without a valid key."""
         scheme, _, key = authorization.partition(" ")

@@ -13,7 +13,7 @@ import click
 
 from socketio_eventstore.program import session_report
 from socketio_eventstore.program.command_config import config_option
-from socketio_eventstore.program.commands.connection import client_for, url_option
+from socketio_eventstore.program.commands.connection import client_for, url_elsewhere, url_option
 from socketio_eventstore.program.commands.tables import (
     Columns,
     json_option,
@@ -33,7 +33,7 @@ limit_option = click.option("--limit", type=click.IntRange(1, 1_000_000), defaul
 
 def add_to(commands: click.Group) -> None:
     """Add the commands of this module."""
-    for command in (emit, events, sessions, session, stats):
+    for command in (emit, events, inspect, sessions, session, stats):
         commands.add_command(command)
 
 
@@ -203,6 +203,22 @@ def stats(url: str | None, path: Path | None, as_json: bool) -> None:
     rows = [(name, json.dumps(value)) for name, value in answer.items()]
     columns: Columns = {"Name": lambda row: row[0], "Value": lambda row: row[1]}
     show(rows, columns, as_json=False)
+
+
+@click.command()
+@url_option
+@config_option
+@json_option
+def inspect(url: str | None, path: Path | None, as_json: bool) -> None:
+    """Print a link to the inspector that works once, and for a short time."""
+    answer = client_for(url, path, needs_server=True).post("/inspector-links", {}, {})
+    if address := url_elsewhere(url):
+        answer["url"] = address.rstrip("/") + answer["path"]
+    if as_json:
+        click.echo(json.dumps(answer))
+        return
+    link = answer["url"] or f"(the address of the server){answer['path']}"
+    click.echo(f"{link}\n\nOpen this link within {answer['valid_seconds']:.0f} seconds. It works once.")
 
 
 def _page_of(limit: int) -> int:

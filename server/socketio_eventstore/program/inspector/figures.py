@@ -1,0 +1,120 @@
+"""The figures of a server at a moment, for charts: sums since the start, from which a page makes rates.
+
+Nothing is counted for this: the parts of the server have the numbers, as for ``/metrics``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import time
+from collections import Counter
+from collections.abc import Mapping
+from itertools import islice
+from typing import Any, Final
+
+from socketio_eventstore.adapter.server import RecoveryServer
+from socketio_eventstore.adapter.session_views import STATES, summary
+from socketio_eventstore.core.runtime import Runtime
+from socketio_eventstore.core.sessions import Session, State
+from socketio_eventstore.program.readiness import problems
+
+SLICE: Final = 1000
+"""Sessions that are counted before the event loop serves others: a fraction of a millisecond."""
+MAX_AWAY: Final = 20
+"""Sessions that are shown with their remaining time, those that expire soonest."""
+MAX_NAMESPACES: Final = 10
+
+Figures = dict[str, Any]
+
+
+async def figures(sio: RecoveryServer) -> Figures | None:
+    """Return the figures of a server; None before the store is open."""
+    runtime = sio.manager.runtime
+    if runtime is None:
+        return None
+    states, namespaces, away = await _survey(runtime)
+    engine = sio.eio
+    return {
+        "at": time.time(),
+        "process": str(runtime.log.node),
+        "problems": problems(sio),
+        "connections": len(engine.sockets),
+        "limit": engine.connections,
+        "sessions": {name: states.get(name, 0) for name in ("connected", "connecting", "away")},
+        "namespaces": dict(namespaces.most_common(MAX_NAMESPACES)),
+        "away": away,
+        "received": sio.clients.events,
+        "slow": engine.slow_clients,
+        "errors": sum(sio.clients.calls.errors.values()),
+        "refused": _refused(sio, runtime),
+        **_events(runtime),
+        **_log(runtime),
+    }
+
+
+def _refused(sio: RecoveryServer, runtime: Runtime) -> Mapping[str, int]:
+    refused = Counter(sio.eio.refused_handshakes) + Counter(sio.eio.access.refused)
+    return refused + Counter(runtime.queue.refused)
+
+
+def _events(runtime: Runtime) -> Figures:
+    context, replayer = runtime.context, runtime.replayer
+    fan_out, stored = context.fan_out, context.recent_events.total
+    retention = runtime.retention
+    return {
+        "stored": stored,
+        "unstored": fan_out.broadcasts - stored + fan_out.asking_events,
+        "delivered": fan_out.deliveries,
+        "replayed": replayer.events,
+        "recoveries": {str(result): count for result, count in runtime.recovery.results.items()},
+        "expired": 0 if retention is None else retention.expiry.expired,
+    }
+
+
+def _log(runtime: Runtime) -> Figures:
+    log, queue = runtime.log, runtime.queue
+    durations = queue.commit_durations
+    return {
+        "head": runtime.context.offset,
+        "events": max(0, log.head - log.pruned_through),
+        "commits": list(durations.values),
+        "bounds": list(durations.bounds),
+        "commitSeconds": durations.sum,
+        "failedCommits": queue.failed_commits,
+        "waiting": queue.waiting_operations,
+        "usedBytes": log.room.used_bytes,
+        "maxBytes": runtime.options.max_size if runtime.is_enabled else 0,
+    }
+
+
+async def _survey(runtime: Runtime) -> tuple[Mapping[str, int], Counter[str], list[Figures]]:
+    """Count the sessions by state, and the connected ones by namespace; find those that expire soonest."""
+    states: Counter[str] = Counter()
+    namespaces: Counter[str] = Counter()
+    away: list[Session] = []
+    sessions = iter(list(runtime.registry))
+    while part := list(islice(sessions, SLICE)):
+        for session in part:
+            state = STATES.get(session.state)
+            if state is None:
+                continue
+            states[state] += 1
+            if state == "connected":
+                namespaces[session.namespace] += 1
+            elif session.state is State.AWAY and session.away_since is not None:
+                away.append(session)
+        away = heapq.nsmallest(MAX_AWAY, away, key=lambda session: session.away_since or 0.0)
+        await asyncio.sleep(0)
+    return states, namespaces, [_away(runtime, one) for one in away if one.state is State.AWAY]
+
+
+def _away(runtime: Runtime, session: Session) -> Figures:
+    shown = summary(runtime, session)
+    return {
+        "namespace": shown.namespace,
+        "sid": shown.sid,
+        "identity": shown.identity,
+        "away": shown.away_seconds,
+        "remaining": shown.remaining_seconds,
+    }

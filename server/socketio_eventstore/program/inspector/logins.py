@@ -1,0 +1,146 @@
+"""Who may look: browsers that have shown a key, or a link that works once. Pure state without I/O.
+
+Everything is in memory, so a restart ends all logins. The tokens are kept as hashes only. A login ends with
+the key that it was made with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from socketio_eventstore.program.keys import ApiKeys, hash_of
+
+LOGIN_SECONDS: Final = 12 * 3600.0
+"""How long a login lasts."""
+LINK_SECONDS: Final = 120.0
+"""How long a link waits to be opened."""
+MAX_LOGINS: Final = 100
+"""Beyond it the oldest login ends."""
+MAX_LINKS: Final = 20
+MAX_FAILURES: Final = 10
+"""Wrong keys of one address in ``FAILURE_SECONDS``; after that no key of the address is looked at."""
+FAILURE_SECONDS: Final = 60.0
+MAX_ADDRESSES: Final = 1000
+"""Addresses whose failures are counted. The key is the protection, the count only saves work."""
+TOKEN_BYTES: Final = 32
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """A browser that may look, or a link by which one may become so."""
+
+    name: str
+    """The name of the key."""
+    key_hash: str | None
+    """The hash of the key; None for the owner of the database, who needs no key."""
+    ends_at: float
+
+
+class Tokens:
+    """Logins by random tokens; each has an end, and their number is bounded."""
+
+    def __init__(self, seconds: float, most: int, clock: Clock) -> None:
+        self._seconds = seconds
+        self._most = most
+        self._clock = clock
+        self._logins: dict[bytes, Login] = {}
+        """By the hash of the token, the oldest first."""
+
+    def add(self, name: str, key_hash: str | None) -> str:
+        """Add a login, and return its token."""
+        token = secrets.token_urlsafe(TOKEN_BYTES)
+        if len(self._logins) >= self._most:
+            del self._logins[next(iter(self._logins))]
+        self._logins[_hashed(token)] = Login(name, key_hash, self._clock() + self._seconds)
+        return token
+
+    def get(self, token: str) -> Login | None:
+        """Return the login of a token; None when it has ended or has never been."""
+        login = self._logins.get(_hashed(token))
+        if login is None or login.ends_at <= self._clock():
+            self.end(token)
+            return None
+        return login
+
+    def end(self, token: str) -> Login | None:
+        """End a login at once, and return it."""
+        return self._logins.pop(_hashed(token), None)
+
+
+class Logins:
+    """The logins of the inspector, and the links that become logins."""
+
+    def __init__(self, keys: ApiKeys, clock: Clock = time.monotonic) -> None:
+        self._keys = keys
+        self._tokens = Tokens(LOGIN_SECONDS, MAX_LOGINS, clock)
+        self._links = Tokens(LINK_SECONDS, MAX_LINKS, clock)
+        self.failures = Failures(clock)
+
+    def __bool__(self) -> bool:
+        """Whether there is an inspector: without a key there is none."""
+        return bool(self._keys)
+
+    def with_key(self, key: str) -> str | None:
+        """Return the token of a new login; None for a text that is no valid key."""
+        name = self._keys.name_of(key)
+        return None if name is None else self._tokens.add(name, hash_of(key))
+
+    def with_link(self, link: str) -> str | None:
+        """Return the token of a new login; None for a link that was opened, is too old, or has never been."""
+        login = self._links.get(link)
+        self._links.end(link)
+        if login is None or not self._is_valid(login):
+            return None
+        return self._tokens.add(login.name, login.key_hash)
+
+    def new_link(self, name: str, key: str | None) -> str:
+        """Return a link for the holder of a key; None is the owner of the database."""
+        return self._links.add(name, None if key is None else hash_of(key))
+
+    def name_of(self, token: str) -> str | None:
+        """Return the name of the key with which a token was made; None if the token opens nothing."""
+        login = self._tokens.get(token)
+        return login.name if login is not None and self._is_valid(login) else None
+
+    def end(self, token: str) -> None:
+        """End a login."""
+        self._tokens.end(token)
+
+    def _is_valid(self, login: Login) -> bool:
+        return bool(self._keys) if login.key_hash is None else self._keys.has(login.key_hash)
+
+
+class Failures:
+    """Counts wrong keys by address."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._counts: dict[str, tuple[int, float]] = {}
+        """By address: the failures, and the time at which they are forgotten."""
+
+    def wait_seconds(self, address: str) -> float:
+        """Return how long an address must wait; 0 for an address that may try."""
+        count, forgotten_at = self._counts.get(address, (0, 0.0))
+        return max(0.0, forgotten_at - self._clock()) if count >= MAX_FAILURES else 0.0
+
+    def failed(self, address: str) -> None:
+        """Count a wrong key."""
+        now = self._clock()
+        count, forgotten_at = self._counts.pop(address, (0, now + FAILURE_SECONDS))
+        if forgotten_at <= now:
+            count, forgotten_at = 0, now + FAILURE_SECONDS
+        if len(self._counts) >= MAX_ADDRESSES:
+            del self._counts[next(iter(self._counts))]
+        self._counts[address] = (count + 1, forgotten_at)
+
+
+def _hashed(token: str) -> bytes:
+    """Return what is kept of a token. The time of a look-up by a hash says nothing about the token."""
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
