@@ -41,7 +41,7 @@ def test_login_with_a_key(clock: Clock) -> None:
     assert present.name_of(other) is None
 
 
-@pytest.mark.parametrize("key", [KEY, None])
+@pytest.mark.parametrize("key", [KEY, None], ids=["a key", "the socket"])
 def test_link_works_once(clock: Clock, key: str | None) -> None:
     """A link becomes one login, and only for a short time."""
     present = Logins(ApiKeys(KEYS), clock)
