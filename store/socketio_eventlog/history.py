@@ -18,7 +18,6 @@ from socketio_eventlog.records import (
     RoomLeft,
     SessionAway,
     SessionBound,
-    SessionClaimed,
     SessionEnd,
     SessionOpened,
     SessionResumed,
@@ -39,9 +38,9 @@ class HistoryKind(StrEnum):
     OPENED = "opened"
     """The session began. With a reason: instead of another session, ``detail``, if that is known."""
     CONNECTED = "connected"
-    """A client has the session; ``detail`` is the node. The connect handler has not decided yet."""
+    """The client of the new session is connected to the ``node``; the connect handler is asked now."""
     RECOVERED = "recovered"
-    """The client that came back was accepted; ``detail`` is the number of missed events, at most."""
+    """The client that came back was accepted on the ``node``; ``detail`` is the number of missed events."""
     AWAY = "away"
     """The client's transport ended; ``reason`` says why."""
     REFUSED = "refused"
@@ -61,63 +60,77 @@ class HistoryKind(StrEnum):
 class Note(NamedTuple):
     """What a change adds to the history of its session."""
 
-    kind: HistoryKind
+    kind: str
+    """The value of a HistoryKind: one of each recovery is written, and SQLite binds a text faster."""
     at: float | None = None
     """The wall-clock time in seconds; None is the time of the transaction."""
+    node: str | None = None
     reason: str | None = None
     detail: str | int | None = None
 
 
-def opened(change: SessionOpened, node: str, former_sid: str | None) -> tuple[Note, ...]:
+_OPENED: Final = HistoryKind.OPENED.value
+_CONNECTED: Final = HistoryKind.CONNECTED.value
+_RECOVERED: Final = HistoryKind.RECOVERED.value
+_AWAY: Final = HistoryKind.AWAY.value
+_REFUSED: Final = HistoryKind.REFUSED.value
+_REPLACED: Final = HistoryKind.REPLACED.value
+_JOINED: Final = HistoryKind.JOINED.value
+_LEFT: Final = HistoryKind.LEFT.value
+_BOUND: Final = HistoryKind.BOUND.value
+_ENDED: Final = HistoryKind.ENDED.value
+
+
+def opened(change: SessionOpened, node: str, former_sid: str | None) -> tuple[Note, Note]:
     """Return the notes of a new session; ``former_sid`` is the session that its client asked for."""
     reason = None if change.instead_of is None else change.instead_of.result
-    begun = Note(HistoryKind.OPENED, change.opened_at, reason, former_sid)
-    return begun, Note(HistoryKind.CONNECTED, change.opened_at, None, node)
+    at = change.opened_at
+    return Note(_OPENED, at, None, reason, former_sid), Note(_CONNECTED, at, node)
 
 
 def replaced(change: SessionOpened) -> Note | None:
     """Return what the opening of a session adds to the session that its client asked for."""
     if change.instead_of is None:
         return None
-    return Note(HistoryKind.REPLACED, change.opened_at, change.instead_of.result, change.sid)
+    return Note(_REPLACED, change.opened_at, None, change.instead_of.result, change.sid)
 
 
-def claimed(_: SessionClaimed, node: str) -> Note:
-    """Return the note of a claim."""
-    return Note(HistoryKind.CONNECTED, None, None, node)
-
-
-def resumed(change: SessionResumed) -> Note:
+def resumed(change: SessionResumed, node: str) -> Note:
     """Return the note of an acceptance."""
-    return Note(HistoryKind.RECOVERED, change.resumed_at, None, change.missed)
+    return Note(_RECOVERED, change.resumed_at, node, None, change.missed)
 
 
-def away(change: SessionAway) -> Note:
+def away(change: SessionAway, _: str) -> Note:
     """Return the note of a lost transport, or of a refused claim."""
     if change.refusal is not None:
-        return Note(HistoryKind.REFUSED, change.disconnected_at, change.refusal)
-    return Note(HistoryKind.AWAY, change.disconnected_at, change.reason or None)
+        return Note(_REFUSED, change.disconnected_at, None, change.refusal)
+    return Note(_AWAY, change.disconnected_at, None, change.reason or None)
+
+
+def left_behind() -> Note:
+    """Return the note of a session whose node is gone."""
+    return Note(_AWAY, None, None, NODE_GONE)
 
 
 def ended(reason: SessionEnd) -> Note:
     """Return the note of the end of a session."""
-    return Note(HistoryKind.ENDED, None, reason.value)
+    return Note(_ENDED, None, None, reason.value)
 
 
 def of_room(change: RoomJoined | RoomLeft | RoomClosed) -> Note:
     """Return the note of a membership that begins or ends; a second join of a room has none."""
     match change:
         case RoomJoined(room=room):
-            return Note(HistoryKind.JOINED, detail=room)
+            return Note(_JOINED, None, None, None, room)
         case RoomLeft(room=room):
-            return Note(HistoryKind.LEFT, detail=room)
+            return Note(_LEFT, None, None, None, room)
         case RoomClosed(room=room):
-            return Note(HistoryKind.LEFT, reason=ROOM_CLOSED, detail=room)
+            return Note(_LEFT, None, None, ROOM_CLOSED, room)
 
 
 def bound(change: SessionBound) -> Note:
     """Return the note of a new identity; the same identity again has none."""
-    return Note(HistoryKind.BOUND, detail=change.identity)
+    return Note(_BOUND, None, None, None, change.identity)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +144,7 @@ class HistoryEntry:
     """Wall-clock time in seconds."""
     sequence: int
     """The sequence of the last event before it."""
+    node: str | None
     reason: str | None
     detail: str | int | None
 

@@ -155,7 +155,7 @@ def _shown(runtime: Runtime, entry: HistoryEntry) -> TimelineEntry:
         sentence(entry),
         entry.reason,
         room=entry.detail if kind in (HistoryKind.JOINED, HistoryKind.LEFT) else None,
-        node=name if kind is HistoryKind.CONNECTED else None,
+        node=entry.node,
         identity=name if kind is HistoryKind.BOUND else None,
         sid=name if kind in (HistoryKind.OPENED, HistoryKind.REPLACED) else None,
         missed=entry.detail if kind is HistoryKind.RECOVERED and isinstance(entry.detail, int) else None,

@@ -28,7 +28,7 @@ _WHY_ENDED: Final[dict[str, str]] = {
 }
 _SENTENCES: Final = {
     HistoryKind.OPENED: "The session began.",
-    HistoryKind.CONNECTED: "A client connected.",
+    HistoryKind.CONNECTED: "The client connected.",
     HistoryKind.RECOVERED: "The client recovered the session. Events that it had missed: {detail}.",
     HistoryKind.AWAY: "The client went away: {reason}.",
     HistoryKind.REFUSED: "The client did not get the session back: {why_not}.",

@@ -7,7 +7,7 @@ adds; here is which sessions it concerns, as the store decides at its place.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
 from socketio_eventlog import history
@@ -21,7 +21,6 @@ from socketio_eventlog.records import (
     RoomLeft,
     SessionAway,
     SessionBound,
-    SessionClaimed,
     SessionEnd,
     SessionEnded,
     SessionOpened,
@@ -32,39 +31,39 @@ from socketio_eventlog.sqlite.point import Point
 _Row: TypeAlias = tuple[object, ...]
 
 _NOTE: Final = """
-INSERT INTO session_history (kind, at, uptime, sequence, reason, detail, session)
-SELECT ?, ?, ?, ?, ?, ?, number FROM sessions WHERE namespace = ? AND sid = ?
+INSERT INTO session_history (kind, at, uptime, sequence, node, reason, detail, session)
+SELECT ?, ?, ?, ?, ?, ?, ?, number FROM sessions WHERE namespace = ? AND sid = ?
 """
 _NOTE_JOIN: Final = """
-INSERT INTO session_history (kind, at, uptime, sequence, reason, detail, session)
-SELECT ?, ?, ?, ?, ?, ?, number FROM sessions WHERE namespace = ? AND sid = ?
+INSERT INTO session_history (kind, at, uptime, sequence, node, reason, detail, session)
+SELECT ?, ?, ?, ?, ?, ?, ?, number FROM sessions WHERE namespace = ? AND sid = ?
   AND NOT EXISTS (SELECT 1 FROM rooms AS r
                   WHERE r.namespace = sessions.namespace AND r.sid = sessions.sid AND r.room = ?
                     AND r.left_after IS NULL)
 """
 _NOTE_LEAVE: Final = """
-INSERT INTO session_history (kind, at, uptime, sequence, reason, detail, session)
-SELECT ?, ?, ?, ?, ?, ?, number FROM sessions WHERE namespace = ? AND sid = ?
+INSERT INTO session_history (kind, at, uptime, sequence, node, reason, detail, session)
+SELECT ?, ?, ?, ?, ?, ?, ?, number FROM sessions WHERE namespace = ? AND sid = ?
   AND EXISTS (SELECT 1 FROM rooms AS r
               WHERE r.namespace = sessions.namespace AND r.sid = sessions.sid AND r.room = ?
                 AND r.left_after IS NULL)
 """
 _NOTE_CLOSE: Final = """
-INSERT INTO session_history (kind, at, uptime, sequence, reason, detail, session)
-SELECT ?, ?, ?, ?, ?, ?, number FROM rooms JOIN sessions USING (namespace, sid)
+INSERT INTO session_history (kind, at, uptime, sequence, node, reason, detail, session)
+SELECT ?, ?, ?, ?, ?, ?, ?, number FROM rooms JOIN sessions USING (namespace, sid)
 WHERE rooms.namespace = ? AND room = ? AND left_after IS NULL
 """
 _NOTE_IDENTITY: Final = """
-INSERT INTO session_history (kind, at, uptime, sequence, reason, detail, session)
-SELECT ?, ?, ?, ?, ?, ?, number FROM sessions WHERE namespace = ? AND sid = ? AND identity IS NOT ?
+INSERT INTO session_history (kind, at, uptime, sequence, node, reason, detail, session)
+SELECT ?, ?, ?, ?, ?, ?, ?, number FROM sessions WHERE namespace = ? AND sid = ? AND identity IS NOT ?
 """
 _NOTE_REVOCATION: Final = """
-INSERT INTO session_history (kind, at, uptime, sequence, reason, detail, session)
-SELECT ?, ?, ?, ?, ?, ?, number FROM sessions WHERE identity = ? ORDER BY number
+INSERT INTO session_history (kind, at, uptime, sequence, node, reason, detail, session)
+SELECT ?, ?, ?, ?, ?, ?, ?, number FROM sessions WHERE identity = ? ORDER BY number
 """
 _NOTE_NUMBER: Final = """
-INSERT INTO session_history (kind, at, uptime, sequence, reason, detail, session)
-VALUES (?, ?, ?, ?, ?, ?, ?)
+INSERT INTO session_history (kind, at, uptime, sequence, node, reason, detail, session)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 """
 # REPLACE: a sid may come back in tests only, and must not fail the end of the session.
 _KEEP: Final = """
@@ -109,8 +108,10 @@ _FORGET_ENDED: Final = """
 DELETE FROM ended_sessions
 WHERE session = ?1 AND NOT EXISTS (SELECT 1 FROM session_history AS h WHERE h.session = ?1)
 """
+# Of 16 rows one is looked at: a session with very many rows has it, and a storm of clients costs less.
 _CROWDED: Final = """
-SELECT session FROM (SELECT DISTINCT session FROM session_history WHERE number > ? AND number <= ?) AS recent
+SELECT session FROM (SELECT DISTINCT session FROM session_history
+                     WHERE number > ? AND number <= ? AND number % 16 = 0) AS recent
 WHERE EXISTS (SELECT 1 FROM session_history AS h WHERE h.session = recent.session
               ORDER BY h.number DESC LIMIT 1 OFFSET ?)
 """
@@ -165,8 +166,8 @@ class HistoryRows(NoHistory):
         """Up to this row the sessions were looked at for surplus rows; None before the first pruning."""
 
     def begin(self, connection: sqlite3.Connection, now: float, uptime: float, head: int) -> None:
-        values = (history.HistoryKind.AWAY.value, now, uptime, head, history.NODE_GONE)
-        connection.execute(_NOTE_LEFT_BEHIND, values)
+        kind, _, _, reason, _ = history.left_behind()
+        connection.execute(_NOTE_LEFT_BEHIND, (kind, now, uptime, head, reason))
 
     def before(self, connection: sqlite3.Connection, changes: Sequence[Any], point: Point) -> None:
         kind = type(changes[0])
@@ -196,24 +197,30 @@ class HistoryRows(NoHistory):
                 connection.execute(_KEEP_REVOKED, (change.identity,))
 
     def opened(self, connection: sqlite3.Connection, changes: Sequence[SessionOpened], point: Point) -> None:
+        (newest,) = connection.execute("SELECT last_insert_rowid()").fetchone()
         rows: list[_Row] = []
-        of_former: list[_Row] = []
-        for change in changes:
-            former = _former(connection, change)
-            replaced = history.replaced(change)
-            if former is not None and replaced is not None:
-                of_former.append((*_values(replaced, point), former[0]))
-            notes = history.opened(change, point.node, None if former is None else former[1])
-            rows += [(*_values(note, point), change.namespace, change.sid) for note in notes]
-        connection.executemany(_NOTE, rows)
-        if of_former:
-            connection.executemany(_NOTE_NUMBER, of_former)
+        for number, change in enumerate(changes, newest - len(changes) + 1):
+            former = None if change.instead_of is None else _former(connection, change)
+            opened, connected = history.opened(change, point.node, None if former is None else former[1])
+            rows += ((*_values(opened, point), number), (*_values(connected, point), number))
+            if former is not None and (replaced := history.replaced(change)) is not None:
+                rows.append((*_values(replaced, point), former[0]))
+        connection.executemany(_NOTE_NUMBER, rows)
 
     def decided(self, connection: sqlite3.Connection, committed: Sequence[Committed], point: Point) -> None:
-        connection.executemany(_NOTE, list(_decided(committed, point)))
+        note_of = _NOTES_OF_CLAIMS.get(type(committed[0].change))
+        if note_of is None:
+            return
+        rows: list[_Row] = []
+        change: Any
+        for change, _, took_effect, _ in committed:
+            if took_effect and not (type(change) is SessionResumed and change.deferred):
+                note = note_of(change, point.node)
+                rows.append((*_values(note, point), change.namespace, change.sid))
+        connection.executemany(_NOTE, rows)
 
     def resumed(self, connection: sqlite3.Connection, change: SessionResumed, point: Point) -> None:
-        values = _values(history.resumed(change), point)
+        values = _values(history.resumed(change, point.node), point)
         connection.execute(_NOTE, (*values, change.namespace, change.sid))
 
     def ending(self, connection: sqlite3.Connection, change: SessionEnded, point: Point) -> None:
@@ -239,27 +246,15 @@ class HistoryRows(NoHistory):
 
 
 def _values(note: Note, point: Point) -> _Row:
-    kind, at, reason, detail = note
-    return kind.value, point.now if at is None else at, point.uptime, point.position, reason, detail
+    kind, at, node, reason, detail = note
+    return kind, point.now if at is None else at, point.uptime, point.position, node, reason, detail
 
 
-def _decided(committed: Iterable[Committed], point: Point) -> Iterable[_Row]:
-    for one in committed:
-        change: Any = one.change
-        note = _note_of_claim(change, point.node) if one.took_effect else None
-        if note is not None:
-            yield (*_values(note, point), change.namespace, change.sid)
-
-
-def _note_of_claim(change: Change, node: str) -> Note | None:
-    match change:
-        case SessionClaimed():
-            return history.claimed(change, node)
-        case SessionResumed() if not change.deferred:
-            return history.resumed(change)
-        case SessionAway():
-            return history.away(change)
-    return None  # noted before: a resumption with deferred changes, and an end
+_NOTES_OF_CLAIMS: Final[dict[type[Change], Callable[[Any, str], Note]]] = {
+    SessionResumed: history.resumed,
+    SessionAway: history.away,
+}
+"""Not SessionClaimed: a claim that is not decided is nothing that happened to the session."""
 
 
 def _former(connection: sqlite3.Connection, change: SessionOpened) -> tuple[int, str] | None:

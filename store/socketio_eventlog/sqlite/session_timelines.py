@@ -16,7 +16,7 @@ _ENDED: Final = """
 SELECT session, identity, start_offset, confirmed, rooms FROM ended_sessions WHERE namespace = ? AND sid = ?
 """
 _READ: Final = """
-SELECT number, kind, at, sequence, reason, detail FROM session_history
+SELECT number, kind, at, sequence, node, reason, detail FROM session_history
 WHERE session = ? ORDER BY number DESC LIMIT ?
 """
 
@@ -35,8 +35,8 @@ def read(connection: sqlite3.Connection, namespace: str, sid: str) -> SessionHis
     if not rows:
         return None
     entries = [
-        HistoryEntry(number, HistoryKind(kind), at, sequence, reason, detail)
-        for number, kind, at, sequence, reason, detail in reversed(rows)
+        HistoryEntry(number, HistoryKind(kind), at, sequence, node, reason, detail)
+        for number, kind, at, sequence, node, reason, detail in reversed(rows)
         if kind in _KINDS and isinstance(detail, _DETAILS)  # another program may have changed the row
     ]
     return SessionHistory(entries, ended)

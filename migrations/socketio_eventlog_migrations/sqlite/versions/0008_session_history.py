@@ -24,8 +24,9 @@ CREATE TABLE session_history (
   at REAL NOT NULL,              -- seconds since 1970, UTC, by the server's clock
   uptime REAL NOT NULL,          -- on the service clock, which runs only while the server runs
   sequence INTEGER NOT NULL,     -- the offset of the last event before it
+  node TEXT,                     -- the boot to which a client connected; NULL: it is not about a connection
   reason TEXT,                   -- why: of a refusal, a lost connection, an end; NULL: there is none
-  detail ANY                     -- what: a room, the missed events, a boot, a sid, an identity; NULL: nothing
+  detail ANY                     -- what: a room, the missed events, another sid, an identity; NULL: nothing
 ) STRICT
 """,
     """
@@ -58,6 +59,7 @@ SELECT strftime('%Y-%m-%dT%H:%M:%fZ', at, 'unixepoch') AS time,
        coalesce(sessions.sid, ended_sessions.sid) AS sid,
        coalesce(sessions.identity, ended_sessions.identity) AS identity,
        kind,
+       session_history.node,
        reason,
        detail,
        (SELECT boot FROM boots WHERE began_after < max(sequence, 1)

@@ -97,7 +97,7 @@ class TimelineEntryResult(BaseModel):
     text: str = Field(description="A sentence for people.")
     reason: str | None = Field(description="Why: of a refusal, a lost connection, an end.")
     room: str | int | None = Field(description="The room of `joined` and `left`.")
-    node: str | None = Field(description="The node to which the client `connected`.")
+    node: str | None = Field(description="The node to which the client connected.")
     identity: str | None = Field(description="The identity of `bound`.")
     sid: str | None = Field(description="The new session of `replaced`, or the former one of `opened`.")
     missed: int | None = Field(description="How many events it had missed, at most, when it `recovered`.")
