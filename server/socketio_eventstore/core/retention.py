@@ -122,12 +122,14 @@ class Retention:
     async def _delete_old(self, now: float) -> int:
         context = self._context
         await self._prune_idempotency_keys(now)
-        await self._prune_history(now - self._history_retention_seconds)
         begun = time.perf_counter()
         pruned = await self._prune(min(self.floor(now), context.position_history.passed(now)))
         pruned += await self._make_room(now)
         if pruned:
             self._pruned(pruned, time.perf_counter() - begun)
+        before = now - self._history_retention_seconds
+        while await context.log.prune_session_history(before, PRUNE_EVENTS):
+            pass
         return pruned
 
     def _pruned(self, events: int, seconds: float) -> None:
@@ -149,10 +151,6 @@ class Retention:
         while await self._context.log.prune_idempotency_keys(handled_before, PRUNE_EVENTS) == PRUNE_EVENTS:
             pass
 
-    async def _prune_history(self, before: float) -> None:
-        while await self._context.log.prune_session_history(before, PRUNE_EVENTS):
-            pass
-
     async def _pause(self) -> None:
         """Wait for the next sweep; a log without room is swept more often."""
         room = self._context.log.room
@@ -170,8 +168,9 @@ class Retention:
         histories of sessions go first: no client ever needs them.
         """
         log = self._context.log
-        while log.room.is_scarce and await log.prune_session_history(now, PRUNE_EVENTS):
-            pass
+        with suppress(StoreUnavailable):  # a full disk may have no room for so large a deletion
+            while log.room.is_scarce and await log.prune_session_history(now, PRUNE_EVENTS):
+                pass
         first, step = log.pruned_through, PRUNE_EVENTS
         through = min(self.floor(now), self._positions.passed(now))
         while log.room.is_scarce and log.pruned_through < through:

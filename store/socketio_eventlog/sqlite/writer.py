@@ -239,6 +239,7 @@ class Writer:
         def prune() -> bool:
             self._begin(connection)
             is_more = self._history.prune(connection, before, limit)
+            self._space.count(connection)
             connection.commit()
             return is_more
 

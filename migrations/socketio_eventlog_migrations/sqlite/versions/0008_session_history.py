@@ -43,7 +43,8 @@ CREATE TABLE ended_sessions (
   pid_hash BLOB NOT NULL,        -- SHA-256 of the private id, with which a late client asks for it
   start_offset INTEGER NOT NULL, -- the log's position at which it began
   confirmed INTEGER NOT NULL,    -- events up to this one are known to have reached the client
-  rooms TEXT NOT NULL,           -- JSON array of its rooms then: [room, joined_after, left_after or null]
+  rooms TEXT NOT NULL,           -- JSON array of its rooms at the end: [room, joined_after, left_after or
+                                 -- null]; empty if it would be longer than 4000 characters
   UNIQUE (namespace, sid)
 ) STRICT
 """,
