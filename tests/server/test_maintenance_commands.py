@@ -85,6 +85,7 @@ def test_refusals(server: ServerProcess) -> None:
     assert refused("backup", "nowhere/copy.db") == f"{begin}There is no folder nowhere.\n"
     assert refused("check-store", "nothing.db") == f"{begin}There is no database nothing.db.\n"
     assert "The text is 'nonsense'." in refused("redact", "nonsense")
+    assert "The epoch is '-aaaaaaa'." in refused("redact", "-aaaaaaa.1", "-1.5", "--event", "x")
 
 
 def test_store_with_problems(server: ServerProcess) -> None:

@@ -32,7 +32,7 @@ def compact(
     return whether the file is smaller already: a reader keeps the pages in the WAL until it has ended.
     """
     begun = time.perf_counter()
-    before, content = _bytes(connection)  # pages in the WAL included, which the file lacks
+    before, content = _sizes(connection)
     if max_bytes is not None and content > max_bytes:
         raise NothingChanged(
             f"The database has {content} bytes of content, and no commit is possible while they are "
@@ -65,8 +65,8 @@ def compact_stopped(path: Path) -> Compacted:
             lock.release(keep_file=bool(lock.note) or lock.found_progress is not None)
 
 
-def _bytes(connection: sqlite3.Connection) -> tuple[int, int]:
-    """Return the size of the database with all pages, and that of the pages in use."""
+def _sizes(connection: sqlite3.Connection) -> tuple[int, int]:
+    """Return the size of the database, with what is in the WAL still, and of its content."""
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
     (unused,) = connection.execute("PRAGMA freelist_count").fetchone()
     (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()

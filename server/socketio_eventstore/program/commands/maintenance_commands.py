@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -19,6 +20,9 @@ from socketio_eventstore.program.commands.connection import (
 )
 from socketio_eventstore.program.commands.tables import bytes_text, value_of
 
+_DASHED_OFFSET: Final = re.compile(r"-[\w-]*\.\d+", re.ASCII)
+_QUOTE: Final = "\0"
+"""Hides a dash from the parser; no argument of a program has this character."""
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one line of JSON.")
 
 
@@ -42,7 +46,22 @@ def prune(url: str | None, path: Path | None, as_json: bool) -> None:
     _print(done, f"{done['events']} events were deleted; {through}", as_json=as_json)
 
 
-@click.command()
+class OffsetCommand(click.Command):
+    """A command with an offset as its argument. One offset of 64 begins with a dash, and is no option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments; an offset, or a number with a dash, is one of them."""
+        rest = super().parse_args(ctx, [_quoted(text) for text in args])
+        ctx.params["offset"] = ctx.params["offset"].removeprefix(_QUOTE)
+        ctx.params["args"] = tuple(text.removeprefix(_QUOTE) for text in ctx.params["args"])
+        return rest
+
+
+def _quoted(text: str) -> str:
+    return _QUOTE + text if _DASHED_OFFSET.fullmatch(text) else text
+
+
+@click.command(cls=OffsetCommand)
 @click.argument("offset")
 @click.argument("args", nargs=-1)
 @click.option("--event", default="redacted", show_default=True, help="The name that the event gets.")
