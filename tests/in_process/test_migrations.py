@@ -258,7 +258,7 @@ def test_the_newest_keeps_every_row_of_0003(path: Path) -> None:
     assert_kept(before, after)
     # Every session was claimed once, no client has it or has shown a token; no boot has written a heartbeat.
     assert {row[-4:] for row in after["sessions"]} == {(1, None, None, None)}
-    assert {row[-2:] for row in after["boots"]} == {(0, 0)}
+    assert {row[-3:] for row in after["boots"]} == {(0, 0, None)}
     assert sqlite(path, "SELECT count(*) FROM positions") == "0\n"
     # Earlier versions did not record unused sequences: no hole in their events is a loss.
     assert sqlite(path, "SELECT first, last FROM unused_ranges") == "1|3\n"

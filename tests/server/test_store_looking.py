@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from socketio_eventlog.records import DataSaved, Pruned, SessionAway
-from support.storing import commit, event, joined, left, opened, python, session, sqlite
+from socketio_eventlog.records import DataSaved, Pruned, Room, SessionAway, SessionBound
+from support.new_databases import create_database
+from support.storing import BEAT, Clock, commit, event, joined, left, opened, python, session, sqlite
 
 pytestmark = pytest.mark.skipif(shutil.which("sqlite3") is None, reason="needs the sqlite3 program")
 
@@ -24,13 +25,16 @@ def path(tmp_path: Path) -> Path:
 
 async def test_the_view_recent_events(path: Path) -> None:
     async with opened(path, new_epoch=lambda: "first") as log:
-        await commit(log, [event("one", emitted_at=0.5), event("two", rooms=("lobby", 42))])
+        await commit(
+            log,
+            [event("one", emitted_at=0.5), event("two", rooms=("lobby", 42), attachments=(b"12", b"345"))],
+        )
     async with opened(path, new_epoch=lambda: "second") as log:
         await commit(log, [event("three", namespace="/admin")])
         assert sqlite(path, "SELECT * FROM recent_events").splitlines() == [
-            '1970-01-01T00:16:40.000Z|second.3|/admin|message|["message","three"]|(everyone)',
-            '1970-01-01T00:16:40.000Z|first.2|/|message|["message","two"]|lobby, 42',
-            '1970-01-01T00:00:00.500Z|first.1|/|message|["message","one"]|(everyone)',
+            '1970-01-01T00:16:40.000Z|second.3|/admin|message|["message","three"]|(everyone)|',
+            '1970-01-01T00:16:40.000Z|first.2|/|message|["message","two"]|lobby, 42|5',
+            '1970-01-01T00:00:00.500Z|first.1|/|message|["message","one"]|(everyone)|',
         ]
 
 
@@ -46,6 +50,49 @@ async def test_the_view_current_sessions(path: Path) -> None:
         ]
 
 
+async def test_sessions_that_wait(path: Path) -> None:
+    """The view has who a session belongs to, how long it still waits, and how many events wait for it."""
+    clock = Clock()
+    async with opened(path, monotonic=clock, max_disconnection_seconds=60.0) as log:
+        await commit(log, [session("s1"), joined("a"), joined("gone"), SessionBound("/", "s1", "Ann"), BEAT])
+        await commit(log, [session("s2"), event("received")])
+        await commit(log, [SessionAway("/", "s1", claim=1, disconnected_at=2_000.0, confirmed=1)])
+        addressed: list[tuple[Room, ...] | None] = [("a", "b"), None, ("s1",), ("gone",), ("b",)]
+        await commit(log, [event(rooms=rooms) for rooms in addressed])
+        await commit(log, [left("gone"), event(rooms=("gone",)), event(skip=("s1",))])
+        await commit(log, [event(namespace="/other")])
+        clock.now += 3.5  # a step of the uptime counts at most two heartbeats
+        await commit(log, [BEAT])
+        columns = "sid, identity, remaining_seconds"
+        current = sqlite(path, f"SELECT {columns} FROM current_sessions").splitlines()
+        assert current == ["s2||", "s1|Ann|56"]
+        assert sqlite(path, "SELECT * FROM waiting_sessions") == "s1|/|Ann|56|4|8\n"
+
+
+async def test_foreign_keys(path: Path) -> None:
+    """Tools see which rows belong together; the tables are sound, and nothing is enforced."""
+    async with opened(path) as log:
+        await commit(log, [session("s1"), joined("a"), event(attachments=(b"1",))])
+        await commit(log, [Pruned(1)])
+        tables = 'SELECT m.name, f."table" FROM sqlite_master AS m, pragma_foreign_key_list(m.name) AS f'
+        assert set(sqlite(path, tables).split()) == {"attachments|events", "rooms|sessions", "sessions|boots"}
+        assert sqlite(path, "PRAGMA integrity_check", "PRAGMA foreign_key_check") == "ok\n"
+
+
+def test_metadata_for_datasette(path: Path) -> None:
+    """docs/datasette.json names every table and view, columns that are there, and hides the internal ones."""
+    create_database(path)
+    file = Path(__file__).parents[2] / "docs" / "datasette.json"
+    described = json.loads(file.read_text())["databases"]["events"]["tables"]
+    names = sqlite(path, "SELECT name FROM sqlite_master WHERE type IN ('table', 'view')").split()
+    assert described.keys() == set(names)
+    for name, one in described.items():
+        columns = sqlite(path, f"SELECT name FROM pragma_table_info('{name}')").split()
+        named = {*one.get("columns", ()), *filter(None, [one.get("sort_desc"), one.get("label_column")])}
+        assert named <= set(columns), name
+        assert one.keys() == {"hidden"} or one["description"]
+
+
 async def test_the_json_columns_work_with_the_json_functions(path: Path) -> None:
     async with opened(path) as log:
         await commit(log, [session(), event("hi", rooms=("a", 7)), DataSaved("/", "s1", '{"user":{"id":3}}')])
@@ -55,7 +102,9 @@ async def test_the_json_columns_work_with_the_json_functions(path: Path) -> None
         assert sqlite(path, rooms) == "1\n"
 
 
-@pytest.mark.parametrize("view", ["recent_events", "current_sessions", "session_timelines"])
+@pytest.mark.parametrize(
+    "view", ["recent_events", "current_sessions", "session_timelines", "waiting_sessions"]
+)
 async def test_a_limited_query_reads_no_whole_table(path: Path, view: str) -> None:
     """A query of a view with a limit neither sorts nor reads the whole table."""
     async with opened(path):

@@ -38,10 +38,15 @@ async def opened(
     wall_clock: Callable[[], float] = time.time,
     monotonic: Callable[[], float] = time.monotonic,
     new_epoch: Callable[[], str] = random_epoch,
+    max_disconnection_seconds: float | None = None,
     **options: Any,
 ) -> AsyncIterator[EventLog]:
     log = await EventLog.open(
-        StoreOptions(path=path, **options), wall_clock=wall_clock, monotonic=monotonic, new_epoch=new_epoch
+        StoreOptions(path=path, **options),
+        wall_clock=wall_clock,
+        monotonic=monotonic,
+        new_epoch=new_epoch,
+        max_disconnection_seconds=max_disconnection_seconds,
     )
     try:
         yield log

@@ -121,7 +121,11 @@ class Runtime:
         """
         log: Log = VolatileLog()
         if options.path is not None:
-            log = await EventLog.open(options, lock_timeout_seconds=lock_timeout_seconds)
+            log = await EventLog.open(
+                options,
+                lock_timeout_seconds=lock_timeout_seconds,
+                max_disconnection_seconds=options.max_disconnection_duration,
+            )
         try:
             snapshot = await log.join()  # before any event that the sessions need is pruned
         except BaseException:

@@ -115,12 +115,14 @@ class EventLog:
         monotonic: Callable[[], float] = time.monotonic,
         new_epoch: Callable[[], str] = random_epoch,
         lock_timeout_seconds: float | None = None,
+        max_disconnection_seconds: float | None = None,
     ) -> EventLog:
         """Open the database, create or migrate the schema if needed, and record the new epoch durably.
 
         The sessions of earlier nodes are away from here on. ``options.path`` must not be None. ``new_epoch``
         returns 1 to 32 letters, digits, ``-`` or ``_``. The clocks are read on another thread.
-        ``lock_timeout_seconds`` is that of ``schema.open_writer``.
+        ``lock_timeout_seconds`` is that of ``schema.open_writer``, ``max_disconnection_seconds`` that of
+        ``begin_epoch``.
         Raises StoreNotUsable (DatabaseTooNew included) with one line that names the path.
         """
         path = options.path
@@ -129,9 +131,16 @@ class EventLog:
         reserve = Reserve(path, options.file_mode)
         while True:
             try:
-                return await cls._open(
-                    options, path, reserve, wall_clock, monotonic, new_epoch(), lock_timeout_seconds
+                begin = partial(
+                    begin_epoch,
+                    path=path,
+                    epoch=(epoch := new_epoch()),
+                    wall_clock=wall_clock,
+                    monotonic=monotonic,
+                    index_memory_bytes=options.index_memory,
+                    max_disconnection_seconds=max_disconnection_seconds,
                 )
+                return await cls._open(options, path, reserve, begin, epoch, lock_timeout_seconds)
             except StoreNotUsable as error:
                 reserve.give_up_for(path, error)
 
@@ -141,8 +150,7 @@ class EventLog:
         options: StoreOptions,
         path: Path,
         reserve: Reserve,
-        wall_clock: Callable[[], float],
-        monotonic: Callable[[], float],
+        begin: Callable[..., InitialState],
         epoch: str,
         lock_timeout_seconds: float | None,
     ) -> EventLog:
@@ -150,21 +158,11 @@ class EventLog:
             raise ValueError(f"an epoch id cannot be {epoch!r}")
         room = Room()
         space = Space(path, options.max_size, reserve, room, asyncio.get_running_loop().call_soon_threadsafe)
-        begin = partial(
-            begin_epoch,
-            path=path,
-            epoch=epoch,
-            wall_clock=wall_clock,
-            monotonic=monotonic,
-            index_memory_bytes=options.index_memory,
-            space=space,
-            history=_history(options),
-        )
         writer_database = await Database.open(
             lambda: schema.open_writer(path, options.file_mode, lock_timeout_seconds)
         )
         try:
-            state = await writer_database.run(begin)
+            state = await writer_database.run(partial(begin, space=space, history=_history(options)))
             await writer_database.run(lambda connection: schema.note_epoch(connection, path, epoch))
             await writer_database.run(
                 lambda connection: schema.configure(connection, options.synchronous, space.wal_bytes)

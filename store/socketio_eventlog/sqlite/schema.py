@@ -37,6 +37,8 @@ _BUSY_TIMEOUT: Final = "PRAGMA busy_timeout = 0"
 _READER_BUSY_TIMEOUT: Final = "PRAGMA busy_timeout = 1000"
 # Otherwise a build with SQLITE_SECURE_DELETE, such as Debian's, writes as many bytes as it deletes.
 _SECURE_DELETE: Final = "PRAGMA secure_delete = FAST"
+# They are for tools that show the database; SQLite can be built to enforce them, which would cost time.
+_NO_FOREIGN_KEYS: Final = "PRAGMA foreign_keys = OFF"
 _SYNCHRONOUS: Final = {"full": "PRAGMA synchronous = FULL", "normal": "PRAGMA synchronous = NORMAL"}
 # On macOS, fsync leaves the data in the cache of the disk; other systems ignore these settings.
 _FULLFSYNC: Final = {
@@ -73,6 +75,7 @@ def open_writer(
                 _migrate(path)
             _synchronise(connection, "full")
             connection.execute(_SECURE_DELETE)
+            connection.execute(_NO_FOREIGN_KEYS)
         except BaseException:
             connection.close()
             raise

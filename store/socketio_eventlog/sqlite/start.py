@@ -48,7 +48,8 @@ UPDATE sessions SET node = NULL, away_since = coalesce(away_since, ?),
 WHERE node IS NOT NULL OR away_since IS NULL
 """
 _INSERT_EPOCH: Final = """
-INSERT INTO boots (boot, began_after, started_at, alive_at, service_time) VALUES (?, ?, ?, ?, ?)
+INSERT INTO boots (boot, began_after, started_at, alive_at, service_time, max_disconnection)
+VALUES (?, ?, ?, ?, ?, ?)
 """
 # Deletes the epochs before the epoch of the oldest event and before the epochs in which sessions began. The
 # offset that a client keeps from before its session stays with the session, as former_offset.
@@ -97,8 +98,11 @@ def begin_epoch(
     index_memory_bytes: int,
     space: Space,
     history: NoHistory,
+    max_disconnection_seconds: float | None,
 ) -> InitialState:
     """Record the epoch and read the stored state, in one transaction; a job of the writer's thread.
+
+    ``max_disconnection_seconds``: how long clients may be away, for the views; None if that is not known.
 
     The transaction must be durable whatever the configuration says: the row tells offsets of this epoch that
     a power cut took from offsets that a power cut left.
@@ -115,7 +119,7 @@ def begin_epoch(
     (uptime,) = connection.execute(_UPTIME).fetchone()
     history.begin(connection, now, uptime, head)
     connection.execute(_PUT_AWAY, (uptime, now))
-    connection.execute(_INSERT_EPOCH, (epoch, head, now, now, uptime))
+    connection.execute(_INSERT_EPOCH, (epoch, head, now, now, uptime, max_disconnection_seconds))
     connection.execute(_PRUNE_EPOCHS, (EPOCHS_KEPT,))
     epochs = Epochs(connection.execute(_EPOCHS))
     # The rows of these events do not tell any more to whom the events were addressed.
