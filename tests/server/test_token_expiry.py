@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import subprocess
@@ -75,52 +76,56 @@ def publish(server: ServerProcess, text: str, room: str = "news") -> None:
 async def ended_and_recovered(server: ServerProcess, client: Client) -> None:
     """The token of a connected client ends; the client recovers by itself, with what it has missed."""
     first = await client.connected()
-    publish(server, "live", "user:ann")
+    publish(server, "live", first.sid)
     await client.received("news")
     await client.until(lambda: bool(client.disconnects), "the end of the token")
-    publish(server, "missed", "user:ann")
+    publish(server, "missed", first.sid)
     assert (await client.recovered_again()).sid == first.sid
     assert [event.data for event in await client.received("news", 2)] == [["live"], ["missed"]]
     assert client.disconnects == ["transport close"] and client.errors == []
 
 
-@pytest.mark.parametrize("transport", ["websocket", "polling"])
-async def test_a_client_recovers_with_a_new_token(
-    server: ServerProcess, issuer: Issuer, node: NodeClients, transport: str
-) -> None:
-    """At the end of a token an official client comes back with a new one, and has missed nothing."""
-    tokens = [issuer.token("ann", 2.0), issuer.token("ann", 900.0)]
-    client = await node.client(server.url, transports=(transport,), tokens=tokens, reconnectionDelay=100)
-    await ended_and_recovered(server, client)
-
-
-async def test_a_fixed_token_ends_for_good(server: ServerProcess, issuer: Issuer, node: NodeClients) -> None:
-    """A client whose token is fixed is told that the token has expired; metrics and log name no token."""
-    token = issuer.token("bob", 1.0)
-    client = await node.client(server.url, auth={"token": token}, reconnectionDelay=100)
-    await client.connected()
-    assert (await client.refused())["data"] == {"code": "token_expired"}
-    nobody = await node.client(server.url)
-    assert (await nobody.refused())["data"] == {"code": "token_missing"}
-    metrics = ask(server.port, "/metrics", Host="localhost").body.decode()
-    assert re.search(r'^refusals_total\{reason="token_expired"\} [1-9]', metrics, re.MULTILINE)
-    assert re.search(r"^tokens_ended_total [1-9]", metrics, re.MULTILINE)
-    assert "refused a token (token_expired)" in server.log and "the token ended: " in server.log
-    assert not any(part in server.log + metrics for part in token.split(".")[1:])
-
-
-def test_the_example_of_the_documentation(server: ServerProcess, issuer: Issuer) -> None:
+def run_example(server: ServerProcess, tokens: list[str]) -> None:
     """The client of the documentation recovers with its next token."""
     node = node_command()
-    if isinstance(node, str):
-        pytest.skip(node)
-    tokens = [issuer.token("carol", 1.5), issuer.token("carol", 900.0)]
+    assert not isinstance(node, str)
     command = [node[0], "-e", RUN_EXAMPLE % block("js"), node[-1], server.url, *tokens]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         sid, recovered = json.loads(process.stdout.readline())
         assert not recovered
         assert json.loads(process.stdout.readline()) == [sid, True]
-        publish(server, "hello")
+        publish(server, "hello", sid)
         assert json.loads(process.stdout.readline()) == "hello"
         assert process.wait(DEADLINE) == 0
+
+
+async def test_clients_recover_with_new_tokens(
+    server: ServerProcess, issuer: Issuer, node: NodeClients
+) -> None:
+    """At the end of a token an official client comes back with a new one, and has missed nothing."""
+    tokens = [issuer.token("ann", 4.0), issuer.token("ann", 900.0)]
+    options: dict[str, Any] = {"tokens": tokens, "reconnectionDelay": 100}
+    clients = [
+        await node.client(server.url, transports=(name,), **options) for name in ("websocket", "polling")
+    ]
+    await asyncio.gather(
+        *(ended_and_recovered(server, client) for client in clients),
+        asyncio.to_thread(run_example, server, tokens),
+    )
+    metrics = ask(server.port, "/metrics", Host="localhost").body.decode()
+    assert re.search(r"^tokens_ended_total [3-9]", metrics, re.MULTILINE)
+    assert "the token ended: " in server.log
+
+
+async def test_refusals_name_a_code(server: ServerProcess, issuer: Issuer, node: NodeClients) -> None:
+    """A client without a valid token is told a code; metrics and log name no token."""
+    token = issuer.token("bob", -1.0)
+    client = await node.client(server.url, auth={"token": token})
+    assert (await client.refused())["data"] == {"code": "token_expired"}
+    nobody = await node.client(server.url)
+    assert (await nobody.refused())["data"] == {"code": "token_missing"}
+    metrics = ask(server.port, "/metrics", Host="localhost").body.decode()
+    assert re.search(r'^refusals_total\{reason="token_expired"\} [1-9]', metrics, re.MULTILINE)
+    assert "refused a token (token_expired)" in server.log
+    assert not any(part in server.log + metrics for part in token.split(".")[1:])
