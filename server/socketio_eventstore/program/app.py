@@ -11,6 +11,7 @@ import gc
 import logging
 import os
 import signal
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -51,6 +52,7 @@ from socketio_eventstore.program.reload import reload
 from socketio_eventstore.program.signals import Signals
 from socketio_eventstore.program.slow_requests import closes_slow_requests
 from socketio_eventstore.program.systemd import Systemd
+from socketio_eventstore.program.tls import Tls
 from socketio_eventstore.transport.addresses import ANY
 from socketio_eventstore.transport.draining import drain
 
@@ -199,6 +201,7 @@ class _Server:
         self._built: Built | None = None
         self._early_reload: Callable[[], Config] | None = None
         """How to load the configuration, if a reload was asked for before there were parts to change."""
+        self._tls: Tls | None = None
         self._runners: list[web.AppRunner] = []
         self._sites: list[web.SockSite] = []
 
@@ -208,6 +211,7 @@ class _Server:
         for line in check_durations(config):
             logger.warning("%s", line)
         built = await build(config)
+        self._tls = Tls.configured(config)
         self._listeners.append(Listener.of_server(config))
         self._listeners.append(Listener.of_api(config))
         self._built = built
@@ -252,7 +256,9 @@ class _Server:
         self._runners.append(runner)
         await runner.setup()
         for listening in listener.sockets:
-            site = web.SockSite(runner, listening, backlog=LISTEN_BACKLOG)
+            is_file = listening.family == getattr(socket, "AF_UNIX", None)
+            context = None if self._tls is None or is_file else self._tls.context
+            site = web.SockSite(runner, listening, backlog=LISTEN_BACKLOG, ssl_context=context)
             await site.start()
             self._sites.append(site)
 
@@ -265,6 +271,8 @@ class _Server:
             self._early_reload = load
         else:
             self._config = reload(self._built.sio, self._built.api_keys, self._config, load)
+            if self._tls is not None:
+                self._tls.reload()
 
     @property
     def urls(self) -> list[str]:
@@ -336,6 +344,10 @@ async def _check(config: Config) -> None:
     write_no_bytecode()
     try:
         await build(config, is_stored=False)  # otherwise an emit in register(sio) would open the store
+    except StartError as error:
+        problems.append(str(error))
+    try:
+        Tls.configured(config)
     except StartError as error:
         problems.append(str(error))
     problems += check_addresses(config)

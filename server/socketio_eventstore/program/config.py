@@ -198,6 +198,7 @@ LogLevel: TypeAlias = Annotated[
     Literal["debug", "info", "warning", "error"],
     Field(description='"debug", "info", "warning" or "error"'),
 ]
+PemFile: TypeAlias = Annotated[str, Field(description='the path of a file in PEM, or "" for no TLS')]
 OffsetsKey: TypeAlias = Annotated[Offsets, Field(description='"auto" or "always"')]
 
 LISTS: Final = (
@@ -254,6 +255,10 @@ class ServerSettings(_Table):
     """The longest time for disconnect handlers at the shutdown."""
     drain: Drain = 0.0
     """The time over which a SIGTERM closes the connections; 0 closes all of them at once."""
+    tls_certificate: PemFile = ""
+    """A certificate with its chain; relative paths count from the config file. "" is no TLS."""
+    tls_key: PemFile = ""
+    """The key of the certificate."""
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -384,7 +389,7 @@ class Config:
         except ValidationError as error:
             locations = [problem["loc"] for problem in error.errors(include_url=False)]
             raise ConfigError(*layers.errors(locations)) from None
-        unfitting = [check(tables, layers) for check in (_retention_errors, _path_errors, _auth_errors)]
+        unfitting = [check(tables, layers) for check in CHECKS]
         if found := [*layers.errors([]), *chain.from_iterable(unfitting)]:
             raise ConfigError(*found)
         folder = path.absolute().parent
@@ -417,6 +422,19 @@ def _auth_errors(tables: _File, layers: Layers) -> list[str]:
     """Return an error if the keys of ``[auth]`` do not fit together."""
     problem = tables.auth.problem()
     return [] if problem is None else [layers.error("auth", *problem)]
+
+
+def _tls_errors(tables: _File, layers: Layers) -> list[str]:
+    """Return an error for a certificate without a key, and for a key without a certificate."""
+    certificate, key = tables.server.tls_certificate, tables.server.tls_key
+    if bool(certificate) == bool(key):
+        return []
+    given, other = ("tls_certificate", "tls_key") if certificate else ("tls_key", "tls_certificate")
+    return [layers.error("server", given, f"{other} beside it")]
+
+
+CHECKS: Final = (_retention_errors, _path_errors, _auth_errors, _tls_errors)
+"""The checks of values that depend on others."""
 
 
 def engine_origins(settings: ServerSettings) -> str | list[str] | None:

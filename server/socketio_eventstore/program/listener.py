@@ -25,7 +25,7 @@ class Listener:
     @classmethod
     def of_server(cls, config: Config) -> Listener:
         """Listen on the addresses of ``[server]``. Raises StartError."""
-        return cls(config.server.hosts, config.server.port, config.folder)
+        return cls(config.server.hosts, config.server.port, config.folder, scheme=_scheme(config))
 
     @classmethod
     def of_api(cls, config: Config) -> Listener:
@@ -34,7 +34,7 @@ class Listener:
         if address is None:
             return cls((), 0, config.folder)
         host, port = address
-        return cls((host,), port, config.folder)
+        return cls((host,), port, config.folder, scheme=_scheme(config))
 
     @classmethod
     def of_owner(cls, config: Config) -> Listener:
@@ -46,12 +46,13 @@ class Listener:
         finally:
             os.umask(before)
 
-    def __init__(self, hosts: Sequence[str], port: int, folder: Path) -> None:
+    def __init__(self, hosts: Sequence[str], port: int, folder: Path, *, scheme: str = "http") -> None:
         """Listen on all hosts. Raises StartError, PortInUse included, and then listens on none.
 
-        The path of a Unix socket counts from ``folder``.
+        The path of a Unix socket counts from ``folder``. ``scheme`` is that of the addresses of TCP.
         """
         self._hosts = hosts
+        self._scheme = scheme
         self.sockets: list[socket.socket] = []
         self._files: list[Path] = []
         try:
@@ -68,14 +69,17 @@ class Listener:
     def urls(self) -> Iterator[str]:
         """Iterate over the addresses, for people."""
         for host, listening in zip(self._hosts, self.sockets, strict=True):
-            yield host if host.startswith(UNIX) else _url(host, listening.getsockname()[1])
+            yield host if host.startswith(UNIX) else self._url(host, listening.getsockname()[1])
 
     def url_for_browsers(self) -> str | None:
         """Return an address that a browser can open; None if there are Unix sockets only."""
         for host, listening in zip(self._hosts, self.sockets, strict=True):
             if not host.startswith(UNIX):
-                return _url(REACHABLE.get(host, host), listening.getsockname()[1])
+                return self._url(REACHABLE.get(host, host), listening.getsockname()[1])
         return None
+
+    def _url(self, host: str, port: int) -> str:
+        return f"{self._scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
     def close(self) -> None:
         """Close the sockets and remove their files."""
@@ -159,5 +163,5 @@ def _remove_stale_socket(path: Path) -> None:
         raise PortInUse(f"cannot listen on {UNIX}{path}: another program listens there")
 
 
-def _url(host: str, port: int) -> str:
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+def _scheme(config: Config) -> str:
+    return "https" if config.server.tls_certificate else "http"
