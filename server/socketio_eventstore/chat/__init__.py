@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 PAGES = Path(__file__).parent / "pages"
 """The folder of the page: the server serves ``index.html`` at ``/`` and all files at ``/pages/``."""
 
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self' ws: wss:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""The page needs nothing from elsewhere, and is shown in no frame of another page."""
 MAX_MESSAGE_CHARS = 2000
 REFUSAL = f"A message is a text of 1 to {MAX_MESSAGE_CHARS} characters."
 
