@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import websocket
 from playwright.sync_api import Browser, Page, expect
 
 from socketio_eventstore.program.keys import hash_of
-from support.api import KEY, call, result, serving_api
+from support.api import KEY, call, result, serving_api, until
 from support.browser import running_chromium
 from support.command_line import run
 from support.processes import HOST, ServerProcess
@@ -47,6 +49,65 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
             result(call(server.port, "POST", "/emit", events))
         result(call(server.port, "POST", "/emit", {"event": "rare", "args": ['a "needle" <b>bold</b>']}))
         yield server
+
+
+class Story:
+    """A session that joins and leaves a room, is away, comes back, and is away again."""
+
+    def __init__(self, server: ServerProcess) -> None:
+        self._server = server
+        self._url = f"ws{server.url.removeprefix('http')}/socket.io/?EIO=4&transport=websocket"
+        self.sid, self._pid = "", ""
+        self.offsets: dict[str, str] = {}
+        self.emit("before")
+        socket = self.connect()
+        self.emit("early", "scarlet")
+        self.act("join")
+        self.emit("live", "scarlet")
+        json_of(socket)
+        self.leave(socket)
+        self.emit("replay me", "scarlet")
+        socket = self.connect()
+        json_of(socket)
+        self.act("leave")
+        self.emit("late", "scarlet")
+        self.emit("elsewhere", "blue")
+        self.emit("all")
+        json_of(socket)
+        self.leave(socket)
+        self.emit("waiting")
+
+    def connect(self) -> websocket.WebSocket:
+        socket = websocket.create_connection(self._url)
+        socket.recv()
+        last = {"offset": list(self.offsets.values())[-2]} if self._pid else {}
+        socket.send("40" + json.dumps({"pid": self._pid, **last} if self._pid else {}))
+        answer = json_of(socket)
+        self.sid, self._pid = answer["sid"], answer["pid"]
+        return socket
+
+    def leave(self, socket: websocket.WebSocket) -> None:
+        assert socket.sock is not None
+        socket.sock.close()  # without a close frame
+        until(lambda: result(call(self._server.port, "GET", self._path))["state"] == "away")
+
+    def act(self, action: str) -> None:
+        assert call(self._server.port, "POST", f"{self._path}/{action}", {"room": "scarlet"}).status == 204
+
+    def emit(self, name: str, room: str | None = None) -> None:
+        event = {"event": name, **({} if room is None else {"rooms": [room]})}
+        self.offsets[name] = result(call(self._server.port, "POST", "/emit", event))["offset"]
+
+    @property
+    def _path(self) -> str:
+        return f"/sessions/%2F/{self.sid}"
+
+
+def json_of(socket: websocket.WebSocket) -> Any:
+    """The content of the next packet that is not a heartbeat."""
+    while (packet := socket.recv()) == "2":
+        socket.send("3")
+    return json.loads(str(packet)[2:])
 
 
 @contextmanager
@@ -155,6 +216,53 @@ def test_new_events_on_a_phone(chromium: Browser, server: ServerProcess) -> None
         result(call(server.port, "POST", "/emit", {"event": "fresher"}))
         page.get_by_role("button", name="New events").click()
         expect(rows.first).to_contain_text("fresher")
+
+
+@pytest.fixture(scope="module")
+def story(server: ServerProcess) -> Story:
+    return Story(server)
+
+
+def test_session(chromium: Browser, server: ServerProcess, story: Story) -> None:
+    """A session is shown as a picture and in words; for each event there is a reason."""
+    with opened(chromium, f"{server.url}/inspect/") as page:
+        log_in(page)
+        page.get_by_role("link", name="Sessions", exact=True).click()
+        page.get_by_label("Room or sid").fill(story.sid)
+        page.get_by_role("option", name=re.compile(story.sid)).click()
+        why = page.locator(".why")
+        expect(why).to_contain_text("The client has been away since")
+        expect(why).to_contain_text("It came back and recovered once, and was sent the 1 missed event.")
+        picture = page.get_by_role("group", name=re.compile("away 2 times, 4 events, 1 replayed, 1 missed"))
+        expect(picture.locator(".bar.connected")).to_have_count(2)
+        expect(picture.locator(".bar.away")).to_have_count(2)
+        expect(picture.locator(".event")).to_have_count(4)
+        expect(picture.locator(".event.replayed")).to_have_count(1)
+        assert picture.locator(".label title").all_text_contents()[1:] == ["everyone", "scarlet"]
+        picture.focus()
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowRight")
+        expect(page.locator(".said")).to_contain_text(
+            re.compile("replay me to scarlet, .*: replayed, (sent|confirmed)")
+        )
+        page.keyboard.press("Enter")
+        answer = why.get_by_role("status")
+        expect(answer).to_contain_text("was sent the event when it came back")
+        for offset, reason in {
+            story.offsets["before"]: "The event is older than the session",
+            story.offsets["early"]: "it joined scarlet at",
+            story.offsets["late"]: "it left scarlet at",
+            story.offsets["elsewhere"]: "not for this session: it was not in it",
+            story.offsets["waiting"]: "The event waits for it",
+        }.items():
+            page.get_by_label("The offset of an event").fill(offset)
+            page.get_by_role("button", name="Explain this event").click()
+            expect(answer).to_contain_text(reason)
+        page.goto(f"{server.url}/inspect/#/log?at={story.offsets['waiting']}")
+        pane = page.get_by_role("complementary")
+        expect(pane.get_by_role("button", name="1 still miss it")).to_be_visible()
+        pane.get_by_role("link", name=story.sid).click()
+        expect(answer).to_contain_text("The event waits for it")
 
 
 def test_below_a_prefix_of_a_proxy(chromium: Browser, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ function recipients(path, found) {
   let next = found.next;
 
   function show(page) {
-    list.append(...page.recipients.map(recipientRow));
+    list.append(...page.recipients.map((one) => recipientRow(one, found.event.offset)));
     next = page.next;
     more.hidden = next === null;
   }
@@ -106,13 +106,13 @@ function share(name, number, total) {
   return element;
 }
 
-function recipientRow(one) {
+function recipientRow(one, offset) {
   const state = one.state === "away" ? `away, ${duration(one.remaining_seconds ?? 0)} left` : one.state;
   return h(
     "li",
     {},
     h("span", { class: `dot ${one.receipt}`, title: RECEIPTS[one.receipt][1] }),
-    h("a", { class: "mono", href: sessionHash(one.namespace, one.sid) }, one.sid),
+    h("a", { class: "mono", href: sessionHash(one.namespace, one.sid, offset) }, one.sid),
     h("span", {}, one.identity ?? ""),
     h("span", { class: "soft" }, `${one.receipt}, ${state}`),
   );

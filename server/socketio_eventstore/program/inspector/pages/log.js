@@ -8,6 +8,7 @@ import { count, plural, room } from "./format.js";
 import { oneLine } from "./json-view.js";
 import { kept, live } from "./live.js";
 import { VirtualList } from "./virtual-list.js";
+import { numberOf } from "./why.js";
 
 const PAGE = 200;
 const NEW_AT_ONCE = 200;
@@ -21,9 +22,6 @@ const FIELDS = [
   { name: "since", label: "From", type: "datetime-local" },
   { name: "until", label: "Until", type: "datetime-local" },
 ];
-
-/** The number in an offset, to say how far a search came. */
-const numberOf = (offset) => Number(offset?.split(".").at(-1) ?? 0);
 
 export function logView(main, query) {
   const form = filters("Filter the events", FIELDS, () => reload());

@@ -1,47 +1,113 @@
-// Session: one session in words.
+// Session: why its client misses something, the picture of its timeline, and the same in words.
 
 import { get, sessionPath } from "./api.js";
 import { h } from "./dom.js";
 import { duration, plural, room, time } from "./format.js";
+import { timeline } from "./timeline.js";
+import { absenceOf, answers, explain } from "./why.js";
 
-export const sessionHash = (namespace, sid) => `#/session/${encodeURIComponent(namespace)}/${encodeURIComponent(sid)}`;
+const LIMIT = 500;
+
+export const sessionHash = (namespace, sid, offset = "") =>
+  `#/session/${encodeURIComponent(namespace)}/${encodeURIComponent(sid)}${offset ? `?event=${encodeURIComponent(offset)}` : ""}`;
 
 export function sessionView(main, query, [namespace = "/", sid = ""]) {
   const asking = new AbortController();
   const again = h("button", { class: "quiet", type: "button", onclick: () => load() }, "Refresh");
   const content = h("div", { class: "session" }, h("p", { class: "notice", role: "status" }, "Loading…"));
-  main.append(
-    h("header", { class: "title" }, h("h1", {}, "Session ", h("code", {}, sid)), again),
-    content,
-  );
+  let picture = null;
+  main.append(h("header", { class: "title" }, h("h1", {}, "Session ", h("code", {}, sid)), again), content);
 
-  async function load() {
+  async function load(offset = query.get("event") ?? "") {
+    let session;
     try {
-      content.replaceChildren(...parts(await get(sessionPath(namespace, sid), {}, asking.signal)));
+      session = await get(sessionPath(namespace, sid), { limit: LIMIT }, asking.signal);
     } catch (error) {
       if (error.name !== "AbortError") {
         content.replaceChildren(h("p", { class: "notice error", role: "alert" }, error.message));
       }
+      return;
+    }
+    const question = why(session, asking.signal);
+    picture?.close();
+    picture = timeline(session, (event) => question.ask(event.offset));
+    content.replaceChildren(
+      question.element,
+      picture.element,
+      h("div", { class: "columns" }, facts(session), words(session), events(session, question.ask, asking.signal)),
+    );
+    if (offset) {
+      question.ask(offset);
     }
   }
 
   load();
-  return { close: () => asking.abort() };
+  return {
+    update(changed) {
+      load(changed.get("event") ?? "");
+    },
+    close() {
+      asking.abort();
+      picture?.close();
+    },
+  };
 }
 
-function parts(session) {
-  return [facts(session)];
+/** Texts, and links to other sessions. */
+const linked = (parts) =>
+  parts.map((part) => (typeof part === "string" ? part : h("a", { class: "mono", href: sessionHash(part.namespace, part.sid) }, part.sid)));
+
+function why(session, signal) {
+  const input = h("input", { placeholder: "the offset of an event", spellcheck: "false", autocomplete: "off", "aria-label": "The offset of an event" });
+  const answer = h("p", { class: "answer", role: "status" });
+  const form = h(
+    "form",
+    {
+      onsubmit(event) {
+        event.preventDefault();
+        ask(input.value.trim());
+      },
+    },
+    input,
+    h("button", { class: "quiet" }, "Explain this event"),
+  );
+  const element = h(
+    "section",
+    { class: `why card ${session.state}` },
+    h("h2", {}, "Why did this client miss something?"),
+    h("ul", {}, answers(session).map((parts) => h("li", {}, linked(parts)))),
+    form,
+    answer,
+  );
+
+  async function ask(offset) {
+    input.value = offset;
+    if (!offset) {
+      answer.replaceChildren();
+      return;
+    }
+    try {
+      const { event } = await get(`/events/${encodeURIComponent(offset)}/recipients`, { limit: 1 }, signal);
+      const link = h("a", { href: `#/log?at=${encodeURIComponent(offset)}` }, event.event);
+      answer.replaceChildren(link, ` at ${time(new Date(event.emitted_at))}: `, ...linked(explain(session, event)));
+    } catch (error) {
+      if (error.name !== "AbortError") {
+        answer.replaceChildren(h("span", { class: "error" }, error.message));
+      }
+    }
+  }
+
+  return { element, ask };
 }
 
 function facts(session) {
-  const missed = `${plural(session.missed, "event")}${session.is_missed_complete ? "" : " and more"}`;
   const rows = [
     ["State", session.state],
     ["Identity", session.identity ?? "none"],
     ["Namespace", session.namespace],
     ["Rooms", session.joined.map(room).join(", ") || "none"],
     ["Has confirmed", session.confirmed_offset ?? "nothing is stored"],
-    ["Not confirmed", missed],
+    ["Not confirmed", `${plural(session.missed, "event")}${session.is_missed_complete ? "" : " and more"}`],
   ];
   if (session.connected_at) {
     rows.push(["Connected", `${time(new Date(session.connected_at))}, ${session.is_recovered ? "recovered" : "as a new session"}`]);
@@ -49,5 +115,62 @@ function facts(session) {
   if (session.remaining_seconds !== null) {
     rows.push(["Away", `${duration(session.away_seconds)}, may come back for ${duration(session.remaining_seconds)}`]);
   }
-  return h("dl", { class: "facts card" }, rows.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
+  return h(
+    "section",
+    { class: "card" },
+    h("h2", {}, "What it is"),
+    h("dl", { class: "facts" }, rows.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
+  );
+}
+
+function words(session) {
+  const rows = session.timeline.toReversed().map((entry) =>
+    h("li", { class: entry.kind }, h("time", { class: "number", datetime: entry.at }, time(new Date(entry.at), true)), h("span", {}, entry.text)),
+  );
+  const none = "There is no history: [store] session_history is off, or it was deleted.";
+  return h(
+    "section",
+    { class: "card" },
+    h("h2", {}, "What happened, the newest first"),
+    rows.length ? h("ol", { class: "happened" }, rows) : h("p", { class: "notice" }, none),
+  );
+}
+
+function events(session, ask, signal) {
+  const list = h("ol", { class: "happened" });
+  let older = session.events_older;
+  const more = h("button", { class: "quiet", type: "button", hidden: older === null, onclick: load }, "Show earlier events");
+
+  function show(found) {
+    list.append(...found.toReversed().map((event) => eventRow(session, event, ask)));
+  }
+
+  async function load() {
+    const page = await get(sessionPath(session.namespace, session.sid), { limit: LIMIT, before: older }, signal);
+    older = page.events_older;
+    more.hidden = older === null;
+    show(page.events);
+  }
+
+  show(session.events);
+  return h(
+    "section",
+    { class: "card" },
+    h("h2", {}, "Events for it, the newest first"),
+    h("p", { class: "soft small" }, "Derived from its rooms and the log."),
+    session.events.length ? list : h("p", { class: "notice" }, "None."),
+    more,
+  );
+}
+
+function eventRow(session, event, ask) {
+  const isReplayed = event.state !== "missed" && absenceOf(session, event.offset)?.until?.kind === "recovered";
+  const dot = { received: "confirmed", sent: "sent", missed: "missed" }[event.state];
+  return h(
+    "li",
+    {},
+    h("time", { class: "number", datetime: event.emitted_at }, time(new Date(event.emitted_at), true)),
+    h("button", { class: "link", type: "button", onclick: () => ask(event.offset) }, event.event),
+    h("span", { class: "soft" }, h("i", { class: `dot ${dot}` }), isReplayed ? `replayed, ${dot}` : dot),
+  );
 }
