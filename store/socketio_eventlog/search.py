@@ -37,7 +37,7 @@ class Search:
     text: str | None = None
     """Only events whose payload contains this text; capital ASCII letters are no different."""
     max_text_bytes: int = 4_000_000
-    """The search stops before the event with whose payload it would look for the text in more bytes."""
+    """About how many bytes the search looks at for the text, but always at one event: replays wait for it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The search of ``events`` (see ``search.Search``). A job of a database thread.
 
-The columns before the payload are read without the pages of the payload, so rows that do not fit are cheap.
+SQLite does the looking: a row that does not fit costs no Python, and so nothing of the event loop's time. The
+columns before the payload are read without the pages of the payload, so such rows are cheap there, too.
 """
 
 from __future__ import annotations
@@ -8,97 +9,113 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from socketio_eventlog.search import Found, Search
 from socketio_eventlog.sqlite import events
 
+_ROW_UP: Final = """
+SELECT offset FROM events WHERE offset BETWEEN ? AND ? ORDER BY offset LIMIT 1 OFFSET ?
+"""
+_ROW_DOWN: Final = """
+SELECT offset FROM events WHERE offset BETWEEN ? AND ? ORDER BY offset DESC LIMIT 1 OFFSET ?
+"""
+_BYTES: Final = "SELECT sum(size_bytes) FROM events WHERE offset BETWEEN ? AND ?"
+_BYTES_AMONG: Final = """
+SELECT sum(size_bytes) FROM json_each(?) CROSS JOIN events ON offset = value
+"""
 _UP: Final = """
-SELECT offset, namespace, event, size_bytes, emitted_at FROM events
-WHERE offset BETWEEN ? AND ? ORDER BY offset LIMIT ?
+SELECT offset, size_bytes FROM events
+WHERE offset BETWEEN :first AND :last
+  AND (:namespace IS NULL OR namespace = :namespace) AND (:name IS NULL OR event = :name)
+  AND (:emitted_from IS NULL OR emitted_at >= :emitted_from)
+  AND (:emitted_before IS NULL OR emitted_at < :emitted_before)
+  AND (:pattern IS NULL OR payload LIKE :pattern ESCAPE '\\')
+ORDER BY offset LIMIT :max_events
 """
 _DOWN: Final = """
-SELECT offset, namespace, event, size_bytes, emitted_at FROM events
-WHERE offset BETWEEN ? AND ? ORDER BY offset DESC LIMIT ?
+SELECT offset, size_bytes FROM events
+WHERE offset BETWEEN :first AND :last
+  AND (:namespace IS NULL OR namespace = :namespace) AND (:name IS NULL OR event = :name)
+  AND (:emitted_from IS NULL OR emitted_at >= :emitted_from)
+  AND (:emitted_before IS NULL OR emitted_at < :emitted_before)
+  AND (:pattern IS NULL OR payload LIKE :pattern ESCAPE '\\')
+ORDER BY offset DESC LIMIT :max_events
 """
 _AMONG: Final = """
-SELECT offset, namespace, event, size_bytes, emitted_at
-FROM json_each(?) CROSS JOIN events ON offset = value
-"""
-_WITH_TEXT: Final = """
-SELECT offset FROM json_each(?) CROSS JOIN events ON offset = value
-WHERE payload LIKE ? ESCAPE '\\'
+SELECT offset, size_bytes FROM json_each(:among) CROSS JOIN events ON offset = value
+WHERE (:namespace IS NULL OR namespace = :namespace) AND (:name IS NULL OR event = :name)
+  AND (:emitted_from IS NULL OR emitted_at >= :emitted_from)
+  AND (:emitted_before IS NULL OR emitted_at < :emitted_before)
+  AND (:pattern IS NULL OR payload LIKE :pattern ESCAPE '\\')
+LIMIT :max_events
 """
 _WILDCARDS: Final = re.compile(r"[\\%_]")
 
 
 def search(connection: sqlite3.Connection, question: Search) -> Found:
     """Search the events; a few statements, each of which ends before the function returns."""
-    rows, reached = _rows(connection, question)
-    fitting = [(row[0], row[3]) for row in rows if _fits(question, *row)]
-    if question.text is not None:
-        fitting, reached = _with_text(connection, question, question.text, fitting, reached)
+    if question.among is None:
+        rows, reached = _in_range(connection, question)
+    else:
+        rows, reached = _among(connection, question, question.among)
+    if len(rows) == question.max_events:
+        reached = rows[-1][0]
     found: list[int] = []
     size_bytes = 0
-    for offset, row_bytes in fitting:
+    for offset, row_bytes in rows:
         size_bytes += row_bytes
         if found and size_bytes > question.max_bytes:
-            reached = _before(question, offset)
+            reached = offset + 1 if question.newest_first else offset - 1
             break
         found.append(offset)
-        if len(found) >= question.max_events:
-            reached = offset
-            break
     return Found(events.read(connection, found), reached)
 
 
-def _fits(question: Search, _: int, namespace: str, name: str, _size: int, emitted_at: float) -> bool:
-    """Whether a row fits all of the question but the text."""
-    return (
-        question.namespace in (None, namespace)
-        and question.name in (None, name)
-        and (question.emitted_from is None or emitted_at >= question.emitted_from)
-        and (question.emitted_before is None or emitted_at < question.emitted_before)
-    )
-
-
-def _with_text(
-    connection: sqlite3.Connection,
-    question: Search,
-    text: str,
-    fitting: Sequence[tuple[int, int]],
-    reached: int,
-) -> tuple[list[tuple[int, int]], int]:
-    """Return the rows whose payload contains the text, and how far the search got.
-
-    Replays wait for the job, so it reads a limited number of bytes, but at least one payload.
-    """
-    size_bytes = 0
-    for count, (offset, row_bytes) in enumerate(fitting):
-        size_bytes += row_bytes
-        if count and size_bytes > question.max_text_bytes:
-            fitting, reached = fitting[:count], _before(question, offset)
+def _in_range(connection: sqlite3.Connection, question: Search) -> tuple[list[tuple[int, int]], int]:
+    """Return the fitting rows in the order of the search, and the sequence that the search reaches."""
+    down = question.newest_first
+    rows = question.max_rows
+    while True:
+        bounds = (question.first, question.last, rows - 1)
+        row = connection.execute(_ROW_DOWN if down else _ROW_UP, bounds).fetchone()
+        reached: int = row[0] if row is not None else question.first if down else question.last
+        first, last = (reached, question.last) if down else (question.first, reached)
+        if question.text is None or rows == 1:
             break
-    pattern = "%" + _WILDCARDS.sub(r"\\\g<0>", text) + "%"
-    offsets = json.dumps([offset for offset, _ in fitting])
-    containing = {offset for (offset,) in connection.execute(_WITH_TEXT, (offsets, pattern))}
-    return [row for row in fitting if row[0] in containing], reached
+        (size_bytes,) = connection.execute(_BYTES, (first, last)).fetchone()
+        if (size_bytes or 0) <= question.max_text_bytes:
+            break
+        rows //= 2
+    values = {**_values(question), "first": first, "last": last}
+    return connection.execute(_DOWN if down else _UP, values).fetchall(), reached
 
 
-def _before(question: Search, offset: int) -> int:
-    """Return the sequence that a search has reached which stops before an event."""
-    return offset + 1 if question.newest_first else offset - 1
-
-
-def _rows(connection: sqlite3.Connection, question: Search) -> tuple[Iterable[tuple[Any, ...]], int]:
-    """Return the rows to look at, in the order of the search, and the sequence that they reach."""
-    end = question.first if question.newest_first else question.last
-    if question.among is None:
-        statement = _DOWN if question.newest_first else _UP
-        rows = connection.execute(statement, (question.first, question.last, question.max_rows)).fetchall()
-        return rows, rows[-1][0] if len(rows) == question.max_rows else end
-    ordered = question.among[::-1] if question.newest_first else question.among
+def _among(
+    connection: sqlite3.Connection, question: Search, among: Sequence[int]
+) -> tuple[list[tuple[int, int]], int]:
+    """Return what ``_in_range`` does, of certain sequences."""
+    ordered = among[::-1] if question.newest_first else among
     looked_at = ordered[: question.max_rows]
-    rows = connection.execute(_AMONG, (json.dumps(looked_at),)).fetchall()
-    return rows, looked_at[-1] if len(ordered) > question.max_rows else end
+    while question.text is not None and len(looked_at) > 1:
+        (size_bytes,) = connection.execute(_BYTES_AMONG, (json.dumps(looked_at),)).fetchone()
+        if (size_bytes or 0) <= question.max_text_bytes:
+            break
+        looked_at = looked_at[: len(looked_at) // 2]
+    values = {**_values(question), "among": json.dumps(looked_at)}
+    end = question.first if question.newest_first else question.last
+    reached = looked_at[-1] if len(ordered) > len(looked_at) else end
+    return connection.execute(_AMONG, values).fetchall(), reached
+
+
+def _values(question: Search) -> dict[str, Any]:
+    text = question.text
+    return {
+        "namespace": question.namespace,
+        "name": question.name,
+        "emitted_from": question.emitted_from,
+        "emitted_before": question.emitted_before,
+        "pattern": None if text is None else "%" + _WILDCARDS.sub(r"\\\g<0>", text) + "%",
+        "max_events": question.max_events,
+    }

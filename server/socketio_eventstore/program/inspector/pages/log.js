@@ -10,8 +10,8 @@ import { kept, live } from "./live.js";
 import { VirtualList } from "./virtual-list.js";
 import { numberOf } from "./why.js";
 
-const PAGE = 200;
-const NEW_AT_ONCE = 200;
+const PAGE = 100;
+const NEW_AT_ONCE = 100;
 const ENOUGH = 30;
 const MOST = 100_000;
 const FIELDS = [
@@ -45,6 +45,8 @@ export function logView(main, query) {
     const moment = (text) => (text && !Number.isNaN(Date.parse(text)) ? new Date(text).toISOString() : "");
     return { ...values, since: moment(since), until: moment(until) };
   }
+
+  const isUnfiltered = () => Object.values(form.values()).every((value) => value === "");
 
   async function reload() {
     loading?.abort();
@@ -118,6 +120,10 @@ export function logView(main, query) {
     isFollowing = true;
     const from = newer;
     try {
+      if (isUnfiltered() && numberOf(head) - numberOf(newer) >= NEW_AT_ONCE) {
+        await reload();
+        return;
+      }
       const page = await get("/events", { ...wanted(), after: from, limit: NEW_AT_ONCE });
       if (newer !== from || loading !== null) {
         return;
