@@ -266,7 +266,10 @@ def test_session(chromium: Browser, server: ServerProcess, story: Story) -> None
 
 
 def test_below_a_prefix_of_a_proxy(chromium: Browser, tmp_path: Path) -> None:
-    """Behind nginx with TLS and a prefix the inspector works, with a cookie for its folder only."""
+    """Behind nginx with TLS and a prefix the inspector works, with a cookie for its folder only.
+
+    A restart ends the login, and the page says so.
+    """
     documented = DocumentedServer(tmp_path)
     with documented.config_file.open("a") as file:
         file.write(f'[http]\napi_keys = {{ tests = "{hash_of(KEY)}" }}\n')
@@ -280,3 +283,5 @@ def test_below_a_prefix_of_a_proxy(chromium: Browser, tmp_path: Path) -> None:
         (cookie,) = page.context.cookies()
         assert (cookie["path"], cookie["secure"], cookie["httpOnly"]) == ("/chat/inspect", True, True)
         assert cookie["sameSite"] == "Strict"
+        server.restart()
+        expect(page.get_by_role("alert")).to_have_text("The login has ended.")

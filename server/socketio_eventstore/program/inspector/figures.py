@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from typing import Any, Final
 from socketio_eventstore.adapter.server import RecoveryServer
 from socketio_eventstore.adapter.session_views import STATES, summary
 from socketio_eventstore.core.runtime import Runtime
-from socketio_eventstore.core.sessions import Session, State
+from socketio_eventstore.core.sessions import CONNECTED, Session, State
 from socketio_eventstore.program.readiness import problems
 
 SLICE: Final = 1000
@@ -93,20 +94,25 @@ async def _survey(runtime: Runtime) -> tuple[Mapping[str, int], Counter[str], li
     states: Counter[str] = Counter()
     namespaces: Counter[str] = Counter()
     away: list[Session] = []
+    latest = math.inf
     sessions = iter(list(runtime.registry))
     while part := list(islice(sessions, SLICE)):
-        for session in part:
-            state = STATES.get(session.state)
-            if state is None:
-                continue
-            states[state] += 1
-            if state == "connected":
-                namespaces[session.namespace] += 1
-            elif session.state is State.AWAY and session.away_since is not None:
-                away.append(session)
-        away = heapq.nsmallest(MAX_AWAY, away, key=lambda session: session.away_since or 0.0)
+        present = [session.state for session in part]
+        for state, name in STATES.items():
+            states[name] += present.count(state)  # a Counter takes six times as long
+        namespaces.update(session.namespace for session in part if session.state in CONNECTED)
+        away += [one for one in part if one.state is State.AWAY and -math.inf < _since(one) < latest]
+        if len(away) > MAX_AWAY:
+            away = heapq.nsmallest(MAX_AWAY, away, key=_since)
+            latest = _since(away[-1])
         await asyncio.sleep(0)
-    return states, namespaces, [_away(runtime, one) for one in away if one.state is State.AWAY]
+    soonest = heapq.nsmallest(MAX_AWAY, away, key=_since)
+    return states, namespaces, [_away(runtime, one) for one in soonest if one.state is State.AWAY]
+
+
+def _since(session: Session) -> float:
+    """Return the uptime since which a session is away; infinity before the log has it."""
+    return math.inf if session.away_since is None else session.away_since
 
 
 def _away(runtime: Runtime, session: Session) -> Figures:

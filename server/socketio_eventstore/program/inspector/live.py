@@ -18,12 +18,13 @@ from typing import Any, Final
 from aiohttp import web
 
 from socketio_eventstore.adapter.async_server import AsyncServer
+from socketio_eventstore.core.repeated_failures import RepeatedFailures
 from socketio_eventstore.program.inspector.figures import Figures
 
 NAMESPACE: Final = "/inspector"
 PATH: Final = "socket.io"
 INTERVAL_SECONDS: Final = 1.0
-KEPT_SECONDS: Final = 600.0
+KEPT_SECONDS: Final = 300.0
 """Figures that are older go: a page shows the last minutes."""
 MAX_VIEWERS: Final = 20
 """Open connections of viewers; a reload needs two for a moment."""
@@ -46,6 +47,7 @@ class Live:
         """``take`` returns the present figures. ``is_allowed`` tells whether a token may still look."""
         self._take = take
         self._is_allowed = is_allowed
+        self._failures = RepeatedFailures(logger)
         self._interval_seconds = interval_seconds
         self._viewers: dict[str, str] = {}
         """The tokens of the viewers by sid."""
@@ -94,8 +96,9 @@ class Live:
         while self._viewers:
             try:
                 await self._send()
-            except Exception:
-                logger.exception("The figures of the inspector could not be sent")
+            except Exception as error:  # noqa: BLE001 -- a fault of the server; the next figures may be fine
+                text = "The figures of the inspector could not be sent"
+                self._failures.failed(type(error).__name__, text, error=error)
             await asyncio.sleep(self._interval_seconds)
 
     async def _send(self) -> None:

@@ -2,7 +2,7 @@
 
 import { io } from "./socket.io.esm.min.js";
 
-const KEPT = 600;
+const KEPT = 301;
 const path = new URL("./socket.io/", import.meta.url).pathname;
 
 export const live = new EventTarget();
@@ -33,7 +33,7 @@ function connect() {
   const made = io("/inspector", { path, autoConnect: false, transports: ["websocket", "polling"] });
   made.on("connect", () => tell("connected"));
   made.on("disconnect", (reason) => tell("disconnected", reason));
-  made.on("connect_error", () => tell("disconnected", "unreachable"));
+  made.on("connect_error", () => tell("disconnected", "refused"));
   made.on("history", (history) => {
     kept.splice(0, kept.length, ...history);
     tell("history");

@@ -104,9 +104,14 @@ addEventListener("hashchange", show);
 for (const type of ["connected", "disconnected", "history", "figures"]) {
   live.addEventListener(type, showState);
 }
-live.addEventListener("disconnected", (event) => {
+live.addEventListener("disconnected", async (event) => {
   if (event.detail === "io server disconnect") {
     ended.call();
+  } else if (event.detail === "refused") {
+    const { name } = await ask("login").catch(() => ({}));
+    if (name === null) {
+      ended.call(); // such as after a restart of the server
+    }
   }
 });
 main.append(h("p", { class: "notice", role: "status" }, "Loading…"));

@@ -111,7 +111,11 @@ export class VirtualList {
       this._place(index, height); // from the end, since each row goes before the next one
     }
     const active = this._rows.get(this.selected);
-    this.element.setAttribute("aria-activedescendant", active ? active.element.id : "");
+    if (active) {
+      this.element.setAttribute("aria-activedescendant", active.element.id);
+    } else {
+      this.element.removeAttribute("aria-activedescendant");
+    }
     if (!this.isComplete && end + NEAR_ROWS >= this.items.length && clientHeight > 0) {
       this._more();
     }
