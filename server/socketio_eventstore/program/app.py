@@ -48,7 +48,7 @@ from socketio_eventstore.program.inspector.logins import Logins
 from socketio_eventstore.program.keys import ApiKeys
 from socketio_eventstore.program.listener import Listener, check_addresses
 from socketio_eventstore.program.metrics import add_metrics
-from socketio_eventstore.program.page_headers import adds_headers, policy_of
+from socketio_eventstore.program.page_headers import PageHeaders, policy_of
 from socketio_eventstore.program.reload import reload
 from socketio_eventstore.program.signals import Signals
 from socketio_eventstore.program.slow_requests import closes_slow_requests
@@ -153,7 +153,7 @@ async def build(config: Config, *, is_stored: bool = True) -> Built:
     sio.authentication = authentication_of(config.auth, config.folder, config.limits.rooms_per_session)
     module = import_handlers(settings.handlers, config.folder)
     await register_handlers(module, sio, settings.handlers)
-    headers = adds_headers(sio, policy_of(module, settings.handlers))
+    headers = PageHeaders(sio, policy_of(module, settings.handlers))
     app, private_app, owner_app = (_web_application(config, sio) for _ in range(3))
     for one in (app, private_app, owner_app):
         one.on_response_prepare.append(headers)

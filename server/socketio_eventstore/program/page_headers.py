@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from types import ModuleType
 from typing import Final
 
@@ -22,8 +21,6 @@ SERVER: Final = "socketio-eventstore"
 PAGES: Final = ("/", "/pages/{file}")
 """The routes with the pages of handlers."""
 
-Signal = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
-
 
 def policy_of(module: ModuleType, name: str) -> str:
     """Return the policy of the handlers' pages: their ``CONTENT_SECURITY_POLICY``. Raises StartError."""
@@ -33,21 +30,25 @@ def policy_of(module: ModuleType, name: str) -> str:
     return policy
 
 
-def adds_headers(sio: AsyncServer, policy: str) -> Signal:
-    """Return a signal that adds the headers which a response has not.
+class PageHeaders:
+    """A signal that adds the headers which a response has not.
 
     The answers of the protocol are no pages, and many. They only lose the name of the software.
     """
 
-    async def add(request: web.Request, response: web.StreamResponse) -> None:
+    ignores_websockets = True
+
+    def __init__(self, sio: AsyncServer, policy: str) -> None:
+        self._sio = sio
+        self._policy = policy
+
+    async def __call__(self, request: web.Request, response: web.StreamResponse) -> None:
         headers = response.headers
         headers["Server"] = SERVER
-        if request.match_info.handler == sio.eio.handle_request:
+        if request.match_info.handler == self._sio.eio.handle_request:
             return
         for name, value in HEADERS.items():
             headers.setdefault(name, value)
         resource = request.match_info.route.resource
         is_page = resource is not None and resource.canonical in PAGES
-        headers.setdefault("Content-Security-Policy", policy if is_page else NO_PAGE)
-
-    return add
+        headers.setdefault("Content-Security-Policy", self._policy if is_page else NO_PAGE)

@@ -15,6 +15,9 @@ from aiohttp import hdrs, web
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import SERVER_SOFTWARE
 
+IGNORES_WEBSOCKETS: Final = "ignores_websockets"
+"""The attribute of a signal ``on_response_prepare`` that has nothing to do for the handshake of a WebSocket:
+without other signals, no response object is made for it."""
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _KEY_BYTES: Final = 16
 _VERSIONS: Final = ("13", "8", "7")
@@ -44,7 +47,7 @@ async def accept(request: web.Request, *, compresses: bool) -> bytes:
         headers[hdrs.SEC_WEBSOCKET_PROTOCOL] = offered.partition(",")[0].strip()
     prepared: Iterable[tuple[str, str]] = headers.items()
     for app in request.match_info.apps:
-        if app.on_response_prepare:
+        if not all(getattr(signal, IGNORES_WEBSOCKETS, False) for signal in app.on_response_prepare):
             prepared = await _prepare(request, headers)
             break
     lines = [f"{name}: {value}" for name, value in prepared]
