@@ -28,6 +28,7 @@ ENTRIES_KEPT: Final = 200
 ENTRIES_READ: Final = 1000
 """The newest entries of a session that a read returns, those included that pruning has not reached yet."""
 ROOM_CLOSED: Final = "the room was closed"
+ROOM_NOT_NAMED: Final = "the client's new token does not name the room"
 NODE_GONE: Final = "the server is gone"
 """The reason of sessions that a server left behind, such as after ``kill -9``."""
 
@@ -67,6 +68,8 @@ class Note(NamedTuple):
     node: str | None = None
     reason: str | None = None
     detail: str | int | None = None
+    sequence: int | None = None
+    """The sequence of the last event before it; None is that at the change."""
 
 
 _OPENED: Final = HistoryKind.OPENED.value
@@ -122,8 +125,8 @@ def of_room(change: RoomJoined | RoomLeft | RoomClosed) -> Note:
     match change:
         case RoomJoined(room=room):
             return Note(_JOINED, None, None, None, room)
-        case RoomLeft(room=room):
-            return Note(_LEFT, None, None, None, room)
+        case RoomLeft(room=room, through=through):
+            return Note(_LEFT, None, None, None if through is None else ROOM_NOT_NAMED, room, through)
         case RoomClosed(room=room):
             return Note(_LEFT, None, None, ROOM_CLOSED, room)
 

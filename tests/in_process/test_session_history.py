@@ -20,6 +20,7 @@ from socketio_eventlog.records import (
     RefusedRecovery,
     RoomClosed,
     RoomJoined,
+    RoomLeft,
     SessionAway,
     SessionBound,
     SessionClaimed,
@@ -60,6 +61,8 @@ async def test_each_kind_of_entry(path: Path) -> None:
         event(),
         left("red"),
         left("red"),
+        event(),
+        RoomLeft("/", "s1", 7, through=1),
         SessionAway("/", "s1", 1, 2_000.0, 0, reason="ping timeout"),
         SessionClaimed("/", "s1"),
         SessionAway("/", "s1", 1, 2_000.0, 0, reason="too late"),
@@ -81,9 +84,11 @@ async def test_each_kind_of_entry(path: Path) -> None:
             ("joined", None, "red"),
             ("joined", None, 7),
             ("left", None, "red"),
+            ("left", "the client's new token does not name the room", 7),
             ("away", "ping timeout", None),
             ("refused", "refused", None),
             ("recovered", None, 4),
+            ("joined", None, 7),
             ("joined", None, "blue"),
             ("left", "the room was closed", "blue"),
         ]
@@ -91,7 +96,7 @@ async def test_each_kind_of_entry(path: Path) -> None:
         found = await history(log)
         assert found.ended is None and found.is_complete
         assert [entry.at for entry in found.entries if entry.kind in ("away", "recovered")] == [2_000, 2_002]
-        assert [entry.sequence for entry in found.entries] == [0] * 5 + [1] * 6
+        assert [entry.sequence for entry in found.entries] == [0] * 5 + [1, 1] + [2] * 6
         nodes = {entry.kind: entry.node for entry in found.entries if entry.node is not None}
         assert nodes == {HistoryKind.CONNECTED: log.node, HistoryKind.RECOVERED: log.node}
         await commit(log, [SessionEnded("/", "s1", SessionEnd.REVOKED)])
@@ -99,7 +104,7 @@ async def test_each_kind_of_entry(path: Path) -> None:
         ended = (await history(log)).ended
         assert ended is not None and (ended.identity, ended.start, ended.confirmed) == ("ann", 0, 0)
         memberships = set(ended.memberships)
-        assert memberships == {Membership("red", 0, 1), Membership(7, 0, None)}
+        assert memberships == {Membership("red", 0, 1), Membership(7, 0, 1), Membership(7, 2, None)}
 
 
 async def test_sessions_that_end_together(path: Path) -> None:

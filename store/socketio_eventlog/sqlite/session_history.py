@@ -169,7 +169,7 @@ class HistoryRows(NoHistory):
         """Up to this row the sessions were looked at for surplus rows; None before the first pruning."""
 
     def begin(self, connection: sqlite3.Connection, now: float, uptime: float, head: int) -> None:
-        kind, _, _, reason, _ = history.left_behind()
+        kind, _, _, reason, _, _ = history.left_behind()
         connection.execute(_NOTE_LEFT_BEHIND, (kind, now, uptime, head, reason))
 
     def before(self, connection: sqlite3.Connection, changes: Sequence[Any], point: Point) -> None:
@@ -249,8 +249,9 @@ class HistoryRows(NoHistory):
 
 
 def _values(note: Note, point: Point) -> _Row:
-    kind, at, node, reason, detail = note
-    return kind, point.now if at is None else at, point.uptime, point.position, node, reason, detail
+    kind, at, node, reason, detail, sequence = note
+    at, sequence = point.now if at is None else at, point.position if sequence is None else sequence
+    return kind, at, point.uptime, sequence, node, reason, detail
 
 
 _NOTES_OF_CLAIMS: Final[dict[type[Change], Callable[[Any, str], Note]]] = {
