@@ -38,15 +38,18 @@ _SENTENCES: Final = {
     HistoryKind.BOUND: "The session belongs to {detail} from here on.",
     HistoryKind.ENDED: "The session ended: {why_ended}.",
 }
-_OPENED_INSTEAD: Final = "The session began. Its client did not get {former} back: {why_not}."
+_WITH_REASON: Final = {
+    **_SENTENCES,
+    HistoryKind.OPENED: "The session began. Its client did not get {former} back: {why_not}.",
+    HistoryKind.LEFT: "The session left the room {detail}: {reason}.",
+}
 _UNKNOWN: Final = "nothing says why"
 
 
 def sentence(entry: HistoryEntry) -> str:
     """Return an entry in words."""
     reason = entry.reason or ""
-    is_instead = entry.kind is HistoryKind.OPENED and reason
-    return (_OPENED_INSTEAD if is_instead else _SENTENCES[entry.kind]).format(
+    return (_WITH_REASON if reason else _SENTENCES)[entry.kind].format(
         detail=entry.detail,
         former="its session" if entry.detail is None else f"session {entry.detail}",
         reason=reason or _UNKNOWN,

@@ -23,6 +23,14 @@ WHERE session = ? ORDER BY number DESC LIMIT ?
 
 def read(connection: sqlite3.Connection, namespace: str, sid: str) -> SessionHistory | None:
     """Return the newest entries of a session, oldest first; None when there are none."""
+    connection.execute("BEGIN")  # the session may end between the reads
+    try:
+        return _read(connection, namespace, sid)
+    finally:
+        connection.execute("COMMIT")
+
+
+def _read(connection: sqlite3.Connection, namespace: str, sid: str) -> SessionHistory | None:
     ended: EndedState | None = None
     row = connection.execute(_PRESENT, (namespace, sid)).fetchone()
     if row is None:
