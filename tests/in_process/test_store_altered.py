@@ -108,6 +108,20 @@ async def test_a_failed_start_keeps_the_progress(path: Path, tmp_path: Path) -> 
     assert not crashed.with_name(f"{path.name}-lock").exists()
 
 
+async def test_lost_join_concerns_every_session(path: Path, tmp_path: Path) -> None:
+    """A join that was lost together with events: not even a client that has all events recovers."""
+    crashed = tmp_path / "crashed" / path.name
+    crashed.parent.mkdir()
+    async with opened(path) as log:
+        await commit(log, [session(), event(rooms=("a",))])
+        sqlite(path, "PRAGMA wal_checkpoint")
+        await commit(log, [event(rooms=("a",)), RoomJoined("/", "s1", "room")])
+        for file in ("", "-lock"):  # without the WAL, which has the join
+            shutil.copy(f"{path}{file}", f"{crashed}{file}")
+    async with opened(crashed) as log:
+        assert log.head >= 2 and await is_incomplete(log, "a", after=2)
+
+
 async def test_deleted_neighbours_become_one_row(path: Path) -> None:
     async with opened(path) as log:
         await commit(log, [event(rooms=("a",))] * 1000)

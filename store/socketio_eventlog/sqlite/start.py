@@ -148,6 +148,7 @@ def _find_lost(
     yield from altered.holes(connection, after, present.head)
     end = former.head
     if former.changes > present.changes:
-        end = max(end, present.head + 1)  # a join may be lost: no session from before is recovered
+        # A join may be lost: no session from before is recovered, not even one whose client has all events.
+        end = max(end, present.head) + 1
     if end > present.head:
         yield present.head + 1, end
