@@ -145,6 +145,13 @@ def test_backup_over_the_database(database: Path, name: str) -> None:
     assert problems(database) == []
 
 
+def test_backup_to_a_pipe(database: Path, tmp_path: Path) -> None:
+    """What is no regular file, such as /dev/null, is never replaced."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(NothingChanged, match="pipe is no regular file"):
+        back_up(database, tmp_path / "pipe", replaces=True)
+
+
 def test_backup_of_a_damaged_database(database: Path, tmp_path: Path) -> None:
     """A damaged database has no backup that looks sound; it can be copied as it is."""
     change(database, DROP.format("events_deleted"))

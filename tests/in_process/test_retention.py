@@ -87,6 +87,18 @@ async def test_session_in_any_state_limits_pruning(core: Core, kept: Kept, state
     assert await sequences(core.log) == [4, 5, 6]
 
 
+async def test_prune_ends_no_session(core: Core, kept: Kept) -> None:
+    """A pruning by hand deletes old events, and leaves expired sessions to the next sweep."""
+    session = await core.open()
+    await emit(core, 3)
+    session.state = State.AWAY
+    session.node, session.away_since = None, kept.uptime
+    await kept.all_events_are_old()
+    await kept.pass_time(1.0)
+    assert await kept.retention.prune() == 3 and await kept.retention.prune() == 0
+    assert not kept.retention.expiry.running and kept.core.registry.get("/", session.sid) is session
+
+
 async def test_without_sessions_all_old_events_are_pruned(core: Core, kept: Kept) -> None:
     """Without sessions all old events are pruned."""
     session, _ = await core.live()

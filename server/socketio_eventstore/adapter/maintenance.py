@@ -84,6 +84,8 @@ class Maintenance:
         if not await runtime.queue.submit(Redact(Redacted(sequence, event.name, event.payload))):
             raise EventNotFound(offset)
         runtime.recovery.replaced(sequence)
+        # Reads are answered in order: a replay that has read the former content has sent it by now.
+        await runtime.log.read([sequence])
         return Redaction(str(runtime.log.offset_of(sequence)), await self._scrub(runtime))
 
     def _event(self, runtime: Runtime, message: Message) -> Any:

@@ -88,11 +88,18 @@ async def _serve(
     config: Config, socket: Path, ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]
 ) -> None:
     try:
-        server = _server(config)
-        await server.manager.start(0.0)
-    except Exception as error:  # noqa: BLE001 -- raised in the thread of the command
-        ready.set_exception(StartError(str(error)) if isinstance(error, StoreError) else error)
-        return
+        await _serve_until_stopped(_server(config), socket, ready)
+    except Exception as error:
+        if ready.done():
+            raise
+        # Raised again in the thread of the command, which waits for it.
+        ready.set_exception(StartError(str(error)) if isinstance(error, StoreError | OSError) else error)
+
+
+async def _serve_until_stopped(
+    server: AsyncServer, socket: Path, ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]
+) -> None:
+    await server.manager.start(0.0)
     app = web.Application()
     app.add_subapp(API_PATH, api_application(None, endpoints(Administration(server))))
     runner = web.AppRunner(app, access_log=None)

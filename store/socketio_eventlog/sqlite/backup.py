@@ -68,6 +68,8 @@ def _refuse_own_files(database: Path, target: Path) -> None:
         raise NothingChanged(f"There is no folder {target.parent}.")
     if target.is_dir():
         raise NothingChanged(f"{target} is a folder; the path of a file is needed.")
+    if target.exists() and not target.is_file():
+        raise NothingChanged(f"{target} is no regular file.")
     is_same = target.exists() and database.exists() and target.samefile(database)
     if is_same or target.resolve() in own:
         raise NothingChanged(f"{target} is a file of the database itself.")
