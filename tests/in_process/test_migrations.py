@@ -11,10 +11,12 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from click.testing import CliRunner
 from sqlalchemy import create_engine
 
 from socketio_eventlog.records import EventHandled, Membership, Pruned, SessionBound
 from socketio_eventlog.sqlite.schema import HEAD_REVISION
+from socketio_eventstore.program.cli import commands
 from support.storing import commit, event, open_and_write, opened, python, sqlite, stored_sessions
 
 
@@ -246,6 +248,26 @@ def test_0002_keeps_every_row_of_0001(path: Path) -> None:
     assert {row[-3:] for row in after["sessions"]} == {(None, None, 0)}
     assert sqlite(path, "SELECT count(*) FROM answers") == "0\n"
     assert sqlite(path, "PRAGMA integrity_check") == "ok\n"
+
+
+def test_migrate_makes_a_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``migrate`` keeps a checked copy of the former state, named by its revision, when there is one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.toml").write_text('[connection_state_recovery]\n[store]\npath = "events.db"\n')
+    path, backup = tmp_path / "events.db", tmp_path / "events.db-0003"
+    written_under_0001(path)
+    written_under(path, "0003", WRITTEN_UNDER_0003)
+    before = rows(path, "answers")
+    done = CliRunner().invoke(commands, ["migrate"])
+    assert done.output == f"{backup} is a backup of the former state\n{path} has this version's schema\n"
+    assert rows(backup, "answers") == before
+    assert sqlite(path, "SELECT version_num FROM alembic_version") == f"{HEAD_REVISION}\n"
+    done = CliRunner().invoke(commands, ["migrate"])
+    assert done.output == f"{path} has this version's schema\n"
+    done = CliRunner().invoke(commands, ["restore", str(backup)])
+    assert "note: The schema has revision 0003" in done.output and rows(path, "answers") == before
+    done = CliRunner().invoke(commands, ["stats"])
+    assert done.exit_code == 2 and "run migrate, which makes a backup first" in done.output
 
 
 def test_the_newest_keeps_every_row_of_0003(path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -57,3 +59,19 @@ def test_prune_and_compact(server: ServerProcess) -> None:
     assert compacted.keys() == {"before_bytes", "after_bytes", "seconds"}  # a full page may need one more
     document = problem(call(server.port, "POST", "/compact", {"force": 1}), 422)
     assert document["errors"][0]["field"] == "force"
+
+
+def test_beside_a_reader(server: ServerProcess) -> None:
+    """While another program reads, a redaction says what is left to do, and a compaction changes nothing."""
+    offset = emit(server, "personal")
+    with closing(sqlite3.connect(server.database)) as connection:
+        rows = connection.execute("SELECT * FROM events")
+        next(rows)
+        redacted = result(call(server.port, "POST", "/redact", {"offset": offset}))
+        assert not redacted["is_scrubbed"]
+        document = problem(call(server.port, "POST", "/compact", {}), 409)
+        assert document["detail"].endswith(
+            "Another program reads the database; compact it when that has ended."
+        )
+        rows.close()
+    assert result(call(server.port, "POST", "/redact", {"offset": offset}))["is_scrubbed"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from socketio_eventlog.errors import StoreRejected
+from socketio_eventlog.errors import NothingChanged, StoreRejected
 from socketio_eventlog.maintenance import COMPACT_BYTES, Compacted
 from socketio_eventlog.records import Redacted
 from socketio_eventstore.adapter.feeds import CursorRefused, located
@@ -111,9 +111,13 @@ class Maintenance:
     async def compact(self, *, is_forced: bool = False) -> Compacted:
         """Give the space of deleted events back to the disk; no commit is possible meanwhile.
 
-        Raises NothingChanged: for much content unless it is forced, and without room on the disk.
+        Raises NothingChanged: for much content unless it is forced, without room on the disk, and while a
+        program reads.
         """
         runtime = await self._runtime()
+        if not await self._scrub(runtime):
+            # The WAL would keep the whole content a second time, and count for max_size.
+            raise NothingChanged("Another program reads the database; compact it when that has ended.")
         return await runtime.log.compact(None if is_forced else COMPACT_BYTES)
 
     async def _runtime(self) -> Runtime:
