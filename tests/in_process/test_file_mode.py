@@ -12,10 +12,13 @@ from typing import Any
 
 import pytest
 
+from socketio_eventlog.sqlite.lock import Lock
 from socketio_eventstore import RecoveryManager
 from support.storing import commit, event, open_and_write, opened, put_back, sqlite
 
 NAMES = ["events.db", "events.db-lock", "events.db-reserve", "events.db-shm", "events.db-wal"]
+
+NOBODY = 65534
 
 
 @pytest.fixture
@@ -105,3 +108,12 @@ def test_impossible_mode_is_refused(mode: Any) -> None:
     """A mode without the owner's rights, or a decimal one, is refused at once."""
     with pytest.raises(ValueError, match="octal mode such as 0o600"):
         RecoveryManager("events.db", file_mode=mode)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root")
+def test_lock_of_root(path: Path) -> None:
+    """A lock file that root has made, and a kill has left, can be opened by the user of the server."""
+    os.chown(path.parent, NOBODY, NOBODY)
+    lock = Lock(path, 0.0)
+    assert path.with_name(f"{path.name}-lock").stat().st_uid == NOBODY
+    lock.release()

@@ -8,6 +8,7 @@ database keeps servers out meanwhile: one that starts waits for the end of the c
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import tempfile
 import threading
 from collections.abc import Callable
@@ -77,6 +78,8 @@ def _require_schema(path: Path) -> None:
             revision = revision_of(connection)
     except StoreError as error:
         raise StartError(str(error)) from error
+    except (OSError, sqlite3.Error) as error:
+        raise StartError(f"{path} cannot be read: {error}") from error
     if revision != HEAD_REVISION:
         raise StartError(
             f"the schema of {path} is {revision}, and this program needs {HEAD_REVISION}: run migrate, "

@@ -60,7 +60,7 @@ def snapshot_or_copy(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def is_in_use(path: Path) -> bool:
-    """Whether a server has the lock of a database. Raises OSError."""
+    """Whether a server has the lock of a database, or may have it. Raises OSError."""
     return _noted(path) is None
 
 
@@ -72,8 +72,11 @@ def _check_left_over(path: Path) -> None:
 
 
 def _noted(path: Path) -> str | None:
-    """Return the note in the lock file; None while a server runs. The file stays as it was."""
-    lock = Lock.if_free(path)
+    """Return the note in the lock file; None while a server runs, and for a user who may only read."""
+    try:
+        lock = Lock.if_free(path)
+    except PermissionError:
+        return None
     if lock is None:
         return None
     note = lock.note

@@ -155,6 +155,7 @@ class Lock:
             if self._is_lock_file(handle):
                 with suppress(PermissionError):  # of another owner
                     os.fchmod(handle, self._file_mode)  # os.open would apply the umask
+                    self._give_to_owner(handle)
                 self._handle = handle
                 self.found_progress = self._read_progress(handle)
                 _locked_handles.add(handle)
@@ -168,6 +169,12 @@ class Lock:
             if self._handle is None:
                 os.close(handle)
         return self._handle is not None
+
+    def _give_to_owner(self, handle: int) -> None:
+        """Give the file that root has made to the user of the server, who must be able to open it."""
+        owner, present = self._file.parent.stat(), os.fstat(handle)
+        if present.st_uid == 0 != owner.st_uid:
+            os.fchown(handle, owner.st_uid, owner.st_gid)
 
     def _is_lock_file(self, handle: int) -> bool:
         try:
