@@ -97,3 +97,18 @@ def test_headers_of_strangers(proxied: DocumentedServer, proxy: ReverseProxy) ->
     rebound = ask(proxy.connect(), HANDSHAKE, Host="evil.example", X_Forwarded_Host=NAME)
     assert not rebound.body.startswith(b"0{")  # Caddy answers for no other site
     assert rebound.status == 421 or proxy.program == "caddy"
+
+
+@pytest.mark.parametrize("kind", PROXIES, ids=lambda kind: kind.program)
+def test_addresses_that_strangers_invent(tmp_path: Path, kind: type[ReverseProxy]) -> None:
+    """The limit of an address holds, although the client of a proxy names other addresses."""
+    server = DocumentedServer(tmp_path)
+    server.environ["EVENTSTORE_LIMITS__HANDSHAKES_PER_ADDRESS"] = "1"
+    with server, kind(tmp_path / "proxy", server.port) as proxy:
+        own = f"{NAME}:{proxy.port}"
+        statuses = [
+            ask(proxy.connect(), HANDSHAKE, Host=own, X_Forwarded_For=f"203.0.113.{number}").status
+            for number in range(3)
+        ]
+        assert statuses == [200, 429, 429]
+        assert "A handshake was refused: there are 1 of 127.0.0.1" in server.log
