@@ -13,6 +13,7 @@ import pytest
 
 from socketio_eventstore.core.sessions import State
 from socketio_eventstore.transport.rate_limits import TokenBucket
+from support.clients import NodeClients
 from support.embedded import Server, Socket, away, serving, until
 from support.processes import HOST
 from support.tokens import authentication, token_of
@@ -201,3 +202,40 @@ async def test_a_client_that_goes_on_is_cut_off(path: Path) -> None:
         assert server.engine.refused_handshakes == {"events_per_second": 1}
         session = (await server.manager.start()).registry.get("/", client.sid)
         assert session is not None and session.state is State.AWAY
+
+
+async def test_official_clients_meet_the_limits(path: Path, node: NodeClients) -> None:
+    """After 429 an official client comes back by itself; after CONNECT_ERROR it knows the reason."""
+
+    def register(sio: Any) -> None:
+        async def count(sid: str, number: int) -> int:
+            return number
+
+        sio.on("count", count)
+
+    recovery: dict[str, Any] = {
+        "handshakes_per_address": 1,
+        "connections_per_address": 1,
+        "events_per_second": 100.0,
+        "trusted_proxies": PROXY,
+    }
+    options: dict[str, Any] = {
+        "extraHeaders": {"X-Forwarded-For": "203.0.113.7"},
+        "reconnectionDelay": 50,
+        "transports": ("polling",),
+    }
+    async with serving(path, recovery=recovery, register=register) as server:
+        url = server.url.removesuffix("/socket.io/")
+        pending = await from_address(server, "203.0.113.7")
+        client = await node.client(url, **options)
+        assert (await client.refused())["message"] == "xhr poll error"
+        assert server.engine.refused_handshakes["handshakes_per_address"] > 0
+        await pending.leave()
+        first = await client.connected()
+        second = await node.client(url, **options)
+        assert (await second.refused())["data"] == {"code": "connections_per_address"}
+        calls = (client.call("count", number) for number in range(300))
+        assert await asyncio.gather(*calls) == list(range(300))
+        assert server.engine.rate_limits.pauses > 0
+        await client.cut()
+        assert (await client.recovered_again()).sid == first.sid

@@ -47,7 +47,7 @@ from socketio_eventstore.core.session_operations import (
     ResumeSession,
 )
 from socketio_eventstore.core.sessions import PID_HASH_BYTES, Session, SessionConnection, State
-from socketio_eventstore.transport.address_limits import CONNECTIONS
+from socketio_eventstore.transport.address_limits import CONNECTIONS, AddressPlace
 from socketio_eventstore.transport.connection import EngineConnection
 
 logger = logging.getLogger(__name__)
@@ -60,6 +60,8 @@ PROMPT_CLAIM_SECONDS: Final = 1.0
 """A claim that takes longer may come after a newer one of the same client, which has waited less."""
 
 
+REFUSED_SECONDS: Final = 2.0
+"""How long a connection stays open after its address had too many."""
 NAMESPACES: Final = "namespaces_per_connection"
 """The name of a limit."""
 
@@ -172,7 +174,7 @@ class Admission:
         pid = auth.get("pid") if isinstance(auth, dict) else None
         if connection.place is not None and not connection.place.is_joined:
             if not (connection.place.may_join or self._opens(namespace, pid)):
-                self._refuse_for_good(connection, namespace)
+                self._refuse_address(connection, namespace, connection.place)
                 return
             connection.place.join()
         connection.is_pending = False
@@ -212,18 +214,18 @@ class Admission:
         session = self._runtime.registry.with_pid(hash_pid(pid)) if isinstance(pid, str) else None
         return session is not None and session.namespace == namespace
 
-    def _refuse_for_good(self, connection: EngineConnection, namespace: str) -> None:
-        """Refuse a client whose address has too many connections, and close its own."""
+    def _refuse_address(self, connection: EngineConnection, namespace: str, place: AddressPlace) -> None:
+        """Refuse a client whose address has too many connections, and close its own soon.
+
+        Not at once: a client that polls fetches the answer with its next request.
+        """
         self._refused[CONNECTIONS] += 1
         reason = {"message": "Too many connections from this address", "data": {"code": CONNECTIONS}}
-        frames = self._application.connect_error(namespace, reason)
-        try:
-            sending = self._runtime.queue.submit(SendPacket(connection, namespace, frames))
-        except StoreError:
-            connection.abort("too many connections from the address")
-            return
-        end = self._application.reason.SERVER_DISCONNECT
-        sending.add_done_callback(lambda _: connection.close_after_flush(end))
+        self._send(connection, namespace, self._application.connect_error(namespace, reason))
+        if not place.is_refused:
+            place.is_refused = True
+            end, loop = self._application.reason.SERVER_DISCONNECT, asyncio.get_running_loop()
+            loop.call_later(REFUSED_SECONDS, connection.close_after_flush, end)
 
     def _answered(self, connection: EngineConnection, namespace: str, _: asyncio.Future[Any]) -> None:
         answers = self._connecting[connection.id]

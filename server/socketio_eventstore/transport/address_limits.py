@@ -30,6 +30,8 @@ class AddressPlace:
     _counts: _Counts = field(repr=False)
     is_joined: bool = False
     """Whether the connection counts as one, and no longer as a handshake."""
+    is_refused: bool = False
+    """Whether the client was refused, and its connection is about to end."""
     _is_free: bool = False
 
     @property
