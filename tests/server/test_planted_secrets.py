@@ -104,6 +104,22 @@ async def answers(server: ServerProcess, http: aiohttp.ClientSession, token: str
     return [str(getattr(answer, "body", answer)) for answer in found]
 
 
+def inspector_secrets(server: ServerProcess) -> list[str]:
+    """The link and the cookie of a login to the inspector, and of one with a key."""
+    link = json.loads(call(server.port, "POST", "/inspector-links").body)["path"].partition("once=")[2]
+    found = [link]
+    for body in ({"link": link}, {"key": KEY}, {"link": link}, {"key": OTHER_KEY}):
+        content = json.dumps(body).encode()
+        headers = {"Host": "localhost", "Content_Type": "application/json"}
+        answer = ask(server.port, "/inspect/login", method="POST", body=content, **headers)
+        cookie = answer.header("set-cookie") or ""
+        if value := cookie.partition("=")[2].partition(";")[0]:
+            found.append(value)
+            ask(server.port, "/inspect/", Host="localhost", Cookie=cookie.partition(";")[0])
+    assert len(found) == 3
+    return found
+
+
 async def test_no_secret_is_anywhere_else(
     server: ServerProcess, node: NodeClients, http: aiohttp.ClientSession
 ) -> None:
@@ -123,7 +139,7 @@ async def test_no_secret_is_anywhere_else(
     metrics = ask(server.port, "/metrics", Host="localhost").body.decode()
     sessions = call(server.port, "GET", "/sessions").body.decode()
     assert 'refusals_total{reason="token_invalid"}' in metrics and client.sid in sessions
-    secrets = [KEY, OTHER_KEY, SECRET.decode(), client.pid, MARK]
+    secrets = [KEY, OTHER_KEY, SECRET.decode(), client.pid, *inspector_secrets(server), MARK]
     secrets += [part for token in tokens() for part in token.split(".")[1:] if len(part) > 20]
     await asyncio.to_thread(server.terminate)
     assert "on purpose" in server.log and "refused a token" in server.log
