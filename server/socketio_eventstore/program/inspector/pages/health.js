@@ -65,7 +65,7 @@ function warnings(last, minute) {
     ...limits(last),
   ];
   for (const [reason, number] of Object.entries(growths(minute, "refused"))) {
-    texts.push(`Refused in the last minute: ${count(number)} ${REFUSALS[reason] ?? `times for ${reason}`}.`);
+    texts.push(`Refused in the last minute: ${REFUSALS[reason] ?? reason} (${count(number)}).`);
   }
   return texts.map((text) => ({ level: "warn", text }));
 }
@@ -83,7 +83,7 @@ function* commits(last, minute) {
 
 function* recoveries(minute) {
   const { recovered, ...others } = growths(minute, "recoveries");
-  const reasons = Object.entries(others).map(([result, number]) => `${count(number)} ${RESULTS[result] ?? result}`);
+  const reasons = Object.entries(others).map(([result, number]) => `${RESULTS[result] ?? result} (${count(number)})`);
   const number = Object.values(others).reduce((sum, one) => sum + one, 0);
   if (number) {
     yield `${plural(number, "client")} came back in the last minute and got a new session: ${reasons.join(", ")}.`;

@@ -103,6 +103,9 @@ function tile(name, value, note) {
   };
 }
 
+/** A number at an axis of whole things. */
+const whole = (value) => (Number.isInteger(value) ? count(value) : "");
+
 function makeCharts() {
   const after = (read) => (_, figures) => read(figures);
   const quantile = (share) => (before, figures) => commitQuantile(before, figures, share);
@@ -111,11 +114,13 @@ function makeCharts() {
     drawn({
       title: "Clients",
       format: count,
+      formatTick: whole,
       series: [{ label: "connected", colour: "--accent", of: after((one) => one.sessions.connected) }],
     }),
     drawn({
       title: "Sessions away",
       format: count,
+      formatTick: whole,
       series: [{ label: "may come back", colour: "--warn", of: after((one) => one.sessions.away) }],
     }),
     drawn({
