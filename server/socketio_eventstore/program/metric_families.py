@@ -111,17 +111,8 @@ class ServerCollector(Collector):
         yield _gauge("acknowledgements_open", "Emits that wait for an acknowledgement.", waiting)
 
     def _refusals(self, runtime: Runtime | None) -> Iterator[Metric]:
-        manager, engine = self._sio.manager, self._sio.eio
-        refused = Counter(dict.fromkeys(REFUSALS, 0))
-        refused.update(engine.refused_handshakes)
-        refused.update(engine.access.refused)
-        refused.update(self._sio.clients.refused)
-        refused["rooms_per_session"] += manager.refused_rooms
-        if self._sio.authentication is not None:
-            refused.update(self._sio.authentication.refused)
-        if runtime is not None:
-            refused.update(runtime.queue.refused)
-        yield _counters("refusals", "What was refused because of a limit or a rule.", "reason", refused)
+        text = "What was refused because of a limit or a rule."
+        yield _counters("refusals", text, "reason", dict.fromkeys(REFUSALS, 0) | refusals(self._sio, runtime))
 
     def _sessions(self, runtime: Runtime) -> Iterator[Metric]:
         by_state, connected = dict.fromkeys(STATES, 0), dict.fromkeys(self._known_namespaces(), 0)
@@ -150,6 +141,19 @@ class ServerCollector(Collector):
                 return OTHER
             self._namespaces[namespace] = None
         return namespace
+
+
+def refusals(sio: RecoveryServer, runtime: Runtime | None) -> dict[str, int]:
+    """Return what was refused since the start, by reason."""
+    refused: Counter[str] = Counter(rooms_per_session=sio.manager.refused_rooms)
+    refused.update(sio.eio.refused_handshakes)
+    refused.update(sio.eio.access.refused)
+    refused.update(sio.clients.refused)
+    if sio.authentication is not None:
+        refused.update(sio.authentication.refused)
+    if runtime is not None:
+        refused.update(runtime.queue.refused)
+    return dict(refused)
 
 
 def _events(runtime: Runtime) -> Iterator[Metric]:

@@ -18,6 +18,7 @@ from socketio_eventstore.adapter.server import RecoveryServer
 from socketio_eventstore.adapter.session_views import STATES, summary
 from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.sessions import CONNECTED, Session, State
+from socketio_eventstore.program.metric_families import refusals
 from socketio_eventstore.program.readiness import problems
 
 SLICE: Final = 1000
@@ -48,15 +49,10 @@ async def figures(sio: RecoveryServer) -> Figures | None:
         "received": sio.clients.events,
         "slow": engine.slow_clients,
         "errors": sum(sio.clients.calls.errors.values()),
-        "refused": _refused(sio, runtime),
+        "refused": refusals(sio, runtime),
         **_events(runtime),
         **_log(runtime),
     }
-
-
-def _refused(sio: RecoveryServer, runtime: Runtime) -> Mapping[str, int]:
-    refused = Counter(sio.eio.refused_handshakes) + Counter(sio.eio.access.refused)
-    return refused + Counter(runtime.queue.refused)
 
 
 def _events(runtime: Runtime) -> Figures:
