@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 from socketio_eventstore.adapter.async_server import AsyncServer
 from socketio_eventstore.program.config import Config
-from socketio_eventstore.program.http_settings import API_PATH
+from socketio_eventstore.program.http_settings import API_PATH, INSPECT_PATH
 from socketio_eventstore.program.listener import Listener
 from socketio_eventstore.program.logs import is_for_people
 
@@ -43,6 +43,7 @@ async def _banner(config: Config, sio: AsyncServer, listener: Listener, api_list
     if config.http.api_keys:
         address = next(api_listener.urls(), "")
         lines.append(f"HTTP interface at {address}{API_PATH}, keys: {', '.join(config.http.api_keys)}")
+        lines.append(f"Inspector at {address}{INSPECT_PATH}")
     runtime = sio.manager.runtime
     if runtime is None or not runtime.is_enabled:
         lines.append("Connection state recovery is disabled: nothing is stored.")

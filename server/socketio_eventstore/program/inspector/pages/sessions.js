@@ -67,8 +67,9 @@ export function sessionsView(main, query) {
 
   function showStatus() {
     const sessions = kept.at(-1)?.sessions;
-    const total = sessions ? `, ${plural(Object.values(sessions).reduce((sum, one) => sum + one, 0), "session")} on this server` : "";
-    setText(status, `${count(list.items.length)}${next === null ? "" : " loaded"}${total}`);
+    const total = sessions ? Object.values(sessions).reduce((sum, one) => sum + one, 0) : 0;
+    const of = sessions ? ` of ${plural(total, "session")} on this server` : "";
+    setText(status, `${count(list.items.length)}${next === null ? "" : " loaded"}${of}`);
   }
 
   function more() {
