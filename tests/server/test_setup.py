@@ -253,7 +253,7 @@ def served(folder: Path, *arguments: str, **changes: str) -> Iterator[list[str]]
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("pip", ["pip==23.0.1", "pip==23.2.1", "pip"])
 def test_new_machine(folder: Path, newer_releases: Path, pip: str, tmp_path: Path) -> None:
-    """`make run` installs what runs and serves; `make dev` adds the rest."""
+    """`make run` installs what runs and serves; with the oldest and the newest pip, `make dev` adds the rest."""
     arguments = f"PYTHON={python_with_pip(tmp_path, pip)}"
     (folder / "test.toml").write_text("[server]\nport = 0\n[connection_state_recovery]\n")
     with served(folder, arguments, PIP_FIND_LINKS=str(newer_releases)) as lines:
@@ -275,6 +275,8 @@ def test_new_machine(folder: Path, newer_releases: Path, pip: str, tmp_path: Pat
     assert f"pip=={only_run['pip']}".startswith(pip)
     run(".venv/bin/python", "-m", "pip", "check", cwd=folder)
 
+    if pip == "pip==23.2.1":
+        return
     run("make", "dev", arguments, cwd=folder, PIP_FIND_LINKS=str(newer_releases))
     versions = installed(folder)
     assert {name: versions[name] for name in versions.keys() - only_run.keys()} == pinned(DEV)
@@ -286,8 +288,8 @@ def test_new_machine(folder: Path, newer_releases: Path, pip: str, tmp_path: Pat
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("minor", NEWER)
 def test_newer_pythons(folder: Path, minor: str) -> None:
-    """The same locks serve them, and the tests that start nothing pass; in CI, more."""
+    """The same locks serve them, and the tests that start nothing pass; in CI, the newest passes more."""
     run("make", "dev", f"PYTHON={python(minor)}", cwd=folder)
     run(".venv/bin/python", "-m", "pip", "check", cwd=folder)
-    tests = ["tests/unit", "tests/in_process"][: 2 if IN_CI else 1]
+    tests = ["tests/unit", "tests/in_process"][: 2 if IN_CI and minor == NEWER[-1] else 1]
     assert " passed" in run(".venv/bin/pytest", "-p", "no:cacheprovider", *tests, cwd=folder)
