@@ -113,6 +113,7 @@ def test_impossible_mode_is_refused(mode: Any) -> None:
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root")
 def test_lock_of_root(path: Path) -> None:
     """A lock file that root has made, and a kill has left, can be opened by the user of the server."""
+    path.parent.mkdir()
     os.chown(path.parent, NOBODY, NOBODY)
     lock = Lock(path, 0.0)
     assert path.with_name(f"{path.name}-lock").stat().st_uid == NOBODY

@@ -55,13 +55,14 @@ async def test_truth_after_a_restore(tmp_path: Path, node: NodeClients) -> None:
         assert restored["head"] == backup["head"] > 2
         assert restored["replaced"] == f"{server.database}-replaced"
         assert json.loads(await command(server, "check-store", "--json"))["is_sound"]
+        await command(server, "emit", "offline", "--room", "room")  # no server runs
         await asyncio.to_thread(server.start)
 
         for client in (behind, ahead, quiet):
             await client.connect()
         await behind.recovered_again()
-        await behind.until(lambda: len(behind.events) == 2, "the missed events")
-        assert [event.name for event in behind.events] == ["redacted", "later"]
+        await behind.until(lambda: len(behind.events) == 3, "the missed events")
+        assert [event.name for event in behind.events] == ["redacted", "later", "offline"]
         assert behind.events[0].args == ["gone", offset]
         assert not (await ahead.reconnected()).recovered
         assert f"reconnection of {ahead.sid}" not in server.log and ": rolled_back\n" in server.log
