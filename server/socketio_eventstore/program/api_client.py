@@ -49,9 +49,10 @@ class ApiClient:
         with self._asked("GET", _with_query(path, query)) as response:
             return json.loads(response.read())
 
-    def post(self, path: str, body: object, headers: Mapping[str, str]) -> Any:
-        """Return the answer to a POST request with a body of JSON."""
-        with self._asked("POST", path, json.dumps(body), headers) as response:
+    def post(self, path: str, body: object, headers: Mapping[str, str], *, takes_long: bool = False) -> Any:
+        """Return the answer to a POST request with a body of JSON; one that takes long has no timeout."""
+        timeout_seconds = None if takes_long else TIMEOUT_SECONDS
+        with self._asked("POST", path, json.dumps(body), headers, timeout_seconds) as response:
             return json.loads(response.read())
 
     def follow(self, path: str, **query: object) -> Iterator[Any]:
@@ -82,12 +83,17 @@ class ApiClient:
 
     @contextmanager
     def _asked(
-        self, method: str, path: str, body: str | None = None, headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_seconds: float | None = TIMEOUT_SECONDS,
     ) -> Iterator[http.client.HTTPResponse]:
         sent = {**self._headers, **(headers or {})}
         if body is not None:
             sent["Content-Type"] = "application/json"
-        connection = self._connection()
+        connection = self._connection(timeout_seconds)
         try:
             prefix = self._parts.path.rstrip("/")
             connection.request(method, f"{prefix}{API_PATH.rstrip('/')}{path}", body, sent)
@@ -104,23 +110,23 @@ class ApiClient:
         finally:
             connection.close()
 
-    def _connection(self) -> http.client.HTTPConnection:
+    def _connection(self, timeout_seconds: float | None) -> http.client.HTTPConnection:
         if self._url.startswith(UNIX):
-            return _UnixConnection(self._url.removeprefix(UNIX))
+            return _UnixConnection(self._url.removeprefix(UNIX), timeout_seconds)
         kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection
-        return kind(self._parts.hostname or "", self._port, timeout=TIMEOUT_SECONDS)
+        return kind(self._parts.hostname or "", self._port, timeout=timeout_seconds)
 
 
 class _UnixConnection(http.client.HTTPConnection):
     """A connection to a Unix socket."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=TIMEOUT_SECONDS)
+    def __init__(self, path: str, timeout_seconds: float | None) -> None:
+        super().__init__("localhost", timeout=timeout_seconds)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(TIMEOUT_SECONDS)
+        self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
 
 

@@ -41,7 +41,7 @@ def prune(url: str | None, path: Path | None, as_json: bool) -> None:
 
     As the server does by itself at every prune_interval: no event goes that a session may still need.
     """
-    done = client_for(url, path).post("/prune", {}, {})
+    done = client_for(url, path).post("/prune", {}, {}, takes_long=True)
     through = f"the log is pruned up to number {done['pruned_through']}"
     _print(done, f"{done['events']} events were deleted; {through}", as_json=as_json)
 
@@ -96,7 +96,7 @@ def compact(force: bool, url: str | None, path: Path | None, as_json: bool) -> N
     """
     config = None if url_elsewhere(url) else load_config(path)
     if config is None or is_served(control_of(config.store.path)):
-        done = client_for(url, path).post("/compact", {"force": force}, {})
+        done = client_for(url, path).post("/compact", {"force": force}, {}, takes_long=True)
     else:
         done = _compact_stopped(config.store.path)
     before, after = bytes_text(done["before_bytes"]), bytes_text(done["after_bytes"])
