@@ -190,6 +190,21 @@ def test_restore(database: Path, tmp_path: Path) -> None:
     assert open_and_write(database) == SEGMENT_LENGTH + 3
 
 
+def test_restore_beside_a_lonely_wal(database: Path, tmp_path: Path) -> None:
+    """The WAL of a database that was deleted by hand is not applied to the restored one."""
+    back_up(database, backup := tmp_path / "copy.db")
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        connection.execute("UPDATE sessions SET data = '[]'")
+        connection.commit()
+        wal = database.with_name("events.db-wal").read_bytes()
+    for file in database.parent.iterdir():
+        file.unlink()
+    database.with_name("events.db-wal").write_bytes(wal)
+    assert restore(backup, database).replaced is None
+    assert problems(database) == [] and [file.name for file in database.parent.iterdir()] == ["events.db"]
+
+
 REFUSED = {
     "no file": (lambda file: file.unlink(), "There is no backup"),
     "text": (lambda file: file.write_text("no database" * 99), "is no SQLite database"),

@@ -112,7 +112,14 @@ def copy_pages(source: sqlite3.Connection, target: Path, on_copied: OnCopied = l
 
 def delete(path: Path) -> None:
     """Delete a copy and what SQLite may have left beside it."""
-    for suffix in ("", *SIDE_FILES):
+    with suppress(FileNotFoundError):
+        path.unlink()
+    delete_side_files(path)
+
+
+def delete_side_files(path: Path) -> None:
+    """Delete what SQLite may have left beside a database."""
+    for suffix in SIDE_FILES:
         with suppress(FileNotFoundError):
             path.with_name(path.name + suffix).unlink()
 

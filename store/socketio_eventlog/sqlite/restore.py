@@ -98,6 +98,7 @@ def _restore(
         copy.chmod(file_mode)
         _give_to_owner(copy, path if path.exists() else path.parent)
         replaced = _set_aside(path, lock.note) if path.exists() else None
+        copies.delete_side_files(path)  # SQLite would apply the WAL of a deleted database to this one
         lock.forget()  # its note and progress speak of the former database
         copy.replace(path)
         copies.sync(path.parent)
