@@ -148,7 +148,7 @@ async def test_garbage_is_no_set(response: Callable[[], web.Response]) -> None:
         for _ in range(3):
             with pytest.raises(KeysNotAvailable):
                 await numbers(keys)
-        assert (issuer.requests, keys.failed_fetches) == (1, 1)
+        assert (issuer.requests, keys.fetches) == (1, {"failed": 1})
         issuer.recovers()
         issuer.now = 10.0
         assert await numbers(keys) == own()

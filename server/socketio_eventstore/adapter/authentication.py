@@ -70,6 +70,11 @@ class Authentication(Protocol):
     refused: Counter[str]
     """The number of refusals by code."""
 
+    @property
+    def key_fetches(self) -> Counter[str]:
+        """The number of fetches of keys by result: ``ok`` or ``failed``."""
+        ...
+
     async def check(self, auth: Any, namespace: str) -> Token:
         """Check the token in the ``auth`` of a CONNECT packet. Raises TokenRefused, KeysNotAvailable."""
         ...

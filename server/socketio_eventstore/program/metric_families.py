@@ -101,6 +101,10 @@ class ServerCollector(Collector):
         yield _counter("socket_io_receive_bytes", text, engine.received_bytes)
         text = "Clients disconnected because of max_client_buffer."
         yield _counter("slow_client_disconnects", text, engine.slow_clients)
+        fetches = dict.fromkeys(("ok", "failed"), 0)
+        if sio.authentication is not None:
+            fetches |= sio.authentication.key_fetches
+        yield _counters("jwks_fetches", "Fetches of the keys for tokens.", "result", fetches)
         text = "Connections that ended with the token of their client."
         yield _counter("tokens_ended", text, sio.clients.token_ends.ended)
         text = "How often a client was held back because of events_per_second or bytes_per_second."

@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -54,9 +55,8 @@ class Jwks:
         """The beginning of the last fetch."""
         self._fetching: asyncio.Task[None] | None = None
         self._failures = RepeatedFailures(logger)
-        self.fetches = 0
-        """The number of fetches that succeeded."""
-        self.failed_fetches = 0
+        self.fetches: Counter[str] = Counter()
+        """The number of fetches by result: ``ok`` or ``failed``."""
 
     async def key(self, key_id: str | None, algorithm: str) -> Key:
         """Return the key for a token. Raises UnknownKey, KeysNotAvailable.
@@ -110,11 +110,11 @@ class Jwks:
         try:
             self._keys = keys_of(await _content(self._url))
         except FetchFailed as error:
-            self.failed_fetches += 1
+            self.fetches["failed"] += 1
             text = f"The keys at [auth] jwks_url cannot be fetched: {error}"
             self._failures.failed("jwks", text, level=logging.WARNING)
         else:
-            self.fetches += 1
+            self.fetches["ok"] += 1
             self._fetched_at = begun_at
         finally:
             self._fetching = None

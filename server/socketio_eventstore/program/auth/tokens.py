@@ -66,9 +66,9 @@ class JwtAuthentication:
         self._lines = BoundedLines(logger, "refused tokens")
 
     @property
-    def jwks(self) -> Jwks | None:
-        """The keys at a URL; None for a single key."""
-        return self._keys if isinstance(self._keys, Jwks) else None
+    def key_fetches(self) -> Counter[str]:
+        """The number of fetches of keys by result: ``ok`` or ``failed``."""
+        return self._keys.fetches if isinstance(self._keys, Jwks) else Counter()
 
     async def check(self, auth: Any, namespace: str) -> Token:
         """Check the token of a CONNECT packet. Raises TokenRefused, KeysNotAvailable."""
