@@ -22,7 +22,7 @@ from packaging.utils import canonicalize_name
 CHECKOUT = Path(__file__).parents[2]
 MADE = (
     *(".*_cache", ".coverage*", ".git", ".hypothesis", ".venv", "__pycache__"),
-    *("node_modules", "client_bundle", "build", "data", "dist"),
+    *("node_modules", "client_bundle", "bundle", "build", "data", "dist"),
 )
 RUN, DEV, NODE = (f".requirements{kind}.lock" for kind in ("", "-dev", "-node"))
 IN_CI = os.environ.get("CI") == "true"

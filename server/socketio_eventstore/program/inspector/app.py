@@ -51,8 +51,11 @@ class Inspector:
         add_pages(app)
 
     async def close(self) -> None:
-        """End the connections of viewers."""
-        await self._live.close()
+        """End the connections of viewers. An error is logged only: the server goes on with its own end."""
+        try:
+            await self._live.close()
+        except Exception:
+            logger.exception("The inspector could not be closed")
 
     def _guard(self) -> Middleware:
         @web.middleware

@@ -8,7 +8,6 @@ event loop, and works only while somebody looks.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import deque
@@ -76,8 +75,7 @@ class Live:
         """Close all connections of viewers, and stop."""
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task])
         await self.sio.shutdown()
 
     async def _connected(self, sid: str, environ: dict[str, Any], _auth: object = None) -> None:

@@ -46,6 +46,10 @@ export function chart({ title, series, format, formatTick = format }) {
     if (width === 0) {
       return;
     }
+    if (!globalThis.uPlot) {
+      setText(plot, "The charts are not installed: make setup installs them.");
+      return;
+    }
     if (uplot === null) {
       uplot = new globalThis.uPlot(options(width, series, formatTick, showValues), table, plot);
     } else {

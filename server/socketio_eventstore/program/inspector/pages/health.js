@@ -59,7 +59,7 @@ export function health(kept) {
 }
 
 function bad(last, minute) {
-  const found = last.problems.map((problem) => `The server is not ready: ${problem}.`);
+  const found = last.problems.map((problem) => `The server is not ready: ${problem.replace(/\.$/, "")}.`);
   const failed = growth(minute, (one) => one.failedCommits);
   if (failed) {
     found.push(`${plural(failed, "commit")} failed in the last minute.`);

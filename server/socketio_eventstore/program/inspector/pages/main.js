@@ -1,7 +1,7 @@
 // The login, the bar, and which view is shown. The view is in the fragment, which browsers do not send.
 
 import { ask, ended, post } from "./api.js";
-import { h, setText } from "./dom.js";
+import { setText } from "./dom.js";
 import { health } from "./health.js";
 import { isConnected, kept, live, start, stop } from "./live.js";
 import { loginForm } from "./login.js";
@@ -21,8 +21,16 @@ let shown = null;
 /** The parts of the fragment `#/name/part/part?query`. */
 function place() {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
-  const [name, ...parts] = path.split("/").map(decodeURIComponent);
+  const [name, ...parts] = path.split("/").map(decoded);
   return { name: name in views ? name : "now", parts, query: new URLSearchParams(query) };
+}
+
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part; // a fragment that somebody has typed
+  }
 }
 
 function show() {
@@ -34,6 +42,7 @@ function show() {
     shown.update(query);
     return;
   }
+  const isFirst = shown === null;
   shown?.close?.();
   main.replaceChildren();
   main.className = `view-${name}`;
@@ -45,6 +54,10 @@ function show() {
     if (isCurrent) {
       link.setAttribute("aria-current", "page");
     }
+  }
+  if (!isFirst) {
+    main.focus({ preventScroll: true }); // a screen reader goes on in the new view
+    scrollTo(0, 0);
   }
 }
 
@@ -114,5 +127,4 @@ live.addEventListener("disconnected", async (event) => {
     }
   }
 });
-main.append(h("p", { class: "notice", role: "status" }, "Loading…"));
 begin();
