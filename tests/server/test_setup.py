@@ -253,7 +253,7 @@ def served(folder: Path, *arguments: str, **changes: str) -> Iterator[list[str]]
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("pip", ["pip==23.0.1", "pip==23.2.1", "pip"])
 def test_new_machine(folder: Path, newer_releases: Path, pip: str, tmp_path: Path) -> None:
-    """`make run` installs what runs and serves; with the oldest and the newest pip, `make dev` adds the rest."""
+    """`make run` installs what runs and serves; `make dev` adds the rest, with the oldest and newest pip."""
     arguments = f"PYTHON={python_with_pip(tmp_path, pip)}"
     (folder / "test.toml").write_text("[server]\nport = 0\n[connection_state_recovery]\n")
     with served(folder, arguments, PIP_FIND_LINKS=str(newer_releases)) as lines:
