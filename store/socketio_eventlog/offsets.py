@@ -9,6 +9,7 @@ of its event, and the database records the sequence after which each epoch began
 from __future__ import annotations
 
 import re
+import secrets
 from bisect import bisect_left
 from collections.abc import Iterable
 from functools import lru_cache
@@ -30,6 +31,11 @@ def parse(offset: str) -> Offset:
         # Any client can send a text of any length, and the message goes into the server's log file.
         raise OffsetMalformed(f"The text is {offset[:60]!a}.")
     return Offset(match[1], int(match[2]))
+
+
+def random_epoch() -> str:
+    """Return a random epoch id of 8 URL-safe characters."""
+    return secrets.token_urlsafe(6)
 
 
 class Epochs:

@@ -6,8 +6,8 @@ import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from socketio_eventlog import event_rows
 from socketio_eventlog.records import Membership, Pruned, Room
-from socketio_eventlog.sqlite import events
 from socketio_eventlog.sqlite.log import EventLog
 from support.storing import commit, event, opened, sqlite
 
@@ -85,8 +85,8 @@ async def test_an_unfinished_segment_goes(path: Path) -> None:
 
 async def test_the_encoding_of_many_rooms_is_not_cached(path: Path) -> None:
     """A cache of a thousand lists of rooms would take as much memory as the index."""
-    events._few_as_json.cache_clear()
+    event_rows.few_as_json.cache_clear()
     async with opened(path) as log:
         await commit(log, [event(rooms=tuple(map(str, range(1_000))))] * 2)
         await commit(log, [event(rooms=("few",))] * 2)
-    assert events._few_as_json.cache_info().currsize == 1
+    assert event_rows.few_as_json.cache_info().currsize == 1

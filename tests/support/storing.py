@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from socketio_eventlog.log import Log
+from socketio_eventlog.offsets import random_epoch
 from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.records import (
     Batch,
@@ -28,7 +29,7 @@ from socketio_eventlog.records import (
     SessionOpened,
     StoredSession,
 )
-from socketio_eventlog.sqlite.log import EventLog, random_epoch
+from socketio_eventlog.sqlite.log import EventLog
 
 
 @asynccontextmanager

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
 from itertools import count
 from operator import attrgetter
 from typing import Any, Final
 
+from socketio_eventlog.event_rows import FEW, as_json, few_as_json, rooms_from_json, skip_from_json
 from socketio_eventlog.records import Event, LoggedEvent, Redacted, Room
 from socketio_eventlog.sqlite import altered
 
@@ -17,8 +17,6 @@ _INSERT: Final = """
 INSERT INTO events (offset, emitted_at, namespace, event, rooms, skip, size_bytes, attachments, payload)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
-_FEW: Final = 8
-"""The most rooms whose encoding is cached."""
 _ATTACHMENTS: Final = attrgetter("attachments")
 _INSERT_ATTACHMENT: Final = "INSERT INTO attachments (offset, num, content) VALUES (?, ?, ?)"
 
@@ -67,21 +65,12 @@ def _row(sequence: int, event: Event) -> tuple[object, ...]:
         emitted_at,
         namespace,
         name,
-        None if rooms is None else _few_as_json(rooms) if len(rooms) <= _FEW else _as_json(rooms),
-        None if not skip else _few_as_json(skip) if len(skip) <= _FEW else _as_json(skip),
+        None if rooms is None else few_as_json(rooms) if len(rooms) <= FEW else as_json(rooms),
+        None if not skip else few_as_json(skip) if len(skip) <= FEW else as_json(skip),
         event.size_bytes if attachments else len(payload),
         len(attachments),
         payload,
     )
-
-
-def _as_json(names: tuple[Room, ...]) -> str:
-    return json.dumps(names, ensure_ascii=False, separators=(",", ":"))
-
-
-# A few rooms occur in most events, and their encoding costs more than the rest of the row. Thousands of rooms
-# would stay in the cache with their names.
-_few_as_json: Final = lru_cache(maxsize=1024)(_as_json)
 
 
 def read(
@@ -101,8 +90,8 @@ def read(
                 name=name,
                 payload=payload,
                 attachments=tuple(contents[sequence]) if attachments else (),
-                rooms=_from_json(rooms),
-                skip=() if skip is None else tuple(json.loads(skip)),
+                rooms=rooms_from_json(rooms),
+                skip=skip_from_json(skip),
                 emitted_at=emitted_at,
             ),
         )
@@ -149,11 +138,7 @@ def read_newest(
     changed = altered.sequences(connection, first_sequence)
     for sequence, namespace, rooms, size_bytes in connection.execute(_READ_NEWEST, (first_sequence,)):
         if sequence not in changed:
-            yield sequence, namespace, _from_json(rooms), size_bytes
-
-
-def _from_json(rooms: str | None) -> tuple[Room, ...] | None:
-    return None if rooms is None else tuple(json.loads(rooms))
+            yield sequence, namespace, rooms_from_json(rooms), size_bytes
 
 
 def redact(connection: sqlite3.Connection, change: Redacted) -> bool:

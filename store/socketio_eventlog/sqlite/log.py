@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing, suppress
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -18,25 +16,21 @@ from socketio_eventlog.altered import AlteredRange
 from socketio_eventlog.batch_stream import BatchStream
 from socketio_eventlog.errors import StoreError, StoreNotUsable
 from socketio_eventlog.history import SessionHistory
+from socketio_eventlog.indexed_log import IndexedLog
 from socketio_eventlog.maintenance import Compacted
 from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.records import (
     Batch,
     Change,
-    Event,
     LoggedEvent,
-    Membership,
-    Missed,
-    MissedSummary,
     NodeRecord,
     Offset,
-    Pruned,
     Publication,
     Snapshot,
 )
 from socketio_eventlog.room import Room
 from socketio_eventlog.search import Found, Search
-from socketio_eventlog.segment import AudienceRange, Segment, SegmentChunk, audience_ranges, find_missed
+from socketio_eventlog.segment import Audience, Segment, SegmentChunk
 from socketio_eventlog.sqlite import (
     events,
     idempotency_keys,
@@ -53,26 +47,15 @@ from socketio_eventlog.sqlite.reserve import Reserve
 from socketio_eventlog.sqlite.session_history import MAX_SIZE_PER_ROW, HistoryRows, NoHistory
 from socketio_eventlog.sqlite.space import Space
 from socketio_eventlog.sqlite.start import InitialState, begin_epoch
-from socketio_eventlog.summaries import Summaries
 
 _COUNTS: Final = "SELECT (SELECT count(*) FROM sessions), (SELECT count(*) FROM events)"
-
-_SEGMENTS_PER_READ: Final = 16
-_REPORT_SECONDS: Final = 10.0
-
-logger = logging.getLogger(__name__)
-
-
-def random_epoch() -> str:
-    """Return a random epoch id of 8 URL-safe characters."""
-    return secrets.token_urlsafe(6)
 
 
 def _history(options: StoreOptions) -> NoHistory:
     return HistoryRows(options.max_size // MAX_SIZE_PER_ROW) if options.session_history else NoHistory()
 
 
-class EventLog:
+class EventLog(IndexedLog):
     """The durable ``Log`` of the only process that writes the database."""
 
     is_durable: Final = True
@@ -86,6 +69,7 @@ class EventLog:
         room: Room,
     ) -> None:
         """Use ``open``."""
+        super().__init__(state.epochs, state.index, state.altered, state.head, state.pruned_through)
         self.node = node
         """The random id of this node, and of its epoch."""
         self.room = room
@@ -94,14 +78,6 @@ class EventLog:
         """The number of calls of ``append``."""
         self._last_batch = 0
         self._uptime = state.uptime
-        self._epochs = state.epochs
-        self._head = state.head
-        self._pruned_through = state.pruned_through
-        self._index = state.index
-        self._summaries = Summaries()
-        self._altered = state.altered
-        self._loop = asyncio.get_running_loop()
-        self._report_after = 0.0
         self._writer = state.writer
         self._writer_database = writer_database
         self._reader_database = reader_database
@@ -113,7 +89,7 @@ class EventLog:
         *,
         wall_clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
-        new_epoch: Callable[[], str] = random_epoch,
+        new_epoch: Callable[[], str] = offsets.random_epoch,
         lock_timeout_seconds: float | None = None,
         max_disconnection_seconds: float | None = None,
     ) -> EventLog:
@@ -176,32 +152,11 @@ class EventLog:
             raise
         return cls(epoch, state, writer_database, reader_database, room)
 
-    @property
-    def index_memory_bytes(self) -> int:
-        return self._index.memory_bytes
-
-    @property
-    def head(self) -> int:
-        return self._head
-
-    @property
-    def pruned_through(self) -> int:
-        return self._pruned_through
-
     def offset_at(self, sequence: int) -> Offset:
         return Offset(self.node, sequence)
 
     def offset_text(self, sequence: int) -> str:
         return f"{self.node}.{sequence}"
-
-    def offset_of(self, sequence: int) -> Offset:
-        return Offset(self._epochs.epoch_of(sequence), sequence)
-
-    def locate(self, offset: str) -> Offset:
-        return self._epochs.check(offsets.parse(offset), self._head)
-
-    def precedes_epoch(self, earlier: str, later: str) -> bool:
-        return self._epochs.precedes(earlier, later)
 
     async def join(self) -> Snapshot:
         noted, sessions = await self._reader_database.run(
@@ -233,105 +188,17 @@ class EventLog:
     def _on_committed(
         self, chunks: Sequence[SegmentChunk], committed: tuple[Batch, Sequence[AlteredRange]]
     ) -> int:
-        index, (batch, altered) = self._index, committed
+        batch, altered = committed
         if altered:
             self._altered.add(altered)
             self._report(altered)
-        for change, position, _, _ in batch.changes:
-            if type(change) is Event:
-                size_bytes = change.size_bytes if change.attachments else len(change.payload)
-                index.add(position, change.namespace, change.rooms, size_bytes)
-                self._head = position
-            elif type(change) is Pruned:
-                self._pruned_through = max(self._pruned_through, min(change.through, position))
-                index.drop_through(self._pruned_through)
-                self._altered.drop_through(self._pruned_through)
-        for chunk in chunks:
-            index.mark_written(chunk)
-        index.evict()
+        self._add_to_index(batch, chunks)
         self._last_batch, self._uptime = batch.number, batch.uptime
         self._batches.put(batch)
         return batch.number
 
-    def _report(self, altered: Sequence[AlteredRange]) -> None:
-        """Log that rows were changed, at most once in ten seconds."""
-        now = self._loop.time()
-        if now >= self._report_after:
-            self._report_after = now + _REPORT_SECONDS
-            first, last = min(one.first for one in altered), max(one.last for one in altered)
-            logger.warning(
-                "Another program has changed or deleted events between %s and %s through SQL. A client that "
-                "missed one of them gets a new session.",
-                first,
-                last,
-            )
-
-    async def missed(
-        self,
-        namespace: str,
-        memberships: Sequence[Membership],
-        after: int,
-        through: int,
-        *,
-        at_most: int | None = None,
-    ) -> Missed:
-        ranges = audience_ranges(namespace, memberships, max(after, self._pruned_through), through)
-        sequences: list[int] = []
-        size_bytes, left = 0, at_most
-        async with aclosing(self._segments(ranges)) as parts:
-            async for segments_ in parts:
-                found = find_missed(segments_, ranges, left)
-                sequences += found.sequences
-                size_bytes += found.size_bytes
-                if left is not None and (left := left - len(found.sequences)) < 0:
-                    break
-        return Missed(tuple(sequences), size_bytes)
-
-    async def summarise_missed(
-        self,
-        namespace: str,
-        memberships: Sequence[Membership],
-        after: int,
-        through: int,
-        *,
-        max_events: int,
-        max_bytes: int,
-    ) -> MissedSummary:
-        ranges = audience_ranges(namespace, memberships, max(after, self._pruned_through), through)
-        if self._index.keys_on_disk_only(ranges):
-            found = [segment async for segments_ in self._segments(ranges) for segment in segments_]
-        else:
-            found = self._index.segments_in_memory(ranges)
-        summary = self._summaries.summarise(found, ranges, through, max_events, max_bytes)
-        if self._altered.concern(namespace, ranges, found):
-            return replace(summary, is_incomplete=True)
-        return summary
-
-    async def _segments(self, ranges: Sequence[AudienceRange]) -> AsyncGenerator[list[Segment], None]:
-        """Give out the segments that overlap the ranges, oldest first, a few at a time."""
-        newest = self._index.segments_in_memory(ranges)
-        keys = self._index.keys_on_disk_only(ranges)  # all of them older than those in memory
-        for start in range(0, len(keys), _SEGMENTS_PER_READ):
-            yield await self._read_segments(keys[start : start + _SEGMENTS_PER_READ], ranges)
-        yield newest
-
-    async def _read_segments(self, keys: Sequence[int], ranges: Sequence[AudienceRange]) -> list[Segment]:
-        audiences = {range_.audience for range_ in ranges}
+    async def _read_segments(self, keys: Sequence[int], audiences: AbstractSet[Audience]) -> list[Segment]:
         return await self._reader_database.run(partial(segments.read, keys=keys, audiences=audiences))
-
-    def missed_in_memory(
-        self,
-        namespace: str,
-        memberships: Sequence[Membership],
-        after: int,
-        through: int,
-        *,
-        at_most: int | None = None,
-    ) -> Missed | None:
-        ranges = audience_ranges(namespace, memberships, max(after, self._pruned_through), through)
-        if self._index.keys_on_disk_only(ranges):
-            return None
-        return find_missed(self._index.segments_in_memory(ranges), ranges, at_most)
 
     async def read(self, sequences: Sequence[int], limit_bytes: int | None = None) -> list[LoggedEvent]:
         return await self._reader_database.run(

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-import sys
-from array import array
 from collections.abc import Iterable, Iterator
 from typing import Final
 
 from socketio_eventlog.index import Index
-from socketio_eventlog.segment import SEGMENT_LENGTH, Audience, EventList, Segment, SegmentChunk
+from socketio_eventlog.segment import SEGMENT_LENGTH, Audience, Segment, SegmentChunk
+from socketio_eventlog.segment_rows import add_list, audience_text, lists_of, sizes_from_bytes, to_bytes
 from socketio_eventlog.sqlite import events
 
 # OR IGNORE: every commit receives the chunk until a commit has succeeded, and again after a crash.
@@ -42,17 +41,13 @@ FROM json_each(?) CROSS JOIN index_lists ON generation = ? AND audience = value
 def write(connection: sqlite3.Connection, chunk: SegmentChunk) -> None:
     """Write some lists of a complete segment; the last chunk adds the row which makes the segment valid."""
     segment = chunk.segment
-    if segment.write_order is None:
-        # Close to the order of the primary key, so that each chunk touches pages of its own.
-        segment.write_order = sorted(segment.lists, key=lambda audience: (audience[0], str(audience[1])))
     lists = [
-        (segment.first, _to_text(audience), _to_bytes(events_), events_.size_bytes)
-        for audience in segment.write_order[chunk.start : chunk.stop]
-        for events_ in (segment.lists[audience],)
+        (segment.first, audience_text(audience), to_bytes(events_), events_.size_bytes)
+        for audience, events_ in lists_of(chunk)
     ]
     connection.executemany(_WRITE_LIST, lists)
     if chunk.is_last:
-        connection.execute(_WRITE_SIZES, (segment.first, _to_bytes(segment.sizes)))
+        connection.execute(_WRITE_SIZES, (segment.first, to_bytes(segment.sizes)))
 
 
 def delete(connection: sqlite3.Connection, pruned_through: int) -> None:
@@ -72,7 +67,7 @@ def _first_kept(connection: sqlite3.Connection, pruned_through: int) -> int:
 
 def read(connection: sqlite3.Connection, keys: Iterable[int], audiences: Iterable[Audience]) -> list[Segment]:
     """Read the audiences' lists in the segments with these keys; pruned segments are left out."""
-    names = json.dumps([_to_text(audience) for audience in audiences], ensure_ascii=False)
+    names = json.dumps([audience_text(audience) for audience in audiences], ensure_ascii=False)
     found = (_read(connection, key, _READ_SOME, (names, key)) for key in keys)
     return [segment for segment in found if segment is not None]
 
@@ -131,32 +126,9 @@ def _read(
     row = connection.execute(_READ_SIZES, (key,)).fetchone()
     if row is None:
         return None
-    segment = Segment(key, _from_bytes("I", row[0]))
+    segment = Segment(key, sizes_from_bytes(row[0]))
     for audience, content, size_bytes in connection.execute(lists, parameters):
-        namespace, room = json.loads(audience)
-        remainders = _from_bytes("H", content)
-        if size_bytes is None:  # a row from before the migration 0004
-            size_bytes = sum(segment.sizes[remainder] for remainder in remainders)
-        segment.add_list((namespace, room), EventList(remainders, size_bytes))
+        add_list(segment, audience, content, size_bytes)  # a row from before migration 0004 has no size
         if segment.memory_bytes > max_memory_bytes:
             break
     return segment
-
-
-def _to_text(audience: Audience) -> str:
-    return json.dumps(audience, ensure_ascii=False, separators=(",", ":"))
-
-
-def _to_bytes(numbers: array[int]) -> bytes:
-    if sys.byteorder == "little":
-        return numbers.tobytes()
-    swapped = numbers[:]
-    swapped.byteswap()
-    return swapped.tobytes()
-
-
-def _from_bytes(typecode: str, content: bytes) -> array[int]:
-    numbers: array[int] = array(typecode, content)
-    if sys.byteorder == "big":
-        numbers.byteswap()
-    return numbers

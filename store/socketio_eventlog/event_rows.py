@@ -1,0 +1,32 @@
+"""The names of rooms and sids in the rows of events, as JSON. No I/O."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from typing import Final
+
+from socketio_eventlog.records import Room
+
+FEW: Final = 8
+"""The most rooms whose encoding is cached."""
+
+
+def as_json(names: tuple[Room, ...]) -> str:
+    """Return the JSON array of rooms or sids."""
+    return json.dumps(names, ensure_ascii=False, separators=(",", ":"))
+
+
+# A few rooms occur in most events, and their encoding costs more than the rest of the row. Thousands of rooms
+# would stay in the cache with their names.
+few_as_json: Final = lru_cache(maxsize=1024)(as_json)
+
+
+def rooms_from_json(rooms: str | None) -> tuple[Room, ...] | None:
+    """Return the addressed rooms; None for the whole namespace."""
+    return None if rooms is None else tuple(json.loads(rooms))
+
+
+def skip_from_json(skip: str | None) -> tuple[str, ...]:
+    """Return the skipped sids."""
+    return () if skip is None else tuple(json.loads(skip))
