@@ -11,11 +11,13 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from support import order
+from support import order, postgres
 from support.clients import NodeClients, node_command
 from support.core import Core, running
 from support.embedded import Server, serving
+from support.log_engines import STORES, Store
 from support.processes import ServerProcess
+from support.storing import Clock
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -38,6 +40,10 @@ def pytest_collection_finish() -> None:
     """Freeze the imported objects, so that the collections after each test skip them."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    postgres.stop_shared_cluster()
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +90,12 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "events.db"
+
+
+@pytest.fixture(params=STORES)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """An empty store of each durable engine."""
+    return STORES[request.param](tmp_path, Clock())
 
 
 @pytest.fixture(name="server")

@@ -42,6 +42,11 @@ class AlteredRanges:
             pairs = zip_longest(self._ranges[::2], self._ranges[1::2])
             self._ranges = [one if other is None else _merge(one, other) for one, other in pairs]
 
+    def beyond(self, others: AlteredRanges) -> list[AlteredRange]:
+        """Return the ranges that are not among the others."""
+        known = set(others._ranges)
+        return [range_ for range_ in self._ranges if range_ not in known]
+
     def drop_through(self, sequence: int) -> None:
         """Forget the ranges whose events are all pruned."""
         if self._ranges:

@@ -110,9 +110,9 @@ class Log(Protocol):
     def append(self, changes: Sequence[Change]) -> asyncio.Future[int]:
         """Append the changes to the order, in one batch, all of them or none; they have no effect yet.
 
-        The future gives the number of the batch. After an error nothing was appended, and no later event
-        receives the sequences of the failed events. A cancelled future does not stop the append. The call
-        itself raises StoreClosed after ``close``; all other errors are the future's:
+        The future gives the number of the batch. After an error nothing was appended; where a crash may find
+        the events all the same, no later event receives their sequences. A cancelled future does not stop the
+        append. The call itself raises StoreClosed after ``close``; all other errors are the future's:
 
         StoreBusy when another program writes (a retry may succeed), StoreUnavailable when the disk is full
         or broken, or the node was declared dead, its subclass LogFull when there is no room for events and

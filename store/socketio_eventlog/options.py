@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
@@ -19,7 +19,9 @@ class StoreOptions:
     """Options of the store, for the config file, the manager and the log alike."""
 
     path: Path | None
-    """The database file; None disables recovery, and nothing is stored."""
+    """The database file; None, without a URL, disables recovery, and nothing is stored."""
+    url: str | None = field(default=None, repr=False)  # it may contain a password
+    """A PostgreSQL database, ``postgresql://…``, instead of a file."""
     synchronous: Synchronous = "full"
     """Durability of a commit: "full" survives a power cut, "normal" only the end of the process."""
     retention: float = 0.0
@@ -40,6 +42,8 @@ class StoreOptions:
 
         Also for a maximum size without room for events.
         """
+        if self.path is not None and self.url is not None:
+            raise ValueError("path and url exclude each other: the log is in a file or in PostgreSQL")
         if not is_file_mode(self.file_mode):
             raise ValueError(f"file_mode must be an octal mode such as 0o600, not {self.file_mode!r}")
         if self.max_size < LEAST_MAX_SIZE:

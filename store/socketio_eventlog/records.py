@@ -407,7 +407,8 @@ class Offset(NamedTuple):
     """A point of the log in the history of one epoch; clients see the text ``epoch.sequence``."""
 
     epoch: str
-    """The random id of a node, that is, of a life of the server's process (``boots.boot``)."""
+    """The random id of a life of the server's process (``boots.boot``); on PostgreSQL, of an epoch, which
+    begins wherever history may have been lost (``epochs.epoch``)."""
     sequence: int
     """The sequence of the last event before the point."""
 

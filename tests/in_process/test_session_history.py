@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from socketio_eventlog.history import ENTRIES_KEPT, HistoryKind, SessionHistory
+from socketio_eventlog.log import Log
 from socketio_eventlog.records import (
     Change,
     DataSaved,
@@ -29,20 +30,20 @@ from socketio_eventlog.records import (
     SessionOpened,
     SessionResumed,
 )
-from socketio_eventlog.sqlite.log import EventLog
+from support.log_engines import Store
 from support.storing import Clock, append, commit, event, joined, left, opened, python, session, sqlite
 
 Entry = tuple[str, str | None, str | int | None]
 """Kind, reason and detail."""
 
 
-async def history(log: EventLog, sid: str = "s1") -> SessionHistory:
+async def history(log: Log, sid: str = "s1") -> SessionHistory:
     found = await log.session_history("/", sid)
     assert found is not None
     return found
 
 
-async def entries(log: EventLog, sid: str = "s1") -> list[Entry]:
+async def entries(log: Log, sid: str = "s1") -> list[Entry]:
     return [(str(entry.kind), entry.reason, entry.detail) for entry in (await history(log, sid)).entries]
 
 
@@ -50,7 +51,7 @@ def opening(sid: str, instead_of: RefusedRecovery | None) -> SessionOpened:
     return SessionOpened("/", sid, sid.encode().ljust(32), None, 1_000.0, instead_of=instead_of)
 
 
-async def test_each_kind_of_entry(path: Path) -> None:
+async def test_each_kind_of_entry(store: Store) -> None:
     """Each change of a session has its entry, with what only the store knows: what had an effect."""
     life: Sequence[Change] = [
         session(),
@@ -75,7 +76,7 @@ async def test_each_kind_of_entry(path: Path) -> None:
         DataSaved("/", "s1", "{}"),
         SessionEnded("/", "s1", SessionEnd.EXPIRED, claim=1),
     ]
-    async with opened(path) as log:
+    async with store.open() as log:
         await commit(log, life)
         expected: list[Entry] = [
             ("opened", None, None),
@@ -107,9 +108,9 @@ async def test_each_kind_of_entry(path: Path) -> None:
         assert memberships == {Membership("red", 0, 1), Membership(7, 0, 1), Membership(7, 2, None)}
 
 
-async def test_sessions_that_end_together(path: Path) -> None:
+async def test_sessions_that_end_together(store: Store) -> None:
     """A closed room and a revoked identity have an entry in the history of each session concerned."""
-    async with opened(path) as log:
+    async with store.open() as log:
         changes: list[Change] = [session("s1"), session("s2"), session("s3")]
         changes += [SessionBound("/", sid, "ann") for sid in ("s1", "s2")]
         changes += [joined("red", sid) for sid in ("s2", "s3")]
@@ -120,9 +121,9 @@ async def test_sessions_that_end_together(path: Path) -> None:
         assert (await entries(log, "s2"))[-2] == ("left", "the room was closed", "red")
 
 
-async def test_a_client_that_was_not_recovered(path: Path) -> None:
+async def test_a_client_that_was_not_recovered(store: Store) -> None:
     """Both sessions name each other and the reason, also when the former one is over."""
-    async with opened(path) as log:
+    async with store.open() as log:
         await commit(log, [session("old"), session("over"), SessionEnded("/", "over", SessionEnd.EXPIRED)])
         over = RefusedRecovery("unknown_session", pid_hash=session("over").pid_hash)
         stranger = RefusedRecovery("unknown_session", pid_hash=b"?" * 32)
@@ -144,9 +145,9 @@ async def test_a_client_that_was_not_recovered(path: Path) -> None:
         assert (await entries(log, "other"))[0] == ("opened", "unknown_session", None)
 
 
-async def test_a_number_with_a_history_is_not_reused(path: Path) -> None:
+async def test_a_number_with_a_history_is_not_reused(store: Store) -> None:
     """A new session has no entries of the session that had its row before."""
-    async with opened(path) as log:
+    async with store.open() as log:
         await commit(log, [session("s1"), SessionEnded("/", "s1", SessionEnd.TRANSPORT), session("s2")])
         assert [kind for kind, _, _ in await entries(log, "s1")] == ["opened", "connected", "ended"]
         assert [kind for kind, _, _ in await entries(log, "s2")] == ["opened", "connected"]
@@ -208,10 +209,10 @@ async def test_a_kill_leaves_history_and_state_in_agreement(path: Path) -> None:
     assert members == sessions
 
 
-async def test_pruning_by_age(path: Path) -> None:
+async def test_pruning_by_age(store: Store) -> None:
     """Entries from before an uptime go; with the last entry of a session that is over, all of it goes."""
-    clock = Clock()
-    async with opened(path, monotonic=clock) as log:
+    clock = store.clock
+    async with store.open() as log:
         await commit(log, [session("s1"), session("s2"), SessionEnded("/", "s1", SessionEnd.TRANSPORT)])
         clock.now += 3.0
         batch = await append(log, [joined("red", "s2")])
@@ -220,12 +221,12 @@ async def test_pruning_by_age(path: Path) -> None:
         assert await log.session_history("/", "s1") is None
         assert await entries(log, "s2") == [("joined", None, "red")]
         assert not (await history(log, "s2")).is_complete
-        assert sqlite(path, "SELECT count(*) FROM ended_sessions") == "0\n"
+        assert store.sql("SELECT count(*) FROM ended_sessions") == "0\n"
 
 
-async def test_a_session_with_very_many_entries(path: Path) -> None:
+async def test_a_session_with_very_many_entries(store: Store) -> None:
     """Pruning leaves the newest entries of each session, and the newest of all sessions."""
-    async with opened(path, max_size=1_000_000) as log:
+    async with store.open(max_size=1_000_000) as log:
         await log.prune_session_history(0.0)
         await commit(log, [session("s1"), session("s2"), joined("kept", "s2")])
         for number in range(ENTRIES_KEPT):
@@ -243,16 +244,16 @@ async def test_a_session_with_very_many_entries(path: Path) -> None:
         assert await log.session_history("/", "s2") is None  # max_size has room for a thousand entries
 
 
-async def test_no_history(path: Path) -> None:
+async def test_no_history(store: Store) -> None:
     """Without session_history nothing is written, and what was written before is deleted."""
-    async with opened(path) as log:
+    async with store.open() as log:
         await commit(log, [session("s1"), session("s2"), SessionEnded("/", "s2", SessionEnd.TRANSPORT)])
-    async with opened(path, session_history=False) as log:
+    async with store.open(session_history=False) as log:
         await commit(log, [session("s3"), RoomJoined("/", "s3", "red"), SessionClaimed("/", "s1")])
         await commit(log, [SessionEnded("/", "s3", SessionEnd.TRANSPORT), IdentityRevoked("ann")])
         assert not await log.prune_session_history(0.0)
         for table in ("session_history", "ended_sessions"):
-            assert sqlite(path, f"SELECT count(*) FROM {table}") == "0\n"
+            assert store.sql(f"SELECT count(*) FROM {table}") == "0\n"
 
 
 @pytest.mark.parametrize("sid", ["s1", "s2"])

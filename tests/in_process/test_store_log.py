@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 from itertools import chain
-from pathlib import Path
 
 import pytest
 
@@ -21,27 +20,24 @@ from socketio_eventlog.records import (
 )
 from socketio_eventlog.segment import SEGMENT_LENGTH
 from socketio_eventlog.sqlite.log import EventLog
-from support.storing import always, commit, ended, event, joined, opened, session
+from support.log_engines import Store
+from support.storing import always, commit, ended, event, joined, session
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "data" / "events.db"
-
-
-async def test_a_new_log_is_empty(path: Path) -> None:
-    async with opened(path) as event_log:
+async def test_a_new_log_is_empty(store: Store) -> None:
+    async with store.open() as event_log:
         log: Log = event_log
         assert log.is_durable
         assert (log.head, log.pruned_through) == (0, 0)
         assert await log.counts() == (0, 0)
-        alone = NodeRecord(event_log.node, alive=0.0, applied=0, floor=0)
-        assert await log.join() == Snapshot(0, 0, 0.0, nodes=(alone,), positions=(), sessions=())
+        found = await log.join()
+        alone = NodeRecord(event_log.node, alive=0.0, applied=found.batch, floor=0)
+        assert found == Snapshot(found.batch, 0, 0.0, nodes=(alone,), positions=(), sessions=())
         assert await commit(log, []) == []
 
 
-async def test_a_batch_has_the_position_of_each_change(path: Path) -> None:
-    async with opened(path) as log:
+async def test_a_batch_has_the_position_of_each_change(store: Store) -> None:
+    async with store.open() as log:
         changes: list[Change] = [session(), event(), event(), joined("a"), event(), ended()]
         assert await commit(log, changes) == [0, 1, 2, 2, 3, 3]
         assert await commit(log, [event()]) == [4]
@@ -49,7 +45,7 @@ async def test_a_batch_has_the_position_of_each_change(path: Path) -> None:
         assert log.offset_at(4) == Offset(log.node, 4)
 
 
-async def test_events_are_read_as_they_were_written(path: Path) -> None:
+async def test_events_are_read_as_they_were_written(store: Store) -> None:
     events: list[Event] = [
         event("plain"),
         event("rooms", rooms=("a", "42", 42, -(2**70)), skip=("s1", "s2")),
@@ -57,7 +53,7 @@ async def test_events_are_read_as_they_were_written(path: Path) -> None:
         event("binary", attachments=(b"\0\xff", b"", b"x" * 100_000)),
         event("Grüße 中 \U0001f600 \\u0000 'quoted'", namespace="/ä", rooms=("zimmer ü", 'a"b')),
     ]
-    async with opened(path) as log:
+    async with store.open() as log:
         await commit(log, events)
         expected = [LoggedEvent(sequence, event) for sequence, event in enumerate(events, 1)]
         assert await log.read([1, 2, 3, 4, 5]) == expected
@@ -65,17 +61,17 @@ async def test_events_are_read_as_they_were_written(path: Path) -> None:
         assert await log.read([]) == []
 
 
-async def test_a_read_stops_above_the_limit(path: Path) -> None:
+async def test_a_read_stops_above_the_limit(store: Store) -> None:
     """A read stops after the event that exceeds the limit."""
-    async with opened(path) as log:
+    async with store.open() as log:
         await commit(log, [event("x" * 86, attachments=(b"y" * 900,))] * 5)
         for limit_bytes, count in [(0, 1), (999, 1), (1000, 2), (2500, 3), (1_000_000, 5)]:
             assert len(await log.read(range(1, 6), limit_bytes)) == count
 
 
-async def test_memberships_select_the_missed_events(path: Path) -> None:
+async def test_memberships_select_the_missed_events(store: Store) -> None:
     """The missed events are the events that a membership covers."""
-    async with opened(path) as log:
+    async with store.open() as log:
         await commit(
             log, [event("x", rooms=("a",)), event("y", rooms=("b",)), event("z"), event("w", rooms=("a",))]
         )
@@ -86,11 +82,11 @@ async def test_memberships_select_the_missed_events(path: Path) -> None:
         assert log.missed_in_memory("/other", memberships, 0, 4) == Missed((), 0)
 
 
-async def test_the_log_continues_after_a_restart(path: Path) -> None:
-    async with opened(path) as first:
+async def test_the_log_continues_after_a_restart(store: Store) -> None:
+    async with store.open() as first:
         await commit(first, [event("before", rooms=("a",))])
         sent = str(first.offset_at(1))
-    async with opened(path) as second:
+    async with store.open() as second:
         assert second.node != first.node
         assert second.head == 1
         assert await commit(second, [event("after", rooms=("a",))]) == [2]
@@ -102,9 +98,9 @@ async def test_the_log_continues_after_a_restart(path: Path) -> None:
         assert [str(second.offset_of(sequence)) for sequence in (1, 2)] == [sent, f"{second.node}.2"]
 
 
-async def test_unknown_offsets_are_refused(path: Path) -> None:
+async def test_unknown_offsets_are_refused(store: Store) -> None:
     """The log refuses offsets that no epoch of the log gave out."""
-    async with opened(path) as log:
+    async with store.open() as log:
         await commit(log, [event()] * 3)
         assert log.locate(f"{log.node}.3") == log.offset_at(3)
         with pytest.raises(OffsetRolledBack):
@@ -115,15 +111,15 @@ async def test_unknown_offsets_are_refused(path: Path) -> None:
             log.locate("3")
 
 
-async def test_concurrent_commits_get_distinct_sequences(path: Path) -> None:
-    async with opened(path) as log:
+async def test_concurrent_commits_get_distinct_sequences(store: Store) -> None:
+    async with store.open() as log:
         batches = await asyncio.gather(*(commit(log, [event(), event()]) for _ in range(50)))
         assert sorted(chain.from_iterable(batches)) == list(range(1, 101))
         assert log.head == 100
 
 
-async def test_a_cancelled_wait_does_not_stop_the_commit(path: Path) -> None:
-    async with opened(path) as log:
+async def test_a_cancelled_wait_does_not_stop_the_commit(store: Store) -> None:
+    async with store.open() as log:
         waiting = asyncio.ensure_future(commit(log, [event(rooms=("a",))]))
         await asyncio.sleep(0)
         waiting.cancel()
@@ -134,9 +130,9 @@ async def test_a_cancelled_wait_does_not_stop_the_commit(path: Path) -> None:
         assert (await log.missed("/", always("a"), 0, 2)).sequences == (1, 2)
 
 
-async def test_an_index_without_memory_finds_the_same(path: Path) -> None:
+async def test_an_index_without_memory_finds_the_same(store: Store) -> None:
     total = 3 * SEGMENT_LENGTH
-    async with opened(path, index_memory=0) as log:
+    async with store.open(index_memory=0) as log:
         for start in range(0, total, 1024):
             await commit(log, [event(rooms=(f"r{n % 3}", "ü")) for n in range(start, start + 1024)])
         assert log.missed_in_memory("/", always("r1"), 0, total) is None
@@ -145,27 +141,27 @@ async def test_an_index_without_memory_finds_the_same(path: Path) -> None:
         few = await log.missed("/", always("ü"), 0, total, at_most=10)
         assert 10 < len(few.sequences) <= SEGMENT_LENGTH
     for index_memory in (0, 50_000, 64_000_000):
-        async with opened(path, index_memory=index_memory) as log:
+        async with store.open(index_memory=index_memory) as log:
             await assert_every_third(log, total)
-    async with opened(path) as log:
+    async with store.open() as log:
         assert log.missed_in_memory("/", always("r1"), 0, total) is not None
 
 
-async def assert_every_third(log: EventLog, total: int) -> None:
+async def assert_every_third(log: Log, total: int) -> None:
     for after, through in [(0, total), (5000, 9000), (0, 1), (total - 1, total)]:
         expected = tuple(n for n in range(1, total + 1) if n % 3 == 2 and after < n <= through)
         size_bytes = event().size_bytes * len(expected)
         assert await log.missed("/", always("r1"), after, through) == Missed(expected, size_bytes)
 
 
-async def test_a_half_written_segment_is_completed(path: Path) -> None:
+async def test_a_half_written_segment_is_completed(store: Store) -> None:
     """A segment with only some lists on disk at a restart is completed after the restart."""
-    async with opened(path, index_memory=0) as log:
+    async with store.open(index_memory=0) as log:
         for start in range(0, SEGMENT_LENGTH, 1024):
             await commit(log, [event(rooms=(f"r{n}",)) for n in range(start + 1, start + 1025)])
         await commit(log, [event()])
         assert log.missed_in_memory("/", always("r1"), 0, log.head) is not None
-    async with opened(path, index_memory=0) as log:
+    async with store.open(index_memory=0) as log:
         for _ in range(20):
             await commit(log, [event()])
         assert log.missed_in_memory("/", always("r1"), 0, log.head) is None

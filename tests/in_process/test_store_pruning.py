@@ -4,31 +4,32 @@ from pathlib import Path
 
 from socketio_eventlog.records import Membership, Pruned
 from socketio_eventlog.segment import SEGMENT_LENGTH
+from support.log_engines import Store
 from support.storing import always, commit, event, joined, left, opened, session, sqlite, stored_sessions
 
 FOREVER = 10**9
 
 
-async def test_pruning_deletes_up_to_a_sequence(path: Path) -> None:
+async def test_pruning_deletes_up_to_a_sequence(store: Store) -> None:
     """A change deletes the events up to its sequence; an earlier sequence deletes nothing more."""
-    async with opened(path) as log:
+    async with store.open() as log:
         await commit(log, [event()] * 10)
         for through in (4, 4, 3):
             assert await commit(log, [Pruned(through)]) == [10]
             assert (log.pruned_through, log.head) == (4, 10)
             assert [found.sequence for found in await log.read(range(11))] == [5, 6, 7, 8, 9, 10]
             assert await log.counts() == (0, 6)
-    async with opened(path) as log:
+    async with store.open() as log:
         assert log.pruned_through == 4
 
 
-async def test_pruning_ends_at_its_own_place(path: Path) -> None:
+async def test_pruning_ends_at_its_own_place(store: Store) -> None:
     """Events after the change stay, also in its own batch, however large the sequence is."""
-    async with opened(path) as log:
+    async with store.open() as log:
         await commit(log, [event(), event(), Pruned(FOREVER), event(rooms=("a",))])
         assert (log.pruned_through, log.head) == (2, 3)
         assert (await log.missed("/", always("a"), 0, 3)).sequences == (3,)
-    async with opened(path) as log:
+    async with store.open() as log:
         assert (log.pruned_through, log.head) == (2, 3)
         assert await commit(log, [event()]) == [4]
 
@@ -42,41 +43,41 @@ async def test_pruning_knows_no_wall_clock(path: Path) -> None:
         assert [found.sequence for found in await log.read(range(6))] == [5]
 
 
-async def test_pruning_deletes_the_attachments(path: Path) -> None:
-    async with opened(path) as log:
+async def test_pruning_deletes_the_attachments(store: Store) -> None:
+    async with store.open() as log:
         await commit(log, [event(attachments=(b"a", b"b")), event(attachments=(b"c",))])
         await commit(log, [Pruned(1)])
-        assert sqlite(path, "SELECT offset, num, content FROM attachments") == "2|0|c\n"
+        assert store.sql('SELECT "offset", num FROM attachments') == "2|0\n"
 
 
-async def test_pruning_deletes_ended_memberships(path: Path) -> None:
+async def test_pruning_deletes_ended_memberships(store: Store) -> None:
     """A membership is deleted after its last event, but only after its end."""
-    async with opened(path) as log:
+    async with store.open() as log:
         await commit(
             log, [session(), joined("a"), joined("b"), joined("c"), event(), left("a"), event(), left("b")]
         )
         await commit(log, [Pruned(1)])
         (stored,) = await stored_sessions(log)
         assert set(stored.memberships) == {Membership("b", 0, 2), Membership("c", 0, None)}
-        assert sqlite(path, "SELECT room FROM rooms") == "b\nc\n"
+        assert store.sql("SELECT count(*) FROM rooms") == "2\n"
 
 
-async def test_pruned_events_are_not_missed_any_more(path: Path) -> None:
-    async with opened(path) as log:
+async def test_pruned_events_are_not_missed_any_more(store: Store) -> None:
+    async with store.open() as log:
         await commit(log, [event(rooms=("a",))] * 5)
         await commit(log, [Pruned(3)])
         assert (await log.missed("/", always("a"), 0, 5)).sequences == (4, 5)
-    async with opened(path) as log:
+    async with store.open() as log:
         assert (await log.missed("/", always("a"), 0, 5)).sequences == (4, 5)
 
 
-async def test_sequences_continue_after_a_full_pruning(path: Path) -> None:
+async def test_sequences_continue_after_a_full_pruning(store: Store) -> None:
     """Sequences continue after a pruning of all events and a restart."""
-    async with opened(path) as log:
+    async with store.open() as log:
         await commit(log, [event()] * 3)
         sent = str(log.offset_at(3))
         await commit(log, [Pruned(FOREVER)])
-    async with opened(path) as log:
+    async with store.open() as log:
         assert (log.head, log.pruned_through) == (3, 3)
         assert log.locate(sent).sequence == 3
         assert await commit(log, [event()]) == [4]

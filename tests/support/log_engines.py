@@ -1,6 +1,7 @@
 """The engines of the log, for the tests of its contract.
 
-A new engine is one more entry of DURABLE. What only one engine does is tested beside it (``test_store_*``).
+A new engine is one more entry of DURABLE. What only one engine does is tested beside it (``test_store_*``,
+``test_postgres_*``).
 """
 
 from __future__ import annotations
@@ -8,16 +9,55 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from socketio_eventlog.log import Log
 from socketio_eventlog.volatile import VolatileLog
-from support.storing import Clock, opened
+from support import postgres
+from support.storing import Clock, opened, opened_postgres, sqlite
 
 Open = Callable[[], AbstractAsyncContextManager[Log]]
 
 
-def sqlite_engine(folder: Path, clock: Clock) -> Open:
-    return lambda: opened(folder / "events.db", monotonic=clock)
+class Store:
+    """A database, and the log in it. Each ``open`` is another life of the process."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        """The clock of the uptime."""
+
+    def open(self, **arguments: Any) -> AbstractAsyncContextManager[Log]:
+        """Open the log, with options of the store and ``new_epoch``."""
+        raise NotImplementedError
+
+    def sql(self, statement: str) -> str:
+        """The output of the engine's program for people; a line for each row, ``|`` between the columns."""
+        raise NotImplementedError
+
+
+class SqliteStore(Store):
+    def __init__(self, folder: Path, clock: Clock) -> None:
+        super().__init__(clock)
+        self.path = folder / "events.db"
+
+    def open(self, **arguments: Any) -> AbstractAsyncContextManager[Log]:
+        return opened(self.path, monotonic=self.clock, **arguments)
+
+    def sql(self, statement: str) -> str:
+        return sqlite(self.path, statement)
+
+
+class PostgresStore(Store):
+    def __init__(self, _folder: Path, clock: Clock) -> None:
+        super().__init__(clock)
+        self.cluster = postgres.shared_cluster()
+        self.database = self.cluster.new_database("migrated")
+
+    def open(self, **arguments: Any) -> AbstractAsyncContextManager[Log]:
+        return opened_postgres(self.cluster.url(self.database), clock=self.clock, **arguments)
+
+    def sql(self, statement: str) -> str:
+        return self.cluster.sql(self.database, "SET search_path = eventstore", statement)
 
 
 def volatile_engine(_folder: Path, clock: Clock) -> Open:
@@ -30,5 +70,12 @@ def volatile_engine(_folder: Path, clock: Clock) -> Open:
     return open_volatile
 
 
-DURABLE = {"sqlite": sqlite_engine}
+STORES: dict[str, Callable[[Path, Clock], Store]] = {"sqlite": SqliteStore, "postgres": PostgresStore}
+
+
+def _engine(store: Callable[[Path, Clock], Store]) -> Callable[[Path, Clock], Open]:
+    return lambda folder, clock: store(folder, clock).open
+
+
+DURABLE = {name: _engine(store) for name, store in STORES.items()}
 ENGINES = {**DURABLE, "volatile": volatile_engine}

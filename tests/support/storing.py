@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from socketio_eventlog.log import Log
 from socketio_eventlog.offsets import random_epoch
@@ -30,6 +30,9 @@ from socketio_eventlog.records import (
     StoredSession,
 )
 from socketio_eventlog.sqlite.log import EventLog
+
+if TYPE_CHECKING:
+    from socketio_eventlog.postgres.log import PostgresLog
 
 
 @asynccontextmanager
@@ -55,6 +58,31 @@ async def opened(
         await log.close()
 
 
+@asynccontextmanager
+async def opened_postgres(
+    url: str,
+    *,
+    clock: Callable[[], float] | None = None,
+    new_epoch: Callable[[], str] = random_epoch,
+    lock_timeout_seconds: float | None = None,
+    max_disconnection_seconds: float | None = None,
+    **options: Any,
+) -> AsyncIterator[PostgresLog]:
+    from socketio_eventlog.postgres.log import PostgresLog  # here: psycopg is an extra
+
+    log = await PostgresLog.open(
+        StoreOptions(path=None, url=url, **options),
+        clock=clock,
+        new_epoch=new_epoch,
+        lock_timeout_seconds=lock_timeout_seconds,
+        max_disconnection_seconds=max_disconnection_seconds,
+    )
+    try:
+        yield log
+    finally:
+        await log.close()
+
+
 async def append(log: Log, changes: Sequence[Change]) -> Batch:
     """Append the changes and read the log up to their batch; for a log without another reader."""
     number = await log.append(changes)
@@ -69,7 +97,7 @@ async def commit(log: Log, changes: Sequence[Change]) -> list[int]:
     return [committed.position for committed in (await append(log, changes)).changes]
 
 
-async def stored_sessions(log: EventLog) -> list[StoredSession]:
+async def stored_sessions(log: Log) -> list[StoredSession]:
     """The sessions as a node would find them now."""
     return list((await log.join()).sessions)
 

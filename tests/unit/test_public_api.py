@@ -47,8 +47,8 @@ def test_errors_have_one_base() -> None:
 
 
 def test_argument_names_are_the_options() -> None:
-    """The keyword arguments are the fields of ``Options``, less path and the derived heartbeat."""
-    names = {field.name for field in fields(Options)} - {"path", "heartbeat"}
+    """The keyword arguments are the fields of ``Options``, less the place and the derived heartbeat."""
+    names = {field.name for field in fields(Options)} - {"path", "url", "heartbeat"}
     assert set(RecoveryArguments.__annotations__) == names
     assert names < set(ServerArguments.__annotations__)
 

@@ -1,0 +1,58 @@
+"""The rows of ``altered_ranges``: what the triggers and a start have noted."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from socketio_eventlog.altered import MAX_RANGES, AlteredRange
+from socketio_eventlog.postgres.connection import Connection
+
+_ALL: Final = """
+SELECT namespace, first, last, audience_lost FROM eventstore.altered_ranges ORDER BY number LIMIT %s
+"""
+# A tool that deletes every second event leaves a row for each: more rows than are kept are read in blocks.
+_BLOCKS: Final = """
+SELECT namespace, min(first), max(last), bool_or(audience_lost) FROM eventstore.altered_ranges
+GROUP BY namespace, first / 4096
+"""
+_NUMBERS: Final = "SELECT count(*), coalesce(max(number), 0) FROM eventstore.altered_ranges"
+_LOSE_AUDIENCE: Final = """
+UPDATE eventstore.altered_ranges SET audience_lost = true WHERE last >= %s AND NOT audience_lost
+"""
+# Every event has the number after the one before; rows that are missing were deleted without the triggers.
+_NOTE_LOST: Final = """
+INSERT INTO eventstore.altered_ranges (first, last, audience_lost)
+SELECT lower(r), upper(r) - 1, true FROM unnest(coalesce((
+  SELECT range_agg(int8range(previous + 1, "offset")) FROM (
+    SELECT "offset", lag("offset", 1, %(after)s) OVER (ORDER BY "offset") AS previous FROM (
+      SELECT "offset" FROM eventstore.events WHERE "offset" > %(after)s AND "offset" <= %(head)s
+      UNION ALL SELECT %(head)s + 1) AS o) AS p
+  WHERE previous < "offset" - 1), '{}')
+  - coalesce((SELECT range_agg(int8range(first, last, '[]')) FROM eventstore.altered_ranges), '{}')) AS t(r)
+RETURNING first, last
+"""
+
+
+async def ranges(connection: Connection) -> list[AlteredRange]:
+    """Return all ranges, merged when they are many."""
+    rows: list[Any] = await (await connection.execute(_ALL, (MAX_RANGES + 1,))).fetchall()
+    if len(rows) > MAX_RANGES:
+        rows = await (await connection.execute(_BLOCKS)).fetchall()
+    return [AlteredRange(*row) for row in rows]
+
+
+async def numbers(connection: Connection) -> tuple[int, int]:
+    """Return the number of ranges and the largest number of one: both together tell of a change."""
+    row: Any = await (await connection.execute(_NUMBERS)).fetchone()
+    return row[0], row[1]
+
+
+async def note_lost(connection: Connection, after: int, head: int) -> list[tuple[int, int]]:
+    """Record the ranges in (after, head] whose events are gone; return those that were not known."""
+    cursor: Any = await connection.execute(_NOTE_LOST, {"after": after, "head": head})
+    return list(await cursor.fetchall())
+
+
+async def lose_audience(connection: Connection, first_sequence: int) -> None:
+    """Record that the index does not know the audience of altered events from a sequence on."""
+    await connection.execute(_LOSE_AUDIENCE, (first_sequence,))

@@ -1,0 +1,154 @@
+"""A connection to PostgreSQL that is opened again after its loss.
+
+No setting of the session and no prepared statement outlives a transaction, so PgBouncer may give each
+transaction another connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final, LiteralString, TypeAlias
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from socketio_eventlog.errors import StoreClosed, StoreNotUsable
+from socketio_eventlog.postgres.failures import ConnectionLost, translate
+
+Connection: TypeAlias = psycopg.AsyncConnection[tuple[object, ...]]
+
+FLUSH: Final = """
+SELECT set_config('synchronous_commit', 'on', true), pg_logical_emit_message(true, 'eventstore', '')
+"""
+"""Makes everything durable that was committed before. A transaction that writes nothing would not wait."""
+
+_FORM: Final = "The URL must have the form postgresql://user@host/database."
+_DEFAULTS: Final[dict[str, Any]] = {
+    "application_name": "socketio-eventstore",
+    "connect_timeout": 5,
+    "target_session_attrs": "read-write",
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+"""A dead peer is found in seconds, and of several hosts the primary is taken."""
+
+
+def connection_string(url: str) -> str:
+    """Return the parameters of a connection. Raises StoreNotUsable for a URL of another form.
+
+    The message never has the URL, which may contain a password.
+    """
+    try:
+        given = conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        raise StoreNotUsable(_FORM) from None
+    return make_conninfo("", **{**_DEFAULTS, **given})
+
+
+def describe(url: str) -> str:
+    """Return the database and its host for people, without user and password. Raises StoreNotUsable."""
+    try:
+        given = conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        raise StoreNotUsable(_FORM) from None
+    host = given.get("host") or given.get("hostaddr") or "the local server"
+    return f"{given.get('dbname') or given.get('user') or 'the default database'} on {host}"
+
+
+class Link:
+    """One connection, used from one event loop and by one task at a time."""
+
+    def __init__(self, conninfo: str) -> None:
+        self._conninfo = conninfo
+        self.on_connected: Callable[[Connection], Awaitable[None]] | None = None
+        """Awaited with each new connection, before its first use."""
+        self._connection: Connection | None = None
+        self._lock = asyncio.Lock()
+        self._is_closed = False
+
+    @asynccontextmanager
+    async def use(self) -> AsyncIterator[Connection]:
+        """Lend the connection, opened if needed. Raises StoreError for the errors of the block, too."""
+        async with self._lock:
+            if self._is_closed:
+                raise StoreClosed
+            connection = self._connection
+            try:
+                if connection is None or connection.closed:
+                    connection = await self._connect()
+                yield connection
+            except Exception as error:
+                is_connected = connection is not None and not connection.closed
+                translated = translate(error, is_connected=is_connected)
+                if isinstance(translated, ConnectionLost) and connection is not None:
+                    await self._drop()
+                if translated is None or translated is error:
+                    raise
+                raise translated from error
+
+    async def _connect(self) -> Connection:
+        connection = await psycopg.AsyncConnection.connect(
+            self._conninfo, autocommit=True, prepare_threshold=None
+        )
+        self._connection = connection
+        if self.on_connected is not None:
+            try:
+                await self.on_connected(connection)
+            except BaseException:
+                await self._drop()
+                raise
+        return connection
+
+    async def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    async def close(self) -> None:
+        """Close the connection when the present use ends."""
+        async with self._lock:
+            self._is_closed = True
+            await self._drop()
+
+    async def leave(self, statement: LiteralString, node: str) -> None:
+        """Execute a last statement if the connection is there, and close it."""
+        async with self._lock:
+            connection = self._connection
+            if connection is not None and not connection.closed:
+                with suppress(psycopg.Error):
+                    await connection.execute(statement, (node,))
+            self._is_closed = True
+            await self._drop()
+
+    def abandon(self) -> None:
+        """Close the connection after the end of its event loop."""
+        self._is_closed = True
+        if self._connection is not None:
+            self._connection.pgconn.finish()
+
+
+class FailedFlush:
+    """A notice that a wait for the standbys was ended, which otherwise looks like success."""
+
+    def __init__(self) -> None:
+        self.text: str | None = None
+
+    def __call__(self, notice: psycopg.errors.Diagnostic) -> None:
+        if notice.sqlstate == "01000":
+            self.text = notice.message_primary
+
+
+async def flush(connection: Connection) -> None:
+    """Make everything durable that was committed before. Raises ConnectionLost when that is not known."""
+    failed = FailedFlush()
+    connection.add_notice_handler(failed)
+    try:
+        await connection.execute(FLUSH)
+    finally:
+        connection.remove_notice_handler(failed)
+    if failed.text is not None:
+        raise ConnectionLost(f"PostgreSQL says: {failed.text}.")

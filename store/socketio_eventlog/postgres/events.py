@@ -1,0 +1,82 @@
+"""The reads of ``events`` and ``attachments``.
+
+The rows count only while the history is the one that this node has seen: after the return of an older state,
+another event may have the sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+from socketio_eventlog.event_rows import rooms_from_json, skip_from_json
+from socketio_eventlog.postgres.connection import Connection
+from socketio_eventlog.records import Event, LoggedEvent
+
+_READ: Final = """
+SELECT "offset", emitted_at, namespace, event, rooms, skip, attachments, payload
+FROM (SELECT *, sum(size_bytes) OVER (ORDER BY "offset") - size_bytes AS before
+      FROM eventstore.events WHERE "offset" = ANY(%s)) AS e
+WHERE before <= coalesce(%s, before)
+  AND EXISTS (SELECT FROM eventstore.batches WHERE batch = %s AND chain = %s)
+ORDER BY "offset"
+"""
+_READ_ATTACHMENTS: Final = """
+SELECT "offset", content FROM eventstore.attachments WHERE "offset" = ANY(%s) ORDER BY "offset", num
+"""
+_READ_PAYLOADS: Final = """
+SELECT "offset", payload, attachments FROM eventstore.events
+WHERE "offset" BETWEEN %s AND %s ORDER BY "offset"
+"""
+
+
+class Seen(NamedTuple):
+    """The last batch that a node has seen: it names the history."""
+
+    batch: int
+    chain: bytes
+
+
+async def read(
+    connection: Connection, sequences: Sequence[int], seen: Seen, limit_bytes: int | None = None
+) -> list[LoggedEvent]:
+    """Read the events with these sequences, ascending, up to the event that exceeds the limit."""
+    cursor = await connection.execute(_READ, (list(set(sequences)), limit_bytes, *seen))
+    rows: list[Any] = await cursor.fetchall()
+    contents = await _read_attachments(connection, [row[0] for row in rows if row[6]])
+    return [
+        LoggedEvent(
+            sequence,
+            Event(
+                namespace=namespace,
+                name=name,
+                payload=payload,
+                attachments=tuple(contents[sequence]) if attachments else (),
+                rooms=rooms_from_json(rooms),
+                skip=skip_from_json(skip),
+                emitted_at=emitted_at,
+            ),
+        )
+        for sequence, emitted_at, namespace, name, rooms, skip, attachments, payload in rows
+    ]
+
+
+async def _read_attachments(connection: Connection, sequences: Sequence[int]) -> dict[int, list[bytes]]:
+    contents: dict[int, list[bytes]] = {sequence: [] for sequence in sequences}
+    if sequences:
+        async with connection.cursor(binary=True) as cursor:
+            await cursor.execute(_READ_ATTACHMENTS, (sequences,))
+            rows: list[Any] = await cursor.fetchall()
+        for sequence, content in rows:
+            contents[sequence].append(content)
+    return contents
+
+
+async def payloads(connection: Connection, first: int, last: int) -> list[Any]:
+    """Return sequence, payload and number of attachments of the events in a range."""
+    return await (await connection.execute(_READ_PAYLOADS, (first, last))).fetchall()
+
+
+def unreadable(rows: Sequence[Any], is_readable: Callable[[str, int], bool]) -> list[int]:
+    """Return the sequences whose payload and number of attachments fail the check."""
+    return [sequence for sequence, payload, attachments in rows if not is_readable(payload, attachments)]

@@ -1,0 +1,156 @@
+"""The reads of sessions and keys. Each has an effect, so what was read is durable at its return."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from functools import lru_cache
+from typing import Any, Final
+
+from socketio_eventlog.event_rows import rooms_from_json
+from socketio_eventlog.postgres.connection import Connection, flush
+from socketio_eventlog.records import Membership, Offset, Publication, Room, StoredSession
+
+_SESSIONS: Final = """
+SELECT namespace, sid, pid_hash, start_epoch, start_offset, former_offset, identity, data, away_since,
+       confirmed, auth_hash, left_by_client, claim, claimed_in, node, token_expires_at, token_rooms
+FROM eventstore.sessions ORDER BY number
+"""
+_MEMBERSHIPS: Final = """
+SELECT namespace, sid, room, joined_after, left_after
+FROM eventstore.rooms JOIN eventstore.sessions USING (namespace, sid)
+WHERE left_after IS NULL OR left_after > greatest(confirmed, %s) ORDER BY joined_after
+"""
+_POSITIONS: Final = "SELECT uptime, position FROM eventstore.positions ORDER BY number"
+_ACKNOWLEDGEMENT: Final = """
+SELECT answer FROM eventstore.answers WHERE namespace = %s AND event = %s AND identity = %s AND key = %s
+"""
+_PUBLICATION: Final = """
+SELECT digest, epoch, last_offset, events FROM eventstore.publications WHERE publisher = %s AND key = %s
+"""
+_COUNTS: Final = """
+SELECT (SELECT count(*) FROM eventstore.sessions), (SELECT count(*) FROM eventstore.events)
+"""
+_PRUNE_ANSWERS: Final = """
+DELETE FROM eventstore.answers WHERE ctid = ANY(ARRAY(
+  SELECT ctid FROM eventstore.answers WHERE answered_at < %s ORDER BY answered_at LIMIT %s))
+"""
+_PRUNE_PUBLICATIONS: Final = """
+DELETE FROM eventstore.publications WHERE ctid = ANY(ARRAY(
+  SELECT ctid FROM eventstore.publications WHERE published_at < %s ORDER BY published_at LIMIT %s))
+"""
+# The clock of the database, as in the rows. The newest batches name the history.
+_PRUNE_BATCHES: Final = """
+DELETE FROM eventstore.batches WHERE batch = ANY(ARRAY(
+  SELECT batch FROM eventstore.batches
+  WHERE batch < %s AND at < extract(epoch FROM clock_timestamp()) - 60 ORDER BY batch LIMIT 10000))
+"""
+"""Ten thousand in two seconds are more than there are."""
+
+
+@lru_cache(maxsize=1024)
+def _room(text: str) -> Room:
+    """Return a room from its JSON."""
+    room: Room = json.loads(text)
+    return room
+
+
+async def sessions(connection: Connection, pruned_through: int) -> list[StoredSession]:
+    """Load all sessions, in the order of their opening, with the memberships that have events."""
+    memberships: defaultdict[tuple[str, str], list[Membership]] = defaultdict(list)
+    cursor: Any = await connection.execute(_MEMBERSHIPS, (pruned_through,))
+    for namespace, sid, room, joined_after, left_after in await cursor.fetchall():
+        memberships[namespace, sid].append(Membership(_room(room), joined_after, left_after))
+    cursor = await connection.execute(_SESSIONS)
+    rows = await cursor.fetchall()
+    await flush(connection)
+    return [
+        StoredSession(
+            namespace=namespace,
+            sid=sid,
+            pid_hash=pid_hash,
+            start=Offset(epoch, sequence),
+            former_offset=former_offset,
+            identity=identity,
+            data=data,
+            away_since=away_since,
+            confirmed=confirmed,
+            memberships=tuple(memberships.get((namespace, sid), ())),
+            auth_hash=auth_hash,
+            left_by_client=left_by_client,
+            claim=claim,
+            claimed_in=claimed_in,
+            node=node,
+            token_expires_at=token_expires_at,
+            token_rooms=rooms_from_json(token_rooms),
+        )
+        for (
+            namespace,
+            sid,
+            pid_hash,
+            epoch,
+            sequence,
+            former_offset,
+            identity,
+            data,
+            away_since,
+            confirmed,
+            auth_hash,
+            left_by_client,
+            claim,
+            claimed_in,
+            node,
+            token_expires_at,
+            token_rooms,
+        ) in rows
+    ]
+
+
+async def positions(connection: Connection) -> tuple[tuple[float, int], ...]:
+    """Return the noted positions, ascending: uptime and position."""
+    rows: list[Any] = await (await connection.execute(_POSITIONS)).fetchall()
+    return tuple(rows)
+
+
+async def acknowledgement(
+    connection: Connection, namespace: str, name: str, identity: str, key: str
+) -> str | None:
+    """Return the acknowledgement of a key, a JSON array; None for a new key."""
+    row = await (await connection.execute(_ACKNOWLEDGEMENT, (namespace, name, identity, key))).fetchone()
+    if row is None:
+        return None
+    await flush(connection)
+    return str(row[0])
+
+
+async def publication(connection: Connection, publisher: str, key: str) -> Publication | None:
+    """Return what was published under a key; None for a new key."""
+    row: Any = await (await connection.execute(_PUBLICATION, (publisher, key))).fetchone()
+    if row is None:
+        return None
+    await flush(connection)
+    digest, epoch, last, events = row
+    return Publication(digest, Offset(epoch, last), events)
+
+
+async def prune_keys(connection: Connection, before: float, limit: int) -> int:
+    """Delete the oldest keys from before an uptime; return the larger number of both kinds."""
+    answers = await connection.execute(_PRUNE_ANSWERS, (before, limit))
+    publications = await connection.execute(_PRUNE_PUBLICATIONS, (before, limit))
+    return max(answers.rowcount, publications.rowcount)
+
+
+async def prune_batches(connection: Connection, through: int) -> None:
+    """Delete batches before a number that are older than a minute."""
+    await connection.execute(_PRUNE_BATCHES, (through,))
+
+
+async def vacuum(connection: Connection) -> None:
+    """Take deleted and replaced rows out of the tables of events, as far as no other program reads them."""
+    await connection.execute("VACUUM eventstore.events, eventstore.attachments")
+
+
+async def counts(connection: Connection) -> tuple[int, int]:
+    """Return the number of sessions and the number of events."""
+    row: Any = await (await connection.execute(_COUNTS)).fetchone()
+    return row[0], row[1]

@@ -1,0 +1,119 @@
+"""The opening of a log in PostgreSQL: what is refused, and what another server finds."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+
+import pytest
+
+from socketio_eventlog.errors import DatabaseTooNew, StoreNotUsable, StoreRejected, StoreUnavailable
+from socketio_eventlog.opening import open_log
+from socketio_eventlog.options import StoreOptions
+from socketio_eventlog.records import DataSaved
+from support import postgres
+from support.storing import Clock, append, commit, event, opened_postgres, session
+
+
+@pytest.fixture
+def url() -> str:
+    return postgres.new_url()
+
+
+def sql(url: str, statement: str) -> str:
+    return postgres.shared_cluster().sql(url.partition("@/")[2].partition("?")[0], statement)
+
+
+def test_without_the_extra_one_line_says_so() -> None:
+    """Without psycopg the start names the extra."""
+    code = """
+import asyncio, sys
+sys.modules["psycopg"] = None
+from socketio_eventlog.errors import StoreNotUsable
+from socketio_eventlog.opening import open_log
+from socketio_eventlog.options import StoreOptions
+try:
+    asyncio.run(open_log(StoreOptions(path=None, url="postgresql://host/database")))
+except StoreNotUsable as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 'pip install "socketio-eventstore[postgres]"' in done.stdout
+
+
+@pytest.mark.parametrize("url", ["postgresql://ann:secret@/none?host=/nowhere", "postgresql://ann:secret@[x"])
+async def test_an_error_does_not_show_the_password(url: str) -> None:
+    """A database that cannot be reached is an error of one line, without the password."""
+    with pytest.raises(StoreNotUsable) as caught:
+        await open_log(StoreOptions(path=None, url=url))
+    assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
+    assert "secret" not in repr(StoreOptions(path=None, url=url))
+
+
+async def test_a_newer_database_is_refused(url: str) -> None:
+    """A database of a newer version is left alone, by its revision and by its oldest reader."""
+    sql(url, "UPDATE eventstore.log_state SET min_reader = 2")
+    with pytest.raises(DatabaseTooNew, match="format 2"):
+        await open_log(StoreOptions(path=None, url=url))
+    sql(url, "UPDATE eventstore.alembic_version SET version_num = '9999'")
+    with pytest.raises(DatabaseTooNew, match="revision 9999"):
+        await open_log(StoreOptions(path=None, url=url))
+
+
+async def test_an_empty_database_is_migrated_once() -> None:
+    """Of two simultaneous starts on an empty database one makes the schema, and one is refused."""
+    cluster = postgres.shared_cluster()
+    options = StoreOptions(path=None, url=cluster.url(cluster.new_database()))
+    starts = [open_log(options, lock_timeout_seconds=0.0) for _ in range(2)]
+    results = await asyncio.gather(*starts, return_exceptions=True)
+    opened = [result for result in results if not isinstance(result, BaseException)]
+    for log in opened:
+        await log.close()
+    refused = [result for result in results if isinstance(result, BaseException)]
+    assert len(opened) + len(refused) == 2 and opened
+    assert all("is in use by another server" in str(error) for error in refused)
+
+
+async def test_a_second_server_is_refused_or_waits(url: str) -> None:
+    """A server that lives keeps the database; when it has ended, the waiting one takes it at once."""
+    async with opened_postgres(url) as log:
+        await append(log, [event()])
+        with pytest.raises(StoreNotUsable, match="is in use by another server"):
+            await open_log(StoreOptions(path=None, url=url), lock_timeout_seconds=0.0)
+        waiting = asyncio.create_task(open_log(StoreOptions(path=None, url=url)))
+        await append(log, [event()])
+    second = await waiting
+    assert second.head == 2
+    await second.close()
+
+
+async def test_a_frozen_server_is_fenced(url: str) -> None:
+    """A server without heartbeats loses the database to the next one, and cannot write any more."""
+    clock = Clock(100.0)
+    async with opened_postgres(url, clock=clock) as frozen:
+        await commit(frozen, [session()])
+        clock.now += 7.0
+        async with opened_postgres(url, clock=clock, lock_timeout_seconds=0.0) as log:
+            (found,) = (await log.join()).sessions
+            assert (found.node, found.away_since) == (None, 0.0)
+            with pytest.raises(StoreUnavailable, match="has taken it over"):
+                await frozen.append([DataSaved("/", "s1", '{"late":1}')])
+            assert await commit(log, [event()]) == [1]
+            assert (await log.join()).sessions[0].data == "{}"
+
+
+async def test_text_that_postgres_lacks_is_refused(url: str) -> None:
+    """A NUL character fails alone and clearly; in payloads and rooms it is kept, and the views show it."""
+    async with opened_postgres(url) as log:
+        for change in (
+            DataSaved("/", "s\0", "{}"),
+            event()._replace(name="a\0b"),
+            event()._replace(namespace="\0"),
+        ):
+            with pytest.raises(StoreRejected):
+                await log.append([session(), event(), change])
+        odd = event()._replace(payload='["message","\\u0000",1e2,-0.0,"\\ud800"]', rooms=("a\0b", 'q"\\', 7))
+        assert await commit(log, [odd, session()]) == [1, 1]
+        assert [logged.event for logged in await log.read([1])] == [odd]
+    assert sql(url, "SELECT rooms FROM eventstore.recent_events") == 'a\ufffdb, q"\\, 7\n'
