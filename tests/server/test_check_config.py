@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from socketio_eventstore.program.check import check_store
+from socketio_eventstore.program.config import StoreSettings
 from support.command_line import MINIMAL, assert_refused, run, running, script, write_program_folder
 from support.processes import free_port
 
@@ -96,9 +97,9 @@ def test_unwritable_folder(exists: bool) -> None:
             database.chmod(0o666)
         closed.chmod(0o555)
         with other_user():
-            problems = list(check_store(database))
+            problems = list(check_store(StoreSettings(path=database)))
         assert problems == [f"cannot use the store {database}: the folder {closed} is not writable"]
-        assert list(check_store(folder / "open" / "events.db")) == []
+        assert list(check_store(StoreSettings(path=folder / "open" / "events.db"))) == []
         assert [path.name for path in closed.iterdir()] == (["events.db"] if exists else [])
         assert {path.name for path in folder.iterdir()} == {"closed"}
 

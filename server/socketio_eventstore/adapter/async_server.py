@@ -39,9 +39,9 @@ class ServerArguments(RecoveryArguments, total=False):
 class AsyncServer(RecoveryServer):
     """``socketio.AsyncServer`` whose clients recover their sessions.
 
-    ``path`` is the database file; None disables recovery. The keyword arguments are those of
-    ``RecoveryManager`` and of ``socketio.AsyncServer``, except ``client_manager``. Raises TypeError for
-    any other name.
+    ``path`` is the database file, or the URL of a PostgreSQL database (``postgresql://…``); None disables
+    recovery. The keyword arguments are those of ``RecoveryManager`` and of ``socketio.AsyncServer``, except
+    ``client_manager``. Raises TypeError for any other name.
     """
 
     def __init__(self, path: str | Path | None, **arguments: Unpack[ServerArguments]) -> None:

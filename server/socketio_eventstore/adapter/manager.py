@@ -12,6 +12,7 @@ from typing import Any, Literal, TypedDict, Unpack
 from socketio import AsyncManager
 
 from socketio_eventlog.errors import StoreClosed
+from socketio_eventlog.opening import is_url
 from socketio_eventlog.records import Event
 from socketio_eventstore.adapter import encoder
 from socketio_eventstore.adapter.acknowledgements import AcknowledgementIds, current_call
@@ -74,7 +75,8 @@ class RecoveryArguments(TypedDict, total=False):
 class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is not typed
     """A client manager that stores events and sessions, so that clients recover.
 
-    ``path`` is the database file; None disables recovery. The keyword arguments are the keys of
+    ``path`` is the database file, or the URL of a PostgreSQL database (``postgresql://…``); None disables
+    recovery. The keyword arguments are the keys of
     ``[connection_state_recovery]``, ``[store]`` and ``[limits]`` in the configuration, and some of
     ``[server]``; durations are in seconds, sizes
     in bytes. ``start`` opens the store, at the latest for the first connection or emit; the server's
@@ -86,7 +88,10 @@ class RecoveryManager(AsyncManager):  # type: ignore[misc]  # python-socketio is
 
     def __init__(self, path: str | Path | None, **arguments: Unpack[RecoveryArguments]) -> None:
         super().__init__()
-        self.options = Options(path=None if path is None else Path(path), **arguments)
+        if isinstance(path, str) and is_url(path):
+            self.options = Options(path=None, url=path, **arguments)
+        else:
+            self.options = Options(path=None if path is None else Path(path), **arguments)
         self._max_event_bytes = self.options.max_event_bytes
         self.runtime: Runtime | None = None
         self._starting: asyncio.Future[Runtime] | None = None

@@ -7,9 +7,8 @@ import logging
 from typing import Final
 
 from socketio_eventlog.log import Log
+from socketio_eventlog.opening import open_log
 from socketio_eventlog.records import Snapshot
-from socketio_eventlog.sqlite.log import EventLog
-from socketio_eventlog.volatile import VolatileLog
 from socketio_eventstore.core.commit_queue import CommitQueue
 from socketio_eventstore.core.context import Context
 from socketio_eventstore.core.fan_out import FanOut
@@ -117,15 +116,11 @@ class Runtime:
         """Open the store, bring the schema up to date and join the log.
 
         ``listener`` calls the application's handlers. ``lock_timeout_seconds`` is that of
-        ``EventLog.open``. Raises StoreNotUsable.
+        ``open_log``. Raises StoreNotUsable.
         """
-        log: Log = VolatileLog()
-        if options.path is not None:
-            log = await EventLog.open(
-                options,
-                lock_timeout_seconds=lock_timeout_seconds,
-                max_disconnection_seconds=options.max_disconnection_duration,
-            )
+        log = await open_log(
+            options, lock_timeout_seconds, max_disconnection_seconds=options.max_disconnection_duration
+        )
         try:
             snapshot = await log.join()  # before any event that the sessions need is pruned
         except BaseException:

@@ -20,8 +20,8 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from socketio_eventlog.errors import StoreError
+from socketio_eventlog.opening import migrate as migrate_store
 from socketio_eventlog.options import StoreOptions
-from socketio_eventlog.sqlite.log import EventLog
 from socketio_eventstore.adapter.administration import Administration
 from socketio_eventstore.adapter.async_server import AsyncServer
 from socketio_eventstore.program import access_log
@@ -93,13 +93,12 @@ def check(config: Config) -> None:
 
 def migrate(config: Config) -> None:
     """Migrate the database to this version's schema. Raises StartError."""
-
-    async def open_and_close() -> None:
-        log = await EventLog.open(StoreOptions(path=config.store.path, synchronous=config.store.synchronous))
-        await log.close()
-
+    store = config.store
+    path = None if store.url else store.path
     try:
-        asyncio.run(open_and_close())
+        asyncio.run(
+            migrate_store(StoreOptions(path=path, url=store.url or None, synchronous=store.synchronous))
+        )
     except StoreError as error:
         raise StartError(str(error)) from error
 
@@ -129,9 +128,9 @@ async def build(config: Config, *, is_stored: bool = True) -> Built:
     """
     settings, recovery = config.server, config.connection_state_recovery
     recovery_arguments: dict[str, Any] = {} if recovery is None else recovery.model_dump()
-    store_arguments: dict[str, Any] = config.store.model_dump(exclude={"path"})
+    store_arguments: dict[str, Any] = config.store.model_dump(exclude={"path", "url"})
     sio = AsyncServer(
-        config.store.path if is_stored and recovery is not None else None,
+        (config.store.url or config.store.path) if is_stored and recovery is not None else None,
         async_mode="aiohttp",
         cors_allowed_origins=engine_origins(settings),
         cors_credentials=engine_origins(settings) != ANY,
@@ -356,5 +355,5 @@ async def _check(config: Config) -> None:
         problems.append(str(error))
     problems += check_addresses(config)
     if config.connection_state_recovery is not None:
-        problems += check_store(config.store.path)
+        problems += check_store(config.store)
     raise_for(problems)

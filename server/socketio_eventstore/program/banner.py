@@ -9,7 +9,7 @@ import sys
 from importlib.metadata import version
 
 from socketio_eventstore.adapter.async_server import AsyncServer
-from socketio_eventstore.program.config import Config
+from socketio_eventstore.program.config import Config, StoreSettings
 from socketio_eventstore.program.http_settings import API_PATH, INSPECT_PATH
 from socketio_eventstore.program.listener import Listener
 from socketio_eventstore.program.logs import is_for_people
@@ -27,15 +27,23 @@ async def announce(config: Config, sio: AsyncServer, listener: Listener, api_lis
     if runtime is not None and runtime.is_enabled:
         sessions, events = await runtime.log.counts()
         found |= {
-            "store": str(config.store.path),
+            "store": config.store.name,
             "synchronous": config.store.synchronous,
-            "sqlite": sqlite3.sqlite_version,
+            **({} if config.store.url else {"sqlite": sqlite3.sqlite_version}),
             "sessions": sessions,
             "events": events,
         }
     logger.info("started", extra=found)
     for url in (*listener.urls(), *api_listener.urls()):
         logger.info("Listening on %s", url, extra={"url": url})
+
+
+def _survives(store: StoreSettings) -> str:
+    if store.url:
+        return {"full": "a crash of PostgreSQL", "normal": "kill -9, not a crash of PostgreSQL"}[
+            store.synchronous
+        ]
+    return {"full": "power loss", "normal": "kill -9, not power loss"}[store.synchronous]
 
 
 async def _banner(config: Config, sio: AsyncServer, listener: Listener, api_listener: Listener) -> str:
@@ -48,11 +56,12 @@ async def _banner(config: Config, sio: AsyncServer, listener: Listener, api_list
     if runtime is None or not runtime.is_enabled:
         lines.append("Connection state recovery is disabled: nothing is stored.")
     else:
-        survives = {"full": "power loss", "normal": "kill -9, not power loss"}[config.store.synchronous]
+        store = config.store
+        engine = "PostgreSQL" if store.url else f"SQLite {sqlite3.sqlite_version}"
         sessions, events = await runtime.log.counts()
         lines += [
-            f"Store {config.store.path} (SQLite {sqlite3.sqlite_version})",
-            f"Durable: synchronous = {config.store.synchronous!r}, survives {survives}",
+            f"Store {store.name} ({engine})",
+            f"Durable: synchronous = {store.synchronous!r}, survives {_survives(store)}",
             f"Found {sessions} sessions and {events} events",
         ]
     has_page = getattr(sys.modules[config.server.handlers], "PAGES", None) is not None

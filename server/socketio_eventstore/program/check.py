@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from socketio_eventlog.errors import StoreError
+from socketio_eventlog.opening import check_database
 from socketio_eventlog.sqlite.schema import check_sqlite_version
-from socketio_eventstore.program.config import Config
+from socketio_eventstore.program.config import Config, StoreSettings
 from socketio_eventstore.program.errors import StartError
 
 LIKELY_MILLISECONDS: Final = {
@@ -45,9 +46,13 @@ def _milliseconds(table: str, key: str, seconds: float) -> str:
     )
 
 
-def check_store(path: Path) -> Iterator[str]:
-    """Return one line for each reason why the server could not use the store at ``path``."""
+def check_store(store: StoreSettings) -> Iterator[str]:
+    """Return one line for each reason why the server could not use the store."""
+    path = store.path
     try:
+        if store.url:
+            check_database(store.url)
+            return
         check_sqlite_version()
     except StoreError as error:
         yield str(error)

@@ -102,10 +102,11 @@ def migrate(path: Path | None) -> None:
     config = load_config(path)
     from socketio_eventstore.program import app
 
-    if (backup := file_commands.back_up_before_migration(config.store.path)) is not None:
+    path = config.store.path
+    if not config.store.url and (backup := file_commands.back_up_before_migration(path)) is not None:
         click.echo(f"{backup} is a backup of the former state")
     _run(app.migrate, config)
-    click.echo(f"{config.store.path} has this version's schema")
+    click.echo(f"{config.store.name} has this version's schema")
 
 
 @commands.command()

@@ -14,6 +14,7 @@ from typing import Annotated, Final, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from socketio_eventlog.opening import describe
 from socketio_eventlog.options import LEAST_MAX_SIZE, is_file_mode
 from socketio_eventstore.core.options import Offsets, Options
 from socketio_eventstore.program.auth_settings import AuthSettings
@@ -183,6 +184,14 @@ Switch: TypeAlias = Annotated[bool, Field(description="true or false")]
 File: TypeAlias = Annotated[
     Path, AfterValidator(_file), Field(strict=False, description="the path of a file")
 ]
+DatabaseUrl: TypeAlias = Annotated[
+    str,
+    Field(
+        pattern="^(postgres(ql)?://.+)?$",
+        repr=False,
+        description="postgresql://user@host/database, or nothing for the file of path",
+    ),
+]
 FileMode: TypeAlias = Annotated[
     int,
     BeforeValidator(_octal),
@@ -284,7 +293,9 @@ class StoreSettings(_Table):
     """The table ``[store]``."""
 
     path: File = Path("data/events.db")
-    """Absolute after ``Config.load``."""
+    """Absolute after ``Config.load``. The socket for the commands is beside it, also with a URL."""
+    url: DatabaseUrl = ""
+    """The PostgreSQL database that has the log instead of the file."""
     synchronous: Synchronous = DEFAULTS.synchronous
     retention: Retention = DEFAULTS.retention
     """How long events are kept; 0 is ``max_disconnection_duration``."""
@@ -295,6 +306,11 @@ class StoreSettings(_Table):
     file_mode: FileMode = DEFAULTS.file_mode
     session_history: Switch = DEFAULTS.session_history
     """Whether the history of each session is written."""
+
+    @property
+    def name(self) -> str:
+        """The file, or the database without user and password, for people."""
+        return describe(self.url) if self.url else str(self.path)
 
 
 class LimitSettings(_Table):

@@ -16,8 +16,8 @@ PREFIX = "EVENTSTORE_"
 OTHER_VARIABLES = frozenset({"EVENTSTORE_API_KEY", "EVENTSTORE_URL"})
 """Variables that are no settings: those of the commands that call a running server."""
 LONGEST_VALUE_SHOWN = 80
-SECRETS = frozenset({"api_keys", "key"})
-"""Keys whose values no line shows; for a hash, somebody may have put the secret in its place."""
+SECRETS = frozenset({"api_keys", "key", "url"})
+"""Keys whose values no line shows: passwords in URLs, and secrets in the places of their hashes."""
 NOT_SHOWN = "(not shown)"
 
 

@@ -40,6 +40,8 @@ class Listener:
     def of_owner(cls, config: Config) -> Listener:
         """Listen on the socket beside the database, which only its owner can open. Raises StartError."""
         path = config.store.path.absolute()
+        if config.store.url:  # a database in a file makes the folder
+            path.parent.mkdir(parents=True, exist_ok=True)
         before = os.umask(0o177)  # from its first moment on the file is for the owner
         try:
             return cls([f"{UNIX}{path.with_name(path.name + CONTROL_SUFFIX)}"], 0, config.folder)

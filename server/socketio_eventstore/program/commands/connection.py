@@ -47,8 +47,20 @@ def client_for(url: str | None, path: Path | None, *, needs_server: bool = False
     if is_served(control):
         return ApiClient(f"{UNIX}{control}", key)
     if needs_server:
-        raise CommandError(f"no server runs on {database}; --url names a server elsewhere")
+        raise CommandError(f"no server runs on {config.store.name}; --url names a server elsewhere")
+    if config.store.url:
+        raise CommandError(f"no server runs on {config.store.name}; without one, only a file can be read")
     return _stopped(config)
+
+
+def file_of(config: Config) -> Path:
+    """Return the database of a command about a file. Raises CommandError for a log in PostgreSQL."""
+    if config.store.url:
+        raise CommandError(
+            f"the log is in PostgreSQL, {config.store.name}, and this command is about a file; "
+            "pg_dump makes a backup"
+        )
+    return config.store.path
 
 
 def url_elsewhere(url: str | None) -> str | None:

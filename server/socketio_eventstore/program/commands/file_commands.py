@@ -16,7 +16,7 @@ import click
 
 from socketio_eventstore.program.command_config import config_option, load_config
 from socketio_eventstore.program.command_error import CommandError
-from socketio_eventstore.program.commands.connection import control_of, is_served
+from socketio_eventstore.program.commands.connection import control_of, file_of, is_served
 from socketio_eventstore.program.commands.progress import bars
 from socketio_eventstore.program.commands.tables import Columns, bytes_text, show
 
@@ -54,7 +54,7 @@ def backup(
     """
     from socketio_eventlog.sqlite.backup import back_up
 
-    source = database or load_config(path).store.path
+    source = database or file_of(load_config(path))
     with _errors(source), bars() as shown:
         report = back_up(
             source,
@@ -90,7 +90,7 @@ def restore(file: Path, database: Path | None, path: Path | None, as_json: bool)
     mode = DEFAULT_FILE_MODE
     if database is None:
         config = load_config(path)
-        database, mode = config.store.path, config.store.file_mode
+        database, mode = file_of(config), config.store.file_mode
     if is_served(control_of(database)):
         raise CommandError(f"a server runs on {database}; stop it first")
     with _errors(file), bars() as shown:
@@ -118,7 +118,7 @@ def check_store(file: Path | None, path: Path | None, as_json: bool) -> None:
     """
     from socketio_eventlog.sqlite import check, copies
 
-    database = file or load_config(path).store.path
+    database = file or file_of(load_config(path))
     opened = copies.snapshot(database) if file is None else copies.snapshot_or_copy(database)
     with _errors(database), bars() as shown, opened as connection:
         report = check.check(connection, shown.checked)

@@ -1,0 +1,139 @@
+"""The promises to clients hold for a server whose log is in PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.clients import NodeClients, sequence_of
+from support.postgres import Cluster
+from support.processes import ServerProcess
+
+ROUNDS = 4
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A cluster of this file's own, for it is made to crash."""
+    with Cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def database(cluster: Cluster) -> str:
+    return cluster.new_database()
+
+
+@pytest.fixture
+def server(cluster: Cluster, database: str, tmp_path: Path) -> Iterator[ServerProcess]:
+    store = {"path": "data/events.db", "url": cluster.url(database)}
+    with ServerProcess(tmp_path, {"store": store}) as server:
+        yield server
+
+
+@pytest.mark.timeout(300)
+async def test_crashes_of_both_lose_no_event(
+    server: ServerProcess, cluster: Cluster, database: str, node: NodeClients
+) -> None:
+    """Kills of the server and of a process of PostgreSQL lose no event, and every client recovers."""
+    transports = (("websocket",), ("polling",), ("polling", "websocket"))
+    clients = [await node.client(server.url, transports=names) for names in transports]
+    for client in clients:
+        await client.connected()
+        await client.call("join", "room")
+    publisher = await node.control(server.url)
+    await publisher.pump("publish", {"name": "numbered", "to": "room"}, window=8)
+    for number in range(ROUNDS):
+        await publisher.has_acknowledged(len(publisher.acknowledged) + 30)
+        if number % 2:
+            backend = cluster.sql(
+                database, "SELECT backend FROM eventstore.nodes ORDER BY number DESC LIMIT 1"
+            )
+            os.kill(int(backend), signal.SIGKILL)  # PostgreSQL ends all connections then
+            await asyncio.to_thread(cluster.wait)
+        else:
+            await asyncio.to_thread(server.kill)
+            for client in (*clients, publisher):
+                await client.gone()
+            await asyncio.to_thread(server.start)
+            for client in (*clients, publisher):
+                await client.connected()
+    await publisher.has_acknowledged(len(publisher.acknowledged) + 30)
+    await publisher.stop()
+    last = await publisher.call("publish", {"name": "last", "to": "room"})
+    for client in clients:
+        assert (await client.received("last"))[0].offset == last
+        first, *later = client.connects
+        assert len(later) == ROUNDS // 2
+        assert all(again.recovered and again.sid == first.sid for again in later), client.story()
+    everything = [
+        [(sequence_of(event.offset), event.data[0]["number"]) for event in client.by_name["numbered"]]
+        for client in clients
+    ]
+    logged = cluster.sql(
+        database,
+        "SELECT \"offset\", payload::json -> 1 -> 'number' FROM eventstore.events"
+        " WHERE event = 'numbered' ORDER BY \"offset\"",
+    )
+    stored = [tuple(map(int, line.split("|"))) for line in logged.splitlines()]
+    assert everything == [stored] * len(clients)
+    acknowledged = {(sequence_of(offset), number) for number, offset in publisher.acknowledged.items()}
+    assert acknowledged <= set(stored)
+    assert len({number for _, number in stored}) == len(stored), "an event was stored twice"
+    epochs = cluster.sql(database, "SELECT count(*) FROM eventstore.epochs")
+    assert int(epochs) == 1 + ROUNDS, "each crash of either begins an epoch"
+
+
+async def test_people_read_the_views(
+    server: ServerProcess, cluster: Cluster, database: str, node: NodeClients
+) -> None:
+    """The views in psql read like those in the sqlite3 program."""
+    control = await node.control(server.url)
+    client = await node.client(server.url, reconnection=False)
+    sid = (await client.connected()).sid
+    await client.call("join", "kitchen")
+    await client.call("save", {"name": "Ann"})
+    await control.call("publish", {"name": "plain", "args": ["text", {"number": 1}]})
+    offset = await control.call("publish", {"name": "binary", "data": b"\x00", "to": ["kitchen", "hall"]})
+
+    rows = cluster.sql(database, "SELECT row_to_json(e) FROM eventstore.recent_events AS e").splitlines()
+    newest, *_, oldest = map(json.loads, rows)
+    assert list(newest) == ["time", "offset", "namespace", "event", "payload", "rooms", "binary_bytes"]
+    assert (oldest["event"], oldest["payload"]) == ("plain", '["plain","text",{"number":1}]')
+    assert (newest["event"], newest["rooms"], newest["offset"]) == ("binary", "kitchen, hall", offset)
+    assert newest["time"].endswith("Z") and newest["time"] >= oldest["time"]
+
+    query = f"SELECT row_to_json(s) FROM eventstore.current_sessions AS s WHERE sid = '{sid}'"
+    session = json.loads(cluster.sql(database, query))
+    assert (session["state"], session["rooms"]) == ("connected", "kitchen")
+    assert json.loads(session["data"]) == {"name": "Ann"}
+    assert "private" not in server.log and client.pid not in cluster.sql(
+        database, "SELECT * FROM eventstore.sessions"
+    )
+
+
+def test_commands_about_a_file_say_so(cluster: Cluster, tmp_path: Path) -> None:
+    """A command about a file names the database, and never its password; ``migrate`` makes the schema."""
+    url = cluster.url(cluster.new_database()).replace("tests@", "tests:secret@")
+    config = tmp_path / "config.toml"
+    config.write_text(f'[store]\nurl = "{url}"\n[connection_state_recovery]\n')
+
+    def run(*command: str) -> tuple[int, str]:
+        line = [sys.executable, "-m", "socketio_eventstore", *command, "--config", str(config)]
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        assert "secret" not in done.stdout + done.stderr and "Traceback" not in done.stderr
+        return done.returncode, done.stdout + done.stderr
+
+    for command in (["backup", str(tmp_path / "copy.db")], ["check-store"], ["compact"], ["events"]):
+        code, text = run(*command)
+        assert code and ("PostgreSQL" in text or "no server runs on" in text), text
+    assert "has this version's schema" in run("migrate")[1]
+    assert run("check-config")[0] == 0
