@@ -32,6 +32,23 @@ async def test_handler_result_is_the_acknowledgement(server: Server) -> None:
     assert await packets_until_marker(server, client) == [[]]
 
 
+async def test_emit_of_the_manager_is_a_coroutine(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It can become a task, as in python-socketio; and an emit that a tool has put in its place is called."""
+    manager = server.sio.manager
+    await server.sio.start()
+    assert await asyncio.create_task(manager.emit("said", 1, "/"))
+    seen: list[str] = []
+    original = manager.emit
+
+    async def observe(event: str, *arguments: Any, **options: Any) -> Any:
+        seen.append(event)
+        return await original(event, *arguments, **options)
+
+    monkeypatch.setattr(manager, "emit", observe)
+    assert await server.sio.emit("said", 2)
+    assert seen == ["said"]
+
+
 async def test_catch_all_handlers_and_namespaces_work(path: Path) -> None:
     def register(sio: Any) -> None:
         sio.on("*", lambda event, sid, *_: f"{event} by {sid}")

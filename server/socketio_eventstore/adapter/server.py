@@ -92,8 +92,15 @@ class Manager(Protocol):
         """Commit everything and close the store, until the next ``start``."""
         ...
 
-    def emit(self, event: str, data: Any, namespace: str, **kwargs: Any) -> Awaitable[str | None]:
+    async def emit(self, event: str, data: Any, namespace: str, **kwargs: Any) -> str | None:
         """Store an event and send it to its rooms; return the offset."""
+        ...
+
+    usual_emit: Callable[..., Awaitable[str | None]]
+    """The function of ``emit``, unless an application has replaced it."""
+
+    def begin_emit(self, event: str, data: Any, namespace: str, **kwargs: Any) -> Awaitable[str | None]:
+        """Begin ``emit``; the result is that of ``emit``."""
         ...
 
     def event_of(self, runtime: Runtime, message: Message) -> Event:
@@ -289,7 +296,10 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         if getattr(log, "level", 0) <= logging.INFO and log.isEnabledFor(logging.INFO):  # as in Clients
             to_whom = "all" if addressed is None else addressed
             self.logger.info('emitting event "%s" to %s [%s]', event, to_whom, namespace)
-        emit: Callable[..., Awaitable[str | None]] = self.manager.emit
+        manager = self.manager
+        emit: Callable[..., Awaitable[str | None]] = manager.emit
+        if getattr(emit, "__func__", None) is manager.usual_emit:
+            emit = manager.begin_emit
         tracing = self._clients.calls.tracing
         if tracing is not None:
             emit = tracing.traced(emit)
