@@ -88,6 +88,19 @@ def test_refusals(server: ServerProcess) -> None:
     assert "The epoch is '-aaaaaaa'." in refused("redact", "-aaaaaaa.1", "-1.5", "--event", "x")
 
 
+def test_database_of_an_application(
+    server: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a config file, the commands about files take the database as an option."""
+    monkeypatch.chdir(tmp_path)
+    assert json.loads(command("backup", "copy.db", "--database", str(server.database), "--json"))[
+        "is_checked"
+    ]
+    assert json.loads(command("restore", "copy.db", "--database", "app.db", "--json"))["replaced"] is None
+    assert command("check-store", "app.db").endswith("app.db is sound\n")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["app.db", "copy.db"]
+
+
 def test_store_with_problems(server: ServerProcess) -> None:
     """The exit code is 1, and each problem has a line."""
     command("backup", "damaged.db")
