@@ -15,7 +15,8 @@ from socketio_eventstore.adapter.publishing import MessageRefused
 from socketio_eventstore.core.event_pages import EventFilter
 from socketio_eventstore.core.old_events import OldEvents
 from socketio_eventstore.core.packets import TextEncoder
-from support.embedded import Server
+from support.embedded import Server, serving
+from support.small_disks import fill, small_disk
 from support.storing import always, append, commit, event, opened, session
 
 SECRET = "sécret-of-one-person"
@@ -98,6 +99,22 @@ async def test_readers_get_the_replacement(server: Server) -> None:
     (_, first, frames, _), _ = runtime.context.recent_events.after(0)
     assert first.name == "redacted" and SECRET not in str(frames.packets)
     assert offsets[0] in str(frames.packets)
+
+
+async def test_redaction_on_a_full_disk(tmp_path: Path) -> None:
+    """The event is replaced, and the answer says that the former content is still in the WAL."""
+    with small_disk(disk := tmp_path / "disk", "tmpfs", 20_000_000):
+        async with serving(disk / "events.db") as server:
+            offsets = [await server.sio.emit("message", SECRET)]
+            for _ in range(58):  # the WAL is written from its start again, so that it has room
+                await server.sio.emit("message", "x" * 100_000)
+            fill(disk / "ballast")
+            administration = Administration(server.sio)
+            redacted = await administration.maintenance.redact(str(offsets[0]))
+            assert not redacted.is_scrubbed
+            wanted = EventFilter(None, None, "redacted")
+            history = await administration.events(wanted, after=None, before=None, limit=9)
+            assert [one.offset for one in history.events] == [offsets[0]]
 
 
 async def test_refused_redactions(server: Server) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from socketio_eventlog.errors import NothingChanged, StoreRejected
+from socketio_eventlog.errors import NothingChanged, StoreRejected, StoreUnavailable
 from socketio_eventlog.maintenance import COMPACT_BYTES, Compacted
 from socketio_eventlog.records import Redacted
 from socketio_eventstore.adapter.feeds import CursorRefused, located
@@ -43,7 +43,7 @@ class Redaction:
     offset: str
     """The offset of the event, which stays."""
     is_scrubbed: bool
-    """Whether the former content is out of the WAL; otherwise a reader keeps it there until it has ended."""
+    """Whether the former content is out of the WAL; otherwise a reader or a full disk keeps it there."""
 
 
 class EventNotFound(LookupError):
@@ -86,7 +86,11 @@ class Maintenance:
         runtime.recovery.replaced(sequence)
         # Reads are answered in order: a replay that has read the former content has sent it by now.
         await runtime.log.read([sequence])
-        return Redaction(str(runtime.log.offset_of(sequence)), await self._scrub(runtime))
+        try:
+            is_scrubbed = await self._scrub(runtime)
+        except StoreUnavailable:  # a full disk takes no checkpoint; the event is replaced all the same
+            is_scrubbed = False
+        return Redaction(str(runtime.log.offset_of(sequence)), is_scrubbed)
 
     def _event(self, runtime: Runtime, message: Message) -> Any:
         try:

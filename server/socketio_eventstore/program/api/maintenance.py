@@ -65,7 +65,7 @@ class RedactResult(BaseModel):
     offset: str = Field(description="The offset of the event, which stays.")
     is_scrubbed: bool = Field(
         description="Whether the former content is out of the files. False while a program that reads the "
-        "database keeps it in the WAL; redact again when it has ended."
+        "database, or a full disk, keeps it in the WAL: redact again then."
     )
 
 

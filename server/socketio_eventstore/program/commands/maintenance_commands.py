@@ -81,7 +81,9 @@ def redact(
     done = client_for(url, path).post("/redact", body, {})
     text = f"the event at offset {done['offset']} is {event!r} now"
     if not done["is_scrubbed"]:
-        text += "; a program that reads the database keeps the former content in the WAL: redact again later"
+        text += (
+            "; a reader of the database, or a full disk, keeps the former one in the WAL: redact again later"
+        )
     _print(done, text, as_json=as_json)
 
 
