@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from socketio import exceptions
 
+from socketio_eventstore import StoreUnavailable
 from socketio_eventstore.adapter.authentication import KeysNotAvailable
 from socketio_eventstore.core.recovery import RecoveryResult
-from socketio_eventstore.core.sessions import Session
+from socketio_eventstore.core.sessions import Session, State
 from support.embedded import Server, Socket, away, results, serving, until
 from support.tokens import authentication, claims_of, token_of
 
@@ -241,3 +242,46 @@ async def test_the_database_has_no_token(path: Path) -> None:
         with pytest.raises(KeyError):
             server.sio.claims("nobody")
         assert claims_of()["sub"] == "ann"
+
+
+async def test_a_namespace_that_was_left_ends_nothing(path: Path) -> None:
+    """A token ends the connection only while one of its sessions is there."""
+    async with serving(path, register=needing_tokens(), namespaces="*") as server:
+        client = await server.client({"token": token_of()})
+        await client.connect("/b", auth={"token": token_of()})
+        assert server.manager.runtime is not None
+        (other,) = server.manager.runtime.registry.namespaces["/b"].values()
+        connection = other.current.connection
+        assert connection is not None
+        other.current.expires_at = time.time() + 0.2
+        server.sio.clients.token_ends.watch(connection)
+        first = server.sio.clients.token_ends._timers[connection]
+        await client.send("41/b,")
+        await until(lambda: server.sio.clients.token_ends._timers[connection] is not first)
+        assert await client.event_of(server.sio.emit("still here")) == ["still here"]
+        assert server.sio.clients.token_ends.ended == 0
+
+
+async def test_a_store_that_fails_leaves_the_session(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the log cannot tell where lost rooms end, the client is sent away; then it recovers."""
+    async with serving(path, register=needing_tokens()) as server:
+        client = await server.socket()
+        answer = await client.connect(auth={"token": token_of(rooms=["lost"])})
+        await away(server, client)
+        await server.sio.emit("late", room="lost")
+        session = session_of(server, answer["sid"])
+        session.token_expires_at = 1.0
+        assert server.manager.runtime is not None
+
+        async def missed(*_: object, **__: object) -> None:
+            raise StoreUnavailable("broken.")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(server.manager.runtime.log, "missed", missed)
+            socket = await server.socket()
+            await socket.send(f'40{{"pid":"{answer["pid"]}","token":"{token_of()}"}}')
+            assert await socket.rest() == []
+        assert session.state is State.AWAY and session.token_rooms == ("lost",)
+        again, found = await back(server, answer["pid"], token_of())
+        assert found["sid"] == answer["sid"]
+        assert await again.event_of(server.sio.emit("next")) == ["next"]
