@@ -18,6 +18,8 @@ OTHER_VARIABLES = frozenset({"EVENTSTORE_API_KEY", "EVENTSTORE_URL"})
 LONGEST_VALUE_SHOWN = 80
 SECRETS = frozenset({"api_keys", "key", "url"})
 """Keys whose values no line shows: passwords in URLs, and secrets in the places of their hashes."""
+_PASSWORD = re.compile(r"://[^/@\s]*@")
+"""The name and the password in a URL."""
 NOT_SHOWN = "(not shown)"
 
 
@@ -97,7 +99,8 @@ class Layers:
             kind = "table" if isinstance(value, dict) else "key"
             return f"{self._in_file(table)}: there is no {kind} {table!r}{self._where(table, self._expected)}"
         if key is None or not isinstance(value, dict):
-            return f"{self._in_file(table)}: {table} = {_shown(value)}: expected a table, [{table}]"
+            shown = _shown(value) if SECRETS.isdisjoint(self._expected[table]) else NOT_SHOWN
+            return f"{self._in_file(table)}: {table} = {shown}: expected a table, [{table}]"
         if key not in self._expected[table]:
             where = self._where(key, self._expected[table])
             return f"{self._in_file(table, key)}: [{table}] has no key {key!r}{where}"
@@ -164,6 +167,7 @@ def _nearest(name: str, names: Iterable[str]) -> str:
 def _shown(value: object) -> str:
     # JSON and TOML write numbers alike, except for inf and nan.
     text = repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False, default=str)
+    text = _PASSWORD.sub("://…@", text)
     return text if len(text) <= LONGEST_VALUE_SHOWN else f"{text[:LONGEST_VALUE_SHOWN]}…"
 
 

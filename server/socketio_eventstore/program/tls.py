@@ -60,8 +60,9 @@ class Tls:
             try:
                 with file.open("rb"):  # OpenSSL does not name the file
                     pass
-            except OSError as error:
-                raise StartError(f"[server] {key} {file} cannot be read: {error.strerror}") from error
+            except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
+                reason = error.strerror if isinstance(error, OSError) else error
+                raise StartError(f"[server] {key} {file} cannot be read: {reason}") from error
         if stat.S_IMODE(self._key.stat().st_mode) & stat.S_IROTH:
             logger.warning("[server] tls_key %s can be read by everybody on this machine.", self._key)
         try:
