@@ -285,3 +285,13 @@ async def test_a_store_that_fails_leaves_the_session(path: Path, monkeypatch: py
         again, found = await back(server, answer["pid"], token_of())
         assert found["sid"] == answer["sid"]
         assert await again.event_of(server.sio.emit("next")) == ["next"]
+
+
+async def test_tokens_without_recovery() -> None:
+    """A server without a store checks tokens, too, and joins their rooms."""
+    async with serving(None, register=needing_tokens()) as server:
+        assert (await refusal(server, {"token": "none"}))["data"]["code"] == "token_invalid"
+        client = await server.client({"token": token_of(rooms=["red"])})
+        await server.sio.emit("to", "red", room="red")
+        assert await client.event() == ["to", "red"]
+        assert session_of(server, client.sid).identity == "https://issuer.example ann"
