@@ -10,6 +10,7 @@ export const numberOf = (offset) => Number(offset?.split(".").at(-1) ?? 0);
 
 const at = (entry) => time(new Date(entry.at));
 const because = (entry) => entry.text.replace(/^[^:]*: /, "").replace(/\.$/, "");
+const reasonOf = (entry) => (entry.reason ? ` (${entry.reason})` : "");
 const of = (session, ...kinds) => session.timeline.filter((entry) => kinds.includes(entry.kind));
 const sidLink = (session, sid) => ({ sid, namespace: session.namespace });
 
@@ -76,7 +77,7 @@ function* gaps(session) {
 
 function* rooms(session) {
   for (const left of of(session, "left").slice(-MOST)) {
-    yield [`It left the room ${room(left.room)} at ${at(left)}: later events there are not for it.`];
+    yield [`It left the room ${room(left.room)} at ${at(left)}${reasonOf(left)}: later events there are not for it.`];
   }
 }
 
@@ -161,7 +162,7 @@ function addressed(session, event, number) {
       if (number <= stay.after && stay.joined) {
         near.push(`it joined ${room(name)} at ${at(stay.joined)}, after the event`);
       } else if (stay.left) {
-        near.push(`it left ${room(name)} at ${at(stay.left)}, before the event`);
+        near.push(`it left ${room(name)} at ${at(stay.left)}${reasonOf(stay.left)}, before the event`);
       }
     }
   }
