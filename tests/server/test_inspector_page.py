@@ -191,6 +191,10 @@ def test_log(chromium: Browser, server: ServerProcess) -> None:
         expect(pane).to_contain_text("No session that is open or away is a recipient")
         page.keyboard.press("Escape")
         expect(pane).to_be_hidden()
+        page.get_by_role("link", name="Skip to the content").focus()
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("main")).to_be_focused()
+        expect(rows).to_have_count(1)
 
 
 def test_new_events_on_a_phone(chromium: Browser, server: ServerProcess) -> None:

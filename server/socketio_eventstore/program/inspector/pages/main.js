@@ -113,6 +113,10 @@ document.getElementById("logout").addEventListener("click", async () => {
   await post("logout").catch(() => {});
   leave();
 });
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the fragment names the view
+  main.focus();
+});
 addEventListener("hashchange", show);
 for (const type of ["connected", "disconnected", "history", "figures"]) {
   live.addEventListener(type, showState);

@@ -191,7 +191,7 @@ function makeAway() {
 }
 
 function awayRow(one) {
-  const meter = h("meter", { min: 0, max: Math.max(1, one.away + one.remaining), value: one.remaining, "aria-label": "remaining" });
+  const meter = h("meter", { min: 0, max: Math.max(1, one.away + one.remaining), value: one.remaining, "aria-hidden": "true" });
   const link = h("a", { class: "mono", href: sessionHash(one.namespace, one.sid) }, one.sid);
   return h(
     "tr",
