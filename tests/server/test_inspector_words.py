@@ -139,9 +139,10 @@ def test_answers(ask: Ask) -> None:
         session(INSTEAD, AWAY, missed=3),
         session(OPENED, AWAY, RECOVERED, AWAY, ENDED, REPLACED, state="ended", missed=1),
         session(OPENED, state="connected", is_timeline_complete=False),
+        session(state="connected", confirmed_offset=None),
     ]
     answers = ask("why.js", "answers", *([one] for one in sessions))
-    away, ended, connected = [[said(one) for one in several] for several in answers]
+    away, ended, connected, unstored = [[said(one) for one in several] for several in answers]
     assert "did not get session x: too late. What it missed before" in away[0]
     assert "(ping timeout). 3 events wait for it." in away[1] and "within 1\u202fmin" in away[2]
     assert "did not come back in time." in ended[0] and "got session y: too late." in ended[1]
@@ -149,6 +150,8 @@ def test_answers(ask: Ask) -> None:
         ended[2] == "1 event had not been confirmed by then." and "was sent the 2 missed events" in ended[3]
     )
     assert "beginning of the history" in connected[0] and "has confirmed every event" in connected[1]
+    (unstored_answer,) = unstored
+    assert unstored_answer.startswith("Nothing is stored: without connection state recovery")
 
 
 def test_explanations(ask: Ask) -> None:

@@ -19,6 +19,9 @@ const sidLink = (session, sid) => ({ sid, namespace: session.namespace });
  * links to other sessions, `{ sid, namespace }`.
  */
 export function answers(session) {
+  if (session.confirmed_offset === null) {
+    return [["Nothing is stored: without connection state recovery a client misses what is sent while it is away."]];
+  }
   return [...beginning(session), ...present(session), ...gaps(session), ...rooms(session)];
 }
 
