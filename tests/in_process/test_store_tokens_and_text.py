@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from socketio_eventlog.history import ROOM_NOT_NAMED
 from socketio_eventlog.log import Log
 from socketio_eventlog.records import (
     Change,
@@ -45,6 +46,10 @@ async def test_a_membership_ends_before_its_change(store: Store) -> None:
         await commit(log, [session(), joined("a"), event(), event(), RoomLeft("/", "s1", "a", through=1)])
         (found,) = await stored_sessions(log)
         assert found.memberships == (Membership("a", 0, 1),)
+        history = await log.session_history("/", "s1")
+        assert history is not None
+        left = history.entries[-1]
+        assert (left.kind, left.reason, left.sequence) == ("left", ROOM_NOT_NAMED, 1)
 
 
 async def test_a_redacted_event_is_no_altered_one(store: Store) -> None:

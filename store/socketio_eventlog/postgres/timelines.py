@@ -21,6 +21,7 @@ MAX_SIZE_PER_ROW: Final = 1000
 """One row of all histories for so many bytes of ``max_size``."""
 
 _KINDS: Final = frozenset(kind.value for kind in HistoryKind)
+_ONE_SNAPSHOT: Final = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
 _PRESENT: Final = "SELECT number FROM eventstore.sessions WHERE namespace = %s AND sid = %s"
 _ENDED: Final = """
 SELECT session, identity, start_offset, confirmed, rooms FROM eventstore.ended_sessions
@@ -57,6 +58,12 @@ WHERE h.session = crowded.session AND h.number <= crowded.surplus
 
 async def read(connection: Connection, namespace: str, sid: str) -> SessionHistory | None:
     """Return the newest entries of a session, oldest first; None when there are none."""
+    async with connection.transaction():  # the session may end between the reads
+        await connection.execute(_ONE_SNAPSHOT)
+        return await _read(connection, namespace, sid)
+
+
+async def _read(connection: Connection, namespace: str, sid: str) -> SessionHistory | None:
     ended: EndedState | None = None
     row: Any = await (await connection.execute(_PRESENT, (namespace, sid))).fetchone()
     if row is None:

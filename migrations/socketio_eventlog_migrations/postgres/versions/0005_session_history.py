@@ -126,7 +126,10 @@ BEGIN
     WHEN 'left' THEN
       IF EXISTS (SELECT FROM eventstore.rooms WHERE namespace = r->>0 AND sid = r->>1
                  AND room = r->>2 AND left_after IS NULL) THEN
-        PERFORM eventstore.note(r->>0, r->>1, 'left', p_now, NULL, NULL, r->>2, p_sequence, p_uptime);
+        PERFORM eventstore.note(
+          r->>0, r->>1, 'left', p_now, NULL,
+          CASE WHEN r->>3 IS NOT NULL THEN 'the client''s new token does not name the room' END,
+          r->>2, coalesce((r->>3)::bigint, p_sequence), p_uptime);
       END IF;
     WHEN 'closed' THEN
       PERFORM eventstore.note(m.namespace, m.sid, 'left', p_now, NULL, 'the room was closed', m.room,
