@@ -94,6 +94,30 @@ async def test_what_is_given_out_is_durable(cluster: Cluster, database: str) -> 
         assert cluster.sql(database, HEADS) == "f\n", "this test must be able to fail"
 
 
+async def test_a_cancelled_wait_for_a_standby(cluster: Cluster, database: str) -> None:
+    """A wait for a synchronous standby that is cancelled looks like success, and is none."""
+    waiting = (
+        "SELECT pid FROM pg_stat_activity"
+        f" WHERE datname = '{database}' AND wait_event = 'SyncRep' AND query LIKE '%emit_message%'"
+    )
+    async with opened_postgres(cluster.url(database)) as log:
+        await commit(log, [event("0")])
+        cluster.sql(database, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        cluster.sql(database, "SELECT pg_reload_conf()")
+        try:
+            appending = log.append([event("1")])
+            pid = await asyncio.to_thread(cluster.until, database, waiting)
+            cluster.sql(database, f"SELECT pg_cancel_backend({pid})")
+            ended = f"SELECT 'ended' WHERE NOT EXISTS ({waiting} AND pid = {pid})"
+            await asyncio.to_thread(cluster.until, database, ended)
+            assert not appending.done()
+        finally:
+            cluster.sql(database, "ALTER SYSTEM RESET synchronous_standby_names")
+            cluster.sql(database, "SELECT pg_reload_conf()")
+        await appending
+        assert await texts(log) == payloads(2)
+
+
 # Crashes of PostgreSQL -------------------------------------------------------------------------------
 
 
@@ -224,7 +248,10 @@ async def _older_state(cluster: Cluster, database: str, way: str) -> AsyncIterat
             cluster.run(*restore, "--data-only", "--disable-triggers", dump)
         with pytest.raises(StoreUnavailable, match="an older state is back"):
             await log.append([event()])
+        another = "INSERT INTO eventstore.events VALUES (2, 0, '/', 'message', NULL, NULL, 2, 0, '[]')"
+        cluster.sql(database, another)
         assert await log.read([2]) == [], "another history is not read"
+        cluster.sql(database, 'DELETE FROM eventstore.events WHERE "offset" = 2')
     yield kept, lost
 
 

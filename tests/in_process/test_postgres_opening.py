@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 
 import pytest
 
-from socketio_eventlog.errors import DatabaseTooNew, StoreNotUsable, StoreRejected, StoreUnavailable
+from socketio_eventlog.errors import (
+    DatabaseTooNew,
+    StoreClosed,
+    StoreNotUsable,
+    StoreRejected,
+    StoreUnavailable,
+)
 from socketio_eventlog.opening import open_log
 from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.records import DataSaved
@@ -117,3 +124,20 @@ async def test_text_that_postgres_lacks_is_refused(url: str) -> None:
         assert await commit(log, [odd, session()]) == [1, 1]
         assert [logged.event for logged in await log.read([1])] == [odd]
     assert sql(url, "SELECT rooms FROM eventstore.recent_events") == 'a\ufffdb, q"\\, 7\n'
+
+
+def test_an_abandoned_log_leaves_no_tasks(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """After the end of its event loop a log is closed on another one, as in test suites."""
+    loop = asyncio.new_event_loop()
+    log = loop.run_until_complete(open_log(StoreOptions(path=None, url=url)))
+    loop.run_until_complete(log.append([event()]))
+    loop.close()
+
+    async def rest() -> None:
+        log.abandon()
+        with pytest.raises(StoreClosed):
+            await log.append([event()])
+
+    asyncio.run(rest())
+    gc.collect()
+    assert caplog.text == ""

@@ -161,6 +161,13 @@ class Cluster:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    def until(self, database: str, query: str) -> str:
+        """Wait until a query has a result; return the result."""
+        give_up = time.monotonic() + DEADLINE
+        while not (found := self.sql(database, query).strip()):
+            assert time.monotonic() < give_up, f"no result of {query}"
+        return found
+
     def copy(self) -> Cluster:
         """A copy of the stopped cluster's files, in a folder of its own."""
         folder = _new_folder()
@@ -185,10 +192,7 @@ class Cluster:
     def until_caught_up_with(self, primary: Cluster) -> None:
         """Wait until a standby has everything of its primary."""
         (position,) = primary.sql("postgres", "SELECT pg_current_wal_insert_lsn()").split()
-        caught_up = f"SELECT pg_last_wal_replay_lsn() >= '{position}'"
-        give_up = time.monotonic() + DEADLINE
-        while self.sql("postgres", caught_up) != "t\n":
-            assert time.monotonic() < give_up, self.log
+        self.until("postgres", f"SELECT 'yes' WHERE pg_last_wal_replay_lsn() >= '{position}'")
 
     def promote(self) -> None:
         self.sql("postgres", "SELECT pg_promote()")

@@ -1,4 +1,4 @@
-"""The event log in PostgreSQL: a writing connection, a reading connection, and the index in memory."""
+"""The event log in PostgreSQL: connections that write, read and maintain, and the index in memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from socketio_eventlog.offsets import Epochs
 from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.postgres import connection, events, schema, search, segments, start, stored, timelines
 from socketio_eventlog.postgres.connection import Link
-from socketio_eventlog.postgres.reads import Reads
+from socketio_eventlog.postgres.reads import Reads, abandon_task
 from socketio_eventlog.postgres.timelines import MAX_SIZE_PER_ROW, HistoryPruning
 from socketio_eventlog.postgres.writer import Position, Writer
 from socketio_eventlog.records import (
@@ -67,6 +67,8 @@ class PostgresLog(IndexedLog):
         self._uptime = state.uptime
         self._link = link
         self._reads = Reads(conninfo)
+        self._maintenance = Reads(conninfo)
+        """For what takes longer than a replay should wait."""
         position = Position(state.seen, node, state.altered_numbers)
         self._writer = Writer(
             link,
@@ -152,7 +154,7 @@ class PostgresLog(IndexedLog):
         self._last_batch, self._uptime = batch.number, batch.uptime
         self._batches.put(batch)
         if any(type(committed.change) is Heartbeat for committed in batch.changes):
-            _ = self._reads.start(partial(stored.prune_batches, through=batch.number))
+            _ = self._maintenance.start(partial(stored.prune_batches, through=batch.number))
 
     def epoch_begun(self, epochs: Epochs, epoch: str) -> None:
         """Name offsets by the new epoch from here on."""
@@ -177,10 +179,10 @@ class PostgresLog(IndexedLog):
         )
 
     async def search(self, question: Search) -> Found:
-        return await self._reads.run(partial(search.search, question=question, seen=self._writer.seen))
+        return await self._maintenance.run(partial(search.search, question=question, seen=self._writer.seen))
 
     async def unreadable(self, first: int, last: int, is_readable: Callable[[str, int], bool]) -> list[int]:
-        rows = await self._reads.run(partial(events.payloads, first=first, last=last))
+        rows = await self._maintenance.run(partial(events.payloads, first=first, last=last))
         return await asyncio.to_thread(events.unreadable, rows, is_readable)
 
     async def acknowledgement(self, namespace: str, name: str, identity: str, key: str) -> str | None:
@@ -191,28 +193,31 @@ class PostgresLog(IndexedLog):
         return await self._reads.run(partial(stored.publication, publisher=publisher, key=key))
 
     async def prune_idempotency_keys(self, handled_before: float, limit: int = 1000) -> int:
-        return await self._reads.run(partial(stored.prune_keys, before=handled_before, limit=limit))
+        return await self._maintenance.run(partial(stored.prune_keys, before=handled_before, limit=limit))
 
     async def session_history(self, namespace: str, sid: str) -> SessionHistory | None:
         return await self._reads.run(partial(timelines.read, namespace=namespace, sid=sid))
 
     async def prune_session_history(self, before: float, limit: int = 1000) -> bool:
-        return await self._reads.run(partial(self._history.prune, before=before, limit=limit))
+        return await self._maintenance.run(partial(self._history.prune, before=before, limit=limit))
 
     async def compact(self, max_bytes: int | None) -> Compacted:
         raise NothingChanged("PostgreSQL uses the space of deleted events again; VACUUM FULL shrinks tables.")
 
     async def scrub(self) -> bool:
-        await self._reads.run(stored.vacuum)
+        await self._maintenance.run(stored.vacuum)
         return True
 
     async def counts(self) -> tuple[int, int]:
-        return await self._reads.run(stored.counts)
+        return await self._maintenance.run(stored.counts)
 
     # The end -----------------------------------------------------------------------------------------
 
     def abandon(self) -> None:
+        self._writer.abandon()
+        abandon_task(self._writing)
         self._reads.abandon()
+        self._maintenance.abandon()
         self._link.abandon()
         self._batches.abandon()
 
@@ -225,5 +230,6 @@ class PostgresLog(IndexedLog):
         self._writer.close()
         await self._writing
         await self._reads.close()
+        await self._maintenance.close()
         await self._link.leave(LEAVE, self.node)
         self._batches.close()

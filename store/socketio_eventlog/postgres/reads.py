@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
@@ -11,6 +12,8 @@ from socketio_eventlog.postgres.connection import Connection, Link
 from socketio_eventlog.postgres.failures import ConnectionLost
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 RETRY_SECONDS: Final = 5.0
 """How long a read waits for a database that is not there."""
@@ -52,8 +55,9 @@ class Reads:
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and not isinstance(task.exception(), StoreError | None):
-            return  # a programming error, of which the loop reports
+        if task.cancelled() or (error := task.exception()) is None or isinstance(error, StoreError):
+            return
+        logger.error("A read of the log failed: %r", error, exc_info=error)  # perhaps there is no caller
 
     async def close(self) -> None:
         """Finish the jobs, and close the connection."""
@@ -65,4 +69,11 @@ class Reads:
     def abandon(self) -> None:
         """Close the connection after the end of the event loop."""
         self._is_closed = True
+        for task in self._tasks:
+            abandon_task(task)
         self._link.abandon()
+
+
+def abandon_task(task: asyncio.Task[Any]) -> None:
+    """Let a task go that its event loop has left behind; no loop can end it."""
+    task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 -- there is no other way

@@ -171,6 +171,10 @@ class Writer:
         self._give_up_at = self._loop.time() + CLOSING_SECONDS
         self._wake.set()
 
+    def abandon(self) -> None:
+        """Take nothing more, after the end of the event loop."""
+        self._is_closing = True
+
     async def run(self) -> None:
         """Append until ``close``."""
         while self._waiting or not self._is_closing:
@@ -250,6 +254,7 @@ class Writer:
                 await segments.write(connection, chunks)
             attempt.is_sent = True
             answer = await self._call(connection, attempt.body)
+            attempt.is_uncertain = True  # it is stored, and perhaps not durable: no refusal from here on
             if self._flushes:
                 await flush(connection)
             await self._read_altered(connection, answer.altered_numbers)
