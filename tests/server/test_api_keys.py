@@ -12,7 +12,7 @@ import pytest
 from socketio_eventstore.program.keys import hash_of, new_key
 from support.api import KEY, call, problem, result, serving_api, until
 from support.command_line import assert_refused, run, running, write_program_folder
-from support.http_requests import ask
+from support.http_requests import HANDSHAKE, ask
 from support.processes import ServerProcess, free_port
 
 
@@ -72,6 +72,17 @@ def test_unknown_path_and_method(server: ServerProcess) -> None:
     answer = call(server.port, "DELETE", "/stats")
     problem(answer, 405)
     assert answer.header("allow") == "GET"
+
+
+def test_body_of_another_encoding(server: ServerProcess) -> None:
+    """A body that does not fit its Content-Encoding is an error of the client, wherever it is sent."""
+    sid = json.loads(ask(server.port, HANDSHAKE, Host="localhost").body[1:])["sid"]
+    poll = f"{HANDSHAKE}&sid={sid}"
+    for path in ("/", "/healthz", "/api/emit", "/socket.io/", HANDSHAKE, poll):
+        headers = {"Host": "localhost", "Content_Encoding": "gzip"}
+        answer = ask(server.port, path, method="POST", body=b"no gzip", **headers)
+        assert 400 <= answer.status < 500, path
+    assert "Traceback" not in server.log and "Unhandled" not in server.log
 
 
 def test_other_host(server: ServerProcess) -> None:

@@ -336,9 +336,10 @@ def _configure_garbage_collector() -> None:
 def _is_server_error(record: logging.LogRecord) -> bool:
     """Whether a log record of aiohttp is an error of the server.
 
-    Invalid HTTP and a client's disconnection during a request are errors of the client, and not logged.
+    Invalid HTTP, a body that does not fit its encoding, and a client's disconnection during a request are
+    errors of the client, and not logged. aiohttp reads also those bodies that no handler has read.
     """
-    client_errors = (HttpProcessingError, ConnectionError)
+    client_errors = (HttpProcessingError, web.RequestPayloadError, ConnectionError)
     return record.exc_info is None or not isinstance(record.exc_info[1], client_errors)
 
 

@@ -23,7 +23,10 @@ logger = logging.getLogger(__name__)
 
 
 def closes_slow_requests(timeout_seconds: float) -> Middleware:
-    """Return a middleware that closes a connection if a body is incomplete or unread after the timeout."""
+    """Return a middleware that closes a connection if a body is incomplete or unread after the timeout.
+
+    A body that does not fit its encoding, and so is never complete, is an invalid request.
+    """
     unread, failures = UnreadResponses(), RepeatedFailures(logger)
 
     @web.middleware
@@ -38,6 +41,8 @@ def closes_slow_requests(timeout_seconds: float) -> Middleware:
         )
         try:
             return await handler(request)
+        except web.RequestPayloadError:  # its text has a line of its own for each part
+            raise web.HTTPBadRequest(text="The body does not fit its encoding.\n") from None
         finally:
             timer.cancel()
 

@@ -13,7 +13,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from socketio_eventstore.adapter.server import RecoveryServer
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
-from socketio_eventstore.program.api.endpoints import Endpoint, caller
+from socketio_eventstore.program.api.endpoints import Endpoint, caller, read_body
 from socketio_eventstore.program.api.problems import Problem, answers_with_problems
 from socketio_eventstore.program.inspector.figures import figures
 from socketio_eventstore.program.inspector.links import OFF
@@ -130,12 +130,9 @@ async def _credentials(request: web.Request) -> tuple[str, str, bool]:
 
     The browser knows about https for sure: a proxy may not name the scheme, or may not be trusted.
     """
-    if request.content_type != "application/json":  # what a form of another site cannot send
-        raise Problem(415, "The body must be application/json.")
-    if (request.content_length or MAX_BODY_BYTES + 1) > MAX_BODY_BYTES:
-        raise Problem(413, f"The body may have {MAX_BODY_BYTES} bytes.")
+    text = await read_body(request, MAX_BODY_BYTES)  # only JSON, which a form of another site cannot send
     try:
-        body = json.loads(await request.read())
+        body = json.loads(text)
     except (ValueError, RecursionError):
         raise Problem(400, "The body is not JSON.") from None
     values = body if isinstance(body, dict) else {}
