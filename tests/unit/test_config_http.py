@@ -56,6 +56,12 @@ def test_invalid_hashes(file: Path, value: str) -> None:
     assert error == f"config.toml, line 2: [http] api_keys = (not shown): {EXPECTED}"
 
 
+def test_a_password_in_a_url(file: Path) -> None:
+    """The URL of an issuer's keys may have a password, so no error shows it."""
+    (error,) = errors(file, '[auth]\njwks_url = "ftp://user:password@login.example.com/"')
+    assert "[auth] jwks_url = (not shown): expected a URL" in error
+
+
 def test_a_key_in_the_place_of_its_hash(file: Path) -> None:
     """A key that somebody has put in the place of its hash is refused, and not shown."""
     key = new_key()
