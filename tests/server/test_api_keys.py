@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -144,13 +145,15 @@ def test_reloaded_keys(tmp_path: Path) -> None:
 
 
 def test_genkey(tmp_path: Path) -> None:
-    """genkey prints a key and the line for the config file, which work together."""
-    folder = write_program_folder(tmp_path)
+    """genkey prints a key and the line for the file of ``init``, which work together."""
+    folder = tmp_path
+    assert run(folder, "init").returncode == 0
     printed = run(folder, "genkey", "ci").stdout.split("\n")
     key = next(line.strip() for line in printed if line.strip().startswith("sioes_"))
-    with (folder / "config.toml").open("a") as file:
-        file.write("\n".join(printed[printed.index("  [http]") :]))
-    with running(folder, "serve") as (_, address):
+    (line,) = (line for line in printed if line.startswith("api_keys = "))
+    file = folder / "config.toml"
+    file.write_text(re.sub(r"^api_keys = .*$", line, file.read_text(), flags=re.MULTILINE))
+    with running(folder, "serve", EVENTSTORE_SERVER__PORT="0") as (_, address):
         port = int(address.rpartition(":")[2])
         assert result(call(port, "GET", "/stats", key=key))
     made = json.loads(run(folder, "genkey", "ci", "--json").stdout)

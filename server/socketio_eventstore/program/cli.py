@@ -129,7 +129,8 @@ def genkey(name: str, as_json: bool) -> None:
         click.echo(json.dumps({"name": name, "key": key, "hash": hashed}))
         return
     click.echo(f"The key, for the program that calls the interface; it is not shown again:\n\n  {key}\n")
-    click.echo(f'Its hash, for the config file:\n\n  [http]\n  api_keys = {{ {name} = "{hashed}" }}')
+    click.echo("Its hash, for the config file; in the table [http], replace the line api_keys by:\n")
+    click.echo(f'api_keys = {{ {name} = "{hashed}" }}')
 
 
 @commands.command()
