@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from socketio_eventstore.program.cli import commands
 from socketio_eventstore.program.keys import new_key
 from support.api import KEY, call, open_session, problem, result, serving_api, until
 from support.command_line import COMMAND, assert_refused, environment, run, running, write_program_folder
@@ -222,27 +224,85 @@ def test_folder_that_cannot_be_searched(tmp_path: Path) -> None:
     assert_refused(refused, f"{reason}; the user of the server can, and --url needs no file")
 
 
-class AnyPage(BaseHTTPRequestHandler):
+class AnyProgram(BaseHTTPRequestHandler):
+    """Answers below /json with an object, below /moved with a redirect, below /proxy with an error."""
+
     def do_GET(self) -> None:
-        self.send_response(200)
+        name = self.path.split("/")[1]
+        self.send_response({"moved": 308, "proxy": 502}.get(name, 200))
         self.send_header("Content-Type", "text/html")
+        self.send_header("Location", "https://localhost/\x1b")
         self.end_headers()
-        self.wfile.write(b"<html></html>")
+        self.wfile.write(b"{}" if name == "json" else b"<html></html>")
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
 
     def log_message(self, *_: object) -> None:
         pass
 
 
-def test_address_of_another_program(tmp_path: Path) -> None:
-    """A page of another program is refused in one line, also as a stream."""
-    with HTTPServer(("127.0.0.1", 0), AnyPage) as other:
+@pytest.fixture(scope="module")
+def other_program() -> Iterator[str]:
+    with HTTPServer(("127.0.0.1", 0), AnyProgram) as other:
         threading.Thread(target=other.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{other.server_port}"
-        for arguments in (("stats",), ("events", "--follow")):
-            refused = run(tmp_path, *arguments, "--url", url, EVENTSTORE_API_KEY=KEY)
-            text = f"another program answers at {url}: Expecting value: line 1 column 1 (char 0)"
-            assert_refused(refused, text)
+        yield f"http://127.0.0.1:{other.server_port}"
         other.shutdown()
+
+
+def refused(url: str, *arguments: str) -> str:
+    """The only line of a command that is refused, in this process, where the imports cost nothing."""
+    environ = {"EVENTSTORE_API_KEY": KEY, "EVENTSTORE_URL": url}
+    done = CliRunner().invoke(commands, arguments, env=environ)
+    assert done.exit_code == 2, (done.output, done.exception)
+    (line,) = done.output.splitlines()
+    return line.removeprefix("socketio-eventstore: ")
+
+
+def test_address_of_another_program(other_program: str) -> None:
+    """A page of another program is refused in one line, also as a stream."""
+    for arguments in (("stats",), ("events", "--follow")):
+        text = "Expecting value: line 1 column 1 (char 0)"
+        assert refused(other_program, *arguments) == f"another program answers at {other_program}: {text}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ("emit x", "offset"),
+        ("events", "events"),
+        ("events --after e.1", "head_offset"),
+        ("sessions", "sessions"),
+        ("session aaaaaaaaaaaaaaaaaaaa", "sid"),
+        ("stats", "head_offset"),
+        ("inspect", "url"),
+        ("prune", "events"),
+        ("redact e.1", "offset"),
+        ("compact", "before_bytes"),
+    ],
+)
+def test_json_of_another_program(other_program: str, arguments: str, name: str) -> None:
+    """Each command says what its answer lacks."""
+    url = f"{other_program}/json"
+    reason = f"another program answers at {url}: the answer has no {name!r}"
+    assert refused(url, *arguments.split()) == reason
+
+
+def test_redirect_and_page_of_a_proxy(other_program: str) -> None:
+    """A redirect names its target, and the page of an error is not shown."""
+    url = f"{other_program}/moved"
+    reason = f"{url} redirects to 'https://localhost/\\x1b' (308); name that address"
+    assert refused(url, "prune") == refused(url, "events", "--follow") == reason
+    assert refused(f"{other_program}/proxy", "stats") == "the server says: 502 Bad Gateway"
+
+
+def test_arguments_that_are_no_json(server: ServerProcess) -> None:
+    """What only Python takes for JSON, or nests too deeply, is a text."""
+    texts = ["NaN", "[-Infinity]", "1e999", "[" * 100_000]
+    command(server, "emit", "odd", *texts, "--namespace", "/odd")
+    (event,) = lines(command(server, "events", "--namespace", "/odd", "--json"))
+    assert event["args"] == texts
 
 
 def test_variables_of_the_commands(tmp_path: Path) -> None:

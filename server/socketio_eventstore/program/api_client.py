@@ -6,7 +6,7 @@ import http.client
 import json
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
@@ -19,6 +19,8 @@ TIMEOUT_SECONDS: Final = 30.0
 PAUSE_SECONDS: Final = 1.0
 """The pause before an interrupted stream goes on."""
 EVENT_STREAM: Final = "text/event-stream"
+MAX_ERROR_BYTES: Final = 100_000
+"""The most that is read of an error."""
 
 
 class Unreachable(CommandError):
@@ -44,16 +46,27 @@ class ApiClient:
         if not is_address:
             raise CommandError(f"{url!r} is no address of a server: http://127.0.0.1:3000, or unix:/path")
 
-    def get(self, path: str, **query: object) -> Any:
-        """Return the answer to a GET request; parameters that are None are left out."""
+    def get(self, path: str, names: Iterable[str], /, **query: object) -> Any:
+        """Return the answer to a GET request; it has these names. Parameters that are None are left out."""
         with self._asked("GET", _with_query(path, query)) as response:
-            return json.loads(response.read())
+            return _answer(response, names)
 
-    def post(self, path: str, body: object, headers: Mapping[str, str], *, takes_long: bool = False) -> Any:
-        """Return the answer to a POST request with a body of JSON; one that takes long has no timeout."""
+    def post(
+        self,
+        path: str,
+        names: Iterable[str],
+        body: object,
+        headers: Mapping[str, str] | None = None,
+        *,
+        takes_long: bool = False,
+    ) -> Any:
+        """Return the answer to a POST request with a body of JSON. The answer has these names.
+
+        A request that takes long has no timeout.
+        """
         timeout_seconds = None if takes_long else TIMEOUT_SECONDS
         with self._asked("POST", path, json.dumps(body), headers, timeout_seconds) as response:
-            return json.loads(response.read())
+            return _answer(response, names)
 
     def follow(self, path: str, **query: object) -> Iterator[Any]:
         """Yield the data of server-sent events, for ever.
@@ -97,18 +110,25 @@ class ApiClient:
         try:
             prefix = self._parts.path.rstrip("/")
             connection.request(method, f"{prefix}{API_PATH.rstrip('/')}{path}", body, sent)
-            response = connection.getresponse()
-            if response.status >= http.client.INTERNAL_SERVER_ERROR:
-                raise Unreachable(_reason(response))
-            if response.status >= http.client.BAD_REQUEST:
-                raise CommandError(_reason(response))
-            yield response
+            with connection.getresponse() as response:
+                self._refuse_errors(response)
+                yield response
         except (OSError, http.client.HTTPException) as error:
             raise Unreachable(f"cannot reach {self._url}: {error}") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CommandError(f"another program answers at {self._url}: {error}") from error
         finally:
             connection.close()
+
+    def _refuse_errors(self, response: http.client.HTTPResponse) -> None:
+        if response.status >= http.client.INTERNAL_SERVER_ERROR:
+            raise Unreachable(_reason(response))
+        if response.status >= http.client.BAD_REQUEST:
+            raise CommandError(_reason(response))
+        if response.status >= http.client.MULTIPLE_CHOICES:
+            # The key is for the address that was named, so it does not go elsewhere by itself.
+            target = response.headers["Location"]
+            raise CommandError(f"{self._url} redirects to {target!r} ({response.status}); name that address")
 
     def _connection(self, timeout_seconds: float | None) -> http.client.HTTPConnection:
         if self._url.startswith(UNIX):
@@ -135,9 +155,18 @@ def _with_query(path: str, query: Mapping[str, object]) -> str:
     return f"{path}?{urlencode(given)}" if given else path
 
 
+def _answer(response: http.client.HTTPResponse, names: Iterable[str]) -> Any:
+    """Return the object of an answer. Raises ValueError unless it has these names."""
+    answer = json.loads(response.read())
+    missing = [name for name in names if not isinstance(answer, dict) or name not in answer]
+    if missing:
+        raise ValueError(f"the answer has no {missing[0]!r}")
+    return answer
+
+
 def _reason(response: http.client.HTTPResponse) -> str:
-    text = response.read().decode(errors="replace")
+    """Return why the server refuses; of a page, such as that of a proxy, only the status."""
     try:
-        return f"the server says: {json.loads(text)['detail']} ({response.status})"
-    except (ValueError, KeyError, TypeError):  # a proxy, or another program
-        return f"the server says: {response.status} {response.reason}: {text[:200]}"
+        return f"the server says: {json.loads(response.read(MAX_ERROR_BYTES))['detail']} ({response.status})"
+    except (ValueError, RecursionError, KeyError, TypeError):  # a proxy, or another program
+        return f"the server says: {response.status} {response.reason}"

@@ -11,6 +11,11 @@ import click
 _DASHED_SID: Final = re.compile(r"-[\w-]{19}", re.ASCII)
 Columns = Mapping[str, Callable[[Any], str]]
 
+NAMES: Final = (
+    *("sid", "namespace", "state", "identity", "joined", "connected_at", "away_seconds", "remaining_seconds"),
+    *("missed", "is_missed_complete", "timeline", "is_timeline_complete", "events"),
+)
+"""What the answer about a session has, of which this module makes use."""
 TIMELINE: Final[Columns] = {
     "Time": lambda entry: entry["at"],
     "What happened": lambda entry: entry["text"],

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 import click
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from socketio_eventstore.program.api_client import ApiClient
 
 namespace_option = click.option("--namespace", help="With a room or an emit, the default is /.")
+EVENTS_PAGE: Final = ("events", "older", "newer")
+HEAD: Final = ("head_offset",)
+LINK: Final = ("url", "path", "valid_seconds")
 limit_option = click.option("--limit", type=click.IntRange(1, 1_000_000), default=20, show_default=True)
 
 
@@ -64,7 +67,7 @@ def emit(
     if options["volatile"]:
         body["volatile"] = True
     headers = {} if options["key"] is None else {"Idempotency-Key": options["key"]}
-    answer = client_for(options["url"], options["path"]).post("/emit", body, headers)
+    answer = client_for(options["url"], options["path"]).post("/emit", ["offset"], body, headers)
     click.echo(json.dumps(answer) if options["as_json"] else answer["offset"] or "sent, not stored")
 
 
@@ -105,11 +108,11 @@ def _events(client: ApiClient, limit: int, query: Mapping[str, str | None]) -> t
     """Return the cursor behind the events, and the events of all pages."""
     if query["after"] is not None:
         return _events_after(client, limit, query, query["after"])
-    page = client.get("/events", **{**query, "limit": _page_of(limit)})
+    page = client.get("/events", EVENTS_PAGE, **{**query, "limit": _page_of(limit)})
     newer, found = page["newer"], list(page["events"])
     while len(found) < limit and page["older"] is not None:
         left = _page_of(limit - len(found))
-        page = client.get("/events", **{**query, "limit": left, "before": page["older"]})
+        page = client.get("/events", EVENTS_PAGE, **{**query, "limit": left, "before": page["older"]})
         found = [*page["events"], *found]
     return newer, found
 
@@ -119,12 +122,12 @@ def _events_after(
 ) -> tuple[str | None, list[Any]]:
     found: list[Any] = []
     # On a busy server the end of the log moves on; so all pages up to the present end, and one more.
-    ends = [query["before"]] if query["before"] else [client.get("/stats")["head_offset"], None]
+    ends = [query["before"]] if query["before"] else [client.get("/stats", HEAD)["head_offset"], None]
     for before in ends:
         is_end = False
         while not is_end and len(found) < limit:
             bounds = {"after": after, "before": before, "limit": _page_of(limit - len(found))}
-            page = client.get("/events", **{**query, **bounds})
+            page = client.get("/events", EVENTS_PAGE, **{**query, **bounds})
             found += page["events"]
             is_still = not page["events"] and page["newer"] == after  # an empty page alone is no end
             is_end, after = is_still or before is None, page["newer"]
@@ -158,7 +161,7 @@ def sessions(limit: int, url: str | None, path: Path | None, as_json: bool, **qu
 def _sessions(client: ApiClient, limit: int, query: Mapping[str, str | None]) -> Iterator[Any]:
     cursor = None
     while True:
-        page = client.get("/sessions", **query, cursor=cursor, limit=_page_of(limit))
+        page = client.get("/sessions", ("sessions", "next"), **query, cursor=cursor, limit=_page_of(limit))
         yield from page["sessions"]
         cursor = page["next"]
         if cursor is None:
@@ -179,7 +182,7 @@ def session(sid: str, namespace: str, limit: int, url: str | None, path: Path | 
     from socketio_eventstore.core.event_pages import MAX_EVENTS
 
     where = f"/sessions/{quote(namespace, safe='')}/{quote(sid, safe='')}"
-    answer = client_for(url, path).get(where, limit=MAX_EVENTS)
+    answer = client_for(url, path).get(where, session_report.NAMES, limit=MAX_EVENTS)
     answer["events"] = answer["events"][-limit:]
     if as_json:
         click.echo(json.dumps(answer))
@@ -196,7 +199,7 @@ def session(sid: str, namespace: str, limit: int, url: str | None, path: Path | 
 @json_option
 def stats(url: str | None, path: Path | None, as_json: bool) -> None:
     """Show the server in numbers."""
-    answer = client_for(url, path).get("/stats")
+    answer = client_for(url, path).get("/stats", HEAD)
     if as_json:
         click.echo(json.dumps(answer))
         return
@@ -211,7 +214,7 @@ def stats(url: str | None, path: Path | None, as_json: bool) -> None:
 @json_option
 def inspect(url: str | None, path: Path | None, as_json: bool) -> None:
     """Print a link to the inspector that works once, and for a short time."""
-    answer = client_for(url, path, needs_server=True).post("/inspector-links", {}, {})
+    answer = client_for(url, path, needs_server=True).post("/inspector-links", LINK, {})
     if address := url_elsewhere(url):
         answer["url"] = address.rstrip("/") + answer["path"]
     if as_json:

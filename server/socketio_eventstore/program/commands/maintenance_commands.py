@@ -42,7 +42,7 @@ def prune(url: str | None, path: Path | None, as_json: bool) -> None:
 
     As the server does by itself at every prune_interval: no event goes that a session may still need.
     """
-    done = client_for(url, path).post("/prune", {}, {}, takes_long=True)
+    done = client_for(url, path).post("/prune", ("events", "pruned_through"), {}, takes_long=True)
     through = f"the log is pruned up to number {done['pruned_through']}"
     _print(done, f"{done['events']} events were deleted; {through}", as_json=as_json)
 
@@ -78,7 +78,7 @@ def redact(
     replacement; the sessions go on. Backups keep the former content.
     """
     body = {"offset": offset, "event": event, "args": [value_of(text) for text in args]}
-    done = client_for(url, path).post("/redact", body, {})
+    done = client_for(url, path).post("/redact", ("offset", "is_scrubbed"), body, takes_long=True)
     text = f"the event at offset {done['offset']} is {event!r} now"
     if not done["is_scrubbed"]:
         text += (
@@ -99,7 +99,8 @@ def compact(force: bool, url: str | None, path: Path | None, as_json: bool) -> N
     """
     config = None if url_elsewhere(url) else load_config(path)
     if config is None or is_served(control_of(config.store.path)):
-        done = client_for(url, path).post("/compact", {"force": force}, {}, takes_long=True)
+        names = ("before_bytes", "after_bytes", "seconds")
+        done = client_for(url, path).post("/compact", names, {"force": force}, takes_long=True)
     else:
         done = _compact_stopped(file_of(config))
     before, after = bytes_text(done["before_bytes"]), bytes_text(done["after_bytes"])

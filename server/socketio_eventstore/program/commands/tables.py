@@ -19,9 +19,11 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 def value_of(argument: str) -> Any:
     """Return the value of an argument of an event: JSON, or the text itself."""
     try:
-        return json.loads(argument)
-    except ValueError:
+        value = json.loads(argument)
+        json.dumps([[value]], allow_nan=False)  # Python reads NaN and 1e999, which are no JSON for others
+    except (ValueError, RecursionError):
         return argument
+    return value
 
 
 def bytes_text(size: int) -> str:
