@@ -16,7 +16,7 @@ PREFIX = "EVENTSTORE_"
 OTHER_VARIABLES = frozenset({"EVENTSTORE_API_KEY", "EVENTSTORE_URL"})
 """Variables that are no settings: those of the commands that call a running server."""
 LONGEST_VALUE_SHOWN = 80
-SECRETS = frozenset({"api_keys", "key", "url", "jwks_url"})
+SECRETS = frozenset({"api_keys", "key", "url"})
 """Keys whose values no line shows: passwords in URLs, and secrets in the places of their hashes."""
 _PASSWORD = re.compile(r"://[^/@\s]*@")
 """The name and the password in a URL."""
