@@ -26,7 +26,7 @@ SLICE: Final = 500
 
 
 class Receipt(StrEnum):
-    """What is known about an event and one of its recipients."""
+    """The knowledge about an event and one of its recipients."""
 
     CONFIRMED = "confirmed"
     """The client has answered a heartbeat behind the event, or has named a later offset."""
@@ -48,7 +48,7 @@ class Recipients:
 
 
 def receipt(session: Session, logged: LoggedEvent) -> Receipt | None:
-    """Return what is known about an event and a session; None unless the event is for the session."""
+    """Return the receipt of an event by a session; None unless the event is for the session."""
     sequence = logged.sequence
     if session.state is State.ENDED or not session.receives(logged.event, sequence):
         return None

@@ -1,4 +1,4 @@
-"""The web application of the inspector: who may look, and at what."""
+"""The web application of the inspector: its files, its login, and the answers for browsers with a login."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Inspector:
         self._refusals = RepeatedFailures(logger)
         self._live = Live(partial(figures, sio), lambda token: logins.name_of(token) is not None)
         self._open = (self._present, self._login, self._logout)
-        """The handlers for which nobody needs to be logged in."""
+        """The handlers that need no login."""
         app = self.app = web.Application(middlewares=[answers_with_problems(), self._guard()])
         app.router.add_get("/login", self._present)
         app.router.add_post("/login", self._login)

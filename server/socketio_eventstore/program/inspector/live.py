@@ -2,7 +2,7 @@
 
 In the namespace of the clients, viewers would be sessions in the database and clients in the metrics. So they
 connect to a second server without a store, below ``/inspect/``: it shares nothing with the first one but the
-event loop, and works only while somebody looks.
+event loop, and takes figures only while a viewer is connected.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 class Live:
-    """Sends the figures of a server to viewers, once in a second, and to nobody if there are none."""
+    """Sends the figures of a server to its viewers, once a second; without viewers it takes none."""
 
     def __init__(
         self,
@@ -64,11 +64,11 @@ class Live:
 
     @property
     def is_working(self) -> bool:
-        """Whether figures are taken: somebody looks, or has just gone."""
+        """Whether figures are taken: a viewer is connected, or has just gone."""
         return self._task is not None and not self._task.done()
 
     def add_to(self, app: web.Application) -> None:
-        """Serve the protocol; ``app`` must let nobody pass who may not look."""
+        """Serve the protocol; ``app`` must refuse requests without a login."""
         self.sio.attach(app, PATH)
 
     async def close(self) -> None:

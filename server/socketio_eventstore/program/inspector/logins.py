@@ -1,4 +1,4 @@
-"""Who may look: browsers that have shown a key, or a link that works once. Pure state without I/O.
+"""Logins of browsers that have shown a key, or a link that works once. Pure state without I/O.
 
 Everything is in memory, so a restart ends all logins. The tokens are kept as hashes only. A login ends with
 the key that it was made with.
@@ -39,7 +39,7 @@ class Login:
     name: str
     """The name of the key."""
     key_hash: str | None
-    """The hash of the key; None for the owner of the database, who needs no key."""
+    """The hash of the key; None for the owner of the database."""
     ends_at: float
 
 
@@ -142,5 +142,5 @@ class Failures:
 
 
 def _hashed(token: str) -> bytes:
-    """Return what is kept of a token. The time of a look-up by a hash says nothing about the token."""
+    """Return the hash of a token. The time of a look-up by a hash says nothing about the token."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()

@@ -39,7 +39,7 @@ def add_pages(app: web.Application) -> None:
 
 
 def is_page(request: web.Request) -> bool:
-    """Whether a request is for a file, for which nobody needs to log in."""
+    """Whether a request is for a file; files need no login."""
     return request.match_info.handler in (_file, _to_index)
 
 
