@@ -10,9 +10,11 @@ import pytest
 from aiohttp import web
 
 from socketio_eventstore.program.inspector.figures import Figures, figures
-from socketio_eventstore.program.inspector.live import COOKIE, MAX_VIEWERS, NAMESPACE, Live
+from socketio_eventstore.program.inspector.live import MAX_VIEWERS, NAMESPACE, Live
 from support.embedded import Server, Socket, away, until
 from support.processes import HOST
+
+COOKIE = "a_cookie"
 
 
 class Watched:
@@ -21,7 +23,7 @@ class Watched:
     def __init__(self) -> None:
         self.taken = 0
         self.allowed = {"token"}
-        self.live = Live(self.take, self.allowed.__contains__, interval_seconds=0.01)
+        self.live = Live(self.take, self.allowed.__contains__, COOKIE, interval_seconds=0.01)
         self.port = 0
 
     async def take(self) -> Figures | None:

@@ -17,9 +17,8 @@ from socketio_eventstore.program.keys import hash_of, new_key
 from support.api import KEY, call, problem, result, serving_api, until
 from support.command_line import run
 from support.http_requests import Answer, ask
-from support.processes import ServerProcess, free_port
+from support.processes import HOST, ServerProcess, free_port
 
-COOKIE = "eventstore_inspector"
 LIVE = "socket.io/?EIO=4&transport=polling"
 
 
@@ -53,7 +52,8 @@ def test_cookie(server: ServerProcess) -> None:
     """The cookie is for this folder of this site and not for scripts; on https it stays there."""
     cookie = post(server, "login", {"key": KEY}).header("set-cookie") or ""
     name, *attributes = cookie.split("; ")
-    assert name.startswith(f"{COOKIE}=") and attributes == ["Max-Age=43200", "HttpOnly", "SameSite=Strict"]
+    assert name.startswith("eventstore_inspector_")
+    assert attributes == ["Max-Age=43200", "HttpOnly", "SameSite=Strict"]
     cookie = post(server, "login", {"key": KEY, "https": True}).header("set-cookie") or ""
     assert cookie.endswith("; Secure")
 
@@ -61,17 +61,26 @@ def test_cookie(server: ServerProcess) -> None:
 def test_login_and_logout(server: ServerProcess) -> None:
     """Without a login there are only the files of the page; a logout ends the login on the server."""
     paths = ("api/stats", "api/events", LIVE, "none")
-    for headers in ({}, {"Cookie": f"{COOKIE}=wrong"}, {"Authorization": f"Bearer {KEY}"}):
-        assert [status(server.port, path, **headers) for path in paths] == [401] * 4
     cookie = logged_in(server)
+    name = cookie["Cookie"].partition("=")[0]
+    for headers in ({}, {"Cookie": f"{name}=wrong"}, {"Authorization": f"Bearer {KEY}"}):
+        assert [status(server.port, path, **headers) for path in paths] == [401] * 4
     assert [status(server.port, path, **cookie) for path in paths] == [200, 200, 200, 404]
     shown = get(server.port, "api/stats", **cookie)
     assert result(shown)["problems"] == [] and shown.header("cache-control") == "no-store"
     assert result(get(server.port, "login", **cookie)) == {"name": "tests"}
     gone = post(server, "logout", {}, **cookie)
-    assert gone.status == 204 and f"{COOKIE}=; Max-Age=0" in (gone.header("set-cookie") or "")
+    assert gone.status == 204 and f"{name}=; Max-Age=0" in (gone.header("set-cookie") or "")
     assert status(server.port, "api/stats", **cookie) == 401
     assert result(get(server.port, "login", **cookie)) == {"name": None}
+
+
+def test_logout_by_another_page(server: ServerProcess) -> None:
+    """Neither a page of another site, which sends no cookie, nor a form of this site ends a login."""
+    assert post(server, "logout", {}).header("set-cookie") is None
+    cookie = logged_in(server)
+    problem(post(server, "logout", {}, Content_Type="text/plain", **cookie), 415)
+    assert status(server.port, "api/stats", **cookie) == 200
 
 
 def test_only_what_reads(server: ServerProcess) -> None:
@@ -158,11 +167,17 @@ def test_recipients(server: ServerProcess) -> None:
 
 
 def test_many_wrong_keys(tmp_path: Path) -> None:
-    """After some wrong keys no key of the address is taken for a while; a link still opens."""
-    with serving_api(tmp_path) as server:
-        for _ in range(MAX_FAILURES):
-            problem(post(server, "login", {"key": "wrong"}), 401)
-        answer = post(server, "login", {"key": KEY})
+    """After some wrong keys no key of the address is taken for a while; a link still opens.
+
+    A proxy names the address, and a network of IPv6 is one.
+    """
+    with serving_api(tmp_path, {"server": {"trusted_proxies": [HOST]}}) as server:
+        for number in range(MAX_FAILURES):
+            of_network = {"X_Forwarded_For": f"10.0.0.{number}, 2001:db8::{number}"}
+            problem(post(server, "login", {"key": "wrong"}, **of_network), 401)
+        assert "from 2001:db8::/64 had no valid key" in server.log
+        assert logged_in(server)
+        answer = post(server, "login", {"key": KEY}, X_Forwarded_For="2001:db8::f:f")
         problem(answer, 429)
         assert 0 < int(answer.header("retry-after") or 0) <= 60
         link = run(server.folder, "inspect", "--json")

@@ -41,6 +41,11 @@ def test_login_with_a_key(clock: Clock) -> None:
     assert present.name_of(other) is None
 
 
+def test_names_of_cookies() -> None:
+    """Servers of one host have cookies of their own: cookies do not know ports."""
+    assert Logins(ApiKeys(KEYS)).cookie != Logins(ApiKeys(KEYS)).cookie
+
+
 @pytest.mark.parametrize("key", [KEY, None], ids=["a key", "the socket"])
 def test_link_works_once(clock: Clock, key: str | None) -> None:
     """A link becomes one login, and only for a short time."""

@@ -17,14 +17,13 @@ from socketio_eventstore.program.api.endpoints import Endpoint, caller, read_bod
 from socketio_eventstore.program.api.problems import Problem, answers_with_problems
 from socketio_eventstore.program.inspector.figures import figures
 from socketio_eventstore.program.inspector.links import OFF
-from socketio_eventstore.program.inspector.live import COOKIE, Live
+from socketio_eventstore.program.inspector.live import Live
 from socketio_eventstore.program.inspector.logins import LOGIN_SECONDS, Logins
 from socketio_eventstore.program.inspector.pages import add_pages, is_page
 from socketio_eventstore.transport.request_head import RequestHead
 
 NO_STORE: Final = "no-store"
 MAX_BODY_BYTES: Final = 1000
-FORWARDED_FOR: Final = "x-forwarded-for"
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +36,7 @@ class Inspector:
         self._sio = sio
         self._logins = logins
         self._refusals = RepeatedFailures(logger)
-        self._live = Live(partial(figures, sio), lambda token: logins.name_of(token) is not None)
+        self._live = Live(partial(figures, sio), logins.is_valid, logins.cookie)
         self._open = (self._present, self._login, self._logout)
         """The handlers that need no login."""
         app = self.app = web.Application(middlewares=[answers_with_problems(), self._guard()])
@@ -64,7 +63,7 @@ class Inspector:
                 raise Problem(404, OFF)
             if is_page(request) or request.match_info.handler in self._open:
                 return await handler(request)
-            name = self._logins.name_of(request.cookies.get(COOKIE, ""))
+            name = self._logins.name_of(self._token(request))
             if name is None:
                 raise Problem(401, "Log in first.")
             caller.set(name)
@@ -78,7 +77,7 @@ class Inspector:
 
     async def _present(self, request: web.Request) -> web.Response:
         """Tell the page whether its browser is logged in, and by which key."""
-        name = self._logins.name_of(request.cookies.get(COOKIE, ""))
+        name = self._logins.name_of(self._token(request))
         return web.json_response({"name": name}, headers={"Cache-Control": NO_STORE})
 
     async def _login(self, request: web.Request) -> web.Response:
@@ -86,7 +85,7 @@ class Inspector:
         token = self._logins.with_link(link) if link else self._with_key(request, key)
         if token is None:
             # Never the presented text: it may be the key of another server.
-            text = f"A login to the inspector from {request.remote} had no valid key"
+            text = f"A login to the inspector from {self._address(request)} had no valid key"
             self._refusals.failed("login", text, level=logging.WARNING)
             raise Problem(401, "The link was used, or is too old." if link else "This is not a valid key.")
         return self._answer(request, token, LOGIN_SECONDS, is_secure=is_secure)
@@ -104,7 +103,11 @@ class Inspector:
         return token
 
     async def _logout(self, request: web.Request) -> web.Response:
-        self._logins.end(request.cookies.get(COOKIE, ""))
+        await read_body(request, MAX_BODY_BYTES)  # only JSON, which a form of another site cannot send
+        token = self._token(request)
+        if not token:  # a page of another site, whose answer must not replace the cookie
+            return web.Response(status=204, headers={"Cache-Control": NO_STORE})
+        self._logins.end(token)
         return self._answer(request, "", 0, is_secure=False)
 
     def _answer(self, request: web.Request, token: str, seconds: float, *, is_secure: bool) -> web.Response:
@@ -114,15 +117,18 @@ class Inspector:
         this server does not know, is part of it.
         """
         is_https = is_secure or RequestHead.of_request(request).is_tls
-        value = f"{COOKIE}={token}; Max-Age={seconds:.0f}; HttpOnly; SameSite=Strict"
+        value = f"{self._logins.cookie}={token}; Max-Age={seconds:.0f}; HttpOnly; SameSite=Strict"
         headers = {"Set-Cookie": value + ("; Secure" if is_https else ""), "Cache-Control": NO_STORE}
         return web.Response(status=204, headers=headers)
 
     def _address(self, request: web.Request) -> str:
-        """Return the address of the browser; behind a trusted proxy the one that the proxy names."""
+        """Return the address that counts for wrong keys, as for the limits of connections."""
         head = RequestHead.of_request(request)
-        named = head.headers(FORWARDED_FOR) if self._sio.eio.access.trusts(head) else ()
-        return named[-1].rpartition(",")[2].strip() if named else head.peer
+        return self._sio.eio.access.client_address(head) or head.peer
+
+    def _token(self, request: web.Request) -> str:
+        """Return the token of the browser's login; "" for a browser that is not logged in."""
+        return request.cookies.get(self._logins.cookie, "")
 
 
 async def _credentials(request: web.Request) -> tuple[str, str, bool]:

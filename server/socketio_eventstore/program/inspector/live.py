@@ -29,7 +29,6 @@ MAX_VIEWERS: Final = 20
 """Open connections of viewers; a reload needs two for a moment."""
 MAX_PAYLOAD_BYTES: Final = 10_000
 """Viewers have nothing to say."""
-COOKIE: Final = "eventstore_inspector"
 
 logger = logging.getLogger(__name__)
 
@@ -41,11 +40,16 @@ class Live:
         self,
         take: Callable[[], Awaitable[Figures | None]],
         is_allowed: Callable[[str], bool],
+        cookie: str,
         interval_seconds: float = INTERVAL_SECONDS,
     ) -> None:
-        """``take`` returns the present figures. ``is_allowed`` tells whether a token may still look."""
+        """``take`` returns the present figures. ``is_allowed`` tells whether a token may still look.
+
+        ``cookie`` is the name of the cookie that has it.
+        """
         self._take = take
         self._is_allowed = is_allowed
+        self._cookie = cookie
         self._failures = RepeatedFailures(logger)
         self._interval_seconds = interval_seconds
         self._viewers: dict[str, str] = {}
@@ -79,7 +83,7 @@ class Live:
         await self.sio.shutdown()
 
     async def _connected(self, sid: str, environ: dict[str, Any], _auth: object = None) -> None:
-        self._viewers[sid] = environ["aiohttp.request"].cookies.get(COOKIE, "")
+        self._viewers[sid] = environ["aiohttp.request"].cookies.get(self._cookie, "")
         now = time.time()
         kept = [one for one in self._kept if now - KEPT_SECONDS < one["at"] <= now]
         await self.sio.emit("history", kept, to=sid, namespace=NAMESPACE)

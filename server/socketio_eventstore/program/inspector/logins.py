@@ -28,6 +28,8 @@ FAILURE_SECONDS: Final = 60.0
 MAX_ADDRESSES: Final = 1000
 """Addresses whose failures are counted. The key is the protection, the count only saves work."""
 TOKEN_BYTES: Final = 32
+COOKIE: Final = "eventstore_inspector"
+"""The beginning of the cookie's name."""
 
 Clock = Callable[[], float]
 
@@ -82,6 +84,8 @@ class Logins:
         self._tokens = Tokens(LOGIN_SECONDS, MAX_LOGINS, clock)
         self._links = Tokens(LINK_SECONDS, MAX_LINKS, clock)
         self.failures = Failures(clock)
+        self.cookie = f"{COOKIE}_{secrets.token_hex(4)}"
+        """The name of the cookie. Cookies do not know ports: the servers of a host need different names."""
 
     def __bool__(self) -> bool:
         """Whether there is an inspector: without a key there is none."""
@@ -108,6 +112,10 @@ class Logins:
         """Return the name of the key with which a token was made; None if the token opens nothing."""
         login = self._tokens.get(token)
         return login.name if login is not None and self._is_valid(login) else None
+
+    def is_valid(self, token: str) -> bool:
+        """Whether a token opens something."""
+        return self.name_of(token) is not None
 
     def end(self, token: str) -> None:
         """End a login."""
