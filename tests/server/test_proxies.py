@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from support.api import KEY
 from support.clients import NodeClients
 from support.http_requests import HANDSHAKE, ask
 from support.processes import HOST
@@ -82,6 +83,14 @@ async def test_other_pages_behind_a_proxy(
         assert not client.connects
         expected = f"Refused the Origin '{origin}' (403): expected one of {own} (the server's own)"
         assert expected in proxied.log
+
+
+def test_session_behind_a_proxy(proxied: DocumentedServer, proxy: ReverseProxy) -> None:
+    """The slash of a namespace in the path of a session stays as it is encoded."""
+    for prefix in ("", "/chat"):
+        path = f"{prefix}/api/sessions/%2F/{'a' * 20}?limit=1"
+        answer = ask(proxy.connect(), path, Host=f"{NAME}:{proxy.port}", Authorization=f"Bearer {KEY}")
+        assert answer.status == 404 and "There is no such session" in answer.error["detail"]
 
 
 def test_headers_of_strangers(proxied: DocumentedServer, proxy: ReverseProxy) -> None:

@@ -21,6 +21,8 @@ from typing import Self
 import pytest
 import trustme
 
+from socketio_eventstore.program.keys import hash_of
+from support.api import KEY
 from support.processes import DEADLINE, HANDLERS, HOST, ServerProcess, free_port
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "proxies.md"
@@ -190,3 +192,4 @@ class DocumentedServer(ServerProcess):
         text = filled(documented("toml"), {"port = 3000": f"port = {self.port}"})
         keys = f'handlers = "{handlers}"\nping_interval = 1.0\n[connection_state_recovery]\n'
         self.config_file.write_text(text + keys)
+        self.environ["EVENTSTORE_HTTP__API_KEYS"] = f"tests={hash_of(KEY)}"
