@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import random
 import shutil
@@ -23,7 +24,7 @@ from socketio_eventlog.segment import SEGMENT_LENGTH
 from socketio_eventlog.sqlite import check, copies
 from socketio_eventlog.sqlite.backup import back_up
 from socketio_eventlog.sqlite.compact import compact_stopped
-from socketio_eventlog.sqlite.restore import restore
+from socketio_eventlog.sqlite.restore import REPLACED, RESTORING, restore
 from support.new_databases import create_database
 from support.small_disks import fill, small_disk
 from support.storing import commit, event, joined, left, open_and_write, opened, session
@@ -229,6 +230,37 @@ def test_refused_backups(database: Path, tmp_path: Path, spoil: object, expected
         restore(backup, database)
     assert {file.name: file.stat().st_ino for file in database.parent.iterdir()} == before
     assert problems(database) == []
+
+
+@pytest.mark.parametrize("suffix", [REPLACED, RESTORING])
+def test_restore_of_its_own_files(database: Path, suffix: str) -> None:
+    """An undo never deletes its source: a file with such a name is to be renamed before."""
+    backup = database.with_name(database.name + suffix)
+    back_up(database, backup)
+    with pytest.raises(NothingChanged, match=f"{suffix} has a name that restore gives .* rename it"):
+        restore(backup, database)
+    assert problems(backup) == [] and problems(database) == []
+    restore(backup.rename(database.with_name("undo.db")), database)
+
+
+def test_restore_without_hard_links(database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The copy of the former database is on disk before the database is replaced."""
+    back_up(database, backup := tmp_path / "copy.db")
+    former, synced, sync = database.stat().st_ino, list[str](), os.fsync
+
+    def link(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "no hard links")
+
+    def noted(handle: int) -> None:
+        if database.stat().st_ino == former:
+            synced.append(Path(f"/proc/self/fd/{handle}").readlink().name)
+        sync(handle)
+
+    monkeypatch.setattr(os, "link", link)
+    monkeypatch.setattr(os, "fsync", noted)
+    restored = restore(backup, database)
+    assert "events.db-replaced" in synced
+    assert restored.replaced is not None and problems(restored.replaced) == []
 
 
 async def test_restore_of_a_database_in_use(database: Path, tmp_path: Path) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import shutil
 import signal
+import sqlite3
 import subprocess
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from socketio_eventlog.errors import StoreNotUsable
+from socketio_eventlog.errors import NothingChanged, StoreNotUsable
+from socketio_eventlog.sqlite.lock import Lock
+from socketio_eventlog.sqlite.restore import restore
 from support.storing import open_and_write, python, sqlite
 
 KILLED = """
@@ -135,3 +139,46 @@ def test_copy_without_wal_is_used(path: Path) -> None:
     killed(path, commits=1)
     open_and_write(path)
     assert sqlite(path, "PRAGMA integrity_check") == "ok\n"
+
+
+# Restores -------------------------------------------------------------------------------------------
+
+KILLED_RESTORE = """
+import os, signal, sys
+from pathlib import Path
+from socketio_eventlog.sqlite.restore import restore
+Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+restore(Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+def test_restore_while_a_program_reads(path: Path) -> None:
+    """An open read snapshot keeps the WAL out of the database: the restore is refused, and loses nothing."""
+    backup = killed(path, ".backup {}")
+    sqlite(backup, "PRAGMA journal_mode = DELETE")
+    with closing(sqlite3.connect(path)) as reader:
+        reader.execute("PRAGMA query_only = 1")
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM events").fetchone()
+        with closing(sqlite3.connect(path)) as other:  # what comes after the snapshot
+            other.execute("UPDATE log_state SET head = head")
+            other.commit()
+            with pytest.raises(NothingChanged, match=r"A program reads .*events\.db, whose WAL"):
+                restore(backup, path)
+        reader.execute("COMMIT")
+    assert not list(path.parent.glob("*-replaced*"))
+    assert open_and_write(path) == 3002
+    restore(backup, path)
+    assert open_and_write(path) == 2
+
+
+def test_killed_restore_keeps_the_progress(path: Path) -> None:
+    """Until the copy is in its place, a start can miss what the killed server has committed."""
+    backup = killed(path, ".backup {}")
+    sqlite(backup, "PRAGMA journal_mode = DELETE")
+    with python(KILLED_RESTORE, backup, path) as process:
+        assert process.wait(60) == -signal.SIGKILL
+    lock = Lock(path, 0)
+    assert lock.found_progress is not None and lock.found_progress.head == 3001
+    lock.release(keep_file=True)
+    assert open_and_write(path) == 3002

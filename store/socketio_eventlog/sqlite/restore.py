@@ -26,6 +26,8 @@ REPLACED: Final = "-replaced"
 """The end of the name of the former database, which stays until the next restore."""
 RESTORING: Final = "-restoring"
 """The end of the name of the copy until it is complete; the lock allows one restore at a time."""
+CHECKPOINT_TIMEOUT_SECONDS: Final = 1.0
+"""The longest wait for programs that read the former database."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,12 @@ def _refuse(backup: Path, path: Path) -> None:
         raise NothingChanged(f"{path} is a folder; the path of a file is needed.")
     if path.exists() and backup.samefile(path):
         raise NothingChanged(f"{backup} is the database itself.")
+    for suffix in (REPLACED, RESTORING):
+        own = path.with_name(path.name + suffix)
+        if own.exists() and backup.samefile(own):  # a kill after its deletion would leave its data nowhere
+            raise NothingChanged(
+                f"{backup} has a name that restore gives to a file of its own: rename it first."
+            )
     with backup.open("rb") as file:
         header = file.read(len(HEADER))
     if header != HEADER:
@@ -99,9 +107,11 @@ def _restore(
         _give_to_owner(copy, path if path.exists() else path.parent)
         replaced = _set_aside(path, lock.note) if path.exists() else None
         copies.delete_side_files(path)  # SQLite would apply the WAL of a deleted database to this one
-        lock.forget()  # its note and progress speak of the former database
         copy.replace(path)
         copies.sync(path.parent)
+        # Its note and progress speak of the former database. Until here a kill leaves that one, perhaps
+        # without its WAL, and the next start must miss the events.
+        lock.forget()
     finally:
         copies.delete(copy)
     return Restored(report, replaced)
@@ -125,6 +135,7 @@ def _set_aside(path: Path, note: str) -> Path:
     except OSError:  # a file system without hard links; a rename would leave a moment without a database
         os.close(os.open(replaced, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         shutil.copyfile(path, replaced)
+        copies.sync(replaced)  # soon it is the only one with this content
     for suffix in SIDE_FILES:
         side = path.with_name(path.name + suffix)
         with suppress(FileNotFoundError):
@@ -137,11 +148,29 @@ def _set_aside(path: Path, note: str) -> Path:
 
 
 def _take_in_wal(path: Path, note: str) -> bool:
-    """Whether the WAL of a killed server, if any, is in the database now."""
+    """Whether the WAL of a killed server, if any, is in the database now; False for a damaged database.
+
+    Raises NothingChanged while another program reads the database, sqlite3.Error when the disk is full.
+    """
+    busy: int
     try:
         left_over.check(path, note)
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, isolation_level=None)) as former:
+        uri = f"{path.as_uri()}?mode=rw"
+        with closing(
+            sqlite3.connect(uri, uri=True, isolation_level=None, timeout=CHECKPOINT_TIMEOUT_SECONDS)
+        ) as former:
             busy, *_ = former.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        if code == sqlite3.SQLITE_FULL:
+            raise
+        busy = code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+        if not busy:
+            return False
     except Exception:  # noqa: BLE001 -- a damaged database is a reason to restore a backup
         return False
-    return not busy
+    if busy:
+        raise NothingChanged(
+            f"A program reads {path}, whose WAL has events of a killed server; end it first."
+        )
+    return True
