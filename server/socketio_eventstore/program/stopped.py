@@ -118,7 +118,7 @@ async def _serve_until_stopped(
 
 
 def _server(config: Config) -> AsyncServer:
-    store: dict[str, Any] = config.store.model_dump(exclude={"path", "prune_interval"})
+    store: dict[str, Any] = config.store.model_dump(exclude={"path", "url", "prune_interval"})
     recovery = config.connection_state_recovery
     assert recovery is not None  # asked before
     return _Server(
