@@ -61,7 +61,13 @@ DECLARE
   v_former bigint;
   v_former_sid text;
 BEGIN
-  FOR r IN SELECT value FROM jsonb_array_elements(p_rows) LOOP
+  INSERT INTO eventstore.session_history (kind, at, uptime, sequence, node, session)
+  SELECT k.kind, (o.r->>4)::double precision, p_uptime, p_sequence, k.node, s.number
+  FROM jsonb_array_elements(p_rows) WITH ORDINALITY AS o(r, n)
+  JOIN eventstore.sessions AS s ON s.namespace = o.r->>0 AND s.sid = o.r->>1
+  CROSS JOIN (VALUES (1, 'opened', NULL), (2, 'connected', p_node)) AS k(place, kind, node)
+  WHERE o.r->6 = 'null' ORDER BY n, k.place;
+  FOR r IN SELECT value FROM jsonb_array_elements(p_rows) WHERE value->6 <> 'null' LOOP
     v_former := NULL;
     v_former_sid := NULL;
     IF r->6->>1 IS NOT NULL THEN
@@ -114,15 +120,22 @@ CREATE FUNCTION eventstore.note_before(
 DECLARE
   r jsonb;
 BEGIN
+  IF p_kind = 'joined' THEN
+    INSERT INTO eventstore.session_history (kind, at, uptime, sequence, detail, session)
+    SELECT 'joined', p_now, p_uptime, p_sequence, j.r->>2, s.number
+    FROM (SELECT t.r, min(n) AS n FROM jsonb_array_elements(p_rows) WITH ORDINALITY AS t(r, n)
+          GROUP BY t.r) AS j
+    JOIN eventstore.sessions AS s ON s.namespace = j.r->>0 AND s.sid = j.r->>1
+    WHERE NOT EXISTS (SELECT FROM eventstore.rooms AS m
+                      WHERE m.namespace = s.namespace AND m.sid = s.sid AND m.room = j.r->>2
+                        AND m.left_after IS NULL)
+    ORDER BY j.n;
+    RETURN;
+  END IF;
   FOR r IN SELECT value FROM (SELECT value, min(n) AS n
                               FROM jsonb_array_elements(p_rows) WITH ORDINALITY AS t(value, n)
                               GROUP BY value) AS d ORDER BY n LOOP
     CASE p_kind
-    WHEN 'joined' THEN
-      IF NOT EXISTS (SELECT FROM eventstore.rooms WHERE namespace = r->>0 AND sid = r->>1
-                     AND room = r->>2 AND left_after IS NULL) THEN
-        PERFORM eventstore.note(r->>0, r->>1, 'joined', p_now, NULL, NULL, r->>2, p_sequence, p_uptime);
-      END IF;
     WHEN 'left' THEN
       IF EXISTS (SELECT FROM eventstore.rooms WHERE namespace = r->>0 AND sid = r->>1
                  AND room = r->>2 AND left_after IS NULL) THEN
