@@ -74,6 +74,7 @@ def main() -> None:
         else:
             failed = _measure(bench, only)
             report.show(bench.results, console)
+            console.print(f"A write to a TCP connection takes {about['a write to a TCP connection']} here.")
             if not arguments.only_ours and arguments.other is None:
                 _write(bench, about, arguments, failed)
     sys.exit(1 if failed else 0)
