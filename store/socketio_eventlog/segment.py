@@ -12,7 +12,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from sys import getsizeof, maxsize
-from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias, cast
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 
 from socketio_eventlog.records import Membership, Missed, Room
 
@@ -73,11 +73,12 @@ class EventList(_Remainders):
     __slots__ = ("size_bytes",)
     size_bytes: int
 
-    def __new__(cls, remainders: Iterable[int], size_bytes: int) -> Self:
+    @classmethod
+    def of(cls, remainders: Iterable[int], size_bytes: int) -> Self:
         """``remainders``: ascending; ``size_bytes``: the total size of their events."""
-        self = cast("Self", super().__new__(cls, "H", remainders))
-        self.size_bytes = size_bytes
-        return self
+        made = cls("H", remainders)
+        made.size_bytes = size_bytes
+        return made
 
 
 class Segment:
@@ -122,15 +123,21 @@ class Segment:
         remainder = sequence - self.first
         size_bytes = min(size_bytes, _MAX_SIZE_BYTES)
         self.sizes[remainder] = size_bytes
+        lists, memory_bytes = self.lists, self.memory_bytes
         for room in _WHOLE_NAMESPACE if rooms is None else rooms:
             audience = (namespace, room)
-            remainders = self.lists.get(audience)
+            remainders = lists.get(audience)
             if remainders is None:
-                self.add_list(audience, EventList((remainder,), size_bytes))
+                # As ``add_list`` and ``EventList.of``: an event may have ten thousand rooms, and the
+                # event loop waits.
+                lists[audience] = made = EventList("H", (remainder,))
+                made.size_bytes = size_bytes
+                memory_bytes += _LIST_BYTES + getsizeof(room) + _REMAINDER_BYTES
             elif remainders[-1] != remainder:  # an emit may name the same room twice
                 remainders.append(remainder)
                 remainders.size_bytes += size_bytes
-                self.memory_bytes += _REMAINDER_BYTES
+                memory_bytes += _REMAINDER_BYTES
+        self.memory_bytes = memory_bytes
 
     def close_after(self, last: int) -> None:
         """End the segment with the sequence ``last``."""

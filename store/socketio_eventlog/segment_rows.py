@@ -36,7 +36,7 @@ def add_list(segment: Segment, audience: str, content: bytes, size_bytes: int | 
     remainders = _from_bytes("H", content)
     if size_bytes is None:
         size_bytes = sum(segment.sizes[remainder] for remainder in remainders)
-    segment.add_list((namespace, room), EventList(remainders, size_bytes))
+    segment.add_list((namespace, room), EventList.of(remainders, size_bytes))
 
 
 def to_bytes(numbers: array[int]) -> bytes:
