@@ -110,6 +110,12 @@ def test_address_of_its_own(tmp_path: Path, listen: str) -> None:
             assert ask(where, path, Host="localhost").status == 404
         assert call(where, "GET", "/stats", Host="evil.example").status == 421
         assert ask(where, "/metrics", Via="1.1 proxy", Host="localhost").status == 200
+        if listen == "port":
+            assert f"Inspector at http://127.0.0.1:{port}/inspect/\n" in server.log
+            return
+        assert "Inspector at /inspect/ of unix:api.sock\n" in server.log
+        printed = run(server.folder, "inspect", "--url", f"unix:{where}", EVENTSTORE_API_KEY=KEY).stdout
+        assert printed.startswith("/inspect/#once=") and "at the address of its proxy within 120 s" in printed
 
 
 def test_address_in_use(tmp_path: Path) -> None:

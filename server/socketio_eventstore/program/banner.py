@@ -49,9 +49,9 @@ def _survives(store: StoreSettings) -> str:
 async def _banner(config: Config, sio: AsyncServer, listener: Listener, api_listener: Listener) -> str:
     lines = [f"Listening on {' and '.join(listener.urls())}"]
     if config.http.api_keys:
-        address = next(api_listener.urls(), "")
-        lines.append(f"HTTP interface at {address}{API_PATH}, keys: {', '.join(config.http.api_keys)}")
-        lines.append(f"Inspector at {address}{INSPECT_PATH}")
+        one = api_listener if config.http.listen else listener
+        lines.append(f"HTTP interface at {_place(one, API_PATH)}, keys: {', '.join(config.http.api_keys)}")
+        lines.append(f"Inspector at {_place(one, INSPECT_PATH)}")
     runtime = sio.manager.runtime
     if runtime is None or not runtime.is_enabled:
         lines.append("Connection state recovery is disabled: nothing is stored.")
@@ -69,3 +69,9 @@ async def _banner(config: Config, sio: AsyncServer, listener: Listener, api_list
     page = f"Open {url} in a browser. " if has_page and url is not None else ""
     lines.append(f"{page}Ctrl-C stops the server.")
     return "\n".join(lines)
+
+
+def _place(listener: Listener, path: str) -> str:
+    """Return an address for browsers; without a TCP address a path, and the sockets that have it."""
+    url = listener.url_for_browsers()
+    return f"{path} of {' and '.join(listener.urls())}" if url is None else url + path

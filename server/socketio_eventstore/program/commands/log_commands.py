@@ -214,14 +214,21 @@ def stats(url: str | None, path: Path | None, as_json: bool) -> None:
 @json_option
 def inspect(url: str | None, path: Path | None, as_json: bool) -> None:
     """Print a link to the inspector that works once, and for a short time."""
+    from socketio_eventstore.program.http_settings import UNIX
+
     answer = client_for(url, path, needs_server=True).post("/inspector-links", LINK, {})
-    if address := url_elsewhere(url):
+    address = url_elsewhere(url)
+    if address and not address.startswith(UNIX):  # which no browser opens; the server names what one can
         answer["url"] = address.rstrip("/") + answer["path"]
     if as_json:
         click.echo(json.dumps(answer))
         return
-    link = answer["url"] or f"(the address of the server){answer['path']}"
-    click.echo(f"{link}\n\nOpen this link within {answer['valid_seconds']:.0f} seconds. It works once.")
+    seconds = f"within {answer['valid_seconds']:.0f} seconds. It works once."
+    if answer["url"]:
+        click.echo(f"{answer['url']}\n\nOpen this link {seconds}")
+    else:
+        where = "The inspector has no TCP address. Open this path at the address of its proxy"
+        click.echo(f"{answer['path']}\n\n{where} {seconds}")
 
 
 def _page_of(limit: int) -> int:
