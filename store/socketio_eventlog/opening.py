@@ -85,6 +85,4 @@ def _postgres(module: str) -> ModuleType:
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in ("psycopg", "psycopg_binary") and error.name:
             raise
-        raise StoreNotUsable(
-            'PostgreSQL needs psycopg: pip install "socketio-eventstore[postgres]".'
-        ) from error
+        raise StoreNotUsable("PostgreSQL needs psycopg: install the extra postgres.") from error

@@ -30,7 +30,7 @@ def authentication_of(settings: AuthSettings, folder: Path, max_rooms: int) -> J
     if not settings.is_needed:
         return None
     if find_spec("jwt") is None or find_spec("cryptography") is None:
-        raise StartError("[auth] needs PyJWT with cryptography: pip install 'socketio-eventstore[jwt]'")
+        raise StartError("[auth] needs PyJWT with cryptography: install the extra jwt")
     from socketio_eventstore.program.auth.tokens import JwtAuthentication, TokenRules
 
     rules = TokenRules(
