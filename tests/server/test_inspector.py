@@ -112,6 +112,8 @@ def test_live_from_another_origin(server: ServerProcess) -> None:
     """A foreign page does not connect to the live figures, and a foreign host gets nothing."""
     cookie = logged_in(server)
     assert status(server.port, LIVE, Origin="http://evil.example", **cookie) == 403
+    (line,) = [line for line in server.log.splitlines() if "Refused the Origin" in line]
+    assert "the inspector takes no origin but its own" in line and "cors_allowed_origins" not in line
     assert ask(server.port, "/inspect/", Host="evil.example").status == 421
 
 

@@ -107,17 +107,18 @@ class AccessRules:
         return found is not None and found in self._proxies.opened_address(head).origins
 
     def refuse_origin(
-        self, origin: str, head: RequestHead, allowed: Iterable[str], *, has_own: bool = True
+        self, origin: str, head: RequestHead, allowed: Iterable[str], advice: str, *, has_own: bool = True
     ) -> AccessRefused:
         """Log the refusal of an origin. Returns the error to raise.
 
-        ``allowed`` are the expected origins, beside the own one if there ``has_own``.
+        ``allowed`` are the expected origins, beside the own one if it ``has_own``. ``advice`` says how to let
+        the page in.
         """
         opened = self._proxies.opened_address(head)
         own = [f"{expected} (the server's own)" for expected in opened.origins] if has_own else []
         text = f"Refused the Origin {_shown(origin)} (403): expected one of {_listed([*own, *allowed])}"
-        line = f"{text}; cors_allowed_origins adds origins{self._hint(head)}"
-        self._refuse("origin", ("origin", origin), line)
+        line = f"{text}; {advice}{self._hint(head)}"
+        self._refuse("origin", ("origin", advice, origin), line)
         return AccessRefused("403 FORBIDDEN", f"Forbidden: the origin {_shown(origin)} is not allowed")
 
     def _refuse(self, reason: str, kind: Hashable, line: str) -> None:

@@ -20,6 +20,8 @@ class OriginChecks:
     access: AccessRules
     cors_allowed_origins: str | Sequence[str] | Callable[..., object] | None
     cors_credentials: bool
+    origin_advice: str = "cors_allowed_origins adds origins"
+    """What the log says about a refused origin: how to let its pages in."""
     _cors_allowed_origins: Callable[[Environ], Sequence[str] | None]
 
     def check_host(self, head: RequestHead) -> None:
@@ -33,7 +35,7 @@ class OriginChecks:
         if origin and not self._may_connect(origin, head):
             asked = callable(self.cors_allowed_origins)
             expected = ["what the function allows"] if asked else self._listed_origins
-            raise self.access.refuse_origin(origin, head, expected, has_own=not asked)
+            raise self.access.refuse_origin(origin, head, expected, self.origin_advice, has_own=not asked)
 
     def _may_connect(self, origin: str, head: RequestHead) -> bool:
         allowed = self.cors_allowed_origins

@@ -29,6 +29,11 @@ MAX_VIEWERS: Final = 20
 """Open connections of viewers; a reload needs two for a moment."""
 MAX_PAYLOAD_BYTES: Final = 10_000
 """Viewers have nothing to say."""
+ORIGIN_ADVICE: Final = (
+    "the inspector takes no origin but its own, so a proxy passes Host on, or is trusted and names "
+    "X-Forwarded-Host"
+)
+"""A page of an origin in ``cors_allowed_origins`` could read the inspector with the cookie of a viewer."""
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +68,7 @@ class Live:
             connections=MAX_VIEWERS,
             max_http_buffer_size=MAX_PAYLOAD_BYTES,
         )
+        self.sio.eio.origin_advice = ORIGIN_ADVICE
         self.sio.on("connect", self._connected, namespace=NAMESPACE)
         self.sio.on("disconnect", self._disconnected, namespace=NAMESPACE)
 
