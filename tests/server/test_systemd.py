@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -17,7 +18,8 @@ import pytest
 from support.api import until
 from support.processes import DEADLINE, ServerProcess
 
-UNIT = Path(__file__).parents[2] / "docs" / "deploy" / "socketio-eventstore.service"
+DOCS = Path(__file__).parents[2] / "docs"
+UNIT = DOCS / "deploy" / "socketio-eventstore.service"
 
 BLOCKING = """
 import os, pathlib, time
@@ -122,7 +124,7 @@ def test_server_without_a_listening_manager(tmp_path: Path) -> None:
 
 
 def test_unit_is_valid(tmp_path: Path) -> None:
-    """systemd-analyze finds nothing in the unit, once its program, folder and user exist."""
+    """systemd-analyze finds nothing in the unit and its addition, once program, folder and user exist."""
     analyze = shutil.which("systemd-analyze")
     if analyze is None:
         pytest.skip("systemd-analyze is not installed: apt install systemd")
@@ -132,7 +134,8 @@ def test_unit_is_valid(tmp_path: Path) -> None:
     filled = filled.replace("/srv/eventstore", str(tmp_path)).replace("User=eventstore", "User=root")
     assert filled.count(str(tmp_path)) == 2 and "User=root" in filled
     unit = tmp_path / UNIT.name
-    unit.write_text(filled)
+    (addition,) = re.findall(r"```ini\n(.*?)```", (DOCS / "deployment.md").read_text(), re.DOTALL)
+    unit.write_text(filled + addition)
     command = [analyze, "verify", "--man=no", str(unit)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
