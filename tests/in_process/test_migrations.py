@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import signal
 import sqlite3
 import subprocess
@@ -268,6 +269,8 @@ def test_migrate_makes_a_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "note: The schema has revision 0003" in done.output and rows(path, "answers") == before
     done = CliRunner().invoke(commands, ["stats"])
     assert done.exit_code == 2 and "run migrate, which makes a backup first" in done.output
+    done = CliRunner().invoke(commands, ["migrate", "--json"])
+    assert json.loads(done.stdout) == {"database": str(path), "backup": str(backup)}
 
 
 def test_the_newest_keeps_every_row_of_0003(path: Path) -> None:

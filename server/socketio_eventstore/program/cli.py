@@ -93,8 +93,9 @@ def check_config(path: Path | None) -> None:
 
 
 @commands.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON.")
 @config_option
-def migrate(path: Path | None) -> None:
+def migrate(path: Path | None, as_json: bool) -> None:
     """Migrate the database to this version's schema.
 
     serve does the same at its start, but makes no backup before.
@@ -102,10 +103,16 @@ def migrate(path: Path | None) -> None:
     config = load_config(path)
     from socketio_eventstore.program import app
 
-    path = config.store.path
-    if not config.store.url and (backup := file_commands.back_up_before_migration(path)) is not None:
-        click.echo(f"{backup} is a backup of the former state")
+    backup = None if config.store.url else file_commands.back_up_before_migration(config.store.path)
+    if backup is not None:
+        click.echo(f"{backup} is a backup of the former state", err=as_json)  # also if the next line fails
     _run(app.migrate, config)
+    if as_json:
+        import json
+
+        former = None if backup is None else str(backup)
+        click.echo(json.dumps({"database": str(config.store.name), "backup": former}))
+        return
     click.echo(f"{config.store.name} has this version's schema")
 
 
@@ -129,7 +136,10 @@ def genkey(name: str, as_json: bool) -> None:
         click.echo(json.dumps({"name": name, "key": key, "hash": hashed}))
         return
     click.echo(f"The key, for the program that calls the interface; it is not shown again:\n\n  {key}\n")
-    click.echo("Its hash, for the config file; in the table [http], replace the line api_keys by:\n")
+    click.echo(
+        "Its hash, for the config file. In the table [http], replace the line api_keys by this one;\n"
+        "where the line has other keys, add this one to them:\n"
+    )
     click.echo(f'api_keys = {{ {name} = "{hashed}" }}')
 
 
