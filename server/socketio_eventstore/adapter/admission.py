@@ -30,7 +30,7 @@ from socketio_eventstore.adapter.token_ends import TokenEnds
 from socketio_eventstore.adapter.token_renewal import renewal
 from socketio_eventstore.core.event_rules import MAX_NAME_CHARACTERS
 from socketio_eventstore.core.frames import Frames
-from socketio_eventstore.core.handler_transaction import handler_transaction
+from socketio_eventstore.core.handler_transaction import Reservations, handler_transaction
 from socketio_eventstore.core.operation import Operation
 from socketio_eventstore.core.operations import CatchUp, SendPacket, SessionOperation
 from socketio_eventstore.core.random_ids import PRIVATE_ID_BYTES, random_id
@@ -104,6 +104,8 @@ class Attempt:
     """Whether the claim took so long that the client may have a newer connection."""
     missed: int = 0
     """The number of missed events, at most."""
+    reservations: Reservations | None = None
+    """What the connect handler of a recovered session has reserved, until the end of the conversation."""
 
     @property
     def is_current(self) -> bool:
@@ -405,6 +407,7 @@ class Admission:
             renewed,
             is_slow,
             answer.missed if isinstance(answer, Cursor) else 0,
+            Reservations(),
         )
 
     async def _renew(
@@ -440,7 +443,7 @@ class Admission:
         if token is None or not self._identity_limit.is_on:
             session: Any = await self._runtime.queue.submit(opening)
         else:
-            async with self._identity_limit.reserved(token.identity):
+            async with self._identity_limit.reserved(token.identity, opened.sid):
                 session = await self._runtime.queue.submit(opening)
         attached = session.current
         if token is not None:
@@ -535,6 +538,8 @@ class Admission:
                 outcome = await (self._admit_before_handler if is_early else self._admit)(attempt)
         finally:
             attempt.slot.release()
+            if attempt.reservations is not None:
+                attempt.reservations.release()
             self._departures.handler_ended(session)
             if outcome is not Outcome.ACCEPTED:
                 self._application.forget_callbacks(session.sid)
@@ -576,7 +581,8 @@ class Admission:
         is_known = session.identity is None or attempt.token is not None
         if self._runtime.options.skip_middlewares and is_known:
             return Decision(deferred=attempt.renewal, handler_was_called=False)
-        with handler_transaction(only=session) as deferred:  # a refusal leaves the session as before
+        # A refusal leaves the session as before.
+        with handler_transaction(only=session, reservations=attempt.reservations) as deferred:
             deferred += attempt.renewal  # the handler sees the new rooms
             refusal = await self._call_handler(attempt)
         return Decision(refusal, [change for change in deferred if isinstance(change, SessionOperation)])

@@ -16,7 +16,7 @@ from socketio_eventlog.errors import ConditionFailed
 from socketio_eventlog.records import EventHandled
 from socketio_eventstore.adapter.encoder import json_text
 from socketio_eventstore.core.event_rules import check_text
-from socketio_eventstore.core.handler_transaction import handler_transaction
+from socketio_eventstore.core.handler_transaction import Reservations, handler_transaction
 from socketio_eventstore.core.operations import StoreIdempotencyKey
 from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.sessions import Session
@@ -86,7 +86,17 @@ class ExactlyOnce:
             await asyncio.wait([before])
         if (stored := await self._stored(runtime, scope)) is not None:
             return stored
-        with handler_transaction() as operations:
+        with Reservations() as reservations:
+            return await self._handle(runtime, scope, handler, reservations)
+
+    async def _handle(
+        self,
+        runtime: Runtime,
+        scope: KeyScope,
+        handler: Callable[[], Awaitable[Any]],
+        reservations: Reservations,
+    ) -> list[Any]:
+        with handler_transaction(reservations=reservations) as operations:
             result = await handler()
         arguments = list(result) if isinstance(result, tuple) else [] if result is None else [result]
         handled = EventHandled(*scope, json_text(arguments, "acknowledgement"))

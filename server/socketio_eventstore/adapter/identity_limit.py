@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 from socketio_eventlog.records import SessionEnd
@@ -36,8 +37,11 @@ class IdentityLimit:
         self._registry = registry
         self._departures = departures
         self._refused = refused
-        self._opening: Counter[str] = Counter()
-        """Sessions that are about to be bound."""
+        self._opening: dict[str, list[str]] = {}
+        """The sids of the sessions that are about to be bound, by identity, in the order of their arrival.
+
+        Such a session may be bound already: its change takes effect before its coroutine goes on.
+        """
 
     @property
     def is_on(self) -> bool:
@@ -45,21 +49,40 @@ class IdentityLimit:
         return bool(self._limit)
 
     @asynccontextmanager
-    async def reserved(self, identity: str) -> AsyncIterator[None]:
+    async def reserved(self, identity: str, sid: str) -> AsyncIterator[None]:
         """Keep a place for a session that is bound inside the block. Raises TooManySessions, StoreError."""
-        self._opening[identity] += 1
+        release = await self.reserve(identity, sid)
         try:
-            await self._make_room(identity)
             yield
         finally:
-            self._opening[identity] -= 1
-            if not self._opening[identity]:
-                del self._opening[identity]
+            release()
 
-    async def _make_room(self, identity: str) -> None:
+    async def reserve(self, identity: str, sid: str) -> Callable[[], None]:
+        """Keep a place for a session until the returned function is called, once.
+
+        Raises TooManySessions, StoreError.
+        """
+        self._opening.setdefault(identity, []).append(sid)
+        try:
+            await self._make_room(identity, sid)
+        except BaseException:
+            self._release(identity, sid)
+            raise
+        return partial(self._release, identity, sid)
+
+    def _release(self, identity: str, sid: str) -> None:
+        opening = self._opening[identity]
+        opening.remove(sid)
+        if not opening:
+            del self._opening[identity]
+
+    async def _make_room(self, identity: str, sid: str) -> None:
         while True:
             sessions = [one for one in self._registry.of_identity(identity) if one.state is not State.ENDED]
-            if len(sessions) + self._opening[identity] <= self._limit:
+            opening = self._opening[identity]
+            # Those that came later do not count, or the last place would be refused to all of them.
+            before = opening[: opening.index(sid) + 1]
+            if len({session.sid for session in sessions}.union(before)) <= self._limit:
                 return
             away = [session for session in sessions if session.state is State.AWAY]
             if not away:

@@ -32,9 +32,11 @@ from socketio_eventstore.adapter.request_ids import RequestIds
 from socketio_eventstore.core.event_rules import check_text
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.handler_transaction import (
+    Reservations,
     deferred_changes,
     handler_transaction,
     is_deferred,
+    keep_until_stored,
     submit_or_defer,
 )
 from socketio_eventstore.core.listener import SessionListener
@@ -449,11 +451,17 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
             await submit_or_defer(runtime.queue, binding)
             return
         try:
-            async with limit.reserved(identity):
-                await submit_or_defer(runtime.queue, binding)
+            release = await limit.reserve(identity, session.sid)
         except TooManySessions as error:
             reason = error.reason
             raise exceptions.ConnectionRefusedError(reason["message"], reason["data"]) from None
+        if keep_until_stored(binding, release):
+            await submit_or_defer(runtime.queue, binding)
+            return
+        try:
+            await submit_or_defer(runtime.queue, binding)
+        finally:
+            release()
 
     async def events(
         self,
@@ -638,10 +646,12 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
 
         Only an exception or a crash inside the handler therefore repeats the call. Raises StoreError.
         """
-        with handler_transaction() as operations:
-            data = json.loads(session.data)
-            await self.call_handler("session_expired", session.namespace, session.sid, data)
-        await (await self.manager.opened()).queue.submit(*operations, EndSession(session, SessionEnd.EXPIRED))
+        with Reservations() as reservations:
+            with handler_transaction(reservations=reservations) as operations:
+                data = json.loads(session.data)
+                await self.call_handler("session_expired", session.namespace, session.sid, data)
+            queue = (await self.manager.opened()).queue
+            await queue.submit(*operations, EndSession(session, SessionEnd.EXPIRED))
 
     # Hooks of python-socketio -------------------------------------------------------------------------
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Self
 
 from socketio_eventstore.core.commit_queue import CommitQueue
 from socketio_eventstore.core.operation import Operation
@@ -14,12 +14,35 @@ from socketio_eventstore.core.operations import CloseRoom, JoinRoom, SessionOper
 from socketio_eventstore.core.sessions import Session
 
 
+class Reservations:
+    """What a handler has reserved for its deferred operations, until they are stored or dropped."""
+
+    def __init__(self) -> None:
+        self._releases: list[Callable[[], None]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+    def keep(self, release: Callable[[], None]) -> None:
+        """Call a function when the operations are stored or dropped."""
+        self._releases.append(release)
+
+    def release(self) -> None:
+        """Call the functions. May be called again."""
+        while self._releases:
+            self._releases.pop()()
+
+
 class HandlerTransaction:
     """The operations of one handler, deferred until the handler returns."""
 
-    def __init__(self, only: Session | None) -> None:
+    def __init__(self, only: Session | None, reservations: Reservations | None) -> None:
         self.operations: list[Operation] = []
         self.is_open = True
+        self.reservations = reservations
         self._only = only
 
     def defers(self, operation: Operation) -> bool:
@@ -50,13 +73,15 @@ _present: ContextVar[HandlerTransaction | None] = ContextVar("handler_transactio
 
 
 @contextmanager
-def handler_transaction(only: Session | None = None) -> Iterator[list[Operation]]:
+def handler_transaction(
+    only: Session | None = None, reservations: Reservations | None = None
+) -> Iterator[list[Operation]]:
     """Defer the operations of this context; the caller submits the yielded list.
 
     With ``only``, the changes of that session alone are deferred. Operations of a task that outlives the
-    block are submitted as usual.
+    block are submitted as usual. The caller releases ``reservations`` when the operations are stored.
     """
-    transaction = HandlerTransaction(only)
+    transaction = HandlerTransaction(only, reservations)
     token = _present.set(transaction)
     try:
         yield transaction.operations
@@ -86,6 +111,18 @@ def is_deferred(operation: Operation) -> bool:
     """Whether ``submit_or_defer`` would defer the operation in this context."""
     transaction = _present.get()
     return transaction is not None and transaction.defers(operation)
+
+
+def keep_until_stored(operation: Operation, release: Callable[[], None]) -> bool:
+    """Call a function when an operation of this context is stored or dropped, if it would be deferred.
+
+    Return whether it would. The result of ``submit_or_defer`` comes before the operation is stored then.
+    """
+    transaction = _present.get()
+    if transaction is None or transaction.reservations is None or not transaction.defers(operation):
+        return False
+    transaction.reservations.keep(release)
+    return True
 
 
 def deferred_changes(session: Session) -> Iterator[SessionOperation | CloseRoom]:
