@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 from socketio import exceptions
 
+from socketio_eventlog.records import Pruned
 from socketio_eventstore import StoreUnavailable
 from socketio_eventstore.adapter.authentication import KeysNotAvailable
+from socketio_eventstore.core.operation import Operation
 from socketio_eventstore.core.recovery import RecoveryResult
 from socketio_eventstore.core.sessions import Session, State
 from support.embedded import Server, Socket, away, results, serving, until
@@ -295,3 +297,53 @@ async def test_tokens_without_recovery() -> None:
         await server.sio.emit("to", "red", room="red")
         assert await client.event() == ["to", "red"]
         assert session_of(server, client.sid).identity == "https://issuer.example ann"
+
+
+@pytest.mark.parametrize("when", ["in the handler", "after the handler"])
+async def test_a_token_that_ends_while_connecting(path: Path, when: str) -> None:
+    """A client whose token ends before its acceptance is closed and gets nothing, until it has another."""
+    ending: list[Any] = []
+
+    def more(sio: Any) -> None:
+        async def connect(sid: str, environ: Any, auth: Any) -> None:
+            if sio.claims(sid).get("ends"):
+                ending.append(sid)
+                current = session_of(server, sid).current
+                current.expires_at = time.time() + (0 if when == "in the handler" else 0.05)
+                if when == "after the handler":  # the acceptance waits behind this operation
+                    assert server.manager.runtime is not None
+                    server.manager.runtime.queue.enqueue(Waiting(current.expires_at))
+
+        sio.on("connect", connect)
+
+    class Waiting(Operation):
+        """Holds the queue until a token has ended."""
+
+        def __init__(self, moment: float) -> None:
+            self._moment = moment
+
+        def changes(self) -> Any:
+            return (Pruned(0),)
+
+        def apply(self, context: Any, batch: Any, committed: Any) -> None:
+            while time.time() < self._moment:
+                pass
+
+    async with serving(path, register=needing_tokens(more)) as server:
+        fresh = await server.socket()
+        await fresh.send(f"40{json.dumps({'token': token_of(ends=True)})}")
+        assert await fresh.rest() == []
+        owner = await server.socket()
+        answer = await owner.connect(auth={"token": token_of(rooms=["red"])})
+        await away(server, owner)
+        await server.sio.emit("missed", room="red")
+        late = await server.socket()
+        token = token_of(rooms=["red"], ends=True)
+        await late.send(f"40{json.dumps({'pid': answer['pid'], 'token': token})}")
+        assert await late.rest() == []
+        assert len(ending) == 2 and ending[1] == answer["sid"]
+        again, found = await back(server, answer["pid"], token_of(rooms=["red"]))
+        assert found["sid"] == answer["sid"]
+        assert (await again.event())[0] == "missed"
+        registry = (await server.manager.start()).registry
+        await until(lambda: len(list(registry)) == 1)

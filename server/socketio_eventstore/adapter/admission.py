@@ -37,6 +37,7 @@ from socketio_eventstore.core.random_ids import PRIVATE_ID_BYTES, random_id
 from socketio_eventstore.core.recovery import AuthHash, Cursor, RecoveryResult, hash_pid
 from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.session_operations import (
+    ENDED_MEANWHILE,
     AcceptSession,
     ClaimSession,
     EndSession,
@@ -594,7 +595,7 @@ class Admission:
     async def _accept(self, attempt: Attempt, decision: Decision) -> bool:
         session, accepted = attempt.session, False
         try:
-            if not attempt.needs_proof_of_life or await attempt.connection.answers_ping():
+            if await self._may_accept(attempt):
                 acceptance = self._acceptance(attempt, decision.deferred)
                 accepted = bool(await self._runtime.queue.submit(acceptance))
         finally:
@@ -608,6 +609,14 @@ class Admission:
             if attempt.token is not None:
                 self._token_ends.watch(attempt.connection)
         return accepted
+
+    async def _may_accept(self, attempt: Attempt) -> bool:
+        if attempt.needs_proof_of_life and not await attempt.connection.answers_ping():
+            return False
+        if attempt.attached.is_over(time.time()):  # the connect handler took longer than the token lasted
+            attempt.connection.abort(ENDED_MEANWHILE)
+            return False
+        return True
 
     def _acceptance(self, attempt: Attempt, deferred: Sequence[SessionOperation]) -> Operation:
         session, attached = attempt.session, attempt.attached

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextvars
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from socketio_eventlog.errors import StoreError
 from socketio_eventlog.records import (
@@ -25,6 +27,8 @@ from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.operation import Operation, UnstoredOperation
 from socketio_eventstore.core.operations import SessionOperation
 from socketio_eventstore.core.sessions import ClientConnection, Session, SessionConnection, State
+
+ENDED_MEANWHILE: Final = "the token ended while the client connected"
 
 
 @dataclass(eq=False)
@@ -145,6 +149,9 @@ class ResumeSession(Operation):
 
 def _accept(context: Context, session: Session, attached: SessionConnection, pid: str | None) -> bool:
     if not session.is_claimed_by(attached) or attached.connection is None:
+        return False
+    if attached.is_over(time.time()):  # without CONNECT_ERROR: the client comes back with a new token
+        attached.connection.abort(ENDED_MEANWHILE)
         return False
     connect = context.encoder.connect(session.namespace, session.sid, pid)
     context.fan_out.put(attached.connection, connect)

@@ -137,6 +137,10 @@ class SessionConnection:
     """Unstored packets, each with its position in the replay; None before the first one."""
     deferred_bytes: int = 0
 
+    def is_over(self, now: float) -> bool:
+        """Whether the token of the connection has ended; ``now`` is the wall-clock time in seconds."""
+        return self.expires_at is not None and self.expires_at <= now
+
 
 PID_HASH_BYTES: Final = 32
 """The length of a SHA-256. A session without private id has fewer random bytes in place of the hash."""
