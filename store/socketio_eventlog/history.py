@@ -29,6 +29,8 @@ ENTRIES_READ: Final = 1000
 """The newest entries of a session that a read returns, those included that pruning has not reached yet."""
 ROOM_CLOSED: Final = "the room was closed"
 ROOM_NOT_NAMED: Final = "the client's new token does not name the room"
+UNKEPT: Final = frozenset({SessionEnd.REFUSED, SessionEnd.NEVER_ACCEPTED})
+"""The ends with which the history goes: clients that nobody let in must not fill the room of others."""
 NODE_GONE: Final = "the server is gone"
 """The reason of sessions that a server left behind, such as after ``kill -9``."""
 
@@ -134,6 +136,27 @@ def of_room(change: RoomJoined | RoomLeft | RoomClosed) -> Note:
 def bound(change: SessionBound) -> Note:
     """Return the note of a new identity; the same identity again has none."""
     return Note(_BOUND, None, None, None, change.identity)
+
+
+class RowBound(NamedTuple):
+    """An upper bound of the number of entries, from a count and the numbers given out since then.
+
+    Without the count, the numbers of entries that are gone, such as those of refused clients, would push out
+    the entries of others.
+    """
+
+    rows: int
+    """The entries at the count, less those that pruning has deleted since then."""
+    newest: int
+    """The number of the newest entry at the count."""
+
+    def at(self, newest: int) -> int:
+        """Return the bound when ``newest`` is the number of the newest entry."""
+        return self.rows + newest - self.newest
+
+    def is_loose(self, newest: int, max_rows: int) -> bool:
+        """Whether so many numbers were given out that the entries are to be counted again."""
+        return newest - self.newest > max_rows // 16
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,6 +158,8 @@ class SessionEnd(Enum):
     """The transport ended in a way that is not recoverable."""
     REFUSED = "refused"
     """The connect handler refused a new session."""
+    NEVER_ACCEPTED = "never_accepted"
+    """The transport of a new session ended before the connect handler had decided."""
     DISCONNECTED = "disconnected"
     """The application disconnected the client, which receives a DISCONNECT packet."""
     REVOKED = "revoked"

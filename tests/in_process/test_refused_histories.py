@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -11,7 +12,7 @@ from socketio_eventstore.adapter.administration import Administration
 from socketio_eventstore.adapter.session_timelines import TimelineEntry
 from socketio_eventstore.core.operations import CatchUp
 from socketio_eventstore.core.retention import Retention
-from support.embedded import Server, Socket, away, serving
+from support.embedded import Server, Socket, away, serving, until
 
 
 async def timeline(server: Server, sid: str, namespace: str = "/") -> list[TimelineEntry]:
@@ -31,6 +32,12 @@ async def since_away(server: Server, sid: str) -> list[tuple[str, str | None, st
 async def connected(server: Server, **auth: Any) -> tuple[Socket, dict[str, Any]]:
     socket = await server.socket()
     return socket, await socket.connect(auth=auth or None)
+
+
+def counts(path: Path) -> dict[str, int]:
+    with closing(sqlite3.connect(path)) as database:
+        tables = ("sessions", "session_history", "ended_sessions")
+        return {table: database.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables}
 
 
 def register(sio: Any) -> None:
@@ -118,4 +125,32 @@ async def test_retention_prunes_histories(path: Path) -> None:
         assert [entry.kind for entry in await timeline(server, first["sid"])] == ["opened", "connected"]
         runtime.retention._history_retention_seconds = -1.0
         await runtime.retention.sweep()
-        assert await timeline(server, first["sid"]) == []
+        # The newest entry of all stays, for its number.
+        assert [entry.kind for entry in await timeline(server, first["sid"])] == ["connected"]
+
+
+async def test_clients_that_were_never_accepted(path: Path) -> None:
+    """Strangers who are refused, or close before the answer, leave nothing in the histories."""
+    asked, is_closed = asyncio.Event(), asyncio.Event()
+
+    def register(sio: Any) -> None:
+        async def connect(sid: str, environ: Any, auth: Any) -> bool:
+            if auth == {"close": True}:
+                asked.set()
+                await is_closed.wait()
+            return False
+
+        sio.on("connect", connect)
+
+    async with serving(path, register=register) as server:
+        refused = await server.socket()
+        await refused.send("40")
+        await refused.content("44")
+        leaving = await server.socket()
+        await leaving.send('40{"close":true}')
+        await asked.wait()
+        assert counts(path) == {"sessions": 1, "session_history": 2, "ended_sessions": 0}
+        await leaving.leave()
+        await until(lambda: not counts(path)["sessions"])
+        assert counts(path) == {"sessions": 0, "session_history": 0, "ended_sessions": 0}
+        is_closed.set()

@@ -236,12 +236,41 @@ async def test_a_session_with_very_many_entries(store: Store) -> None:
         found = await entries(log)
         assert len(found) == ENTRIES_KEPT and found[-1] == ("left", None, ENTRIES_KEPT - 1)
         assert len(await entries(log, "s2")) == 3
-        for number in range(7):
+        for number in range(9):
             await commit(log, [session(f"more{number}")])
             await commit(log, [joined(room, f"more{number}") for room in range(100)])
         while await log.prune_session_history(0.0):
             pass
         assert await log.session_history("/", "s2") is None  # max_size has room for a thousand entries
+
+
+@pytest.mark.parametrize("reason", [SessionEnd.REFUSED, SessionEnd.NEVER_ACCEPTED])
+async def test_strangers_push_nobody_out(store: Store, reason: SessionEnd) -> None:
+    """Clients that nobody let in leave no rows, and their numbers cost no others theirs."""
+    async with store.open(max_size=1_000_000) as log:
+        await commit(log, [session("s1"), joined("red", "s1")])
+        for number in range(5):
+            sids = [f"{number}.{place}" for place in range(250)]
+            await commit(log, [*map(session, sids), joined("red", sids[0])])
+            await commit(log, [left("red", "s1"), joined("red", "s1")])
+            await commit(log, [SessionEnded("/", sids[0], reason, claim=9)])
+            assert len(await entries(log, sids[0])) == 3
+            await commit(log, [SessionEnded("/", sid, reason, claim=1) for sid in sids])
+            while await log.prune_session_history(0.0):
+                pass
+        assert len(await entries(log, "s1")) == 3 + 2 * 5
+        assert store.sql("SELECT count(*) FROM session_history") == "13\n"
+        assert store.sql("SELECT count(*) FROM ended_sessions") == "0\n"
+
+
+async def test_numbers_go_on_after_a_pruning(store: Store) -> None:
+    """A reader that continues behind a number misses nothing, although all older entries are gone."""
+    async with store.open() as log:
+        await commit(log, [session("s1"), joined("red")])
+        last = (await history(log)).entries[-1].number
+        await log.prune_session_history(1e9)
+        await commit(log, [left("red")])
+        assert (await history(log)).entries[-1].number > last
 
 
 async def test_no_history(store: Store) -> None:

@@ -451,7 +451,9 @@ class Admission:
             token.shown_on(attached)
         attached.refusal = None if refused is None else refused.result
         if connection.closed:
-            await self._runtime.queue.submit(EndWithTransport(session, SessionEnd.TRANSPORT, attached.claim))
+            await self._runtime.queue.submit(
+                EndWithTransport(session, SessionEnd.NEVER_ACCEPTED, attached.claim)
+            )
             return None
         slot = self._calls.reserve(session)
         return Attempt(session, connection, attached, pid, slot, auth, token=token)

@@ -86,7 +86,7 @@ class Departures:
     def never_accepted(self, session: Session) -> None:
         """End a new session whose connection was closed before the acceptance, if it was."""
         if session.state is State.CONNECTING:
-            self._enqueue(EndWithTransport(session, SessionEnd.TRANSPORT, session.claim))
+            self._enqueue(EndWithTransport(session, SessionEnd.NEVER_ACCEPTED, session.claim))
 
     def superseded(self, session: Session, connection: ClientConnection) -> None:
         """Call the disconnect handler for a connection that has just lost the session to a claim."""
@@ -144,7 +144,9 @@ class Departures:
             left = by_client and was_accepted
             self._enqueue(MarkAway(session, attached.claim, time.time(), left_by_client=left, reason=reason))
         else:  # a client that never received CONNECT does not know the private id
-            self._enqueue(EndWithTransport(session, SessionEnd.TRANSPORT, attached.claim))
+            was_ever = was_accepted or attached.recovered
+            reason_of_end = SessionEnd.TRANSPORT if was_ever else SessionEnd.NEVER_ACCEPTED
+            self._enqueue(EndWithTransport(session, reason_of_end, attached.claim))
         if slot is None:
             return None
         # Only now: where tasks begin at once (asyncio.eager_task_factory), the emits of the handler do, too.

@@ -12,6 +12,7 @@ from socketio_eventlog.history import (
     EndedState,
     HistoryEntry,
     HistoryKind,
+    RowBound,
     SessionHistory,
 )
 from socketio_eventlog.postgres.connection import Connection
@@ -37,10 +38,12 @@ _PRUNE: Final = """
 WITH old AS (
   DELETE FROM eventstore.session_history
   WHERE number = ANY(ARRAY(SELECT number FROM eventstore.session_history ORDER BY number LIMIT %s))
-    AND (uptime < %s OR number <= %s)
+    AND (uptime < %s OR number = ANY(ARRAY(
+      SELECT number FROM eventstore.session_history ORDER BY number LIMIT %s)))
   RETURNING session)
 SELECT session FROM old
 """
+_COUNT: Final = "SELECT count(*) FROM eventstore.session_history"
 _FORGET_ENDED: Final = """
 DELETE FROM eventstore.ended_sessions AS e
 WHERE session = ANY(%s)
@@ -107,12 +110,17 @@ class HistoryPruning:
         self._max_rows = max_rows
         self._trimmed_through: int | None = None
         """Up to this row the sessions were looked at for surplus rows; None before the first pruning."""
+        self._bound: RowBound | None = None
 
     async def prune(self, connection: Connection, before: float, limit: int) -> bool:
         """Delete at most ``limit`` entries from before an uptime, and surplus ones; return if more are."""
         newest: Any = await (await connection.execute(_NEWEST)).fetchone()
-        values = (limit, before, newest[0] - self._max_rows)
-        deleted: list[Any] = await (await connection.execute(_PRUNE, values)).fetchall()
+        if self._bound is None or self._bound.is_loose(newest[0], self._max_rows):
+            count: Any = await (await connection.execute(_COUNT)).fetchone()
+            self._bound = RowBound(count[0], newest[0])
+        surplus = min(limit, max(0, self._bound.at(newest[0]) - self._max_rows))
+        deleted: list[Any] = await (await connection.execute(_PRUNE, (limit, before, surplus))).fetchall()
+        self._bound = RowBound(self._bound.rows - len(deleted), self._bound.newest)
         if deleted:
             await connection.execute(_FORGET_ENDED, (list({row[0] for row in deleted}),))
         start = newest[0] if self._trimmed_through is None else self._trimmed_through

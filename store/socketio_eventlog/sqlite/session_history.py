@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
 from socketio_eventlog import history
-from socketio_eventlog.history import Note
+from socketio_eventlog.history import Note, RowBound
 from socketio_eventlog.records import (
     Change,
     Committed,
@@ -85,6 +85,10 @@ SELECT number, namespace, sid, identity, pid_hash, start_offset, confirmed,
           WHERE r.namespace = sessions.namespace AND r.sid = sessions.sid))
 FROM sessions WHERE identity = ?
 """
+_FORGET: Final = """
+DELETE FROM session_history
+WHERE session = (SELECT number FROM sessions WHERE namespace = ? AND sid = ? AND claim = coalesce(?, claim))
+"""
 _FIND_SID: Final = """
 SELECT number, sid FROM sessions WHERE namespace = ?1 AND sid = ?2
 UNION ALL SELECT session, sid FROM ended_sessions WHERE namespace = ?1 AND sid = ?2
@@ -100,11 +104,14 @@ SELECT ?, max(coalesce((SELECT alive_at FROM boots ORDER BY number DESC LIMIT 1)
 FROM sessions WHERE node IS NOT NULL OR away_since IS NULL
 """
 _NEWEST: Final = "SELECT coalesce(max(number), 0) FROM session_history"
-# The numbers ascend as the uptimes do, so the old rows are the first ones.
+_COUNT: Final = "SELECT count(*) FROM session_history"
+# The numbers ascend as the uptimes do, so the old rows are the first ones. The newest row stays: the numbers
+# would begin anew after it, and readers continue behind a number.
 _PRUNE: Final = """
 DELETE FROM session_history
 WHERE number IN (SELECT number FROM session_history ORDER BY number LIMIT ?)
-  AND (uptime < ? OR number <= ?)
+  AND (uptime < ? OR number IN (SELECT number FROM session_history ORDER BY number LIMIT ?))
+  AND number <> ?
 RETURNING session
 """
 _FORGET_ENDED: Final = """
@@ -152,7 +159,10 @@ class NoHistory:
         """Note an acceptance before its deferred changes."""
 
     def ending(self, connection: sqlite3.Connection, change: SessionEnded, point: Point) -> None:
-        """Note the end of a session that is about to be deleted, and keep what the history needs."""
+        """Note the end of a session that is about to be deleted, and keep what the history needs.
+
+        The history of a session that was never accepted is deleted.
+        """
 
     def prune(self, connection: sqlite3.Connection, before: float, limit: int) -> bool:
         """Delete old and surplus rows, at most ``limit`` of each kind; return whether there are more."""
@@ -167,6 +177,7 @@ class HistoryRows(NoHistory):
         self._max_rows = max_rows
         self._trimmed_through: int | None = None
         """Up to this row the sessions were looked at for surplus rows; None before the first pruning."""
+        self._bound: RowBound | None = None
 
     def begin(self, connection: sqlite3.Connection, now: float, uptime: float, head: int) -> None:
         kind, _, _, reason, _, _ = history.left_behind()
@@ -228,14 +239,19 @@ class HistoryRows(NoHistory):
 
     def ending(self, connection: sqlite3.Connection, change: SessionEnded, point: Point) -> None:
         session = (change.namespace, change.sid)
-        if connection.execute(_KEEP, (*session, change.claim)).rowcount:
+        if change.reason in history.UNKEPT:
+            connection.execute(_FORGET, (*session, change.claim))
+        elif connection.execute(_KEEP, (*session, change.claim)).rowcount:
             connection.execute(_NOTE, (*_values(history.ended(change.reason), point), *session))
 
     def prune(self, connection: sqlite3.Connection, before: float, limit: int) -> bool:
         (newest,) = connection.execute(_NEWEST).fetchone()
-        oldest_kept = newest - self._max_rows
-        deleted = connection.execute(_PRUNE, (limit, before, oldest_kept)).fetchall()
+        if self._bound is None or self._bound.is_loose(newest, self._max_rows):
+            self._bound = RowBound(connection.execute(_COUNT).fetchone()[0], newest)
+        surplus = min(limit, max(0, self._bound.at(newest) - self._max_rows))
+        deleted = connection.execute(_PRUNE, (limit, before, surplus, newest)).fetchall()
         connection.executemany(_FORGET_ENDED, set(deleted))
+        self._bound = RowBound(self._bound.rows - len(deleted), self._bound.newest)
         return self._trim(connection, newest, limit) or len(deleted) == limit
 
     def _trim(self, connection: sqlite3.Connection, newest: int, limit: int) -> bool:

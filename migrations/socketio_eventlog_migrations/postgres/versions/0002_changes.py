@@ -164,7 +164,11 @@ BEGIN
         v_claim := NULL;
       END IF;
     WHEN 'ended' THEN
-      IF p_history AND eventstore.keep_ended(r->>0, r->>1, (r->>2)::integer) THEN
+      IF p_history AND r->>3 IN ('refused', 'never_accepted') THEN
+        DELETE FROM eventstore.session_history WHERE session = (
+          SELECT number FROM eventstore.sessions
+          WHERE namespace = r->>0 AND sid = r->>1 AND claim = coalesce((r->>2)::integer, claim));
+      ELSIF p_history AND eventstore.keep_ended(r->>0, r->>1, (r->>2)::integer) THEN
         PERFORM eventstore.note(r->>0, r->>1, 'ended', p_now, NULL, r->>3, NULL, p_position, p_uptime);
       END IF;
       DELETE FROM eventstore.sessions
