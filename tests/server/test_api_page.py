@@ -48,6 +48,9 @@ def test_page_shows_every_operation(chromium: Browser, server: ServerProcess, wi
         details.click()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert "Idempotency-Key" in page.locator("details").first.inner_text()
+    examples = page.locator("pre").all_inner_texts()
+    assert any("/events/OFFSET/recipients" in example for example in examples)
+    assert not any("%7B" in example for example in examples)  # a brace that stands for a value
     assert KEY not in page.content() and page.evaluate("localStorage.length + sessionStorage.length") == 0
     assert violations == []
     page.close()

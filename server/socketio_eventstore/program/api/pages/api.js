@@ -104,7 +104,8 @@ function typeOf(schema) {
 }
 
 function example(method, path, body) {
-  const url = new URL(`.${path.replace("{namespace}", "%2F").replace("{sid}", "SID")}`, document.baseURI);
+  const filled = path.replace("{namespace}", "%2F").replace(/\{(\w+)\}/g, (_, name) => name.toUpperCase());
+  const url = new URL(`.${filled}`, document.baseURI);
   const lines = ['curl -H "Authorization: Bearer $EVENTSTORE_API_KEY"'];
   if (body) {
     const names = body.required ?? [];
