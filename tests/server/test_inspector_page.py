@@ -159,9 +159,19 @@ def test_login_and_figures(chromium: Browser, server: ServerProcess) -> None:
 
 
 def test_link_opens_once(chromium: Browser, server: ServerProcess) -> None:
-    """The link of ``inspect`` opens the inspector, and leaves the address; a second time it does not."""
+    """The link of ``inspect`` opens the inspector, and leaves the address; a second time it does not.
+
+    It may be pasted where the page is open: then only the fragment changes.
+    """
     link = run(server.folder, "inspect").stdout.split("\n")[0]
     with opened(chromium, link) as page:
+        expect_figures(page)
+        assert "once" not in page.url
+        page.goto(f"{server.url}/inspect/#/constructor")
+        expect_figures(page)
+        page.goto(link)
+        expect(page.get_by_role("alert")).to_have_text("The link was used, or is too old.")
+        page.goto(run(server.folder, "inspect").stdout.split("\n")[0])
         expect_figures(page)
         assert "once" not in page.url
     with opened(chromium, link) as page:
@@ -175,7 +185,9 @@ def test_log(chromium: Browser, server: ServerProcess) -> None:
         page.get_by_role("link", name="Log", exact=True).click()
         rows = page.get_by_role("option")
         expect(rows.first).to_contain_text(re.compile("another|rare"))
+        expect(page.get_by_label("Namespace")).to_have_attribute("placeholder", "any")
         page.get_by_label("Room or sid").fill("odd")
+        expect(page.get_by_label("Namespace")).to_have_attribute("placeholder", "/")
         expect(rows.first).to_contain_text('{"number":2999}')
         page.wait_for_function(SCROLLED_TO, arg='{"number":1}')
         assert rows.count() < 60
@@ -221,6 +233,26 @@ def test_new_events_on_a_phone(chromium: Browser, server: ServerProcess) -> None
         result(call(server.port, "POST", "/emit", {"event": "fresher"}))
         page.get_by_role("button", name="New events").click()
         expect(rows.first).to_contain_text("fresher")
+
+
+def test_log_that_was_not_loaded(chromium: Browser, server: ServerProcess) -> None:
+    """The log tries again after a fault, and says what went wrong, also where it loads more."""
+    with opened(chromium, f"{server.url}/inspect/") as page:
+        log_in(page)
+        events, recipients = re.compile(r"/api/events\?"), re.compile(r"/recipients\?.*receipt=")
+        page.route(events, lambda route: route.fulfill(status=503, json={"detail": "Not at the moment."}))
+        page.get_by_role("link", name="Log", exact=True).click()
+        expect(page.get_by_role("status").last).to_have_text("Not at the moment.")
+        page.unroute(events)
+        rows = page.get_by_role("option")
+        rows.first.click()
+        page.route(recipients, lambda route: route.fulfill(status=503, json={"detail": "Not now."}))
+        pane = page.get_by_role("complementary")
+        pane.get_by_role("button", name="still miss it").click()
+        expect(pane.get_by_role("alert")).to_have_text("Not now.")
+        page.unroute(recipients)
+        pane.get_by_role("button", name="still miss it").click()
+        expect(pane.get_by_role("alert")).to_be_empty()
 
 
 @pytest.fixture(scope="module")

@@ -44,6 +44,28 @@ export async function get(path, query = {}, signal = undefined) {
   }
 }
 
+/**
+ * Makes `ask(path, query)`, like `get`, which shows answers with `show(answer)` and errors with `fail(text)`. A new
+ * question ends the one before, whose answer may come later.
+ */
+export function asker(signal, show, fail) {
+  let last = null;
+  signal.addEventListener("abort", () => last?.abort());
+  return async (path, query) => {
+    last?.abort();
+    last = new AbortController();
+    try {
+      const answer = await get(path, query, last.signal);
+      fail("");
+      show(answer);
+    } catch (error) {
+      if (error.name !== "AbortError") {
+        fail(error.message);
+      }
+    }
+  };
+}
+
 export function post(path, body = {}) {
   return ask(path, {
     method: "POST",

@@ -1,7 +1,7 @@
 // One event: its payload, and the sessions that have it or still miss it.
 
-import { get } from "./api.js";
-import { h } from "./dom.js";
+import { asker, get } from "./api.js";
+import { h, setText } from "./dom.js";
 import { count, duration, plural, room, time } from "./format.js";
 import { jsonView } from "./json-view.js";
 import { sessionHash } from "./session.js";
@@ -33,7 +33,7 @@ export async function showEvent(pane, offset, close, signal) {
     facts(event),
     h("h3", {}, event.args.length === 1 ? "Argument" : "Arguments"),
     jsonView(event.args),
-    recipients(path, found),
+    recipients(path, found, signal),
   );
 }
 
@@ -51,7 +51,7 @@ function facts(event) {
   return h("dl", { class: "facts" }, rows.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
 }
 
-function recipients(path, found) {
+function recipients(path, found, signal) {
   const total = found.confirmed + found.sent + found.missed;
   const list = h("ul", { class: "recipients" });
   const more = h("button", { class: "quiet", type: "button" }, "Show more");
@@ -66,22 +66,29 @@ function recipients(path, found) {
   const bar = h("div", { class: "shares", "aria-hidden": "true" }, Object.keys(RECEIPTS).map((name) => share(name, found[name], total)));
   let receipt = null;
   let next = found.next;
+  let isFirst = false;
+  const problem = h("p", { class: "error", role: "alert" });
+  const ask = asker(signal, show, (text) => setText(problem, text));
 
   function show(page) {
+    if (isFirst) {
+      list.replaceChildren();
+    }
+    isFirst = false;
     list.append(...page.recipients.map((one) => recipientRow(one, found.event.offset)));
     next = page.next;
     more.hidden = next === null;
   }
 
-  async function choose(name) {
+  function choose(name) {
     receipt = receipt === name ? null : name;
     buttons.forEach((button) => button.setAttribute("aria-pressed", button.classList.contains(receipt)));
-    const page = await get(path, { limit: PAGE, receipt });
-    list.replaceChildren();
-    show(page);
+    next = null;
+    isFirst = true;
+    ask(path, { limit: PAGE, receipt });
   }
 
-  more.addEventListener("click", async () => show(await get(path, { limit: PAGE, receipt, cursor: next })));
+  more.addEventListener("click", () => ask(path, { limit: PAGE, receipt, cursor: next }));
   show(found);
   return h(
     "section",
@@ -96,6 +103,7 @@ function recipients(path, found) {
         "have confirmed the event and left its rooms.",
     ),
     list,
+    problem,
     more,
   );
 }

@@ -4,9 +4,12 @@ import { debounced, h } from "./dom.js";
 
 const WAIT_MILLISECONDS = 300;
 
+/** A room is one of a namespace: without a name, the server looks in the main one. */
+export const NAMESPACE = { name: "namespace", label: "Namespace", placeholder: ({ room }) => (room ? "/" : "any") };
+
 /**
- * Makes the form. `fields` are `{ name, label, type, options, placeholder }`; `changed()` is called after a
- * change. Returns the element, `values()` and `set(query)`.
+ * Makes the form. `fields` are `{ name, label, type, options, placeholder }`, where the placeholder may be a
+ * function of all values; `changed()` is called after a change. Returns the element, `values()` and `set(query)`.
  */
 export function filters(label, fields, changed) {
   const inputs = new Map(fields.map((field) => [field.name, input(field)]));
@@ -38,18 +41,23 @@ export function filters(label, fields, changed) {
     changed();
   }
 
-  function showClear() {
+  const all = () => Object.fromEntries([...inputs].map(([name, one]) => [name, one.value.trim()]));
+
+  function showState() {
+    for (const { name, placeholder } of fields.filter((field) => typeof field.placeholder === "function")) {
+      inputs.get(name).placeholder = placeholder(all());
+    }
     const given = [...inputs.values()].filter((one) => one.value !== "").length;
     clear.disabled = given === 0;
     unfold.textContent = given === 0 ? "Filters" : `Filters (${given})`;
   }
 
-  element.addEventListener("input", showClear);
+  element.addEventListener("input", showState);
   return {
     element,
     values() {
-      showClear();
-      return Object.fromEntries([...inputs].map(([name, one]) => [name, one.value.trim()]));
+      showState();
+      return all();
     },
     set(query) {
       inputs.forEach((one, name) => {
@@ -58,7 +66,7 @@ export function filters(label, fields, changed) {
           one.value = value;
         }
       });
-      showClear();
+      showState();
     },
   };
 }
@@ -71,8 +79,9 @@ function input({ options, type = "text", placeholder = "" }) {
       Object.entries(options).map(([value, text]) => h("option", { value }, text)),
     );
   }
+  const text = typeof placeholder === "function" ? placeholder({}) : placeholder;
   const step = type === "datetime-local" ? { step: 1 } : {};
-  return h("input", { type, placeholder, spellcheck: "false", autocomplete: "off", autocapitalize: "off", ...step });
+  return h("input", { type, placeholder: text, spellcheck: "false", autocomplete: "off", autocapitalize: "off", ...step });
 }
 
 /** Puts values into the fragment, without a new entry in the history of the browser. */

@@ -3,7 +3,7 @@
 import { get } from "./api.js";
 import { h, setText } from "./dom.js";
 import { eventTime, showEvent } from "./event-detail.js";
-import { filters, remember } from "./filters.js";
+import { NAMESPACE, filters, remember } from "./filters.js";
 import { count, plural, room } from "./format.js";
 import { oneLine } from "./json-view.js";
 import { kept, live } from "./live.js";
@@ -18,7 +18,7 @@ const FIELDS = [
   { name: "text", label: "Text in the payload", type: "search", placeholder: "any" },
   { name: "event", label: "Event", placeholder: "any" },
   { name: "room", label: "Room or sid", placeholder: "any" },
-  { name: "namespace", label: "Namespace", placeholder: "any" },
+  NAMESPACE,
   { name: "since", label: "From", type: "datetime-local" },
   { name: "until", label: "Until", type: "datetime-local" },
 ];
@@ -39,6 +39,7 @@ export function logView(main, query) {
   let older = null;
   let newer = null;
   let isFollowing = false;
+  let isFailed = false;
 
   function wanted() {
     const { since, until, ...values } = form.values();
@@ -53,6 +54,7 @@ export function logView(main, query) {
     loading = new AbortController();
     remember("log", { ...form.values(), at: shown });
     fresh.hidden = true;
+    isFailed = false;
     older = newer = null;
     list.element.setAttribute("aria-busy", "true");
     await load(loading.signal, true);
@@ -82,6 +84,7 @@ export function logView(main, query) {
         return;
       }
       list.isComplete = true;
+      isFailed = error.status === 0 || error.status >= 500; // another try may help
       setText(status, error.message);
     } finally {
       if (loading?.signal === signal) {
@@ -109,6 +112,10 @@ export function logView(main, query) {
 
   /** Adds what is new at the top; where somebody reads, a button says so. */
   async function follow() {
+    if (newer === null && loading === null && isFailed) {
+      await reload();
+      return;
+    }
     const head = kept.at(-1)?.head;
     if (!head || newer === null || numberOf(head) <= numberOf(newer) || loading !== null || isFollowing) {
       return;
@@ -133,7 +140,8 @@ export function logView(main, query) {
         return;
       }
       newer = page.newer;
-      list.prepend(page.events.reverse());
+      list.prepend(page.events.reverse(), MOST);
+      list.isComplete ||= list.items.length >= MOST;
       showStatus();
     } catch (error) {
       if (error.status === 410) {

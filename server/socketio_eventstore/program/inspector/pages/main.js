@@ -16,13 +16,15 @@ const state = document.getElementById("state");
 const views = { now: nowView, log: logView, sessions: sessionsView, session: sessionView };
 const titles = { now: "Now", log: "Log", sessions: "Sessions", session: "Session" };
 
+const LINK = /^#once=([\w-]+)$/;
+
 let shown = null;
 
 /** The parts of the fragment `#/name/part/part?query`. */
 function place() {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
   const [name, ...parts] = path.split("/").map(decoded);
-  return { name: name in views ? name : "now", parts, query: new URLSearchParams(query) };
+  return { name: Object.hasOwn(views, name) ? name : "now", parts, query: new URLSearchParams(query) };
 }
 
 function decoded(part) {
@@ -84,7 +86,7 @@ function leave(message = "") {
 }
 
 async function begin() {
-  const link = /^#once=([\w-]+)$/.exec(location.hash);
+  const link = LINK.exec(location.hash);
   if (link) {
     history.replaceState(null, "", location.pathname);
     try {
@@ -93,6 +95,7 @@ async function begin() {
       leave(error.message);
       return;
     }
+    stop(); // the live figures of the former login
     enter();
     return;
   }
@@ -117,7 +120,8 @@ document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault(); // the fragment names the view
   main.focus();
 });
-addEventListener("hashchange", show);
+// A link that is pasted where the inspector is open changes the fragment only.
+addEventListener("hashchange", () => (LINK.test(location.hash) ? begin() : show()));
 for (const type of ["connected", "disconnected", "history", "figures"]) {
   live.addEventListener(type, showState);
 }

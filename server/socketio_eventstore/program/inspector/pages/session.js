@@ -1,7 +1,7 @@
 // Session: why its client misses something, the picture of its timeline, and the same in words.
 
-import { get, sessionPath } from "./api.js";
-import { h } from "./dom.js";
+import { asker, get, sessionPath } from "./api.js";
+import { h, setText } from "./dom.js";
 import { duration, plural, room, time } from "./format.js";
 import { timeline } from "./timeline.js";
 import { absenceOf, answers, explain } from "./why.js";
@@ -80,21 +80,20 @@ function why(session, signal) {
     answer,
   );
 
-  async function ask(offset) {
+  const askServer = asker(signal, show, (text) => answer.replaceChildren(h("span", { class: "error" }, text)));
+
+  function ask(offset) {
     input.value = offset;
-    if (!offset) {
+    if (offset) {
+      askServer(`/events/${encodeURIComponent(offset)}/recipients`, { limit: 1 });
+    } else {
       answer.replaceChildren();
-      return;
     }
-    try {
-      const { event } = await get(`/events/${encodeURIComponent(offset)}/recipients`, { limit: 1 }, signal);
-      const link = h("a", { href: `#/log?at=${encodeURIComponent(offset)}` }, event.event);
-      answer.replaceChildren(link, ` at ${time(new Date(event.emitted_at))}: `, ...linked(explain(session, event)));
-    } catch (error) {
-      if (error.name !== "AbortError") {
-        answer.replaceChildren(h("span", { class: "error" }, error.message));
-      }
-    }
+  }
+
+  function show({ event }) {
+    const link = h("a", { href: `#/log?at=${encodeURIComponent(event.offset)}` }, event.event);
+    answer.replaceChildren(link, ` at ${time(new Date(event.emitted_at))}: `, ...linked(explain(session, event)));
   }
 
   return { element, ask };
@@ -136,20 +135,26 @@ function words(session) {
   );
 }
 
-function events(session, ask, signal) {
+function events(session, choose, signal) {
   const list = h("ol", { class: "happened" });
   let older = session.events_older;
-  const more = h("button", { class: "quiet", type: "button", hidden: older === null, onclick: load }, "Show earlier events");
+  const more = h("button", { class: "quiet", type: "button", hidden: older === null, onclick: askMore }, "Show earlier events");
 
-  function show(found) {
-    list.append(...found.toReversed().map((event) => eventRow(session, event, ask)));
-  }
+  const problem = h("p", { class: "error", role: "alert" });
+  const ask = asker(signal, showPage, (text) => setText(problem, text));
 
-  async function load() {
-    const page = await get(sessionPath(session.namespace, session.sid), { limit: LIMIT, before: older }, signal);
+  function showPage(page) {
     older = page.events_older;
     more.hidden = older === null;
     show(page.events);
+  }
+
+  function show(found) {
+    list.append(...found.toReversed().map((event) => eventRow(session, event, choose)));
+  }
+
+  function askMore() {
+    ask(sessionPath(session.namespace, session.sid), { limit: LIMIT, before: older });
   }
 
   show(session.events);
@@ -159,6 +164,7 @@ function events(session, ask, signal) {
     h("h2", {}, "Events for it, the newest first"),
     h("p", { class: "soft small" }, "Derived from its rooms and the log."),
     session.events.length ? list : h("p", { class: "notice" }, "None."),
+    problem,
     more,
   );
 }

@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { h, setText } from "./dom.js";
-import { filters, remember } from "./filters.js";
+import { NAMESPACE, filters, remember } from "./filters.js";
 import { count, duration, plural, time } from "./format.js";
 import { kept, live } from "./live.js";
 import { sessionHash } from "./session.js";
@@ -13,7 +13,7 @@ const FIELDS = [
   { name: "state", label: "State", options: { "": "any", connected: "connected", away: "away", connecting: "connecting" } },
   { name: "room", label: "Room or sid", placeholder: "any" },
   { name: "identity", label: "Identity", placeholder: "any" },
-  { name: "namespace", label: "Namespace", placeholder: "any" },
+  NAMESPACE,
 ];
 
 export function sessionsView(main, query) {

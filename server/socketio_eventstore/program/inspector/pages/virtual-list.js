@@ -63,10 +63,14 @@ export class VirtualList {
     this._draw();
   }
 
-  /** Adds items at the top; what is visible stays where it is, unless the top itself is visible. */
-  prepend(items) {
+  /**
+   * Adds items at the top; what is visible stays where it is, unless the top itself is visible. Beyond `most`
+   * items the last ones go.
+   */
+  prepend(items, most) {
     const isAtTop = this.isAtTop;
     this.items.unshift(...items);
+    this.items.length = Math.min(this.items.length, most);
     if (this.selected >= 0) {
       this.selected += items.length;
     }
