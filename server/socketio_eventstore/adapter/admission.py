@@ -176,7 +176,8 @@ class Admission:
             return
         pid = auth.get("pid") if isinstance(auth, dict) else None
         if connection.place is not None and not connection.place.is_joined:
-            if not (connection.place.may_join or self._opens(namespace, pid)):
+            connection.place.is_extra = not connection.place.may_join
+            if connection.place.is_extra and not self._opens(namespace, pid):
                 self._refuse_address(connection, namespace, connection.place)
                 return
             connection.place.join()
@@ -195,6 +196,9 @@ class Admission:
         if self._recovers(connection, namespace) and isinstance(auth, dict):
             pid, offset = auth.get("pid"), auth.get("offset")
             auth = {key: value for key, value in auth.items() if key not in ("pid", "offset")}
+        if pid is None and connection.place is not None and not connection.place.may_open:
+            self._refuse_address(connection, namespace, connection.place)
+            return
         answer: asyncio.Future[Any]
         is_open = not self._application.needs_token(namespace)
         if pid is None and is_open and not self._application.handles("connect", namespace):
@@ -228,7 +232,7 @@ class Admission:
         if not place.is_refused:
             place.is_refused = True
             end, loop = self._application.reason.SERVER_DISCONNECT, asyncio.get_running_loop()
-            loop.call_later(REFUSED_SECONDS, connection.close_after_flush, end)
+            loop.call_later(REFUSED_SECONDS, _close_unless_used, connection, end)
 
     def _answered(self, connection: EngineConnection, namespace: str, _: asyncio.Future[Any]) -> None:
         answers = self._connecting[connection.id]
@@ -437,7 +441,10 @@ class Admission:
         token: Token | None,
         refused: RefusedRecovery | None = None,
     ) -> Attempt | None:
-        """Open a new session, on disk before the connect handler runs."""
+        """Open a new session, on disk before the connect handler runs; None for a client that may not."""
+        if connection.place is not None and not connection.place.may_open:
+            self._refuse_address(connection, namespace, connection.place)
+            return None
         pid, opened = self._new_session(connection, namespace, offset, auth, refused)
         more = () if token is None else token.opening(namespace, opened.sid)
         opening = OpenSession(opened, connection, more=more)
@@ -664,6 +671,12 @@ class Admission:
         except StoreError as error:
             text = f"CONNECT of {connection.id} could not be answered. {error}"
             self._failures.failed("answer", text)
+
+
+def _close_unless_used(connection: EngineConnection, reason: str) -> None:
+    """Close a connection whose address has too many, unless a session was recovered on it."""
+    if not connection.sessions:
+        connection.close_after_flush(reason)
 
 
 def _is_other_identity(attempt: Attempt, decision: Decision) -> bool:

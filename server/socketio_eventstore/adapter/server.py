@@ -19,6 +19,7 @@ from socketio_eventlog.records import Event, SessionEnd
 from socketio_eventstore.adapter import encoder, history
 from socketio_eventstore.adapter.acknowledgements import AcknowledgementIds, Call, current_call
 from socketio_eventstore.adapter.admin_ui import AdminUi
+from socketio_eventstore.adapter.admission import REFUSED_SECONDS
 from socketio_eventstore.adapter.authentication import Authentication
 from socketio_eventstore.adapter.clients import Clients
 from socketio_eventstore.adapter.decoder import Decoder
@@ -194,6 +195,7 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
             connection_closed=self._clients.connection_closed,
             handle_message=self._clients.handle_message,
             ping_written=self._clients.ping_written,
+            sessions_left=self._start_idle_timer,
             flush=self._clients.flush,
         )
 
@@ -667,14 +669,27 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
                 return False
         connection.head.request_id = self._request_ids.of(connection.head, self.eio.access)
         self.environ[connection.id] = connection.head
-        loop = asyncio.get_running_loop()
-        connection.idle_timer = loop.call_later(self.connect_timeout, self._close_if_idle, connection.id)
+        self._start_idle_timer(connection)
         return True
+
+    def _start_idle_timer(self, connection: EngineConnection) -> None:
+        """Close a connection in a while, unless its client joins a namespace."""
+        if connection.idle_timer is not None:
+            connection.idle_timer.cancel()
+        place, seconds = connection.place, self.connect_timeout
+        if place is not None and not place.may_open:  # its session went to a newer connection
+            seconds = min(seconds, REFUSED_SECONDS)
+        loop = asyncio.get_running_loop()
+        connection.idle_timer = loop.call_later(seconds, self._close_if_idle, connection.id)
 
     def _close_if_idle(self, eio_sid: str) -> None:
         connection = self.eio.connection(eio_sid)
-        if connection is not None and self._clients.is_idle(connection):
+        if connection is None or connection.sessions:
+            return
+        if self._clients.is_idle(connection):
             connection.close_after_flush(self.reason.SERVER_DISCONNECT)
+        else:  # the answer to CONNECT may be a refusal
+            self._start_idle_timer(connection)
 
     async def _send_packet(self, eio_sid: str, pkt: Any) -> None:
         connection, runtime = self.eio.connection(eio_sid), self.manager.runtime

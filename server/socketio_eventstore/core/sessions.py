@@ -81,6 +81,10 @@ class ClientConnection(ABC):
     def unsent_bytes(self) -> int:
         """Bytes that were handed over and have not left yet."""
 
+    def sessions_left(self) -> None:
+        """Take note that the last session was taken off the connection."""
+        return
+
     def ping_written(self, position: int, now: float) -> None:
         """Record the position that lies before a ping; ``now`` is the uptime in seconds.
 
@@ -273,6 +277,8 @@ class Session:
             current.deferred_packets, current.deferred_bytes = None, 0
             if connection.sessions.get(self.namespace) is self:
                 del connection.sessions[self.namespace]
+                if not connection.sessions:
+                    connection.sessions_left()
         return connection
 
     def transport_closed(self, now: float) -> None:

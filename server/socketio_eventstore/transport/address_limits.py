@@ -2,7 +2,8 @@
 
 A handshake takes a place among the handshakes of its address until its client asks for a namespace. Then
 the connection takes a place among the connections. So a client that returns with a valid private id gets
-as far as naming it, and passes, although its address has no more connections to give.
+as far as naming it, and passes, although its address has no more connections to give. It opens no new
+session then.
 """
 
 from __future__ import annotations
@@ -32,7 +33,15 @@ class AddressPlace:
     """Whether the connection counts as one, and no longer as a handshake."""
     is_refused: bool = False
     """Whether the client was refused, and its connection is about to end."""
+    is_extra: bool = False
+    """Whether the client was let in above the limit, to return to its session."""
     _is_free: bool = False
+
+    @property
+    def may_open(self) -> bool:
+        """Whether the client may open a new session, and the connection stay without one for long."""
+        limit = self._limits.connections
+        return not (self.is_extra and limit and self._counts.connections > limit)
 
     @property
     def may_join(self) -> bool:

@@ -55,6 +55,7 @@ class EngineServer(Protocol):
     connection_closed: Callable[[EngineConnection, str], None]
     handle_message: HandleMessage
     ping_written: Callable[[EngineConnection], None]
+    sessions_left: Callable[[EngineConnection], None]
     flush: Callable[[], None]
     packet_log: PacketLog | None
 
@@ -84,7 +85,8 @@ class EngineConnection(ClientConnection):
         self._websocket: WebSocket | None = None
         self._poll_buffer = PollBuffer()
         self.idle_timer: asyncio.TimerHandle | None = None
-        """Ends the connection unless the client joins a namespace; cancelled by the close."""
+        """Ends the connection unless the client joins a namespace; starts again when the client has left all
+        namespaces; cancelled by the close."""
         self.wants_base64 = False
         """Whether binary packets are sent as text on a WebSocket, too."""
         self.poll_packets: int | None = None
@@ -156,6 +158,11 @@ class EngineConnection(ClientConnection):
     async def answers_ping(self) -> bool:
         """Whether the client answers a ping that is written from now on; False when the transport ends."""
         return not self.closed and await self._heartbeat.prove()
+
+    def sessions_left(self) -> None:
+        """Tell the engine that the client has left all namespaces."""
+        if not self.closed:
+            self._engine.sessions_left(self)
 
     # Closing ----------------------------------------------------------------------------------------
 

@@ -155,6 +155,8 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
     """Called for each message of a client."""
     ping_written: Callable[[EngineConnection], None]
     """Called after a ping has been written behind the frames sent before."""
+    sessions_left: Callable[[EngineConnection], None]
+    """Called when the last session of an open connection was taken off it."""
     flush: Callable[[], None]
     """Writes the dispatched frames to the connections."""
     packet_log: PacketLog | None
@@ -191,6 +193,7 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
         connection_closed: Callable[[EngineConnection, str], None],
         handle_message: HandleMessage,
         ping_written: Callable[[EngineConnection], None],
+        sessions_left: Callable[[EngineConnection], None],
         flush: Callable[[], None],
     ) -> None:
         """Set the limits and the callbacks, before the first connection.
@@ -222,6 +225,7 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
         self.connection_closed = connection_closed
         self.handle_message = handle_message
         self.ping_written = ping_written
+        self.sessions_left = sessions_left
         self.flush = flush
         self.count_traffic(None)
 
