@@ -16,6 +16,8 @@ from socketio_eventstore.transport.inbox import Inbox, InboxOwner, Packet
 
 BURST_SECONDS: Final = 2.0
 """A client that was quiet may send at once what the limit allows in this time."""
+LEAST_EVENTS: Final = 2.0
+"""A bucket of one event would be empty after each, and its client never in bounds."""
 LAST_SECONDS: Final = 1.0
 """The longest time before a client is disconnected that went on above a limit."""
 
@@ -42,17 +44,21 @@ class RateLimits:
 class TokenBucket:
     """What a client may still send; below zero, the client has to wait. Pure, without a clock."""
 
-    __slots__ = ("_at", "_level", "_most", "_rate")
+    __slots__ = ("_at", "_level", "_most", "_rate", "was_full")
 
     def __init__(self, rate: float, least: float, now: float) -> None:
         """``rate`` is per second; the bucket holds ``BURST_SECONDS`` of it, and at least ``least``."""
         self._rate = rate
         self._most = self._level = max(rate * BURST_SECONDS, least)
         self._at = now
+        self.was_full = True
+        """Whether the bucket was full before the last ``take``: the client had a rest."""
 
     def take(self, amount: float, now: float) -> float:
         """Take an amount that has come already; return the seconds until more may come."""
-        self._level = min(self._most, self._level + (now - self._at) * self._rate) - amount
+        refilled = self._level + (now - self._at) * self._rate
+        self.was_full = refilled >= self._most
+        self._level = min(self._most, refilled) - amount
         self._at = now
         return 0.0 if self._level > 0 else (1e-3 - self._level) / self._rate
 
@@ -81,10 +87,10 @@ class RateLimitedInbox(Inbox):
         self._limits = limits
         now = asyncio.get_running_loop().time()
         rates = (
-            ("events_per_second", limits.events_per_second),
-            ("bytes_per_second", limits.bytes_per_second),
+            ("events_per_second", limits.events_per_second, LEAST_EVENTS),
+            ("bytes_per_second", limits.bytes_per_second, 1.0),
         )
-        self._buckets = [(name, TokenBucket(rate, 1.0, now)) for name, rate in rates if rate]
+        self._buckets = [(name, TokenBucket(rate, least, now)) for name, rate, least in rates if rate]
         self._pause: asyncio.TimerHandle | None = None
         self._ends_at = 0.0
         self._since: float | None = None
@@ -125,6 +131,8 @@ class RateLimitedInbox(Inbox):
             seconds = bucket.take(amount, now)
             if seconds > longest:
                 longest, exceeded = seconds, name
+        if all(bucket.was_full for _, bucket in self._buckets):
+            self._since = None
         if longest:
             self._hold_back(exceeded, now, longest)
         elif self._since is not None and all(bucket.is_half_full for _, bucket in self._buckets):
