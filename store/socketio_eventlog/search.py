@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from socketio_eventlog.records import LoggedEvent
+
+_LOWERED: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+
+
+def lowered(text: str) -> str:
+    """Return a text as the engines lower a payload: capital ASCII letters only."""
+    return text.translate(_LOWERED)
 
 
 @dataclass(frozen=True, slots=True)
