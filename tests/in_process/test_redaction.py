@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+from socketio_eventlog.log import Log
 from socketio_eventlog.records import Redacted
 from socketio_eventlog.sqlite import check, copies
 from socketio_eventlog.sqlite.log import EventLog
@@ -82,7 +85,41 @@ async def test_unreadable_event_is_healed(path: Path) -> None:
         old = OldEvents(log, TextEncoder())
         assert await old.unreadable([(1, 2)]) == [2]
         await append(log, [REDACTED])
-        old.replaced(2)
+        await old.replaced(2)
+        assert await old.unreadable([(1, 2)]) == []
+
+
+class SlowAnswers:
+    """A log that gives the unreadable events, which it has found, when the test says so."""
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+        self.has_read, self.goes_on = asyncio.Event(), asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    async def unreadable(self, *arguments: Any) -> list[int]:
+        found = await self._log.unreadable(*arguments)
+        self.has_read.set()
+        await self.goes_on.wait()
+        return found
+
+
+async def test_redaction_while_a_client_returns(path: Path) -> None:
+    """A check that has read the former event does not count it afterwards: nobody is poisoned."""
+    async with opened(path) as log:
+        await commit(log, [event(), event()._replace(name="connect", payload='["connect"]')])
+    async with opened(path) as log:
+        slow = SlowAnswers(log)
+        old = OldEvents(cast("Log", slow), TextEncoder())
+        returning = asyncio.create_task(old.unreadable([(1, 2)]))
+        await slow.has_read.wait()
+        await append(log, [REDACTED])
+        redacting = asyncio.create_task(old.replaced(2))
+        await asyncio.sleep(0)
+        slow.goes_on.set()
+        await asyncio.gather(returning, redacting)
         assert await old.unreadable([(1, 2)]) == []
 
 

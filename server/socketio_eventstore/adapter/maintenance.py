@@ -83,7 +83,7 @@ class Maintenance:
         event = self._event(runtime, message)
         if not await runtime.queue.submit(Redact(Redacted(sequence, event.name, event.payload))):
             raise EventNotFound(offset)
-        runtime.recovery.replaced(sequence)
+        await runtime.recovery.replaced(sequence)
         # Reads are answered in order: a replay that has read the former content has sent it by now.
         await runtime.log.read([sequence])
         try:

@@ -54,9 +54,13 @@ class OldEvents:
             for sequence in unreadable[bisect_left(unreadable, first) : bisect_right(unreadable, last)]
         ]
 
-    def replaced(self, sequence: int) -> None:
-        """Take note that an event was replaced by one that clients can read."""
-        self._unreadable = [one for one in self._unreadable if one != sequence]
+    async def replaced(self, sequence: int) -> None:
+        """Take note that an event was replaced by one that clients can read.
+
+        A check that runs may have read the former event: it ends before.
+        """
+        async with self._checking:
+            self._unreadable = [one for one in self._unreadable if one != sequence]
 
     async def _check(self, segment: int) -> None:
         first = segment * SEGMENT_EVENTS

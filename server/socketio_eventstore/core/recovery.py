@@ -151,10 +151,10 @@ class Recovery:
         away_since = session.away_since
         return away_since is not None and uptime - away_since > self._limits.max_disconnection_seconds
 
-    def replaced(self, sequence: int) -> None:
+    async def replaced(self, sequence: int) -> None:
         """Take note that an event was replaced by one that clients can read."""
         if self._old_events is not None:
-            self._old_events.replaced(sequence)
+            await self._old_events.replaced(sequence)
 
     def find(
         self, namespace: str, pid: object, offset: object, uptime: float, auth_hash: AuthHash = _no_hash
