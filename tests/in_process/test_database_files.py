@@ -101,6 +101,16 @@ def test_damage_is_found(database: Path, statement: str, expected: str) -> None:
     assert any(problem.startswith(expected) for problem in problems(database)), problems(database)
 
 
+async def test_deep_payloads_are_sound(path: Path) -> None:
+    """A payload that Python does not parse is compared by its name, also one with a comma."""
+    deep = "[" * 100_000 + "]" * 100_000
+    async with opened(path) as log:
+        await commit(
+            log, [event()._replace(name=name, payload=f'["{name}",{deep}]') for name in ("a", "a,b")]
+        )
+        assert problems(path) == []
+
+
 def test_noted_change_is_no_problem(database: Path) -> None:
     """A change that the server notices breaks no promise: the report only mentions it."""
     change(database, "DELETE FROM events WHERE offset = 4098")

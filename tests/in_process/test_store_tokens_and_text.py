@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from socketio_eventlog.history import ROOM_NOT_NAMED
 from socketio_eventlog.log import Log
 from socketio_eventlog.records import (
@@ -39,6 +41,19 @@ async def test_a_token_stays_with_its_session(store: Store) -> None:
     async with store.open() as log:
         (found, _) = await stored_sessions(log)
         assert (found.token_expires_at, found.token_rooms) == (None, ())
+
+
+@pytest.mark.parametrize("rooms", ["[", '"ab"', "[{}]", "[" * 100_000])
+async def test_a_token_that_another_program_broke(
+    store: Store, rooms: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A start leaves out the session whose rooms cannot be read, says so, and has the others."""
+    async with store.open() as log:
+        await commit(log, [session(), session("s2"), TokenAccepted("/", "s1", None, ("a",))])
+    store.sql(f"UPDATE sessions SET token_rooms = '{rooms}' WHERE sid = 's1'")
+    async with store.open() as log:
+        assert [found.sid for found in await stored_sessions(log)] == ["s2"]
+    assert "session s1 of / has token_rooms that are no JSON array" in caplog.text
 
 
 async def test_a_membership_ends_before_its_change(store: Store) -> None:
@@ -97,6 +112,7 @@ async def test_a_search_finds_text_and_times(store: Store) -> None:
         assert await find(text="SURE") == [1, 2]
         assert await find(text="0% s") == [1]
         assert await find(text="ärger") == [4]
+        assert await find(text="a" * 60_000) == []
         assert await find(text="a_b") == [5]
         assert await find(emitted_from=2.0, emitted_before=4.0) == [2, 3]
         assert await find(text="r", newest_first=True, max_events=2) == [3, 4]

@@ -7,9 +7,9 @@ from collections import defaultdict
 from functools import lru_cache
 from typing import Any, Final
 
-from socketio_eventlog.event_rows import rooms_from_json
 from socketio_eventlog.postgres.connection import Connection, flush
 from socketio_eventlog.records import Membership, Offset, Publication, Room, StoredSession
+from socketio_eventlog.session_rows import with_token_rooms
 
 _SESSIONS: Final = """
 SELECT namespace, sid, pid_hash, start_epoch, start_offset, former_offset, identity, data, away_since,
@@ -62,7 +62,7 @@ async def sessions(connection: Connection, pruned_through: int) -> list[StoredSe
     for namespace, sid, room, joined_after, left_after in await cursor.fetchall():
         memberships[namespace, sid].append(Membership(_room(room), joined_after, left_after))
     cursor = await connection.execute(_SESSIONS)
-    rows = await cursor.fetchall()
+    rows = with_token_rooms(await cursor.fetchall())
     await flush(connection)
     return [
         StoredSession(
@@ -82,7 +82,7 @@ async def sessions(connection: Connection, pruned_through: int) -> list[StoredSe
             claimed_in=claimed_in,
             node=node,
             token_expires_at=token_expires_at,
-            token_rooms=rooms_from_json(token_rooms),
+            token_rooms=token_rooms,
         )
         for (
             namespace,

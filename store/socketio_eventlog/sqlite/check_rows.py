@@ -145,6 +145,16 @@ def _parsed(text: str) -> object:
     try:
         return json.loads(text)
     except RecursionError:  # nested more deeply than Python reads; clients do
-        return json.loads(text[: text.index(",")] + "]") if text.startswith('["') and "," in text else {}
+        return _beginning(text)
+    except ValueError:
+        return None
+
+
+def _beginning(text: str) -> object:
+    """Return an array that has only the name of an event; an empty object for what is no event."""
+    if not text.startswith('["'):
+        return {}
+    try:
+        return [json.JSONDecoder().raw_decode(text, 1)[0]]
     except ValueError:
         return None

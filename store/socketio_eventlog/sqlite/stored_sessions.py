@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections import defaultdict
 from typing import Final
 
 from socketio_eventlog.records import Membership, Offset, StoredSession
+from socketio_eventlog.session_rows import with_token_rooms
 
 _LOAD: Final = """
 SELECT namespace, sid, pid_hash, start_boot, start_offset, former_offset, identity, data, away_since,
@@ -31,7 +31,7 @@ def load(connection: sqlite3.Connection, pruned_through: int) -> list[StoredSess
         _LOAD_MEMBERSHIPS, (pruned_through,)
     ):
         memberships[namespace, sid].append(Membership(room, joined_after, left_after))
-    rows = connection.execute(_LOAD)
+    rows = with_token_rooms(connection.execute(_LOAD))
     return [
         StoredSession(
             namespace=namespace,
@@ -49,7 +49,7 @@ def load(connection: sqlite3.Connection, pruned_through: int) -> list[StoredSess
             claim=claim,
             node=node,
             token_expires_at=token_expires_at,
-            token_rooms=None if token_rooms is None else tuple(json.loads(token_rooms)),
+            token_rooms=token_rooms,
         )
         for (
             namespace,
