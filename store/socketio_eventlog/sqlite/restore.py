@@ -171,6 +171,6 @@ def _take_in_wal(path: Path, note: str) -> bool:
         return False
     if busy:
         raise NothingChanged(
-            f"A program reads {path}, whose WAL has events of a killed server; end it first."
+            f"A program reads {path}, whose WAL has events that the file lacks; end it first."
         )
     return True
