@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import aiohttp
 import pytest
@@ -14,6 +16,10 @@ from socketio_eventlog.errors import ConditionFailed, DatabaseTooNew, LogFull, S
 from socketio_eventstore.program.api.app import api_application
 from socketio_eventstore.program.api.endpoints import Call, Endpoint
 from socketio_eventstore.program.api.publish import validated
+from socketio_eventstore.program.slow_requests import closes_slow_requests
+from support.processes import DEADLINE
+
+INFLATED_BYTES = 20_000_000
 
 
 @asynccontextmanager
@@ -45,6 +51,31 @@ async def test_wrong_compression(caplog: pytest.LogCaptureFixture) -> None:
     ):
         assert (response.status, response.content_type) == (400, "application/problem+json")
     assert not any("failed" in message for message in caplog.messages)
+
+
+async def test_compressed_body_that_is_not_read() -> None:
+    """A body that no handler reads is not inflated: it may stand for a thousand times its bytes."""
+    contents: list[aiohttp.StreamReader] = []
+
+    async def refuse(request: web.Request) -> web.Response:
+        contents.append(request.content)
+        return web.Response(status=405)
+
+    app = web.Application(middlewares=[closes_slow_requests(DEADLINE)])
+    app.router.add_post("/", refuse)
+    bomb = gzip.compress(bytes(INFLATED_BYTES))
+    head = (
+        "POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        f"Content-Encoding: gzip\r\nContent-Length: {len(bomb)}\r\n\r\n"
+    )
+    async with TestServer(app) as serving:
+        reader, writer = await asyncio.open_connection(serving.host, serving.port)
+        writer.write(head.encode() + bomb)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 405")
+        with suppress(ConnectionResetError):
+            await reader.read()
+        writer.close()
+    assert contents[0].total_bytes < INFLATED_BYTES / 10
 
 
 @pytest.mark.parametrize(

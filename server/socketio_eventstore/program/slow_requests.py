@@ -26,6 +26,8 @@ def closes_slow_requests(timeout_seconds: float) -> Middleware:
     """Return a middleware that closes a connection if a body is incomplete or unread after the timeout.
 
     A body that does not fit its encoding, and so is never complete, is an invalid request.
+    What a handler has not read of a compressed body is not read: aiohttp would inflate it, and two megabytes
+    that stand for two gigabytes would stop the event loop for seconds.
     """
     unread, failures = UnreadResponses(), RepeatedFailures(logger)
 
@@ -45,6 +47,8 @@ def closes_slow_requests(timeout_seconds: float) -> Middleware:
             raise web.HTTPBadRequest(text="The body does not fit its encoding.\n") from None
         finally:
             timer.cancel()
+            if "Content-Encoding" in request.headers and not request.content.is_eof():
+                request.content.set_exception(web.RequestPayloadError("The body is not read."))
 
     return with_timeout
 
