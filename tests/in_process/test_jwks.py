@@ -83,15 +83,32 @@ async def test_an_unknown_key_id_fetches_again() -> None:
         issuer.now = 10.0
         assert await numbers(keys, "two") == own(1) and issuer.requests == 2
         for _ in range(5):
-            with pytest.raises(UnknownKey):
+            with pytest.raises(KeysNotAvailable):
                 await numbers(keys, "invented")
-        with pytest.raises(UnknownKey):
+        with pytest.raises(KeysNotAvailable):
             await numbers(keys, "one")  # withdrawn
         assert issuer.requests == 2
         issuer.now = 20.0
         with pytest.raises(UnknownKey):
             await numbers(keys, "invented")
         assert issuer.requests == 3
+
+
+async def test_strangers_do_not_keep_a_new_key_away() -> None:
+    """A client with a new key is not refused because a stranger has just used the fetch."""
+    async with issuing() as (issuer, keys):
+        await numbers(keys)
+        for rotation in (1, 2):
+            issuer.now += 10.0
+            with pytest.raises(UnknownKey):
+                await numbers(keys, "invented")
+            issuer.keys.append(jwk("RS256", f"new {rotation}", rotation))
+            with pytest.raises(KeysNotAvailable):  # the client tries again
+                await numbers(keys, f"new {rotation}")
+            issuer.now += 10.0
+            with pytest.raises(UnknownKey):
+                await numbers(keys, "invented")
+            assert await numbers(keys, f"new {rotation}") == own(rotation)
 
 
 async def test_a_key_fits_id_and_algorithm() -> None:
@@ -117,6 +134,7 @@ async def test_a_key_fits_id_and_algorithm() -> None:
             ("hs", "HS256"),
             ("ops", "EdDSA"),
         ]:
+            issuer.now += 10.0
             with pytest.raises(UnknownKey):
                 await keys.key(key_id, algorithm)
         issuer.keys.append(jwk("RS256", "another", 1))
@@ -124,6 +142,7 @@ async def test_a_key_fits_id_and_algorithm() -> None:
         await asyncio.gather(*(keys.key("elliptic", "ES256") for _ in range(3)))
         assert keys._fetching is not None
         await keys._fetching
+        issuer.now = 410.0
         with pytest.raises(UnknownKey):
             await keys.key(None, "RS256")
 
@@ -138,8 +157,10 @@ async def test_a_key_fits_id_and_algorithm() -> None:
         lambda: web.Response(text="<html>"),
         lambda: web.Response(text='{"keys": {}}'),
         lambda: web.json_response({"keys": [{}] * 101}),
+        lambda: web.json_response({"keys": []}),
+        lambda: web.json_response({"keys": [{}]}),
     ],
-    ids=["500", "redirect", "huge", "deep", "html", "object", "many"],
+    ids=["500", "redirect", "huge", "deep", "html", "object", "many", "empty", "unusable"],
 )
 async def test_garbage_is_no_set(response: Callable[[], web.Response]) -> None:
     """A set that cannot be used leaves no key, then the former ones, and is asked for again with a pause."""

@@ -61,18 +61,21 @@ class Jwks:
     async def key(self, key_id: str | None, algorithm: str) -> Key:
         """Return the key for a token. Raises UnknownKey, KeysNotAvailable.
 
-        A token without key id has a key only if a single one fits the algorithm.
+        A token without key id has a key only if a single one fits the algorithm. KeysNotAvailable also
+        stands for an unknown key while no fetch is allowed.
         """
         if self._age(self._fetched_at) > LONGEST_SECONDS:
             await self._fetch_now()
         elif self._age(self._fetched_at) > FRESH_SECONDS and self._may_fetch:
             _ = self._begin_fetch()  # nobody waits for it
         found = self._find(key_id, algorithm)
-        if found is None and (self._fetching is not None or self._may_fetch):
+        if found is None:
+            # Not UnknownKey while no fetch is allowed: a stranger with an unknown id may have used the fetch
+            # just before a rotation, and the client with the new key would be refused for good.
             await self._fetch_now()
             found = self._find(key_id, algorithm)
         if found is None:
-            raise KeysNotAvailable if self._has_failed else UnknownKey
+            raise UnknownKey
         return found
 
     @property
@@ -149,7 +152,7 @@ async def _content(url: str) -> bytes:
 
 
 def keys_of(content: bytes) -> list[tuple[str | None, Key]]:
-    """Return the usable keys of a set, each with its id. Raises FetchFailed for what is no set."""
+    """Return the usable keys of a set, each with its id. Raises FetchFailed for one without any."""
     try:
         found: Any = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -159,7 +162,10 @@ def keys_of(content: bytes) -> list[tuple[str | None, Key]]:
         raise FetchFailed('no list "keys"')
     if len(entries) > MAX_KEYS:
         raise FetchFailed(f"more than {MAX_KEYS} keys")
-    return [key for key in map(_entry, entries) if key is not None]
+    keys = [key for key in map(_entry, entries) if key is not None]
+    if not keys:  # a fault of the issuer, which must not drop the known keys
+        raise FetchFailed("no usable key")
+    return keys
 
 
 def _entry(jwk: object) -> tuple[str | None, Key] | None:
