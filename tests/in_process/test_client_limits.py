@@ -14,7 +14,7 @@ import pytest
 from socketio_eventstore.core.sessions import State
 from socketio_eventstore.transport.rate_limits import TokenBucket
 from support.clients import NodeClients
-from support.embedded import Server, Socket, away, serving, until
+from support.embedded import Server, Socket, answering_pings, away, serving, until
 from support.processes import HOST
 from support.tokens import authentication, token_of
 
@@ -110,7 +110,8 @@ async def test_sessions_of_one_identity(path: Path) -> None:
         auth = {"token": token_of()}
         first, second = await server.client(auth), await server.client(auth)
         sockets = [await server.socket() for _ in range(5)]
-        codes = await asyncio.gather(*(code_of(socket, f"40{json.dumps(auth)}") for socket in sockets))
+        async with answering_pings(first, second):
+            codes = await asyncio.gather(*(code_of(socket, f"40{json.dumps(auth)}") for socket in sockets))
         assert codes == ["sessions_per_identity"] * 5
         await server.client({"token": token_of("bob")})
         await away(server, first)
@@ -135,7 +136,8 @@ async def test_sessions_that_handlers_bind(path: Path) -> None:
     async with serving(path, recovery={"sessions_per_identity": 1}, register=register) as server:
         client = await server.client()
         await server.sio.bind(client.sid, "ann")
-        assert await code_of(await server.socket()) == "sessions_per_identity"
+        async with answering_pings(client):
+            assert await code_of(await server.socket()) == "sessions_per_identity"
         await server.sio.disconnect(client.sid)
         await server.client()
 

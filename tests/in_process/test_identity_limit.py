@@ -7,7 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from support.embedded import Socket, away, serving, until
+import pytest
+
+from socketio_eventstore.adapter import identity_limit
+from socketio_eventstore.core.sessions import State
+from support.embedded import Socket, answering_pings, away, serving, until
 from support.tokens import authentication, token_of
 
 
@@ -105,3 +109,35 @@ async def test_deferred_bindings_keep_their_places(path: Path) -> None:
         await until(lambda: registry.of_identity("bob"))
         assert [len(registry.of_identity(user)) for user in ("ann", "bob")] == [1, 1]
         assert not server.sio.clients.identity_limit._opening
+
+
+@pytest.mark.parametrize("binds", [False, True], ids=["token", "bind"])
+async def test_a_half_open_tab_locks_nobody_out(
+    path: Path, monkeypatch: pytest.MonkeyPatch, binds: bool
+) -> None:
+    """While a client of the user does not answer, the next one tries again, and then takes its place."""
+    monkeypatch.setattr(identity_limit, "ANSWER_SECONDS", 0.2)
+
+    def register(sio: Any) -> None:
+        if binds:
+            binding(sio)
+        else:
+            sio.authentication = authentication()
+
+    auth = {"user": "ann"} if binds else {"token": token_of()}
+    recovery = {"sessions_per_identity": 1}
+    async with serving(path, recovery=recovery, register=register, ping_timeout=1) as server:
+        silent = await server.client(auth)
+        for _ in range(2):
+            early = await server.socket()
+            await early.send(f"40{json.dumps(auth)}")
+            assert await early.rest() == []
+        assert not server.sio.clients.refused
+        registry = (await server.manager.start()).registry
+        session = registry.get("/", silent.sid)
+        assert session is not None
+        await until(lambda: session.state is not State.LIVE)
+        second = await server.client(auth)
+        assert [one.sid for one in registry if one.sid == second.sid or one.identity] == [second.sid]
+        async with answering_pings(second):
+            assert await answer_of(await server.socket(), "/", auth) == "sessions_per_identity"

@@ -250,6 +250,18 @@ async def serving(
         yield server
 
 
+@asynccontextmanager
+async def answering_pings(*clients: Socket) -> AsyncIterator[None]:
+    """The clients read, and answer pings, inside the block; what they receive is dropped."""
+    reading = [asyncio.create_task(client.rest()) for client in clients]
+    try:
+        yield
+    finally:
+        for task in reading:
+            task.cancel()
+        await asyncio.wait(reading)
+
+
 async def until(happened: Callable[[], object]) -> None:
     """Lets the server work until a condition holds that no event reports."""
     async with asyncio.timeout(DEADLINE):

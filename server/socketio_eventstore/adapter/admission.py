@@ -25,7 +25,12 @@ from socketio_eventstore.adapter.authentication import KeysNotAvailable, Token, 
 from socketio_eventstore.adapter.credentials import hash_credentials
 from socketio_eventstore.adapter.departures import Departures
 from socketio_eventstore.adapter.handlers import HandlerCalls, HandlerSlot
-from socketio_eventstore.adapter.identity_limit import IdentityLimit, TooManySessions
+from socketio_eventstore.adapter.identity_limit import (
+    PERHAPS_GONE,
+    IdentityLimit,
+    PerhapsGone,
+    TooManySessions,
+)
 from socketio_eventstore.adapter.token_ends import TokenEnds
 from socketio_eventstore.adapter.token_renewal import renewal
 from socketio_eventstore.core.event_rules import MAX_NAME_CHARACTERS
@@ -268,6 +273,8 @@ class Admission:
                 )
         except TooManySessions as error:
             self._send(connection, namespace, self._application.connect_error(namespace, error.reason))
+        except PerhapsGone:  # without CONNECT_ERROR, so that the client comes back by itself
+            connection.abort(PERHAPS_GONE)
         except Exception as error:  # noqa: BLE001 -- a fault of the store or of the server
             self._failed(connection, namespace, error)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final
@@ -13,8 +14,16 @@ from socketio_eventstore.adapter.departures import Departures
 from socketio_eventstore.core.registry import Registry
 from socketio_eventstore.core.session_operations import EndSession
 from socketio_eventstore.core.sessions import Session, State
+from socketio_eventstore.transport.connection import EngineConnection
 
 NAME: Final = "sessions_per_identity"
+ANSWER_SECONDS: Final = 2.0
+"""The time in which the client of a session answers a ping."""
+MOST_ASKED: Final = 20
+"""The most clients that are asked for one that wants to connect."""
+
+
+PERHAPS_GONE: Final = "another client of this user does not answer, and may be gone soon"
 
 
 class TooManySessions(Exception):
@@ -24,11 +33,19 @@ class TooManySessions(Exception):
     """The content of CONNECT_ERROR."""
 
 
+class PerhapsGone(Exception):
+    """A client of the identity does not answer; its transport may be half-open, and its session free soon.
+
+    The client that asks for a session is to try again.
+    """
+
+
 class IdentityLimit:
     """Lets an identity have a number of sessions.
 
     A new session takes the place of the one that has been away for the longest time: a page that is
-    reloaded leaves sessions behind, and must not lock its user out.
+    reloaded leaves sessions behind, and must not lock its user out. Where all seem to be connected, they are
+    asked: the transport of a computer that went to sleep looks open until its heartbeat fails.
     """
 
     def __init__(self, limit: int, registry: Registry, departures: Departures, refused: Counter[str]) -> None:
@@ -50,7 +67,7 @@ class IdentityLimit:
 
     @asynccontextmanager
     async def reserved(self, identity: str, sid: str) -> AsyncIterator[None]:
-        """Keep a place for a session that is bound inside the block. Raises TooManySessions, StoreError."""
+        """Keep a place for a session that is bound inside the block. Raises as ``reserve``."""
         release = await self.reserve(identity, sid)
         try:
             yield
@@ -60,7 +77,7 @@ class IdentityLimit:
     async def reserve(self, identity: str, sid: str) -> Callable[[], None]:
         """Keep a place for a session until the returned function is called, once.
 
-        Raises TooManySessions, StoreError.
+        Raises TooManySessions, PerhapsGone, StoreError.
         """
         self._opening.setdefault(identity, []).append(sid)
         try:
@@ -86,9 +103,26 @@ class IdentityLimit:
                 return
             away = [session for session in sessions if session.state is State.AWAY]
             if not away:
+                if not await _all_answer(sessions):
+                    raise PerhapsGone
                 self._refused[NAME] += 1
                 raise TooManySessions
             await self._departures.end(EndSession(min(away, key=_since), SessionEnd.REVOKED))
+
+
+async def _all_answer(sessions: Iterable[Session]) -> bool:
+    """Whether the clients of the sessions answer a ping soon; those that were heard last are not asked."""
+    connections = {session.current.connection: session.pong_at for session in sessions}
+    silent = sorted(connections, key=lambda connection: connections[connection])[:MOST_ASKED]
+    asked = [asyncio.ensure_future(one.answers_ping()) for one in silent if isinstance(one, EngineConnection)]
+    if not asked:
+        return True
+    try:
+        await asyncio.wait(asked, timeout=ANSWER_SECONDS)
+        return all(answer.done() and answer.result() for answer in asked)
+    finally:
+        for answer in asked:
+            answer.cancel()
 
 
 def _since(session: Session) -> float:

@@ -27,7 +27,7 @@ from socketio_eventstore.adapter.environs import Environs
 from socketio_eventstore.adapter.exactly_once import ExactlyOnce, InvalidIdempotencyKey
 from socketio_eventstore.adapter.handlers import connecting_as
 from socketio_eventstore.adapter.history import SessionInfo, StoredEvent
-from socketio_eventstore.adapter.identity_limit import TooManySessions
+from socketio_eventstore.adapter.identity_limit import PERHAPS_GONE, PerhapsGone, TooManySessions
 from socketio_eventstore.adapter.publishing import Message
 from socketio_eventstore.adapter.request_ids import RequestIds
 from socketio_eventstore.core.event_rules import check_text
@@ -457,6 +457,10 @@ class RecoveryServer(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         except TooManySessions as error:
             reason = error.reason
             raise exceptions.ConnectionRefusedError(reason["message"], reason["data"]) from None
+        except PerhapsGone:
+            if is_undecided and attached.connection is not None:  # without CONNECT_ERROR: it comes back
+                attached.connection.abort(PERHAPS_GONE)
+            raise exceptions.ConnectionRefusedError(PERHAPS_GONE) from None
         if keep_until_stored(binding, release):
             await submit_or_defer(runtime.queue, binding)
             return
