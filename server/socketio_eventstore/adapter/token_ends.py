@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from itertools import islice
 from typing import Final
 
 from socketio_eventstore.adapter.application import Application
@@ -13,6 +14,8 @@ from socketio_eventstore.transport.connection import EngineConnection
 
 logger = logging.getLogger(__name__)
 
+ENDS_PER_STEP: Final = 100
+"""Connections that are closed before the event loop serves others; an issuer may end many tokens at once."""
 LONGEST_WAIT_SECONDS: Final = 600.0
 """The wall clock is asked again at the latest after this time, since it may be set."""
 
@@ -27,6 +30,8 @@ class TokenEnds:
     def __init__(self, application: Application) -> None:
         self._application = application
         self._timers: dict[EngineConnection, asyncio.TimerHandle] = {}
+        self._due: dict[EngineConnection, None] = {}
+        """The connections that are closed in the next steps."""
         self._lines = BoundedLines(logger, "tokens that ended")
         self.ended = 0
         """The number of connections that were closed."""
@@ -40,7 +45,9 @@ class TokenEnds:
             return
         seconds = min(known) - time.time()
         if seconds <= 0:
-            self._end(connection)
+            if not self._due:
+                asyncio.get_running_loop().call_soon(self._end_some)
+            self._due[connection] = None
             return
         wait = min(seconds, LONGEST_WAIT_SECONDS)
         timer = asyncio.get_running_loop().call_later(wait, self.watch, connection)
@@ -48,9 +55,17 @@ class TokenEnds:
 
     def forget(self, connection: EngineConnection) -> None:
         """Forget a connection that has ended."""
+        self._due.pop(connection, None)
         timer = self._timers.pop(connection, None)
         if timer is not None:
             timer.cancel()
+
+    def _end_some(self) -> None:
+        for connection in list(islice(self._due, ENDS_PER_STEP)):
+            self._end(connection)
+            self._due.pop(connection, None)
+        if self._due:
+            asyncio.get_running_loop().call_soon(self._end_some)
 
     def _end(self, connection: EngineConnection) -> None:
         self.ended += 1
