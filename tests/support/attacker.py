@@ -29,7 +29,7 @@ CONFIG: dict[str, dict[str, object]] = {
     "server": {"max_payload": MAX_PAYLOAD, "connect_timeout": 1.0, "ping_interval": 5.0},
     "connection_state_recovery": {"max_disconnection_duration": 1.0},
     "store": {"prune_interval": 0.5},
-    "limits": {"rooms_per_session": MANY + 1},
+    "limits": {"rooms_per_session": MANY + 1, "namespaces_per_connection": 2_000},
 }
 
 
