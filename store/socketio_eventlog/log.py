@@ -180,6 +180,13 @@ class Log(Protocol):
         """
         ...
 
+    async def emission_times(self, sequences: Sequence[int]) -> list[tuple[int, float]]:
+        """Return these sequences, ascending, each with the wall-clock time at which its event was emitted.
+
+        Absent events are left out. The events themselves are not read. Raises StoreUnavailable, StoreClosed.
+        """
+        ...
+
     async def search(self, question: Search) -> Found:
         """Search a range of the log, with a bound for the work. Raises StoreUnavailable, StoreClosed."""
         ...

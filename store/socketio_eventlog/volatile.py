@@ -197,6 +197,9 @@ class VolatileLog:
     async def read(self, sequences: Sequence[int], limit_bytes: int | None = None) -> list[LoggedEvent]:
         return []
 
+    async def emission_times(self, sequences: Sequence[int]) -> list[tuple[int, float]]:
+        return []
+
     async def search(self, question: Search) -> Found:
         return Found([], question.first if question.newest_first else question.last)
 

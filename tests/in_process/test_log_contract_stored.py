@@ -151,3 +151,13 @@ async def test_a_summary_of_missed_events(reopen: Open) -> None:
             assert (summary.ranges[0][0], summary.ranges[-1][1]) == (2, 4)
         nothing = await log.summarise_missed("/", always("c"), 0, 5, max_events=0, max_bytes=0)
         assert (nothing.ranges, nothing.exceeds) == ((), False)
+
+
+async def test_the_times_of_events(reopen: Open) -> None:
+    """The times come without the events, ascending, and absent events are left out."""
+    async with reopen() as log:
+        await log.join()
+        await commit(log, [event(emitted_at=1_000.0 + number) for number in range(4)])
+        await commit(log, [Pruned(1)])
+        assert await log.emission_times([4, 1, 3, 3, 99]) == [(3, 1_002.0), (4, 1_003.0)]
+        assert await log.emission_times([]) == []

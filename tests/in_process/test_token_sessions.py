@@ -15,8 +15,10 @@ from socketio import exceptions
 
 from socketio_eventlog.records import Pruned
 from socketio_eventstore import StoreUnavailable
-from socketio_eventstore.adapter.authentication import KeysNotAvailable
+from socketio_eventstore.adapter.authentication import KeysNotAvailable, Token
+from socketio_eventstore.adapter.token_renewal import renewal
 from socketio_eventstore.core.operation import Operation
+from socketio_eventstore.core.operations import LeaveRoom
 from socketio_eventstore.core.recovery import RecoveryResult
 from socketio_eventstore.core.sessions import Session, State
 from support.embedded import Server, Socket, away, results, serving, until
@@ -347,3 +349,34 @@ async def test_a_token_that_ends_while_connecting(path: Path, when: str) -> None
         assert (await again.event())[0] == "missed"
         registry = (await server.manager.start()).registry
         await until(lambda: len(list(registry)) == 1)
+
+
+async def test_a_renewal_reads_no_events(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ends of lost rooms come from the times of the missed events, in one statement for all rooms."""
+    async with serving(path, register=needing_tokens()) as server:
+        client = await server.client({"token": token_of(rooms=["a", "b", "c"])})
+        session = session_of(server, client.sid)
+        await away(server, client)
+        for room in ("a", "b", "a", "c"):
+            await server.sio.emit("large", "x" * 10_000, room=room)
+        context = (await server.manager.start()).context
+        times = await context.log.emission_times(range(5))
+        session.token_expires_at = times[1][1]
+        asked: list[Any] = []
+
+        async def counted(sequences: Any) -> Any:
+            asked.append(list(sequences))
+            return times
+
+        async def no_read(*_: object) -> Any:
+            raise AssertionError
+
+        monkeypatch.setattr(context.log, "emission_times", counted)
+        with monkeypatch.context() as patched:
+            patched.setattr(context.log, "read", no_read)
+            token = Token("https://issuer.example ann", {}, ("b",))
+            changes = await renewal(session, token, context.log, context.position)
+        ends = {change.room: change.through for change in changes if isinstance(change, LeaveRoom)}
+        numbers = [sequence for sequence, _ in times]
+        assert asked == [[numbers[0], numbers[2], numbers[3]]]
+        assert ends == {"a": numbers[1], "c": numbers[2]}

@@ -24,6 +24,11 @@ ORDER BY "offset"
 _READ_ATTACHMENTS: Final = """
 SELECT "offset", content FROM eventstore.attachments WHERE "offset" = ANY(%s) ORDER BY "offset", num
 """
+_READ_TIMES: Final = """
+SELECT "offset", emitted_at FROM eventstore.events WHERE "offset" = ANY(%s)
+  AND EXISTS (SELECT FROM eventstore.batches WHERE batch = %s AND chain = %s)
+ORDER BY "offset"
+"""
 _READ_PAYLOADS: Final = """
 SELECT "offset", payload, attachments FROM eventstore.events
 WHERE "offset" BETWEEN %s AND %s ORDER BY "offset"
@@ -35,6 +40,14 @@ class Seen(NamedTuple):
 
     batch: int
     chain: bytes
+
+
+async def emission_times(
+    connection: Connection, sequences: Sequence[int], seen: Seen
+) -> list[tuple[int, float]]:
+    """Return these sequences, ascending, each with the time of its event."""
+    cursor: Any = await connection.execute(_READ_TIMES, (list(set(sequences)), *seen))
+    return [(sequence, emitted_at) for sequence, emitted_at in await cursor.fetchall()]
 
 
 async def read(

@@ -178,6 +178,10 @@ class PostgresLog(IndexedLog):
             partial(events.read, sequences=sequences, seen=seen, limit_bytes=limit_bytes)
         )
 
+    async def emission_times(self, sequences: Sequence[int]) -> list[tuple[int, float]]:
+        seen = self._writer.seen
+        return await self._reads.run(partial(events.emission_times, sequences=sequences, seen=seen))
+
     async def search(self, question: Search) -> Found:
         return await self._maintenance.run(partial(search.search, question=question, seen=self._writer.seen))
 

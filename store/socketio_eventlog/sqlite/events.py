@@ -27,6 +27,9 @@ FROM json_each(?) CROSS JOIN events ON offset = value ORDER BY offset
 _READ_ATTACHMENTS: Final = """
 SELECT offset, content FROM json_each(?) CROSS JOIN attachments ON offset = value ORDER BY offset, num
 """
+_READ_TIMES: Final = """
+SELECT offset, emitted_at FROM json_each(?) CROSS JOIN events ON offset = value ORDER BY offset
+"""
 _READ_PAYLOADS: Final = """
 SELECT offset, payload, attachments FROM events WHERE offset BETWEEN ? AND ? ORDER BY offset
 """
@@ -71,6 +74,11 @@ def _row(sequence: int, event: Event) -> tuple[object, ...]:
         len(attachments),
         payload,
     )
+
+
+def emission_times(connection: sqlite3.Connection, sequences: Sequence[int]) -> list[tuple[int, float]]:
+    """Return these sequences, ascending, each with the time of its event; absent events are left out."""
+    return connection.execute(_READ_TIMES, (json.dumps(sorted(set(sequences))),)).fetchall()
 
 
 def read(

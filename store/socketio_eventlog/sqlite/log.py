@@ -205,6 +205,9 @@ class EventLog(IndexedLog):
             partial(events.read, sequences=sequences, limit_bytes=limit_bytes)
         )
 
+    async def emission_times(self, sequences: Sequence[int]) -> list[tuple[int, float]]:
+        return await self._reader_database.run(partial(events.emission_times, sequences=sequences))
+
     async def search(self, question: Search) -> Found:
         return await self._reader_database.run(partial(search.search, question=question))
 
