@@ -70,7 +70,7 @@ def test_page_of_another_origin(misled: Browser, tmp_path: Path) -> None:
             connect = f"() => fetch('{url}').then(() => 'read', () => 'not read')"
             for host, expected in (("a.page.example", "read"), (EVIL, "not read")):
                 page = misled.new_page()
-                page.goto(f"http://{host}:{foreign.port}/healthz")
+                page.goto(f"http://{host}:{foreign.port}/")
                 assert page.evaluate(connect) == expected
                 page.close()
             assert f"Refused the Origin 'http://{EVIL}:{foreign.port}' (403)" in server.log
