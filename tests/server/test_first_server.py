@@ -122,7 +122,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="the end of the test needs /proc")
 @pytest.mark.timeout(400)
-def test_commands_of_the_document(folder: Path, chromium: Browser) -> None:
+def test_commands(folder: Path, chromium: Browser) -> None:
     """No step fails, or needs what the document does not say."""
     command = blocks()
     with terminal(folder) as shell:

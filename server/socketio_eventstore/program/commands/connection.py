@@ -98,6 +98,9 @@ def _stopped(config: Config) -> ApiClient:
     try:
         url, end = serve_stopped(config)
     except StartError as error:
-        raise CommandError(str(error)) from error
+        hint = ""
+        if "in use by another server" in str(error):  # such as a path that is too long for a socket
+            hint = f" Commands reach it with --url: it has no socket {control_of(config.store.path)}."
+        raise CommandError(f"{error}{hint}") from error
     click.get_current_context().call_on_close(end)
     return ApiClient(url, "")
