@@ -184,6 +184,7 @@ async def _serve(config: Config, load: Callable[[], Config]) -> int:
     try:
         signals.on_reload = lambda: server.reload(load)  # the server answers before its start has ended
         if await signals.run_start(server.start()):
+            await server.announce()
             systemd.ready(" and ".join(server.urls))
             await signals.stop.wait()
             systemd.stopping(server.stop_seconds)
@@ -209,7 +210,7 @@ class _Server:
         self._sites: list[web.SockSite] = []
 
     async def start(self) -> None:
-        """Listen and print the banner. Raises StartError. ``stop`` ends an incomplete start, too."""
+        """Listen. Raises StartError. ``stop`` ends an incomplete start, too."""
         config = self._config
         for line in check_durations(config):
             logger.warning("%s", line)
@@ -225,12 +226,18 @@ class _Server:
         except StoreError as error:
             raise StartError(str(error)) from error
         logging.getLogger("aiohttp.server").addFilter(_is_server_error)
-        for app, listener in zip((built.app, built.private_app), self._listeners, strict=True):
-            await self._serve(app, built.sio, listener)
-        await self._serve_owner(built.owner_app, built.sio)
         _configure_garbage_collector()
         built.links.address = self._listeners[bool(config.http.listen)].url_for_browsers()
-        await announce(self._config, built.sio, *self._listeners[:2])
+        # The addresses of clients come last: who finds them open may call the commands, or end the server.
+        public, private = self._listeners
+        await self._serve_owner(built.owner_app, built.sio)
+        await self._serve(built.private_app, built.sio, private)
+        await self._serve(built.app, built.sio, public)
+
+    async def announce(self) -> None:
+        """Print the banner."""
+        assert self._built is not None
+        await announce(self._config, self._built.sio, *self._listeners[:2])
 
     async def _serve_owner(self, app: web.Application, sio: AsyncServer) -> None:
         """Serve the commands of the database's owner; the server does without them where it must."""
