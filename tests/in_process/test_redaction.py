@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
@@ -65,7 +67,7 @@ async def test_redaction_is_no_alteration(path: Path) -> None:
     async with opened(path) as log:
         assert not await is_incomplete(log)
         await append(log, [REDACTED])
-        with copies._connect(path, "mode=rw") as connection:
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
             connection.execute("DELETE FROM events WHERE offset = 1")
         await commit(log, [event()])
         assert await is_incomplete(log)
