@@ -194,6 +194,9 @@ def test_path_too_long_for_a_socket(tmp_path: Path) -> None:
     with running(folder, "serve", EVENTSTORE_STORE__PATH=path) as (_, address):
         assert urllib.request.urlopen(f"{address}/healthz").status == 200
         assert "The commands need --url: cannot listen on unix:" in (folder / "log").read_text()
+        refused = run(folder, "stats", EVENTSTORE_STORE__PATH=path)
+        (line,) = refused.stderr.splitlines()
+        assert refused.returncode == 2 and "Commands reach it with --url: it has no socket " in line
 
 
 def test_refusals(server: ServerProcess) -> None:
