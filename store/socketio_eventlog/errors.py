@@ -39,6 +39,10 @@ class StoreNotUsable(StoreError):
     """The event store cannot be opened."""
 
 
+class StoreInUse(StoreNotUsable):
+    """The event store cannot be opened."""  # another server has it: the detail says so
+
+
 class DatabaseTooNew(StoreNotUsable):
     """The database was written by a newer version of this program."""
 

@@ -7,6 +7,10 @@ class StartError(Exception):
     """The server cannot start. The text is one line for the person at the terminal."""
 
 
+class DatabaseInUse(StartError):
+    """A server has the database."""
+
+
 class PortInUse(StartError):
     """Another program listens on the port."""
 

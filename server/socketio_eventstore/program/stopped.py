@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from socketio_eventlog.errors import StoreError, StoreUnavailable
+from socketio_eventlog.errors import StoreError, StoreInUse, StoreUnavailable
 from socketio_eventlog.sqlite import copies
 from socketio_eventlog.sqlite.schema import HEAD_REVISION, revision_of
 from socketio_eventstore.adapter.administration import Administration
@@ -27,7 +27,7 @@ from socketio_eventstore.core.sessions import Session
 from socketio_eventstore.program.api.app import api_application
 from socketio_eventstore.program.api.routes import endpoints
 from socketio_eventstore.program.config import Config
-from socketio_eventstore.program.errors import StartError
+from socketio_eventstore.program.errors import DatabaseInUse, StartError
 from socketio_eventstore.program.http_settings import API_PATH, UNIX
 
 NEVER_SECONDS: Final = 1e7
@@ -45,7 +45,7 @@ class _Server(AsyncServer):
 def serve_stopped(config: Config) -> tuple[str, Callable[[], None]]:
     """Serve the interface from another thread; return its address, and the function that ends it.
 
-    Raises StartError when a server or another command has the database, or the schema is an older one.
+    Raises DatabaseInUse when a server or another command has the database, StartError for an older schema.
     """
     path = config.store.path
     if config.connection_state_recovery is None:
@@ -96,7 +96,13 @@ async def _serve(
         if ready.done():
             raise
         # Raised again in the thread of the command, which waits for it.
-        ready.set_exception(StartError(str(error)) if isinstance(error, StoreError | OSError) else error)
+        ready.set_exception(_start_error(error))
+
+
+def _start_error(error: Exception) -> Exception:
+    if isinstance(error, StoreInUse):
+        return DatabaseInUse(str(error))
+    return StartError(str(error)) if isinstance(error, StoreError | OSError) else error
 
 
 async def _serve_until_stopped(

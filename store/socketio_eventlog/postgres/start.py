@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from socketio_eventlog.altered import AlteredRanges
-from socketio_eventlog.errors import StoreNotUsable
+from socketio_eventlog.errors import StoreInUse
 from socketio_eventlog.index import Index
 from socketio_eventlog.offsets import Epochs
 from socketio_eventlog.options import StoreOptions
@@ -62,7 +62,7 @@ async def begin(
     """Record the node and its epoch, and read the stored state.
 
     ``name``: the database for people. ``clock`` is that of ``PostgresLog.open``. Raises StoreError, and
-    StoreNotUsable while another server lives.
+    StoreInUse while another server lives.
     """
     loop = asyncio.get_running_loop()
     timeout = OPENING_TIMEOUT_SECONDS if timeout_seconds is None else timeout_seconds
@@ -70,7 +70,7 @@ async def begin(
     async with link.use() as connection:
         while (other := await _other(connection, node, clock)) is not None:
             if loop.time() >= deadline:
-                raise StoreNotUsable(f"{name} is in use by another server ({other}).")
+                raise StoreInUse(f"{name} is in use by another server ({other}).")
             await asyncio.sleep(0.05)
         known = (options.session_history, max_disconnection_seconds)
         lost = await _join(connection, node, clock, known)

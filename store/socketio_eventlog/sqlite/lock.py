@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from socketio_eventlog.errors import StoreNotUsable
+from socketio_eventlog.errors import StoreInUse
 from socketio_eventlog.options import DEFAULT_FILE_MODE
 
 try:
@@ -69,7 +69,7 @@ class Lock:
     def __init__(self, path: Path, timeout_seconds: float, file_mode: int = DEFAULT_FILE_MODE) -> None:
         """Acquire the lock, or wait for its release; blocking. The folder of ``path`` must exist.
 
-        Raises StoreNotUsable after the timeout, OSError when the lock file cannot be created.
+        Raises StoreInUse after the timeout, OSError when the lock file cannot be created.
         """
         path = path.resolve()  # servers with different symbolic links need the same lock file
         self._file = path.with_name(path.name + "-lock")
@@ -80,7 +80,7 @@ class Lock:
         deadline, warned = time.monotonic() + timeout_seconds, False
         while HAS_LOCKS and not self._try_acquire():
             if time.monotonic() >= deadline:
-                raise StoreNotUsable(f"{path} is in use by another server. {_ADVICE}")
+                raise StoreInUse(f"{path} is in use by another server. {_ADVICE}")
             if not warned:
                 logger.warning(
                     "%s is in use by another server; waiting up to %g s for its end.", path, timeout_seconds
@@ -93,7 +93,7 @@ class Lock:
         """Acquire the lock without waiting; None while another process has it. Raises OSError."""
         try:
             return cls(path, 0.0, file_mode)
-        except StoreNotUsable:
+        except StoreInUse:
             return None
 
     @property

@@ -92,15 +92,15 @@ def is_served(control: Path) -> bool:
 def _stopped(config: Config) -> ApiClient:
     """Return a client of the stopped store, which is closed with the command."""
     from socketio_eventstore.program.api_client import ApiClient
-    from socketio_eventstore.program.errors import StartError
+    from socketio_eventstore.program.errors import DatabaseInUse, StartError
     from socketio_eventstore.program.stopped import serve_stopped
 
     try:
         url, end = serve_stopped(config)
+    except DatabaseInUse as error:  # such as with a path that is too long for a socket
+        control = control_of(config.store.path)
+        raise CommandError(f"{error} Commands reach it with --url: it has no socket {control}.") from error
     except StartError as error:
-        hint = ""
-        if "in use by another server" in str(error):  # such as a path that is too long for a socket
-            hint = f" Commands reach it with --url: it has no socket {control_of(config.store.path)}."
-        raise CommandError(f"{error}{hint}") from error
+        raise CommandError(str(error)) from error
     click.get_current_context().call_on_close(end)
     return ApiClient(url, "")
