@@ -23,6 +23,14 @@ class LogFull(StoreUnavailable):
     """The event log is full; nothing was stored."""
 
 
+class NodeFenced(StoreUnavailable):
+    """The other nodes have declared this node dead; nothing was stored."""
+
+
+class HistoryLost(StoreUnavailable):
+    """The database has lost what took effect: an older state is back; nothing was stored."""
+
+
 class StoreRejected(StoreError):
     """The event store refused this change; nothing was stored."""
 

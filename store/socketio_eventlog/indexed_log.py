@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Sequence
 from collections.abc import Set as AbstractSet
@@ -50,6 +51,10 @@ class IndexedLog(ABC):
     @abstractmethod
     async def _read_segments(self, keys: Sequence[int], audiences: AbstractSet[Audience]) -> list[Segment]:
         """Read the lists of audiences in the stored segments with these keys, oldest first."""
+
+    @property
+    def contact_at(self) -> float:
+        return time.monotonic()
 
     @property
     def index_memory_bytes(self) -> int:

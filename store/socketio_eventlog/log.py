@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 HEARTBEAT_SECONDS: Final = 2.0
 """The time between two heartbeats of a node. A step of the uptime clock counts at most two of them."""
+LEASE_SECONDS: Final = 10.0
+"""The uptime after which other nodes may declare a node dead that has written nothing."""
 
 
 class Log(Protocol):
@@ -43,6 +45,15 @@ class Log(Protocol):
     @property
     def node(self) -> str:
         """The id of this node: one life of the process, from ``join`` on."""
+        ...
+
+    @property
+    def contact_at(self) -> float:
+        """The time of the last contact with the log, on ``time.monotonic``, in seconds.
+
+        This is when the newest of the own batches that have come back was sent. Until ``LEASE_SECONDS`` later
+        no other node declares this one dead. A log that only this node writes is always in contact.
+        """
         ...
 
     @property
@@ -89,7 +100,9 @@ class Log(Protocol):
         """Parse a client's offset and check the offset against the log.
 
         Raises OffsetMalformed for a text of another form, OffsetUnknown for an epoch that the database
-        does not record, OffsetRolledBack for a sequence outside of the epoch's range in this database.
+        does not record, OffsetRolledBack for a sequence outside of the epoch's range in this database. The
+        present epoch ends at ``head``: the offset of an event that only another node has applied so far is
+        refused, too. It is known when a later change of this node has taken effect, such as a claim.
         """
         ...
 
@@ -115,9 +128,13 @@ class Log(Protocol):
         append. The call itself raises StoreClosed after ``close``; all other errors are the future's:
 
         StoreBusy when another program writes (a retry may succeed), StoreUnavailable when the disk is full
-        or broken, or the node was declared dead, its subclass LogFull when there is no room for events and
-        the changes contain one (see ``room.GROWING``), StoreRejected when one of the changes is invalid, and
-        its subclass ConditionFailed when a change must not be stored here (see ``EventHandled``).
+        or broken, its subclass LogFull when there is no room for events and the changes contain one (see
+        ``room.GROWING``), StoreRejected when one of the changes is invalid, and its subclass ConditionFailed
+        when a change must not be stored here (see ``EventHandled``).
+
+        NodeFenced and HistoryLost, both StoreUnavailable, are the end of this node: all later calls fail in
+        the same way. The node then closes all transports without a packet, closes this log, opens another one
+        and joins anew.
         """
         ...
 
@@ -125,6 +142,7 @@ class Log(Protocol):
         """Give out the batches after the snapshot, of all nodes, in order, each once.
 
         A batch is durable at the configured level when it is given out. The iterator ends after ``close``.
+        Raises NodeFenced or HistoryLost as ``append`` does, after the batches from before.
         """
         ...
 

@@ -305,6 +305,9 @@ class Heartbeat:
 class NodeDied:
     """A node is gone: the sessions of the node are away, and later appends of the node fail.
 
+    Without effect for another node that has written within ``log.LEASE_SECONDS`` of uptime; a node may
+    declare itself dead at any time, to leave.
+
     A session's ``confirmed`` rises to the node's last ``Heartbeat.floor``, if ``Heartbeat.applied`` was at
     least the batch of the session's claim. Without effect for an unknown node.
     """

@@ -68,6 +68,10 @@ class VolatileLog:
         self._sessions: dict[tuple[str, str], _Session] = {}
         self._is_closed = False
 
+    @property
+    def contact_at(self) -> float:
+        return time.monotonic()
+
     def offset_at(self, sequence: int) -> Offset:
         """Return an offset for use inside the server only; no client receives the offset."""
         return Offset(self.node, sequence)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -80,6 +81,13 @@ async def test_changes_get_their_places(log: Log) -> None:
     assert [committed.position for committed in batch.changes] == [0, 1, 2, 2, 3, 3, 3, 3]
     assert log.head == 3
     assert await commit(log, [event(), event()]) == [4, 5]
+
+
+@every_engine
+async def test_an_append_is_a_contact(log: Log) -> None:
+    before = time.monotonic()
+    await append(log, [event()])
+    assert before <= log.contact_at <= time.monotonic()
 
 
 @every_engine

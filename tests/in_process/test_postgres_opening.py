@@ -104,7 +104,7 @@ async def test_a_frozen_server_is_fenced(url: str) -> None:
         async with opened_postgres(url, clock=clock, lock_timeout_seconds=0.0) as log:
             (found,) = (await log.join()).sessions
             assert (found.node, found.away_since) == (None, 0.0)
-            with pytest.raises(StoreUnavailable, match="has taken it over"):
+            with pytest.raises(StoreUnavailable, match="declared this node dead"):
                 await frozen.append([DataSaved("/", "s1", '{"late":1}')])
             assert await commit(log, [event()]) == [1]
             assert (await log.join()).sessions[0].data == "{}"

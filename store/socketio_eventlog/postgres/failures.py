@@ -9,7 +9,9 @@ from psycopg.errors import Diagnostic
 
 from socketio_eventlog.errors import (
     ConditionFailed,
+    HistoryLost,
     LogFull,
+    NodeFenced,
     StoreBusy,
     StoreError,
     StoreRejected,
@@ -25,12 +27,8 @@ class EpochBegins(StoreUnavailable):
     """The database has been down or replaced: a new epoch begins before the next batch."""
 
 
-class NodeGone(StoreUnavailable):
-    """This server cannot write the log any more, and has to be started again."""
-
-
-class OtherContent(NodeGone):
-    """A batch of this server is stored with another content."""
+class OtherContent(HistoryLost):
+    """A batch of this node is stored with another content."""
 
 
 _CONDITIONS: Final = {
@@ -38,12 +36,12 @@ _CONDITIONS: Final = {
     "publications_key": "Events with this idempotency key were published already.",
 }
 _OWN: Final[dict[str, tuple[type[StoreUnavailable], str]]] = {
-    "SE001": (NodeGone, "Another server was started on this database and has taken it over."),
+    "SE001": (NodeFenced, ""),
     "SE002": (EpochBegins, ""),
-    "SE003": (NodeGone, "The database has lost a batch of this server."),
-    "SE004": (NodeGone, "The database has lost events or changes that took effect: an older state is back."),
+    "SE003": (HistoryLost, "A batch of this node is missing."),
+    "SE004": (HistoryLost, ""),
     "SE005": (OtherContent, ""),
-    "SE006": (NodeGone, "default_transaction_isolation must be 'read committed'."),
+    "SE006": (StoreUnavailable, "default_transaction_isolation must be 'read committed'."),
 }
 """By the code that the functions of the database raise."""
 _LOST: Final = ("08", "57P", "25006")

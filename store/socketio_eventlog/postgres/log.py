@@ -117,6 +117,10 @@ class PostgresLog(IndexedLog):
             raise
         return cls(node, state, link, conninfo, new_epoch, clock, options)
 
+    @property
+    def contact_at(self) -> float:
+        return self._writer.contact_at
+
     def offset_at(self, sequence: int) -> Offset:
         return Offset(self._epoch_at(sequence), sequence)
 

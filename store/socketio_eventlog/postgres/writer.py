@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from socketio_eventlog.altered import AlteredRange
-from socketio_eventlog.errors import StoreClosed, StoreError, StoreRejected
+from socketio_eventlog.errors import HistoryLost, NodeFenced, StoreClosed, StoreError, StoreRejected
 from socketio_eventlog.offsets import Epochs
 from socketio_eventlog.postgres import altered, segments, start
 from socketio_eventlog.postgres.connection import Connection, Link, flush
 from socketio_eventlog.postgres.encoding import Body, decode, encode
 from socketio_eventlog.postgres.events import Seen
-from socketio_eventlog.postgres.failures import ConnectionLost, EpochBegins, NodeGone, OtherContent
+from socketio_eventlog.postgres.failures import ConnectionLost, EpochBegins, OtherContent
 from socketio_eventlog.records import Batch, Change, Committed
 from socketio_eventlog.segment import SegmentChunk
 
@@ -148,7 +149,9 @@ class Writer:
         self._is_closing = False
         self._give_up_at = float("inf")
         self._lost_at: float | None = None
-        self._gone: NodeGone | None = None
+        self.contact_at = time.monotonic()
+        """When the last append that is durable was sent, on the monotonic clock, in seconds."""
+        self._gone: NodeFenced | HistoryLost | None = None
         link.on_connected = self._enter
 
     @property
@@ -227,7 +230,7 @@ class Writer:
                 encode(append.changes),
                 None,
             )  # the former try has arrived after all
-        except NodeGone as error:
+        except (NodeFenced, HistoryLost) as error:
             self._gone = error
             raise
         except ConnectionLost as error:
@@ -252,11 +255,12 @@ class Writer:
         async with self._link.use() as connection:
             if chunks:
                 await segments.write(connection, chunks)
-            attempt.is_sent = True
+            attempt.is_sent, sent_at = True, time.monotonic()
             answer = await self._call(connection, attempt.body)
             attempt.is_uncertain = True  # it is stored, and perhaps not durable: no refusal from here on
             if self._flushes:
                 await flush(connection)
+            self.contact_at = sent_at
             await self._read_altered(connection, answer.altered_numbers)
             return answer
 
@@ -327,7 +331,7 @@ class Writer:
         try:
             async with self._link.use() as connection:
                 await self._enter(connection)
-        except NodeGone as error:
+        except (NodeFenced, HistoryLost) as error:
             self._gone = error
             raise
         except ConnectionLost as error:
