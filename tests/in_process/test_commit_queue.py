@@ -20,9 +20,10 @@ from socketio_eventlog.errors import (
 from socketio_eventlog.log import Log
 from socketio_eventlog.records import EventHandled, SessionEnd
 from socketio_eventlog.volatile import VolatileLog
-from socketio_eventstore.core import commit_queue
-from socketio_eventstore.core.commit_queue import SLICE_OPERATIONS, CommitQueue, QueueFull
+from socketio_eventstore.core import commit_queue, effects_in_order
+from socketio_eventstore.core.commit_queue import CommitQueue, QueueFull
 from socketio_eventstore.core.context import Context
+from socketio_eventstore.core.effects_in_order import SLICE_OPERATIONS
 from socketio_eventstore.core.fan_out import FanOut
 from socketio_eventstore.core.flush_schedule import FlushSchedule
 from socketio_eventstore.core.frames import Frames
@@ -150,7 +151,7 @@ async def test_batch_is_one_write_per_connection(core: Core) -> None:
 
 async def test_large_batch_yields_and_keeps_its_order(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch with many bytes yields to the event loop and keeps its order."""
-    monkeypatch.setattr(commit_queue, "SLICE_BYTES", 1)
+    monkeypatch.setattr(effects_in_order, "SLICE_BYTES", 1)
     clients = [(await core.live(f"s{number}"))[1] for number in range(3)]
     core.commits.pause()
     emits = [core.begin(Emit(event(f"event {number}"))) for number in range(4)]

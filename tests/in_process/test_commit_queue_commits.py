@@ -9,7 +9,7 @@ import pytest
 
 from socketio_eventlog.errors import ConditionFailed, StoreBusy, StoreRejected, StoreUnavailable
 from socketio_eventlog.records import Change, EventHandled
-from socketio_eventstore.core import commit_queue
+from socketio_eventstore.core import appending
 from socketio_eventstore.core.context import Context
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.operation import UnstoredOperation
@@ -165,7 +165,7 @@ async def test_busy_store_is_retried(core: Core) -> None:
 
 async def test_busy_store_fails_after_the_timeout(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that stays busy raises StoreBusy after the timeout."""
-    monkeypatch.setattr(commit_queue, "BUSY_TIMEOUT_SECONDS", 0.0)
+    monkeypatch.setattr(appending, "BUSY_TIMEOUT_SECONDS", 0.0)
     core.commits.failure = lambda _: StoreBusy()
     with pytest.raises(StoreBusy, match="Another program holds the write lock"):
         await core.emit()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from socketio_eventstore.core import commit_queue, supervisor
+from socketio_eventstore.core import effects_in_order, supervisor
 from socketio_eventstore.core.recovery import RecoveryResult
 from support.clients import Client, NodeClients
 from support.embedded import Server, results, until
@@ -116,7 +116,7 @@ async def test_fault_between_two_effects(server: Server, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(supervisor, "RESTART_PAUSE_SECONDS", 0.01)
     with monkeypatch.context() as patch:
-        patch.setattr(commit_queue, "SLICE_BYTES", -1)
+        patch.setattr(effects_in_order, "SLICE_BYTES", -1)
         patch.setattr(runtime.flush_schedule, "flush_and_yield", fault)
         emits = [asyncio.create_task(server.sio.emit("event", number)) for number in range(2)]
         outcomes = await asyncio.gather(*emits, return_exceptions=True)

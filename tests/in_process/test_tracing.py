@@ -104,10 +104,10 @@ async def test_commits_go_on_when_a_span_fails(path: Path) -> None:
         def fail(seconds: float, changes: int) -> None:
             raise error
 
-        queue.on_commit = fail
+        queue.effects.on_commit = fail
         assert await server.sio.emit("first") and await server.sio.emit("second")
         await until(lambda: len(reported) >= 2)
-        queue.on_commit = None
+        queue.effects.on_commit = None
     assert set(reported) == {error}
 
 
@@ -116,7 +116,7 @@ async def test_no_provider_is_set(server: Server) -> None:
     await server.sio.start()
     assert Tracing.configured() is None
     assert server.sio.clients.calls.tracing is None
-    assert (await server.manager.start()).queue.on_commit is None
+    assert (await server.manager.start()).queue.effects.on_commit is None
 
 
 def test_api_is_not_installed() -> None:

@@ -29,7 +29,7 @@ from socketio_eventlog.records import (
     SessionClaimed,
 )
 from socketio_eventstore.core import effects
-from socketio_eventstore.core.commit_queue import CommitQueue
+from socketio_eventstore.core.appending import Appending
 from socketio_eventstore.core.context import Context
 from socketio_eventstore.core.nodes import Nodes
 from socketio_eventstore.core.operations import Emit
@@ -70,10 +70,10 @@ _Effect = Callable[[Context, Batch, Committed], Any]
 
 
 def own_events_take_effect_at_append(patch: pytest.MonkeyPatch) -> None:
-    append = CommitQueue._append_once
+    append = Appending._append_once
 
     async def at_once(
-        self: CommitQueue, changes: Sequence[Any], groups: Any, counts: Any, pending: int
+        self: Appending, changes: Sequence[Any], groups: Any, counts: Any, pending: int
     ) -> None:
         handle = self.context.log
         assert isinstance(handle, Handle)
@@ -98,7 +98,7 @@ def own_events_take_effect_at_append(patch: pytest.MonkeyPatch) -> None:
         recent_events.append(position, event, frames)
         return offset
 
-    patch.setattr(CommitQueue, "_append_once", at_once)
+    patch.setattr(Appending, "_append_once", at_once)
     patch.setattr(Emit, "apply", without_sending)
 
 

@@ -35,8 +35,9 @@ from socketio_eventlog.records import (
     SessionAway,
 )
 from socketio_eventstore.core import effects, session_operations
-from socketio_eventstore.core.commit_queue import CommitQueue
+from socketio_eventstore.core.appending import Appending
 from socketio_eventstore.core.context import Context
+from socketio_eventstore.core.effects_in_order import EffectsInOrder
 from socketio_eventstore.core.fan_out import FanOut
 from socketio_eventstore.core.operations import CloseRoom, Emit
 from socketio_eventstore.core.recent_events import RecentEvents
@@ -131,18 +132,19 @@ def offsets_are_given_out_twice(patch: pytest.MonkeyPatch) -> None:
 
 
 def events_are_sent_before_they_are_stored(patch: pytest.MonkeyPatch) -> None:
-    process = CommitQueue._process
+    process = Appending.process
 
-    async def too_early(self: CommitQueue, groups: Any) -> None:
+    async def too_early(self: Appending, groups: Any) -> None:
+        context = self.context
         for operations, _, _ in groups:
             for operation in operations:
                 if isinstance(operation, Emit) and operation.event.name == "e":
-                    self.context.recent_events.position += 1
-                    effects.broadcast(self.context, operation.event, self.context.offset)
-        self.context.fan_out.flush()
+                    context.recent_events.position += 1
+                    effects.broadcast(context, operation.event, context.offset)
+        context.fan_out.flush()
         await process(self, groups)
 
-    patch.setattr(CommitQueue, "_process", too_early)
+    patch.setattr(Appending, "process", too_early)
     patch.setattr(Emit, "apply", lambda self, context, batch, committed: None)
 
 
@@ -179,20 +181,21 @@ def events_are_pruned_by_age_alone(patch: pytest.MonkeyPatch) -> None:
 
 
 def operation_of_a_failed_batch_takes_effect(patch: pytest.MonkeyPatch) -> None:
-    async def anyway(self: CommitQueue, groups: Any, error: StoreError) -> None:
-        nodes = self.context.nodes
+    async def anyway(self: EffectsInOrder, groups: Any, error: StoreError) -> None:
+        context = self._context
+        nodes = context.nodes
         for operations, result, _ in groups:
             for operation in operations:
-                committed = [Committed(change, self.position, claim=1) for change in operation.changes()]
+                committed = [Committed(change, context.position, claim=1) for change in operation.changes()]
                 batch = Batch(nodes.batch, nodes.own, None, nodes.uptime, committed)
                 last = result if operation is operations[-1] else None
                 if committed:
                     self._take_one(operation, batch, committed, last)
                 else:
-                    self._send(operation, last)
+                    self.send(operation, last)
         self._flush_schedule.flush()
 
-    patch.setattr(CommitQueue, "_refuse", anyway)
+    patch.setattr(EffectsInOrder, "refuse", anyway)
 
 
 def skipped_sessions_receive_the_event(patch: pytest.MonkeyPatch) -> None:

@@ -275,7 +275,8 @@ async def pausable_commits(server: Server) -> AsyncIterator[PausableLog]:
     runtime = await server.manager.start()
     assert isinstance(runtime.log, EventLog)
     commits = PausableLog(runtime.log)
-    runtime.queue.context = replace(runtime.queue.context, log=cast("Log", commits))
+    appending = runtime.queue.appending
+    appending.context = replace(appending.context, log=cast("Log", commits))
     try:
         yield commits
     finally:

@@ -2,16 +2,18 @@
 
 SENT_BEFORE_COMMIT = """
 import asyncio
-from socketio_eventstore.core.commit_queue import CommitQueue
+from socketio_eventstore.core.appending import Appending
+from socketio_eventstore.core.effects_in_order import EffectsInOrder
 from socketio_eventlog.records import Batch, Committed, Event
 
-append_once, take_effects_of, sent = CommitQueue._append_once, CommitQueue._take_effects_of, set()
+append_once, take_effects_of, sent = Appending._append_once, EffectsInOrder.take_effects_of, set()
 
 async def too_early(self, changes, groups, counts, pending):
     if not all(type(change) is Event for change in changes):
         return await append_once(self, changes, groups, counts, pending)
-    committed = [Committed(change, number) for number, change in enumerate(changes, self.position + 1)]
-    await self._take_own(Batch(0, "", None, self.context.uptime, committed), groups, counts, 0)
+    context = self.context
+    committed = [Committed(change, number) for number, change in enumerate(changes, context.position + 1)]
+    await self._effects.take_own(Batch(0, "", None, context.uptime, committed), groups, counts, 0)
     sent.add(self._appends + 1)
     await asyncio.sleep(0.02)  # a crash in this moment loses the sent events
     await append_once(self, changes, (), (), 0)
@@ -19,7 +21,7 @@ async def too_early(self, changes, groups, counts, pending):
 async def without_effect(self, batch):
     await take_effects_of(self, batch._replace(changes=()) if batch.own in sent else batch)
 
-CommitQueue._append_once, CommitQueue._take_effects_of = too_early, without_effect
+Appending._append_once, EffectsInOrder.take_effects_of = too_early, without_effect
 """
 
 OFFSET_REUSED = """

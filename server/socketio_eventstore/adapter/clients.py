@@ -55,7 +55,7 @@ class Clients:
         if self.admission is None:
             self._runtime = runtime
             self.calls.tracing = tracing = Tracing.configured()
-            runtime.queue.on_commit = None if tracing is None else tracing.committed
+            runtime.queue.effects.on_commit = None if tracing is None else tracing.committed
             self.departures = Departures(self._application, runtime, self.calls)
             limit = runtime.options.sessions_per_identity
             limits = IdentityLimit(limit, runtime.registry, self.departures, self.refused)

@@ -184,9 +184,9 @@ def _events(runtime: Runtime) -> Iterator[Metric]:
 def _log(runtime: Runtime) -> Iterator[Metric]:
     log, queue, room = runtime.log, runtime.queue, runtime.log.room
     text = "From the append of a batch to the moment at which it is durable."
-    yield _histogram("log_commit_duration_seconds", text, queue.commit_durations)
-    yield _histogram("log_commit_batch_size", "Changes in a batch.", queue.batch_sizes)
-    yield _counter("log_commit_failures", "Commits that failed.", queue.failed_commits)
+    yield _histogram("log_commit_duration_seconds", text, queue.effects.commit_durations)
+    yield _histogram("log_commit_batch_size", "Changes in a batch.", queue.effects.batch_sizes)
+    yield _counter("log_commit_failures", "Commits that failed.", queue.appending.failed_commits)
     yield _gauge("log_head_offset", "The number in the last offset.", log.head)
     text = "The number in the offset of the last deleted event."
     yield _gauge("log_pruned_through_offset", text, log.pruned_through)

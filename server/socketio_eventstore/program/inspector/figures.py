@@ -71,14 +71,14 @@ def _events(runtime: Runtime) -> Figures:
 
 def _log(runtime: Runtime) -> Figures:
     log, queue = runtime.log, runtime.queue
-    durations = queue.commit_durations
+    durations = queue.effects.commit_durations
     return {
         "head": runtime.context.offset,
         "events": max(0, log.head - log.pruned_through),
         "commits": list(durations.values),
         "bounds": list(durations.bounds),
         "commitSeconds": durations.sum,
-        "failedCommits": queue.failed_commits,
+        "failedCommits": queue.appending.failed_commits,
         "waiting": queue.waiting_operations,
         "usedBytes": log.room.used_bytes,
         "maxBytes": runtime.options.max_size if runtime.is_enabled else 0,

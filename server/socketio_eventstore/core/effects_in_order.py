@@ -1,0 +1,182 @@
+"""The effects of the log's batches, in its order: own operations, and changes of other nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from socketio_eventlog.errors import LogFull, StoreClosed, StoreError
+from socketio_eventlog.records import Batch, Committed, Event
+from socketio_eventstore.core.context import Context
+from socketio_eventstore.core.effects import take_effect
+from socketio_eventstore.core.faults import Faults
+from socketio_eventstore.core.flush_schedule import FlushSchedule
+from socketio_eventstore.core.groups import Appended, Group, fail
+from socketio_eventstore.core.health import StoreHealth
+from socketio_eventstore.core.histogram import DURATIONS_SECONDS, SIZES, Histogram
+from socketio_eventstore.core.operation import Operation
+from socketio_eventstore.core.pending_changes import PendingChanges
+from socketio_eventstore.core.repeated_failures import RepeatedFailures
+from socketio_eventstore.core.sessions import Session
+
+SLICE_BYTES = 1_000_000
+"""Bytes that a batch may gather before the frames are written and the event loop serves others."""
+SLICE_OPERATIONS = 200
+"""The same for operations that do more than broadcast: a thousand sessions take 10 ms."""
+
+
+class EffectsInOrder:
+    """Lets batches take effect, and gives the results to those who wait for them."""
+
+    def __init__(
+        self,
+        context: Context,
+        flush_schedule: FlushSchedule,
+        pending: PendingChanges,
+        store_health: StoreHealth,
+        failures: RepeatedFailures,
+        revoke: Callable[[Session], None],
+    ) -> None:
+        """``revoke`` appends the end of a session to the log."""
+        self._context = context
+        self._flush_schedule = flush_schedule
+        self._pending = pending
+        self._store_health = store_health
+        self._failures = failures
+        self._faults = Faults(context, failures, revoke)
+        self.lock = asyncio.Lock()
+        """Held while effects take place: a large batch yields to the event loop in between."""
+        self.appended: Appended | None = None
+        """The batch of this node that has not taken effect yet."""
+        self.commit_durations = Histogram(DURATIONS_SECONDS)
+        """The seconds from each append to the moment at which its batch is durable and known here."""
+        self.batch_sizes = Histogram(SIZES)
+        """The number of changes in each batch of this node."""
+        self.on_commit: Callable[[float, int], None] | None = None
+        """Called soon after each commit of this node with its seconds and the number of its changes."""
+        self.refused: Counter[str] = Counter()
+        """The number of refused operations by the name of the limit: ``queue_full`` or ``max_size``."""
+
+    async def take_effects_of(self, batch: Batch) -> None:
+        appended, nodes = self.appended, self._context.nodes
+        async with self.lock:
+            nodes.batch, nodes.uptime = batch.number, batch.uptime
+            if appended is None or batch.own != appended.own:
+                await self._take_foreign(batch, batch.changes)
+                self._flush_schedule.flush()
+                return
+            self.appended = None
+            seconds, changes = time.perf_counter() - appended.begun, len(batch.changes)
+            self.commit_durations.measured(seconds)
+            self.batch_sizes.measured(changes)
+            if self.on_commit is not None:  # soon: its exception must not stop the order
+                asyncio.get_running_loop().call_soon(self.on_commit, seconds, changes)
+            self._store_health.written()  # before any caller learns that the batch is stored
+            try:
+                if self._pending.any_kept:
+                    self._pending.stored([committed.change for committed in batch.changes])
+                await self._take_foreign(batch, batch.changes[: appended.pending])
+                await self.take_own(batch, appended.groups, appended.counts, appended.pending)
+            except Exception as error:  # the rest of the batch has no effect: no client may go on without it
+                fail(appended.groups, error)
+                self._faults.after(batch.changes, error)
+                raise
+            except BaseException:  # cancelled
+                fail(appended.groups, StoreClosed())
+                raise
+            finally:
+                if not appended.taken_effect.done():
+                    appended.taken_effect.set_result(None)
+
+    async def _take_foreign(self, batch: Batch, changes: Sequence[Committed]) -> None:
+        """Let changes take effect for which no operation of this node waits."""
+        fan_out = self._context.fan_out
+        for committed in changes:
+            try:
+                if type(committed.change) is not Event:
+                    fan_out.end_run()
+                take_effect(self._context, batch, committed)
+            except Exception as error:  # noqa: BLE001 -- a fault in one change must not stop the order for all others
+                self._faults.after((committed,), error)
+            if fan_out.waiting_bytes > SLICE_BYTES:
+                await self._flush_schedule.flush_and_yield()
+
+    async def take_own(
+        self, batch: Batch | None, groups: Sequence[Group], counts: Sequence[int], start: int
+    ) -> None:
+        """Let operations take effect, with their changes in the batch from index ``start`` on."""
+        schedule, fan_out = self._flush_schedule, self._context.fan_out
+        schedule.begin_batch(len(counts))
+        count_of_next, others = iter(counts), 0
+        for operations, result, _ in groups:
+            for operation in operations:
+                end = start + next(count_of_next)
+                last = result if operation is operations[-1] else None
+                if end > start and batch is not None:
+                    self._take_one(operation, batch, batch.changes[start:end], last)
+                    start = end
+                else:
+                    self.send(operation, last)
+                others += operation.changes_recipients
+                if fan_out.waiting_bytes > SLICE_BYTES or others >= SLICE_OPERATIONS:
+                    others = 0
+                    await schedule.flush_and_yield()
+        schedule.flush()
+
+    def _take_one(
+        self,
+        operation: Operation,
+        batch: Batch,
+        committed: Sequence[Committed],
+        result: asyncio.Future[object] | None,
+    ) -> None:
+        try:
+            if operation.changes_recipients:
+                self._context.fan_out.end_run()
+            value = operation.apply(self._context, batch, committed)
+        except Exception as error:  # noqa: BLE001 -- as in _take_foreign
+            value = self._faults.after(committed, error)
+            if value is None and result is not None and not result.done():
+                result.set_exception(error)
+        if result is not None and not result.done():
+            result.set_result(value)
+
+    def send(self, operation: Operation, result: asyncio.Future[object] | None) -> None:
+        try:
+            if operation.changes_recipients:
+                self._context.fan_out.end_run()
+            value = operation.send(self._context)
+        except Exception as error:  # noqa: BLE001 -- as in _take_foreign
+            text = f"An operation could not take effect: {type(operation).__name__}"
+            self._failures.failed((type(operation), type(error)), text, error=error)
+            if result is not None and not result.done():
+                result.set_exception(error)
+            return
+        if result is not None and not result.done():
+            result.set_result(value)
+
+    async def refuse(self, groups: Sequence[Group], error: StoreError) -> None:
+        """Fail the operations with changes. The others take effect all the same, in their place."""
+        async with self.lock:
+            for operations, result, _ in groups:
+                for operation in operations:
+                    last = result if operation is operations[-1] else None
+                    if not operation.is_stored:
+                        self.send(operation, last)
+                        continue
+                    self._refuse_one(operation, error)
+                    if isinstance(error, LogFull):
+                        self.refused["max_size"] += 1
+                    if result is None:
+                        self._failures.failed("refused", f"An operation could not be stored: {error}")
+                    elif not result.done():
+                        result.set_exception(error)
+            self._flush_schedule.flush()
+
+    def _refuse_one(self, operation: Operation, error: StoreError) -> None:
+        # The changes first: after ``refused`` the operation may describe another state.
+        if operation.has_happened:
+            self._pending.keep(operation.changes())
+        operation.refused(self._context, error)

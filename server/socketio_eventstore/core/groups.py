@@ -1,0 +1,43 @@
+"""Groups of operations, from the queue to their effect."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from socketio_eventstore.core.operation import Operation
+
+BATCH_OPERATIONS = 1024
+BATCH_BYTES = 8_000_000
+"""Limits of one transaction. A larger one is not faster and delays the operations behind. A group is never
+divided: a group beyond the limits is a batch of its own."""
+
+
+Group: TypeAlias = tuple[Sequence[Operation], "asyncio.Future[object] | None", int]
+"""Operations that are stored together or not at all; the future for the result of the last operation, None
+when no caller waits; and the weight in bytes. A plain tuple takes a fifth of the time of a named one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """A batch of this node that was appended and has not taken effect yet."""
+
+    own: int
+    """Which call of ``Log.append`` it was."""
+    groups: Sequence[Group]
+    counts: Sequence[int]
+    """The number of changes of each operation."""
+    pending: int
+    """The number of pending changes in front of those of the operations."""
+    taken_effect: asyncio.Future[None]
+    begun: float
+    """The time of the append on the performance counter, in seconds."""
+
+
+def fail(groups: Iterable[Group], error: Exception) -> None:
+    """Raise an error in all callers that wait for a result."""
+    for _, result, _ in groups:
+        if result is not None and not result.done():
+            result.set_exception(error)
