@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from socketio_eventstore.adapter import admission
+from socketio_eventstore.adapter import claims
 from socketio_eventstore.core.sessions import State
 from support.core import PausableLog, pausable_commits
 from support.embedded import Server, Socket, away, serving, until
@@ -28,7 +28,7 @@ async def slow_claim(server: Server, commits: PausableLog, pid: str) -> Socket:
 
 @pytest.fixture(autouse=True)
 def every_claim_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission, "PROMPT_CLAIM_SECONDS", 0.0)
+    monkeypatch.setattr(claims, "PROMPT_CLAIM_SECONDS", 0.0)
 
 
 async def test_living_client_is_accepted(path: Path) -> None:
@@ -116,7 +116,7 @@ async def test_late_claim_of_a_dead_connection(path: Path) -> None:
 
 async def test_prompt_claim_needs_no_ping(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A prompt claim is accepted at once, and so is a new session."""
-    monkeypatch.setattr(admission, "PROMPT_CLAIM_SECONDS", 1_000.0)
+    monkeypatch.setattr(claims, "PROMPT_CLAIM_SECONDS", 1_000.0)
     async with serving(path, **QUIET) as server:
         owner = await server.socket()
         ids = await owner.connect()

@@ -19,7 +19,7 @@ from socketio_eventlog.records import Event, SessionEnd
 from socketio_eventstore.adapter import encoder, history
 from socketio_eventstore.adapter.acknowledgements import AcknowledgementIds, Call, current_call
 from socketio_eventstore.adapter.admin_ui import AdminUi
-from socketio_eventstore.adapter.admission import REFUSED_SECONDS
+from socketio_eventstore.adapter.answers import REFUSED_SECONDS
 from socketio_eventstore.adapter.authentication import Authentication
 from socketio_eventstore.adapter.clients import Clients
 from socketio_eventstore.adapter.decoder import Decoder

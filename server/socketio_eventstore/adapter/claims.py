@@ -1,0 +1,168 @@
+"""Claims of stored sessions: the session of a private id, and the decision whether the client recovers it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from functools import partial
+from typing import Any, Final
+
+from socketio_eventlog.records import RefusedRecovery
+from socketio_eventstore.adapter.attempt import Attempt, Claim
+from socketio_eventstore.adapter.authentication import Token
+from socketio_eventstore.adapter.handlers import HandlerCalls
+from socketio_eventstore.adapter.new_sessions import NewSessions
+from socketio_eventstore.adapter.token_renewal import renewal
+from socketio_eventstore.core.handler_transaction import Reservations
+from socketio_eventstore.core.operations import CatchUp, SessionOperation
+from socketio_eventstore.core.recovery import AuthHash, Cursor, RecoveryResult, hash_pid
+from socketio_eventstore.core.runtime import Runtime
+from socketio_eventstore.core.session_operations import (
+    ClaimSession,
+    RefuseSession,
+)
+from socketio_eventstore.core.sessions import Session, SessionConnection, State
+from socketio_eventstore.transport.connection import EngineConnection
+
+PROMPT_CLAIM_SECONDS: Final = 1.0
+"""A claim that takes longer may come after a newer one of the same client, which has waited less."""
+
+
+class Claims:
+    """Claims the sessions that clients want back."""
+
+    def __init__(self, runtime: Runtime, calls: HandlerCalls, new_sessions: NewSessions) -> None:
+        self._runtime = runtime
+        self._calls = calls
+        self._new_sessions = new_sessions
+
+    async def claim(
+        self,
+        connection: EngineConnection,
+        namespace: str,
+        pid: Any,
+        offset: Any,
+        auth: Any,
+        token: Token | None,
+    ) -> Attempt | None:
+        """Claim the session of a private id, or open a new one; None when the connection is closed."""
+        if pid is not None:
+            recovery, begun = self._runtime.recovery, asyncio.get_running_loop().time()
+            auth_hash = partial(self._new_sessions.hash_of, connection, pid, auth)
+            named = recovery.session_of(namespace, pid)  # before it may end
+            found = await self._find(namespace, pid, offset, auth_hash)
+            if isinstance(found, Session) and token is not None and found.identity != token.identity:
+                found = RecoveryResult.REFUSED  # before the claim: the owner does not notice
+            if connection.closed:
+                return None
+            answer: Attempt | RecoveryResult | None = (
+                await self._decide_on(Claim(found, connection, pid, offset, auth, auth_hash, token, begun))
+                if isinstance(found, Session)
+                else found
+            )
+            if connection.closed:
+                return None
+            if answer is None or isinstance(answer, Attempt):
+                return answer
+            recovery.count(answer, found.sid if isinstance(found, Session) else None)
+            refused = RefusedRecovery(str(answer), *_names(named or found, pid))
+            return await self._new_sessions.open(connection, namespace, offset, auth, token, refused)
+        return await self._new_sessions.open(connection, namespace, offset, auth, token)
+
+    async def _decide_on(self, claim: Claim) -> Attempt | RecoveryResult | None:
+        tracing = self._calls.tracing
+        if tracing is None:
+            return await self._take_over(claim)
+        with tracing.recovery(claim.session.namespace) as span:
+            answer = await self._take_over(claim)
+            result = RecoveryResult.RECOVERED if isinstance(answer, Attempt) else answer
+            span.set_attribute("socketio.result", str(result or "superseded"))
+        return answer
+
+    async def _find(
+        self, namespace: str, pid: Any, offset: Any, auth_hash: AuthHash
+    ) -> Session | RecoveryResult:
+        """Find the session of a private id, although this node may be behind the one that had the client."""
+        recovery, context = self._runtime.recovery, self._runtime.context
+        found = recovery.find(namespace, pid, offset, context.uptime, auth_hash)
+        if isinstance(found, RecoveryResult) and await self._catch_up():
+            found = recovery.find(namespace, pid, offset, context.uptime, auth_hash)
+        return found
+
+    async def _catch_up(self) -> bool:
+        """Apply what other nodes have appended until now; return whether there are other nodes."""
+        if not self._runtime.context.nodes.others:
+            return False
+        await self._runtime.queue.submit(CatchUp())
+        return True
+
+    async def _take_over(self, claim: Claim) -> Attempt | RecoveryResult | None:
+        """Claim a session, and decide with everything that was appended before the claim.
+
+        After a decision other than a recovery, no client has the session, and the owner may come back.
+        Return None after another claim: the outcome of that claim ends this connection, too.
+        """
+        runtime, session = self._runtime, claim.session
+        if session.state is not State.AWAY:  # a client without prospects must not disturb the owner
+            prospect = await self._decide(claim)
+            if isinstance(prospect, RecoveryResult) and await self._catch_up():
+                prospect = await self._decide(claim)
+            if isinstance(prospect, RecoveryResult):
+                return prospect
+        attached: Any = await runtime.queue.submit(ClaimSession(session, claim.connection))
+        if attached is None:
+            return RecoveryResult.UNKNOWN_SESSION
+        slot = self._calls.reserve(session)
+        answer: int | RecoveryResult = RecoveryResult.UNKNOWN_SESSION
+        is_last_claim, renewed = True, list[SessionOperation]()
+        try:
+            decided = await self._decide(claim)
+            if isinstance(decided, int):
+                attached.sent = int(decided)
+                if claim.token is not None:
+                    renewed = await self._renew(claim, claim.token, attached)
+            answer = decided
+        finally:
+            if not isinstance(answer, int) or claim.connection.closed:
+                slot.release()
+                result = str(answer) if isinstance(answer, RecoveryResult) else None
+                refusing = RefuseSession(session, attached, None, time.time(), result)
+                is_last_claim = bool(await runtime.queue.submit(refusing))
+        if not isinstance(answer, int):
+            return answer if is_last_claim or session.state is State.ENDED else None
+        is_slow = asyncio.get_running_loop().time() - claim.begun > PROMPT_CLAIM_SECONDS
+        return Attempt(
+            session,
+            claim.connection,
+            attached,
+            claim.pid,
+            slot,
+            claim.auth,
+            claim.offset,
+            claim.token,
+            renewed,
+            is_slow,
+            answer.missed if isinstance(answer, Cursor) else 0,
+            Reservations(),
+        )
+
+    async def _renew(self, claim: Claim, token: Token, attached: SessionConnection) -> list[SessionOperation]:
+        token.shown_on(attached)
+        context = self._runtime.context
+        return await renewal(claim.session, token, context.log, context.position)
+
+    async def _decide(self, claim: Claim) -> int | RecoveryResult:
+        context = self._runtime.context
+        return await self._runtime.recovery.decide(
+            claim.session,
+            claim.offset,
+            context.position,
+            partial(getattr, context.nodes, "uptime"),
+            claim.auth_hash,
+        )
+
+
+def _names(asked: object, pid: object) -> tuple[str | None, bytes | None]:
+    """Return the names of the session that a client asked for: its sid, or else what the log may know."""
+    sid = asked.sid if isinstance(asked, Session) else None
+    return sid, hash_pid(pid) if sid is None and isinstance(pid, str) else None
