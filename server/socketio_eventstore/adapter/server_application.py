@@ -1,0 +1,149 @@
+"""The application for the parts of the adapter: handlers and packets for clients (see ``application``)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Coroutine
+from inspect import CO_COROUTINE
+from types import FunctionType
+from typing import Any, Final
+
+import socketio
+
+from socketio_eventlog.records import SessionEnd
+from socketio_eventstore.adapter import encoder
+from socketio_eventstore.adapter.admin_ui import AdminUi
+from socketio_eventstore.adapter.authentication import Authentication
+from socketio_eventstore.adapter.clients import Clients
+from socketio_eventstore.adapter.manager_protocol import Manager
+from socketio_eventstore.core.frames import Frames
+from socketio_eventstore.core.handler_transaction import Reservations, handler_transaction
+from socketio_eventstore.core.session_operations import EndSession
+from socketio_eventstore.core.sessions import Session
+from socketio_eventstore.transport.engine import Engine
+
+_TRIGGER_EVENT: Final = vars(socketio.AsyncServer)["_trigger_event"]
+_IS_PATCHED: Final = _TRIGGER_EVENT.__module__ != socketio.AsyncServer.__module__
+
+
+class ServerApplication(socketio.AsyncServer):  # type: ignore[misc]  # python-socketio is not typed
+    """The part of ``RecoveryServer`` that implements ``Application``."""
+
+    manager: Manager
+    eio: Engine
+    admin_ui: AdminUi | None
+    """The reports for the Admin UI, after ``instrument``."""
+    accepted_clients: int
+    """The number of accepted clients, recovered ones included."""
+    authentication: Authentication | None
+    """The check of the tokens of clients; None where no token is needed."""
+    connect_errors: int
+    """The number of CONNECT packets that were refused."""
+    _clients: Clients
+
+    def serves(self, namespace: str) -> bool:
+        """Whether clients may connect to a namespace."""
+        return (
+            namespace in self.handlers
+            or namespace in self.namespace_handlers
+            or self.namespaces == "*"
+            or namespace in self.namespaces
+        )
+
+    def needs_token(self, namespace: str) -> bool:
+        """Whether the clients of a namespace must show a token; admins have a login of their own."""
+        return self.authentication is not None and self.recovers(namespace)
+
+    def recovers(self, namespace: str) -> bool:
+        """Whether the sessions of a namespace can be recovered; those of admins cannot."""
+        return self.admin_ui is None or namespace != self.admin_ui.admin_namespace
+
+    def accepted(self, session: Session) -> None:
+        """Report a client that was accepted."""
+        self.accepted_clients += 1
+        self._clients.calls.lines.connected(session)
+        if self.admin_ui is not None:
+            self.admin_ui.accepted(session)
+
+    @property
+    def own_cookie(self) -> str | None:
+        """The name of the cookie that the server itself sets for each connection; None for none."""
+        cookie = self.eio.cookie
+        name = cookie.get("name", "io") if isinstance(cookie, dict) else cookie
+        return name if isinstance(name, str) and name else None
+
+    def new_sid(self) -> str:
+        """Make a session id."""
+        sid: str = self.eio.generate_id()
+        return sid
+
+    def handles(self, event: str, namespace: str) -> bool:
+        """Whether a handler of the application may be called for an event of a namespace."""
+        if self.admin_ui is not None or self._has_own_trigger:
+            return True
+        for name in (namespace, "*"):
+            if name in self.namespace_handlers or event in self.handlers.get(name, ()):
+                return True
+        return False
+
+    @property
+    def _has_own_trigger(self) -> bool:
+        """Whether the application, or a tool that observes it, calls handlers in a way of its own."""
+        return _IS_PATCHED or getattr(self._trigger_event, "__func__", None) is not _TRIGGER_EVENT
+
+    def call_handler(self, event: str, *arguments: Any) -> Awaitable[Any]:
+        """Call the application's handler of an event; the first argument is the namespace."""
+        if self.admin_ui is not None:
+            self.admin_ui.handler_called(event, *arguments)
+        calling: Awaitable[Any] = self._trigger_event(event, *arguments)  # a coroutine less for each event
+        return calling
+
+    def call_event_handler(self, event: str, namespace: str, *arguments: Any) -> Awaitable[Any]:
+        """Call the handler of a client's event, as ``call_handler`` does.
+
+        The usual handler, a coroutine function, is called without the questions of ``_trigger_event``, which
+        take longer than the call.
+        """
+        is_usual = getattr(self._trigger_event, "__func__", None) is _TRIGGER_EVENT and not _IS_PATCHED
+        if not is_usual or self.admin_ui is not None:
+            return self.call_handler(event, namespace, *arguments)
+        handler, passed = self._get_event_handler(event, namespace, arguments)
+        if type(handler) is FunctionType and handler.__code__.co_flags & CO_COROUTINE:
+            calling: Awaitable[Any] = handler(*passed)
+            return calling
+        return self.call_handler(event, namespace, *arguments)
+
+    def handle_ack(
+        self, connection_id: str, namespace: str, ack_id: int | None, arguments: list[Any]
+    ) -> Coroutine[Any, Any, None]:
+        """Call the callback of an acknowledgement that has arrived."""
+        handling: Coroutine[Any, Any, None] = self._handle_ack(connection_id, namespace, ack_id, arguments)
+        return handling
+
+    def forget_callbacks(self, sid: str) -> None:
+        """Drop the callbacks of a session's outstanding acknowledgements."""
+        self.manager.callbacks.pop(sid, None)
+
+    def connect_error(self, namespace: str, reason: Any) -> Frames:
+        """Encode a CONNECT_ERROR packet; a reason that clients cannot read is left out and logged."""
+        self.connect_errors += 1
+        try:
+            return encoder.connect_error(self.packet_class, namespace, reason)
+        except (TypeError, ValueError, OverflowError) as error:
+            text = f"The reason of a refusal in {namespace} cannot be sent: {error}"
+            self._clients.calls.failures.failed("reason", text)
+        message = reason.get("message") if isinstance(reason, dict) else None
+        text = message if isinstance(message, str) and message.isprintable() else "Connection refused"
+        return encoder.connect_error(self.packet_class, namespace, {"message": text})
+
+    async def session_expired(self, session: Session) -> None:
+        """Call the handler of ``session_expired`` and end the session in the transaction of its emits.
+
+        Only an exception or a crash inside the handler therefore repeats the call. Raises StoreError.
+        """
+        with Reservations() as reservations:
+            with handler_transaction(reservations=reservations) as operations:
+                data = json.loads(session.data)
+                await self.call_handler("session_expired", session.namespace, session.sid, data)
+            queue = (await self.manager.opened()).queue
+            await queue.submit(*operations, EndSession(session, SessionEnd.EXPIRED))
