@@ -111,7 +111,7 @@ events.insert = insert
 """
 
 POISON_ACCEPTED = """
-from socketio_eventstore.adapter import manager
+from socketio_eventstore.adapter import manager_emits
 
-manager.check_names = lambda event, namespace: None
+manager_emits.check_names = lambda event, namespace: None
 """

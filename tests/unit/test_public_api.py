@@ -14,7 +14,7 @@ import socketio
 import socketio_eventstore
 from socketio_eventstore import AsyncServer, QueueFull, RecoveryManager, StoreError
 from socketio_eventstore.adapter.async_server import ServerArguments
-from socketio_eventstore.adapter.manager import RecoveryArguments
+from socketio_eventstore.adapter.recovery_arguments import RecoveryArguments
 from socketio_eventstore.core.options import Options
 from socketio_eventstore.transport.engine import Engine
 

@@ -8,7 +8,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
-from socketio_eventstore.adapter.manager import RecoveryArguments, RecoveryManager
+from socketio_eventstore.adapter.manager import RecoveryManager
+from socketio_eventstore.adapter.recovery_arguments import RecoveryArguments
 from socketio_eventstore.adapter.server import RecoveryServer
 
 

@@ -1,0 +1,154 @@
+"""The emits of a client manager: each becomes one operation, and fails before it has an offset."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from socketio_eventlog.records import Event
+from socketio_eventstore.adapter import encoder
+from socketio_eventstore.adapter.acknowledgements import current_call
+from socketio_eventstore.adapter.manager_store import ManagerStore
+from socketio_eventstore.adapter.publishing import Message
+from socketio_eventstore.core.commit_queue import CommitQueue
+from socketio_eventstore.core.event_rules import check_event_name, check_names
+from socketio_eventstore.core.frames import Frames
+from socketio_eventstore.core.handler_transaction import submit_or_defer
+from socketio_eventstore.core.operations import (
+    Emit,
+    EmitVolatile,
+    EmitWithAck,
+)
+from socketio_eventstore.core.packets import TextEncoder
+from socketio_eventstore.core.runtime import Runtime
+from socketio_eventstore.core.sessions import Session
+
+LARGE_BYTES = 20_000
+"""The size of an event whose encoding keeps others waiting, if a handler emits many in a row."""
+
+
+class ManagerEmits(ManagerStore):
+    """The part of ``RecoveryManager`` that emits."""
+
+    async def emit(
+        self,
+        event: str,
+        data: Any,
+        namespace: str,
+        room: Any = None,
+        skip_sid: Any = None,
+        callback: Callable[..., Any] | None = None,
+        to: Any = None,
+        volatile: bool = False,
+        **kwargs: Any,
+    ) -> str | None:
+        """Store an event and send it to its rooms; return the offset when the event is durable.
+
+        With a callback, or when volatile, the event is sent without being stored and None is returned.
+        Raises TypeError or ValueError for an event that cannot be sent, StoreError for one that cannot be
+        stored.
+        """
+        return await self.begin_emit(event, data, namespace, room, skip_sid, callback, to, volatile)
+
+    usual_emit = staticmethod(emit)
+
+    def begin_emit(
+        self,
+        event: str,
+        data: Any,
+        namespace: str,
+        room: Any = None,
+        skip_sid: Any = None,
+        callback: Callable[..., Any] | None = None,
+        to: Any = None,
+        volatile: bool = False,
+    ) -> Awaitable[str | None]:
+        """Begin ``emit``, a coroutine less for each event; the result is that of ``emit``.
+
+        The call itself gives the event its place in the order, if the store is open. Raises as ``emit``.
+        """
+        if asyncio.get_running_loop() is not self._loop:
+            self.check_loop()
+        addressed, runtime = room if to is None else to, self.runtime
+        if runtime is None:
+            return self._emit_when_opened(event, data, namespace, addressed, skip_sid, callback, volatile)
+        operation = self._emit_of(runtime, event, data, namespace, addressed, skip_sid, callback, volatile)
+        if operation.is_stored and operation.size_bytes < LARGE_BYTES and self.server.admin_ui is None:
+            return submit_or_defer(runtime.queue, operation)  # the usual event, without a coroutine
+        return self._submit_emit(runtime, operation)
+
+    async def _emit_when_opened(self, *arguments: Any) -> str | None:
+        runtime = await self.opened()
+        return await self._submit_emit(runtime, self._emit_of(runtime, *arguments))
+
+    async def _submit_emit(
+        self, runtime: Runtime, operation: Emit | EmitVolatile | EmitWithAck
+    ) -> str | None:
+        submit = submit_or_defer if operation.is_stored else CommitQueue.submit
+        offset: str | None = await submit(runtime.queue, operation)
+        if offset is None and operation.size_bytes >= LARGE_BYTES:
+            await asyncio.sleep(0)  # nothing else has let others run in a loop over such events
+        admin_ui = self.server.admin_ui
+        if admin_ui is not None:
+            await admin_ui.emitted(runtime, operation.event)
+        return offset
+
+    def _emit_of(
+        self,
+        runtime: Runtime,
+        event: str,
+        data: Any,
+        namespace: str,
+        room: Any,
+        skip_sid: Any,
+        callback: Callable[..., Any] | None,
+        volatile: bool,
+    ) -> Emit | EmitVolatile | EmitWithAck:
+        """Make the operation of an emit. Every error is raised here, before the event has an offset."""
+        if not isinstance(event, str):
+            check_event_name(event)
+        check_names(event, namespace)
+        rooms = encoder.rooms_of(room)
+        skip = () if skip_sid is None else encoder.skipped_sids(skip_sid)
+        encoding = runtime.encoder
+        payload, attachments = encoding.payload([event, *encoder.arguments_of(data)])
+        if payload[:2] != '["':
+            raise ValueError(f"the server's json made {payload[:20]!r} of an array of strings")
+        # An event as ``Event(...)``, without the function that a named tuple calls.
+        record = tuple.__new__(Event, (namespace, event, payload, attachments, rooms, skip, time.time()))
+        operation: Emit | EmitVolatile | EmitWithAck
+        if callback is not None:
+            operation = self._with_ack(runtime, record, callback)
+        elif volatile or (self.server.admin_ui is not None and not self.server.recovers(namespace)):
+            operation = EmitVolatile(record)
+        else:
+            operation = Emit(record)
+        if operation.size_bytes > self._max_event_bytes:
+            raise ValueError(
+                f"event {event!r} is {operation.size_bytes} bytes long; "
+                f"at most {self._max_event_bytes} can be sent"
+            )
+        if not isinstance(encoding, TextEncoder):
+            # A value that the serializer cannot encode must fail here, not after the commit.
+            encoding.event(namespace, payload, attachments, "")
+        return operation
+
+    def event_of(self, runtime: Runtime, message: Message) -> Event:
+        """Make the event of a publisher as stored. Raises TypeError or ValueError."""
+        arguments = tuple(message.arguments)
+        emit = self._emit_of(
+            runtime, message.event, arguments, message.namespace, message.rooms, message.skip, None, True
+        )
+        return emit.event
+
+    def _with_ack(self, runtime: Runtime, record: Event, callback: Callable[..., Any]) -> EmitWithAck:
+        namespace, encode = record.namespace, runtime.encoder.event
+        call = current_call.get()
+
+        def packet_for(session: Session) -> Frames:
+            ack_id = self.acknowledgements.issue(session.sid, callback, call)
+            return encode(namespace, record.payload, record.attachments, None, ack_id)
+
+        return EmitWithAck(record, packet_for)
