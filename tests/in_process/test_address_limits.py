@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from socketio_eventstore.adapter import server as adapter_server
+from socketio_eventstore.adapter import new_connections
 from support.embedded import Server, Socket, serving, until
 from support.processes import HOST
 
@@ -60,7 +60,7 @@ async def test_a_private_id_opens_no_new_session(path: Path, handlers: str) -> N
 
 async def test_superseded_connections_are_closed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that claims its session again and again has no more connections than before."""
-    monkeypatch.setattr(adapter_server, "REFUSED_SECONDS", 0.2)
+    monkeypatch.setattr(new_connections, "REFUSED_SECONDS", 0.2)
 
     def register(sio: Any) -> None:
         sio.connect_timeout = 0.5  # for the first connection, which was within the limit
