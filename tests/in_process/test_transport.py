@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from socketio_eventstore.core.sessions import State
+from socketio_eventstore.transport.engine import COMPRESSED_AT_ONCE_BYTES
 from support.embedded import Polling, Seen, Server, serving, until
 
 # Handshake ------------------------------------------------------------------------------------------
@@ -241,3 +243,22 @@ async def test_disconnect_from_one_namespace(path: Path) -> None:
         runtime = await server.manager.start()
         (other,) = runtime.registry.namespaces["/other"].values()
         assert other.state is State.AWAY
+
+
+async def test_large_responses_are_compressed_aside(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread compresses the response to a poll that has megabytes; the event loop serves others."""
+    threads: list[threading.Thread] = []
+    compress = server.engine._gzip
+
+    def noting(body: bytes) -> bytes:
+        threads.append(threading.current_thread())
+        return bytes(compress(body))
+
+    monkeypatch.setattr(server.engine, "_gzip", noting)
+    polling = await server.polling()
+    sid = (await polling.connect())["sid"]
+    for size, is_aside in ((10_000, False), (COMPRESSED_AT_ONCE_BYTES, True)):
+        text = "x" * size
+        offset = await server.sio.emit("large", text, to=sid)
+        assert await polling.poll() == [f'42["large","{text}","{offset}"]']
+        assert (threads.pop() is not threading.main_thread()) == is_aside

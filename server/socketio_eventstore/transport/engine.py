@@ -58,6 +58,9 @@ FORBIDDEN = (4, "Forbidden")
 UNAVAILABLE = (4, "The server is not available at the moment")
 TOO_MANY = (4, "Too many handshakes from this address")
 RETRY_AFTER_SECONDS = 5
+COMPRESSED_AT_ONCE_BYTES: Final = 50_000
+"""The largest response that is compressed on the event loop, in 1 to 2 ms. A response to a poll may have some
+megabytes, and a thread compresses them without the GIL."""
 UNSUPPORTED_VERSION = (5, "Unsupported protocol version")
 
 
@@ -279,7 +282,7 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
         if not isinstance(response, dict):
             return response
         environ = head.make_environ()
-        self._compress(response, environ)
+        await self._compress(response, environ)
         return await self._send_response(response, environ)
 
     async def _send_response(self, response: Response, environ: Environ) -> Any:
@@ -430,13 +433,15 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
                 raise InvalidRequest
         return body
 
-    def _compress(self, response: Response, environ: Environ) -> None:
+    async def _compress(self, response: Response, environ: Environ) -> None:
         if not self.http_compression or len(response["response"]) < self.compression_threshold:
             return
         for encoding in environ.get("HTTP_ACCEPT_ENCODING", "").split(","):
             method = encoding.split(";")[0].strip()
             if method in self.compression_methods:
-                response["response"] = getattr(self, "_" + method)(response["response"])
+                compress, body = getattr(self, "_" + method), response["response"]
+                is_large = len(body) > COMPRESSED_AT_ONCE_BYTES
+                response["response"] = await asyncio.to_thread(compress, body) if is_large else compress(body)
                 response["headers"].append(("Content-Encoding", method))
                 return
 
