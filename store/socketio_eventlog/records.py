@@ -335,6 +335,46 @@ class Redacted:
     """As in ``Event``, without attachments."""
 
 
+@dataclass(frozen=True, slots=True)
+class Departed:
+    """The disconnect handlers of a session have ended on the node of the batch, for its claims up to one.
+
+    Unstored, as the following changes are: only the batch has it, and a node that joins later never sees it.
+    """
+
+    namespace: str
+    sid: str
+    claim: int
+
+
+@dataclass(frozen=True, slots=True)
+class Volatile:
+    """An event for those who are connected now, on several nodes. Unstored."""
+
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """An event whose recipients on other nodes are to acknowledge it. Unstored."""
+
+    request: int
+    """The number of the request; each node counts its own."""
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A client has acknowledged the event of a request. Unstored."""
+
+    node: str
+    """The node that has asked."""
+    request: int
+    arguments: str
+    """The JSON array of the arguments; a binary one is a placeholder as in ``Event.payload``."""
+    attachments: tuple[bytes, ...] = ()
+
+
 Change: TypeAlias = (
     Event
     | SessionOpened
@@ -356,6 +396,10 @@ Change: TypeAlias = (
     | NodeDied
     | Pruned
     | Redacted
+    | Departed
+    | Volatile
+    | Asked
+    | Answered
 )
 
 

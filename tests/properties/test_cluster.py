@@ -28,7 +28,7 @@ from socketio_eventlog.records import (
     SessionAway,
     SessionClaimed,
 )
-from socketio_eventstore.core import effects
+from socketio_eventstore.core import effects, unstored
 from socketio_eventstore.core.appending import Appending
 from socketio_eventstore.core.context import Context
 from socketio_eventstore.core.nodes import Nodes
@@ -107,7 +107,7 @@ def _broadcast(context: Context, handle: Handle, place: Any) -> None:
         return
     for committed in handle.shared.batches[place.result() - 1].changes:
         if isinstance(committed.change, Event):
-            effects.broadcast(context, committed.change, f"{EPOCH}.{committed.position}")
+            unstored.broadcast(context, committed.change, f"{EPOCH}.{committed.position}")
     context.fan_out.flush()
 
 

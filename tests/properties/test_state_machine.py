@@ -34,7 +34,7 @@ from socketio_eventlog.records import (
     RoomLeft,
     SessionAway,
 )
-from socketio_eventstore.core import effects, session_operations
+from socketio_eventstore.core import session_operations, unstored
 from socketio_eventstore.core.appending import Appending
 from socketio_eventstore.core.context import Context
 from socketio_eventstore.core.effects_in_order import EffectsInOrder
@@ -140,7 +140,7 @@ def events_are_sent_before_they_are_stored(patch: pytest.MonkeyPatch) -> None:
             for operation in operations:
                 if isinstance(operation, Emit) and operation.event.name == "e":
                     context.recent_events.position += 1
-                    effects.broadcast(context, operation.event, context.offset)
+                    unstored.broadcast(context, operation.event, context.offset)
         context.fan_out.flush()
         await process(self, groups)
 

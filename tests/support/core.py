@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from socketio_eventlog.log import Log
-from socketio_eventlog.records import Change, Room, SessionEnd, SessionOpened
+from socketio_eventlog.records import Answered, Asked, Change, Room, SessionEnd, SessionOpened
 from socketio_eventlog.sqlite.log import EventLog
 from socketio_eventstore.core.commit_queue import CommitQueue
 from socketio_eventstore.core.context import Context
@@ -141,6 +141,18 @@ class Listener:
         self, session: Session, connection: ClientConnection | None, reason: SessionEnd, *, was_accepted: bool
     ) -> None:
         self.ends.append((session, reason))
+
+    def claimed_elsewhere(self, session: Session, claim: int) -> None:
+        raise NotImplementedError
+
+    def departed(self, session: Session) -> None:
+        raise NotImplementedError
+
+    def asked(self, node: str, asked: Asked) -> Callable[[Session], Frames]:
+        raise NotImplementedError
+
+    def answered(self, answered: Answered) -> None:
+        raise NotImplementedError
 
     async def expired(self, session: Session) -> None:
         raise NotImplementedError

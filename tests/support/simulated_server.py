@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 from socketio_eventlog.errors import StoreError
-from socketio_eventlog.records import Room, SessionEnd, Snapshot
+from socketio_eventlog.records import Answered, Asked, Room, SessionEnd, Snapshot
 from socketio_eventstore.adapter.admission import Admission
 from socketio_eventstore.adapter.application import Application
 from socketio_eventstore.adapter.departures import Departures
@@ -172,6 +172,18 @@ class SimulatedServer:
         self, session: Session, connection: ClientConnection | None, reason: SessionEnd, *, was_accepted: bool
     ) -> asyncio.Future[None] | None:
         return self.departures.ended(session, connection, reason, was_accepted=was_accepted)
+
+    def claimed_elsewhere(self, session: Session, claim: int) -> None:
+        self.departures.claimed_elsewhere(session, claim)
+
+    def departed(self, session: Session) -> None:
+        self.departures.departed(session)
+
+    def asked(self, node: str, asked: Asked) -> Callable[[Session], Frames]:
+        raise AssertionError("the histories ask for nothing")
+
+    def answered(self, answered: Answered) -> None:
+        raise AssertionError("the histories ask for nothing")
 
     async def expired(self, session: Session) -> None:
         self.scene.session_expired(self, session)

@@ -11,10 +11,13 @@ from dataclasses import dataclass, field
 
 from socketio_eventlog.log import HEARTBEAT_SECONDS
 from socketio_eventlog.records import (
+    Answered,
+    Asked,
     Batch,
     Change,
     Committed,
     DataSaved,
+    Departed,
     Event,
     Heartbeat,
     Membership,
@@ -35,6 +38,7 @@ from socketio_eventlog.records import (
     SessionResumed,
     StoredSession,
     TokenAccepted,
+    Volatile,
 )
 
 SessionKey = tuple[str, str]
@@ -175,6 +179,8 @@ class LogState:
                     self.positions.append((self.uptime, self.head))
             case NodeDied(node):
                 return self._bury(node), 0
+            case Departed() | Volatile() | Asked() | Answered():
+                pass  # only the batch has them
             case Pruned(through):
                 self._prune(min(through, self.head))
             case _:

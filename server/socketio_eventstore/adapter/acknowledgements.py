@@ -16,12 +16,18 @@ Callbacks = dict[str, dict[int, Callable[..., Any]]]
 """The callbacks by sid and id, as python-socketio's manager keeps them."""
 
 
+REQUESTS: Final = 10_000
+"""The most emits whose acknowledgements may come from other nodes. Beyond, the oldest is forgotten."""
+
+
 @dataclass(eq=False, slots=True)
 class Call:
     """A ``call`` that waits for its acknowledgement."""
 
     issued: list[tuple[str, int]] = field(default_factory=list)
     """The sid and the id of each packet."""
+    requests: list[int] = field(default_factory=list)
+    """What was asked of the clients of other nodes."""
     is_over: bool = False
 
 
@@ -37,6 +43,8 @@ class AcknowledgementIds:
         # The sid outlives a restart, so the ids of acknowledgements must not begin anew after one. They stay
         # below 2**53, the largest exact integer of JavaScript.
         self._ids = itertools.count(secrets.randbelow(2**21) << 31)
+        self._requests: dict[int, Callable[..., Any]] = {}
+        """The callbacks of emits to the clients of other nodes, by the number of the request."""
 
     def issue(self, sid: str, callback: Callable[..., Any], call: Call | None = None) -> int:
         """Return a new id for a packet to a session, and keep the callback."""
@@ -51,9 +59,25 @@ class AcknowledgementIds:
             call.issued.append((sid, ack_id))
         return ack_id
 
+    def request(self, callback: Callable[..., Any], call: Call | None = None) -> int:
+        """Return the number of a request to the clients of other nodes, and keep the callback."""
+        number = next(self._ids)
+        self._requests[number] = callback
+        if len(self._requests) > REQUESTS:
+            del self._requests[next(iter(self._requests))]
+        if call is not None:
+            call.requests.append(number)
+        return number
+
+    def requested(self, number: int) -> Callable[..., Any] | None:
+        """Return the callback of a request; each client of a room may call it."""
+        return self._requests.get(number)
+
     def end(self, call: Call) -> None:
         """Take back the callbacks of a call that got its answer or was given up."""
         call.is_over = True
+        for number in call.requests:
+            self._requests.pop(number, None)
         for sid, ack_id in call.issued:
             callbacks = self._callbacks.get(sid, {})
             callbacks.pop(ack_id, None)

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Awaitable, Coroutine
 from typing import Any, Protocol
 
+from socketio_eventstore.adapter.acknowledgements import AcknowledgementIds
 from socketio_eventstore.adapter.authentication import Authentication
 from socketio_eventstore.adapter.environs import Environs
 from socketio_eventstore.core.frames import Frames
@@ -19,6 +20,8 @@ from socketio_eventstore.core.sessions import Session
 class Application(Protocol):
     """The handlers of an application and the settings that decide about clients."""
 
+    acknowledgements: AcknowledgementIds
+    """The ids of acknowledgements, and the callbacks that wait for them."""
     authentication: Authentication | None
     """The check of the tokens of clients; None where no token is needed."""
     always_connect: bool

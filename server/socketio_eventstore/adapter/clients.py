@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from socketio import packet
 
 from socketio_eventlog.errors import StoreError
-from socketio_eventlog.records import SessionEnd
+from socketio_eventlog.records import Answered, Asked, SessionEnd
 from socketio_eventstore.adapter.admission import Admission
 from socketio_eventstore.adapter.application import Application
 from socketio_eventstore.adapter.decoder import ClientPacket, Decoder
@@ -18,8 +19,10 @@ from socketio_eventstore.adapter.departures import Departures
 from socketio_eventstore.adapter.encoder import arguments_of
 from socketio_eventstore.adapter.handlers import HandlerCalls
 from socketio_eventstore.adapter.identity_limit import IdentityLimit
+from socketio_eventstore.adapter.remote_acknowledgements import RemoteAcknowledgements
 from socketio_eventstore.adapter.token_ends import TokenEnds
 from socketio_eventstore.adapter.tracing import Tracing
+from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.operations import SendPacket
 from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.sessions import CONNECTED, ClientConnection, Session
@@ -60,6 +63,8 @@ class Clients:
             limit = runtime.options.sessions_per_identity
             limits = IdentityLimit(limit, runtime.registry, self.departures, self.refused)
             self.identity_limit = limits
+            ids = self._application.acknowledgements
+            self._acknowledgements = RemoteAcknowledgements(runtime, ids, self.calls)
             self.admission = Admission(
                 self._application,
                 runtime,
@@ -102,6 +107,24 @@ class Clients:
         if self.departures is None:
             return None
         return self.departures.ended(session, connection, reason, was_accepted=was_accepted)
+
+    def claimed_elsewhere(self, session: Session, claim: int) -> None:
+        """Tell the other node when the handlers have ended (see ``SessionListener``)."""
+        if self.departures is not None:
+            self.departures.claimed_elsewhere(session, claim)
+
+    def departed(self, session: Session) -> None:
+        """Let a connect handler begin that waits for another node (see ``SessionListener``)."""
+        if self.departures is not None:
+            self.departures.departed(session)
+
+    def asked(self, node: str, asked: Asked) -> Callable[[Session], Frames]:
+        """Make packets for an event of another node (see ``SessionListener``)."""
+        return self._acknowledgements.asked(node, asked)
+
+    def answered(self, answered: Answered) -> None:
+        """Call the callback of this node (see ``SessionListener``)."""
+        self._acknowledgements.answered(answered)
 
     async def expired(self, session: Session) -> None:
         """Call the handler of ``session_expired`` and end the session (see ``SessionListener``)."""

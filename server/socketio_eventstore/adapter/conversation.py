@@ -56,6 +56,8 @@ class Conversation:
         try:
             if attempt.slot.has_predecessor:
                 await attempt.slot.wait()
+            if session.departing and attempt.is_current:
+                await self._departures.departed_elsewhere(session, lambda: attempt.is_current)
             if attempt.is_current and not attempt.connection.closed:
                 is_early = self._application.always_connect and not attempt.attached.recovered
                 outcome = await (self._admit_before_handler if is_early else self._admit)(attempt)

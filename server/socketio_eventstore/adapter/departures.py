@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from socketio_eventlog.errors import StoreError
-from socketio_eventlog.records import SessionEnd
+from socketio_eventlog.records import Departed, SessionEnd
 from socketio_eventstore.adapter.application import Application
+from socketio_eventstore.adapter.departure_barrier import DepartureBarrier
 from socketio_eventstore.adapter.handlers import HandlerCalls, HandlerSlot
 from socketio_eventstore.core.operation import Operation
+from socketio_eventstore.core.operations import SayDeparted
 from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.session_operations import (
     EndSession,
@@ -35,6 +37,9 @@ class Departures:
         self._application = application
         self._runtime = runtime
         self._calls = calls
+        self._barrier = DepartureBarrier(runtime.context.nodes, calls.failures)
+        self._promised: dict[Session, int] = {}
+        """The claims for which another node waits until the handlers of the session have ended."""
 
     def transport_closed(self, connection: ClientConnection, reason: str) -> Sequence[asyncio.Task[None]]:
         """Mark the sessions of a closed transport as away, at once unless they are very many.
@@ -92,6 +97,25 @@ class Departures:
         """Call the disconnect handler for a connection that has just lost the session to a claim."""
         self._application.forget_callbacks(session.sid)
         _ = self._start_handler(session, connection.id, self._application.reason.TRANSPORT_CLOSE)
+
+    def claimed_elsewhere(self, session: Session, claim: int) -> None:
+        """Tell the node that has claimed a session when the handlers for a claim have ended here."""
+        self._barrier.look_again(session)
+        if session.running_disconnect_handlers:
+            self._promised[session] = claim
+        else:
+            self._say_departed(session, claim)
+
+    def departed(self, session: Session) -> None:
+        """Take note that the handlers of a session have ended on another node."""
+        self._barrier.look_again(session)
+
+    async def departed_elsewhere(self, session: Session, is_needed: Callable[[], bool]) -> None:
+        """Wait for the handlers of a session on other nodes (see ``DepartureBarrier.wait``)."""
+        await self._barrier.wait(session, is_needed)
+
+    def _say_departed(self, session: Session, claim: int) -> None:
+        self._enqueue(SayDeparted(Departed(session.namespace, session.sid, claim)))
 
     def ended(
         self, session: Session, connection: ClientConnection | None, reason: SessionEnd, *, was_accepted: bool
@@ -170,6 +194,8 @@ class Departures:
     def handler_ended(self, session: Session) -> bool:
         """Forget an ended session after the last disconnect handler; return whether that happened."""
         session.running_disconnect_handlers -= 1
+        if not session.running_disconnect_handlers and session in self._promised:
+            self._say_departed(session, self._promised.pop(session))
         is_over = session.state is State.ENDED and not session.running_disconnect_handlers
         if is_over:
             self._runtime.registry.remove(session)

@@ -119,7 +119,7 @@ def _info(session: Session) -> SessionInfo:
     return SessionInfo(
         sid=session.sid,
         namespace=session.namespace,
-        is_connected=session.is_connected or session.state is State.ELSEWHERE,
+        is_connected=session.is_connected or session.is_elsewhere,
         rooms=tuple(session.joined),
         identity=session.identity,
         data=json.loads(session.data if session.saving is None else session.saving),

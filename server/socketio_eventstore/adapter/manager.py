@@ -103,9 +103,9 @@ class RecoveryManager(ManagerEmits):
         return self._session(sid, namespace) is not None
 
     def is_connected(self, sid: str | None, namespace: str) -> bool:
-        """Whether the client is connected and accepted."""
+        """Whether the client is connected and accepted, on whatever node."""
         session = self._session(sid, namespace)
-        return session is not None and session.is_connected
+        return session is not None and (session.is_connected or session.is_elsewhere)
 
     def is_sid_room(self, namespace: str, room: object) -> bool:
         """Whether the room is the sid of a session."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeAlias
 
-from socketio_eventlog.records import Event
+from socketio_eventlog.records import Asked, Event
 from socketio_eventstore.adapter import encoder
 from socketio_eventstore.adapter.acknowledgements import current_call
 from socketio_eventstore.adapter.manager_store import ManagerStore
@@ -19,11 +19,15 @@ from socketio_eventstore.core.handler_transaction import submit_or_defer
 from socketio_eventstore.core.operations import (
     Emit,
     EmitVolatile,
+    EmitVolatileEverywhere,
     EmitWithAck,
+    EmitWithAckEverywhere,
 )
 from socketio_eventstore.core.packets import TextEncoder
 from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.sessions import Session
+
+_Emit: TypeAlias = Emit | EmitVolatile | EmitVolatileEverywhere | EmitWithAck | EmitWithAckEverywhere
 
 LARGE_BYTES = 20_000
 """The size of an event whose encoding keeps others waiting, if a handler emits many in a row."""
@@ -75,7 +79,7 @@ class ManagerEmits(ManagerStore):
         if runtime is None:
             return self._emit_when_opened(event, data, namespace, addressed, skip_sid, callback, volatile)
         operation = self._emit_of(runtime, event, data, namespace, addressed, skip_sid, callback, volatile)
-        if operation.is_stored and operation.size_bytes < LARGE_BYTES and self.server.admin_ui is None:
+        if type(operation) is Emit and operation.size_bytes < LARGE_BYTES and self.server.admin_ui is None:
             return submit_or_defer(runtime.queue, operation)  # the usual event, without a coroutine
         return self._submit_emit(runtime, operation)
 
@@ -83,10 +87,8 @@ class ManagerEmits(ManagerStore):
         runtime = await self.opened()
         return await self._submit_emit(runtime, self._emit_of(runtime, *arguments))
 
-    async def _submit_emit(
-        self, runtime: Runtime, operation: Emit | EmitVolatile | EmitWithAck
-    ) -> str | None:
-        submit = submit_or_defer if operation.is_stored else CommitQueue.submit
+    async def _submit_emit(self, runtime: Runtime, operation: _Emit) -> str | None:
+        submit = submit_or_defer if type(operation) is Emit else CommitQueue.submit
         offset: str | None = await submit(runtime.queue, operation)
         if offset is None and operation.size_bytes >= LARGE_BYTES:
             await asyncio.sleep(0)  # nothing else has let others run in a loop over such events
@@ -105,7 +107,7 @@ class ManagerEmits(ManagerStore):
         skip_sid: Any,
         callback: Callable[..., Any] | None,
         volatile: bool,
-    ) -> Emit | EmitVolatile | EmitWithAck:
+    ) -> _Emit:
         """Make the operation of an emit. Every error is raised here, before the event has an offset."""
         if not isinstance(event, str):
             check_event_name(event)
@@ -118,11 +120,12 @@ class ManagerEmits(ManagerStore):
             raise ValueError(f"the server's json made {payload[:20]!r} of an array of strings")
         # An event as ``Event(...)``, without the function that a named tuple calls.
         record = tuple.__new__(Event, (namespace, event, payload, attachments, rooms, skip, time.time()))
-        operation: Emit | EmitVolatile | EmitWithAck
+        operation: _Emit
         if callback is not None:
             operation = self._with_ack(runtime, record, callback)
         elif volatile or (self.server.admin_ui is not None and not self.server.recovers(namespace)):
-            operation = EmitVolatile(record)
+            is_for_others = _has_members_elsewhere(runtime, record)
+            operation = EmitVolatileEverywhere(record) if is_for_others else EmitVolatile(record)
         else:
             operation = Emit(record)
         if operation.size_bytes > self._max_event_bytes:
@@ -143,7 +146,9 @@ class ManagerEmits(ManagerStore):
         )
         return emit.event
 
-    def _with_ack(self, runtime: Runtime, record: Event, callback: Callable[..., Any]) -> EmitWithAck:
+    def _with_ack(
+        self, runtime: Runtime, record: Event, callback: Callable[..., Any]
+    ) -> EmitWithAck | EmitWithAckEverywhere:
         namespace, encode = record.namespace, runtime.encoder.event
         call = current_call.get()
 
@@ -151,4 +156,14 @@ class ManagerEmits(ManagerStore):
             ack_id = self.acknowledgements.issue(session.sid, callback, call)
             return encode(namespace, record.payload, record.attachments, None, ack_id)
 
-        return EmitWithAck(record, packet_for)
+        if not _has_members_elsewhere(runtime, record):
+            return EmitWithAck(record, packet_for)
+        request = self.acknowledgements.request(callback, call)
+        return EmitWithAckEverywhere(Asked(request, record), packet_for)
+
+
+def _has_members_elsewhere(runtime: Runtime, event: Event) -> bool:
+    """Whether clients of other nodes may be among the recipients of an event; a node alone has none."""
+    context = runtime.context
+    has_others = len(context.nodes) > 1
+    return has_others and context.registry.may_have_elsewhere(event.namespace, event.rooms)

@@ -12,6 +12,7 @@ import socketio
 
 from socketio_eventlog.records import SessionEnd
 from socketio_eventstore.adapter import encoder
+from socketio_eventstore.adapter.acknowledgements import AcknowledgementIds
 from socketio_eventstore.adapter.admin_ui import AdminUi
 from socketio_eventstore.adapter.authentication import Authentication
 from socketio_eventstore.adapter.clients import Clients
@@ -64,6 +65,11 @@ class ServerApplication(socketio.AsyncServer):  # type: ignore[misc]  # python-s
         self._clients.calls.lines.connected(session)
         if self.admin_ui is not None:
             self.admin_ui.accepted(session)
+
+    @property
+    def acknowledgements(self) -> AcknowledgementIds:
+        """The ids of acknowledgements, and the callbacks that wait for them."""
+        return self.manager.acknowledgements
 
     @property
     def own_cookie(self) -> str | None:

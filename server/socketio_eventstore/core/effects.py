@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from socketio_eventlog.records import (
+    Answered,
+    Asked,
     Batch,
     Change,
     Committed,
     DataSaved,
+    Departed,
     Event,
     EventHandled,
     Heartbeat,
@@ -37,7 +40,9 @@ from socketio_eventlog.records import (
     SessionOpened,
     SessionResumed,
     TokenAccepted,
+    Volatile,
 )
+from socketio_eventstore.core import unstored
 from socketio_eventstore.core.context import Context
 from socketio_eventstore.core.sessions import Session, State
 
@@ -45,12 +50,6 @@ from socketio_eventstore.core.sessions import Session, State
 def take_effect(context: Context, batch: Batch, committed: Committed) -> Any:
     """Let a change take effect; the type of the result is that of the change's function below."""
     return _EFFECTS[type(committed.change)](context, batch, committed)
-
-
-def broadcast(context: Context, event: Event, offset: str | None) -> None:
-    """Send an event to the live members of its rooms."""
-    frames = context.encoder.event(event.namespace, event.payload, event.attachments, offset)
-    context.fan_out.broadcast((event.namespace, event.rooms, event.skip), frames)
 
 
 def emitted(context: Context, batch: Batch, committed: Committed) -> str | None:
@@ -100,8 +99,18 @@ def _opened(context: Context, batch: Batch, committed: Committed) -> Session:
         claimed_in=batch.number,
         confirmed=committed.position,
     )
+    _note_claim(context, batch, session)
     context.registry.add(session)
     return session
+
+
+def _note_claim(context: Context, batch: Batch, session: Session) -> None:
+    """Note the node whose handlers may run for the last claim of a session."""
+    if batch.node == context.nodes.own:
+        session.claimed_here = session.claim
+    else:
+        others = [one for one in session.departing if one[0] != batch.node]
+        session.departing = (*others, (batch.node, session.claim))
 
 
 def _claimed(context: Context, batch: Batch, committed: Committed) -> Session | None:
@@ -118,6 +127,10 @@ def _claimed(context: Context, batch: Batch, committed: Committed) -> Session | 
         session.superseded = (*session.superseded, former)
         if was_accepted:
             context.listener.superseded(session, former)
+    _note_claim(context, batch, session)
+    if session.claimed_here and batch.node != context.nodes.own:
+        claim, session.claimed_here = session.claimed_here, 0
+        context.listener.claimed_elsewhere(session, claim)
     return session
 
 
@@ -327,6 +340,8 @@ def _node_died(context: Context, batch: Batch, committed: Committed) -> None:
                 # This node was declared dead, and its clients must go to another one.
                 connection.abort("the other nodes took this node for dead")
             _leave_node(context, session, batch.uptime)
+        if any(node == change.node for node, _ in session.departing):
+            context.listener.departed(session)
 
 
 _Effect = Callable[[Context, Batch, Committed], object]
@@ -352,4 +367,8 @@ _EFFECTS: Final[dict[type[Change], _Effect]] = {
     NodeJoined: _node_joined,
     Heartbeat: _heartbeat,
     NodeDied: _node_died,
+    Departed: unstored.departed,
+    Volatile: unstored.volatile,
+    Asked: unstored.asked,
+    Answered: unstored.answered,
 }

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from socketio_eventlog.records import SessionEnd
+from socketio_eventlog.records import Answered, Asked, SessionEnd
+from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.sessions import ClientConnection, Session
 
 if TYPE_CHECKING:
@@ -27,6 +29,28 @@ class SessionListener(Protocol):
         the end of the disconnect handler, if one is called. The handler counts in
         ``Session.running_disconnect_handlers`` from here on.
         """
+        ...
+
+    def claimed_elsewhere(self, session: Session, claim: int) -> None:
+        """Append Departed when the handlers of a session have ended on this node.
+
+        Another node has claimed the session, and waits. ``claim``: the last one of this node.
+        """
+        ...
+
+    def departed(self, session: Session) -> None:
+        """Take note that another node has no handlers of a session any more."""
+        ...
+
+    def asked(self, node: str, asked: Asked) -> Callable[[Session], Frames]:
+        """Return the function that makes the packets for an event of another node.
+
+        An acknowledgement of a packet is appended as Answered.
+        """
+        ...
+
+    def answered(self, answered: Answered) -> None:
+        """Call the callback of this node for an acknowledgement of a client of another node."""
         ...
 
     async def expired(self, session: Session) -> None:

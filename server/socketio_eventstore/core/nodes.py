@@ -19,6 +19,9 @@ class Nodes:
         """The uptime of that batch, in seconds: the only clock by which sessions expire."""
         self._records = {record.node: record for record in snapshot.nodes}
 
+    def __len__(self) -> int:
+        return len(self._records)
+
     @property
     def is_first(self) -> bool:
         """Whether this node joined before all others that are alive: the one that deletes and expires."""

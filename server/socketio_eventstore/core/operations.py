@@ -6,16 +6,18 @@ The operations in the life of a session are in ``session_operations``.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from socketio_eventlog.records import (
     NAME_BYTES,
+    Answered,
+    Asked,
     Batch,
     Change,
     Committed,
     DataSaved,
+    Departed,
     Event,
     EventHandled,
     Heartbeat,
@@ -28,9 +30,10 @@ from socketio_eventlog.records import (
     RoomLeft,
     SessionBound,
     TokenAccepted,
+    Volatile,
 )
 from socketio_eventstore.core.context import Context
-from socketio_eventstore.core.effects import broadcast, emitted
+from socketio_eventstore.core.effects import emitted
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.operation import Operation, UnstoredOperation
 from socketio_eventstore.core.sessions import (
@@ -40,10 +43,7 @@ from socketio_eventstore.core.sessions import (
     SessionConnection,
     State,
 )
-
-MAX_DEFERRED_PACKETS = 1000
-"""Packets outside the log that may wait for the replay of a session. Beyond, the transport is closed."""
-MAX_DEFERRED_BYTES = 1_000_000
+from socketio_eventstore.core.unstored import ask, broadcast, send_or_defer
 
 
 class Emit(Operation):
@@ -63,10 +63,9 @@ class Emit(Operation):
 
 
 class EmitVolatile(UnstoredOperation):
-    """An event that is not stored.
+    """An event that is not stored, for clients of this node alone.
 
-    The frames end in the present offset, because a client takes any last text argument as its offset
-    (socket.io-client 4.6, ``_lastOffset``).
+    The frames end in the present offset (see ``unstored.volatile``).
     """
 
     changes_recipients = False
@@ -79,6 +78,19 @@ class EmitVolatile(UnstoredOperation):
         broadcast(context, self.event, context.offset)
 
 
+class EmitVolatileEverywhere(Operation):
+    """An event that is not stored, for clients of several nodes."""
+
+    changes_recipients = False
+
+    def __init__(self, event: Event) -> None:
+        self.event = event
+        self.size_bytes = event.weight_bytes
+
+    def changes(self) -> Sequence[Change]:
+        return (Volatile(self.event),)
+
+
 class EmitWithAck(UnstoredOperation):
     """An event that asks for an acknowledgement: each recipient gets a packet of its own; not stored."""
 
@@ -88,11 +100,24 @@ class EmitWithAck(UnstoredOperation):
         self.size_bytes = event.weight_bytes
 
     def send(self, context: Context) -> None:
-        context.fan_out.asking_events += 1
-        for session in context.registry.members(self.event.namespace, self.event.rooms):
-            if session.current.connection is not None and session.sid not in self.event.skip:
-                context.fan_out.deliveries += 1
-                _send_or_defer(context, session, self._packet_for(session))
+        ask(context, self.event, self._packet_for)
+
+
+class EmitWithAckEverywhere(Operation):
+    """The same for clients of several nodes."""
+
+    def __init__(self, asked: Asked, packet_for: Callable[[Session], Frames]) -> None:
+        """``packet_for`` makes the packets for the clients of this node."""
+        self.event = asked.event
+        self._asked = asked
+        self._packet_for = packet_for
+        self.size_bytes = asked.event.weight_bytes
+
+    def changes(self) -> Sequence[Change]:
+        return (self._asked,)
+
+    def apply(self, context: Context, batch: Batch, committed: Sequence[Committed]) -> None:
+        ask(context, self.event, self._packet_for)
 
 
 class SendPacket(UnstoredOperation):
@@ -111,23 +136,7 @@ class SendPacket(UnstoredOperation):
         if session is None or session.state is State.LIVE:
             context.fan_out.put(self._connection, self._frames)
         else:
-            _send_or_defer(context, session, self._frames)
-
-
-def _send_or_defer(context: Context, session: Session, frames: Frames) -> None:
-    """Send a packet that is not in the log, or keep the packet until the replay reaches its position."""
-    current = session.current
-    connection = current.connection
-    if session.state is State.LIVE and connection is not None:
-        context.fan_out.put(connection, frames)
-        return
-    if current.deferred_packets is None:
-        current.deferred_packets = deque()
-    current.deferred_packets.append((context.position, frames))
-    current.deferred_bytes += frames.size_bytes
-    too_many = len(current.deferred_packets) > MAX_DEFERRED_PACKETS
-    if (too_many or current.deferred_bytes > MAX_DEFERRED_BYTES) and connection is not None:
-        connection.abort("too many packets wait for the replay")
+            send_or_defer(context, session, self._frames)
 
 
 @dataclass(eq=False)
@@ -257,6 +266,30 @@ class DeclareDead(Operation):
 
     def changes(self) -> Sequence[Change]:
         return (NodeDied(self.node),)
+
+
+@dataclass(eq=False)
+class SayDeparted(Operation):
+    """The handlers of a session have ended on this node; another node waits for it."""
+
+    passes_full_queue = True
+    departed: Departed
+
+    def changes(self) -> Sequence[Change]:
+        return (self.departed,)
+
+
+@dataclass(eq=False)
+class Answer(Operation):
+    """A client has acknowledged an event of another node."""
+
+    answered: Answered
+
+    def __post_init__(self) -> None:
+        self.size_bytes = len(self.answered.arguments) + sum(map(len, self.answered.attachments))
+
+    def changes(self) -> Sequence[Change]:
+        return (self.answered,)
 
 
 @dataclass(eq=False)

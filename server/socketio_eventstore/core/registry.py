@@ -8,10 +8,14 @@ own: the others cost an event nothing.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Final
 
 from socketio_eventlog.records import Room
 from socketio_eventstore.core.sessions import ClientConnection, Session, State
 
+LOOKED_AT: Final = 100
+"""The members of a room that are looked at for one on another node."""
 _Live = dict[str, ClientConnection]
 """The connections of live sessions, by sid."""
 
@@ -164,6 +168,17 @@ class Registry:
                 found[own] = None
             found.update(self.rooms.get((namespace, room), {}))
         return found
+
+    def may_have_elsewhere(self, namespace: str, rooms: Sequence[Room] | None) -> bool:
+        """Whether a session in any of the rooms may be connected to another node.
+
+        A look at a few members: beyond, one of them surely is, and an answer that is wrong costs little.
+        """
+        members = iter(self.members(namespace, rooms))
+        looked_at = list(islice(members, LOOKED_AT))
+        if any(session.is_elsewhere for session in looked_at):
+            return True
+        return next(members, None) is not None
 
     def _drop(self, session: Session, room: Room) -> None:
         members = self.rooms.get((session.namespace, room))

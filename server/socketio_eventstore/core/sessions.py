@@ -187,6 +187,12 @@ class Session:
     """The number of claims so far, which the store gives out: a fencing token."""
     claimed_in: int = 0
     """The number of the batch with the last claim."""
+    claimed_here: int = 0
+    """The last claim of this node; 0 when this node has promised to say when its handlers end."""
+    departing: tuple[tuple[str, int], ...] = ()
+    """Other nodes with their last claims, as long as they have not said that their handlers have ended.
+
+    A node that has died since may be among them."""
     superseded: tuple[ClientConnection, ...] = ()
     """Connections to this node that lost the session to a claim that is not decided yet."""
     joined: dict[Room, int] = field(default_factory=dict)
@@ -234,6 +240,7 @@ class Session:
             node=stored.node,
             claim=stored.claim,
             claimed_in=stored.claimed_in,
+            departing=() if stored.node is None else ((stored.node, stored.claim),),
             joined={m.room: m.after for m in stored.memberships if m.through is None and m.room is not None},
             left=[m for m in stored.memberships if m.through is not None],
             confirmed=stored.confirmed,
@@ -244,6 +251,14 @@ class Session:
     def is_connected(self) -> bool:
         """Whether the client was accepted and is connected."""
         return self.state in CONNECTED
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the client was accepted by another node and is connected to it, as the log has it.
+
+        A new session counts as accepted from its beginning.
+        """
+        return self.state is State.ELSEWHERE and self.away_since is None
 
     def is_claimed_by(self, attached: SessionConnection) -> bool:
         """Whether a connection holds the latest claim and the connect handler has not decided yet."""

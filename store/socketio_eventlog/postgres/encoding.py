@@ -16,9 +16,12 @@ from typing import Any, Final, NamedTuple
 from socketio_eventlog.errors import StoreRejected
 from socketio_eventlog.event_rows import FEW, as_json, few_as_json
 from socketio_eventlog.records import (
+    Answered,
+    Asked,
     Change,
     Committed,
     DataSaved,
+    Departed,
     Event,
     EventHandled,
     Heartbeat,
@@ -37,6 +40,7 @@ from socketio_eventlog.records import (
     SessionOpened,
     SessionResumed,
     TokenAccepted,
+    Volatile,
 )
 
 _CONDITIONAL: Final = frozenset({SessionClaimed, SessionResumed, SessionAway, SessionEnded, Redacted})
@@ -188,6 +192,16 @@ def _token_accepted(change: TokenAccepted) -> tuple[object, ...]:
     return change.namespace, change.sid, change.expires_at, json.dumps(change.rooms, ensure_ascii=False)
 
 
+def _unstored_event(event: Event) -> tuple[object, ...]:
+    contents = [content.hex() for content in event.attachments]
+    return event.namespace, event.name, event.payload, contents, event.rooms, event.skip, event.emitted_at
+
+
+def _answered(change: Answered) -> tuple[object, ...]:
+    contents = [content.hex() for content in change.attachments]
+    return change.node, change.request, change.arguments, contents
+
+
 _ROWS: Final[dict[type, tuple[str, Callable[[Any], tuple[object, ...]]]]] = {
     SessionOpened: ("opened", _opened),
     SessionClaimed: ("claimed", lambda one: (one.namespace, one.sid)),
@@ -209,5 +223,9 @@ _ROWS: Final[dict[type, tuple[str, Callable[[Any], tuple[object, ...]]]]] = {
     Heartbeat: ("heartbeat", lambda one: (one.applied, one.floor, one.notes_position)),
     Pruned: ("pruned", lambda one: (one.through,)),
     Redacted: ("redacted", lambda one: (one.sequence, one.name, one.payload)),
+    Departed: ("departed", lambda one: (one.namespace, one.sid, one.claim)),
+    Volatile: ("volatile", lambda one: _unstored_event(one.event)),
+    Asked: ("asked", lambda one: (one.request, *_unstored_event(one.event))),
+    Answered: ("answered", _answered),
 }
 """By type the name of the kind in ``eventstore.write_run`` and ``eventstore.decide``, and the row."""
