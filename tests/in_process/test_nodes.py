@@ -8,9 +8,13 @@ from typing import Any
 
 import pytest
 
-from socketio_eventlog.records import Asked, Departed, Volatile
+from socketio_eventlog.errors import StoreError
+from socketio_eventlog.records import Asked, Departed, Event, NodeDied, Volatile
 from socketio_eventstore.adapter import departure_barrier
-from support.embedded import Seen, Socket
+from socketio_eventstore.core import lease
+from socketio_eventstore.core.sessions import State
+from socketio_eventstore.program.readiness import problems
+from support.embedded import Seen, Socket, until
 from support.in_process_nodes import Nodes, nodes
 from support.processes import DEADLINE
 
@@ -195,3 +199,96 @@ async def test_stuck_handler_elsewhere_delays_no_client(
         assert moved.sid == answer["sid"]
         assert "may still run on another node" in caplog.text
         may_end.set()
+
+
+# The life of a node -------------------------------------------------------------------------------------
+
+
+async def test_isolated_node_closes_clients_and_joins_anew(
+    two: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client gets no DISCONNECT, and what was emitted meanwhile when it is back, here or elsewhere."""
+    a, b = two.servers
+    client = await a.socket()
+    pid = (await client.connect())["pid"]
+    await two.until_applied()
+    former = two.log(0)
+    monkeypatch.setattr(lease, "CONTACT_SECONDS", 0.5)
+    former.cut_off()
+    assert await client.packet() is None
+    monkeypatch.setattr(lease, "CONTACT_SECONDS", 9.0)
+    await until(lambda: a.manager.runtime is not None and two.log(0) is not former)
+    assert former.node not in two.shared.state.nodes
+    await until(lambda: not a.sio.rejoining.is_running)
+    offset = await b.sio.emit("missed")
+    back = await a.socket()
+    assert (await back.connect(auth={"pid": pid}))["pid"] == pid
+    assert await back.event() == ["missed", offset]
+    assert await back.event_of(a.sio.emit("live")) == ["live"]
+
+
+async def test_node_declared_dead_joins_anew(two: Nodes) -> None:
+    """A node that was frozen for too long is dead for the others; its clients recover there."""
+    a, b = two.servers
+    client = await a.socket()
+    pid = (await client.connect())["pid"]
+    await two.until_applied()
+    former = two.log(0)
+    former.freeze()
+    await two.pass_a_lease(at=1)
+    node = await b.manager.start()
+    assert not node.context.nodes.others and node.context.nodes.is_first
+    assert [session.state for session in node.registry] == [State.AWAY]
+    back = await b.socket()
+    assert (await back.connect(auth={"pid": pid}))["pid"] == pid
+    former.release()
+    assert await client.packet() is None
+    await until(lambda: a.manager.runtime is not None and two.log(0) is not former)
+    await two.until_applied()
+    assert len(node.context.nodes) == 2
+
+
+async def test_slow_node_declares_nobody_dead(two: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the database is slow, the heartbeats of all others are late, too."""
+    monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", -1.0)
+    two.log(0).freeze()
+    await two.pass_a_lease(at=1)
+    assert two.count(NodeDied) == 0
+    two.log(0).release()
+
+
+async def test_handlers_of_the_old_life_end_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An emit of a disconnect handler of the old life fails, and does not happen in the new one."""
+    failed = Seen()
+
+    def register(sio: Any) -> None:
+        async def disconnected(sid: str, reason: str) -> None:
+            try:
+                await sio.emit("from the old life")
+            except StoreError as error:
+                failed(error)
+
+        sio.on("disconnect", disconnected)
+
+    async with nodes(monkeypatch, register) as two:
+        a, _ = two.servers
+        await a.client()
+        await two.until_applied()
+        former = two.log(0)
+        former.freeze()
+        await two.pass_a_lease(at=1)
+        former.release()
+        await failed.until(1)
+        await until(lambda: a.manager.runtime is not None and two.log(0) is not former)
+        assert two.count(Event) == 0
+
+
+async def test_rejoining_node_refuses_clients_and_is_not_ready(two: Nodes) -> None:
+    a, _ = two.servers
+    await a.client()
+    a.sio.lost("a test")
+    assert problems(a.sio) == ["this node is joining the log anew"]
+    async with a.http.get(a.url, params={"EIO": "4", "transport": "polling"}) as response:
+        assert response.status == 503
+    await until(lambda: not a.sio.rejoining.is_running)
+    assert problems(a.sio) == []

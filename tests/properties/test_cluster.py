@@ -28,7 +28,7 @@ from socketio_eventlog.records import (
     SessionAway,
     SessionClaimed,
 )
-from socketio_eventstore.core import effects, unstored
+from socketio_eventstore.core import effects, lease, unstored
 from socketio_eventstore.core.appending import Appending
 from socketio_eventstore.core.context import Context
 from socketio_eventstore.core.nodes import Nodes
@@ -174,6 +174,10 @@ def claim_clears_the_absence(patch: pytest.MonkeyPatch) -> None:
     _before(patch, SessionClaimed, clear)
 
 
+def node_without_contact_keeps_its_clients(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(lease, "CONTACT_SECONDS", 10**9)
+
+
 def death_aborts_no_superseded_connections(patch: pytest.MonkeyPatch) -> None:
     _before(patch, NodeDied, _forget_superseded)
 
@@ -210,6 +214,7 @@ BREAKS: list[Break] = [
     floor_speaks_for_sessions_claimed_later,
     death_confirms_what_the_floor_does_not_cover,
     claim_clears_the_absence,
+    node_without_contact_keeps_its_clients,
     death_aborts_no_superseded_connections,
     absence_aborts_no_superseded_connections,
 ]

@@ -114,8 +114,16 @@ class ClusterHistories(ClusterSteps):
     def freeze(self, at: int, steps: int) -> None:
         """A node stands still until after its death was declared, if another node is alive."""
         handle = self.world.nodes[at].handle
-        handle.cut_off()
+        handle.freeze()
         self.world.pass_a_lease()
+        self._until(steps, handle.release)
+
+    @step(2)
+    def isolate(self, at: int, steps: int, seconds: float) -> None:
+        """A node has no contact to the log for a while, perhaps for longer than its lease."""
+        handle = self.world.nodes[at].handle
+        handle.cut_off()
+        self.world.pass_time(seconds)
         self._until(steps, handle.release)
 
     @step(2)
@@ -178,6 +186,7 @@ class ClusterHistories(ClusterSteps):
                     self.passing.remove((step, end))
                     end()
             self.world.loop.run_until_idle()
+            self.world.look()
             self.world.check()
 
     def teardown(self) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import copy
 from collections.abc import Callable, Sequence
 
-from socketio_eventlog.errors import OffsetRolledBack, StoreClosed, StoreUnavailable
+from socketio_eventlog.errors import NodeFenced, OffsetRolledBack, StoreClosed
 from socketio_eventlog.records import Batch, Change, NodeDied, NodeJoined, Offset, Snapshot
 from socketio_eventlog.room import Room
 from support.simulated_state import LogState, SessionKey, Written
@@ -42,7 +42,7 @@ class SharedLog:
             assert self.written[known - 1].changes == changes, f"batch {own} of {node} has two bodies"
             return known
         if node not in self.state.nodes and changes != (NodeJoined(),):
-            raise StoreUnavailable("The node was declared dead.")
+            raise NodeFenced
         now, state = self._clock(), self.state
         uptime = state.next_uptime(now - self._stepped_at)
         self._stepped_at = now
@@ -68,6 +68,7 @@ class Handle(SimulatedReads):
         self.state = shared.state
         self.appends, self.deliveries, self.reads = Gate(), Gate(), Gate()
         self.is_closed = False
+        self.is_frozen = False
         self.is_fenced = False
         """Whether the node knows that it was declared dead."""
         self.answers_to_lose = 0
@@ -104,6 +105,11 @@ class Handle(SimulatedReads):
             self._contact_at = self._clock()
         return self._contact_at
 
+    def freeze(self) -> None:
+        """Let the node stand still: it looks at nothing."""
+        self.is_frozen = True
+        self.cut_off()
+
     def cut_off(self) -> None:
         _ = self.contact_at
         self.appends.close()
@@ -116,7 +122,7 @@ class Handle(SimulatedReads):
     def release(self) -> None:
         for gate in (self.appends, self.deliveries, self.reads):
             gate.open()
-        self.answers_to_lose = 0
+        self.answers_to_lose, self.is_frozen = 0, False
         self.nudge()
 
     def nudge(self) -> None:
@@ -175,7 +181,7 @@ class Handle(SimulatedReads):
     def _send(self, own: int, changes: tuple[Change, ...]) -> int:
         try:
             return self.shared.append(self.node, own, changes)
-        except StoreUnavailable:
+        except NodeFenced:
             self.is_fenced = True
             raise
 

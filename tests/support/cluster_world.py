@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from socketio_eventlog.errors import StoreUnavailable
+from socketio_eventlog.log import LEASE_SECONDS
 from socketio_eventlog.records import Batch
-from socketio_eventstore.core.retention import LEASE_SECONDS
 from socketio_eventstore.core.sessions import Session, State
 from support.cluster_judge import Judge, compare
 from support.cluster_log import Handle, SharedLog
@@ -28,6 +28,16 @@ class Node(SimulatedServer):
     def __init__(self, scene: Cluster, log: Handle) -> None:
         super().__init__(scene, log, log.join(), retention_seconds=RETENTION_SECONDS)
         self.handle = log
+        self.is_lost = False
+        """Whether the life of the node is over, by its own knowledge."""
+
+    def lost(self, reason: str) -> None:
+        self.is_lost = True
+
+    def look(self) -> None:
+        """Let the node look at its lease, unless it stands still."""
+        if not self.handle.is_frozen:
+            self.call(self.lease.look)
 
     @property
     def is_member(self) -> bool:
@@ -110,6 +120,20 @@ class Cluster(Scene):
     def pass_a_lease(self) -> None:
         self.pass_time(LEASE_SECONDS + 4.0)
 
+    def wait(self, seconds: float) -> None:
+        super().wait(seconds)
+        self.look()
+
+    def look(self) -> None:
+        """Let the nodes look at their leases; one whose life is over ends, and its clients notice it."""
+        for at, node in enumerate(self.nodes):
+            if node.is_running:
+                node.look()
+                if node.is_lost:
+                    self.kill(at, lands=next(self.ids) % 2 == 0)
+                else:
+                    self._check_lease(node)
+
     # Clients ----------------------------------------------------------------------------------------
 
     def connect(self, client: Client, server: SimulatedServer) -> None:
@@ -151,6 +175,12 @@ class Cluster(Scene):
         for client in self.clients:
             self._check_service(client)
             self._check_positions(client)
+
+    def _check_lease(self, node: Node) -> None:
+        """Check that no node keeps its clients for longer than a lease without contact."""
+        seconds = self.seconds - node.handle.contact_at
+        is_alone = not node.context.nodes.others
+        assert is_alone or node.handle.is_frozen or seconds <= LEASE_SECONDS, f"{node} has lost its lease"
 
     def _check_service(self, client: Client) -> None:
         """Check that no connection of a client is open and silent for ever."""

@@ -154,6 +154,9 @@ class Listener:
     def answered(self, answered: Answered) -> None:
         raise NotImplementedError
 
+    def lost(self, reason: str) -> None:
+        raise NotImplementedError
+
     async def expired(self, session: Session) -> None:
         raise NotImplementedError
 

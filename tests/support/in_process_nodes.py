@@ -11,10 +11,21 @@ from typing import Any
 
 import pytest
 
+from socketio_eventlog.log import HEARTBEAT_SECONDS
 from socketio_eventlog.records import Batch, NodeDied, Snapshot
 from socketio_eventstore.core import runtime
 from support.cluster_log import Handle, SharedLog
 from support.embedded import Server, serving, until
+
+
+class Clock:
+    """The clock of the log, which a test sets forward."""
+
+    def __init__(self) -> None:
+        self.later = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.later
 
 
 class NodeLog(Handle):
@@ -58,9 +69,10 @@ class NodeLog(Handle):
 class Nodes:
     """The servers, and the log that they share."""
 
-    def __init__(self, servers: list[Server], shared: SharedLog) -> None:
+    def __init__(self, servers: list[Server], shared: SharedLog, clock: Clock) -> None:
         self.servers = servers
         self.shared = shared
+        self._clock = clock
 
     def log(self, at: int) -> NodeLog:
         """The log of the present life of a server."""
@@ -72,6 +84,13 @@ class Nodes:
         """The number of changes of a kind in the log."""
         changes = [one.change for batch in self.shared.batches for one in batch.changes]
         return sum(isinstance(change, kind) for change in changes)
+
+    async def pass_a_lease(self, at: int) -> None:
+        """Let time pass in which one server writes its heartbeats."""
+        node = await self.servers[at].manager.start()
+        for _ in range(4):
+            self._clock.later += 2 * HEARTBEAT_SECONDS
+            await node.lease.beat()
 
     async def until_applied(self) -> None:
         """Wait until every node has applied everything."""
@@ -90,7 +109,8 @@ async def nodes(
     **options: Any,
 ) -> AsyncIterator[Nodes]:
     """Run servers that share a log; ``register`` is called for each of them."""
-    shared, names = SharedLog(time.monotonic, lambda _: None), itertools.count(1)
+    clock = Clock()
+    shared, names = SharedLog(clock, lambda _: None), itertools.count(1)
 
     async def open_log(*_: object, **__: object) -> NodeLog:
         return NodeLog(shared, f"node{next(names)}")
@@ -104,6 +124,6 @@ async def nodes(
             )
             await server.sio.start()
             servers.append(server)
-        running = Nodes(servers, shared)
+        running = Nodes(servers, shared, clock)
         await running.until_applied()
         yield running

@@ -27,6 +27,7 @@ from socketio_eventstore.core.flush_schedule import FlushSchedule
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.handler_transaction import submit_or_defer
 from socketio_eventstore.core.heartbeats import Heartbeats
+from socketio_eventstore.core.lease import Lease
 from socketio_eventstore.core.nodes import Nodes
 from socketio_eventstore.core.operation import Operation
 from socketio_eventstore.core.operations import SaveData
@@ -96,6 +97,7 @@ class SimulatedServer:
         self.queue = CommitQueue(self.context, FlushSchedule(fan_out))
         self.recovery = Recovery(log, self.registry, LIMITS)
         heartbeats = Heartbeats(self.queue)
+        self.lease = Lease(self.queue, heartbeats, self.lost, lambda: scene.seconds)
         self.retention = Retention(
             self.queue, self.recovery, heartbeats, interval_seconds=1.0, keys_retention_seconds=DURATION
         )
@@ -185,6 +187,10 @@ class SimulatedServer:
     def answered(self, answered: Answered) -> None:
         raise AssertionError("the histories ask for nothing")
 
+    def lost(self, reason: str) -> None:
+        """The life of this node is over; a server that is alone never loses it."""
+        raise AssertionError(reason)
+
     async def expired(self, session: Session) -> None:
         self.scene.session_expired(self, session)
         await self.queue.submit(EndSession(session, SessionEnd.EXPIRED))
@@ -227,6 +233,7 @@ class SimulatedServer:
         """Let sessions expire and events be pruned."""
 
         async def swept() -> None:
+            await self.lease.beat()
             await self.retention.sweep()
 
         return self.do(swept())

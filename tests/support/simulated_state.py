@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from socketio_eventlog.log import HEARTBEAT_SECONDS
+from socketio_eventlog.log import HEARTBEAT_SECONDS, LEASE_SECONDS
 from socketio_eventlog.records import (
     Answered,
     Asked,
@@ -137,6 +137,8 @@ class LogState:
         self.sessions: dict[SessionKey, Row] = {}
         self.nodes: dict[str, NodeRecord] = {}
         self.positions: list[tuple[float, int]] = []
+        self.written_at: dict[str, float] = {}
+        """The uptime of the last batch, by node."""
 
     def begin_epoch(self, epoch: str, began_after: int) -> None:
         """Let a node begin that is alone: the sessions of all earlier ones are away."""
@@ -148,7 +150,7 @@ class LogState:
     def apply(self, written: Written) -> Batch:
         """Give the changes their places and outcomes."""
         self.batch += 1
-        self.uptime = written.uptime
+        self.uptime = self.written_at[written.node] = written.uptime
         sequence, committed = written.first - 1, list[Committed]()
         for change in written.changes:
             if isinstance(change, Event):
@@ -178,7 +180,7 @@ class LogState:
                 if notes_position:
                     self.positions.append((self.uptime, self.head))
             case NodeDied(node):
-                return self._bury(node), 0
+                return (node == written.node or self._is_silent(node)) and self._bury(node), 0
             case Departed() | Volatile() | Asked() | Answered():
                 pass  # only the batch has them
             case Pruned(through):
@@ -215,6 +217,10 @@ class LogState:
 
     def is_latest(self, row: Row, claim: int | None) -> bool:
         return claim in (None, row.claim)
+
+    def _is_silent(self, node: str) -> bool:
+        """Whether a node has written nothing for longer than a lease."""
+        return self.uptime - self.written_at.get(node, 0.0) > LEASE_SECONDS
 
     def _bury(self, node: str) -> bool:
         record = self.nodes.pop(node, None)

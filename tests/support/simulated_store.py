@@ -210,6 +210,10 @@ class SimulatedLog(SimulatedReads):
         self._batches = BatchStream()
 
     @property
+    def contact_at(self) -> float:
+        return self._clock()
+
+    @property
     def head(self) -> int:  # type: ignore[override]
         return self.state.head
 

@@ -67,6 +67,10 @@ class Application(Protocol):
         """Call the callback of an acknowledgement that has arrived."""
         ...
 
+    def lost(self, reason: str) -> None:
+        """Close all transports and join the log anew, since the life of this node is over."""
+        ...
+
     def forget_callbacks(self, sid: str) -> None:
         """Drop the callbacks of acknowledgements that can no longer arrive."""
         ...

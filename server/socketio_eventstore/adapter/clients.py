@@ -79,6 +79,18 @@ class Clients:
         """Ignore the packets of clients from now on."""
         self.admission = self.departures = self._runtime = None
 
+    async def finish(self, seconds: float) -> None:
+        """Wait for all handlers, those of lost connections included; cancel them after so many seconds."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.calls.finish()
+                while self._orphaned_handlers:
+                    await asyncio.wait(self._orphaned_handlers)
+        except TimeoutError:
+            self.calls.cancel()
+            for handler in self._orphaned_handlers:
+                handler.cancel()
+
     def forget(self) -> None:
         """Forget the clients, since their event loop has ended."""
         self.stop()
@@ -125,6 +137,10 @@ class Clients:
     def answered(self, answered: Answered) -> None:
         """Call the callback of this node (see ``SessionListener``)."""
         self._acknowledgements.answered(answered)
+
+    def lost(self, reason: str) -> None:
+        """Join the log anew (see ``SessionListener``)."""
+        self._application.lost(reason)
 
     async def expired(self, session: Session) -> None:
         """Call the handler of ``session_expired`` and end the session (see ``SessionListener``)."""

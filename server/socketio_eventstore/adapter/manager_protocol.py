@@ -38,6 +38,10 @@ class Manager(Protocol):
         """Commit everything and close the store, until the next ``start``."""
         ...
 
+    async def end_life(self) -> None:
+        """Close the store without appending what waits."""
+        ...
+
     async def emit(self, event: str, data: Any, namespace: str, **kwargs: Any) -> str | None:
         """Store an event and send it to its rooms; return the offset."""
         ...

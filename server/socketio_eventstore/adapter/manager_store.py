@@ -128,6 +128,13 @@ class ManagerStore(AsyncManager):  # type: ignore[misc]  # python-socketio is no
             self._closing = asyncio.ensure_future(runtime.close())
             await asyncio.shield(self._closing)
 
+    async def end_life(self) -> None:
+        """Close the store without appending what waits; the next call opens it again, as another node."""
+        runtime, self.runtime = self.runtime, None
+        if runtime is not None:
+            self._closing = asyncio.ensure_future(runtime.end())
+            await asyncio.shield(self._closing)
+
     @property
     def _running(self) -> Runtime:
         if self.runtime is None:

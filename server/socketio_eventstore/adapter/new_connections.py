@@ -10,6 +10,7 @@ from socketio_eventlog.errors import StoreError
 from socketio_eventstore.adapter.answers import REFUSED_SECONDS
 from socketio_eventstore.adapter.clients import Clients
 from socketio_eventstore.adapter.manager_protocol import Manager
+from socketio_eventstore.adapter.rejoining import Rejoining
 from socketio_eventstore.adapter.request_ids import RequestIds
 from socketio_eventstore.transport.connection import EngineConnection
 from socketio_eventstore.transport.engine import Engine
@@ -22,6 +23,8 @@ class NewConnections(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
     eio: Engine
     connect_timeout: float
     """Seconds in which a connection must join a namespace."""
+    rejoining: Rejoining
+    """The end of this node's life in a process that goes on."""
     _clients: Clients
     _request_ids: RequestIds
 
@@ -31,6 +34,8 @@ class NewConnections(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
     async def _connection_opened(self, connection: EngineConnection) -> bool:
         """Accept a new transport; False refuses it for now, so that the client tries again."""
         self.manager.check_loop()
+        if self.rejoining.is_running:  # the client tries again, perhaps at another node
+            return False
         if self._clients.admission is None:  # before the start, and after the stop
             try:
                 await self._start(lock_timeout_seconds=0.0)  # an official client tries again by itself

@@ -21,6 +21,7 @@ from socketio_eventstore.adapter.exactly_once import ExactlyOnce, InvalidIdempot
 from socketio_eventstore.adapter.history import SessionInfo, StoredEvent
 from socketio_eventstore.adapter.manager_protocol import Manager
 from socketio_eventstore.adapter.new_connections import NewConnections
+from socketio_eventstore.adapter.rejoining import Rejoining
 from socketio_eventstore.adapter.request_ids import RequestIds
 from socketio_eventstore.adapter.server_application import ServerApplication
 from socketio_eventstore.adapter.session_calls import SessionCalls
@@ -95,6 +96,7 @@ class RecoveryServer(SessionCalls, ServerApplication, NewConnections):
                 options.max_attachments,
                 ATTACHMENTS_OF_CLIENTS,
             )
+        self.rejoining = Rejoining(self.manager, self._clients, self.eio)
         self._exactly_once = ExactlyOnce()
         self._request_ids = RequestIds()
         self.admin_ui = None
@@ -152,6 +154,7 @@ class RecoveryServer(SessionCalls, ServerApplication, NewConnections):
             self.eio.forget(connection_id)
         self.environ.clear()
         self._clients.forget()
+        self.rejoining = Rejoining(self.manager, self._clients, self.eio)
         self._exactly_once = ExactlyOnce()
 
     async def shutdown(self) -> None:
@@ -161,6 +164,7 @@ class RecoveryServer(SessionCalls, ServerApplication, NewConnections):
         waiting for them; all emits are committed even then.
         """
         self.manager.check_loop()
+        await self.rejoining.cancel()
         for connection in list(self.eio.sockets.values()):
             connection.close_after_flush(self.reason.SERVER_DISCONNECT)
         try:

@@ -17,6 +17,7 @@ from socketio_eventstore.adapter.admin_ui import AdminUi
 from socketio_eventstore.adapter.authentication import Authentication
 from socketio_eventstore.adapter.clients import Clients
 from socketio_eventstore.adapter.manager_protocol import Manager
+from socketio_eventstore.adapter.rejoining import Rejoining
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.handler_transaction import Reservations, handler_transaction
 from socketio_eventstore.core.session_operations import EndSession
@@ -40,6 +41,7 @@ class ServerApplication(socketio.AsyncServer):  # type: ignore[misc]  # python-s
     """The check of the tokens of clients; None where no token is needed."""
     connect_errors: int
     """The number of CONNECT packets that were refused."""
+    rejoining: Rejoining
     _clients: Clients
 
     def serves(self, namespace: str) -> bool:
@@ -125,6 +127,10 @@ class ServerApplication(socketio.AsyncServer):  # type: ignore[misc]  # python-s
         """Call the callback of an acknowledgement that has arrived."""
         handling: Coroutine[Any, Any, None] = self._handle_ack(connection_id, namespace, ack_id, arguments)
         return handling
+
+    def lost(self, reason: str) -> None:
+        """Close all transports and join the log anew, since the life of this node is over."""
+        self.rejoining.begin(reason)
 
     def forget_callbacks(self, sid: str) -> None:
         """Drop the callbacks of a session's outstanding acknowledgements."""

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from socketio_eventlog.errors import StoreClosed, StoreUnavailable
+from socketio_eventlog.errors import HistoryLost, NodeFenced, StoreClosed, StoreUnavailable
 from socketio_eventlog.records import SessionEnd
 from socketio_eventstore.core.appending import Appending
 from socketio_eventstore.core.context import Context
@@ -135,9 +135,12 @@ class CommitQueue:
                 fail(self._waiting, StoreClosed())
 
     async def take_effects(self) -> None:
-        """Let the batches of the log take effect, until the log is closed."""
-        async for batch in self.context.log.batches():
-            await self.effects.take_effects_of(batch)
+        """Let the batches of the log take effect, until the log is closed or this node has to end."""
+        try:
+            async for batch in self.context.log.batches():
+                await self.effects.take_effects_of(batch)
+        except (NodeFenced, HistoryLost) as error:
+            self.store_health.failed(error)
 
     def retry_pending_changes(self) -> None:
         """Try again to store the session changes that an earlier commit could not store."""

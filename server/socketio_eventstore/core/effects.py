@@ -328,8 +328,8 @@ def _heartbeat(context: Context, batch: Batch, committed: Committed) -> None:
 def _node_died(context: Context, batch: Batch, committed: Committed) -> None:
     change = committed.change
     assert isinstance(change, NodeDied)
-    record = context.nodes.remove(change.node)
-    if record is None or not committed.took_effect:
+    record = context.nodes.remove(change.node) if committed.took_effect else None
+    if record is None:
         return
     for session in list(context.registry):
         if session.node == change.node and session.state is not State.ENDED:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
-from socketio_eventlog.errors import LogFull, StoreBusy, StoreClosed, StoreError
+from socketio_eventlog.errors import HistoryLost, LogFull, NodeFenced, StoreBusy, StoreClosed, StoreError
 from socketio_eventlog.log import HEARTBEAT_SECONDS
 from socketio_eventlog.room import Room
 from socketio_eventlog.sqlite import wal
@@ -29,6 +29,8 @@ class StoreHealth:
         self._written_at = monotonic()
         self._failure: StoreError | None = None
         self._failures = RepeatedFailures(logger)
+        self.fatal: StoreError | None = None
+        """The error after which this node cannot write any more."""
 
     def written(self) -> None:
         """Record a successful write."""
@@ -39,6 +41,8 @@ class StoreHealth:
 
     def failed(self, error: StoreError) -> None:
         """Record a write that failed because the store is not available."""
+        if isinstance(error, NodeFenced | HistoryLost):
+            self.fatal = error
         # A lock that lasts is noticed by the age of the last write; a full log takes other writes.
         if not isinstance(error, StoreBusy | LogFull):
             self._failure = error

@@ -53,6 +53,10 @@ class SessionListener(Protocol):
         """Call the callback of this node for an acknowledgement of a client of another node."""
         ...
 
+    def lost(self, reason: str) -> None:
+        """Close all transports, and join the log anew: the life of this node is over."""
+        ...
+
     async def expired(self, session: Session) -> None:
         """Call the handler of ``session_expired`` and end the session.
 

@@ -15,7 +15,7 @@ from socketio_eventstore.core.commit_queue import CommitQueue
 from socketio_eventstore.core.expiry import Expiry
 from socketio_eventstore.core.heartbeats import Heartbeats
 from socketio_eventstore.core.histogram import DURATIONS_SECONDS, Histogram
-from socketio_eventstore.core.operations import DeclareDead, Prune
+from socketio_eventstore.core.operations import Prune
 from socketio_eventstore.core.position_history import PositionHistory
 from socketio_eventstore.core.recovery import Recovery
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
@@ -29,9 +29,6 @@ IDEMPOTENCY_KEYS_KEPT_SECONDS = 3600.0
 """How much longer than a session an idempotency key is kept: clients repeat events in the next session."""
 HISTORY_KEPT_SECONDS = 3600.0
 """How much longer than events the histories of sessions are kept: people ask some time after it happened."""
-
-LEASE_SECONDS = 5 * HEARTBEAT_SECONDS
-"""A node without a heartbeat for so long, on the uptime clock, is gone."""
 
 
 class Retention:
@@ -90,7 +87,7 @@ class Retention:
         """End the expired sessions, then delete old events in small steps.
 
         Return how far the deletion came, in sequences. One sweep runs at a time. Only the first of the nodes
-        does this; but every node declares others dead, since the first one may be dead itself.
+        does this; after its death, the next one (see ``lease``).
         """
         async with self._sweeping:
             now = await self._advance()
@@ -116,7 +113,6 @@ class Retention:
             self._recovery.position_history.note(now, position)
         if self._positions.is_due(now, position):
             self._positions.note(now, position)
-        await self._declare_dead(now)
         return now
 
     async def _delete_old(self, now: float) -> int:
@@ -139,12 +135,6 @@ class Retention:
             through = self._context.log.pruned_through
             extra = {"events": events, "pruned_through": through, "seconds": round(seconds, 6)}
             logger.info("pruned %s events in %.3f s, up to number %s", events, seconds, through, extra=extra)
-
-    async def _declare_dead(self, now: float) -> None:
-        """Declare nodes dead whose last heartbeat is too old."""
-        for record in self._context.nodes.others:
-            if now - record.alive > LEASE_SECONDS:
-                await self._queue.submit(DeclareDead(record.node))
 
     async def _prune_idempotency_keys(self, now: float) -> None:
         handled_before = now - self._keys_retention_seconds

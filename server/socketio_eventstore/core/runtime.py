@@ -15,6 +15,7 @@ from socketio_eventstore.core.fan_out import FanOut
 from socketio_eventstore.core.flush_schedule import FlushSchedule
 from socketio_eventstore.core.health import Health
 from socketio_eventstore.core.heartbeats import Heartbeats
+from socketio_eventstore.core.lease import Lease
 from socketio_eventstore.core.listener import SessionListener
 from socketio_eventstore.core.nodes import Nodes
 from socketio_eventstore.core.old_events import OldEvents
@@ -83,7 +84,8 @@ class Runtime:
         )
         self.recovery = Recovery(log, self.registry, limits, OldEvents(log, encoder))
         self._heartbeats = Heartbeats(self.queue)
-        self.health = Health(self.queue.store_health, self._heartbeats.write, log.room, options.path)
+        self.lease = Lease(self.queue, self._heartbeats, listener.lost)
+        self.health = Health(self.queue.store_health, self.lease.beat, log.room, options.path)
         self._supervisor = Supervisor(self.health)
         start = self._supervisor.start
         self._appending = start("commit queue", self.queue.run)
@@ -91,6 +93,7 @@ class Runtime:
         self._tasks = [
             start("replay", replayer.run),
             start("health", self.health.run),
+            start("lease", self.lease.run),
         ]
         self.retention: Retention | None = None
         if log.is_durable:
@@ -141,7 +144,19 @@ class Runtime:
         self.queue.close()
         # Without the task of the effects the appending would wait for ever.
         await asyncio.wait([self._appending, self._taking_effects], return_when=asyncio.FIRST_COMPLETED)
-        self._supervisor.stop(self._appending, self._taking_effects)
+        await self.end()
+
+    def give_up(self) -> None:
+        """Stop all work: the callers that wait get StoreClosed, as does every later call.
+
+        What was appended without an answer may be in the log. It is never appended again.
+        """
+        self.queue.close()
+        self._supervisor.stop(self._appending, self._taking_effects, *self._tasks)
+
+    async def end(self) -> None:
+        """Give up, and close the store."""
+        self.give_up()
         await asyncio.gather(self._appending, self._taking_effects, *self._tasks, return_exceptions=True)
         await self.log.close()
 

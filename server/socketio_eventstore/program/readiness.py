@@ -9,5 +9,7 @@ def problems(sio: RecoveryServer) -> list[str]:
     """Return why a server is not ready; an empty list when it is."""
     if sio.eio.is_draining:
         return ["the server is stopping"]
+    if sio.rejoining.is_running:
+        return ["this node is joining the log anew"]
     runtime = sio.manager.runtime
     return ["the store is not open"] if runtime is None else runtime.health.problems()

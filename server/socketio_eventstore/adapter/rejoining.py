@@ -1,0 +1,106 @@
+"""The end of a node's life in a process that goes on: it joins the log anew, as another node.
+
+First all transports are closed, without a packet that would keep the clients from returning. Then the store
+takes nothing more of the old life: what was appended without an answer may be in the log, and is never
+appended again. The handlers of the old life end with the errors of its store, before the new life begins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final, Protocol
+
+from socketio_eventlog.errors import StoreClosed, StoreError
+from socketio_eventstore.core.repeated_failures import RepeatedFailures
+from socketio_eventstore.core.runtime import Runtime
+
+if TYPE_CHECKING:
+    from socketio_eventstore.adapter.clients import Clients
+    from socketio_eventstore.transport.engine import Engine
+
+logger = logging.getLogger(__name__)
+
+HANDLERS_SECONDS: Final = 5.0
+"""How long the handlers of the old life may take to end; then they are cancelled."""
+PAUSE_SECONDS: Final = 1.0
+"""The time between two tries to join."""
+CLOSED_AT_ONCE: Final = 100
+"""Transports that are closed before the event loop serves others."""
+
+
+class Store(Protocol):
+    """The manager, as far as it opens and closes the store."""
+
+    runtime: Runtime | None
+
+    async def start(self) -> Runtime:
+        """Open the store. Raises StoreError."""
+        ...
+
+    async def end_life(self) -> None:
+        """Close the store without appending what waits."""
+        ...
+
+
+class Rejoining:
+    """Ends the life of this node, and begins another one."""
+
+    def __init__(self, store: Store, clients: Clients, engine: Engine) -> None:
+        self._store = store
+        self._clients = clients
+        self._engine = engine
+        self._task: asyncio.Task[None] | None = None
+        self._failures = RepeatedFailures(logger)
+        self.count = 0
+        """How often this process has begun another life."""
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the old life is over and the new one has not begun."""
+        return self._task is not None and not self._task.done()
+
+    def begin(self, reason: str) -> None:
+        """End the present life; called by the core."""
+        runtime = self._store.runtime
+        if runtime is not None and not self.is_running:
+            self._task = asyncio.create_task(self._rejoin(runtime, reason))
+
+    async def cancel(self) -> None:
+        """Begin no other life, since the server ends."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _rejoin(self, runtime: Runtime, reason: str) -> None:
+        node = runtime.log.node
+        logger.warning("This node (%s) has to join anew, and its clients reconnect: %s", node, reason)
+        await self._close_transports(reason)
+        runtime.give_up()
+        await self._clients.finish(HANDLERS_SECONDS)
+        self._clients.stop()
+        await self._store.end_life()
+        while True:
+            if await self._has_joined():
+                break
+            await asyncio.sleep(PAUSE_SECONDS)
+        self.count += 1
+
+    async def _close_transports(self, reason: str) -> None:
+        for number, connection in enumerate(list(self._engine.sockets.values())):
+            connection.abort(reason)
+            if number % CLOSED_AT_ONCE == CLOSED_AT_ONCE - 1:
+                await asyncio.sleep(0)
+
+    async def _has_joined(self) -> bool:
+        try:
+            runtime = await self._store.start()
+        except StoreClosed:  # the server ends
+            return True
+        except StoreError as error:
+            self._failures.failed("join", f"This node could not join. {error}", ends_when_quiet=False)
+            return False
+        self._failures.succeeded("join")
+        self._clients.start(runtime)
+        logger.info("joined anew as node %s", runtime.log.node)
+        return True
