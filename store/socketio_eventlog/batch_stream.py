@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from typing import Final
 
 from socketio_eventlog.records import Batch
+
+MAX_WAITING: Final = 200
+"""The batches of other nodes that a log reads ahead."""
 
 
 class BatchStream:
@@ -15,15 +19,35 @@ class BatchStream:
         self._waiting: deque[Batch] = deque()
         self._reader: asyncio.Future[None] | None = None
         self._is_closed = False
+        self._error: Exception | None = None
+        self._drained = asyncio.Event()
+        self._drained.set()
 
     def put(self, batch: Batch) -> None:
         """Add the next batch."""
         self._waiting.append(batch)
+        if len(self._waiting) == MAX_WAITING:
+            self._drained.clear()
         self._wake()
+
+    async def has_room(self) -> None:
+        """Wait until fewer than ``MAX_WAITING`` batches wait, or the iteration ends."""
+        await self._drained.wait()
+
+    def drop_through(self, number: int) -> None:
+        """Drop the batches up to a number: they are in a snapshot."""
+        while self._waiting and self._waiting[0].number <= number:
+            self._pop()
 
     def close(self) -> None:
         """End the iteration after the batches that wait."""
         self._is_closed = True
+        self._drained.set()
+        self._wake()
+
+    def fail(self, error: Exception) -> None:
+        """Raise an error after the batches that wait, from then on."""
+        self._error = error
         self._wake()
 
     def abandon(self) -> None:
@@ -39,8 +63,16 @@ class BatchStream:
 
     async def __anext__(self) -> Batch:
         while not self._waiting:
+            if self._error is not None and not self._is_closed:
+                raise self._error
             if self._is_closed:
                 raise StopAsyncIteration
             self._reader = asyncio.get_running_loop().create_future()
             await self._reader
-        return self._waiting.popleft()
+        return self._pop()
+
+    def _pop(self) -> Batch:
+        batch = self._waiting.popleft()
+        if len(self._waiting) < MAX_WAITING:
+            self._drained.set()
+        return batch

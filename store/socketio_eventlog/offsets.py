@@ -70,6 +70,10 @@ class Epochs:
         """Return the epoch of an event: the last epoch that began before the sequence."""
         return self._ids[max(bisect_left(self._began_after, sequence) - 1, 0)]
 
+    def began_after(self, epoch: str) -> int:
+        """Return the sequence after which an epoch began. Raises OffsetUnknown for one without a record."""
+        return self._began_after[self._rank(epoch)]
+
     def precedes(self, earlier: str, later: str) -> bool:
         """Return whether epoch ``earlier`` began before epoch ``later``.
 

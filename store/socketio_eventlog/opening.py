@@ -30,15 +30,14 @@ async def open_log(
 ) -> Log:
     """Open the log in PostgreSQL or in a file; a log that stores nothing without both.
 
-    ``lock_timeout_seconds`` limits the wait for the end of another server; None is the default of the
-    engine. ``max_disconnection_seconds``: how long clients may be away, for the views; None if that is not
+    ``lock_timeout_seconds`` limits the wait for the end of another server on the file; None is the default.
+    ``max_disconnection_seconds``: how long clients may be away, for the views; None if that is not
     known. Raises StoreNotUsable.
     """
     if options.url is not None:
         log: type[PostgresLog] = _postgres("log").PostgresLog
         return await log.open(
             options,
-            lock_timeout_seconds=lock_timeout_seconds,
             max_disconnection_seconds=max_disconnection_seconds,
         )
     if options.path is not None:

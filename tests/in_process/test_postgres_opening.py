@@ -11,16 +11,16 @@ import pytest
 
 from socketio_eventlog.errors import (
     DatabaseTooNew,
+    NodeFenced,
     StoreClosed,
     StoreNotUsable,
     StoreRejected,
-    StoreUnavailable,
 )
 from socketio_eventlog.opening import open_log
 from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.records import DataSaved
 from support import postgres
-from support.storing import Clock, append, commit, event, opened_postgres, session
+from support.storing import Clock, commit, event, opened_postgres, session
 
 
 @pytest.fixture
@@ -69,43 +69,31 @@ async def test_a_newer_database_is_refused(url: str) -> None:
 
 
 async def test_an_empty_database_is_migrated_once() -> None:
-    """Of two simultaneous starts on an empty database one makes the schema, and one is refused."""
+    """Of two simultaneous starts on an empty database one makes the schema, and both join."""
     cluster = postgres.shared_cluster()
     options = StoreOptions(path=None, url=cluster.url(cluster.new_database()))
-    starts = [open_log(options, lock_timeout_seconds=0.0) for _ in range(2)]
-    results = await asyncio.gather(*starts, return_exceptions=True)
-    opened = [result for result in results if not isinstance(result, BaseException)]
-    for log in opened:
+    logs = await asyncio.gather(*(open_log(options) for _ in range(2)))
+    assert len({log.offset_at(0).epoch for log in logs}) == 1, "the second one begins no epoch"
+    nodes = [{node.node for node in (await log.join()).nodes} for log in logs]
+    assert nodes == [{log.node for log in logs}] * 2
+    for log in logs:
         await log.close()
-    refused = [result for result in results if isinstance(result, BaseException)]
-    assert len(opened) + len(refused) == 2 and opened
-    assert all("is in use by another server" in str(error) for error in refused)
-
-
-async def test_a_second_server_is_refused_or_waits(url: str) -> None:
-    """A server that lives keeps the database; when it has ended, the waiting one takes it at once."""
-    async with opened_postgres(url) as log:
-        await append(log, [event()])
-        with pytest.raises(StoreNotUsable, match="is in use by another server"):
-            await open_log(StoreOptions(path=None, url=url), lock_timeout_seconds=0.0)
-        waiting = asyncio.create_task(open_log(StoreOptions(path=None, url=url)))
-        await append(log, [event()])
-    second = await waiting
-    assert second.head == 2
-    await second.close()
 
 
 async def test_a_frozen_server_is_fenced(url: str) -> None:
-    """A server without heartbeats loses the database to the next one, and cannot write any more."""
+    """A server without heartbeats is dead for the next one that starts, and cannot write any more."""
     clock = Clock(100.0)
     async with opened_postgres(url, clock=clock) as frozen:
         await commit(frozen, [session()])
         clock.now += 7.0
-        async with opened_postgres(url, clock=clock, lock_timeout_seconds=0.0) as log:
+        async with opened_postgres(url, clock=clock) as log:
             (found,) = (await log.join()).sessions
             assert (found.node, found.away_since) == (None, 0.0)
-            with pytest.raises(StoreUnavailable, match="declared this node dead"):
+            with pytest.raises(NodeFenced):
                 await frozen.append([DataSaved("/", "s1", '{"late":1}')])
+            with pytest.raises(NodeFenced):
+                async for _ in frozen.batches():
+                    pass
             assert await commit(log, [event()]) == [1]
             assert (await log.join()).sessions[0].data == "{}"
 

@@ -14,7 +14,7 @@ from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.records import Change, Committed, EventHandled, NodeDied, NodeJoined, Pruned
 from socketio_eventlog.sqlite.log import EventLog
 from support.log_engines import Store
-from support.storing import append, commit, event, joined, session, sqlite
+from support.storing import append, commit, event, joined, opened, session, sqlite
 
 HANDLED = EventHandled("/", "buy", "ann", "key", "[1]")
 
@@ -142,8 +142,15 @@ async def test_an_invalid_key_is_rejected(log: Log) -> None:
     assert type(refusal.value) is StoreRejected
 
 
-@pytest.mark.parametrize("change", [NodeJoined(), NodeDied("first")], ids=["joined", "died"])
-async def test_a_database_has_one_node(log: Log, change: Change) -> None:
-    with pytest.raises(StoreRejected, match="one node"):
-        await log.append([event(), change])
+async def test_no_change_makes_a_node(log: Log) -> None:
+    with pytest.raises(StoreRejected, match="node"):
+        await log.append([event(), NodeJoined()])
     assert len(await commit(log, [event()])) == 1
+
+
+async def test_a_file_has_one_node(tmp_path: Path) -> None:
+    """No change ends a node of a file, which has one at a time."""
+    async with opened(tmp_path / "events.db") as log:
+        with pytest.raises(StoreRejected, match="one node"):
+            await log.append([event(), NodeDied("first")])
+        assert len(await commit(log, [event()])) == 1

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from socketio_eventlog.log import Log
+from socketio_eventlog.log import LEASE_SECONDS, Log
 from socketio_eventlog.offsets import random_epoch
 from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.records import (
@@ -64,7 +64,7 @@ async def opened_postgres(
     *,
     clock: Callable[[], float] | None = None,
     new_epoch: Callable[[], str] = random_epoch,
-    lock_timeout_seconds: float | None = None,
+    lease_seconds: float = LEASE_SECONDS,
     max_disconnection_seconds: float | None = None,
     **options: Any,
 ) -> AsyncIterator[PostgresLog]:
@@ -74,7 +74,7 @@ async def opened_postgres(
         StoreOptions(path=None, url=url, **options),
         clock=clock,
         new_epoch=new_epoch,
-        lock_timeout_seconds=lock_timeout_seconds,
+        lease_seconds=lease_seconds,
         max_disconnection_seconds=max_disconnection_seconds,
     )
     try:

@@ -142,13 +142,20 @@ class FailedFlush:
             self.text = notice.message_primary
 
 
-async def flush(connection: Connection) -> None:
-    """Make everything durable that was committed before. Raises ConnectionLost when that is not known."""
+@asynccontextmanager
+async def reporting_failed_flush(connection: Connection) -> AsyncIterator[None]:
+    """Raise ConnectionLost when a flush in the block was given up: it is not known what is durable."""
     failed = FailedFlush()
     connection.add_notice_handler(failed)
     try:
-        await connection.execute(FLUSH)
+        yield
     finally:
         connection.remove_notice_handler(failed)
     if failed.text is not None:
         raise ConnectionLost(f"PostgreSQL says: {failed.text}.")
+
+
+async def flush(connection: Connection) -> None:
+    """Make everything durable that was committed before. Raises ConnectionLost when that is not known."""
+    async with reporting_failed_flush(connection):
+        await connection.execute(FLUSH)

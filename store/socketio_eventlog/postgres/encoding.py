@@ -26,6 +26,7 @@ from socketio_eventlog.records import (
     EventHandled,
     Heartbeat,
     IdentityRevoked,
+    NodeDied,
     Pruned,
     Published,
     Redacted,
@@ -43,7 +44,10 @@ from socketio_eventlog.records import (
     Volatile,
 )
 
-_CONDITIONAL: Final = frozenset({SessionClaimed, SessionResumed, SessionAway, SessionEnded, Redacted})
+CONDITIONAL: Final = frozenset(
+    {SessionClaimed, SessionResumed, SessionAway, SessionEnded, Redacted, NodeDied}
+)
+"""The changes whose outcome the database decides at their place."""
 _BETWEEN: Final = "\x1f"
 """A character that JSON has only in its escaped form."""
 
@@ -70,7 +74,7 @@ def encode(changes: Sequence[Change]) -> Body:
             name, row = _ROWS[kind]
             runs.append((name, len(events), [row(change) for change in run]))
         else:
-            raise StoreRejected("This database has one node, which no change makes or ends.")
+            raise StoreRejected("A node joins by join, and by no change.")
     text = json.dumps(runs, separators=(",", ":"))
     columns = _columns(events) if events else _NO_EVENTS
     contents = _contents(events)
@@ -90,7 +94,7 @@ def decode(changes: Sequence[Change], before: int, outcomes: Sequence[int]) -> l
         if kind is Event:
             position += 1
             committed.append(Committed(change, position))
-        elif kind in _CONDITIONAL:
+        elif kind in CONDITIONAL:
             outcome = next(left)
             committed.append(Committed(change, position, outcome >= 0, max(outcome, 0)))
         else:
@@ -220,6 +224,7 @@ _ROWS: Final[dict[type, tuple[str, Callable[[Any], tuple[object, ...]]]]] = {
         lambda one: (one.namespace, one.name, one.identity, one.key, one.acknowledgement),
     ),
     Published: ("published", lambda one: (one.publisher, one.key, one.digest.hex(), one.events)),
+    NodeDied: ("died", lambda one: (one.node,)),
     Heartbeat: ("heartbeat", lambda one: (one.applied, one.floor, one.notes_position)),
     Pruned: ("pruned", lambda one: (one.through,)),
     Redacted: ("redacted", lambda one: (one.sequence, one.name, one.payload)),

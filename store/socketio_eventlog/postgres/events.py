@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
+from socketio_eventlog.errors import HistoryLost
 from socketio_eventlog.event_rows import rooms_from_json, skip_from_json
 from socketio_eventlog.postgres.connection import Connection
 from socketio_eventlog.records import Event, LoggedEvent
@@ -21,6 +22,12 @@ WHERE before <= coalesce(%s, before)
   AND EXISTS (SELECT FROM eventstore.batches WHERE batch = %s AND chain = %s)
 ORDER BY "offset"
 """
+_READ_RANGES: Final = """
+SELECT e."offset", emitted_at, namespace, event, rooms, skip, attachments, payload
+FROM unnest(%s::bigint[], %s::bigint[]) AS r(first, last)
+JOIN eventstore.events AS e ON e."offset" BETWEEN r.first AND r.last ORDER BY e."offset"
+"""
+_HAS_SEEN: Final = "SELECT EXISTS (SELECT FROM eventstore.batches WHERE batch = %s AND chain = %s)"
 _READ_ATTACHMENTS: Final = """
 SELECT "offset", content FROM eventstore.attachments WHERE "offset" = ANY(%s) ORDER BY "offset", num
 """
@@ -55,7 +62,27 @@ async def read(
 ) -> list[LoggedEvent]:
     """Read the events with these sequences, ascending, up to the event that exceeds the limit."""
     cursor = await connection.execute(_READ, (list(set(sequences)), limit_bytes, *seen))
-    rows: list[Any] = await cursor.fetchall()
+    return await _with_attachments(connection, await cursor.fetchall())
+
+
+async def read_ranges(
+    connection: Connection, ranges: Sequence[tuple[int, int]], seen: Seen
+) -> dict[int, Event]:
+    """Read the events in ranges of sequences, each with its first and last one; absent events are left out.
+
+    Raises HistoryLost when the database does not have the batch ``seen``, which has the last of the events.
+    """
+    firsts, lasts = [first for first, _ in ranges], [last for _, last in ranges]
+    cursor = await connection.execute(_READ_RANGES, (firsts, lasts))
+    logged = await _with_attachments(connection, await cursor.fetchall())
+    if len(logged) < sum(last + 1 - first for first, last in ranges):
+        row = await (await connection.execute(_HAS_SEEN, seen)).fetchone()
+        if row is None or not row[0]:
+            raise HistoryLost(f"Batch {seen.batch} is missing.")
+    return dict(logged)
+
+
+async def _with_attachments(connection: Connection, rows: Sequence[Any]) -> list[LoggedEvent]:
     contents = await _read_attachments(connection, [row[0] for row in rows if row[6]])
     return [
         LoggedEvent(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
@@ -11,36 +12,44 @@ from typing import Final
 from socketio_eventlog import offsets
 from socketio_eventlog.altered import AlteredRange, AlteredRanges
 from socketio_eventlog.batch_stream import BatchStream
-from socketio_eventlog.errors import NothingChanged, StoreError, StoreNotUsable
+from socketio_eventlog.errors import HistoryLost, NodeFenced, NothingChanged, StoreError, StoreNotUsable
 from socketio_eventlog.history import SessionHistory
 from socketio_eventlog.indexed_log import IndexedLog
+from socketio_eventlog.log import LEASE_SECONDS
 from socketio_eventlog.maintenance import Compacted
 from socketio_eventlog.offsets import Epochs
 from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.postgres import connection, events, schema, search, segments, start, stored, timelines
 from socketio_eventlog.postgres.connection import Link
+from socketio_eventlog.postgres.nudges import Nudges
+from socketio_eventlog.postgres.order import Order
 from socketio_eventlog.postgres.reads import Reads, abandon_task
+from socketio_eventlog.postgres.tail import Tail
 from socketio_eventlog.postgres.timelines import MAX_SIZE_PER_ROW, HistoryPruning
-from socketio_eventlog.postgres.writer import Position, Writer
+from socketio_eventlog.postgres.writer import Writer
 from socketio_eventlog.records import (
     Batch,
     Change,
     Heartbeat,
     LoggedEvent,
-    NodeRecord,
+    NodeDied,
+    NodeJoined,
     Offset,
+    Pruned,
     Publication,
     Snapshot,
 )
 from socketio_eventlog.room import Room
 from socketio_eventlog.search import Found, Search
-from socketio_eventlog.segment import Audience, Segment, SegmentChunk
+from socketio_eventlog.segment import SEGMENT_LENGTH, Audience, Segment, SegmentChunk
 
-LEAVE: Final = "UPDATE eventstore.nodes SET backend = NULL WHERE node = %s"
+logger = logging.getLogger(__name__)
+
+_OF_NODES: Final = frozenset({NodeJoined, NodeDied, Heartbeat, Pruned})
 
 
 class PostgresLog(IndexedLog):
-    """The durable ``Log`` of the only node that writes the database."""
+    """The durable ``Log`` of one of the nodes that write the database."""
 
     is_durable: Final = True
 
@@ -53,36 +62,49 @@ class PostgresLog(IndexedLog):
         new_epoch: Callable[[], str],
         clock: Callable[[], float] | None,
         options: StoreOptions,
+        lease_seconds: float,
     ) -> None:
         """Use ``open``."""
         super().__init__(state.epochs, state.index, state.altered, state.head, state.pruned_through)
         self.node = node
-        """The random id of this node, and of its first epoch."""
+        """The random id of this node."""
         self.room = Room()
-        self._epoch = node
-        self._began_after = state.head
+        self._epoch = state.epoch
+        self._began_after = self._epochs.began_after(state.epoch)
+        self._lengths = dict(state.segments)
+        """The length of each segment that is stored, by its first sequence."""
         self._batches = BatchStream()
         self._appends = 0
-        self._last_batch = state.seen.batch
-        self._uptime = state.uptime
-        self._link = link
+        self._has_begun = False
+        self._link, self._tail_link = link, Link(conninfo)
         self._reads = Reads(conninfo)
         self._maintenance = Reads(conninfo)
         """For what takes longer than a replay should wait."""
-        position = Position(state.seen, node, state.altered_numbers)
+        flushes = options.synchronous == "full"
+        self._order = order = Order(node, state.seen, state.epoch, state.altered_numbers, self)
+        self._others = set(state.others)
+        """The other nodes that are alive."""
+        self._nudges = Nudges(conninfo, node, self._nudged)
+        self._tail = Tail(
+            self._tail_link, order, self._batches, lambda: self._nudges.are_alive, flushes=flushes
+        )
         self._writer = Writer(
             link,
-            node,
-            position,
-            self,
+            order,
+            self._tail,
+            self._index.next_chunks,
             new_epoch,
             clock,
-            flushes=options.synchronous == "full",
+            lease_seconds=lease_seconds,
+            flushes=flushes,
             has_history=options.session_history,
         )
         self._history = HistoryPruning(options.max_size // MAX_SIZE_PER_ROW)
+        self._tailing = self._loop.create_task(self._tail.run())
         self._writing = self._loop.create_task(self._writer.run())
+        self._nudging = [self._loop.create_task(run()) for run in (self._nudges.listen, self._nudges.run)]
         self._closing: asyncio.Future[None] | None = None
+        self._nudges.send()
 
     @classmethod
     async def open(
@@ -91,15 +113,14 @@ class PostgresLog(IndexedLog):
         *,
         clock: Callable[[], float] | None = None,
         new_epoch: Callable[[], str] = offsets.random_epoch,
-        lock_timeout_seconds: float | None = None,
+        lease_seconds: float = LEASE_SECONDS,
         max_disconnection_seconds: float | None = None,
     ) -> PostgresLog:
-        """Connect, create or migrate the schema if needed, and record the node and its epoch durably.
+        """Connect, create or migrate the schema if needed, and join as a node, beside others that live.
 
         ``options.url`` must not be None. ``clock`` replaces the clock of the database, for tests.
-        ``lock_timeout_seconds`` limits the wait for the end of another server; None is the default of
-        ``start.OPENING_TIMEOUT_SECONDS``. ``max_disconnection_seconds`` is that of ``open_log``. Raises
-        StoreNotUsable (DatabaseTooNew included) with one line that names the database.
+        ``lease_seconds`` is that of ``LEASE_SECONDS``, ``max_disconnection_seconds`` that of ``open_log``.
+        Raises StoreNotUsable (DatabaseTooNew included) with one line that names the database.
         """
         if options.url is None:
             raise ValueError("this log needs a URL")
@@ -107,19 +128,17 @@ class PostgresLog(IndexedLog):
         await asyncio.to_thread(schema.prepare, conninfo, name)
         link, node = Link(conninfo), new_epoch()
         try:
-            state = await start.begin(
-                link, node, name, clock, options, lock_timeout_seconds, max_disconnection_seconds
-            )
+            state = await start.begin(link, node, name, clock, new_epoch, options, max_disconnection_seconds)
         except BaseException as error:
             await link.close()
             if isinstance(error, StoreError) and not isinstance(error, StoreNotUsable):
                 raise StoreNotUsable(f"{name}: {error}") from error
             raise
-        return cls(node, state, link, conninfo, new_epoch, clock, options)
+        return cls(node, state, link, conninfo, new_epoch, clock, options, lease_seconds)
 
     @property
     def contact_at(self) -> float:
-        return self._writer.contact_at
+        return self._order.contact_at
 
     def offset_at(self, sequence: int) -> Offset:
         return Offset(self._epoch_at(sequence), sequence)
@@ -132,12 +151,14 @@ class PostgresLog(IndexedLog):
         return self._epoch if sequence >= self._began_after else self._epochs.epoch_of(sequence)
 
     async def join(self) -> Snapshot:
-        positions = await self._reads.run(stored.positions)
-        sessions = await self._reads.run(partial(stored.sessions, pruned_through=self._pruned_through))
-        node = NodeRecord(self.node, self._uptime, applied=self._last_batch, floor=self._pruned_through)
-        return Snapshot(
-            self._last_batch, self._head, self._uptime, (node,), positions=positions, sessions=tuple(sessions)
-        )
+        seen, snapshot = await self._reads.run(stored.snapshot)
+        self._tail.wake()
+        await self._order.follows(seen)
+        if not self._has_begun:
+            self._has_begun = True
+            self._order.began()
+            self._batches.drop_through(snapshot.batch)
+        return snapshot
 
     def append(self, changes: Sequence[Change]) -> asyncio.Future[int]:
         self._appends += 1
@@ -146,19 +167,32 @@ class PostgresLog(IndexedLog):
     def batches(self) -> BatchStream:
         return self._batches
 
-    # What the writer calls ---------------------------------------------------------------------------
-
-    def next_chunks(self, events: int) -> Sequence[SegmentChunk]:
-        """Return the chunks of the index that are written before the next batch."""
-        return self._index.next_chunks(events)
+    # What the order calls ----------------------------------------------------------------------------
 
     def committed(self, batch: Batch, chunks: Sequence[SegmentChunk]) -> None:
         """Take the next batch of the order."""
         self._add_to_index(batch, chunks)
-        self._last_batch, self._uptime = batch.number, batch.uptime
+        for chunk in chunks:
+            if chunk.is_last:
+                self._lengths[chunk.segment.first] = len(chunk.segment.sizes)
         self._batches.put(batch)
-        if any(type(committed.change) is Heartbeat for committed in batch.changes):
-            _ = self._maintenance.start(partial(stored.prune_batches, through=batch.number))
+        kinds = set(map(type, [committed.change for committed in batch.changes]))
+        if not kinds.isdisjoint(_OF_NODES):
+            self._take_nodes(batch)
+        if batch.node == self.node and self._others:
+            self._nudges.send()
+
+    def _take_nodes(self, batch: Batch) -> None:
+        for change, _, took_effect, _ in batch.changes:
+            if type(change) is NodeJoined:
+                self._others.add(batch.node)
+            elif type(change) is NodeDied and took_effect:
+                self._others.discard(change.node)
+            elif type(change) is Heartbeat and batch.node == self.node:
+                _ = self._maintenance.start(partial(stored.prune_batches, through=batch.number))
+            elif type(change) is Pruned:
+                for first in [first for first in self._lengths if first <= change.through - SEGMENT_LENGTH]:
+                    del self._lengths[first]
 
     def epoch_begun(self, epochs: Epochs, epoch: str) -> None:
         """Name offsets by the new epoch from here on."""
@@ -171,23 +205,32 @@ class PostgresLog(IndexedLog):
         if added := self._altered.beyond(known):
             self._report(added)
 
+    def ended(self, error: NodeFenced | HistoryLost) -> None:
+        """Give out nothing more."""
+        logger.error("%s This server drops its clients and has to join the log again.", error)
+        self._batches.fail(error)
+
+    def _nudged(self) -> None:
+        self._tail.wake()
+
     # Reads -------------------------------------------------------------------------------------------
 
     async def _read_segments(self, keys: Sequence[int], audiences: AbstractSet[Audience]) -> list[Segment]:
-        return await self._reads.run(partial(segments.read, keys=keys, audiences=audiences))
+        pairs = [(key, self._lengths[key]) for key in keys if key in self._lengths]
+        return await self._reads.run(partial(segments.read, keys=pairs, audiences=audiences))
 
     async def read(self, sequences: Sequence[int], limit_bytes: int | None = None) -> list[LoggedEvent]:
-        seen = self._writer.seen
+        seen = self._order.seen
         return await self._reads.run(
             partial(events.read, sequences=sequences, seen=seen, limit_bytes=limit_bytes)
         )
 
     async def emission_times(self, sequences: Sequence[int]) -> list[tuple[int, float]]:
-        seen = self._writer.seen
+        seen = self._order.seen
         return await self._reads.run(partial(events.emission_times, sequences=sequences, seen=seen))
 
     async def search(self, question: Search) -> Found:
-        return await self._maintenance.run(partial(search.search, question=question, seen=self._writer.seen))
+        return await self._maintenance.run(partial(search.search, question=question, seen=self._order.seen))
 
     async def unreadable(self, first: int, last: int, is_readable: Callable[[str, int], bool]) -> list[int]:
         rows = await self._maintenance.run(partial(events.payloads, first=first, last=last))
@@ -223,9 +266,13 @@ class PostgresLog(IndexedLog):
 
     def abandon(self) -> None:
         self._writer.abandon()
-        abandon_task(self._writing)
+        self._tail.abandon()
+        for task in (self._writing, self._tailing, *self._nudging):
+            abandon_task(task)
+        self._nudges.abandon()
         self._reads.abandon()
         self._maintenance.abandon()
+        self._tail_link.abandon()
         self._link.abandon()
         self._batches.abandon()
 
@@ -237,7 +284,17 @@ class PostgresLog(IndexedLog):
     async def _close(self) -> None:
         self._writer.close()
         await self._writing
+        self._batches.close()
+        self._tail.close()
+        await self._tailing
+        await self._writer.leave()
+        if self._others:
+            await self._nudges.send_last()
+        for task in self._nudging:
+            task.cancel()
+        await asyncio.wait(self._nudging)
+        await self._nudges.close()
         await self._reads.close()
         await self._maintenance.close()
-        await self._link.leave(LEAVE, self.node)
-        self._batches.close()
+        await self._tail_link.close()
+        await self._link.close()

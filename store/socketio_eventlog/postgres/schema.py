@@ -9,7 +9,7 @@ import psycopg
 from socketio_eventlog.errors import DatabaseTooNew, StoreNotUsable
 from socketio_eventlog.postgres.failures import first_line
 
-HEAD_REVISION: Final = "0006"
+HEAD_REVISION: Final = "0008"
 """The newest migration. A database of this revision opens without the import of alembic (0.3 s)."""
 READER: Final = 1
 """The format that this program reads (``log_state.min_reader``)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
@@ -14,27 +14,37 @@ from socketio_eventlog.records import Room
 from socketio_eventlog.segment import Audience, Segment, SegmentChunk
 from socketio_eventlog.segment_rows import add_list, audience_text, lists_of, sizes_from_bytes, to_bytes
 
-# Every append receives the chunk until one has succeeded, and again after a crash.
+# Every append receives the chunk until one has succeeded, and again after a crash. Several nodes write the
+# same segments; nodes that divide the log in other ways write segments of other lengths.
 _WRITE_LISTS: Final = """
-INSERT INTO eventstore.index_lists (segment, audience, offsets, size_bytes)
-SELECT %s, audience, offsets, size_bytes
+INSERT INTO eventstore.index_lists (segment, length, audience, offsets, size_bytes)
+SELECT %s, %s, audience, offsets, size_bytes
 FROM unnest(%s::text[], %s::bytea[], %s::bigint[]) AS l(audience, offsets, size_bytes)
 ON CONFLICT DO NOTHING
 """
 _WRITE_SIZES: Final = """
-INSERT INTO eventstore.index_segments (segment, sizes) VALUES (%s, %s) ON CONFLICT DO NOTHING
+INSERT INTO eventstore.index_segments (segment, length, sizes) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING
 """
-_ASYNCHRONOUS: Final = "SELECT set_config('synchronous_commit', 'off', true)"
-_DELETE_UNFINISHED: Final = "DELETE FROM eventstore.index_lists WHERE segment >= %s"
-_KEYS: Final = "SELECT segment, segment + length(sizes) / 4 FROM eventstore.index_segments ORDER BY segment"
-_READ_SIZES: Final = "SELECT sizes FROM eventstore.index_segments WHERE segment = %s"
-_READ_ALL: Final = "SELECT audience, offsets, size_bytes FROM eventstore.index_lists WHERE segment = %s"
+_BEGIN: Final = "SELECT eventstore.index_of_node(%s)"
+_IS_STORED: Final = "SELECT EXISTS (SELECT FROM eventstore.index_segments WHERE segment = %s AND length = %s)"
+_LOCK: Final = "SELECT pg_advisory_xact_lock(hashtextextended('eventstore index', 0))"
+_DELETE_UNFINISHED: Final = """
+DELETE FROM eventstore.index_lists AS l WHERE NOT EXISTS (
+  SELECT FROM eventstore.index_segments AS s WHERE s.segment = l.segment AND s.length = l.length)
+"""
+_KEYS: Final = "SELECT segment, length FROM eventstore.index_segments ORDER BY segment, length DESC"
+_READ_SIZES: Final = "SELECT sizes FROM eventstore.index_segments WHERE segment = %s AND length = %s"
+_READ_ALL: Final = """
+SELECT audience, offsets, size_bytes FROM eventstore.index_lists WHERE segment = %s AND length = %s
+"""
 _READ_SOME: Final = """
 SELECT segment, audience, offsets, size_bytes FROM eventstore.index_lists
-WHERE segment = ANY(%s) AND audience = ANY(%s)
+JOIN unnest(%s::bigint[], %s::integer[]) AS k(segment, length) USING (segment, length)
+WHERE audience = ANY(%s)
 """
 _READ_SOME_SIZES: Final = """
-SELECT segment, sizes FROM eventstore.index_segments WHERE segment = ANY(%s) ORDER BY segment
+SELECT segment, sizes FROM eventstore.index_segments
+JOIN unnest(%s::bigint[], %s::integer[]) AS k(segment, length) USING (segment, length) ORDER BY segment
 """
 # Events that were changed through SQL do not tell any more to whom they were addressed.
 _READ_NEWEST: Final = """
@@ -45,40 +55,75 @@ ORDER BY "offset"
 """
 
 
-async def write(connection: Connection, chunks: Sequence[SegmentChunk]) -> None:
-    """Write some lists of complete segments; the last chunk adds the row which makes a segment valid."""
+async def write(connection: Connection, node: str, chunks: Sequence[SegmentChunk]) -> list[SegmentChunk]:
+    """Write some lists of complete segments; the last chunk adds the row which makes a segment valid.
+
+    Return what is stored now: a whole segment when another node has written it. Raises NodeFenced.
+    """
+    written = []
     async with connection.transaction():
-        await connection.execute(_ASYNCHRONOUS)
+        await connection.execute(_BEGIN, (node,))
         for chunk in chunks:
+            segment = chunk.segment
+            key = segment.first, len(segment.sizes)
+            row = await (await connection.execute(_IS_STORED, key)).fetchone()
+            if row is not None and row[0]:
+                written.append(SegmentChunk(segment, 0, len(segment.lists)))
+                continue
             lists = lists_of(chunk)
             columns = (
                 [audience_text(audience) for audience, _ in lists],
                 [to_bytes(events) for _, events in lists],
                 [events.size_bytes for _, events in lists],
             )
-            await connection.execute(_WRITE_LISTS, (chunk.segment.first, *columns))
+            await connection.execute(_WRITE_LISTS, (*key, *columns))
             if chunk.is_last:
-                sizes = to_bytes(chunk.segment.sizes)
-                await connection.execute(_WRITE_SIZES, (chunk.segment.first, sizes))
+                await connection.execute(_WRITE_SIZES, (*key, to_bytes(segment.sizes)))
+            written.append(chunk)
+    return written
 
 
-async def ends(connection: Connection) -> list[tuple[int, int]]:
-    """Return the keys of the stored segments, ascending, each with its end."""
-    rows: list[Any] = await (await connection.execute(_KEYS)).fetchall()
-    return rows
+async def delete_unfinished(connection: Connection) -> None:
+    """Delete the lists of segments that were not completed; for the only node. In a transaction."""
+    await connection.execute(_LOCK)
+    await connection.execute(_DELETE_UNFINISHED)
 
 
-async def load(connection: Connection, pruned_through: int, memory_bytes: int) -> Index:
-    """Return the index in its state at the last append.
+async def end_of_stored(connection: Connection) -> int:
+    """Return the sequence after the stored segments that are read at a start; 0 without any."""
+    stored = await _stored(connection)
+    return sum(stored[-1]) if stored else 0
+
+
+async def _stored(connection: Connection) -> list[tuple[int, int]]:
+    """Return first sequence and length of the stored segments, while all nodes divide the log in one way."""
+    found: list[tuple[int, int]] = []
+    rows: Any = await (await connection.execute(_KEYS)).fetchall()
+    for first, length in rows:
+        if found and first == found[-1][0]:
+            continue  # the longest one of the same beginning came first
+        if found and first < sum(found[-1]):
+            # Of the events from there on, some are in neither; they are read again.
+            while found and sum(found[-1]) > first:
+                found.pop()
+            break
+        found.append((first, length))
+    return found
+
+
+async def load(
+    connection: Connection, pruned_through: int, memory_bytes: int
+) -> tuple[Index, Sequence[tuple[int, int]]]:
+    """Return the index in its state at the last append, and the first sequences and lengths of its segments.
 
     Reads the newest segments up to ``memory_bytes``, and only the keys of older ones. Scans the events after
     the last complete segment.
     """
     index = Index(memory_bytes)
-    stored = await ends(connection)
-    unwritten = stored[-1][1] if stored else 0
-    await connection.execute(_DELETE_UNFINISHED, (unwritten,))
-    keys = [key for key, end in stored if end > pruned_through + 1]
+    stored = await _stored(connection)
+    unwritten = sum(stored[-1]) if stored else 0
+    keys = [key for key in stored if sum(key) > pruned_through + 1]
+    lengths = tuple(keys)
     newest: list[Segment] = []
     memory_left: float = memory_bytes
     while keys and memory_left > 0:
@@ -88,13 +133,13 @@ async def load(connection: Connection, pruned_through: int, memory_bytes: int) -
         memory_left -= segment.memory_bytes
         newest.append(segment)
         keys.pop()
-    for key in keys:
-        index.add_stored_segment(key)
+    for first, _ in keys:
+        index.add_stored_segment(first)
     for segment in reversed(newest):
         index.add_segment(segment, on_disk=True)
     async for event in _newest_events(connection, unwritten):
         index.add(*event)
-    return index
+    return index, lengths
 
 
 async def _newest_events(
@@ -106,16 +151,18 @@ async def _newest_events(
             yield sequence, namespace, rooms_from_json(rooms), size_bytes
 
 
-async def _read_all(connection: Connection, key: int, max_memory_bytes: float = math.inf) -> Segment | None:
+async def _read_all(
+    connection: Connection, key: tuple[int, int], max_memory_bytes: float = math.inf
+) -> Segment | None:
     """Return a segment; it is not complete if it exceeds ``max_memory_bytes``."""
     cursor: Any
     async with connection.cursor(binary=True) as cursor:
-        await cursor.execute(_READ_SIZES, (key,))
+        await cursor.execute(_READ_SIZES, key)
         row = await cursor.fetchone()
         if row is None:
             return None
-        segment = Segment(key, sizes_from_bytes(row[0]))
-        await cursor.execute(_READ_ALL, (key,))
+        segment = Segment(key[0], sizes_from_bytes(row[0]))
+        await cursor.execute(_READ_ALL, key)
         for audience, content, size_bytes in await cursor.fetchall():
             add_list(segment, audience, content, size_bytes)
             if segment.memory_bytes > max_memory_bytes:
@@ -124,15 +171,17 @@ async def _read_all(connection: Connection, key: int, max_memory_bytes: float = 
 
 
 async def read(
-    connection: Connection, keys: Iterable[int], audiences: AbstractSet[Audience]
+    connection: Connection, keys: Sequence[tuple[int, int]], audiences: AbstractSet[Audience]
 ) -> list[Segment]:
-    """Read the audiences' lists in the segments with these keys; pruned segments are left out."""
+    """Read the audiences' lists in segments, by first sequence and length; pruned segments are left out."""
     names = [audience_text(audience) for audience in audiences]
+    columns = [first for first, _ in keys], [length for _, length in keys]
     cursor: Any
     async with connection.cursor(binary=True) as cursor:
-        await cursor.execute(_READ_SOME_SIZES, (list(keys),))
+        await cursor.execute(_READ_SOME_SIZES, columns)
         segments = {key: Segment(key, sizes_from_bytes(sizes)) for key, sizes in await cursor.fetchall()}
-        await cursor.execute(_READ_SOME, (list(segments), names))
+        await cursor.execute(_READ_SOME, (*columns, names))
         for key, audience, content, size_bytes in await cursor.fetchall():
-            add_list(segments[key], audience, content, size_bytes)
+            if key in segments:
+                add_list(segments[key], audience, content, size_bytes)
     return list(segments.values())

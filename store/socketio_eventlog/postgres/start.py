@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from socketio_eventlog.altered import AlteredRanges
-from socketio_eventlog.errors import StoreInUse
 from socketio_eventlog.index import Index
 from socketio_eventlog.offsets import Epochs
 from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.postgres import altered, segments
-from socketio_eventlog.postgres.connection import Connection, Link
+from socketio_eventlog.postgres.connection import Connection, Link, flush
 from socketio_eventlog.postgres.events import Seen
 
 logger = logging.getLogger(__name__)
 
-OPENING_TIMEOUT_SECONDS: Final = 10.0
-"""Time to wait for another server, which may be in its shutdown."""
-
-_OTHER: Final = "SELECT eventstore.other_node(%s, %s)"
-_JOIN: Final = "SELECT eventstore.join_alone(%s, %s, %s, %s, %s)"
+_JOIN: Final = "SELECT eventstore.join_log(%s, %s, %s, %s, %s, %s)"
+_REPEATABLE: Final = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
 _HEAD: Final = """
-SELECT batch, chain, last, uptime, pruned_through FROM eventstore.batches, eventstore.log_state
+SELECT batch, chain, epoch, last, uptime, pruned_through FROM eventstore.batches, eventstore.log_state
 ORDER BY batch DESC LIMIT 1
 """
-_EPOCHS: Final = "SELECT epoch, began_after FROM eventstore.epochs ORDER BY number"
+_OTHERS: Final = "SELECT node FROM eventstore.nodes WHERE node <> %s"
+_EPOCHS: Final = "SELECT epoch, began_after, began_in FROM eventstore.epochs ORDER BY number"
 _LOST: Final = (
     "%s has lost the events %s to %s: rows were deleted. A client that missed one of them gets a new session."
 )
@@ -38,16 +34,21 @@ _LOST: Final = (
 
 @dataclass(frozen=True, slots=True)
 class InitialState:
-    """The state of the database when the epoch of this node had begun."""
+    """The state of the database after the node had joined."""
 
     seen: Seen
+    epoch: str
     epochs: Epochs
     head: int
     pruned_through: int
     uptime: float
     index: Index
+    segments: Sequence[tuple[int, int]]
+    """The first sequence and the length of each stored segment of the index."""
     altered: AlteredRanges
     altered_numbers: tuple[int, int]
+    others: Sequence[str]
+    """The other nodes that are alive."""
 
 
 async def begin(
@@ -55,66 +56,70 @@ async def begin(
     node: str,
     name: str,
     clock: Callable[[], float] | None,
+    new_epoch: Callable[[], str],
     options: StoreOptions,
-    timeout_seconds: float | None,
     max_disconnection_seconds: float | None,
 ) -> InitialState:
-    """Record the node and its epoch, and read the stored state.
+    """Join the log as a node, beside others that live, and read the stored state.
 
-    ``name``: the database for people. ``clock`` is that of ``PostgresLog.open``. Raises StoreError, and
-    StoreInUse while another server lives.
+    ``name``: the database for people. ``clock`` is that of ``PostgresLog.open``. Raises StoreError.
     """
-    loop = asyncio.get_running_loop()
-    timeout = OPENING_TIMEOUT_SECONDS if timeout_seconds is None else timeout_seconds
-    deadline = loop.time() + timeout
+    known = (options.session_history, max_disconnection_seconds)
     async with link.use() as connection:
-        while (other := await _other(connection, node, clock)) is not None:
-            if loop.time() >= deadline:
-                raise StoreInUse(f"{name} is in use by another server ({other}).")
-            await asyncio.sleep(0.05)
-        known = (options.session_history, max_disconnection_seconds)
-        lost = await _join(connection, node, clock, known)
-        row: Any = await (await connection.execute(_HEAD)).fetchone()
-        batch, chain, head, uptime, pruned_through = row
-        for first, last in lost:
+        for first, last in await _join(connection, node, new_epoch(), clock, known):
             logger.warning(_LOST, name, first, last)
-        return InitialState(
-            Seen(batch, chain),
-            await epochs(connection),
-            head,
-            pruned_through,
-            uptime,
-            await segments.load(connection, pruned_through, options.index_memory),
-            AlteredRanges(await altered.ranges(connection)),
-            await altered.numbers(connection),
-        )
-
-
-async def _other(connection: Connection, node: str, clock: Callable[[], float] | None) -> object:
-    now = None if clock is None else clock()
-    row: Any = await (await connection.execute(_OTHER, (node, now))).fetchone()
-    return row[0]
+        async with connection.transaction():
+            await connection.execute(_REPEATABLE)
+            state = await _read(connection, node, options)
+        await flush(connection)
+        return state
 
 
 async def _join(
-    connection: Connection, node: str, clock: Callable[[], float] | None, known: tuple[object, ...]
+    connection: Connection,
+    node: str,
+    epoch: str,
+    clock: Callable[[], float] | None,
+    known: tuple[object, ...],
 ) -> list[tuple[int, int]]:
     """Record the node; return the ranges of events that are gone. Durable with the end of the transaction."""
     address = f"{socket.gethostname()}, process {os.getpid()}"
     async with connection.transaction():
         now = None if clock is None else clock()
-        await connection.execute(_JOIN, (node, address, now, *known))
-        row: Any = await (await connection.execute(_HEAD)).fetchone()
-        _, _, head, _, pruned_through = row
-        stored = await segments.ends(connection)
-        unwritten = stored[-1][1] if stored else 0
+        row: Any = await (await connection.execute(_JOIN, (node, address, epoch, now, *known))).fetchone()
+        (is_alone,) = row
+        row = await (await connection.execute(_HEAD)).fetchone()
+        _, _, _, head, _, pruned_through = row
+        unwritten = await segments.end_of_stored(connection)
         # An event that a segment names is missed when a client needs it: a count would delay the start.
         lost = await altered.note_lost(connection, max(pruned_through, unwritten - 1), head)
         await altered.lose_audience(connection, unwritten)
+        if is_alone:
+            await segments.delete_unfinished(connection)
     return lost
 
 
-async def epochs(connection: Connection) -> Epochs:
-    """Read all epochs."""
+async def _read(connection: Connection, node: str, options: StoreOptions) -> InitialState:
+    row: Any = await (await connection.execute(_HEAD)).fetchone()
+    batch, chain, epoch, head, uptime, pruned_through = row
+    others: Any = await (await connection.execute(_OTHERS, (node,))).fetchall()
+    index, stored = await segments.load(connection, pruned_through, options.index_memory)
+    return InitialState(
+        Seen(batch, chain),
+        epoch,
+        Epochs((one, after) for one, after, _ in await epochs_begun(connection)),
+        head,
+        pruned_through,
+        uptime,
+        index,
+        stored,
+        AlteredRanges(await altered.ranges(connection)),
+        await altered.numbers(connection),
+        [one for (one,) in others],
+    )
+
+
+async def epochs_begun(connection: Connection) -> list[tuple[str, int, int]]:
+    """Read all epochs: each with the sequence after which it began, and the batch in which it began."""
     rows: list[Any] = await (await connection.execute(_EPOCHS)).fetchall()
-    return Epochs(rows)
+    return rows

@@ -8,7 +8,16 @@ from functools import lru_cache
 from typing import Any, Final
 
 from socketio_eventlog.postgres.connection import Connection, flush
-from socketio_eventlog.records import Membership, Offset, Publication, Room, StoredSession
+from socketio_eventlog.postgres.events import Seen
+from socketio_eventlog.records import (
+    Membership,
+    NodeRecord,
+    Offset,
+    Publication,
+    Room,
+    Snapshot,
+    StoredSession,
+)
 from socketio_eventlog.session_rows import with_token_rooms
 
 _SESSIONS: Final = """
@@ -39,13 +48,13 @@ _PRUNE_PUBLICATIONS: Final = """
 DELETE FROM eventstore.publications WHERE ctid = ANY(ARRAY(
   SELECT ctid FROM eventstore.publications WHERE published_at < %s ORDER BY published_at LIMIT %s))
 """
-# The clock of the database, as in the rows. The newest batches name the history.
-_PRUNE_BATCHES: Final = """
-DELETE FROM eventstore.batches WHERE batch = ANY(ARRAY(
-  SELECT batch FROM eventstore.batches
-  WHERE batch < %s AND at < extract(epoch FROM clock_timestamp()) - 60 ORDER BY batch LIMIT 10000))
+_PRUNE_BATCHES: Final = "SELECT eventstore.prune_batches(%s)"
+_HEAD: Final = """
+SELECT batch, chain, last, uptime, pruned_through FROM eventstore.batches, eventstore.log_state
+ORDER BY batch DESC LIMIT 1
 """
-"""Ten thousand in two seconds are more than there are."""
+_NODES: Final = "SELECT node, uptime, applied, floor FROM eventstore.living_nodes() ORDER BY number"
+_REPEATABLE: Final = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
 
 
 @lru_cache(maxsize=1024)
@@ -55,7 +64,23 @@ def _room(text: str) -> Room:
     return room
 
 
-async def sessions(connection: Connection, pruned_through: int) -> list[StoredSession]:
+async def snapshot(connection: Connection) -> tuple[Seen, Snapshot]:
+    """Read the state at one point of the order; return it with its last batch."""
+    async with connection.transaction():
+        await connection.execute(_REPEATABLE)
+        row: Any = await (await connection.execute(_HEAD)).fetchone()
+        batch, chain, position, uptime, pruned_through = row
+        rows: Any = await (await connection.execute(_NODES)).fetchall()
+        positions: Any = await (await connection.execute(_POSITIONS)).fetchall()
+        found = await _sessions(connection, pruned_through)
+        await flush(
+            connection
+        )  # in the same transaction: behind a proxy, the next one may reach another server
+    nodes = tuple(NodeRecord(*row) for row in rows)
+    return Seen(batch, chain), Snapshot(batch, position, uptime, nodes, tuple(positions), tuple(found))
+
+
+async def _sessions(connection: Connection, pruned_through: int) -> list[StoredSession]:
     """Load all sessions, in the order of their opening, with the memberships that have events."""
     memberships: defaultdict[tuple[str, str], list[Membership]] = defaultdict(list)
     cursor: Any = await connection.execute(_MEMBERSHIPS, (pruned_through,))
@@ -63,7 +88,6 @@ async def sessions(connection: Connection, pruned_through: int) -> list[StoredSe
         memberships[namespace, sid].append(Membership(_room(room), joined_after, left_after))
     cursor = await connection.execute(_SESSIONS)
     rows = with_token_rooms(await cursor.fetchall())
-    await flush(connection)
     return [
         StoredSession(
             namespace=namespace,
@@ -106,12 +130,6 @@ async def sessions(connection: Connection, pruned_through: int) -> list[StoredSe
     ]
 
 
-async def positions(connection: Connection) -> tuple[tuple[float, int], ...]:
-    """Return the noted positions, ascending: uptime and position."""
-    rows: list[Any] = await (await connection.execute(_POSITIONS)).fetchall()
-    return tuple(rows)
-
-
 async def acknowledgement(
     connection: Connection, namespace: str, name: str, identity: str, key: str
 ) -> str | None:
@@ -141,7 +159,7 @@ async def prune_keys(connection: Connection, before: float, limit: int) -> int:
 
 
 async def prune_batches(connection: Connection, through: int) -> None:
-    """Delete batches before a number that are older than a minute."""
+    """Delete batches before a number that are older than a minute, as far as no node needs them."""
     await connection.execute(_PRUNE_BATCHES, (through,))
 
 

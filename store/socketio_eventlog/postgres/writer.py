@@ -1,7 +1,8 @@
 """The task that appends: one batch at a time, under its number, again until its place in the log is known.
 
 A connection that is lost in the middle of an append means "stored" as often as "not stored". The number of
-the batch tells the two apart, so a batch whose answer was lost is sent again for as long as it takes.
+the batch tells the two apart, so a batch whose answer was lost is sent again for as long as it takes. The
+next batch is sent when this one was given out, so one batch at most is lost, sent again, or in the table.
 """
 
 from __future__ import annotations
@@ -11,18 +12,20 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
 
-from socketio_eventlog.altered import AlteredRange
 from socketio_eventlog.errors import HistoryLost, NodeFenced, StoreClosed, StoreError, StoreRejected
-from socketio_eventlog.offsets import Epochs
-from socketio_eventlog.postgres import altered, segments, start
+from socketio_eventlog.log import LEASE_SECONDS
+from socketio_eventlog.postgres import altered, segments
 from socketio_eventlog.postgres.connection import Connection, Link, flush
-from socketio_eventlog.postgres.encoding import Body, decode, encode
+from socketio_eventlog.postgres.encoding import Body, encode
 from socketio_eventlog.postgres.events import Seen
 from socketio_eventlog.postgres.failures import ConnectionLost, EpochBegins, OtherContent
-from socketio_eventlog.records import Batch, Change, Committed
+from socketio_eventlog.postgres.order import Order, Pending, Row
+from socketio_eventlog.postgres.tail import Tail
+from socketio_eventlog.records import Change, NodeDied
 from socketio_eventlog.segment import SegmentChunk
 
 logger = logging.getLogger(__name__)
@@ -32,38 +35,18 @@ UNREACHABLE_SECONDS: Final = 5.0
 CLOSING_SECONDS: Final = 5.0
 """How long ``close`` tries to learn the outcome of a batch."""
 PAUSE_SECONDS: Final = 0.1
+REPEAT_SECONDS: Final = 1.0
+"""How long a stored batch may take to be given out before it is sent again: a crash may have lost it."""
 
 _APPEND: Final = """
 CALL eventstore.append(
-  %s, %s, %s, %s, %s, %s, %s, %s, %s::jsonb,
+  %s, %s, %s, %s, %s, %s, %s, %s, %s, %s::jsonb,
   %s::double precision[], %s::text[], %s::text[], %s::text[], %s::text[],
   %s::bigint[], %s::integer[], %s::text[], %s::bigint[], %s::integer[], %s::bytea[],
   NULL, NULL, NULL, NULL, NULL, NULL, NULL)
 """
 _ENTER: Final = "SELECT eventstore.enter(%s, %s, %s, %s, %s)"
-_BEGUN: Final = """
-SELECT batch, chain, node, uptime FROM eventstore.batches WHERE batch > %s AND node_batch = 0 ORDER BY batch
-"""
-
-
-class Receiver(Protocol):
-    """The log, as the writer sees it."""
-
-    def next_chunks(self, events: int) -> Sequence[SegmentChunk]:
-        """Return the chunks of the index that are written before the next batch."""
-        ...
-
-    def committed(self, batch: Batch, chunks: Sequence[SegmentChunk]) -> None:
-        """Take the next batch of the order, which is durable."""
-        ...
-
-    def epoch_begun(self, epochs: Epochs, epoch: str) -> None:
-        """Take note of a new epoch, after the last batch of the former one."""
-        ...
-
-    def altered(self, ranges: Sequence[AlteredRange]) -> None:
-        """Take note of all altered ranges."""
-        ...
+_NOTHING: Final = encode(())
 
 
 @dataclass(slots=True)
@@ -79,7 +62,11 @@ class _Append:
 class _Attempt:
     """The tries of an append."""
 
+    pending: Pending
+    content: Body
+    """What the changes are."""
     body: Body
+    """What is sent: the content, or nothing to use up the number."""
     is_sent: bool = False
     """Whether the last try has reached the append."""
     is_uncertain: bool = False
@@ -88,59 +75,36 @@ class _Attempt:
     """Why the changes cannot be stored; then an empty batch uses up the number."""
 
 
-@dataclass(slots=True)
-class _Answer:
-    """The answer of the database to an append."""
-
-    seen: Seen
-    before: int
-    uptime: float
-    outcomes: Sequence[int]
-    altered_numbers: tuple[int, int]
-
-
-@dataclass(slots=True)
-class Position:
-    """Where the writer is in the order."""
-
-    seen: Seen
-    """The last batch that was given out."""
-    epoch: str
-    """The present epoch in the database."""
-    altered_numbers: tuple[int, int]
-    number: int = 0
-    """The number of the last own batch."""
-    begun: list[Any] = field(default_factory=list)
-    """The rows of epochs after ``seen`` that were not given out."""
-    epochs: Epochs | None = None
-    """All epochs, when the last one was not given out."""
-
-
 class Writer:
-    """Appends the batches of one node, and gives them out when they are durable."""
+    """Appends the batches of one node, and gives out those that are the next in the order."""
 
     def __init__(
         self,
         link: Link,
-        node: str,
-        position: Position,
-        receiver: Receiver,
+        order: Order,
+        tail: Tail,
+        next_chunks: Callable[[int], Sequence[SegmentChunk]],
         new_epoch: Callable[[], str],
         clock: Callable[[], float] | None,
         *,
+        lease_seconds: float = LEASE_SECONDS,
         flushes: bool,
         has_history: bool,
     ) -> None:
-        """``flushes``: whether a batch is durable, and not only committed, before it is given out.
+        """``next_chunks``: the chunks of the index that are written before a batch of so many events.
 
+        ``flushes``: whether a batch is durable, and not only committed, before it is given out.
         ``has_history``: whether the history of sessions is written.
         """
         self._link = link
-        self._node = node
-        self._position = position
-        self._receiver = receiver
+        self._order = order
+        self._tail = tail
+        self._next_chunks = next_chunks
+        self._epoch = order.epoch
+        """The present epoch in the database."""
         self._new_epoch = new_epoch
         self._clock = clock
+        self._lease_seconds = lease_seconds
         self._flushes = flushes
         self._has_history = has_history
         self._loop = asyncio.get_running_loop()
@@ -149,15 +113,7 @@ class Writer:
         self._is_closing = False
         self._give_up_at = float("inf")
         self._lost_at: float | None = None
-        self.contact_at = time.monotonic()
-        """When the last append that is durable was sent, on the monotonic clock, in seconds."""
-        self._gone: NodeFenced | HistoryLost | None = None
         link.on_connected = self._enter
-
-    @property
-    def seen(self) -> Seen:
-        """The last batch that was given out."""
-        return self._position.seen
 
     def submit(self, own: int, changes: Sequence[Change]) -> asyncio.Future[int]:
         """Queue an append. Raises StoreClosed after ``close``."""
@@ -196,43 +152,37 @@ class Writer:
                     append.future.set_result(number)
 
     async def _append(self, append: _Append) -> int:
-        """Append until the outcome is known; return the number of the batch. Raises StoreError."""
+        """Append until the batch was given out; return its number in the order. Raises StoreError."""
+        order = self._order
         try:
-            attempt = _Attempt(encode(append.changes))
+            content = encode(append.changes)
         except (UnicodeError, OverflowError, TypeError, ValueError) as error:
             raise StoreRejected(f"{error}.") from error
-        chunks = self._receiver.next_chunks(len(append.changes))
-        while (answer := await self._try(append, attempt, chunks)) is None:
-            pass
+        chunks = self._next_chunks(len(append.changes))
+        pending = Pending(order.number + 1, append.own, append.changes, content.digest, chunks)
+        attempt = _Attempt(pending, content, content)
+        order.expect(pending)
+        try:
+            while not pending.taken.done():
+                await self._try(attempt, chunks)
+        finally:
+            order.expect(None)
         self._found_again()
-        rejected = attempt.rejected
-        committed = decode(() if rejected else append.changes, answer.before, answer.outcomes)
-        self._give_out(answer, None if rejected else append.own, committed, chunks)
-        if rejected is not None:
-            raise rejected
-        return answer.seen.batch
+        if pending.is_used_up and attempt.rejected is not None:
+            raise attempt.rejected
+        return pending.taken.result()
 
-    async def _try(
-        self, append: _Append, attempt: _Attempt, chunks: Sequence[SegmentChunk]
-    ) -> _Answer | None:
-        """Try once; return None for another try. Raises StoreError when nothing is stored for sure."""
-        self._check_gone()
+    async def _try(self, attempt: _Attempt, chunks: Sequence[SegmentChunk]) -> None:
+        """Try once. Raises StoreError when nothing is stored for sure."""
+        if self._order.failure is not None:
+            raise self._order.failure
         attempt.is_sent = False
         try:
-            return await self._send(attempt, chunks)
+            await self._send(attempt, chunks)
         except EpochBegins:
             await self._enter_again()
-        except OtherContent as error:
-            if attempt.rejected is None:
-                self._gone = error
-                raise
-            attempt.body, attempt.rejected = (
-                encode(append.changes),
-                None,
-            )  # the former try has arrived after all
         except (NodeFenced, HistoryLost) as error:
-            self._gone = error
-            raise
+            await self._end(error, attempt)
         except ConnectionLost as error:
             attempt.is_uncertain |= attempt.is_sent
             await self._pause(error, is_uncertain=attempt.is_uncertain)
@@ -241,90 +191,82 @@ class Writer:
                 raise
             if isinstance(error, StoreRejected) and attempt.rejected is None:
                 # A former try may still be on its way: the number is used up before the error is told.
-                attempt.body, attempt.rejected = encode(()), error
+                attempt.body, attempt.rejected = _NOTHING, error
             else:
                 await self._pause(error, is_uncertain=True)
-        return None
 
-    def _check_gone(self) -> None:
-        if self._gone is not None:
-            raise self._gone
+    async def _end(self, error: NodeFenced | HistoryLost, attempt: _Attempt) -> None:
+        """End the order. Return when there is another try, or the batch was given out."""
+        if isinstance(error, OtherContent) and attempt.rejected is not None:
+            attempt.body, attempt.rejected = attempt.content, None  # the former try has arrived after all
+            return
+        if isinstance(error, NodeFenced) and attempt.is_uncertain:
+            # A former try may have been stored before the death of this node: then the table has it.
+            await self._wait_for_tail(attempt.pending, self._lease_seconds)
+        if not attempt.pending.taken.done():
+            self._order.fail(error)
+            raise error
 
-    async def _send(self, attempt: _Attempt, chunks: Sequence[SegmentChunk]) -> _Answer:
-        """Append, flush, and read what was altered. Raises StoreError."""
+    async def _send(self, attempt: _Attempt, chunks: Sequence[SegmentChunk]) -> None:
+        """Append; flush and give out the batch when it is the next one. Raises StoreError."""
+        order, pending = self._order, attempt.pending
         async with self._link.use() as connection:
-            if chunks:
-                await segments.write(connection, chunks)
-            attempt.is_sent, sent_at = True, time.monotonic()
-            answer = await self._call(connection, attempt.body)
+            if chunks and not pending.chunks_written:
+                pending.chunks = await segments.write(connection, order.node, chunks)
+                pending.chunks_written = True
+            attempt.is_sent, pending.sent_at = True, time.monotonic()
+            row, altered_numbers = await self._call(connection, attempt)
             attempt.is_uncertain = True  # it is stored, and perhaps not durable: no refusal from here on
-            if self._flushes:
-                await flush(connection)
-            self.contact_at = sent_at
-            await self._read_altered(connection, answer.altered_numbers)
-            return answer
+            if row.seen.batch == order.seen.batch + 1 and row.epoch == order.epoch:
+                if self._flushes:
+                    await flush(connection)
+                if altered_numbers != order.altered_numbers:
+                    order.take_altered(await altered.ranges(connection), altered_numbers)
+                if order.take_own(row, is_used_up=attempt.rejected is not None):
+                    return
+        await self._wait_for_tail(pending, REPEAT_SECONDS)
 
-    async def _call(self, connection: Connection, body: Body) -> _Answer:
-        position = self._position
+    async def _wait_for_tail(self, pending: Pending, seconds: float) -> None:
+        """Wait until the table has shown the batch, or this node cannot go on."""
+        self._tail.wake()
+        ends: tuple[asyncio.Future[Any], ...] = (pending.taken, self._order.failed)
+        await asyncio.wait(ends, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _call(self, connection: Connection, attempt: _Attempt) -> tuple[Row, tuple[int, int]]:
+        order, body = self._order, attempt.body
         contents = body.contents if body.contents[0] else ("{}", "{}", "{}")
+        epoch = self._epoch
         cursor = await connection.execute(
             _APPEND,
             (
-                self._node,
-                position.number + 1,
-                position.epoch,
-                *position.seen,
+                order.node,
+                attempt.pending.number,
+                epoch,
+                *order.seen,
                 body.digest,
                 None if self._clock is None else self._clock(),
+                self._lease_seconds,
                 self._has_history,
                 body.changes,
                 *body.events,
                 *contents,
             ),
         )
-        row: Any = await cursor.fetchone()
-        batch, chain, before, uptime, outcomes, altered_count, altered_through = row
-        return _Answer(Seen(batch, chain), before, uptime, outcomes, (altered_count, altered_through))
-
-    async def _read_altered(self, connection: Connection, numbers: tuple[int, int]) -> None:
-        if numbers != self._position.altered_numbers:
-            self._receiver.altered(await altered.ranges(connection))
-            self._position.altered_numbers = numbers
-
-    # The order ---------------------------------------------------------------------------------------
-
-    def _give_out(
-        self, answer: _Answer, own: int | None, committed: list[Committed], chunks: Sequence[SegmentChunk]
-    ) -> None:
-        """Give out an own batch, and the beginnings of epochs around it, by their numbers."""
-        position = self._position
-        self._give_out_begun(answer.seen.batch)
-        position.number += 1
-        position.seen = answer.seen
-        batch = Batch(answer.seen.batch, self._node, own, answer.uptime, committed)
-        self._receiver.committed(batch, chunks)
-        self._give_out_begun(None)
-
-    def _give_out_begun(self, before: int | None) -> None:
-        position = self._position
-        while position.begun and (before is None or position.begun[0][0] < before):
-            number, chain, epoch, uptime = position.begun.pop(0)
-            position.seen = Seen(number, chain)
-            if not position.begun and position.epochs is not None:
-                self._receiver.epoch_begun(position.epochs, epoch)
-            self._receiver.committed(Batch(number, epoch, None, uptime, ()), ())
+        found: Any = await cursor.fetchone()
+        batch, chain, before, uptime, outcomes, altered_count, altered_through = found
+        row = Row(Seen(batch, chain), epoch, order.node, attempt.pending.number, before, uptime, outcomes)
+        return row, (altered_count, altered_through)
 
     # The connection ----------------------------------------------------------------------------------
 
     async def _enter(self, connection: Connection) -> None:
         """Go on over a new connection; begin an epoch when history may have been lost."""
-        position = self._position
         now = None if self._clock is None else self._clock()
-        await connection.execute(_ENTER, (self._node, *position.seen, self._new_epoch(), now))
-        position.begun = await (await connection.execute(_BEGUN, (position.seen.batch,))).fetchall()
-        if position.begun:
-            position.epoch = str(position.begun[-1][2])
-            position.epochs = await start.epochs(connection)
+        parameters = (self._order.node, *self._order.seen, self._new_epoch(), now)
+        row: Any = await (await connection.execute(_ENTER, parameters)).fetchone()
+        (self._epoch,) = row
+        if self._epoch != self._order.epoch:
+            self._tail.wake()
 
     async def _enter_again(self) -> None:
         """Begin an epoch on a connection that has outlived the database, as PgBouncer's do."""
@@ -332,10 +274,22 @@ class Writer:
             async with self._link.use() as connection:
                 await self._enter(connection)
         except (NodeFenced, HistoryLost) as error:
-            self._gone = error
+            self._order.fail(error)
             raise
         except ConnectionLost as error:
             await self._pause(error, is_uncertain=True)
+
+    async def leave(self) -> None:
+        """Tell the other nodes that this one ends; without the database they find out by themselves."""
+        order = self._order
+        if order.failure is not None:
+            return
+        body = encode([NodeDied(order.node)])
+        attempt = _Attempt(Pending(order.number + 1, 0, (), body.digest), body, body)
+        with suppress(TimeoutError, StoreError):  # the lease ends without a word, too
+            async with asyncio.timeout(CLOSING_SECONDS), self._link.use() as connection:
+                await self._call(connection, attempt)
+                await flush(connection)
 
     async def _pause(self, error: StoreError, *, is_uncertain: bool) -> None:
         """Wait before the next try; raise the error when there is none."""

@@ -1,0 +1,137 @@
+"""The batches of other nodes, from the rows of the database. No I/O."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from socketio_eventlog.postgres.encoding import CONDITIONAL
+from socketio_eventlog.records import (
+    Change,
+    Committed,
+    DataSaved,
+    Event,
+    EventHandled,
+    Heartbeat,
+    IdentityRevoked,
+    NodeDied,
+    NodeJoined,
+    Pruned,
+    Published,
+    Redacted,
+    RefusedRecovery,
+    RoomClosed,
+    RoomJoined,
+    RoomLeft,
+    SessionAway,
+    SessionBound,
+    SessionClaimed,
+    SessionEnd,
+    SessionEnded,
+    SessionOpened,
+    SessionResumed,
+    TokenAccepted,
+)
+
+GONE: Final = Event("/", "", "[]", (), (), (), 0.0)
+"""In the place of an event whose row was deleted: an event for nobody."""
+
+
+def decode_stored(
+    changes: str, before: int, last: int, outcomes: Sequence[int], events: Mapping[int, Event]
+) -> list[Committed]:
+    """Return the changes of a batch with their places and outcomes.
+
+    ``before`` and ``last``: the sequences around its events, which are in ``events``; an absent one is gone.
+    """
+    committed, position, left = list[Committed](), before, iter(outcomes)
+    for name, count, rows in json.loads(changes):
+        while position < before + count:
+            position += 1
+            committed.append(Committed(events.get(position, GONE), position))
+        for row in rows:
+            change = _CHANGES[name](*row)
+            kind = type(change)
+            if kind in CONDITIONAL:
+                outcome = next(left)
+                committed.append(Committed(change, position, outcome >= 0, max(outcome, 0)))
+            else:
+                committed.append(Committed(change, position, claim=1 if kind is SessionOpened else 0))
+    committed += [Committed(events.get(number, GONE), number) for number in range(position + 1, last + 1)]
+    return committed
+
+
+def _bytes(text: str | None) -> bytes | None:
+    return None if text is None else bytes.fromhex(text)
+
+
+def _opened(
+    namespace: str,
+    sid: str,
+    pid_hash: str,
+    former_offset: str | None,
+    opened_at: float,
+    auth_hash: str | None,
+    asked_for: Sequence[Any] | None,
+) -> SessionOpened:
+    instead_of = None
+    if asked_for is not None:
+        result, asked_sid, asked_hash = asked_for
+        instead_of = RefusedRecovery(result, asked_sid, _bytes(asked_hash))
+    hashed = bytes.fromhex(pid_hash)
+    return SessionOpened(
+        namespace, sid, hashed, former_offset, float(opened_at), _bytes(auth_hash), instead_of
+    )
+
+
+def _resumed(
+    namespace: str, sid: str, claim: int, resumed_at: float, deferred: Sequence[Any], missed: int
+) -> SessionResumed:
+    done: Any = tuple(_CHANGES[name](*row) for name, rows in deferred for row in rows)
+    return SessionResumed(namespace, sid, claim, float(resumed_at), done, missed)
+
+
+def _away(
+    namespace: str,
+    sid: str,
+    claim: int,
+    disconnected_at: float,
+    confirmed: int,
+    left_by_client: bool,
+    reason: str | None,
+    refusal: str | None,
+) -> SessionAway:
+    times = float(disconnected_at), confirmed
+    return SessionAway(namespace, sid, claim, *times, left_by_client, reason or "", refusal)
+
+
+def _token_accepted(namespace: str, sid: str, expires_at: float | None, rooms: str) -> TokenAccepted:
+    expires = None if expires_at is None else float(expires_at)
+    return TokenAccepted(namespace, sid, expires, tuple(json.loads(rooms)))
+
+
+_CHANGES: Final[dict[str, Callable[..., Change]]] = {
+    "opened": _opened,
+    "claimed": SessionClaimed,
+    "resumed": _resumed,
+    "away": _away,
+    "ended": lambda namespace, sid, claim, reason: SessionEnded(namespace, sid, SessionEnd(reason), claim),
+    "bound": SessionBound,
+    "token": _token_accepted,
+    "revoked": IdentityRevoked,
+    "saved": DataSaved,
+    "joined": lambda namespace, sid, room: RoomJoined(namespace, sid, json.loads(room)),
+    "left": lambda namespace, sid, room, through: RoomLeft(namespace, sid, json.loads(room), through),
+    "closed": lambda namespace, room: RoomClosed(namespace, json.loads(room)),
+    "handled": EventHandled,
+    "published": lambda publisher, key, digest, events: Published(
+        publisher, key, bytes.fromhex(digest), events
+    ),
+    "node_joined": NodeJoined,
+    "heartbeat": Heartbeat,
+    "died": NodeDied,
+    "pruned": Pruned,
+    "redacted": Redacted,
+}
+"""By the name of the kind (see ``encoding``) the change for a row."""

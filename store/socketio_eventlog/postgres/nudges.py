@@ -1,0 +1,105 @@
+"""The hints between nodes that there is a new batch: LISTEN and NOTIFY, on connections of their own.
+
+A hint carries nothing, and may be lost. It is sent after the commit, outside of the append: a NOTIFY waits
+for those of all other programs, and the lock of the log would then be held for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+import psycopg
+
+from socketio_eventlog.errors import StoreError
+from socketio_eventlog.postgres.connection import Link
+from socketio_eventlog.postgres.failures import ConnectionLost
+
+logger = logging.getLogger(__name__)
+
+PROBE_SECONDS: Final = 5.0
+"""How long a node waits for its own hint before it takes the way for dead."""
+PAUSE_SECONDS: Final = 1.0
+
+_LISTEN: Final = "LISTEN eventstore"
+_NOTIFY: Final = "SELECT pg_notify('eventstore', %s)"
+
+
+class Nudges:
+    """Sends hints to the other nodes, and receives theirs."""
+
+    def __init__(self, conninfo: str, node: str, on_nudge: Callable[[], None]) -> None:
+        self.are_alive = False
+        """Whether hints arrive."""
+        self._listener = Link(conninfo)
+        self._sender = Link(conninfo)
+        self._node = node
+        self._on_nudge = on_nudge
+        self._due = asyncio.Event()
+        self._is_reported = False
+
+    def send(self) -> None:
+        """Send a hint soon; several at once are one."""
+        self._due.set()
+
+    async def listen(self) -> None:
+        """Receive hints until cancelled."""
+        while True:
+            try:
+                await self._listen()
+            except (StoreError, psycopg.Error, OSError):
+                self.are_alive = False
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _listen(self) -> None:
+        async with self._listener.use() as connection:
+            await connection.execute(_LISTEN)
+            self.send()  # to itself, too
+            while True:
+                async for notification in connection.notifies(timeout=PROBE_SECONDS, stop_after=1):
+                    self.are_alive = True
+                    if notification.payload != self._node:
+                        self._on_nudge()
+                if not self.are_alive:
+                    self._report()
+                if connection.closed:
+                    raise ConnectionLost
+
+    def _report(self) -> None:
+        if not self._is_reported:
+            self._is_reported = True
+            logger.warning(
+                "No notification of PostgreSQL arrives, as behind PgBouncer. The server asks for the batches "
+                "of other servers instead."
+            )
+
+    async def run(self) -> None:
+        """Send hints until cancelled."""
+        while True:
+            await self._due.wait()
+            self._due.clear()
+            await self._notify()
+
+    async def _notify(self) -> None:
+        with suppress(StoreError):
+            async with self._sender.use() as connection:
+                await connection.execute(_NOTIFY, (self._node,))
+
+    async def send_last(self) -> None:
+        """Send a hint now, for at most a second."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PAUSE_SECONDS):
+                await self._notify()
+
+    async def close(self) -> None:
+        """Close the connections; both tasks were cancelled."""
+        await self._listener.close()
+        await self._sender.close()
+
+    def abandon(self) -> None:
+        """Close the connections after the end of the event loop."""
+        self._listener.abandon()
+        self._sender.abandon()

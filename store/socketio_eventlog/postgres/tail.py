@@ -1,0 +1,175 @@
+"""The task that reads the order: the batches of all nodes, out of the table.
+
+A nudge of another node (see ``nudges``) is a hint and may be lost, so the table is asked again in any case.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from socketio_eventlog.altered import AlteredRange
+from socketio_eventlog.batch_stream import BatchStream
+from socketio_eventlog.errors import HistoryLost, NodeFenced, StoreClosed, StoreError
+from socketio_eventlog.offsets import Epochs
+from socketio_eventlog.postgres import altered, start
+from socketio_eventlog.postgres.connection import Connection, Link, reporting_failed_flush
+from socketio_eventlog.postgres.decoding import GONE, decode_stored
+from socketio_eventlog.postgres.events import Seen, read_ranges
+from socketio_eventlog.postgres.order import Order, Row
+from socketio_eventlog.records import Committed
+
+logger = logging.getLogger(__name__)
+
+SHORTEST_PAUSE_SECONDS: Final = 0.005
+LONGEST_PAUSE_SECONDS: Final = 0.25
+"""The bounds of the time between two reads. It begins short after each batch of another node, and grows."""
+MAX_BATCHES: Final = 100
+MAX_EVENTS: Final = 2048
+"""Bounds of one read. A batch has no more than its node appended at once."""
+
+FOLLOW: Final = "SELECT * FROM eventstore.follow(%s, %s, %s, %s, %s)"
+_IS_MEMBER: Final = "SELECT EXISTS (SELECT FROM eventstore.nodes WHERE node = %s)"
+
+
+class Tail:
+    """Reads the batches after those that were given out, and gives them to the order."""
+
+    def __init__(
+        self, link: Link, order: Order, stream: BatchStream, has_nudges: Callable[[], bool], *, flushes: bool
+    ) -> None:
+        """``has_nudges``: whether other nodes would wake the tail. ``flushes``: as in the writer."""
+        self._link = link
+        self._order = order
+        self._stream = stream
+        self._has_nudges = has_nudges
+        self._flushes = flushes
+        self._wake = asyncio.Event()
+        self._pause = LONGEST_PAUSE_SECONDS
+        self._is_closed = False
+        self._is_lost = False
+
+    def wake(self) -> None:
+        """Read now: there is a batch."""
+        self._wake.set()
+
+    def close(self) -> None:
+        """Let ``run`` end."""
+        self._is_closed = True
+        self._wake.set()
+
+    def abandon(self) -> None:
+        """Read nothing more, after the end of the event loop."""
+        self._is_closed = True
+
+    async def run(self) -> None:
+        """Read until ``close``, or until this node cannot go on."""
+        while not self._is_closed and self._order.failure is None:
+            self._wake.clear()
+            await self._stream.has_room()
+            try:
+                count = await self._read()
+            except (NodeFenced, HistoryLost) as error:
+                self._order.fail(error)
+                return
+            except StoreClosed:
+                return
+            except StoreError as error:
+                self._failed(error)
+                await asyncio.sleep(LONGEST_PAUSE_SECONDS)
+            else:
+                self._is_lost = False
+                if count < MAX_BATCHES:
+                    await self._wait(had_news=count > 0)
+
+    def _failed(self, error: StoreError) -> None:
+        if not self._is_lost:
+            self._is_lost = True
+            logger.warning("The log cannot be read. %s Trying again.", error)
+
+    async def _wait(self, *, had_news: bool) -> None:
+        """Wait for a nudge, or for the time to ask again."""
+        if self._has_nudges():
+            self._pause = LONGEST_PAUSE_SECONDS
+        elif had_news:
+            self._pause = SHORTEST_PAUSE_SECONDS
+        try:
+            async with asyncio.timeout(self._pause):
+                await self._wake.wait()
+        except TimeoutError:
+            self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
+
+    async def _read(self) -> int:
+        """Read once; return the number of batches that were new. Raises StoreError."""
+        order = self._order
+        seen = order.seen
+        async with self._link.use() as connection:
+            rows = await self._follow(connection, seen)
+            if not rows or Seen(*rows[0][:2]) != seen:
+                raise await self._lost(connection, seen)
+            *rows, end = rows if len(rows) > 1 else (*rows, None)
+            if end is not None and (numbers := (end[11], end[12])) != order.altered_numbers:
+                # First: a claim among the batches is decided with all ranges from before it.
+                order.take_altered(await altered.ranges(connection), numbers)
+            position = 1
+            while position < len(rows):
+                page = _page(rows, position)
+                await self._give_out(connection, page)
+                position += len(page)
+            return sum(row[3] != order.node for row in rows[1:])
+
+    async def _follow(self, connection: Connection, seen: Seen) -> list[Any]:
+        order = self._order
+        parameters = (order.node, seen.batch, order.number + 1, MAX_BATCHES + 1, self._flushes)
+        async with reporting_failed_flush(connection):
+            return await (await connection.execute(FOLLOW, parameters)).fetchall()
+
+    async def _lost(self, connection: Connection, seen: Seen) -> StoreError:
+        row = await (await connection.execute(_IS_MEMBER, (self._order.node,))).fetchone()
+        if row is None or not row[0]:
+            return NodeFenced()
+        return HistoryLost(f"Batch {seen.batch} is missing.")
+
+    async def _give_out(self, connection: Connection, rows: list[Any]) -> None:
+        """Read what the batches of other nodes consist of, and give out all batches."""
+        order = self._order
+        last = Seen(*rows[-1][:2])
+        ranges = [(row[5] + 1, row[6]) for row in rows if row[9] is not None and row[6] > row[5]]
+        events = await read_ranges(connection, ranges, last) if ranges else {}
+        begun = await start.epochs_begun(connection) if _begins_epoch(rows, order.epoch) else []
+        for row in rows:
+            batch, chain, epoch, node, number, before, end, uptime, outcomes, text, digest, _, _ = row
+            changes = () if text is None else decode_stored(text, before, end, outcomes, events)
+            self._note_gone(changes)
+            epochs = None
+            if epoch != order.epoch and batch > order.seen.batch:
+                epochs = Epochs((one, after) for one, after, in_batch in begun if in_batch <= batch)
+            order.take(
+                Row(Seen(batch, chain), epoch, node, number, before, uptime, outcomes),
+                digest,
+                changes,
+                epochs,
+            )
+
+    def _note_gone(self, changes: Sequence[Committed]) -> None:
+        """Note the events whose rows are gone: this node does not know to whom they were addressed."""
+        for change, position, _, _ in changes:
+            if change is GONE:
+                self._order.take_gone(AlteredRange(None, position, position, is_audience_lost=True))
+
+
+def _page(rows: Sequence[Any], first: int) -> list[Any]:
+    """Return the rows from a place on whose events are read at once: one, or more while they have few."""
+    page, events = [rows[first]], rows[first][6] - rows[first][5]
+    for row in rows[first + 1 :]:
+        events += row[6] - row[5]
+        if events > MAX_EVENTS:
+            break
+        page.append(row)
+    return page
+
+
+def _begins_epoch(rows: Sequence[Any], epoch: str) -> bool:
+    return any(row[2] != epoch for row in rows)

@@ -1,0 +1,264 @@
+"""Several nodes on one PostgreSQL database: one order, one outcome of each change, and no node beside it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import pytest
+
+from socketio_eventlog.errors import ConditionFailed, NodeFenced
+from socketio_eventlog.records import (
+    Change,
+    Committed,
+    DataSaved,
+    EventHandled,
+    Heartbeat,
+    IdentityRevoked,
+    NodeDied,
+    NodeJoined,
+    Pruned,
+    Published,
+    Redacted,
+    RefusedRecovery,
+    RoomClosed,
+    RoomLeft,
+    SessionAway,
+    SessionBound,
+    SessionClaimed,
+    SessionEnd,
+    SessionEnded,
+    SessionOpened,
+    SessionResumed,
+    TokenAccepted,
+)
+from support import postgres
+from support.postgres_nodes import Node, all_until, joined_node
+from support.storing import BEAT, Clock, always, event, joined, left, session
+
+EVERYTHING: list[Change] = [
+    event("first", rooms=("a", 7), skip=("s9",), attachments=(b"\x00\xff", b"")),
+    SessionOpened("/", "s1", b"p" * 32, "e.7", 1_000.5, b"a" * 32, RefusedRecovery("x", None, b"h" * 32)),
+    session("s2"),
+    joined("a"),
+    joined(42),
+    event('\\u0000 1e2 -0.0 \\ud800 "', namespace="/n", rooms=()),
+    event("third", rooms=("a\0b", 'q"\\')),
+    left("a"),
+    RoomLeft("/", "s1", 42, 1),
+    SessionClaimed("/", "s1"),
+    SessionClaimed("/", "nobody"),
+    SessionResumed("/", "s1", 1, 5.0, (DataSaved("/", "s1", "{}"),), 3),
+    SessionResumed(
+        "/",
+        "s1",
+        2,
+        5.25,
+        (DataSaved("/", "s1", '{"a":1.0}'), joined("b"), SessionBound("/", "s1", "ann")),
+        3,
+    ),
+    TokenAccepted("/", "s1", 1e10, ("a", 42)),
+    TokenAccepted("/", "s2", None, ()),
+    SessionAway("/", "s1", 2, 6.0, 1, left_by_client=True, reason="gone", refusal=None),
+    SessionAway("/", "s2", 9, 6.0, 1, refusal="expired"),
+    EventHandled("/", "buy", "ann", "k", '[{"b":1e2}]'),
+    Published("api", "k", b"d" * 32, 1),
+    RoomClosed("/", "b"),
+    DataSaved("/", "s1", '{"x":"\\u0000"}'),
+    Redacted(1, "gone", '["gone"]'),
+    SessionEnded("/", "s2", SessionEnd.DISCONNECTED, 1),
+    SessionEnded("/", "s2", SessionEnd.REVOKED),
+    IdentityRevoked("ann"),
+    Heartbeat(1, 1, notes_position=True),
+    Pruned(1),
+    event("last"),
+]
+"""Every kind of change, with effect and without."""
+
+
+@pytest.fixture
+def url() -> str:
+    return postgres.new_url()
+
+
+async def test_another_node_gets_the_same_batches(url: str) -> None:
+    """A change of each kind comes out of another node's log with its place, its outcome and its content."""
+    async with joined_node(url) as one, joined_node(url) as other:
+        batch = await one.commit(*EVERYTHING)
+        assert [done.change for done in batch.changes] == EVERYTHING
+        foreign = await other.until(batch.number)
+        assert (batch.own, foreign.own) == (1, None)
+        redacted = batch.changes[0].change
+        assert isinstance(foreign.changes[0].change, type(redacted))
+        assert foreign.changes[1:] == batch.changes[1:], "the first one was redacted and pruned in its batch"
+        assert (foreign.node, foreign.uptime) == (one.log.node, batch.uptime)
+        assert (other.log.head, other.log.pruned_through) == (one.log.head, one.log.pruned_through) == (4, 1)
+        assert other.log.offset_text(4) == one.log.offset_text(4)
+        sides = [await node.log.missed("/", always(None, "a\0b"), 0, 4) for node in (one, other)]
+        assert sides[0] == sides[1] and sides[0].sequences == (3, 4)
+
+
+async def test_all_nodes_see_one_order(url: str) -> None:
+    """Appends of three nodes at once are in one order, with equal outcomes; each node knows its own ones."""
+    async with AsyncExitStack() as stack:
+        nodes = [await stack.enter_async_context(joined_node(url)) for _ in range(3)]
+        opened = await nodes[0].commit(session("s1"))
+        await all_until(nodes, opened.number)
+
+        async def write(node: Node) -> list[int]:
+            numbers = []
+            for number in range(30):
+                claim: list[Change] = [SessionClaimed("/", "s1")] if number % 5 == 0 else []
+                numbers.append(await node.log.append([event(str(number)), *claim]))
+                if number % 7 == 0:
+                    await node.until(numbers[-1])
+            return numbers
+
+        written = await asyncio.gather(*map(write, nodes))
+        last = max(map(max, written))
+        await all_until(nodes, last)
+        stories = [[batch for batch in node.story if batch.number >= opened.number] for node in nodes]
+        assert stories[0] == stories[1] == stories[2]
+        numbers = [batch.number for batch in stories[0]]
+        assert numbers == list(range(opened.number, last + 1))
+        for node, own in zip(nodes, written, strict=True):
+            mine = [batch for batch in node.batches if batch.own is not None and batch.number > opened.number]
+            assert [batch.number for batch in mine] == own
+        claims = [
+            done.claim
+            for batch in stories[0]
+            for done in batch.changes
+            if isinstance(done.change, SessionClaimed)
+        ]
+        assert claims == list(range(2, 20)), "each claim has its own number"
+        logged = [await node.log.read(range(1, 91)) for node in nodes]
+        assert len(logged[0]) == 90 and logged[0] == logged[1] == logged[2]
+
+
+async def test_the_last_claim_wins_across_nodes(url: str) -> None:
+    """A late word of a former owner has no effect, on any node."""
+    async with joined_node(url) as one, joined_node(url) as other:
+        await one.commit(session())
+        claim = await other.commit(SessionClaimed("/", "s1"))
+        assert claim.changes[-1].claim == 2
+        late = await one.commit(SessionAway("/", "s1", 1, 5.0, 0))
+        assert not late.changes[0].took_effect
+        assert not (await other.until(late.number)).changes[0].took_effect
+        resumed = await other.commit(SessionResumed("/", "s1", 2, 6.0))
+        assert (await one.until(resumed.number)).changes[0].took_effect
+        (found,) = (await one.log.join()).sessions
+        assert (found.node, found.claim, found.away_since) == (other.log.node, 2, None)
+
+
+async def test_a_key_is_stored_once_on_all_nodes(url: str) -> None:
+    """The second run of a handler on another node fails, and nothing of it stays."""
+    handled = EventHandled("/", "buy", "ann", "key", "[1]")
+    async with joined_node(url) as one, joined_node(url) as other:
+        await one.commit(event(), handled)
+        with pytest.raises(ConditionFailed):
+            await other.log.append([event(), handled])
+        assert await other.log.acknowledgement("/", "buy", "ann", "key") == "[1]"
+        assert (await other.commit(event())).changes[0].position == 2
+
+
+# Joining and leaving ---------------------------------------------------------------------------------
+
+
+async def test_a_snapshot_continues_without_a_gap(url: str) -> None:
+    """A node that joins while others write has the sum of the batches before, and each one after it."""
+    async with joined_node(url) as one:
+        stop, has_written = False, asyncio.Event()
+        opened: list[str] = []
+
+        async def write() -> None:
+            while not stop:
+                sid = f"s{len(opened)}"
+                opened.append(sid)
+                await one.commit(session(sid), event(sid))
+                if len(opened) == 5:
+                    has_written.set()
+
+        writing = asyncio.create_task(write())
+        await has_written.wait()
+        async with joined_node(url) as other:
+            stop = True
+            await writing
+            await other.commit(event("end"))
+            await one.until(other.batches[-1].number)
+            before = other.snapshot
+            assert [batch.number for batch in other.batches] == list(
+                range(before.batch + 1, before.batch + 1 + len(other.batches))
+            )
+            later = [batch for batch in one.story if batch.number > before.batch]
+            assert later == other.story
+            found = [stored.sid for stored in before.sessions]
+            came = [
+                done.change.sid
+                for batch in later
+                for done in batch.changes
+                if type(done.change) is SessionOpened
+            ]
+            assert found + came == opened
+            assert before.position == len(found)
+            sequences = (await other.log.missed("/", always(None), 0, other.log.head)).sequences
+            assert sequences == tuple(range(1, len(opened) + 2))
+
+
+async def test_others_see_a_node_come_and_go(url: str) -> None:
+    """A node joins and leaves in the order; when it leaves, its sessions are away at once."""
+    async with joined_node(url) as one:
+        async with joined_node(url) as other:
+            assert [node.node for node in other.snapshot.nodes] == [one.log.node, other.log.node]
+            await other.commit(session("s1"), event(), Heartbeat(other.snapshot.batch, 0))
+            claimed = await other.commit(session("s2"), event(), Heartbeat(other.batches[-1].number, 1))
+        left_at = await one.until(claimed.number + 1)
+        kinds = [(batch.node, [done.change for done in batch.changes]) for batch in one.batches]
+        assert kinds[0] == (other.log.node, [NodeJoined()])
+        assert kinds[-1] == (other.log.node, [NodeDied(other.log.node)])
+        assert left_at.changes[0].took_effect
+        first, second = (await one.log.join()).sessions
+        assert (first.node, first.away_since, first.confirmed) == (None, left_at.uptime, 1)
+        assert (second.node, second.confirmed) == (None, 1), "the heartbeat was from before its claim"
+        assert [node.node for node in (await one.log.join()).nodes] == [one.log.node]
+
+
+# The end of a node -----------------------------------------------------------------------------------
+
+
+async def test_a_silent_node_is_declared_dead(url: str) -> None:
+    """A node that has written nothing for the lease can be declared dead: its word counts no more."""
+    clock = Clock(100.0)
+    async with joined_node(url, clock=clock) as one, joined_node(url, clock=clock) as silent:
+        await silent.commit(session(), event())
+        death = NodeDied(silent.log.node)
+        for _ in range(4):
+            clock.now += 2.4
+            early = await one.commit(death)
+            assert not early.changes[0].took_effect, "the lease has not ended"
+            assert not (await silent.until(early.number)).changes[0].took_effect
+        clock.now += 2.4
+        died = await one.commit(death, event())
+        assert died.changes[0] == Committed(death, 1)
+        with pytest.raises(NodeFenced):
+            await silent.log.append([DataSaved("/", "s1", '{"late":1}')])
+        with pytest.raises(NodeFenced):
+            async for _ in silent.log.batches():
+                pass
+        (found,) = (await one.log.join()).sessions
+        assert (found.node, found.away_since, found.data) == (None, died.uptime, "{}")
+        again = await one.commit(death)
+        assert not again.changes[0].took_effect
+
+
+async def test_time_does_not_run_twice_as_fast(url: str) -> None:
+    """The uptime is the log's: two nodes that write heartbeats count each second once."""
+    clock = Clock(100.0)
+    async with joined_node(url, clock=clock) as one, joined_node(url, clock=clock) as other:
+        begun = other.snapshot.uptime
+        for second in range(1, 6):
+            clock.now += 1.0
+            for node in (one, other):
+                assert (await node.commit(BEAT)).uptime - begun == second
+        clock.now += 3600.0
+        for node in (one, other):
+            assert (await node.commit(BEAT)).uptime - begun == 9.0, "an outage is no service"
