@@ -9,9 +9,12 @@ import pytest
 
 from socketio_eventlog.errors import ConditionFailed, NodeFenced
 from socketio_eventlog.records import (
+    Answered,
+    Asked,
     Change,
     Committed,
     DataSaved,
+    Departed,
     EventHandled,
     Heartbeat,
     IdentityRevoked,
@@ -31,6 +34,7 @@ from socketio_eventlog.records import (
     SessionOpened,
     SessionResumed,
     TokenAccepted,
+    Volatile,
 )
 from support import postgres
 from support.postgres_nodes import Node, all_until, joined_node
@@ -71,6 +75,10 @@ EVERYTHING: list[Change] = [
     IdentityRevoked("ann"),
     Heartbeat(1, 1, notes_position=True),
     Pruned(1),
+    Departed("/", "s1", 2),
+    Volatile(event("\\u0000 1e2 \\ud800", rooms=("a\0b", 7), attachments=(b"\x00",))),
+    Asked(7, event("all", skip=("s1",))),
+    Answered("n", 7, '["\\u0000",1e2,{"_placeholder":true,"num":0}]', (b"\xff",)),
     event("last"),
 ]
 """Every kind of change, with effect and without."""

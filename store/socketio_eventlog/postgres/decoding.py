@@ -8,9 +8,12 @@ from typing import Any, Final
 
 from socketio_eventlog.postgres.encoding import CONDITIONAL
 from socketio_eventlog.records import (
+    Answered,
+    Asked,
     Change,
     Committed,
     DataSaved,
+    Departed,
     Event,
     EventHandled,
     Heartbeat,
@@ -21,6 +24,7 @@ from socketio_eventlog.records import (
     Published,
     Redacted,
     RefusedRecovery,
+    Room,
     RoomClosed,
     RoomJoined,
     RoomLeft,
@@ -32,6 +36,7 @@ from socketio_eventlog.records import (
     SessionOpened,
     SessionResumed,
     TokenAccepted,
+    Volatile,
 )
 
 GONE: Final = Event("/", "", "[]", (), (), (), 0.0)
@@ -111,6 +116,29 @@ def _token_accepted(namespace: str, sid: str, expires_at: float | None, rooms: s
     return TokenAccepted(namespace, sid, expires, tuple(json.loads(rooms)))
 
 
+def _unstored_event(
+    namespace: str,
+    name: str,
+    payload: str,
+    contents: Sequence[str],
+    rooms: Sequence[Room] | None,
+    skip: Sequence[str],
+    emitted_at: float,
+) -> Event:
+    attachments, addressed = tuple(map(bytes.fromhex, contents)), None if rooms is None else tuple(rooms)
+    return Event(namespace, name, payload, attachments, addressed, tuple(skip), float(emitted_at))
+
+
+def _asked(text: str) -> Asked:
+    request, *event = json.loads(text)
+    return Asked(request, _unstored_event(*event))
+
+
+def _answered(text: str) -> Answered:
+    node, request, arguments, contents = json.loads(text)
+    return Answered(node, request, arguments, tuple(map(bytes.fromhex, contents)))
+
+
 _CHANGES: Final[dict[str, Callable[..., Change]]] = {
     "opened": _opened,
     "claimed": SessionClaimed,
@@ -133,5 +161,9 @@ _CHANGES: Final[dict[str, Callable[..., Change]]] = {
     "died": NodeDied,
     "pruned": Pruned,
     "redacted": Redacted,
+    "departed": lambda text: Departed(*json.loads(text)),
+    "volatile": lambda text: Volatile(_unstored_event(*json.loads(text))),
+    "asked": _asked,
+    "answered": _answered,
 }
 """By the name of the kind (see ``encoding``) the change for a row."""

@@ -196,14 +196,19 @@ def _token_accepted(change: TokenAccepted) -> tuple[object, ...]:
     return change.namespace, change.sid, change.expires_at, json.dumps(change.rooms, ensure_ascii=False)
 
 
-def _unstored_event(event: Event) -> tuple[object, ...]:
+def _unstored(*values: object) -> tuple[object, ...]:
+    """One JSON text in the row: jsonb would refuse some characters, and change numbers."""
+    return (json.dumps(values),)
+
+
+def _with_hex(event: Event) -> tuple[object, ...]:
     contents = [content.hex() for content in event.attachments]
     return event.namespace, event.name, event.payload, contents, event.rooms, event.skip, event.emitted_at
 
 
 def _answered(change: Answered) -> tuple[object, ...]:
     contents = [content.hex() for content in change.attachments]
-    return change.node, change.request, change.arguments, contents
+    return _unstored(change.node, change.request, change.arguments, contents)
 
 
 _ROWS: Final[dict[type, tuple[str, Callable[[Any], tuple[object, ...]]]]] = {
@@ -228,9 +233,9 @@ _ROWS: Final[dict[type, tuple[str, Callable[[Any], tuple[object, ...]]]]] = {
     Heartbeat: ("heartbeat", lambda one: (one.applied, one.floor, one.notes_position)),
     Pruned: ("pruned", lambda one: (one.through,)),
     Redacted: ("redacted", lambda one: (one.sequence, one.name, one.payload)),
-    Departed: ("departed", lambda one: (one.namespace, one.sid, one.claim)),
-    Volatile: ("volatile", lambda one: _unstored_event(one.event)),
-    Asked: ("asked", lambda one: (one.request, *_unstored_event(one.event))),
+    Departed: ("departed", lambda one: _unstored(one.namespace, one.sid, one.claim)),
+    Volatile: ("volatile", lambda one: _unstored(*_with_hex(one.event))),
+    Asked: ("asked", lambda one: _unstored(one.request, *_with_hex(one.event))),
     Answered: ("answered", _answered),
 }
 """By type the name of the kind in ``eventstore.write_run`` and ``eventstore.decide``, and the row."""

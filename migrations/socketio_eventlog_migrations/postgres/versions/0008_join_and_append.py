@@ -103,7 +103,7 @@ BEGIN
       PERFORM eventstore.beat(v_run->2, v_position, r_batch, p_node, r_uptime);
     ELSIF v_run->>0 = 'pruned' THEN
       PERFORM eventstore.prune(v_run->2, v_position);
-    ELSE
+    ELSIF v_run->>0 NOT IN ('departed', 'volatile', 'asked', 'answered') THEN  -- those are in the batch only
       PERFORM eventstore.write_run(
         v_run->>0, v_run->2, v_position, r_batch, p_epoch, p_node, r_uptime, v_now, p_history);
     END IF;
