@@ -174,3 +174,25 @@ class Wire(Proxy):
             self._budget -= len(data)
         self.carried += len(data)
         await super()._pass_back(data, client)
+
+
+class Balancer(Proxy):
+    """A proxy in front of several servers: new connections go to the first that takes them."""
+
+    def __init__(self, *ports: int) -> None:
+        super().__init__(ports[0])
+        self._ports = list(ports)
+
+    async def turn_to(self, port: int) -> None:
+        """End all connections; new ones go to this port only."""
+        self._ports = [port]
+        await self._stop()
+        self._close()
+
+    async def _connect(self) -> Streams:
+        for port in self._ports[:-1]:
+            try:
+                return await asyncio.open_connection(HOST, port)
+            except ConnectionError:
+                pass
+        return await asyncio.open_connection(HOST, self._ports[-1])
