@@ -53,7 +53,7 @@ class Appending:
         """Append the changes of groups as one batch; what cannot be stored is refused."""
         changes: list[Change] = [*self._pending.due] if self._pending else []
         pending, counts = len(changes), []
-        for operations, _, _ in groups:
+        for operations, _, _, _ in groups:
             for operation in operations:
                 if operation.is_stored:
                     own = operation.changes()

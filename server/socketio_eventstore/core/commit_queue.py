@@ -20,11 +20,12 @@ from socketio_eventstore.core.appending import Appending
 from socketio_eventstore.core.context import Context
 from socketio_eventstore.core.effects_in_order import EffectsInOrder
 from socketio_eventstore.core.flush_schedule import FlushSchedule
-from socketio_eventstore.core.groups import BATCH_BYTES, BATCH_OPERATIONS, Group, fail
+from socketio_eventstore.core.groups import BATCH_BYTES, BATCH_OPERATIONS, Group, fail, leave
 from socketio_eventstore.core.health import StoreHealth
 from socketio_eventstore.core.operation import Operation
 from socketio_eventstore.core.pending_changes import PendingChanges
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
+from socketio_eventstore.core.senders import current_sender
 from socketio_eventstore.core.session_operations import EndSession
 from socketio_eventstore.core.sessions import Session
 
@@ -32,7 +33,9 @@ logger = logging.getLogger(__name__)
 
 QUEUE_OPERATIONS = 100_000
 QUEUE_BYTES = 256_000_000
-"""Limits of the queue. An emit beyond them raises QueueFull instead of growing the memory."""
+"""Limits of the queue. An emit beyond them raises QueueFull instead of growing the memory. A client whose
+handlers have more waiting than there is room left is refused before the queue is full, so that its neighbours
+find room: one such client gets a half, two get a third each, and so on."""
 
 
 class QueueFull(StoreUnavailable):
@@ -50,6 +53,7 @@ class CommitQueue:
         self._waiting_bytes = 0
         self._waiting_operations = 0
         self._is_full = False
+        self._is_half_full = False
         self._wake: asyncio.Future[None] | None = None
         """What ``run`` waits for while nothing waits to be appended."""
         self._is_closed = False
@@ -108,10 +112,10 @@ class CommitQueue:
         The call itself takes the place in the order, so the order of calls is the order of the log. The
         future gives the result of the last operation, and raises StoreError when the changes could not be
         stored. Cancelling the future leaves the operations in the order. Raises QueueFull when too many
-        operations wait, StoreClosed after ``close``.
+        operations wait, or too many of the client whose packet is handled; StoreClosed after ``close``.
         """
-        if self._is_full and not group[-1].passes_full_queue:
-            raise self._full()
+        if self._is_half_full and not group[-1].passes_full_queue:
+            self._check_room()
         result: asyncio.Future[Any] = self._loop.create_future()
         if not self._put(group, result):
             self._take_effect_now(group, result)
@@ -133,6 +137,7 @@ class CommitQueue:
         finally:
             if self._is_closed:
                 fail(self._waiting, StoreClosed())
+                leave(self._waiting)
 
     async def take_effects(self) -> None:
         """Let the batches of the log take effect, until the log is closed or this node has to end."""
@@ -165,11 +170,14 @@ class CommitQueue:
             must_wait = must_wait or operation.is_stored
         if not (must_wait or self._pending or self.effects.lock.locked()):
             return False
-        self._waiting.append((group, result, size_bytes))
+        sender = current_sender.get()
+        if sender is not None:
+            sender.entered(len(group), size_bytes)
+        self._waiting.append((group, result, size_bytes, sender))
         self._waiting_operations += len(group)
         self._waiting_bytes += size_bytes
-        if self._waiting_operations >= QUEUE_OPERATIONS or self._waiting_bytes >= QUEUE_BYTES:
-            self._is_full = True
+        if self._waiting_operations >= QUEUE_OPERATIONS // 2 or self._waiting_bytes >= QUEUE_BYTES // 2:
+            self._look_at_room()
         if self._wake is not None:
             self._wake_up()
         return True
@@ -182,6 +190,27 @@ class CommitQueue:
     def _take_effect_now(self, group: Sequence[Operation], result: asyncio.Future[object] | None) -> None:
         for operation in group:
             self.effects.send(operation, result if operation is group[-1] else None)
+
+    def _look_at_room(self) -> None:
+        operations, size_bytes = self._waiting_operations, self._waiting_bytes
+        self._is_half_full = operations >= QUEUE_OPERATIONS // 2 or size_bytes >= QUEUE_BYTES // 2
+        self._is_full = operations >= QUEUE_OPERATIONS or size_bytes >= QUEUE_BYTES
+
+    def _check_room(self) -> None:
+        """Raise QueueFull if the queue is full, or if the client has more in it than there is room left."""
+        if self._is_full:
+            raise self._full()
+        sender = current_sender.get()
+        if sender is None:
+            return
+        free_operations = QUEUE_OPERATIONS - self._waiting_operations
+        free_bytes = QUEUE_BYTES - self._waiting_bytes
+        if sender.waiting_operations > free_operations or sender.waiting_bytes > free_bytes:
+            self.refused["queue_full"] += 1
+            raise QueueFull(
+                f"{sender.waiting_operations} operations of {sender.waiting_bytes} bytes of one client are "
+                "waiting; the room that is left is for the others."
+            )
 
     def _full(self) -> QueueFull:
         """Count a refusal, and return the error for it."""
@@ -218,7 +247,9 @@ class CommitQueue:
             operations, size_bytes = more_operations, more_bytes
         self._waiting_operations -= operations
         self._waiting_bytes -= size_bytes
-        self._is_full = self._waiting_operations >= QUEUE_OPERATIONS or self._waiting_bytes >= QUEUE_BYTES
+        if self._is_half_full:
+            self._look_at_room()
+        leave(groups)
         return groups
 
     def _revoke(self, session: Session) -> None:

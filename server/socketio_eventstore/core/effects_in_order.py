@@ -110,7 +110,7 @@ class EffectsInOrder:
         schedule, fan_out = self._flush_schedule, self._context.fan_out
         schedule.begin_batch(len(counts))
         count_of_next, others = iter(counts), 0
-        for operations, result, _ in groups:
+        for operations, result, _, _ in groups:
             for operation in operations:
                 end = start + next(count_of_next)
                 last = result if operation is operations[-1] else None
@@ -160,7 +160,7 @@ class EffectsInOrder:
     async def refuse(self, groups: Sequence[Group], error: StoreError) -> None:
         """Fail the operations with changes. The others take effect all the same, in their place."""
         async with self.lock:
-            for operations, result, _ in groups:
+            for operations, result, _, _ in groups:
                 for operation in operations:
                     last = result if operation is operations[-1] else None
                     if not operation.is_stored:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from socketio_eventstore.core.operation import Operation
+from socketio_eventstore.core.senders import Sender
 
 BATCH_OPERATIONS = 1024
 BATCH_BYTES = 8_000_000
@@ -15,9 +16,10 @@ BATCH_BYTES = 8_000_000
 divided: a group beyond the limits is a batch of its own."""
 
 
-Group: TypeAlias = tuple[Sequence[Operation], "asyncio.Future[object] | None", int]
+Group: TypeAlias = tuple[Sequence[Operation], "asyncio.Future[object] | None", int, Sender | None]
 """Operations that are stored together or not at all; the future for the result of the last operation, None
-when no caller waits; and the weight in bytes. A plain tuple takes a fifth of the time of a named one."""
+when no caller waits; the weight in bytes; and the client whose handler has submitted them, if any. A plain
+tuple takes a fifth of the time of a named one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,13 @@ class Appended:
 
 def fail(groups: Iterable[Group], error: Exception) -> None:
     """Raise an error in all callers that wait for a result."""
-    for _, result, _ in groups:
+    for _, result, _, _ in groups:
         if result is not None and not result.done():
             result.set_exception(error)
+
+
+def leave(groups: Iterable[Group]) -> None:
+    """Take groups that do not wait any more off their senders."""
+    for operations, _, size_bytes, sender in groups:
+        if sender is not None:
+            sender.left(len(operations), size_bytes)

@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable, Collection
 from typing import Final, Protocol
 
+from socketio_eventstore.core.senders import Sender, current_sender
+
 MAX_QUEUED_BYTES = 100_000
 """Bytes of queued packets from one client; beyond the limit, reading pauses and TCP slows the client."""
 MAX_RUNNING_BYTES = 4_000_000
@@ -80,11 +82,13 @@ class Inbox:
         "_handled",
         "_handlers",
         "_is_resting",
+        "_is_waiting_for_store",
         "_owner",
         "_partial_bytes",
         "_queued",
         "_queued_bytes",
         "_running_bytes",
+        "_sender",
     )
 
     def __init__(self, owner: InboxOwner) -> None:
@@ -96,6 +100,8 @@ class Inbox:
         self._queued_bytes = 0
         self._handled = 0  # packets since the event loop has served others, as far as the inbox knows
         self._is_resting = False
+        self._sender = Sender()
+        self._is_waiting_for_store = False
 
     @property
     def is_busy(self) -> bool:
@@ -105,7 +111,8 @@ class Inbox:
     @property
     def _is_full(self) -> bool:
         is_crowded = len(self._handlers) >= self._owner.handlers_at_once
-        return is_crowded or self._is_resting or self._running_bytes >= MAX_RUNNING_BYTES
+        is_full = is_crowded or self._is_resting or self._running_bytes >= MAX_RUNNING_BYTES
+        return is_full or self._sender.is_held
 
     @property
     def handlers(self) -> Collection[asyncio.Task[None]]:
@@ -118,6 +125,7 @@ class Inbox:
             self._handle_packet(packet)
             return
         self._enqueue(packet)
+        self._go_on_with_store()
         self._queued_bytes += len(packet)
         if self._queued_bytes > MAX_QUEUED_BYTES:
             self._owner.pause_reading()
@@ -132,10 +140,22 @@ class Inbox:
     async def wait_until_idle(self) -> None:
         """Wait until the next packet does not have to be queued."""
         while self.is_busy:
-            if self._is_resting:
+            if self._sender.is_held:
+                await asyncio.wait([self._sender.ready()])
+            elif self._is_resting or not self._handlers:
                 await asyncio.sleep(0)
             else:
                 await asyncio.wait(self._handlers, return_when=asyncio.FIRST_COMPLETED)
+
+    def _go_on_with_store(self) -> None:
+        """Handle the queued packets once the store has taken enough of what the client has caused."""
+        if self._sender.is_held and not self._is_waiting_for_store:
+            self._is_waiting_for_store = True
+            self._sender.ready().add_done_callback(self._store_ready)
+
+    def _store_ready(self, _: object) -> None:
+        self._is_waiting_for_store = False
+        self._try_queued()
 
     def close(self) -> None:
         """Drop the queued packets, since the connection is closed. Running handlers run to their end."""
@@ -153,6 +173,8 @@ class Inbox:
         if self._handled == PACKETS_AT_ONCE:
             self._is_resting = True
             asyncio.get_running_loop().call_soon(self._end_rest)
+        if current_sender.get() is not self._sender:  # the context is one of this client's alone
+            current_sender.set(self._sender)
         handler = self._owner.handle_packet(packet)
         size_bytes = len(packet)
         if self._partial_bytes:
@@ -192,5 +214,7 @@ class Inbox:
                 self._handle_packet(item)
             else:
                 item()
+        if self._queued:
+            self._go_on_with_store()
         if was_paused and self._queued_bytes <= MAX_QUEUED_BYTES:
             self._owner.resume_reading()

@@ -106,6 +106,8 @@ class RateLimitedInbox(Inbox):
         while self.is_busy:
             if self._pause is not None:
                 await asyncio.sleep(max(0.0, self._ends_at - loop.time()))
+            elif self._sender.is_held:
+                await asyncio.wait([self._sender.ready()])
             elif self._is_resting or not self._handlers:
                 await asyncio.sleep(0)
             else:
