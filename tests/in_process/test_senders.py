@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from socketio_eventstore.adapter.departures import SESSIONS_PER_STEP
 from socketio_eventstore.core import commit_queue
 from socketio_eventstore.core.commit_queue import CommitQueue, QueueFull
 from socketio_eventstore.core.senders import SENDER_BYTES, SENDER_OPERATIONS
+from socketio_eventstore.core.sessions import State
 from support.clients import Client, NodeClients
 from support.core import pausable_commits
 from support.embedded import Seen, Server, serving, until
@@ -131,3 +133,23 @@ async def test_posts_of_a_greedy_client_wait(server: Server, handlers: Handlers)
         assert len(handlers.begun.all) == 1 and not posting.done()
     assert (await posting)[0] == 200
     await handlers.amplified.until(3)
+
+
+async def test_departing_sessions_leave_room_between(path: Path) -> None:
+    """The sessions of a connection that ends wait for the store in steps; others find a place between."""
+    count = 3 * SENDER_OPERATIONS
+    async with serving(path, namespaces="*", recovery={"namespaces_per_connection": count}) as server:
+        socket = await server.socket()
+        for number in range(count):
+            await socket.send(f"40/{number},")
+        packets = [str(await socket.packet()) for _ in range(count)]
+        assert all(packet.startswith("40/") for packet in packets)
+        registry = (await server.manager.start()).registry
+        async with waiting_store(server) as queue:
+            await socket.leave()
+            await until(lambda: queue.waiting_operations >= SENDER_OPERATIONS)
+            await server.socket()  # by then all of them would wait
+            assert queue.waiting_operations < SENDER_OPERATIONS + 2 * SESSIONS_PER_STEP + 2
+            emitting = asyncio.ensure_future(server.sio.emit("between"))
+        await emitting
+        await until(lambda: all(session.state is State.AWAY for session in registry))
