@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +63,36 @@ async def test_connect_and_disconnect_handlers_that_raise(
         assert (
             caplog.messages[1] == f"The disconnect handler of / failed for {client.sid}: ZeroDivisionError()"
         )
+
+
+async def test_handlers_of_any_name_that_raise(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The exceptions of a handler for all events and namespaces are one line, whatever their names."""
+    seen = Seen()
+
+    async def broken(event: str, namespace: str, _sid: str) -> None:
+        seen(event, namespace)
+        raise ZeroDivisionError
+
+    names = [(f"e{number}", f"/n{number % 5}") for number in range(50)]
+    async with serving(
+        tmp_path / "events.db", register=lambda sio: sio.on("*", broken, "*"), namespaces="*"
+    ) as server:
+        client = await server.socket()
+        sids = [(await client.connect(f"/n{number}"))["sid"] for number in range(5)]
+        for event, namespace in names:
+            await client.send(f'42{namespace},["{event}"]')
+        assert await seen.until(50) == names
+        await until(lambda: caplog.messages)
+        assert caplog.messages == [f"The 'e0' handler of /n0 failed for {sids[0]}: ZeroDivisionError()"]
+
+
+async def test_invalid_posts_share_a_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A client cannot make a line for each invalid POST, whatever the POST contains."""
+    caplog.set_level(logging.INFO, "socketio_eventstore.transport.connection")
+    async with serving(tmp_path / "events.db") as server:
+        for number in range(20):
+            polling = await server.polling()
+            assert (await polling.post(b"4" * number + b"\xff"))[0] == 400
+            assert (await (await server.polling()).post(chr(0x100 + number)))[0] == 400
+        first, *others = caplog.messages
+        assert "transport aborted: invalid packet: 'utf-8' codec" in first and others == []

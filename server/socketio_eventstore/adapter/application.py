@@ -53,6 +53,10 @@ class Application(Protocol):
         """Whether a handler of the application may be called for an event of a namespace."""
         ...
 
+    def registered_names(self, event: str, namespace: str) -> tuple[str, str]:
+        """Return the event and the namespace under which its handler is registered, ``"*"`` for any."""
+        ...
+
     def call_handler(self, event: str, *arguments: Any) -> Awaitable[Any]:
         """Call the application's handler of an event; the first argument is the namespace."""
         ...

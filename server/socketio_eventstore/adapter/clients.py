@@ -29,8 +29,6 @@ from socketio_eventstore.core.sessions import CONNECTED, ClientConnection, Sessi
 from socketio_eventstore.transport.connection import EngineConnection
 from socketio_eventstore.transport.inbox import InvalidPacket
 
-LONGEST_NAME_SHOWN = 100
-
 
 class Clients:
     """Acts on the packets of clients while the server is running (see ``Engine.configure``)."""
@@ -237,7 +235,7 @@ class Clients:
         except asyncio.CancelledError:
             pass  # python-socketio acknowledges the event then
         except Exception as error:  # noqa: BLE001 -- a fault of the handler
-            self.calls.handler_failed(_shown(event), session, error)
+            self.calls.handler_failed(event, session, error)
             return
         runtime = self._runtime
         if pkt.id is None or result is application.not_handled or runtime is None:
@@ -247,9 +245,4 @@ class Clients:
         try:
             runtime.queue.post(SendPacket(connection, pkt.namespace, frames))
         except StoreError as error:  # the client may repeat the event after the reconnection
-            connection.abort(f"the acknowledgement could not be sent: {error}")
-
-
-def _shown(event: object) -> str:
-    """The name of an event in a log line; the name is a text of the client."""
-    return ascii(event)[:LONGEST_NAME_SHOWN]
+            connection.abort("the acknowledgement could not be sent", str(error))

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 HANDLER_TIMEOUT_SECONDS = 5.0
 """How long a returning client waits for the handlers of its former connection."""
+LONGEST_NAME_SHOWN = 100
 
 
 NAMED_HANDLERS: Final = frozenset({"connect", "disconnect", "acknowledgement"})
@@ -67,9 +68,12 @@ def running_disconnect_of(session: Session) -> RunningDisconnect | None:
 class HandlerSlot:
     """A slot in the sequence of handler calls of one session; reserved at once, released after the call."""
 
-    def __init__(self, last: dict[Session, asyncio.Future[None]], session: Session) -> None:
+    def __init__(
+        self, last: dict[Session, asyncio.Future[None]], session: Session, failures: RepeatedFailures
+    ) -> None:
         self._last = last
         self._session = session
+        self._failures = failures
         self._before = last.get(session)
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         last[session] = self._done
@@ -84,7 +88,8 @@ class HandlerSlot:
         if self._before is not None:
             _, late = await asyncio.wait([self._before], timeout=HANDLER_TIMEOUT_SECONDS)
             if late:
-                logger.warning("A handler of %s is still running; not waiting any longer", self._session.sid)
+                text = f"A handler of {self._session.sid} is still running; not waiting any longer"
+                self._failures.failed("late", text, level=logging.WARNING)
 
     def release(self) -> None:
         """Let the next call of the session begin. May be called again."""
@@ -112,7 +117,7 @@ class HandlerCalls:
 
     def reserve(self, session: Session) -> HandlerSlot:
         """Reserve the next slot in the calls of a session."""
-        return HandlerSlot(self._last, session)
+        return HandlerSlot(self._last, session, self.failures)
 
     def start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run work that calls handlers, in a task of its own: a slow handler delays no other client."""
@@ -126,10 +131,16 @@ class HandlerCalls:
         running.add_done_callback(self._tasks.discard)
 
     def handler_failed(self, event: str, session: Session, error: Exception) -> None:
-        """Log the exception of a handler, with the event, the namespace and the sid."""
-        self.errors[event if event in NAMED_HANDLERS else "event"] += 1
-        kind = (event, session.namespace, type(error))
-        text = f"The {event} handler of {session.namespace} failed for {session.sid}: {error!r}"
+        """Log the exception of a handler, with the event, the namespace and the sid.
+
+        A client may give any names to a handler that is registered for all events, or all namespaces: its
+        exceptions share their lines.
+        """
+        is_named = event in NAMED_HANDLERS
+        self.errors[event if is_named else "event"] += 1
+        kind = (*self._application.registered_names(event, session.namespace), is_named, type(error))
+        shown = event if is_named else ascii(event)[:LONGEST_NAME_SHOWN]
+        text = f"The {shown} handler of {session.namespace} failed for {session.sid}: {error!r}"
         extra = {"sid": session.sid, "namespace": session.namespace}
         self.failures.failed(kind, text, error=error, extra=extra)
 

@@ -94,6 +94,16 @@ class ServerApplication(socketio.AsyncServer):  # type: ignore[misc]  # python-s
                 return True
         return False
 
+    def registered_names(self, event: str, namespace: str) -> tuple[str, str]:
+        """Return the event and the namespace under which its handler is registered, ``"*"`` for any."""
+        for name in (namespace, "*"):
+            if name in self.namespace_handlers:
+                return event, name
+            for registered in (event, "*"):
+                if registered in self.handlers.get(name, ()):
+                    return registered, name
+        return "*", "*"
+
     @property
     def _has_own_trigger(self) -> bool:
         """Whether the application, or a tool that observes it, calls handlers in a way of its own."""

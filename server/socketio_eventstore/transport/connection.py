@@ -166,10 +166,13 @@ class EngineConnection(ClientConnection):
 
     # Closing ----------------------------------------------------------------------------------------
 
-    def abort(self, reason: str) -> None:
-        """Close the transport at once, drop the unsent bytes, and send no packet. Logs ``reason``."""
+    def abort(self, reason: str, detail: str = "") -> None:
+        """Close the transport at once, drop the unsent bytes, and send no packet. Logs ``reason``.
+
+        Aborts for one reason share their lines; what differs from one to the next belongs into ``detail``.
+        """
         extra = {"sids": [session.sid for session in self.sessions.values()], "reason": reason}
-        text = f"{self.id}: transport aborted: {reason}"
+        text = f"{self.id}: transport aborted: {reason}{detail and f': {detail}'}"
         self._engine.failures.failed(reason, text, level=logging.INFO, extra=extra)
         self._abort(self._engine.reason.TRANSPORT_ERROR)
 
@@ -317,7 +320,7 @@ class EngineConnection(ClientConnection):
                     break
                 self._receive(packet)
         except ValueError as error:  # invalid UTF-8, or InvalidPacket
-            self.abort(f"invalid packet: {error}")
+            self.abort("invalid packet", str(error))
             raise InvalidRequest from error
 
     def take_unsent(self) -> list[Frames]:
