@@ -16,21 +16,21 @@ import pytest
 Kind = Literal["ext4", "tmpfs"]
 KINDS: Final[tuple[Kind, ...]] = ("ext4", "tmpfs")
 
-BLOCK: Final = "4096"
-"""As on every larger disk. SQLite takes one block of each 4 KB of its shared memory: where blocks are
-smaller, a full disk may kill a program that uses SQLite with SIGBUS."""
+BLOCK_BYTES: Final = 4096
+"""The blocks of every larger disk."""
 
 
 @contextmanager
-def small_disk(folder: Path, kind: Kind, size_bytes: int) -> Iterator[None]:
+def small_disk(folder: Path, kind: Kind, size_bytes: int, block_bytes: int = BLOCK_BYTES) -> Iterator[None]:
     """Mount an empty disk at ``folder``, which must not exist.
 
     Without the right to mount the test is skipped. In CI a missing mkfs.ext4 fails the test where a tmpfs
     can be mounted.
     """
     folder.mkdir()
-    if problem := _mount(folder, kind, size_bytes):
-        if os.environ.get("CI") == "true" and kind != "tmpfs" and not _mount(folder, "tmpfs", size_bytes):
+    if problem := _mount(folder, kind, size_bytes, block_bytes):
+        is_ci = os.environ.get("CI") == "true"
+        if is_ci and kind != "tmpfs" and not _mount(folder, "tmpfs", size_bytes, block_bytes):
             _unmount(folder)
             pytest.fail(problem)
         pytest.skip(
@@ -55,14 +55,14 @@ def _write_until_failure(file: RawIOBase, content: bytes) -> NoReturn:
         file.write(content)
 
 
-def _mount(folder: Path, kind: Kind, size_bytes: int) -> str | None:
+def _mount(folder: Path, kind: Kind, size_bytes: int, block_bytes: int) -> str | None:
     """Mount a disk; return the reason when that is not possible."""
     if kind == "tmpfs":
         return _run("mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(folder))
     image = folder.with_name(f"{folder.name}.image")
     with image.open("wb") as file:
         file.truncate(size_bytes)
-    return _run("mkfs.ext4", "-q", "-b", BLOCK, str(image)) or _run(
+    return _run("mkfs.ext4", "-q", "-b", str(block_bytes), str(image)) or _run(
         "mount", "-o", "loop", str(image), str(folder)
     )
 

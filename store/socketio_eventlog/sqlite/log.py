@@ -116,6 +116,7 @@ class EventLog(IndexedLog):
                     index_memory_bytes=options.index_memory,
                     max_disconnection_seconds=max_disconnection_seconds,
                 )
+                reserve.check_opening(path)
                 return await cls._open(options, path, reserve, begin, epoch, lock_timeout_seconds)
             except StoreNotUsable as error:
                 reserve.give_up_for(path, error)

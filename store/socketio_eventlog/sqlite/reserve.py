@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from socketio_eventlog.errors import StoreNotUsable
+from socketio_eventlog.sqlite.shared_memory import has_small_blocks, opening_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +90,13 @@ class Reserve:
         self._delete()
         return True
 
+    def check_opening(self, path: Path) -> None:
+        """Raise StoreNotUsable for a disk on which SQLite would be killed when it opens the database."""
+        path = path.resolve()
+        if has_small_blocks(path) and (needed := opening_bytes(path)) and self._is_full(needed):
+            error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise StoreNotUsable(f"{path} cannot be opened: {error}.") from error
+
     def give_up_for(self, path: Path, error: StoreNotUsable) -> None:
         """Give up the reserve after a start that failed on a full disk; raise any other error again.
 
@@ -125,11 +133,11 @@ class Reserve:
         blocks = getattr(status, "st_blocks", None)  # None: Windows
         return status.st_size >= size and (blocks is None or blocks * 512 >= size)
 
-    def _is_full(self) -> bool:
+    def _is_full(self, probe_bytes: int = PROBE_BYTES) -> bool:
         """Whether the file system refuses a few more blocks."""
         size = self._file.stat().st_size if self.exists else 0
         try:
-            self._allocate(size, PROBE_BYTES)
+            self._allocate(size, probe_bytes)
         except OSError as error:
             return error.errno in _NO_SPACE
         finally:

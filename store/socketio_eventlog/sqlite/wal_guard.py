@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from socketio_eventlog.errors import StoreUnavailable
+from socketio_eventlog.sqlite.shared_memory import SharedMemory
 
 _WAL_HEADER_BYTES: Final = 32
 _FRAME_HEADER_BYTES: Final = 24
@@ -61,6 +62,7 @@ class WalGuard:
         """``path``: the database, without symbolic links."""
         self._wal = path.with_name(f"{path.name}-wal")
         self._shm = path.with_name(f"{path.name}-shm")
+        self._shared_memory = SharedMemory(path)
         self._size = 0
         self._sample: _Sample | None = None
         self._handles: tuple[int, int] | None = None
@@ -74,6 +76,16 @@ class WalGuard:
         """Raise StoreUnavailable for a WAL that is shorter than SQLite takes it to be."""
         if self._was_cut or (self._present_size() < self._size and self._lacks_frames()):
             self._refuse()
+
+    def reserve_index(self, more_bytes: int) -> None:
+        """Reserve room for the index of so many more bytes in the WAL; before a transaction.
+
+        Raises OSError on a full disk, where SQLite would be killed at the first write to the new room.
+        """
+        if self._shared_memory.is_needed:
+            _, shm = self._open()
+            frames = (self._present_size() + more_bytes) // self._index().frame_bytes
+            self._shared_memory.reserve(shm, frames)
 
     def check_frames(self) -> None:
         """Raise StoreUnavailable when the last frame of the last check is gone; inside of a transaction."""
@@ -132,11 +144,12 @@ class WalGuard:
         """Return the handles of WAL and index, opened before the first transaction."""
         if self._handles is None:
             flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)
+            for_index = flags | (os.O_RDWR if self._shared_memory.is_needed else 0)
             with ExitStack() as opened:
                 try:
                     wal = os.open(self._wal, flags)
                     opened.callback(os.close, wal)
-                    self._handles = wal, os.open(self._shm, flags)
+                    self._handles = wal, os.open(self._shm, for_index)
                 except OSError as error:
                     raise StoreUnavailable(f"{self._wal} cannot be watched: {error}.") from error
                 opened.pop_all()

@@ -53,7 +53,7 @@ from socketio_eventlog.sqlite import (
 from socketio_eventlog.sqlite.lock import Lock, Progress
 from socketio_eventlog.sqlite.point import Point, effective
 from socketio_eventlog.sqlite.session_history import NoHistory
-from socketio_eventlog.sqlite.space import Space
+from socketio_eventlog.sqlite.space import BYTES_PER_APPEND, Space
 from socketio_eventlog.sqlite.wal_guard import WalGuard
 from socketio_eventlog.uptime import UptimeClock
 
@@ -266,6 +266,7 @@ class Writer:
         if self._has_lost_file:
             self._check_files()
         self._wal.check()
+        self._wal.reserve_index(BYTES_PER_APPEND)
         connection.execute(_BEGIN)
         # The lock excludes other servers, as long as the lock file is not deleted.
         newest, altered_through = connection.execute(_NEWEST).fetchone()
