@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -11,17 +10,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from socketio_eventlog.errors import OffsetRolledBack, OffsetUnknown, StoreUnavailable
+from socketio_eventlog.errors import HistoryLost, OffsetRolledBack, OffsetUnknown, StoreUnavailable
+from socketio_eventlog.postgres import nudges
 from socketio_eventlog.records import Pruned, SessionClaimed
-from support.postgres import Cluster
+from support.postgres import LAZY, Cluster
+from support.postgres_nodes import all_until, joined_node
 from support.postgres_proxies import Cutting, pgbouncer
 from support.storing import BEAT, append, commit, event, joined, opened_postgres, session
 
 if TYPE_CHECKING:
     from socketio_eventlog.postgres.log import PostgresLog
 
-LAZY = {"wal_writer_delay": "10000ms", "bgwriter_delay": "10000ms"}
-"""PostgreSQL writes nothing of the WAL before it is asked to."""
 HEADS = "SELECT pg_current_wal_flush_lsn() >= pg_current_wal_insert_lsn()"
 
 
@@ -39,12 +38,6 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture
 def database(cluster: Cluster) -> str:
     return cluster.new_database()
-
-
-def kill_a_backend(cluster: Cluster, database: str) -> None:
-    backend = cluster.sql(database, "SELECT backend FROM eventstore.nodes ORDER BY number DESC LIMIT 1")
-    os.kill(int(backend), signal.SIGKILL)
-    cluster.wait()
 
 
 def restart_at_once(cluster: Cluster, _database: str) -> None:
@@ -126,7 +119,7 @@ async def test_a_cancelled_wait_for_a_standby(cluster: Cluster, database: str) -
 # Crashes of PostgreSQL -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("crash", [kill_a_backend, restart_at_once])
+@pytest.mark.parametrize("crash", [Cluster.kill_a_backend, restart_at_once])
 async def test_a_crash_loses_no_batch(
     cluster: Cluster, database: str, crash: Callable[[Cluster, str], None]
 ) -> None:
@@ -161,11 +154,30 @@ async def test_a_crash_loses_a_tail_with_normal(cluster: Cluster, database: str)
         cluster.sql(database, "CHECKPOINT")
         await commit(log, [event("lost")])
         lost = log.offset_text(log.head)
-        await asyncio.to_thread(kill_a_backend, cluster, database)
+        await asyncio.to_thread(cluster.kill_a_backend, database)
         for _ in range(2):
             with pytest.raises(StoreUnavailable, match="an older state is back"):
                 await log.append([event()])
     await _is_refused(cluster.url(database), kept, lost)
+
+
+async def test_all_who_saw_what_is_lost_stop(cluster: Cluster, database: str) -> None:
+    """Each node that has applied a batch which a crash took stops, and the next one begins an epoch."""
+    url = cluster.url(database)
+    lazily = {"synchronous": "normal"}
+    async with joined_node(url, **lazily) as one, joined_node(url, **lazily) as other:
+        await other.until((await one.commit(event("kept"))).number)
+        kept = one.log.offset_text(1)
+        cluster.sql(database, "CHECKPOINT")
+        await other.until((await one.commit(event("lost"))).number)
+        lost = other.log.offset_text(2)
+        await asyncio.to_thread(cluster.kill_a_backend, database)
+        for node in (one, other):
+            with pytest.raises(HistoryLost):
+                await node.until(node.batches[-1].number + 1)
+            with pytest.raises(HistoryLost):
+                await node.log.append([event()])
+        await _is_refused(url, kept, lost)
 
 
 async def _is_refused(url: str, kept: str, lost: str) -> None:
@@ -194,6 +206,25 @@ async def test_a_crash_behind_pgbouncer(cluster: Cluster, database: str) -> None
             assert log.offset_text(log.head).partition(".")[0] != log.node, "an epoch has begun"
             assert str(log.locate(before)) == before
             assert await texts(log) == payloads(6)
+
+
+async def test_nodes_behind_pgbouncer(
+    cluster: Cluster, database: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Notifications do not pass PgBouncer: the log says so, and the table is asked for batches."""
+    monkeypatch.setattr(nudges, "PROBE_SECONDS", 0.1)
+    with pgbouncer(cluster) as folder:
+        url = f"postgresql://tests@:6432/{database}?host={folder}"
+        async with joined_node(url) as one, joined_node(url) as other:
+            for number in range(5):
+                await other.until((await one.commit(event(str(number)))).number)
+                await one.until((await other.commit(event(str(number)))).number)
+            await asyncio.to_thread(restart_at_once, cluster, database)
+            batches = await asyncio.gather(*(node.log.append([event()]) for node in (one, other)))
+            await all_until((one, other), max(batches))
+            assert one.story[1:] == other.story
+            assert one.log.offset_text(12) == other.log.offset_text(12)
+    assert caplog.text.count("No notification of PostgreSQL arrives") == 2
 
 
 # Lost history ----------------------------------------------------------------------------------------
@@ -271,7 +302,8 @@ async def test_a_snapshot_of_another_program_stays(cluster: Cluster, database: s
     """Appends, deletions and heartbeats go on while another program reads all tables in a transaction."""
     import psycopg
 
-    async with opened_postgres(cluster.url(database)) as log:
+    url = cluster.url(database)
+    async with opened_postgres(url) as log, joined_node(url) as another:
         await commit(log, [event()] * 5)
         tables = cluster.sql(database, "SELECT tablename FROM pg_tables WHERE schemaname = 'eventstore'")
         with psycopg.connect(cluster.url(database)) as other:
@@ -280,5 +312,6 @@ async def test_a_snapshot_of_another_program_stays(cluster: Cluster, database: s
                 other.execute(f"SELECT count(*) FROM eventstore.{table}".encode())
             await commit(log, [event(), BEAT, Pruned(3), session(), joined("a"), SessionClaimed("/", "s1")])
             seen = other.execute("SELECT count(*) FROM eventstore.events").fetchone()
+            await another.commit(BEAT, event())
         assert seen == (5,)
-        assert await log.counts() == (1, 3)
+        assert await log.counts() == (1, 4)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
 
 import pytest
 
-from socketio_eventlog.errors import ConditionFailed, NodeFenced
+from socketio_eventlog.errors import ConditionFailed
+from socketio_eventlog.postgres import tail
+from socketio_eventlog.postgres.nudges import Nudges
 from socketio_eventlog.records import (
     Answered,
     Asked,
     Change,
-    Committed,
     DataSaved,
     Departed,
     EventHandled,
@@ -37,8 +37,8 @@ from socketio_eventlog.records import (
     Volatile,
 )
 from support import postgres
-from support.postgres_nodes import Node, all_until, joined_node
-from support.storing import BEAT, Clock, always, event, joined, left, session
+from support.postgres_nodes import joined_node
+from support.storing import always, event, joined, left, session
 
 EVERYTHING: list[Change] = [
     event("first", rooms=("a", 7), skip=("s9",), attachments=(b"\x00\xff", b"")),
@@ -104,43 +104,6 @@ async def test_another_node_gets_the_same_batches(url: str) -> None:
         assert other.log.offset_text(4) == one.log.offset_text(4)
         sides = [await node.log.missed("/", always(None, "a\0b"), 0, 4) for node in (one, other)]
         assert sides[0] == sides[1] and sides[0].sequences == (3, 4)
-
-
-async def test_all_nodes_see_one_order(url: str) -> None:
-    """Appends of three nodes at once are in one order, with equal outcomes; each node knows its own ones."""
-    async with AsyncExitStack() as stack:
-        nodes = [await stack.enter_async_context(joined_node(url)) for _ in range(3)]
-        opened = await nodes[0].commit(session("s1"))
-        await all_until(nodes, opened.number)
-
-        async def write(node: Node) -> list[int]:
-            numbers = []
-            for number in range(30):
-                claim: list[Change] = [SessionClaimed("/", "s1")] if number % 5 == 0 else []
-                numbers.append(await node.log.append([event(str(number)), *claim]))
-                if number % 7 == 0:
-                    await node.until(numbers[-1])
-            return numbers
-
-        written = await asyncio.gather(*map(write, nodes))
-        last = max(map(max, written))
-        await all_until(nodes, last)
-        stories = [[batch for batch in node.story if batch.number >= opened.number] for node in nodes]
-        assert stories[0] == stories[1] == stories[2]
-        numbers = [batch.number for batch in stories[0]]
-        assert numbers == list(range(opened.number, last + 1))
-        for node, own in zip(nodes, written, strict=True):
-            mine = [batch for batch in node.batches if batch.own is not None and batch.number > opened.number]
-            assert [batch.number for batch in mine] == own
-        claims = [
-            done.claim
-            for batch in stories[0]
-            for done in batch.changes
-            if isinstance(done.change, SessionClaimed)
-        ]
-        assert claims == list(range(2, 20)), "each claim has its own number"
-        logged = [await node.log.read(range(1, 91)) for node in nodes]
-        assert len(logged[0]) == 90 and logged[0] == logged[1] == logged[2]
 
 
 async def test_the_last_claim_wins_across_nodes(url: str) -> None:
@@ -230,43 +193,25 @@ async def test_others_see_a_node_come_and_go(url: str) -> None:
         assert [node.node for node in (await one.log.join()).nodes] == [one.log.node]
 
 
-# The end of a node -----------------------------------------------------------------------------------
+# Nudges ----------------------------------------------------------------------------------------------
 
 
-async def test_a_silent_node_is_declared_dead(url: str) -> None:
-    """A node that has written nothing for the lease can be declared dead: its word counts no more."""
-    clock = Clock(100.0)
-    async with joined_node(url, clock=clock) as one, joined_node(url, clock=clock) as silent:
-        await silent.commit(session(), event())
-        death = NodeDied(silent.log.node)
-        for _ in range(4):
-            clock.now += 2.4
-            early = await one.commit(death)
-            assert not early.changes[0].took_effect, "the lease has not ended"
-            assert not (await silent.until(early.number)).changes[0].took_effect
-        clock.now += 2.4
-        died = await one.commit(death, event())
-        assert died.changes[0] == Committed(death, 1)
-        with pytest.raises(NodeFenced):
-            await silent.log.append([DataSaved("/", "s1", '{"late":1}')])
-        with pytest.raises(NodeFenced):
-            async for _ in silent.log.batches():
-                pass
-        (found,) = (await one.log.join()).sessions
-        assert (found.node, found.away_since, found.data) == (None, died.uptime, "{}")
-        again = await one.commit(death)
-        assert not again.changes[0].took_effect
+async def test_a_nudge_wakes_the_others(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node learns of a batch by the notification of the other one, without a question in between."""
+    async with joined_node(url) as one, joined_node(url) as other:
+        while not other.log._nudges.are_alive:  # noqa: ASYNC110 -- there is no event for it
+            await asyncio.sleep(0.01)
+        for name in ("SHORTEST_PAUSE_SECONDS", "LONGEST_PAUSE_SECONDS"):
+            monkeypatch.setattr(tail, name, 3600.0)
+        await other.until((await one.commit(event())).number)  # it asks again for the last time
+        for _ in range(3):
+            await other.until((await one.commit(event())).number)
 
 
-async def test_time_does_not_run_twice_as_fast(url: str) -> None:
-    """The uptime is the log's: two nodes that write heartbeats count each second once."""
-    clock = Clock(100.0)
-    async with joined_node(url, clock=clock) as one, joined_node(url, clock=clock) as other:
-        begun = other.snapshot.uptime
-        for second in range(1, 6):
-            clock.now += 1.0
-            for node in (one, other):
-                assert (await node.commit(BEAT)).uptime - begun == second
-        clock.now += 3600.0
-        for node in (one, other):
-            assert (await node.commit(BEAT)).uptime - begun == 9.0, "an outage is no service"
+async def test_nudges_may_be_lost(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without notifications every batch arrives all the same."""
+    monkeypatch.setattr(Nudges, "send", lambda self: None)
+    async with joined_node(url) as one, joined_node(url) as other:
+        for _ in range(3):
+            await other.until((await one.commit(event())).number)
+            await one.until((await other.commit(event())).number)

@@ -25,6 +25,8 @@ SETTINGS = {
     "max_wal_size": "64MB",
 }
 """Without fsync: no test takes the power away, and the order of writes is the same."""
+LAZY = {"wal_writer_delay": "10000ms", "bgwriter_delay": "10000ms"}
+"""PostgreSQL writes nothing of the WAL before it is asked to."""
 
 
 def binaries() -> Path | str:
@@ -133,6 +135,12 @@ class Cluster:
     def log(self) -> str:
         return (self.folder / "log").read_text(errors="replace")
 
+    def kill_a_backend(self, database: str) -> None:
+        """Kill the process of a node's connection: PostgreSQL ends all of them, as in a crash."""
+        backend = self.sql(database, "SELECT backend FROM eventstore.nodes ORDER BY number DESC LIMIT 1")
+        os.kill(int(backend), signal.SIGKILL)
+        self.wait()
+
     def stop(self, by: signal.Signals = signal.SIGQUIT) -> None:
         """SIGQUIT: immediately, as in a crash. SIGINT: in order."""
         process, self._process = self._process, None
@@ -151,6 +159,14 @@ class Cluster:
         name = f"test{self._databases}"
         self.sql("postgres", f"CREATE DATABASE {name} TEMPLATE {template}")
         return name
+
+    def migrate(self, database: str) -> None:
+        """Create a database with the schema, as a template."""
+        # Here: without the extra, the tests of other engines must be collected all the same.
+        from socketio_eventlog.postgres import connection, schema
+
+        self.sql("postgres", f"CREATE DATABASE {database}")
+        schema.prepare(connection.connection_string(self.url(database)), database)
 
     def sql(self, database: str, *statements: str) -> str:
         """Return the output of psql."""
@@ -218,11 +234,7 @@ def shared_cluster() -> Cluster:
         cluster = Cluster()
         cluster.start()
         _shared.append(cluster)
-        cluster.sql("postgres", "CREATE DATABASE migrated")
-        # Here: without the extra, the tests of other engines must be collected all the same.
-        from socketio_eventlog.postgres import connection, schema
-
-        schema.prepare(connection.connection_string(cluster.url("migrated")), "migrated")
+        cluster.migrate("migrated")
     return _shared[0]
 
 

@@ -82,7 +82,8 @@ def pgbouncer(cluster: Cluster) -> Iterator[Path]:
     (folder / "users").write_text('"tests" ""\n')
     (folder / "settings").write_text(
         f"[databases]\n* = host={cluster.folder}\n[pgbouncer]\nlisten_addr =\nunix_socket_dir = {folder}\n"
-        f"auth_type = trust\nauth_file = {folder}/users\npool_mode = transaction\nlogfile = {folder}/log\n"
+        f"auth_type = trust\nauth_file = {folder}/users\npool_mode = transaction\n"
+        f"server_login_retry = 1\nlogfile = {folder}/log\n"
     )
     cluster.give_away(folder)
     with cluster.spawn(program, str(folder / "settings")) as process:

@@ -110,12 +110,16 @@ class Order:
         """Name the own batch that is about to be sent; None when it is given up."""
         self._pending = pending
 
-    def take_own(self, row: Row, is_used_up: bool) -> bool:
-        """Give out an own batch that is durable; return False if it is not the next one, or in doubt."""
+    def is_next(self, row: Row) -> bool:
+        """Whether an own batch is the next one, so that the table need not be read for it."""
+        return row.seen.batch == self.seen.batch + 1 and row.epoch == self.epoch
+
+    def take_own(self, row: Row, *, is_used_up: bool) -> bool:
+        """Give out an own batch that is durable; return False if it is not the next one any more."""
         pending = self._pending
-        if row.seen.batch != self.seen.batch + 1 or row.epoch != self.epoch or pending is None:
+        if pending is None or not self.is_next(row):
             return False
-        self._take_pending(row, pending, is_used_up)
+        self._take_pending(row, pending, is_used_up=is_used_up)
         return True
 
     def take(
@@ -146,7 +150,7 @@ class Order:
         if any(change.change == NodeDied(self.node) and change.took_effect for change in changes):
             raise NodeFenced
 
-    def _take_pending(self, row: Row, pending: Pending, is_used_up: bool) -> None:
+    def _take_pending(self, row: Row, pending: Pending, *, is_used_up: bool) -> None:
         self._pending, self.number = None, row.number
         self.contact_at = max(self.contact_at, pending.sent_at)
         pending.is_used_up = is_used_up

@@ -107,7 +107,7 @@ class Tail:
         seen = order.seen
         async with self._link.use() as connection:
             rows = await self._follow(connection, seen)
-            if not rows or Seen(*rows[0][:2]) != seen:
+            if not rows or not self._is_same_history(rows[0], seen):
                 raise await self._lost(connection, seen)
             *rows, end = rows if len(rows) > 1 else (*rows, None)
             if end is not None and (numbers := (end[11], end[12])) != order.altered_numbers:
@@ -119,6 +119,10 @@ class Tail:
                 await self._give_out(connection, page)
                 position += len(page)
             return sum(row[3] != order.node for row in rows[1:])
+
+    def _is_same_history(self, row: Any, seen: Seen) -> bool:
+        """Whether the first row is the batch that was given out, and not another one under its number."""
+        return Seen(*row[:2]) == seen
 
     async def _follow(self, connection: Connection, seen: Seen) -> list[Any]:
         order = self._order

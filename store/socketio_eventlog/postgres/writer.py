@@ -217,7 +217,7 @@ class Writer:
             attempt.is_sent, pending.sent_at = True, time.monotonic()
             row, altered_numbers = await self._call(connection, attempt)
             attempt.is_uncertain = True  # it is stored, and perhaps not durable: no refusal from here on
-            if row.seen.batch == order.seen.batch + 1 and row.epoch == order.epoch:
+            if order.is_next(row):
                 if self._flushes:
                     await flush(connection)
                 if altered_numbers != order.altered_numbers:

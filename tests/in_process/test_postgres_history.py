@@ -1,0 +1,46 @@
+"""What several nodes on one database keep, and that these tests notice a store which does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from socketio_eventlog.errors import StoreError
+from support.postgres import LAZY, Cluster
+from support.postgres_sabotages import SABOTAGES, Scenario
+from support.postgres_scenarios import SCENARIOS
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A cluster that flushes nothing by itself."""
+    cluster = Cluster()
+    try:
+        cluster.start(**LAZY)
+        cluster.migrate("migrated")
+        yield cluster
+    finally:
+        cluster.remove()
+
+
+@pytest.fixture
+def database(cluster: Cluster) -> str:
+    return cluster.new_database("migrated")
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
+async def test_nodes_keep_one_history(cluster: Cluster, database: str, scenario: Scenario) -> None:
+    """The docstring of the scenario says what holds."""
+    await scenario(cluster, database)
+
+
+@pytest.mark.parametrize("name", SABOTAGES)
+async def test_a_sabotage_is_noticed(
+    cluster: Cluster, database: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that breaks one rule fails its scenario."""
+    sabotage, scenario = SABOTAGES[name]
+    sabotage(monkeypatch, cluster, database)
+    with pytest.raises((AssertionError, pytest.fail.Exception, StoreError)):
+        await scenario(cluster, database)
