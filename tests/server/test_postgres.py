@@ -137,3 +137,37 @@ def test_commands_about_a_file_say_so(cluster: Cluster, tmp_path: Path) -> None:
         assert code and ("PostgreSQL" in text or "no server runs on" in text), text
     assert "has this version's schema" in run("migrate")[1]
     assert run("check-config")[0] == 0
+
+
+async def test_two_servers_share_a_database(
+    cluster: Cluster, database: str, tmp_path: Path, node: NodeClients
+) -> None:
+    """An emit reaches the clients of both servers, and a client recovers on the other server."""
+    store = {"store": {"path": "data/events.db", "url": cluster.url(database)}}
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    with ServerProcess(tmp_path / "two", store) as two:
+        with ServerProcess(tmp_path / "one", store) as one:
+            publishers = [await node.control(server.url) for server in (one, two)]
+            here, there = [await node.client(server.url, reconnection=False) for server in (one, two)]
+            first = await here.connected()
+            await there.connected()
+            for client in (here, there):
+                await client.call("join", "room")
+            for publisher in publishers:
+                await publisher.call("publish", {"name": "seen", "to": "room"})
+            seen = [await client.received("seen", 2) for client in (here, there)]
+            assert [event.offset for event in seen[0]] == [event.offset for event in seen[1]]
+            kept = {"pid": first.pid, "offset": await here.last_offset()}
+            await here.cut()
+            await publishers[0].call("publish", {"name": "missed", "to": "room"})
+            # The last change of this server is in the log when its stop has ended.
+            one.terminate()
+        last = await publishers[1].call("publish", {"name": "missed", "to": "room"})
+        returned = await node.client(two.url, auth=kept)
+        assert (await returned.connected()).sid == first.sid
+        missed = await returned.received("missed", 2)
+        assert missed[1].offset == last
+        assert [event.name for event in returned.events] == ["missed", "missed"]
+        nodes = cluster.sql(database, "SELECT count(*) FROM eventstore.nodes")
+        assert nodes == "1\n", "the server that stopped has left"

@@ -39,7 +39,7 @@ from socketio_eventlog.records import (
     Volatile,
 )
 
-GONE: Final = Event("/", "", "[]", (), (), (), 0.0)
+GONE: Final = Event("/", "", '[""]', (), (), (), 0.0)
 """In the place of an event whose row was deleted: an event for nobody."""
 
 

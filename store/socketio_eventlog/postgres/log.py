@@ -207,7 +207,7 @@ class PostgresLog(IndexedLog):
 
     def ended(self, error: NodeFenced | HistoryLost) -> None:
         """Give out nothing more."""
-        logger.error("%s This server drops its clients and has to join the log again.", error)
+        logger.error("%s This server cannot go on, and has to be started again.", error)
         self._batches.fail(error)
 
     def _nudged(self) -> None:
