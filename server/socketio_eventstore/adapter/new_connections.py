@@ -43,6 +43,13 @@ class NewConnections(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
                 text = f"A connection was refused. {error}"
                 self._clients.calls.failures.failed(type(error).__name__, text)
                 return False
+        return self._opened_at_once(connection)
+
+    def _opened_at_once(self, connection: EngineConnection) -> bool:
+        """Accept a new transport; False while the store is not open, which ``_connection_opened`` opens."""
+        if self._clients.admission is None:
+            return False
+        self.manager.check_loop()
         connection.head.request_id = self._request_ids.of(connection.head, self.eio.access)
         self.environ[connection.id] = connection.head
         self._start_idle_timer(connection)

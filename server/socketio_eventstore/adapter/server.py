@@ -115,6 +115,7 @@ class RecoveryServer(SessionCalls, ServerApplication, NewConnections):
             allowed_hosts=options.allowed_hosts,
             trusted_proxies=options.trusted_proxies,
             connection_opened=self._connection_opened,
+            opened_at_once=self._opened_at_once,
             connection_closed=self._clients.connection_closed,
             handle_message=self._clients.handle_message,
             ping_written=self._clients.ping_written,

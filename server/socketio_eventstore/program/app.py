@@ -56,6 +56,7 @@ from socketio_eventstore.program.systemd import Systemd
 from socketio_eventstore.program.tls import Tls
 from socketio_eventstore.transport.addresses import ANY
 from socketio_eventstore.transport.draining import drain
+from socketio_eventstore.transport.front_door import FrontDoor
 
 try:
     import uvloop
@@ -207,7 +208,8 @@ class _Server:
         """How to load the configuration, if a reload was asked for before there were parts to change."""
         self._tls: Tls | None = None
         self._runners: list[web.AppRunner] = []
-        self._sites: list[web.SockSite] = []
+        self._front_doors: list[FrontDoor] = []
+        self._servers: list[asyncio.Server] = []
 
     async def start(self) -> None:
         """Listen. Raises StartError. ``stop`` ends an incomplete start, too."""
@@ -265,12 +267,19 @@ class _Server:
         )
         self._runners.append(runner)
         await runner.setup()
+        assert runner.server is not None  # made by setup
+        accept: Callable[[], asyncio.Protocol] = runner.server
+        door = FrontDoor(sio.eio, app, runner.server, self._config.server.connect_timeout)
+        if door.is_needed and not self._config.log.access:
+            self._front_doors.append(door)
+            accept = door
         for listening in listener.sockets:
             is_file = listening.family == getattr(socket, "AF_UNIX", None)
             context = None if self._tls is None or is_file else self._tls.context
-            site = web.SockSite(runner, listening, backlog=LISTEN_BACKLOG, ssl_context=context)
-            await site.start()
-            self._sites.append(site)
+            serving = await asyncio.get_running_loop().create_server(
+                accept, sock=listening, backlog=LISTEN_BACKLOG, ssl=context
+            )
+            self._servers.append(serving)
 
     def reload(self, load: Callable[[], Config]) -> None:
         """Load the configuration again and apply the reloadable values.
@@ -308,10 +317,12 @@ class _Server:
         """Stop listening, close all transports and the store; ``reason`` is the name of a signal."""
         if self._built is not None:
             self._built.sio.eio.is_draining = True  # a probe that comes over an open connection is told
-        if self._sites:
+        if self._servers:
             logger.info("stopping: %s", reason or "an error", extra={"reason": reason})
-        for site in self._sites:
-            await site.stop()
+        for serving in self._servers:
+            serving.close()
+        for door in self._front_doors:
+            door.close()
         for listener in self._listeners:
             listener.close()
         if self._built is not None:
@@ -325,7 +336,7 @@ class _Server:
                 logger.warning("Disconnect handlers were still running after %s s.", grace)
         for runner in self._runners:
             await runner.cleanup()
-        if self._sites:
+        if self._servers:
             logger.info("stopped")
 
 

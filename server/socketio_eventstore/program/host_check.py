@@ -10,6 +10,7 @@ from socketio_eventstore.program.api.problems import Problem
 from socketio_eventstore.program.http_settings import API_PATH
 from socketio_eventstore.transport.access_rules import AccessRefused
 from socketio_eventstore.transport.request_head import RequestHead
+from socketio_eventstore.transport.websocket_handshake import IGNORES_WEBSOCKETS
 
 
 def refuses_other_hosts(sio: AsyncServer) -> Middleware:
@@ -32,4 +33,5 @@ def refuses_other_hosts(sio: AsyncServer) -> Middleware:
             return web.Response(text=f"{refusal}\n", status=status)
         return await handler(request)
 
+    setattr(with_check, IGNORES_WEBSOCKETS, True)
     return with_check

@@ -16,6 +16,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
 from socketio_eventstore.transport.unread_responses import UnreadResponses
+from socketio_eventstore.transport.websocket_handshake import IGNORES_WEBSOCKETS
 
 SWITCHING_PROTOCOLS = 101
 
@@ -50,6 +51,7 @@ def closes_slow_requests(timeout_seconds: float) -> Middleware:
             if "Content-Encoding" in request.headers and not request.content.is_eof():
                 request.content.set_exception(web.RequestPayloadError("The body is not read."))
 
+    setattr(with_timeout, IGNORES_WEBSOCKETS, True)
     return with_timeout
 
 

@@ -69,18 +69,14 @@ class AccessRules:
         IP addresses, ``localhost`` and the hosts of ``origins`` are allowed, too. No browser sends a request
         without a host; some probes do.
         """
-        if self._hosts is None:
+        if self._hosts is None or self.allows_host(head, origins):
             return
         opened = self._proxies.opened_address(head)
-        if not opened.host_text:
-            return
         if opened.host is None:
             text = f"Invalid Host: {_shown(opened.host_text)}"
             self._refuse("host", "invalid", f"{text} (400)")
             raise AccessRefused("400 BAD REQUEST", text)
         host, origins = opened.host.host, tuple(origins)
-        if _is_allowed(host, self._hosts, origins):
-            return
         source = "X-Forwarded-Host" if opened.is_named_by_proxy else "Host"
         text = f"Refused the {source} {_shown(opened.host_text)} (421)"
         expected = _listed(["an IP address", LOCALHOST, *_names(self._hosts, origins)])
@@ -88,6 +84,15 @@ class AccessRules:
         self._refuse("host", ("host", host), line)
         reason = f"This server does not answer for the host {_shown(opened.host_text)}: see allowed_hosts"
         raise AccessRefused("421 MISDIRECTED REQUEST", reason)
+
+    def allows_host(self, head: RequestHead, origins: Iterable[str]) -> bool:
+        """Whether ``check_host`` refuses nothing."""
+        if self._hosts is None:
+            return True
+        opened = self._proxies.opened_address(head)
+        if opened.host is None:
+            return not opened.host_text
+        return _is_allowed(opened.host.host, self._hosts, tuple(origins))
 
     def expects_proxy(self, head: RequestHead) -> bool:
         """Whether a request may come from a proxy: there are trusted ones, or it is a Unix socket's."""

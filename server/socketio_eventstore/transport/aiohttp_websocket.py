@@ -23,7 +23,7 @@ from socketio_eventstore.transport.websocket import (
     MakeReceiver,
     Receiver,
 )
-from socketio_eventstore.transport.websocket_handshake import accept, offers_deflate
+from socketio_eventstore.transport.websocket_handshake import Acceptance, accept
 
 try:
     import fcntl
@@ -83,15 +83,28 @@ class AiohttpWebSocket(asyncio.Protocol):
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
         """Complete the handshake and take over the TCP connection. Raises HTTPBadRequest."""
-        compresses = self._compression_threshold > 0 and offers_deflate(request)
-        if not compresses:
-            self._compression_threshold = 0
-        response = await accept(request, compresses=compresses)
+        acceptance = await accept(request, may_compress=self._compression_threshold > 0)
         if request.transport is None or request.transport.is_closing():
             return _NoResponse()  # the client disconnected during the handshake
+        self._begin(_take_over(request, self), acceptance)
+        return _NoResponse()
+
+    def open_on(self, transport: asyncio.Transport, acceptance: Acceptance, early_data: bytes) -> None:
+        """Take over a TCP connection that no request uses.
+
+        ``early_data`` is what the client sent right behind the handshake.
+        """
+        transport.set_protocol(self)
+        self._early_data = early_data
+        self._begin(transport, acceptance)
+
+    def _begin(self, transport: asyncio.Transport, acceptance: Acceptance) -> None:
+        response, compresses = acceptance
+        if not compresses:
+            self._compression_threshold = 0
         self._context = copy_context()  # handlers see the context variables set by middlewares
         self._reader = FrameReader(self._max_message_bytes, inflates=compresses)
-        self._transport = transport = _take_over(request, self)
+        self._transport = transport
         greeting, self._greeting = self._greeting, None
         transport.write(response if greeting is None else response + self._encoded(greeting))
         make_receiver, self._make_receiver = self._make_receiver, None
@@ -100,7 +113,6 @@ class AiohttpWebSocket(asyncio.Protocol):
         if self._early_data:
             early_data, self._early_data = self._early_data, b""
             self._receive(early_data)
-        return _NoResponse()
 
     def feed_data(self, data: bytes) -> None:
         """Keep what the client sent right behind the handshake. Called by aiohttp at the takeover."""

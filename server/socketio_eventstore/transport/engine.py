@@ -20,6 +20,7 @@ from typing import Any, Final
 from urllib.parse import parse_qs
 
 import engineio
+from multidict import MultiMapping
 
 from socketio_eventstore.core.frames import Frames, polling_body
 from socketio_eventstore.core.options import Offsets
@@ -46,6 +47,7 @@ from socketio_eventstore.transport.request_head import RequestHead
 from socketio_eventstore.transport.unread_responses import UnreadResponses
 from socketio_eventstore.transport.upgrade import Upgrade
 from socketio_eventstore.transport.websocket import Environ, MakeReceiver
+from socketio_eventstore.transport.websocket_handshake import InvalidHandshake, accept_plainly
 
 Response = dict[str, Any]
 """A response as python-engineio's drivers take it: ``status``, ``headers`` and ``response`` (bytes)."""
@@ -152,6 +154,8 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
     """The TCP connections whose client has not read a response."""
     connection_opened: Callable[[EngineConnection], Awaitable[bool]]
     """Called for each handshake; returns False to refuse the client for now."""
+    opened_at_once: Callable[[EngineConnection], bool]
+    """Called instead of ``connection_opened``; returns False where something is to be waited for."""
     connection_closed: Callable[[EngineConnection, str], None]
     """Called at once when a connection closes, with python-engineio's reason."""
     handle_message: HandleMessage
@@ -193,6 +197,7 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
         allowed_hosts: AllowedHosts,
         trusted_proxies: Sequence[str],
         connection_opened: Callable[[EngineConnection], Awaitable[bool]],
+        opened_at_once: Callable[[EngineConnection], bool],
         connection_closed: Callable[[EngineConnection, str], None],
         handle_message: HandleMessage,
         ping_written: Callable[[EngineConnection], None],
@@ -225,6 +230,7 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
         self.failures = RepeatedFailures(logging.getLogger("socketio_eventstore.transport.connection"))
         self._websocket_class = _websocket_class(self._async)
         self.connection_opened = connection_opened
+        self.opened_at_once = opened_at_once
         self.connection_closed = connection_closed
         self.handle_message = handle_message
         self.ping_written = ping_written
@@ -331,15 +337,7 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
         self._look_at_log_level()
         self._forget_ended_loop()
         self._check_limits()
-        place = self._place_of(head) if self.address_limits.is_on else None
-        connection = EngineConnection(self, self.generate_id(), head)
-        connection.place = place
-        connection.takes_offsets = self.offsets == "always" or takes_offsets(query)
-        connection.wants_base64 = query.get("b64") in ("1", "true")
-        if "t" in query and is_python(query):
-            connection.poll_packets = PYTHON_POLL_PACKETS
-        self.sockets[connection.id] = connection
-        connection.is_pending = True
+        connection = self._new_connection(head, query)
         try:
             is_accepted = await self.connection_opened(connection)
         except BaseException:  # nothing else would ever take it out of the limits
@@ -363,6 +361,72 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
             attributes = attributes or {"name": self.cookie, "path": "/", "SameSite": "Lax"}
             response["headers"].append(("Set-Cookie", self._generate_sid_cookie(connection.id, attributes)))
         return response
+
+    def open_at_once(
+        self, head: RequestHead, transport: asyncio.Transport, headers: MultiMapping[str], early_data: bytes
+    ) -> bool:
+        """Open a WebSocket on a TCP connection without waiting, for a handshake that nothing refuses.
+
+        ``headers`` are those of ``head``; ``early_data`` is what the client sent behind it. Returns False,
+        without any effect, for every other request: ``handle_request`` answers it.
+        """
+        query = _parse_query(head.query)
+        if query.get("transport") != "websocket" or "sid" in query or not self.allows(head):
+            return False
+        try:
+            _check_handshake(head, "websocket", query)
+        except RequestRefused:
+            return False
+        self._look_at_log_level()
+        self._forget_ended_loop()
+        if self._is_beyond_limits(head):
+            return False
+        try:
+            acceptance = accept_plainly(headers, may_compress=self.websocket_compression > 0)
+        except InvalidHandshake:
+            return False
+        connection = self._new_connection(head, query)
+        is_opened = False
+        try:
+            is_opened = self.opened_at_once(connection)
+        finally:
+            if not is_opened:
+                self.forget(connection.id)
+        if not is_opened:
+            return False
+        handshake = self._handshake(connection.id, "websocket")
+        make_receiver = partial(connection.open_websocket, handshake)
+        websocket = AiohttpWebSocket(
+            make_receiver, self.max_http_buffer_size, self.websocket_compression, handshake
+        )
+        try:
+            websocket.open_on(transport, acceptance, early_data)
+        finally:
+            if not connection.upgraded:
+                connection.abort("the WebSocket handshake failed")
+        return True
+
+    def _is_beyond_limits(self, head: RequestHead) -> bool:
+        is_full = self.is_draining or len(self.sockets) >= self.connections
+        if is_full or self.pending >= self.pending_handshakes:
+            return True
+        if not self.address_limits.is_on:
+            return False
+        address = self.access.client_address(head)
+        return address is not None and self.address_limits.is_full(address)
+
+    def _new_connection(self, head: RequestHead, query: Mapping[str, str]) -> EngineConnection:
+        """Return a connection that counts from now on. Raises RequestRefused beyond an address's limit."""
+        place = self._place_of(head) if self.address_limits.is_on else None
+        connection = EngineConnection(self, self.generate_id(), head)
+        connection.place = place
+        connection.takes_offsets = self.offsets == "always" or takes_offsets(query)
+        connection.wants_base64 = query.get("b64") in ("1", "true")
+        if "t" in query and is_python(query):
+            connection.poll_packets = PYTHON_POLL_PACKETS
+        self.sockets[connection.id] = connection
+        connection.is_pending = True
+        return connection
 
     def _forget_ended_loop(self) -> None:
         """Forget the connections of an ended event loop: nothing closes them, and they would count."""

@@ -37,6 +37,13 @@ class OriginChecks:
             expected = ["what the function allows"] if asked else self._listed_origins
             raise self.access.refuse_origin(origin, head, expected, self.origin_advice, has_own=not asked)
 
+    def allows(self, head: RequestHead) -> bool:
+        """Whether ``check_access`` refuses nothing; False also where only the application can tell."""
+        if not self.access.allows_host(head, self._listed_origins):
+            return False
+        origin = head.header("origin")
+        return not origin or (not callable(self.cors_allowed_origins) and self._may_connect(origin, head))
+
     def _may_connect(self, origin: str, head: RequestHead) -> bool:
         allowed = self.cors_allowed_origins
         if allowed == []:  # python-engineio: origins are not checked

@@ -42,7 +42,8 @@ class RequestHead:
     request_id: str = ""
     """An id for log lines, which is no secret."""
     request: Any = None
-    """The framework's own request: that of aiohttp, or the environ of an ASGI request."""
+    """The framework's own request: that of aiohttp, or the environ of an ASGI request; or a function that
+    makes it."""
     environ: Environ | None = None
     """See ``make_environ``; None before the first call."""
 
@@ -58,7 +59,7 @@ class RequestHead:
         transport = request.transport
         is_tls = transport is not None and transport.get_extra_info("sslcontext") is not None
         return cls(
-            _peer(transport),
+            peer_of(transport),
             is_tls,
             partial(request.headers.getall, default=()),
             request.method,
@@ -71,7 +72,7 @@ class RequestHead:
         """Return the head of a request of ASGI, from its environ."""
         scope = environ["asgi.scope"]
         # uvicorn replaces the scope's client by the client that a proxy names.
-        peer = _peer(find_transport(environ["asgi.send"]))
+        peer = peer_of(find_transport(environ["asgi.send"]))
         if not peer:
             server, client = scope.get("server") or (None, 0), scope.get("client")
             peer = UNIX_PEER if server[1] is None else (client[0] if client else "")
@@ -90,13 +91,14 @@ class RequestHead:
     def make_environ(self) -> Environ:
         """Return the request as the drivers of python-engineio translate it; the same each time."""
         if self.environ is None:
-            is_asgi = isinstance(self.request, dict)
-            self.environ = self.request if is_asgi else translate_request(self.request)
+            request = self.request() if callable(self.request) else self.request
+            self.environ = request if isinstance(request, dict) else translate_request(request)
             self.environ[REQUEST_ID] = self.request_id
         return self.environ
 
 
-def _peer(transport: Any) -> str:
+def peer_of(transport: Any) -> str:
+    """Return the peer of a connection, as ``RequestHead.peer``."""
     peer = None if transport is None else transport.get_extra_info("peername")
     if peer and isinstance(peer, tuple):  # most connections; the family of a socket takes five times as long
         return str(peer[0])

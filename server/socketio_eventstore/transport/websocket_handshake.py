@@ -9,15 +9,16 @@ from __future__ import annotations
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Iterable, Mapping
 from hashlib import sha1
-from typing import Final
+from typing import Final, TypeAlias
 
 from aiohttp import hdrs, web
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import SERVER_SOFTWARE
+from multidict import MultiMapping
 
 IGNORES_WEBSOCKETS: Final = "ignores_websockets"
-"""The attribute of a signal ``on_response_prepare`` that has nothing to do for the handshake of a WebSocket:
-without other signals, no response object is made for it."""
+"""The attribute of a signal ``on_response_prepare``, or of a middleware, that has nothing to do for the
+handshake of a WebSocket. Without other ones, no response object is made for it (see also ``front_door``)."""
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _KEY_BYTES: Final = 16
 _VERSIONS: Final = ("13", "8", "7")
@@ -28,29 +29,60 @@ _DEFLATE: Final = "permessage-deflate; server_no_context_takeover; client_no_con
 """No context takeover: no memory per client, and frames shared by all clients (RFC 7692 section 7.1.1)."""
 
 
-async def accept(request: web.Request, *, compresses: bool) -> bytes:
+Acceptance: TypeAlias = tuple[bytes, bool]
+"""The response that accepts a WebSocket, and whether messages are compressed."""
+
+
+class InvalidHandshake(Exception):
+    """The request is no valid handshake of a WebSocket. The text says why."""
+
+    def __init__(self, text: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(text)
+        self.headers = headers
+        """Headers that the response should have."""
+
+
+async def accept(request: web.Request, *, may_compress: bool) -> Acceptance:
     """Return the response that accepts a WebSocket, with the headers that the application adds.
 
-    ``compresses``: accept the compression of messages. Raises HTTPBadRequest for an invalid handshake.
+    ``may_compress``: messages are compressed if the client offers it. Raises HTTPBadRequest for an invalid
+    handshake.
     """
+    compresses = may_compress and offers_deflate(request.headers)
+    try:
+        headers = _accepting(request.headers, compresses=compresses)
+    except InvalidHandshake as error:
+        raise web.HTTPBadRequest(text=str(error), headers=error.headers) from None
+    for app in request.match_info.apps:
+        if not all(getattr(signal, IGNORES_WEBSOCKETS, False) for signal in app.on_response_prepare):
+            return _response(await _prepare(request, headers)), compresses
+    return _response(headers.items()), compresses
+
+
+def accept_plainly(asked: MultiMapping[str], *, may_compress: bool) -> Acceptance:
+    """Return the response of ``accept`` where no application adds headers. Raises InvalidHandshake."""
+    compresses = may_compress and offers_deflate(asked)
+    return _response(_accepting(asked, compresses=compresses).items()), compresses
+
+
+def _accepting(asked: Mapping[str, str], *, compresses: bool) -> dict[str, str]:
     headers: dict[str, str] = {
         hdrs.UPGRADE: "websocket",
         hdrs.CONNECTION: "upgrade",
-        hdrs.SEC_WEBSOCKET_ACCEPT: _accept_value(request),
+        hdrs.SEC_WEBSOCKET_ACCEPT: _accept_value(asked),
     }
     if compresses:
         headers[hdrs.SEC_WEBSOCKET_EXTENSIONS] = _DEFLATE
-    if offered := request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL):
+    if offered := asked.get(hdrs.SEC_WEBSOCKET_PROTOCOL):
         # The first subprotocol that the client offers, as the reference accepts it (ws 8).
         if not offered.isascii():
-            raise web.HTTPBadRequest(text="The header Sec-WebSocket-Protocol is invalid.")
+            raise InvalidHandshake("The header Sec-WebSocket-Protocol is invalid.")
         headers[hdrs.SEC_WEBSOCKET_PROTOCOL] = offered.partition(",")[0].strip()
-    prepared: Iterable[tuple[str, str]] = headers.items()
-    for app in request.match_info.apps:
-        if not all(getattr(signal, IGNORES_WEBSOCKETS, False) for signal in app.on_response_prepare):
-            prepared = await _prepare(request, headers)
-            break
-    lines = [f"{name}: {value}" for name, value in prepared]
+    return headers
+
+
+def _response(headers: Iterable[tuple[str, str]]) -> bytes:
+    lines = [f"{name}: {value}" for name, value in headers]
     return "\r\n".join(["HTTP/1.1 101 Switching Protocols", *lines, "", ""]).encode()
 
 
@@ -66,9 +98,9 @@ async def _prepare(request: web.Request, headers: Mapping[str, str]) -> Iterable
     return response.headers.items()
 
 
-def offers_deflate(request: web.Request) -> bool:
+def offers_deflate(headers: MultiMapping[str]) -> bool:
     """Whether the client accepts compression with any window and without context takeover."""
-    offers = ",".join(request.headers.getall(hdrs.SEC_WEBSOCKET_EXTENSIONS, []))
+    offers = ",".join(headers.getall(hdrs.SEC_WEBSOCKET_EXTENSIONS, []))
     for offer in offers.split(","):
         name, *parameters = [part.strip().partition("=")[0].strip() for part in offer.split(";")]
         if name == "permessage-deflate" and _ACCEPTED_PARAMETERS.issuperset(parameters):
@@ -76,16 +108,15 @@ def offers_deflate(request: web.Request) -> bool:
     return False
 
 
-def _accept_value(request: web.Request) -> str:
-    """Check the request, and return the proof that the server has read it. Raises HTTPBadRequest."""
-    headers = request.headers
+def _accept_value(headers: Mapping[str, str]) -> str:
+    """Check the request, and return the proof that the server has read it. Raises InvalidHandshake."""
     if headers.get(hdrs.UPGRADE, "").strip().lower() != "websocket":
-        raise web.HTTPBadRequest(text="The header Upgrade does not name the WebSocket protocol.")
+        raise InvalidHandshake("The header Upgrade does not name the WebSocket protocol.")
     if "upgrade" not in headers.get(hdrs.CONNECTION, "").lower():
-        raise web.HTTPBadRequest(text="The header Connection does not name the header Upgrade.")
+        raise InvalidHandshake("The header Connection does not name the header Upgrade.")
     if headers.get(hdrs.SEC_WEBSOCKET_VERSION) not in _VERSIONS:
-        raise web.HTTPBadRequest(
-            text="This version of WebSocket is not supported.", headers={hdrs.SEC_WEBSOCKET_VERSION: "13"}
+        raise InvalidHandshake(
+            "This version of WebSocket is not supported.", {hdrs.SEC_WEBSOCKET_VERSION: "13"}
         )
     key = headers.get(hdrs.SEC_WEBSOCKET_KEY, "")
     try:
@@ -93,6 +124,6 @@ def _accept_value(request: web.Request) -> str:
     except ValueError:
         is_valid = False
     if not is_valid:
-        raise web.HTTPBadRequest(text="The header Sec-WebSocket-Key is invalid.")
+        raise InvalidHandshake("The header Sec-WebSocket-Key is invalid.")
     proof = sha1(key.encode() + _GUID, usedforsecurity=False).digest()
     return b2a_base64(proof, newline=False).decode()
