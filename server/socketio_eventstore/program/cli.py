@@ -148,16 +148,26 @@ def genkey(name: str, as_json: bool) -> None:
 @click.option("--rooms", type=click.IntRange(1, 1000), default=10, show_default=True)
 @click.option("--cuts", type=click.IntRange(0), default=200, show_default=True, help="Broken transports.")
 @click.option("--kills", type=click.IntRange(0), default=30, show_default=True, help="SIGKILLs and restarts.")
+@click.option(
+    "--freezes", type=click.IntRange(0), default=0, show_default=True, help="SIGSTOPs and SIGCONTs."
+)
+@click.option("--url", default="", help="A PostgreSQL database without a log, instead of a file.")
+@click.option("--nodes", type=click.IntRange(1, 20), default=1, show_default=True, help="Servers with --url.")
+@click.option("--breaks", type=click.IntRange(0), default=0, show_default=True, help="Lost links to --url.")
+@click.option(
+    "--partitions", type=click.IntRange(0), default=0, show_default=True, help="Silent links to --url."
+)
 @click.option("--events", type=click.IntRange(1), default=10_000, show_default=True, help="Approximately.")
 @click.option("--duration", type=float, default=300.0, show_default=True, help="At most, in seconds.")
 @click.option("--synchronous", type=click.Choice(("full", "normal")), default="full", show_default=True)
 @click.option("--seed", type=int, help="Repeats the run with this seed. Default: a random seed.")
 @click.option("--keep", is_flag=True, help="Keep the scratch store. A broken promise always keeps it.")
-def verify(duration: float, seed: int | None, keep: bool, **amounts: Any) -> None:
+def verify(duration: float, seed: int | None, keep: bool, url: str, **amounts: Any) -> None:
     """Test the promises against a scratch server.
 
-    verify breaks connections, kills the server, and counts the events missed by clients. The exit code is
-    0 if all promises were kept, 1 if a promise was broken, and 2 if the test could not run.
+    verify breaks connections, kills the server, and counts the events missed by clients. With --url, several
+    servers share a database in PostgreSQL. The exit code is 0 if all promises were kept, 1 if a promise was
+    broken, and 2 if the test could not run.
     """
     _require_posix("verify")
     import secrets
@@ -168,7 +178,7 @@ def verify(duration: float, seed: int | None, keep: bool, **amounts: Any) -> Non
 
     seed = secrets.randbelow(2**32) if seed is None else seed
     try:
-        code = verify(Settings(duration_seconds=duration, seed=seed, **amounts), keep=keep)
+        code = verify(Settings(duration_seconds=duration, seed=seed, **amounts), keep=keep, database=url)
     except CannotRun as error:
         raise CommandError(str(error)) from error
     click.get_current_context().exit(code)

@@ -18,6 +18,8 @@ from socketio_eventstore.verify.transports import Transport, TransportClosed, ma
 _RECONNECTION_SECONDS: Final = (0.02, 0.2)
 """The range of the reconnection delay; shorter than the official client's second, for more reconnections."""
 _ACK_SECONDS: Final = 20.0
+_SILENCE_SECONDS: Final = 6.0
+"""The sum of ping_interval and ping_timeout, after which a client takes its transport for dead."""
 _MAX_HALF_OPEN: Final = 2
 """The most half-open connections of one client; one more closes the oldest."""
 
@@ -37,11 +39,12 @@ class Client:
     def __init__(
         self,
         history: History,
-        url: str,
+        url: Callable[[], str],
         transport_kind: TransportKind,
         random: Random,
         listener: Callable[[Received], None],
     ) -> None:
+        """``url``: called for each transport, since each may lead to another server."""
         self.history = history
         self.namespace = history.namespace
         self.sid = ""
@@ -121,18 +124,21 @@ class Client:
 
     async def _connect(self) -> None:
         self._cut_kind = None
-        transport = self._transport = make_transport(self._url, self._transport_kind)
+        transport = self._transport = make_transport(self._url(), self._transport_kind)
         self._has_transport.set()
         try:
-            await transport.open()
+            async with asyncio.timeout(_SILENCE_SECONDS):
+                await transport.open()
             auth = None if self._pid is None else {"pid": self._pid}
             if auth is not None and self._offset is not None:
                 auth["offset"] = self._offset
             await transport.send(packets.encode(packets.CONNECT, self.namespace, auth))
             while True:
-                for packet in await transport.receive():
+                async with asyncio.timeout(_SILENCE_SECONDS):
+                    received = await transport.receive()
+                for packet in received:
                     await self._handle_packet(transport, packet)
-        except (TransportClosed, InvalidPacket):
+        except (TransportClosed, InvalidPacket, TimeoutError):
             pass
         finally:
             self._has_transport.clear()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from random import Random
 from typing import Final
@@ -31,7 +31,7 @@ _TIMEOUT_SECONDS: Final = 20.0
 class Clients:
     """All clients of the server: the members, which are under test, and the publishers."""
 
-    def __init__(self, plan: Plan, url: str, counter: EventCounter) -> None:
+    def __init__(self, plan: Plan, url: Callable[[], str], counter: EventCounter) -> None:
         self.published: list[Published] = []
         self.moves: list[Moved] = []
         self.markers: set[str] = set()
@@ -163,7 +163,9 @@ class Clients:
                 self.markers.add(marker)
                 return
 
-    def _client(self, name: str, namespace: str, transport_kind: TransportKind, url: str) -> Client:
+    def _client(
+        self, name: str, namespace: str, transport_kind: TransportKind, url: Callable[[], str]
+    ) -> Client:
         random = Random(f"{self._plan.settings.seed}/{name}")  # noqa: S311 -- repeatable by the seed
 
         def listener(received: Received) -> None:

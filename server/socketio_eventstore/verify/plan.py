@@ -13,6 +13,8 @@ from random import Random
 from typing import Final, Literal, TypeAlias
 
 NAMESPACES: Final = ("/", "/other")
+BEYOND_LEASE_SECONDS: Final = (11.0, 15.0)
+"""Durations beyond the lease of a server, which is 10 seconds."""
 PUBLISHERS: Final = 4
 """The number of publishers: clients of a separate namespace, with cuts like all clients."""
 
@@ -32,6 +34,14 @@ class Settings:
     duration_seconds: float = 300.0
     """The time limit of a run; later steps are left out."""
     synchronous: Literal["full", "normal"] = "full"
+    nodes: int = 1
+    """The number of servers; several share a log in PostgreSQL."""
+    freezes: int = 0
+    """The number of SIGSTOPs of a server, each with a later SIGCONT."""
+    breaks: int = 0
+    """The number of times at which all connections of a server to the database end, at an append."""
+    partitions: int = 0
+    """The number of times at which nothing passes between a server and the database."""
     seed: int
 
 
@@ -92,7 +102,42 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """A SIGKILL and a new start of the server."""
+    """A SIGKILL and a new start of a server."""
+
+    node: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Freeze:
+    """A SIGSTOP of a server, and a SIGCONT."""
+
+    node: int
+    seconds: float
+
+
+class BreakKind(StrEnum):
+    """The moment at which a server loses its connections to the database."""
+
+    REQUEST = "request"
+    """The next append does not arrive."""
+    ANSWER = "answer"
+    """The next append arrives, and its answer is lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    """The end of all connections of a server to the database."""
+
+    node: int
+    kind: BreakKind
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """Nothing passes between a server and the database; what was sent meanwhile arrives late."""
+
+    node: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +145,8 @@ class WaitUntilConnected:
     """A wait until all clients are connected."""
 
 
-Action: TypeAlias = Move | Cut | Kill | WaitUntilConnected
+Fault: TypeAlias = Kill | Freeze | Break | Partition
+Action: TypeAlias = Move | Cut | Fault | WaitUntilConnected
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,18 +210,40 @@ def _member(index: int, rooms: list[str], random: Random) -> Member:
 
 def _actions(settings: Settings, members: tuple[Member, ...], random: Random) -> Iterator[Action]:
     moves = settings.cuts + settings.clients
-    kinds = [Cut] * settings.cuts + [Kill] * settings.kills + [Move] * moves
+    amounts: dict[type[Action], int] = {
+        Cut: settings.cuts,
+        Kill: settings.kills,
+        Move: moves,
+        Freeze: settings.freezes,
+        Break: settings.breaks,
+        Partition: settings.partitions,
+    }
+    kinds = [kind for kind, amount in amounts.items() for _ in range(amount)]
     random.shuffle(kinds)
     rooms = _PlannedRooms(settings, members, random)
     for kind in kinds:
-        if kind is Kill:
-            yield Kill()
+        if kind is Cut:
+            yield _cut(settings, rooms, random)
+        elif kind is Move:
+            yield rooms.move(random.randrange(settings.clients), own=random.random() < 0.7)
+        else:
+            yield _fault(kind, settings, random)
             if random.random() < 0.5:  # without the wait, the next step happens during reconnections
                 yield WaitUntilConnected()
-        elif kind is Cut:
-            yield _cut(settings, rooms, random)
-        else:
-            yield rooms.move(random.randrange(settings.clients), own=random.random() < 0.7)
+
+
+def _fault(kind: type[Action], settings: Settings, random: Random) -> Fault:
+    node = random.randrange(settings.nodes) if settings.nodes > 1 else 0
+    if kind is Freeze:
+        return Freeze(node, _seconds(random))
+    if kind is Break:
+        return Break(node, random.choice(list(BreakKind)))
+    return Partition(node, _seconds(random)) if kind is Partition else Kill(node)
+
+
+def _seconds(random: Random) -> float:
+    """Return a short time, or one in which other servers take the server for dead."""
+    return random.uniform(0.1, 2.0) if random.random() < 0.6 else random.uniform(*BEYOND_LEASE_SECONDS)
 
 
 def _cut(settings: Settings, rooms: _PlannedRooms, random: Random) -> Cut:

@@ -1,10 +1,12 @@
-"""The scratch server: a process that a run kills and starts again."""
+"""A scratch server: a process that a run kills and starts again."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -33,6 +35,7 @@ max_disconnection_duration = 1000000.0
 
 [store]
 path = "events.db"
+url = {url}
 synchronous = "{synchronous}"
 
 [log]
@@ -47,15 +50,19 @@ class CannotRun(Exception):
 class Server:
     """The server on one port, over all restarts. The server exits with its parent process."""
 
-    def __init__(self, folder: Path, settings: Settings, command: Sequence[str] = SERVE) -> None:
-        self.database = folder / "events.db"
+    def __init__(
+        self, folder: Path, settings: Settings, command: Sequence[str] = SERVE, database: str = ""
+    ) -> None:
+        """``database``: the URL of a PostgreSQL database; "" is the file ``events.db`` in the folder."""
+        folder.mkdir(exist_ok=True)
         self.log_file = folder / "server.log"
         self.url = ""
         self._folder = folder
         self._command = command
         self._port = 0
         self._process: asyncio.subprocess.Process | None = None
-        (folder / "config.toml").write_text(_CONFIG.format(host=HOST, synchronous=settings.synchronous))
+        config = _CONFIG.format(host=HOST, url=json.dumps(database), synchronous=settings.synchronous)
+        (folder / "config.toml").write_text(config)
 
     async def start(self) -> None:
         """Start the server and wait until it listens. Raises CannotRun."""
@@ -91,6 +98,18 @@ class Server:
             )
         self._process.kill()
         await self._process.wait()
+
+    async def freeze(self, seconds: float) -> None:
+        """Stop the process for a while, by SIGSTOP."""
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        process.send_signal(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            with suppress(ProcessLookupError):  # it may have been killed meanwhile
+                process.send_signal(signal.SIGCONT)
 
     async def stop(self) -> None:
         """Stop the server by SIGTERM, and by SIGKILL after a timeout."""

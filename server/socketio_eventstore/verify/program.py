@@ -20,15 +20,15 @@ BROKEN = 1
 """The exit code after a broken promise."""
 
 
-def verify(settings: Settings, *, keep: bool, command: Sequence[str] = SERVE) -> int:
+def verify(settings: Settings, *, keep: bool, command: Sequence[str] = SERVE, database: str = "") -> int:
     """Run, print the report, and return the exit code. Raises CannotRun.
 
-    ``command`` starts the server. The scratch folder is removed, except with ``keep`` and after a broken
-    promise.
+    ``command`` starts a server. ``database`` is the URL of a PostgreSQL database without a log; "" is a file.
+    The scratch folder is removed, except with ``keep`` and after a broken promise.
     """
     folder = Path(tempfile.mkdtemp(prefix="socketio-eventstore-verify-"))
     try:
-        outcome = _run(settings, folder, command)
+        outcome = _run(settings, folder, command, database)
         keep = keep or not outcome.verdict.kept
         click.echo(report(settings, outcome))
     finally:
@@ -39,7 +39,7 @@ def verify(settings: Settings, *, keep: bool, command: Sequence[str] = SERVE) ->
     return 0 if outcome.verdict.kept else BROKEN
 
 
-def _run(settings: Settings, folder: Path, command: Sequence[str]) -> Outcome:
+def _run(settings: Settings, folder: Path, command: Sequence[str], database: str) -> Outcome:
     plan = make_plan(settings)
     label = f"{settings.cuts} cuts, {settings.kills} kills"
     with click.progressbar(iterable=plan.steps, label=label, file=sys.stderr) as bar:
@@ -47,4 +47,4 @@ def _run(settings: Settings, folder: Path, command: Sequence[str]) -> Outcome:
         def progress() -> None:
             bar.update(1)
 
-        return asyncio.run(run(plan, folder, progress, command))
+        return asyncio.run(run(plan, folder, progress, command, database))

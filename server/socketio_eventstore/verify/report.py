@@ -29,9 +29,12 @@ def report(settings: Settings, outcome: Outcome) -> str:
 
 def _lines(settings: Settings, outcome: Outcome) -> Iterator[str]:
     verdict, done = outcome.verdict, outcome.done
+    others = ("freezes", "breaks", "partitions")
     yield (
-        f"{settings.clients} clients, {settings.rooms} rooms, {done['cuts']} cuts, {done['kills']} kills, "
-        f"{done['moves']} joins and leaves, {outcome.events:,} events, synchronous = {settings.synchronous}"
+        ("" if settings.nodes == 1 else f"{settings.nodes} servers, ")
+        + f"{settings.clients} clients, {settings.rooms} rooms, {done['cuts']} cuts, {done['kills']} kills, "
+        + "".join(f"{done[name]} {name}, " for name in others if done[name])
+        + f"{done['moves']} joins and leaves, {outcome.events:,} events, synchronous = {settings.synchronous}"
     )
     yield ""
     for fault in Fault:
@@ -66,8 +69,11 @@ def _percent(verdict: Verdict) -> str:
 
 def repeat_command(settings: Settings) -> str:
     """Return the command that repeats a run, except for differences in timing."""
+    more = [] if settings.nodes == 1 else [f"--url … --nodes {settings.nodes} "]
+    faults = {"freezes": settings.freezes, "breaks": settings.breaks, "partitions": settings.partitions}
+    more += [f"--{name} {number} " for name, number in faults.items() if number]
     return (
-        f"socketio-eventstore verify --clients {settings.clients} --rooms {settings.rooms} "
+        f"socketio-eventstore verify {''.join(more)}--clients {settings.clients} --rooms {settings.rooms} "
         f"--cuts {settings.cuts} --kills {settings.kills} --events {settings.events} "
         f"--synchronous {settings.synchronous} --seed {settings.seed}"
     )

@@ -1,10 +1,9 @@
-"""A run: the server, the clients, and the steps of the plan."""
+"""A run: the servers, the clients, and the steps of the plan."""
 
 from __future__ import annotations
 
 import asyncio
 import math
-import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -16,9 +15,9 @@ from socketio_eventstore.verify.clients import Clients
 from socketio_eventstore.verify.event_counter import EventCounter
 from socketio_eventstore.verify.history import Evidence
 from socketio_eventstore.verify.judge import Verdict, judge
-from socketio_eventstore.verify.plan import Action, Cut, Kill, Move, Plan, WaitUntilConnected
-from socketio_eventstore.verify.process import SERVE, CannotRun, Server
-from socketio_eventstore.verify.store import keep_rooms, read_store
+from socketio_eventstore.verify.plan import Action, Cut, Fault, Kill, Move, Plan, WaitUntilConnected
+from socketio_eventstore.verify.process import SERVE, CannotRun
+from socketio_eventstore.verify.servers import Servers
 
 _CONNECT_SECONDS: Final = 30.0
 _STEP_SECONDS: Final = 5.0
@@ -40,7 +39,7 @@ class Outcome:
     deliveries: int
     """The number of entries in the histories of all clients."""
     done: Counter[str]
-    """The number of cuts, kills and moves."""
+    """The number of cuts, faults and moves, by their names."""
     notes: tuple[str, ...]
     """Unusual facts that are not broken promises."""
 
@@ -48,8 +47,8 @@ class Outcome:
 class _PlanRunner:
     """Runs the steps of the plan."""
 
-    def __init__(self, plan: Plan, server: Server, clients: Clients, counter: EventCounter) -> None:
-        self._plan, self._server, self._clients, self._counter = plan, server, clients, counter
+    def __init__(self, plan: Plan, servers: Servers, clients: Clients, counter: EventCounter) -> None:
+        self._plan, self._servers, self._clients, self._counter = plan, servers, clients, counter
         self._cut_locks = [asyncio.Lock() for _ in clients.all_clients]
         self.done: Counter[str] = Counter()
 
@@ -79,16 +78,20 @@ class _PlanRunner:
         """Run an action, or return a coroutine to run during the next steps."""
         match action:
             case Kill():
-                await self._server.kill()
-                await self._server.start()
-                self.done["kills"] += 1
+                await self._strike(action)
             case WaitUntilConnected():
                 await self._clients.wait_until_connected(_STEP_SECONDS)
             case Cut():
                 return self._cut(action)
             case Move():
                 return self._move(action)
+            case fault:
+                return self._strike(fault)
         return None
+
+    async def _strike(self, fault: Fault) -> None:
+        await self._servers.strike(fault)
+        self.done[f"{type(fault).__name__.lower()}s"] += 1
 
     async def _cut(self, cut: Cut) -> None:
         client = self._clients.all_clients[cut.client]
@@ -108,20 +111,23 @@ class _PlanRunner:
         self.done["moves"] += 1
 
 
-async def run(plan: Plan, folder: Path, progress: Progress, command: Sequence[str] = SERVE) -> Outcome:
+async def run(
+    plan: Plan, folder: Path, progress: Progress, command: Sequence[str] = SERVE, database: str = ""
+) -> Outcome:
     """Run the plan in an empty folder, and judge the run.
 
-    ``command`` starts the server, and is called with ``--config`` and ``--port``. Raises CannotRun.
+    ``command`` starts a server, and is called with ``--config`` and ``--port``. ``database``: the URL of a
+    PostgreSQL database without a log; "" is a file. Raises CannotRun.
     """
-    server, counter, notes = Server(folder, plan.settings, command), EventCounter(), []
+    servers, counter, notes = Servers(folder, plan.settings, command, database), EventCounter(), []
     try:
-        await server.start()
-        await asyncio.to_thread(keep_rooms, server.database)
-        clients = Clients(plan, server.url, counter)
-        plan_runner = _PlanRunner(plan, server, clients, counter)
+        await servers.start()
+        await asyncio.to_thread(servers.store.keep_rooms)
+        clients = Clients(plan, servers.url, counter)
+        plan_runner = _PlanRunner(plan, servers, clients, counter)
         async with _running(clients):
             if not await clients.wait_until_connected(_CONNECT_SECONDS):
-                raise CannotRun(f"the clients could not connect to {server.url}")
+                raise CannotRun(f"the clients could not connect to {servers.url()}")
             await clients.join_initial_rooms()
             publishing = asyncio.create_task(clients.publish())
             try:
@@ -137,17 +143,17 @@ async def run(plan: Plan, folder: Path, progress: Progress, command: Sequence[st
                 notes.append("at the end some clients were not connected")
             if not await clients.send_markers():
                 notes.append("at the end some clients did not receive the last event")
-            store = await asyncio.to_thread(read_store, server.database)
-    except sqlite3.Error as error:
-        raise CannotRun(f"{server.database} cannot be read: {error}") from error
+            store = await asyncio.to_thread(servers.store.read)
     finally:
-        await server.stop()
-    if tracebacks := server.tracebacks():
+        await servers.stop()
+    if tracebacks := servers.tracebacks():
         notes.append(f"the server logged {tracebacks} errors")
     histories = tuple(client.history for client in clients.all_clients)
     evidence = Evidence(histories, tuple(clients.published), tuple(clients.moves), frozenset(clients.markers))
     verdict = await asyncio.to_thread(judge, evidence, store)
     deliveries = sum(len(history.entries) for history in histories)
+    if verdict.kept:
+        await asyncio.to_thread(servers.store.remove)
     return Outcome(verdict, len(store.events), deliveries, plan_runner.done, tuple(notes))
 
 

@@ -1,15 +1,20 @@
-"""The contents of the scratch database, read with plain SQL, as any program may."""
+"""The contents of the scratch database, read with plain SQL, as any program may.
+
+This is the file; ``postgres_store`` has the database in PostgreSQL.
+"""
 
 from __future__ import annotations
 
 import json
 import sqlite3
 from bisect import bisect_left
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Protocol
+
+from socketio_eventstore.verify.process import CannotRun
 
 _EVENTS: Final = "SELECT offset, namespace, rooms, skip, payload FROM events ORDER BY offset"
 _SESSIONS: Final = "SELECT namespace, sid, start_offset FROM sessions"
@@ -90,32 +95,76 @@ class StoreContents:
     """By namespace and sid."""
 
 
-def keep_rooms(database: Path) -> None:
-    """Keep the memberships that the server deletes from now on, for ``read_store``. Raises sqlite3.Error."""
-    with closing(sqlite3.connect(database, timeout=10)) as connection:
-        for statement in _KEEP_ROOMS:
-            connection.execute(statement)
-        connection.commit()
+class Store(Protocol):
+    """The scratch database of a run."""
+
+    def keep_rooms(self) -> None:
+        """Keep the memberships that the server deletes from now on, for ``read``. Raises CannotRun."""
+        ...
+
+    def read(self) -> StoreContents:
+        """Read the database after ``keep_rooms``, without disturbing a running server. Raises CannotRun."""
+        ...
+
+    def remove(self) -> None:
+        """Remove what the run has made outside of its folder. Raises CannotRun."""
+        ...
 
 
-def read_store(database: Path) -> StoreContents:
-    """Read a database after ``keep_rooms``, without disturbing a running server. Raises sqlite3.Error."""
-    uri = f"{database.absolute().as_uri()}?mode=ro"
-    with closing(sqlite3.connect(uri, uri=True, timeout=10)) as connection:
-        connection.execute("BEGIN")  # all queries see the same state
-        events = _events(connection)
-        memberships: dict[tuple[str, str], list[Membership]] = {}
-        for namespace, sid, room, after, through in connection.execute(_ROOMS):
-            memberships.setdefault((namespace, sid), []).append(Membership(room, after, through))
-        sessions = {
-            (namespace, sid): Session(namespace, sid, start, tuple(memberships.get((namespace, sid), ())))
-            for namespace, sid, start in connection.execute(_SESSIONS)
-        }
-    return StoreContents(events, sessions)
+class FileStore:
+    """The file of a single server."""
+
+    def __init__(self, database: Path) -> None:
+        self._database = database
+
+    def keep_rooms(self) -> None:
+        """Keep the memberships that the server deletes from now on."""
+        with self._errors(), closing(sqlite3.connect(self._database, timeout=10)) as connection:
+            for statement in _KEEP_ROOMS:
+                connection.execute(statement)
+            connection.commit()
+
+    def read(self) -> StoreContents:
+        """Read the file."""
+        uri = f"{self._database.absolute().as_uri()}?mode=ro"
+        with self._errors(), closing(sqlite3.connect(uri, uri=True, timeout=10)) as connection:
+            connection.execute("BEGIN")  # all queries see the same state
+            return contents(
+                connection.execute(_EVENTS).fetchall(),
+                connection.execute(_EPOCHS).fetchall(),
+                connection.execute(_ROOMS).fetchall(),
+                connection.execute(_SESSIONS).fetchall(),
+            )
+
+    def remove(self) -> None:
+        """Do nothing: the file is in the folder of the run."""
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise CannotRun(f"{self._database} cannot be read: {error}") from error
 
 
-def _events(connection: sqlite3.Connection) -> tuple[LoggedEvent, ...]:
-    epochs = connection.execute(_EPOCHS).fetchall()
+def contents(
+    events: Iterable[Sequence[Any]],
+    epochs: Iterable[Sequence[Any]],
+    rooms: Iterable[Sequence[Any]],
+    sessions: Iterable[Sequence[Any]],
+) -> StoreContents:
+    """Return the contents from the rows of the tables, in the columns of the queries above."""
+    memberships: dict[tuple[str, str], list[Membership]] = {}
+    for namespace, sid, room, after, through in rooms:
+        memberships.setdefault((namespace, sid), []).append(Membership(room, after, through))
+    by_name = {
+        (namespace, sid): Session(namespace, sid, start, tuple(memberships.get((namespace, sid), ())))
+        for namespace, sid, start in sessions
+    }
+    return StoreContents(_events(events, list(epochs)), by_name)
+
+
+def _events(rows: Iterable[Sequence[Any]], epochs: Sequence[Sequence[Any]]) -> tuple[LoggedEvent, ...]:
     began_after = [after for after, _ in epochs]
     return tuple(
         LoggedEvent(
@@ -126,5 +175,5 @@ def _events(connection: sqlite3.Connection) -> tuple[LoggedEvent, ...]:
             None if rooms is None else frozenset(json.loads(rooms)),
             frozenset(json.loads(skip or "[]")),
         )
-        for sequence, namespace, rooms, skip, payload in connection.execute(_EVENTS)
+        for sequence, namespace, rooms, skip, payload in rows
     )

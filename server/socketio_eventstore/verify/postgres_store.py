@@ -1,0 +1,86 @@
+"""The contents of a scratch database in PostgreSQL, read with plain SQL, as any program may.
+
+The database must have no log. At the end the log is removed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, LiteralString
+
+from socketio_eventstore.verify.process import CannotRun
+from socketio_eventstore.verify.store import StoreContents, contents
+
+if TYPE_CHECKING:
+    import psycopg
+
+_FOUND: Final = "SELECT 1 FROM pg_namespace WHERE nspname = 'eventstore'"
+_REMOVE: Final = "DROP SCHEMA IF EXISTS eventstore CASCADE"
+_EVENTS: Final = 'SELECT "offset", namespace, rooms, skip, payload FROM eventstore.events ORDER BY "offset"'
+_EPOCHS: Final = "SELECT began_after, epoch FROM eventstore.epochs ORDER BY number"
+_SESSIONS: Final = "SELECT namespace, sid, start_offset FROM eventstore.sessions"
+_ROOMS: Final = """
+SELECT namespace, sid, room, joined_after, left_after FROM eventstore.rooms
+UNION SELECT namespace, sid, room, joined_after, left_after FROM eventstore.verify_rooms ORDER BY joined_after
+"""
+# The server deletes a membership when its client has all events of it; the judge needs them to the end.
+_KEEP_ROOMS: Final = """
+CREATE TABLE eventstore.verify_rooms (
+  namespace text, sid text, room text, joined_after bigint, left_after bigint
+);
+CREATE FUNCTION eventstore.verify_keeps_rooms() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  INSERT INTO eventstore.verify_rooms
+  VALUES (OLD.namespace, OLD.sid, OLD.room, OLD.joined_after, OLD.left_after);
+  RETURN NULL;
+END
+$$;
+CREATE TRIGGER verify_keeps_rooms AFTER DELETE ON eventstore.rooms
+FOR EACH ROW EXECUTE FUNCTION eventstore.verify_keeps_rooms()
+"""
+
+
+class PostgresStore:
+    """A database in PostgreSQL without a log. Raises CannotRun if it has one."""
+
+    def __init__(self, url: str) -> None:
+        """Connect to the database. Raises CannotRun."""
+        self._url = url
+        with self._connected() as connection:
+            if connection.execute(_FOUND).fetchone() is not None:
+                raise CannotRun("the database has a schema eventstore; verify needs a database without one")
+
+    def keep_rooms(self) -> None:
+        """Keep the memberships that the server deletes from now on."""
+        with self._connected() as connection:
+            connection.execute(_KEEP_ROOMS)
+
+    def read(self) -> StoreContents:
+        """Read the database."""
+        with self._connected() as connection:
+            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")  # one state for all queries
+
+            def rows(query: LiteralString) -> list[tuple[Any, ...]]:
+                return connection.execute(query).fetchall()
+
+            rooms = [(*row[:2], json.loads(row[2]), *row[3:]) for row in rows(_ROOMS)]
+            return contents(rows(_EVENTS), rows(_EPOCHS), rooms, rows(_SESSIONS))
+
+    def remove(self) -> None:
+        """Remove the log."""
+        with self._connected() as connection:
+            connection.execute(_REMOVE)
+
+    @contextmanager
+    def _connected(self) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+        try:
+            import psycopg
+        except ImportError as error:
+            raise CannotRun("PostgreSQL needs psycopg: install the extra postgres") from error
+        try:
+            with psycopg.connect(self._url) as connection:
+                yield connection
+        except psycopg.Error as error:
+            raise CannotRun(f"the database cannot be used: {str(error).strip()}") from error

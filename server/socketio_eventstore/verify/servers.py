@@ -1,0 +1,68 @@
+"""The servers of a run: one with a file, or several that share a database in PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+
+from socketio_eventstore.verify.database_link import DatabaseLink
+from socketio_eventstore.verify.plan import Break, Fault, Freeze, Kill, Partition, Settings
+from socketio_eventstore.verify.postgres_store import PostgresStore
+from socketio_eventstore.verify.process import CannotRun, Server
+from socketio_eventstore.verify.store import FileStore, Store
+
+
+class Servers:
+    """All servers of a run, their links to the database, and their store."""
+
+    def __init__(self, folder: Path, settings: Settings, command: Sequence[str], database: str) -> None:
+        """``database``: the URL of a PostgreSQL database; "" is a file in the folder. Raises CannotRun."""
+        if not database and (settings.nodes > 1 or settings.breaks or settings.partitions):
+            raise CannotRun("several servers, breaks and partitions need a database in PostgreSQL: --url")
+        self._folder, self._settings, self._command = folder, settings, command
+        self._links = [DatabaseLink(database) for _ in range(settings.nodes if database else 0)]
+        self._servers: list[Server] = []
+        self._random = Random(settings.seed)  # noqa: S311 -- no secret
+        self.store: Store = PostgresStore(database) if database else FileStore(folder / "events.db")
+
+    async def start(self) -> None:
+        """Start all of them. Raises CannotRun."""
+        for link in self._links:
+            await link.start()
+        if self._links:
+            folders = [self._folder / f"server{number}" for number in range(1, len(self._links) + 1)]
+            urls = [link.url for link in self._links]
+        else:
+            folders, urls = [self._folder], [""]
+        for folder, url in zip(folders, urls, strict=True):
+            server = Server(folder, self._settings, self._command, url)
+            self._servers.append(server)
+            await server.start()
+
+    def url(self) -> str:
+        """Return the URL of any of them."""
+        return self._random.choice(self._servers).url
+
+    async def strike(self, fault: Fault) -> None:
+        """Let a fault happen, to its end. Raises CannotRun."""
+        match fault:
+            case Kill(node):
+                await self._servers[node].kill()
+                await self._servers[node].start()
+            case Freeze(node, seconds):
+                await self._servers[node].freeze(seconds)
+            case Break(node, kind):
+                self._links[node].break_next(kind)
+            case Partition(node, seconds):
+                await self._links[node].hold(seconds)
+
+    async def stop(self) -> None:
+        """Stop all of them, and close the links."""
+        await asyncio.gather(*(server.stop() for server in self._servers))
+        await asyncio.gather(*(link.close() for link in self._links))
+
+    def tracebacks(self) -> int:
+        """Return the number of tracebacks in the logs."""
+        return sum(server.tracebacks() for server in self._servers)

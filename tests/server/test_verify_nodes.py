@@ -1,0 +1,72 @@
+"""``verify`` with several servers on one PostgreSQL database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from socketio_eventstore.verify.database_link import DatabaseLink
+from socketio_eventstore.verify.judge import Fault
+from socketio_eventstore.verify.plan import Settings, make_plan
+from socketio_eventstore.verify.process import SERVE, CannotRun
+from socketio_eventstore.verify.runner import run
+from support.postgres import Cluster
+
+# With this seed the freeze and the partition are shorter than the lease.
+FAULTS = Settings(
+    clients=6, rooms=3, cuts=8, kills=1, freezes=1, breaks=2, partitions=1, nodes=2, events=150, seed=3
+)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    cluster = Cluster()
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+        cluster.remove()
+
+
+def url_of(cluster: Cluster, database: str) -> str:
+    return f"postgresql://tests@/{database}?host={cluster.folder}"
+
+
+async def test_several_servers(cluster: Cluster, tmp_path: Path) -> None:
+    """Two servers keep all promises through faults, and their log is removed afterwards."""
+    database = cluster.new_database()
+    outcome = await run(make_plan(FAULTS), tmp_path, lambda: None, SERVE, url_of(cluster, database))
+    assert outcome.verdict.kept, outcome.verdict.findings[:5]
+    assert outcome.notes == ()
+    done = {name: outcome.done[name] for name in ("cuts", "kills", "freezes", "breaks", "partitions")}
+    assert done == {"cuts": 8, "kills": 1, "freezes": 1, "breaks": 2, "partitions": 1}
+    assert outcome.verdict.recovered == outcome.verdict.returns > 0
+    assert all(outcome.verdict.checked[fault] > 0 for fault in Fault)
+    assert cluster.sql(database, "SELECT count(*) FROM pg_namespace WHERE nspname = 'eventstore'") == "0\n"
+
+
+async def test_database_with_a_log(cluster: Cluster, tmp_path: Path) -> None:
+    """A database with a log of somebody is refused, and stays as it is."""
+    database = cluster.new_database()
+    cluster.sql(database, "CREATE SCHEMA eventstore")
+    with pytest.raises(CannotRun, match="a database without one"):
+        await run(make_plan(FAULTS), tmp_path, lambda: None, SERVE, url_of(cluster, database))
+    assert cluster.sql(database, "SELECT count(*) FROM pg_namespace WHERE nspname = 'eventstore'") == "1\n"
+
+
+async def test_no_database(cluster: Cluster, tmp_path: Path) -> None:
+    """A database that is not there is an error in one line, and several servers need one."""
+    with pytest.raises(CannotRun, match="none"):
+        await run(make_plan(FAULTS), tmp_path, lambda: None, SERVE, url_of(cluster, "none"))
+    with pytest.raises(CannotRun, match="--url"):
+        await run(make_plan(FAULTS), tmp_path, lambda: None)
+
+
+@pytest.mark.parametrize("url", ["postgresql://a,b/c", "http://localhost"])
+def test_urls_that_lead_nowhere(url: str) -> None:
+    """Links go to one host, by a URL of PostgreSQL."""
+    with pytest.raises(CannotRun):
+        DatabaseLink(url)
