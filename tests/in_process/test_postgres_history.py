@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from socketio_eventlog.errors import StoreError
-from support.postgres import LAZY, Cluster
+from support.postgres import Cluster, shared_cluster
 from support.postgres_sabotages import SABOTAGES, Scenario
 from support.postgres_scenarios import SCENARIOS
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    """A cluster that flushes nothing by itself."""
-    cluster = Cluster()
-    try:
-        cluster.start(**LAZY)
-        cluster.migrate("migrated")
-        yield cluster
-    finally:
-        cluster.remove()
+@pytest.fixture
+def cluster() -> Cluster:
+    """The cluster of this process, which flushes nothing by itself."""
+    return shared_cluster()
 
 
 @pytest.fixture

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from socketio_eventlog.errors import ConditionFailed
-from socketio_eventlog.postgres import tail
+from socketio_eventlog.postgres import events, tail
+from socketio_eventlog.postgres.connection import Connection
+from socketio_eventlog.postgres.decoding import GONE
 from socketio_eventlog.postgres.nudges import Nudges
 from socketio_eventlog.records import (
     Answered,
@@ -15,6 +18,7 @@ from socketio_eventlog.records import (
     Change,
     DataSaved,
     Departed,
+    Event,
     EventHandled,
     Heartbeat,
     IdentityRevoked,
@@ -191,6 +195,29 @@ async def test_others_see_a_node_come_and_go(url: str) -> None:
         assert (first.node, first.away_since, first.confirmed) == (None, left_at.uptime, 1)
         assert (second.node, second.confirmed) == (None, 1), "the heartbeat was from before its claim"
         assert [node.node for node in (await one.log.join()).nodes] == [one.log.node]
+
+
+# What is gone ----------------------------------------------------------------------------------------
+
+
+async def test_an_event_is_gone_before_it_is_read(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that is deleted before another node reads it: whoever may have missed it gets a new session."""
+
+    async def deleted_before(connection: Connection, *arguments: Any) -> dict[int, Event]:
+        await connection.execute('DELETE FROM eventstore.events WHERE "offset" = 2')
+        return await events.read_ranges(connection, *arguments)
+
+    async with joined_node(url) as one, joined_node(url) as other:
+        monkeypatch.setattr(tail, "read_ranges", deleted_before)
+        batch = await one.commit(event("kept"), event("gone", rooms=("a",)), event("kept"))
+        foreign = await other.until(batch.number)
+        assert [done.position for done in foreign.changes] == [1, 2, 3]
+        assert foreign.changes[1].change == GONE
+        for room, after in (("a", 1), ("b", 1), ("a", 2)):
+            summary = await other.log.summarise_missed(
+                "/", always(room), after, 3, max_events=9, max_bytes=9000
+            )
+            assert summary.is_incomplete == (after < 2), "this node does not know for whom it was"
 
 
 # Nudges ----------------------------------------------------------------------------------------------

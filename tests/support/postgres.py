@@ -232,7 +232,7 @@ def shared_cluster() -> Cluster:
     """The cluster of this test process, with a migrated database as a template."""
     if not _shared:
         cluster = Cluster()
-        cluster.start()
+        cluster.start(**LAZY)
         _shared.append(cluster)
         cluster.migrate("migrated")
     return _shared[0]

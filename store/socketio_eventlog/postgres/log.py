@@ -65,7 +65,8 @@ class PostgresLog(IndexedLog):
         lease_seconds: float,
     ) -> None:
         """Use ``open``."""
-        super().__init__(state.epochs, state.index, state.altered, state.head, state.pruned_through)
+        ranges = AlteredRanges(state.altered)
+        super().__init__(state.epochs, state.index, ranges, state.head, state.pruned_through)
         self.node = node
         """The random id of this node."""
         self.room = Room()
@@ -81,7 +82,7 @@ class PostgresLog(IndexedLog):
         self._maintenance = Reads(conninfo)
         """For what takes longer than a replay should wait."""
         flushes = options.synchronous == "full"
-        self._order = order = Order(node, state.seen, state.epoch, state.altered_numbers, self)
+        self._order = order = Order(node, state, self)
         self._others = set(state.others)
         """The other nodes that are alive."""
         self._nudges = Nudges(conninfo, node, self._nudged)

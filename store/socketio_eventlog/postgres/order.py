@@ -44,6 +44,19 @@ class Receiver(Protocol):
         ...
 
 
+class Beginning(Protocol):
+    """The state in which a node begins (see ``start.InitialState``)."""
+
+    @property
+    def seen(self) -> Seen: ...
+    @property
+    def epoch(self) -> str: ...
+    @property
+    def altered(self) -> Sequence[AlteredRange]: ...
+    @property
+    def altered_numbers(self) -> tuple[int, int]: ...
+
+
 class Row(NamedTuple):
     """A batch, as the database has it."""
 
@@ -81,15 +94,13 @@ class Pending:
 class Order:
     """Gives out each batch once, in the order, whether the append or the table has shown it."""
 
-    def __init__(
-        self, node: str, seen: Seen, epoch: str, altered_numbers: tuple[int, int], receiver: Receiver
-    ) -> None:
+    def __init__(self, node: str, state: Beginning, receiver: Receiver) -> None:
         self.node = node
-        self.seen = seen
+        self.seen = state.seen
         """The last batch that was given out."""
-        self.epoch = epoch
+        self.epoch = state.epoch
         """The epoch of that batch."""
-        self.altered_numbers = altered_numbers
+        self.altered_numbers = state.altered_numbers
         """The numbers of altered ranges that the receiver knows (see ``altered.numbers``)."""
         self.number = 0
         """The number of the last own batch that was given out."""
@@ -100,10 +111,10 @@ class Order:
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done with ``failure``."""
         self._receiver = receiver
-        self._ranges: Sequence[AlteredRange] = ()
+        self._ranges = state.altered
         self._gone: deque[AlteredRange] = deque(maxlen=MAX_RANGES)
         self._pending: Pending | None = None
-        self._chains: dict[int, bytes] | None = {seen.batch: seen.chain}
+        self._chains: dict[int, bytes] | None = {self.seen.batch: self.seen.chain}
         self._progress = asyncio.Event()
 
     def expect(self, pending: Pending | None) -> None:

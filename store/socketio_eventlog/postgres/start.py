@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from socketio_eventlog.altered import AlteredRanges
+from socketio_eventlog.altered import AlteredRange
 from socketio_eventlog.index import Index
 from socketio_eventlog.offsets import Epochs
 from socketio_eventlog.options import StoreOptions
@@ -45,7 +45,7 @@ class InitialState:
     index: Index
     segments: Sequence[tuple[int, int]]
     """The first sequence and the length of each stored segment of the index."""
-    altered: AlteredRanges
+    altered: Sequence[AlteredRange]
     altered_numbers: tuple[int, int]
     others: Sequence[str]
     """The other nodes that are alive."""
@@ -113,7 +113,7 @@ async def _read(connection: Connection, node: str, options: StoreOptions) -> Ini
         uptime,
         index,
         stored,
-        AlteredRanges(await altered.ranges(connection)),
+        await altered.ranges(connection),
         await altered.numbers(connection),
         [one for (one,) in others],
     )
