@@ -8,13 +8,28 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
 
 from support import postgres
 from support.clients import Client, NodeClients, sequence_of
-from support.processes import ServerProcess
+from support.processes import HOST, ServerProcess
 from support.proxies import Balancer
+from support.reverse_proxies import NAME, HAProxy, Nginx, ReverseProxy
+
+CLUSTER = Path(__file__).parents[2] / "docs" / "cluster.md"
+ADDRESSES = ("10.0.0.1:3000", "10.0.0.2:3000", "10.0.0.3:3000")
+
+
+class NginxOfNodes(Nginx):
+    document, servers = CLUSTER, ADDRESSES
+
+
+class HAProxyOfNodes(HAProxy):
+    document, servers = CLUSTER, ADDRESSES
 
 
 class Nodes:
@@ -50,11 +65,13 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     database = url.split("@/")[1].split("?")[0]
     with ExitStack() as stack:
         servers = []
-        for _ in range(3):
-            folder = tmp_path_factory.mktemp("node")
-            servers.append(
-                stack.enter_context(ServerProcess(folder, {"store": {"path": "data/events.db", "url": url}}))
-            )
+        for number in range(3):
+            config: dict[str, dict[str, object] | None] = {
+                "server": {"node_name": f"n{number + 1}", "allowed_hosts": [NAME], "trusted_proxies": [HOST]},
+                "store": {"path": "data/events.db", "url": url},
+            }
+            server = ServerProcess(tmp_path_factory.mktemp("node"), config)
+            servers.append(stack.enter_context(server))
         yield Nodes(servers, database)
 
 
@@ -92,6 +109,8 @@ async def test_calls_reach_clients_of_other_nodes(three: Nodes, node: NodeClient
     sid = (await client.connected()).sid
     await client.call("join", "kitchen")
     await client.call("save", {"name": "Ann"})
+    await control.call("publish", {"name": "stored", "to": "kitchen"})
+    assert (await client.received("stored"))[0].offset
     assert await control.call("rooms", {"sid": sid}) == sorted([sid, "kitchen"])
     assert await control.call("load", {"sid": sid}) == {"name": "Ann"}
     await control.call("publish", {"name": "fleeting", "data": b"\x00", "to": sid, "volatile": True})
@@ -99,6 +118,39 @@ async def test_calls_reach_clients_of_other_nodes(three: Nodes, node: NodeClient
     assert await control.call("ask", {"name": "question", "data": "text", "to": sid}) is not None
     await control.call("hang_up", {"sid": sid})
     assert await client.gone() == "io server disconnect"
+
+
+@pytest.mark.parametrize("kind", [NginxOfNodes, HAProxyOfNodes], ids=lambda kind: kind.program)
+async def test_polling_client_stays_on_its_node(
+    three: Nodes, node: NodeClients, tmp_path: Path, kind: type[ReverseProxy]
+) -> None:
+    """Behind the documented proxies, all requests of a connection reach one node, and so does its upgrade."""
+    with kind(tmp_path / "proxy", *(server.port for server in three.servers)) as proxy:
+        options: dict[str, Any] = {"agent": "https", "address": HOST, "ca": proxy.authority.read_text()}
+        both = ("polling", "websocket")
+        clients = [await node.client(proxy.url, transports=("polling",), **options) for _ in range(4)]
+        clients += [await node.client(proxy.url, transports=both, **options) for _ in range(2)]
+        for client in clients:
+            await client.connected()
+            for number in range(5):
+                assert await client.call("say", number)
+        for client in clients[4:]:
+            await client.upgraded()
+        for client in clients:
+            await client.received("said", 5)
+            assert client.disconnects == [] and len(client.connects) == 1, client.story()
+            await client.disconnect()
+
+
+async def test_request_at_another_node_is_refused(three: Nodes, http: aiohttp.ClientSession) -> None:
+    a, b, _ = three.servers
+    query = {"EIO": "4", "transport": "polling"}
+    async with http.get(f"{a.url}/socket.io/", params=query) as response:
+        handshake = json.loads((await response.text())[1:])
+    assert handshake["sid"].startswith("n1.")
+    async with http.get(f"{b.url}/socket.io/", params={**query, "sid": handshake["sid"]}) as response:
+        assert response.status == 400
+        assert await response.json() == {"code": 1, "message": "Session ID unknown"}
 
 
 @pytest.mark.timeout(180)

@@ -13,7 +13,7 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -55,9 +55,9 @@ import {site}
 """
 
 
-def documented(language: str) -> str:
-    """The only code block of this language in the documentation."""
-    (block,) = re.findall(rf"^```{language}\n(.*?)^```$", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
+def documented(language: str, document: Path = DOCUMENT) -> str:
+    """The only code block of this language in a document."""
+    (block,) = re.findall(rf"^```{language}\n(.*?)^```$", document.read_text(), re.MULTILINE | re.DOTALL)
     return str(block)
 
 
@@ -80,12 +80,15 @@ def require(program: str) -> str:
 
 
 class ReverseProxy:
-    """A context manager around a proxy in front of a server's port. Clients trust ``authority``."""
+    """A context manager around a proxy in front of the ports of servers. Clients trust ``authority``."""
 
     language: str
     program: str
+    document = DOCUMENT
+    servers: Sequence[str] = ("127.0.0.1:3000",)
+    """The addresses of the servers in the document."""
 
-    def __init__(self, folder: Path, server_port: int) -> None:
+    def __init__(self, folder: Path, *ports: int) -> None:
         self.executable = require(self.program)
         folder.mkdir()
         self.folder, self.port = folder, free_port()
@@ -102,8 +105,9 @@ class ReverseProxy:
         self.site = folder / "site"
         self.site.write_text(
             filled(
-                documented(self.language),
-                {"/etc/ssl": str(folder), "127.0.0.1:3000": f"{HOST}:{server_port}"},
+                documented(self.language, self.document),
+                {"/etc/ssl": str(folder)}
+                | {shown: f"{HOST}:{port}" for shown, port in zip(self.servers, ports, strict=True)},
             )
         )
         self.log_file = folder / "log"

@@ -83,6 +83,7 @@ def errors(file: Path, text: str | bytes = "", environ: Mapping[str, str] | None
         ('path = "/a?b/"', PREFIXES),
         ('namespaces = ["chat"]', 'a list of namespaces such as "/chat", or "*"'),
         ('namespaces = "/chat"', 'a list of namespaces such as "/chat", or "*"'),
+        ('node_name = "a.b"', 'letters, digits, "-" and "_", at most 32, or ""'),
         ('cookie = "a b"', 'the name of a cookie, or "" for none'),
         ('cors_allowed_origins = "https://a.example"', ORIGINS),
         ('cors_allowed_origins = ["https://a.example/"]', ORIGINS),

@@ -36,3 +36,4 @@ class RecoveryArguments(TypedDict, total=False):
     rooms_per_session: int
     allowed_hosts: Sequence[str] | None
     trusted_proxies: Sequence[str]
+    node_name: str

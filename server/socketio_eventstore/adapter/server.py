@@ -114,6 +114,7 @@ class RecoveryServer(SessionCalls, ServerApplication, NewConnections):
             offsets=options.offsets,
             allowed_hosts=options.allowed_hosts,
             trusted_proxies=options.trusted_proxies,
+            node_name=options.node_name,
             connection_opened=self._connection_opened,
             opened_at_once=self._opened_at_once,
             connection_closed=self._clients.connection_closed,

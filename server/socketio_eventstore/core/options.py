@@ -61,6 +61,9 @@ class Options(StoreOptions):
     another host gets 421. None and "*" allow every host; "*" is logged."""
     trusted_proxies: Sequence[str] = ()
     """IP addresses and networks of proxies whose forwarding headers count; a Unix socket's peer is one."""
+    node_name: str = ""
+    """The name of this server among several on one database: the ids of its connections begin with it and a
+    dot, so that a proxy sends the requests of a polling client to its server. "" begins none."""
     heartbeat: float = 45.0
     """How long a connection may be dead before the server notices: ping interval plus ping timeout."""
 

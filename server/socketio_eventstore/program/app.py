@@ -139,6 +139,7 @@ async def build(config: Config, *, is_stored: bool = True) -> Built:
         trusted_proxies=list(settings.trusted_proxies),
         namespaces="*" if settings.namespaces == "*" else list(settings.namespaces),
         cookie=settings.cookie or None,
+        node_name=settings.node_name,
         ping_interval=settings.ping_interval,
         ping_timeout=settings.ping_timeout,
         max_http_buffer_size=settings.max_payload,

@@ -31,6 +31,7 @@ from socketio_eventstore.program.config_values import (
     LogLevel,
     Module,
     Namespaces,
+    NodeName,
     OffsetsKey,
     Origins,
     PemFile,
@@ -103,6 +104,8 @@ class ServerSettings(_Table):
     """The namespaces that clients may join without a handler for them; ``*`` is every namespace."""
     cookie: Cookie = ""
     """The name of a cookie with the id of the connection, for proxies; none by default."""
+    node_name: NodeName = ""
+    """The name of this server among several, with which the ids of its connections begin."""
     allowed_hosts: AllowedHosts = ()
     """Names of the server, beside IP addresses, ``localhost``, ``host`` and the hosts of allowed origins."""
     cors_allowed_origins: Origins = ()

@@ -108,6 +108,10 @@ Cookie: TypeAlias = Annotated[
     str,
     Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]*$", description='the name of a cookie, or "" for none'),
 ]
+NodeName: TypeAlias = Annotated[
+    str,
+    Field(pattern=r"^[0-9A-Za-z_-]{0,32}$", description='letters, digits, "-" and "_", at most 32, or ""'),
+]
 Origins: TypeAlias = Annotated[
     tuple[Annotated[str, AfterValidator(_origin)], ...] | Literal["*"],
     BeforeValidator(_frozen),

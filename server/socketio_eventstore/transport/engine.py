@@ -196,6 +196,7 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
         offsets: Offsets,
         allowed_hosts: AllowedHosts,
         trusted_proxies: Sequence[str],
+        node_name: str,
         connection_opened: Callable[[EngineConnection], Awaitable[bool]],
         opened_at_once: Callable[[EngineConnection], bool],
         connection_closed: Callable[[EngineConnection, str], None],
@@ -222,6 +223,7 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
         self.refused_handshakes = Counter()
         self.offsets = offsets
         self.access = AccessRules(allowed_hosts, trusted_proxies)
+        self._id_prefix = f"{node_name}." if node_name else ""
         self.slow_clients = 0
         self.received_bytes = 0
         self.is_draining = False
@@ -418,7 +420,7 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
     def _new_connection(self, head: RequestHead, query: Mapping[str, str]) -> EngineConnection:
         """Return a connection that counts from now on. Raises RequestRefused beyond an address's limit."""
         place = self._place_of(head) if self.address_limits.is_on else None
-        connection = EngineConnection(self, self.generate_id(), head)
+        connection = EngineConnection(self, self._id_prefix + self.generate_id(), head)
         connection.place = place
         connection.takes_offsets = self.offsets == "always" or takes_offsets(query)
         connection.wants_base64 = query.get("b64") in ("1", "true")
