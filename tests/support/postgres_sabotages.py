@@ -151,7 +151,7 @@ SABOTAGES: Final[dict[str, tuple[Sabotage, Scenario]]] = {
         scenarios.a_silent_node_is_fenced,
     ),
     "a node is dead at once": (
-        in_the_database("nodes_died", ("uptime <= p_uptime - p_lease", "true")),
+        in_the_database("nodes_died", ("CASE WHEN has_beaten THEN p_lease ELSE 60 END", "0")),
         scenarios.a_silent_node_is_fenced,
     ),
     "a floor confirms what it does not cover": (

@@ -207,6 +207,11 @@ async def a_silent_node_is_fenced(cluster: Cluster, database: str) -> None:
     async with joined_node(url, clock=clock) as one, joined_node(url, clock=clock) as silent:
         await silent.commit(session(), event())
         death = NodeDied(silent.log.node)
+        for _ in range(3):
+            clock.now += 4.0
+            early = await one.commit(death)
+            assert not early.changes[0].took_effect, "it has not begun: it loads the sessions"
+        await silent.commit(BEAT)
         for _ in range(4):
             clock.now += 2.4
             early = await one.commit(death)

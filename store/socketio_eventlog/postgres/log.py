@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
@@ -42,8 +41,6 @@ from socketio_eventlog.records import (
 from socketio_eventlog.room import Room
 from socketio_eventlog.search import Found, Search
 from socketio_eventlog.segment import SEGMENT_LENGTH, Audience, Segment, SegmentChunk
-
-logger = logging.getLogger(__name__)
 
 _OF_NODES: Final = frozenset({NodeJoined, NodeDied, Heartbeat, Pruned})
 
@@ -208,7 +205,6 @@ class PostgresLog(IndexedLog):
 
     def ended(self, error: NodeFenced | HistoryLost) -> None:
         """Give out nothing more."""
-        logger.error("%s This server cannot go on, and has to be started again.", error)
         self._batches.fail(error)
 
     def _nudged(self) -> None:

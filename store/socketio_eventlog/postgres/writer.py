@@ -16,6 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
+import psycopg
+
 from socketio_eventlog.errors import HistoryLost, NodeFenced, StoreClosed, StoreError, StoreRejected
 from socketio_eventlog.log import LEASE_SECONDS
 from socketio_eventlog.postgres import altered, segments
@@ -284,12 +286,20 @@ class Writer:
         order = self._order
         if order.failure is not None:
             return
-        body = encode([NodeDied(order.node)])
-        attempt = _Attempt(Pending(order.number + 1, 0, (), body.digest), body, body)
         with suppress(TimeoutError, StoreError):  # the lease ends without a word, too
             async with asyncio.timeout(CLOSING_SECONDS), self._link.use() as connection:
-                await self._call(connection, attempt)
+                try:
+                    await self._send_death(connection, order.number + 1)
+                except psycopg.Error as error:
+                    if error.sqlstate != "SE005":
+                        raise
+                    # The number was used by an append whose outcome is not known.
+                    await self._send_death(connection, order.number + 2)
                 await flush(connection)
+
+    async def _send_death(self, connection: Connection, number: int) -> None:
+        body = encode([NodeDied(self._order.node)])
+        await self._call(connection, _Attempt(Pending(number, 0, (), body.digest), body, body))
 
     async def _pause(self, error: StoreError, *, is_uncertain: bool) -> None:
         """Wait before the next try; raise the error when there is none."""

@@ -49,12 +49,14 @@ FROM eventstore.index_segments AS s WHERE s.segment = l.segment
     """
 CREATE FUNCTION eventstore.living_nodes() RETURNS TABLE (
   number bigint, node text, address text, backend integer, backend_start timestamptz,
-  uptime double precision, alive_at double precision, applied bigint, floor bigint, last_batch bigint
+  uptime double precision, alive_at double precision, applied bigint, floor bigint, last_batch bigint,
+  has_beaten boolean
 ) LANGUAGE sql STABLE AS $$
 -- The nodes, with what their batches say of them: no row of nodes is updated for it.
 SELECT n.number, n.node, n.address, n.backend, n.backend_start,
        greatest(n.uptime, b.uptime), greatest(n.alive_at, b.at),
-       coalesce(h.applied, n.applied), coalesce(h.floor, n.floor), b.batch
+       coalesce(h.applied, n.applied), coalesce(h.floor, n.floor), b.batch,
+       h.applied IS NOT NULL
 FROM eventstore.nodes AS n
 LEFT JOIN LATERAL (SELECT batch, uptime, at FROM eventstore.batches
                    WHERE node = n.node ORDER BY node_batch DESC LIMIT 1) AS b ON true
@@ -149,15 +151,16 @@ CREATE FUNCTION eventstore.nodes_died(
   p_rows jsonb, p_node text, p_lease double precision, p_batch bigint, p_position bigint,
   p_uptime double precision, p_now double precision, p_history boolean
 ) RETURNS integer[] LANGUAGE plpgsql AS $$
--- For each row 0, or -1 without effect: the node is unknown, or has written within the lease. A node may end
--- itself.
+-- For each row 0, or -1 without effect: the node is unknown, or has written within the lease. A node that has
+-- not written a heartbeat yet may load many sessions, and has none: it gets a minute. A node may end itself.
 DECLARE
   r jsonb;
   v_outcomes integer[] := '{}';
 BEGIN
   FOR r IN SELECT value FROM jsonb_array_elements(p_rows) LOOP
     IF EXISTS (SELECT FROM eventstore.living_nodes()
-               WHERE node = r->>0 AND (node = p_node OR uptime <= p_uptime - p_lease)) THEN
+               WHERE node = r->>0 AND (node = p_node OR p_uptime - uptime >=
+                                       CASE WHEN has_beaten THEN p_lease ELSE 60 END)) THEN
       PERFORM eventstore.declare_dead(r->>0, p_batch, p_position, p_uptime, p_now, p_history);
       v_outcomes := v_outcomes || 0;
     ELSE
