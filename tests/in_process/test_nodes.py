@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
-from socketio_eventlog.errors import StoreError
+from socketio_eventlog.errors import StoreClosed, StoreError
 from socketio_eventlog.records import Asked, Departed, Event, NodeDied, Volatile
 from socketio_eventstore.adapter import departure_barrier
+from socketio_eventstore.adapter.administration import Administration
 from socketio_eventstore.core import lease
+from socketio_eventstore.core.event_pages import EventFilter
 from socketio_eventstore.core.sessions import State
 from socketio_eventstore.program.readiness import problems
 from support.embedded import Seen, Socket, until
@@ -281,6 +283,16 @@ async def test_handlers_of_the_old_life_end_with_it(monkeypatch: pytest.MonkeyPa
         await failed.until(1)
         await until(lambda: a.manager.runtime is not None and two.log(0) is not former)
         assert two.count(Event) == 0
+
+
+async def test_feed_of_the_old_life_ends(two: Nodes) -> None:
+    """A reader that follows the log over HTTP is cut off, and comes back to the new life."""
+    a, _ = two.servers
+    feed = await Administration(a.sio).follow(EventFilter(), None)
+    a.sio.lost("a test")
+    await until(lambda: not a.sio.rejoining.is_running)
+    with pytest.raises(StoreClosed):
+        await feed.grown()
 
 
 async def test_rejoining_node_refuses_clients_and_is_not_ready(two: Nodes) -> None:

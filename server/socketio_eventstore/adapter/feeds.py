@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from socketio_eventlog.errors import OffsetRefused
+from socketio_eventlog.errors import OffsetRefused, StoreClosed
 from socketio_eventlog.records import LoggedEvent
 from socketio_eventstore.adapter.history import StoredEvent, stored_event
 from socketio_eventstore.core.runtime import Runtime
@@ -44,7 +44,9 @@ class Feed:
         return cursor(self._runtime, self._follower.reached)
 
     async def grown(self) -> None:
-        """Wait until the log has more. A cancelled call loses nothing."""
+        """Wait until the log has more. A cancelled call loses nothing. Raises StoreClosed."""
+        if self._runtime.is_over:
+            raise StoreClosed
         await self._follower.grown()
 
     async def next(self) -> list[LoggedEvent]:

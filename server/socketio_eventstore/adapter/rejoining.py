@@ -100,6 +100,10 @@ class Rejoining:
         except StoreError as error:
             self._failures.failed("join", f"This node could not join. {error}", ends_when_quiet=False)
             return False
+        except Exception as error:  # noqa: BLE001 -- a fault of the server; without another try it would be deaf
+            text = f"This node could not join: {error!r}"
+            self._failures.failed("join", text, error=error, ends_when_quiet=False)
+            return False
         self._failures.succeeded("join")
         self._clients.start(runtime)
         logger.info("joined anew as node %s", runtime.log.node)

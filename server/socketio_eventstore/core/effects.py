@@ -109,7 +109,8 @@ def _note_claim(context: Context, batch: Batch, session: Session) -> None:
     if batch.node == context.nodes.own:
         session.claimed_here = session.claim
     else:
-        others = [one for one in session.departing if one[0] != batch.node]
+        alive = context.nodes.get
+        others = [one for one in session.departing if one[0] != batch.node and alive(one[0]) is not None]
         session.departing = (*others, (batch.node, session.claim))
 
 

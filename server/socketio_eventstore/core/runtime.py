@@ -53,6 +53,8 @@ class Runtime:
     ) -> None:
         """Start the tasks; call this on the event loop. ``start`` opens the log first."""
         self.options = options
+        self.is_over = False
+        """Whether this life of the node has ended, and another one may begin."""
         self.log = log
         self.encoder = encoder
         self.registry = Registry()
@@ -151,6 +153,7 @@ class Runtime:
 
         What was appended without an answer may be in the log. It is never appended again.
         """
+        self.is_over = True
         self.queue.close()
         self._supervisor.stop(self._appending, self._taking_effects, *self._tasks)
 

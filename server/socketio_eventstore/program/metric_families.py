@@ -93,6 +93,7 @@ class ServerCollector(Collector):
             "socket_io_connect", "Accepted clients, recovered ones included.", sio.accepted_clients
         )
         yield _counter("connect_errors", "Refused CONNECT packets.", sio.connect_errors)
+        yield _counter("rejoins", "Times that this server joined the log anew.", sio.rejoining.count)
         calls = sio.clients.calls
         gone = dict.fromkeys(REASONS, 0) | calls.disconnects
         yield _counters("socket_io_disconnect", "Accepted clients that have gone.", "reason", gone)
@@ -126,6 +127,9 @@ class ServerCollector(Collector):
                 found = states.count(state)  # a Counter takes six times as long: it calls Enum.__hash__
                 by_state[name] += found
                 connected[label] = connected.get(label, 0) + (found if state in CONNECTED else 0)
+        yield _gauge(
+            "nodes", "Servers on the log that are alive, this one included.", len(runtime.context.nodes)
+        )
         yield _gauges("sessions", "Sessions by state.", "state", by_state)
         yield _gauges("socket_io_connected", "Connected clients by namespace.", "namespace", connected)
         results = {result.value: runtime.recovery.results[result] for result in RecoveryResult}
