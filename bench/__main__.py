@@ -26,7 +26,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bench import bun, chart, machine, pairs, report
+from bench import bun, chart, machine, pairs, postgres, report
 from bench.servers import BENCH, PROJECT, redis_server
 from bench.session import Bench
 
@@ -40,6 +40,7 @@ WORKLOADS = {
     "W7": "w7_drop",
     "W8": "w8_start",
     "W9": "w9_attacks",
+    "W10": "w10_postgres",
 }
 
 
@@ -59,6 +60,8 @@ def main() -> None:
         )
     if bun.program() is None and not arguments.pair:
         Bench.say(bun.MISSING)
+    if postgres.programs() is None and not arguments.pair:
+        Bench.say(postgres.MISSING)
     with tempfile.TemporaryDirectory(prefix="eventstore-bench-", dir=arguments.folder) as folder:
         bench = Bench(
             Path(folder),

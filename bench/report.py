@@ -14,6 +14,7 @@ SHOWN = 10
 FEW_LABELS = {
     "ours-full": "full",
     "ours-normal": "normal",
+    "ours-postgres": "PostgreSQL",
     "other-full": "other, full",
     "other-normal": "other, normal",
     "node-memory": "Node, memory",

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from bench import bun, machine
+from bench import bun, machine, postgres
 from bench.checkout import Checkout
 
 BENCH = Path(__file__).resolve().parent
@@ -37,6 +37,7 @@ max_disconnection_duration = {away}
 
 [store]
 synchronous = "{synchronous}"
+url = "{url}"
 """
 
 
@@ -50,11 +51,14 @@ class Kind:
     """Of our log; empty for the others."""
     appendfsync: str = ""
     """Of Redis; empty for servers without it."""
+    is_postgres: bool = False
+    """Whether our log is in PostgreSQL."""
     source: Path | None = None
     """Another checkout of ours than this one."""
 
 
 FULL = Kind("ours-full", "eventstore, full", synchronous="full")
+POSTGRES = Kind("ours-postgres", "eventstore, PostgreSQL", synchronous="full", is_postgres=True)
 NORMAL = Kind("ours-normal", "eventstore, normal", synchronous="normal")
 MEMORY = Kind("node-memory", "Node, memory")
 BUN = Kind("bun-memory", "Bun, memory")
@@ -89,6 +93,8 @@ class Server:
     """How long sessions are kept that are away."""
     config: str = CONFIG
     """The configuration of ours, with places for port, away and synchronous."""
+    url: str = ""
+    """A database in PostgreSQL that another server has started."""
     port: int = field(default_factory=free_port)
     start_seconds: float = 0.0
     """How long the last start took, until the port was open."""
@@ -117,6 +123,12 @@ class Server:
             self._redis_port = free_port()
             self._spawn(_redis_command(self.kind, self.folder, self._redis_port), {})
             self._await_port(self._redis_port)
+        if self.kind.is_postgres and not self.url:
+            port = free_port()
+            postgres.prepare(self.folder / "postgres")
+            self._spawn(postgres.command(self.folder / "postgres", port), {})
+            self._await_port(port)
+            self.url = postgres.url(port)
         self._start_server()
 
     def restart(self) -> None:
@@ -163,7 +175,9 @@ class Server:
         if kind.synchronous:
             config = self.folder / "config.toml"
             config.write_text(
-                self.config.format(port=self.port, away=self.away_seconds, synchronous=kind.synchronous)
+                self.config.format(
+                    port=self.port, away=self.away_seconds, synchronous=kind.synchronous, url=self.url
+                )
             )
             checkout = Checkout(kind.source or self.source)
             paths = [*checkout.import_paths(self.folder / "links"), PROJECT, PROJECT / "tests"]

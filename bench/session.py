@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from bench import bun
+from bench import bun, postgres
 from bench.machine import Meter
 from bench.results import Results
 from bench.servers import BUN, CONFIG, PROJECT, Kind, Server, redis_server
@@ -38,18 +38,22 @@ class Bench:
         for kind in kinds:
             if (kind.appendfsync and redis_server() is None) or (kind is BUN and bun.program() is None):
                 continue
+            if kind.is_postgres and postgres.programs() is None:
+                continue
             if kind.synchronous or not self.only_ours:
                 chosen.append(kind)
-            if kind.synchronous and self.other is not None:
+            if kind.synchronous and self.other is not None and not kind.is_postgres:
                 level = kind.synchronous
                 chosen.append(Kind(f"other-{level}", f"other, {level}", level, source=self.other))
         return chosen
 
-    def start(self, kind: Kind, *, away_seconds: float = 120.0, config: str = CONFIG) -> Server:
+    def start(
+        self, kind: Kind, *, away_seconds: float = 120.0, config: str = CONFIG, url: str = ""
+    ) -> Server:
         """A server with an empty folder; a context manager."""
         self._count += 1
         folder = self.folder / f"{self._count}-{kind.name}"
-        return Server(kind, folder, self.source, away_seconds, config)
+        return Server(kind, folder, self.source, away_seconds, config, url)
 
     def interleaved(self, cases: Iterable[T], kinds: Iterable[Kind]) -> Iterator[tuple[T, Kind]]:
         """Every case with every server, all of it once in each round."""
