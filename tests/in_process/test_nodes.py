@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from socketio_eventlog.errors import StoreClosed, StoreError
+from socketio_eventlog.errors import StoreClosed, StoreError, StoreNotUsable, StoreUnavailable
+from socketio_eventlog.log import Log
 from socketio_eventlog.records import Asked, Departed, Event, NodeDied, Volatile
-from socketio_eventstore.adapter import departure_barrier
+from socketio_eventstore.adapter import departure_barrier, rejoining
 from socketio_eventstore.adapter.administration import Administration
-from socketio_eventstore.core import lease
+from socketio_eventstore.core import lease, runtime
 from socketio_eventstore.core.event_pages import EventFilter
 from socketio_eventstore.core.sessions import State
 from socketio_eventstore.program.readiness import problems
@@ -293,6 +294,25 @@ async def test_feed_of_the_old_life_ends(two: Nodes) -> None:
     await until(lambda: not a.sio.rejoining.is_running)
     with pytest.raises(StoreClosed):
         await feed.grown()
+
+
+async def test_calls_between_two_lives_fail(two: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the database is away, a call raises the error of a store that is not available."""
+    a, _ = two.servers
+    opens: Any = vars(runtime)["open_log"]
+
+    async def away(*_: object, **__: object) -> Log:
+        raise StoreNotUsable("the database is away")
+
+    monkeypatch.setattr(rejoining, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(runtime, "open_log", away)
+    a.sio.lost("a test")
+    await until(lambda: a.manager.runtime is None)
+    with pytest.raises(StoreUnavailable, match="joining the log anew"):
+        await a.sio.emit("event")
+    monkeypatch.setattr(runtime, "open_log", opens)
+    await until(lambda: not a.sio.rejoining.is_running)
+    assert await a.sio.emit("event")
 
 
 async def test_rejoining_node_refuses_clients_and_is_not_ready(two: Nodes) -> None:

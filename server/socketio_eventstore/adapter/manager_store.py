@@ -9,7 +9,7 @@ from typing import Any, Unpack
 
 from socketio import AsyncManager
 
-from socketio_eventlog.errors import StoreClosed
+from socketio_eventlog.errors import StoreClosed, StoreUnavailable
 from socketio_eventlog.opening import is_url
 from socketio_eventstore.adapter import encoder
 from socketio_eventstore.adapter.acknowledgements import AcknowledgementIds
@@ -35,6 +35,7 @@ class ManagerStore(AsyncManager):  # type: ignore[misc]  # python-socketio is no
         self._starting: asyncio.Future[Runtime] | None = None
         self._is_closed = False
         self._closing: asyncio.Future[None] | None = None
+        self._is_between_lives = False
         self.reopens = True
         """Whether ``start`` opens the store again after ``close``; a program that ends sets False."""
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -73,6 +74,7 @@ class ManagerStore(AsyncManager):  # type: ignore[misc]  # python-socketio is no
             )
         self._loop = loop
         self._is_closed, self._starting, self._closing = False, None, None
+        self._is_between_lives = False
         runtime, self.runtime = self.runtime, None
         if runtime is not None:  # the loop ended before the shutdown of the server, as in test suites
             runtime.log.abandon()
@@ -89,16 +91,21 @@ class ManagerStore(AsyncManager):  # type: ignore[misc]  # python-socketio is no
         self.check_loop()
         if self.reopens:
             self._is_closed = False
-        return await self.opened(lock_timeout_seconds)
+        return await self._open_once(lock_timeout_seconds)
 
     async def opened(self, lock_timeout_seconds: float | None = 0.0) -> Runtime:
         """Open the store for the first call on this event loop; a call after ``close`` is too late.
 
         By default the call does not wait for the end of another server: in an application with several
-        workers, every request to all but one of them would wait. Raises StoreClosed after ``close``, and as
-        ``start``.
+        workers, every request to all but one of them would wait. Raises StoreClosed after ``close``,
+        StoreUnavailable until the ``start`` after ``end_life``, and as ``start``.
         """
         self.check_loop()
+        if self._is_between_lives:
+            raise StoreUnavailable("This server is joining the log anew.")
+        return await self._open_once(lock_timeout_seconds)
+
+    async def _open_once(self, lock_timeout_seconds: float | None) -> Runtime:
         if self.runtime is None:
             if self._is_closed:
                 raise StoreClosed
@@ -107,6 +114,7 @@ class ManagerStore(AsyncManager):  # type: ignore[misc]  # python-socketio is no
             starting = self._starting
             try:
                 self.runtime = await asyncio.shield(starting)
+                self._is_between_lives = False
             finally:
                 if starting.done() and self._starting is starting:
                     self._starting = None
@@ -129,8 +137,9 @@ class ManagerStore(AsyncManager):  # type: ignore[misc]  # python-socketio is no
             await asyncio.shield(self._closing)
 
     async def end_life(self) -> None:
-        """Close the store without appending what waits; the next call opens it again, as another node."""
+        """Close the store without appending what waits; ``start`` opens it again, as another node."""
         runtime, self.runtime = self.runtime, None
+        self._is_between_lives = True
         if runtime is not None:
             self._closing = asyncio.ensure_future(runtime.end())
             await asyncio.shield(self._closing)
