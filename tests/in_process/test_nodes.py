@@ -118,6 +118,21 @@ async def test_rooms_and_data_change_from_elsewhere(two: Nodes) -> None:
     assert b.sio.rooms(sid) == [sid]
 
 
+async def test_rooms_close_and_identities_end_from_elsewhere(two: Nodes) -> None:
+    a, b = two.servers
+    client, other = await b.client(), await b.client()
+    await two.until_applied()
+    await a.sio.bind(client.sid, "Ann")
+    for one in client, other:
+        await a.sio.enter_room(one.sid, "room")
+    await a.sio.close_room("room")
+    await a.sio.emit("to nobody", room="room")
+    assert await client.event_of(a.sio.emit("to one", to=client.sid)) == ["to one"]
+    await a.sio.revoke_identity("Ann")
+    assert await client.packet() is None
+    assert await other.event_of(a.sio.emit("to another", to=other.sid)) == ["to another"]
+
+
 async def test_questions_are_answered_everywhere(two: Nodes) -> None:
     a, b = two.servers
     client = await b.client()

@@ -20,6 +20,7 @@ from socketio_eventlog.records import (
     Departed,
     Event,
     Heartbeat,
+    IdentityRevoked,
     Membership,
     NodeDied,
     NodeJoined,
@@ -240,11 +241,18 @@ class LogState:
             self.events.pop(sequence, None)
         self.pruned_through = max(self.pruned_through, through)
 
+    def _change_sessions(self, change: RoomClosed | IdentityRevoked) -> None:
+        if isinstance(change, IdentityRevoked):
+            revoked = change.identity
+            self.sessions = {key: row for key, row in self.sessions.items() if row.identity != revoked}
+            return
+        for (namespace, _), member in self.sessions.items():
+            if namespace == change.namespace:
+                member.leave(change.room, self.head)
+
     def _change_session(self, change: Change) -> None:
-        if isinstance(change, RoomClosed):
-            for (namespace, _), member in self.sessions.items():
-                if namespace == change.namespace:
-                    member.leave(change.room, self.head)
+        if isinstance(change, RoomClosed | IdentityRevoked):
+            self._change_sessions(change)
             return
         known = DataSaved | SessionBound | TokenAccepted | RoomJoined | RoomLeft
         assert isinstance(change, known), f"unknown: {change}"
