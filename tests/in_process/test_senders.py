@@ -137,7 +137,7 @@ async def test_posts_of_a_greedy_client_wait(server: Server, handlers: Handlers)
 
 async def test_departing_sessions_leave_room_between(path: Path) -> None:
     """The sessions of a connection that ends wait for the store in steps; others find a place between."""
-    count = 3 * SENDER_OPERATIONS
+    count = 6 * SESSIONS_PER_STEP
     async with serving(path, namespaces="*", recovery={"namespaces_per_connection": count}) as server:
         socket = await server.socket()
         for number in range(count):
@@ -147,9 +147,9 @@ async def test_departing_sessions_leave_room_between(path: Path) -> None:
         registry = (await server.manager.start()).registry
         async with waiting_store(server) as queue:
             await socket.leave()
-            await until(lambda: queue.waiting_operations >= SENDER_OPERATIONS)
+            await until(lambda: queue.waiting_operations >= 2 * SESSIONS_PER_STEP)
             await server.socket()  # by then all of them would wait
-            assert queue.waiting_operations < SENDER_OPERATIONS + 2 * SESSIONS_PER_STEP + 2
+            assert queue.waiting_operations < 2 * SESSIONS_PER_STEP + 3  # heartbeats
             emitting = asyncio.ensure_future(server.sio.emit("between"))
         await emitting
         await until(lambda: all(session.state is State.AWAY for session in registry))

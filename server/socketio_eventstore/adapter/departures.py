@@ -70,7 +70,7 @@ class Departures:
 
         The store takes 10 µs for each: between the steps, the changes of others find their place.
         """
-        sender = Sender()
+        sender = Sender(SESSIONS_PER_STEP)
         current_sender.set(sender)
         tasks: list[asyncio.Task[None]] = []
         for start in range(0, len(sessions), SESSIONS_PER_STEP):

@@ -20,9 +20,11 @@ SENDER_BYTES: Final = 4_000_000
 class Sender:
     """A client whose handlers put operations into the commit queue."""
 
-    __slots__ = ("_ready", "waiting_bytes", "waiting_operations")
+    __slots__ = ("_most_operations", "_ready", "waiting_bytes", "waiting_operations")
 
-    def __init__(self) -> None:
+    def __init__(self, most_operations: int = SENDER_OPERATIONS) -> None:
+        """The sender is held from ``most_operations`` on that wait."""
+        self._most_operations = most_operations
         self.waiting_operations = 0
         self.waiting_bytes = 0
         self._ready: asyncio.Future[None] | None = None
@@ -30,7 +32,7 @@ class Sender:
     @property
     def is_held(self) -> bool:
         """Whether the client's next packets have to wait."""
-        return self.waiting_operations >= SENDER_OPERATIONS or self.waiting_bytes >= SENDER_BYTES
+        return self.waiting_operations >= self._most_operations or self.waiting_bytes >= SENDER_BYTES
 
     def ready(self) -> asyncio.Future[None]:
         """Return the future that ends once a held sender is not held any more.
