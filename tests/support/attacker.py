@@ -79,10 +79,16 @@ class Attacker:
                 return None
             return {**query, "sid": json.loads((await response.text())[1:])["sid"]}
 
+    async def accepted_handshake(self) -> dict[str, str]:
+        """Open a long-polling session, if need be when the server has dropped others that join nothing."""
+        async with asyncio.timeout(DEADLINE):
+            while (query := await self.handshake()) is None:  # noqa: ASYNC110 - there is no event
+                await asyncio.sleep(0.05)
+        return query
+
     async def post(self, body: bytes, content_type: str = "text/plain;charset=UTF-8") -> int:
         """Send a body to a new long-polling session; returns the status."""
-        query = await self.handshake()
-        assert query is not None
+        query = await self.accepted_handshake()
         return await self.post_to(query, body, content_type)
 
     async def post_to(

@@ -41,8 +41,7 @@ async def unread_polls(attacker: Attacker) -> None:
 
 async def polling_client(attacker: Attacker) -> tuple[dict[str, str], str]:
     """Connect by long polling; return the query and the sid."""
-    query = await attacker.handshake()
-    assert query is not None
+    query = await attacker.accepted_handshake()
     await attacker.post_to(query, "40")
     async with attacker.http.get(attacker.url, params=query) as response:
         return query, json.loads((await response.text())[2:])["sid"]
@@ -59,8 +58,7 @@ async def unread_websockets(attacker: Attacker) -> None:
 async def slow_bodies(attacker: Attacker) -> None:
     """POST requests whose bodies do not end."""
     for number in range(50):
-        query = await attacker.handshake()
-        assert query is not None
+        query = await attacker.accepted_handshake()
         framing = "Transfer-Encoding: chunked" if number % 2 else "Content-Length: 1000"
         await attacker.keep(request("POST", query, framing) + b'5\r\n42["a')
 

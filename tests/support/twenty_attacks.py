@@ -70,8 +70,7 @@ async def attack_for_ever(port: int) -> None:
 async def accepts_handshakes(port: int) -> None:
     """Wait until the server has dropped the handshakes that join nothing."""
     async with aiohttp.ClientSession() as http:
-        while await Attacker(port, http).handshake() is None:  # noqa: ASYNC110 - there is no event
-            await asyncio.sleep(0.1)
+        await Attacker(port, http).accepted_handshake()
 
 
 if __name__ == "__main__":
