@@ -204,4 +204,6 @@ def run(bench: Bench) -> None:
             for metric, required in (("p50", ""), ("p99", p99)):
                 row = Row("W9", case, metric, "ms", name, name, reference_case=QUIET, required=required)
                 bench.results.compare(row)
+        row = Row("W9", ATTACKED, "p99", "ms", name, name, reference_case=CONTROL)
+        bench.results.compare(row)
         bench.results.compare(Row("W9", ATTACKED, "wrong", "events", kind.name, required="0"))
