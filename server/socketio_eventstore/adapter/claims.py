@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable
 from functools import partial
 from typing import Any, Final
 
@@ -13,9 +14,10 @@ from socketio_eventstore.adapter.authentication import Token
 from socketio_eventstore.adapter.handlers import HandlerCalls
 from socketio_eventstore.adapter.new_sessions import NewSessions
 from socketio_eventstore.adapter.token_renewal import renewal
+from socketio_eventstore.adapter.tracing import Tracing
 from socketio_eventstore.core.handler_transaction import Reservations
 from socketio_eventstore.core.operations import CatchUp, SessionOperation
-from socketio_eventstore.core.recovery import AuthHash, Cursor, RecoveryResult, hash_pid
+from socketio_eventstore.core.recovery import Cursor, RecoveryResult, hash_pid
 from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.session_operations import (
     ClaimSession,
@@ -49,8 +51,12 @@ class Claims:
         if pid is not None:
             recovery, begun = self._runtime.recovery, asyncio.get_running_loop().time()
             auth_hash = partial(self._new_sessions.hash_of, connection, pid, auth)
-            named = recovery.session_of(namespace, pid)  # before it may end
-            found = await self._find(namespace, pid, offset, auth_hash)
+            context = self._runtime.context
+            found = recovery.find(namespace, pid, offset, context.uptime, auth_hash)
+            # The session that the client names, before it may end.
+            named = found if isinstance(found, Session) else recovery.session_of(namespace, pid)
+            if isinstance(found, RecoveryResult) and await self._catch_up():
+                found = recovery.find(namespace, pid, offset, context.uptime, auth_hash)
             if isinstance(found, Session) and token is not None and found.identity != token.identity:
                 found = RecoveryResult.REFUSED  # before the claim: the owner does not notice
             if connection.closed:
@@ -69,28 +75,22 @@ class Claims:
             return await self._new_sessions.open(connection, namespace, offset, auth, token, refused)
         return await self._new_sessions.open(connection, namespace, offset, auth, token)
 
-    async def _decide_on(self, claim: Claim) -> Attempt | RecoveryResult | None:
+    def _decide_on(self, claim: Claim) -> Awaitable[Attempt | RecoveryResult | None]:
         tracing = self._calls.tracing
-        if tracing is None:
-            return await self._take_over(claim)
+        return self._take_over(claim) if tracing is None else self._take_over_traced(claim, tracing)
+
+    async def _take_over_traced(self, claim: Claim, tracing: Tracing) -> Attempt | RecoveryResult | None:
         with tracing.recovery(claim.session.namespace) as span:
             answer = await self._take_over(claim)
             result = RecoveryResult.RECOVERED if isinstance(answer, Attempt) else answer
             span.set_attribute("socketio.result", str(result or "superseded"))
         return answer
 
-    async def _find(
-        self, namespace: str, pid: Any, offset: Any, auth_hash: AuthHash
-    ) -> Session | RecoveryResult:
-        """Find the session of a private id, although this node may be behind the one that had the client."""
-        recovery, context = self._runtime.recovery, self._runtime.context
-        found = recovery.find(namespace, pid, offset, context.uptime, auth_hash)
-        if isinstance(found, RecoveryResult) and await self._catch_up():
-            found = recovery.find(namespace, pid, offset, context.uptime, auth_hash)
-        return found
-
     async def _catch_up(self) -> bool:
-        """Apply what other nodes have appended until now; return whether there are other nodes."""
+        """Apply what other nodes have appended until now; return whether there are other nodes.
+
+        This node may be behind the one that had the client.
+        """
         if not self._runtime.context.nodes.others:
             return False
         await self._runtime.queue.submit(CatchUp())

@@ -121,7 +121,7 @@ class HandlerCalls:
 
     def start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run work that calls handlers, in a task of its own: a slow handler delays no other client."""
-        task: asyncio.Task[Any] = asyncio.create_task(work)
+        task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(work)
         self.keep(task)
         return task
 

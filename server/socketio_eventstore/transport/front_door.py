@@ -53,6 +53,7 @@ class FrontDoor:
         self._silent: dict[asyncio.Transport, float] = {}
         """The connections that have sent nothing, with the time at which each is closed; oldest first."""
         self._timer: asyncio.TimerHandle | None = None
+        self._no_protocol: Any = None  # a request without a body needs none
 
     @property
     def is_needed(self) -> bool:
@@ -96,7 +97,7 @@ class FrontDoor:
         end = data.find(HEAD_END) + len(HEAD_END)
         if end < len(HEAD_END) or not data.startswith(b"GET ") or b"transport=websocket" not in data:
             return False
-        parser = HttpRequestParser(cast("Any", self), self._loop, READ_BYTES)
+        parser = HttpRequestParser(self._no_protocol, self._loop, READ_BYTES)
         try:
             messages, is_upgraded, _ = parser.feed_data(data[:end])  # a body would ask the protocol to pause
         except HttpProcessingError:
@@ -149,10 +150,10 @@ class _FirstBytes(asyncio.Protocol):
         self._door = door
         self._transport: asyncio.Transport
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: Any) -> None:
         """Wait for the first bytes."""
-        self._transport = cast("asyncio.Transport", transport)
-        self._door.opened(self._transport)
+        self._transport = transport
+        self._door.opened(transport)
 
     def data_received(self, data: bytes) -> None:
         """Let the front door decide who goes on with the connection."""
