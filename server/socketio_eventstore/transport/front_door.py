@@ -132,7 +132,8 @@ class FrontDoor:
 
     def _close_silent(self) -> None:
         self._timer, now = None, self._loop.time()
-        for transport, end in list(self._silent.items()):
+        while self._silent:
+            transport, end = next(iter(self._silent.items()))
             if end > now:
                 break
             del self._silent[transport]
