@@ -75,35 +75,6 @@ async def test_a_cut_append_is_stored_once(
         assert log.offset_text(log.head) == f"{log.node}.5", "no epoch begins without a crash"
 
 
-async def test_a_cancelled_wait_for_a_standby(cluster: Cluster, database: str) -> None:
-    """A wait for a synchronous standby that is cancelled looks like success, and is none."""
-    waiting = (
-        "SELECT pid FROM pg_stat_activity"
-        f" WHERE datname = '{database}' AND wait_event = 'SyncRep' AND query LIKE '%emit_message%'"
-    )
-    async with opened_postgres(cluster.url(database)) as log:
-        await commit(log, [event("0")])
-        cluster.sql(database, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
-        cluster.sql(database, "SELECT pg_reload_conf()")
-        try:
-            appending = log.append([event("1")])
-            count = 2
-            while not (pid := (await asyncio.to_thread(cluster.sql, database, waiting)).strip()):
-                # The backend reads its configuration some time after the reload.
-                if appending.done():
-                    appending = log.append([event(str(count))])
-                    count += 1
-            cluster.sql(database, f"SELECT pg_cancel_backend({pid})")
-            ended = f"SELECT 'ended' WHERE NOT EXISTS ({waiting} AND pid = {pid})"
-            await asyncio.to_thread(cluster.until, database, ended)
-            assert not appending.done()
-        finally:
-            cluster.sql(database, "ALTER SYSTEM RESET synchronous_standby_names")
-            cluster.sql(database, "SELECT pg_reload_conf()")
-        await appending
-        assert await texts(log) == payloads(count)
-
-
 # Crashes of PostgreSQL -------------------------------------------------------------------------------
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import pytest
 
 from socketio_eventlog.errors import ConditionFailed
-from socketio_eventlog.postgres import events, tail
+from socketio_eventlog.postgres import events, stored, tail
 from socketio_eventlog.postgres.connection import Connection
 from socketio_eventlog.postgres.decoding import GONE
 from socketio_eventlog.postgres.nudges import Nudges
@@ -42,7 +43,7 @@ from socketio_eventlog.records import (
 )
 from support import postgres
 from support.postgres_nodes import joined_node
-from support.storing import always, event, joined, left, session
+from support.storing import Clock, always, event, joined, left, session
 
 EVERYTHING: list[Change] = [
     event("first", rooms=("a", 7), skip=("s9",), attachments=(b"\x00\xff", b"")),
@@ -86,6 +87,10 @@ EVERYTHING: list[Change] = [
     event("last"),
 ]
 """Every kind of change, with effect and without."""
+
+
+def cluster_sql(url: str, statement: str) -> str:
+    return postgres.shared_cluster().sql(url.partition("@/")[2].partition("?")[0], statement)
 
 
 @pytest.fixture
@@ -195,6 +200,25 @@ async def test_others_see_a_node_come_and_go(url: str) -> None:
         assert (first.node, first.away_since, first.confirmed) == (None, left_at.uptime, 1)
         assert (second.node, second.confirmed) == (None, 1), "the heartbeat was from before its claim"
         assert [node.node for node in (await one.log.join()).nodes] == [one.log.node]
+
+
+async def test_batches_stay_until_all_applied_them(url: str) -> None:
+    """A batch goes when it is a minute old and every node has applied it; a slow node keeps it."""
+    clock = Clock(100.0)  # the clock of the rows: all are old
+    async with joined_node(url, clock=clock) as one, joined_node(url, clock=clock) as slow:
+
+        async def first_left() -> int:
+            last = await one.commit(event(), Heartbeat(one.batches[-1].number if one.batches else 0, 0))
+            await one.log._maintenance.run(partial(stored.prune_batches, through=last.number))
+            return int(cluster_sql(url, "SELECT min(batch) FROM eventstore.batches WHERE batch > 0"))
+
+        for _ in range(3):
+            await first_left()
+        assert await first_left() == slow.snapshot.batch, "its heartbeat is from before"
+        applied = (await slow.until(one.batches[-1].number)).number
+        beaten = await slow.commit(Heartbeat(applied, 0))
+        await one.until(beaten.number)
+        assert await first_left() == applied
 
 
 # What is gone ----------------------------------------------------------------------------------------

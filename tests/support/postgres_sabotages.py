@@ -107,6 +107,10 @@ SABOTAGES: Final[dict[str, tuple[Sabotage, Scenario]]] = {
         ),
         scenarios.own_batches_are_durable,
     ),
+    "the notice of a cancelled wait is ignored": (
+        notices_of_failed_flushes_are_ignored,
+        scenarios.a_cancelled_wait_is_no_flush,
+    ),
     "a reader that does not flush": (
         in_the_database("follow", ("IF p_flush AND", "IF false AND")),
         scenarios.batches_of_others_are_durable,

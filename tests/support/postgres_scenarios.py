@@ -79,6 +79,37 @@ async def snapshots_are_durable(cluster: Cluster, database: str) -> None:
                 assert len((await log.join()).sessions) == number + 1
 
 
+async def a_cancelled_wait_is_no_flush(cluster: Cluster, database: str) -> None:
+    """A wait for a synchronous standby that is cancelled looks like success; the flush is done again."""
+    waiting = f"""
+    SELECT pid || ' ' || query_start FROM pg_stat_activity
+    WHERE datname = '{database}' AND wait_event = 'SyncRep' AND query
+    """
+
+    async def ask(query: str) -> str:
+        return (await asyncio.to_thread(cluster.sql, database, f"{waiting} {query}")).strip()
+
+    async with opened_postgres(cluster.url(database)) as log:
+        cluster.sql(database, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        cluster.sql(database, "SELECT pg_reload_conf()")
+        try:
+            appending, count = log.append([event()]), 1
+            while not (first := await ask("LIKE '%emit_message%'")):
+                # The backend reads its configuration some time after the reload.
+                if appending.done():
+                    appending, count = log.append([event()]), count + 1
+            cluster.sql(database, f"SELECT pg_cancel_backend({first.split()[0]})")
+            # The next try waits again, with the flush or as soon as it is connected.
+            while (await ask("~ 'emit_message|enter'")) in ("", first) and not appending.done():
+                pass
+            assert not appending.done()
+        finally:
+            cluster.sql(database, "ALTER SYSTEM RESET synchronous_standby_names")
+            cluster.sql(database, "SELECT pg_reload_conf()")
+        await appending
+        assert len(await log.read(range(1, count + 2))) == count
+
+
 # One order -------------------------------------------------------------------------------------------
 
 
@@ -278,6 +309,7 @@ SCENARIOS = (
     own_batches_are_durable,
     batches_of_others_are_durable,
     snapshots_are_durable,
+    a_cancelled_wait_is_no_flush,
     all_nodes_see_one_order,
     a_cut_append_is_stored_once,
     an_epoch_begins_in_an_append,

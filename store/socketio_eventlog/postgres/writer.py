@@ -204,7 +204,7 @@ class Writer:
             return
         if isinstance(error, NodeFenced) and attempt.is_uncertain:
             # A former try may have been stored before the death of this node: then the table has it.
-            await self._wait_for_tail(attempt.pending, self._lease_seconds)
+            await self._wait_for_tail(attempt.pending, LEASE_SECONDS)
         if not attempt.pending.taken.done():
             self._order.fail(error)
             raise error
