@@ -330,6 +330,20 @@ async def test_calls_between_two_lives_fail(two: Nodes, monkeypatch: pytest.Monk
     assert await a.sio.emit("event")
 
 
+async def test_server_that_ends_begins_no_other_life(two: Nodes) -> None:
+    a, _ = two.servers
+    await a.sio.shutdown()
+    a.sio.lost("a test")
+    assert not a.sio.rejoining.is_running
+    await a.sio.start()
+    a.sio.lost("a test")
+    former = await a.manager.start()
+    await until(lambda: former.is_over)
+    await a.sio.shutdown()
+    assert a.manager.runtime is None
+    await a.sio.start()
+
+
 async def test_rejoining_node_refuses_clients_and_is_not_ready(two: Nodes) -> None:
     a, _ = two.servers
     await a.client()

@@ -52,6 +52,7 @@ class Rejoining:
         self._engine = engine
         self._task: asyncio.Task[None] | None = None
         self._failures = RepeatedFailures(logger)
+        self._is_stopped = False
         self.count = 0
         """How often this process has begun another life."""
 
@@ -63,11 +64,16 @@ class Rejoining:
     def begin(self, reason: str) -> None:
         """End the present life; called by the core."""
         runtime = self._store.runtime
-        if runtime is not None and not self.is_running:
+        if runtime is not None and not self.is_running and not self._is_stopped:
             self._task = asyncio.create_task(self._rejoin(runtime, reason))
 
-    async def cancel(self) -> None:
+    def allow(self) -> None:
+        """Take note that the server starts."""
+        self._is_stopped = False
+
+    async def stop(self) -> None:
         """Begin no other life, since the server ends."""
+        self._is_stopped = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])

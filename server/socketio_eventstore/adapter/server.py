@@ -147,6 +147,7 @@ class RecoveryServer(SessionCalls, ServerApplication, NewConnections):
         if not self.async_handlers:  # set by the constructor after the manager
             self.eio.handlers_at_once = 1
         self._clients.start(runtime)
+        self.rejoining.allow()
 
     def forget_clients(self) -> None:
         """Forget all connections, since their event loop has ended."""
@@ -166,7 +167,7 @@ class RecoveryServer(SessionCalls, ServerApplication, NewConnections):
         waiting for them; all emits are committed even then.
         """
         self.manager.check_loop()
-        await self.rejoining.cancel()
+        await self.rejoining.stop()
         for connection in list(self.eio.sockets.values()):
             connection.close_after_flush(self.reason.SERVER_DISCONNECT)
         try:

@@ -140,6 +140,9 @@ class Runtime:
 
     async def close(self) -> None:
         """Append the waiting operations and let them take effect, stop the tasks, close the store."""
+        if self.is_over:
+            await self.end()
+            return
         self.queue.retry_pending_changes()
         self._heartbeats.write().add_done_callback(_report_failure)
         self._supervisor.stop(*self._tasks)
