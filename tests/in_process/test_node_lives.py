@@ -1,0 +1,159 @@
+"""The life of a node among others: it gives up without contact, and joins anew in the same process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from socketio_eventlog.errors import StoreClosed, StoreError, StoreNotUsable, StoreUnavailable
+from socketio_eventlog.log import Log
+from socketio_eventlog.records import Event, NodeDied
+from socketio_eventstore.adapter import rejoining
+from socketio_eventstore.adapter.administration import Administration
+from socketio_eventstore.core import lease, runtime
+from socketio_eventstore.core.event_pages import EventFilter
+from socketio_eventstore.core.sessions import State
+from socketio_eventstore.program.readiness import problems
+from support.embedded import Seen, until
+from support.in_process_nodes import Nodes, nodes
+
+
+@pytest.fixture
+async def two(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Nodes]:
+    async with nodes(monkeypatch) as running:
+        yield running
+
+
+async def test_isolated_node_closes_clients_and_joins_anew(
+    two: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client gets no DISCONNECT, and what was emitted meanwhile when it is back, here or elsewhere."""
+    a, b = two.servers
+    client = await a.socket()
+    pid = (await client.connect())["pid"]
+    await two.until_applied()
+    former = two.log(0)
+    monkeypatch.setattr(lease, "CONTACT_SECONDS", 0.5)
+    former.cut_off()
+    assert await client.packet() is None
+    monkeypatch.setattr(lease, "CONTACT_SECONDS", 9.0)
+    await until(lambda: a.manager.runtime is not None and two.log(0) is not former)
+    assert former.node not in two.shared.state.nodes
+    await until(lambda: not a.sio.rejoining.is_running)
+    offset = await b.sio.emit("missed")
+    back = await a.socket()
+    assert (await back.connect(auth={"pid": pid}))["pid"] == pid
+    assert await back.event() == ["missed", offset]
+    assert await back.event_of(a.sio.emit("live")) == ["live"]
+
+
+async def test_node_declared_dead_joins_anew(two: Nodes) -> None:
+    """A node that was frozen for too long is dead for the others; its clients recover there."""
+    a, b = two.servers
+    client = await a.socket()
+    pid = (await client.connect())["pid"]
+    await two.until_applied()
+    former = two.log(0)
+    former.freeze()
+    await two.pass_a_lease(at=1)
+    node = await b.manager.start()
+    assert not node.context.nodes.others and node.context.nodes.is_first
+    assert [session.state for session in node.registry] == [State.AWAY]
+    back = await b.socket()
+    assert (await back.connect(auth={"pid": pid}))["pid"] == pid
+    former.release()
+    assert await client.packet() is None
+    await until(lambda: a.manager.runtime is not None and two.log(0) is not former)
+    await two.until_applied()
+    assert len(node.context.nodes) == 2
+
+
+async def test_slow_node_declares_nobody_dead(two: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the database is slow, the heartbeats of all others are late, too."""
+    monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", -1.0)
+    two.log(0).freeze()
+    await two.pass_a_lease(at=1)
+    assert two.count(NodeDied) == 0
+    two.log(0).release()
+
+
+async def test_handlers_of_the_old_life_end_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An emit of a disconnect handler of the old life fails, and does not happen in the new one."""
+    failed = Seen()
+
+    def register(sio: Any) -> None:
+        async def disconnected(sid: str, reason: str) -> None:
+            try:
+                await sio.emit("from the old life")
+            except StoreError as error:
+                failed(error)
+
+        sio.on("disconnect", disconnected)
+
+    async with nodes(monkeypatch, register) as two:
+        a, _ = two.servers
+        await a.client()
+        await two.until_applied()
+        former = two.log(0)
+        former.freeze()
+        await two.pass_a_lease(at=1)
+        former.release()
+        await failed.until(1)
+        await until(lambda: a.manager.runtime is not None and two.log(0) is not former)
+        assert two.count(Event) == 0
+
+
+async def test_feed_of_the_old_life_ends(two: Nodes) -> None:
+    """A reader that follows the log over HTTP is cut off, and comes back to the new life."""
+    a, _ = two.servers
+    feed = await Administration(a.sio).follow(EventFilter(), None)
+    a.sio.lost("a test")
+    await until(lambda: not a.sio.rejoining.is_running)
+    with pytest.raises(StoreClosed):
+        await feed.grown()
+
+
+async def test_calls_between_two_lives_fail(two: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the database is away, a call raises the error of a store that is not available."""
+    a, _ = two.servers
+    opens: Any = vars(runtime)["open_log"]
+
+    async def away(*_: object, **__: object) -> Log:
+        raise StoreNotUsable("the database is away")
+
+    monkeypatch.setattr(rejoining, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(runtime, "open_log", away)
+    a.sio.lost("a test")
+    await until(lambda: a.manager.runtime is None)
+    with pytest.raises(StoreUnavailable, match="joining the log anew"):
+        await a.sio.emit("event")
+    monkeypatch.setattr(runtime, "open_log", opens)
+    await until(lambda: not a.sio.rejoining.is_running)
+    assert await a.sio.emit("event")
+
+
+async def test_server_that_ends_begins_no_other_life(two: Nodes) -> None:
+    a, _ = two.servers
+    await a.sio.shutdown()
+    a.sio.lost("a test")
+    assert not a.sio.rejoining.is_running
+    await a.sio.start()
+    a.sio.lost("a test")
+    former = await a.manager.start()
+    await until(lambda: former.is_over)
+    await a.sio.shutdown()
+    assert a.manager.runtime is None
+    await a.sio.start()
+
+
+async def test_rejoining_node_refuses_clients_and_is_not_ready(two: Nodes) -> None:
+    a, _ = two.servers
+    await a.client()
+    a.sio.lost("a test")
+    assert problems(a.sio) == ["this node is joining the log anew"]
+    async with a.http.get(a.url, params={"EIO": "4", "transport": "polling"}) as response:
+        assert response.status == 503
+    await until(lambda: not a.sio.rejoining.is_running)
+    assert problems(a.sio) == []
