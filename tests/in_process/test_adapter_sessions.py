@@ -11,6 +11,9 @@ from socketio_eventstore.core.recovery import RecoveryResult
 from support.core import pausable_commits
 from support.embedded import Seen, Server, away, packets_until_marker, results, serving, until
 
+NESTED: list[Any] = []
+NESTED.append(NESTED)
+
 
 async def test_rooms_of_an_away_session_can_be_changed(server: Server) -> None:
     """Rooms of an away session can be changed; the change counts for later events."""
@@ -76,6 +79,7 @@ async def test_data_are_a_copy_until_they_are_saved(server: Server) -> None:
         ({"a": {1: "x"}}, TypeError, r"session\['a'\] has a key of type int: 1; JSON needs str"),
         ([1], TypeError, "session data must be a dict, not list"),
         ({"a": float("nan")}, ValueError, "not JSON compliant"),
+        ({"a": NESTED}, ValueError, "session contains itself, or is nested too deeply"),
         ({"a": "x" * 1_000}, ValueError, r"session data is 1\d+ characters long, at most 1000 can be saved"),
     ],
 )
@@ -199,6 +203,8 @@ async def test_identity_and_key_that_the_store_cannot_keep(server: Server) -> No
     client = await server.client()
     with pytest.raises(ValueError, match="an identity cannot be stored"):
         await server.sio.bind(client.sid, "ann\ud800")
+    with pytest.raises(ValueError, match="an identity cannot be stored"):
+        await server.sio.revoke_identity("ann\ud800")
     async with pausable_commits(server) as commits:
         await client.send('42["once","\\ud800"]')
         assert await packets_until_marker(server, client) == [[]]

@@ -241,7 +241,11 @@ class Clients:
         if pkt.id is None or result is application.not_handled or runtime is None:
             return
         arguments = () if result is None else arguments_of(result)
-        frames = runtime.encoder.ack(pkt.namespace, pkt.id, arguments)
+        try:
+            frames = runtime.encoder.ack(pkt.namespace, pkt.id, arguments)
+        except Exception as error:  # noqa: BLE001 -- the handler has returned what clients cannot read
+            self.calls.handler_failed(event, session, error)
+            return
         try:
             runtime.queue.post(SendPacket(connection, pkt.namespace, frames))
         except StoreError as error:  # the client may repeat the event after the reconnection

@@ -218,9 +218,14 @@ def session_json(value: Any, limit_bytes: int) -> str:
 def json_text(value: Any, path: str) -> str:
     """Encode a value as JSON that reads back the same. Raises TypeError, which names the path and the type.
 
-    ``path`` is the name of the value in the error, such as ``session``.
+    ``path`` is the name of the value in the error, such as ``session``. Raises ValueError for a value that
+    contains itself.
     """
-    _check_json(value, path)
+    try:
+        _check_json(value, path)
+    except RecursionError:
+        text = f"{path} contains itself, or is nested too deeply: it is not JSON"
+        raise ValueError(text) from None  # a traceback of a thousand equal lines
     return packets.dumps(value)
 
 

@@ -110,10 +110,11 @@ class SessionCalls(socketio.AsyncServer):  # type: ignore[misc]  # python-socket
 
         Sessions that are away end, too; what ``revoke`` does to a client happens to each of them. One
         operation ends all of them. Raises TypeError unless the identity is a str that is not empty,
-        StoreError; then no session has ended.
+        ValueError for a lone surrogate, StoreError; then no session has ended.
         """
         if not _is_identity(identity):
             raise TypeError(f"an identity must be a str that is not empty, not {identity!r}")
+        check_text(identity, "an identity")
         self._clients.start(await self.manager.opened())
         departures = self._clients.departures
         if departures is not None:
