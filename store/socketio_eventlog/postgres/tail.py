@@ -76,7 +76,7 @@ class Tail:
                 return
             except StoreClosed:
                 return
-            except StoreError as error:
+            except Exception as error:  # noqa: BLE001 -- without the tail this node would be deaf
                 self._failed(error)
                 await asyncio.sleep(LONGEST_PAUSE_SECONDS)
             else:
@@ -84,10 +84,11 @@ class Tail:
                 if count < MAX_BATCHES:
                     await self._wait(had_news=count > 0)
 
-    def _failed(self, error: StoreError) -> None:
+    def _failed(self, error: Exception) -> None:
         if not self._is_lost:
             self._is_lost = True
-            logger.warning("The log cannot be read. %s Trying again.", error)
+            fault = None if isinstance(error, StoreError) else error
+            logger.warning("The log cannot be read. %s Trying again.", error, exc_info=fault)
 
     async def _wait(self, *, had_news: bool) -> None:
         """Wait for a nudge, or for the time to ask again."""
