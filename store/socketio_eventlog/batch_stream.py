@@ -19,12 +19,15 @@ class BatchStream:
         self._waiting: deque[Batch] = deque()
         self._reader: asyncio.Future[None] | None = None
         self._is_closed = False
+        self._skipped = 0
         self._error: Exception | None = None
         self._drained = asyncio.Event()
         self._drained.set()
 
     def put(self, batch: Batch) -> None:
         """Add the next batch."""
+        if batch.number <= self._skipped:
+            return
         self._waiting.append(batch)
         if len(self._waiting) == MAX_WAITING:
             self._drained.clear()
@@ -34,8 +37,9 @@ class BatchStream:
         """Wait until fewer than ``MAX_WAITING`` batches wait, or the iteration ends."""
         await self._drained.wait()
 
-    def drop_through(self, number: int) -> None:
-        """Drop the batches up to a number: they are in a snapshot."""
+    def skip_through(self, number: int) -> None:
+        """Give out no batch up to a number, now and later: they are in a snapshot."""
+        self._skipped = number
         while self._waiting and self._waiting[0].number <= number:
             self._pop()
 

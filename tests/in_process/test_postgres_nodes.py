@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from socketio_eventlog import batch_stream
 from socketio_eventlog.errors import ConditionFailed
 from socketio_eventlog.postgres import events, stored, tail
 from socketio_eventlog.postgres.connection import Connection
@@ -43,7 +44,7 @@ from socketio_eventlog.records import (
 )
 from support import postgres
 from support.postgres_nodes import joined_node
-from support.storing import Clock, always, event, joined, left, session
+from support.storing import Clock, always, event, joined, left, opened_postgres, session
 
 EVERYTHING: list[Change] = [
     event("first", rooms=("a", 7), skip=("s9",), attachments=(b"\x00\xff", b"")),
@@ -182,6 +183,20 @@ async def test_a_snapshot_continues_without_a_gap(url: str) -> None:
             assert before.position == len(found)
             sequences = (await other.log.missed("/", always(None), 0, other.log.head)).sequences
             assert sequences == tuple(range(1, len(opened) + 2))
+
+
+async def test_many_batches_come_before_the_snapshot(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that begins does not wait for a reader of the batches that its snapshot contains."""
+    monkeypatch.setattr(batch_stream, "MAX_WAITING", 2)
+    async with joined_node(url) as one, opened_postgres(url) as log:
+        last = await one.commit(*[event()] * 2)
+        for _ in range(4):
+            last = await one.commit(event())
+        snapshot = await log.join()
+        assert (snapshot.batch, snapshot.position) == (last.number, 6)
+        assert log.head == 6
+        last = await one.commit(event())
+        assert (await anext(log.batches())).number == last.number
 
 
 async def test_others_see_a_node_come_and_go(url: str) -> None:

@@ -150,12 +150,12 @@ class PostgresLog(IndexedLog):
 
     async def join(self) -> Snapshot:
         seen, snapshot = await self._reads.run(stored.snapshot)
-        self._tail.wake()
-        await self._order.follows(seen)
         if not self._has_begun:
             self._has_begun = True
-            self._order.began()
-            self._batches.drop_through(snapshot.batch)
+            self._batches.skip_through(snapshot.batch)
+        self._tail.wake()
+        await self._order.follows(seen)
+        self._order.began()
         return snapshot
 
     def append(self, changes: Sequence[Change]) -> asyncio.Future[int]:
