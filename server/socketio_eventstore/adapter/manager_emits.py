@@ -115,7 +115,9 @@ class ManagerEmits(ManagerStore):
         rooms = encoder.rooms_of(room)
         skip = () if skip_sid is None else encoder.skipped_sids(skip_sid)
         encoding = runtime.encoder
-        payload, attachments = encoding.payload([event, *encoder.arguments_of(data)])
+        is_one = data is not None and type(data) is not tuple
+        values = [event, data] if is_one else [event, *encoder.arguments_of(data)]
+        payload, attachments = encoding.payload(values)
         if payload[:2] != '["':
             raise ValueError(f"the server's json made {payload[:20]!r} of an array of strings")
         # An event as ``Event(...)``, without the function that a named tuple calls.

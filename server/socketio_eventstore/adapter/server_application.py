@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Coroutine, Mapping
 from inspect import CO_COROUTINE
 from types import FunctionType
 from typing import Any, Final
@@ -26,6 +26,7 @@ from socketio_eventstore.transport.engine import Engine
 
 _TRIGGER_EVENT: Final = vars(socketio.AsyncServer)["_trigger_event"]
 _IS_PATCHED: Final = _TRIGGER_EVENT.__module__ != socketio.AsyncServer.__module__
+_NONE: Final[Mapping[str, Any]] = {}
 
 
 class ServerApplication(socketio.AsyncServer):  # type: ignore[misc]  # python-socketio is not typed
@@ -125,7 +126,9 @@ class ServerApplication(socketio.AsyncServer):  # type: ignore[misc]  # python-s
         is_usual = getattr(self._trigger_event, "__func__", None) is _TRIGGER_EVENT and not _IS_PATCHED
         if not is_usual or self.admin_ui is not None:
             return self.call_handler(event, namespace, *arguments)
-        handler, passed = self._get_event_handler(event, namespace, arguments)
+        handler, passed = self.handlers.get(namespace, _NONE).get(event), arguments
+        if handler is None:  # there may be one for all events, or for all namespaces
+            handler, passed = self._get_event_handler(event, namespace, arguments)
         if type(handler) is FunctionType and handler.__code__.co_flags & CO_COROUTINE:
             calling: Awaitable[Any] = handler(*passed)
             return calling

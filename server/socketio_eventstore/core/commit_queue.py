@@ -172,7 +172,8 @@ class CommitQueue:
             return False
         sender = current_sender.get()
         if sender is not None:
-            sender.entered(len(group), size_bytes)
+            sender.waiting_operations += len(group)
+            sender.waiting_bytes += size_bytes
         self._waiting.append((group, result, size_bytes, sender))
         self._waiting_operations += len(group)
         self._waiting_bytes += size_bytes

@@ -52,8 +52,10 @@ def take_effect(context: Context, batch: Batch, committed: Committed) -> Any:
     return _EFFECTS[type(committed.change)](context, batch, committed)
 
 
-def emitted(context: Context, batch: Batch, committed: Committed) -> str | None:
-    """Send an event to its live members; return the offset."""
+def emitted(
+    context: Context, batch: Batch, committed: Committed, weight_bytes: int | None = None
+) -> str | None:
+    """Send an event to its live members; return the offset. ``weight_bytes`` is the event's, if known."""
     event, position = committed.change, committed.position
     assert type(event) is Event
     log, recent_events = context.log, context.recent_events
@@ -62,7 +64,7 @@ def emitted(context: Context, batch: Batch, committed: Committed) -> str | None:
     namespace, _, payload, attachments, rooms, skip, _ = event
     frames = context.encoder.event(namespace, payload, attachments, offset)
     context.fan_out.broadcast((namespace, rooms, skip), frames)
-    recent_events.append(position, event, frames)
+    recent_events.append(position, event, frames, weight_bytes)
     return offset
 
 

@@ -47,6 +47,11 @@ def fail(groups: Iterable[Group], error: Exception) -> None:
 
 def leave(groups: Iterable[Group]) -> None:
     """Take groups that do not wait any more off their senders."""
+    senders: set[Sender] = set()
     for operations, _, size_bytes, sender in groups:
-        if sender is not None:
-            sender.left(len(operations), size_bytes)
+        if sender is not None:  # without a call for each event
+            sender.waiting_operations -= len(operations)
+            sender.waiting_bytes -= size_bytes
+            senders.add(sender)
+    for sender in senders:
+        sender.look_at_room()

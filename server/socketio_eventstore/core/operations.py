@@ -59,7 +59,9 @@ class Emit(Operation):
         return (self.event,)
 
     def apply(self, context: Context, batch: Batch, committed: Sequence[Committed]) -> str | None:
-        return emitted(context, batch, committed[0])  # the default, with two calls less for each event
+        return emitted(
+            context, batch, committed[0], self.size_bytes
+        )  # the default, with two calls less for each event
 
 
 class EmitVolatile(UnstoredOperation):

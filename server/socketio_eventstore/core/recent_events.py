@@ -28,9 +28,13 @@ class RecentEvents:
         self.total = 0
         """The number of events since the start."""
 
-    def append(self, sequence: int, event: Event, frames: Frames) -> None:
-        """Add the newest event with the frames that were sent, and drop the oldest beyond the limits."""
-        weight_bytes = event.weight_bytes
+    def append(self, sequence: int, event: Event, frames: Frames, weight_bytes: int | None = None) -> None:
+        """Add the newest event with the frames that were sent, and drop the oldest beyond the limits.
+
+        ``weight_bytes`` is the event's, if known.
+        """
+        if weight_bytes is None:
+            weight_bytes = event.weight_bytes
         self._events.append((sequence, event, frames, weight_bytes))
         self._size_bytes += weight_bytes
         self.total += 1

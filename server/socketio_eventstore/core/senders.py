@@ -18,7 +18,7 @@ SENDER_BYTES: Final = 4_000_000
 
 
 class Sender:
-    """A client whose handlers put operations into the commit queue."""
+    """A client whose handlers put operations into the commit queue, which counts them here."""
 
     __slots__ = ("_most_operations", "_ready", "waiting_bytes", "waiting_operations")
 
@@ -43,15 +43,8 @@ class Sender:
             self._ready = asyncio.get_running_loop().create_future()
         return self._ready
 
-    def entered(self, operations: int, size_bytes: int) -> None:
-        """Count operations that wait from now on."""
-        self.waiting_operations += operations
-        self.waiting_bytes += size_bytes
-
-    def left(self, operations: int, size_bytes: int) -> None:
-        """Take off operations that do not wait any more."""
-        self.waiting_operations -= operations
-        self.waiting_bytes -= size_bytes
+    def look_at_room(self) -> None:
+        """End the wait for a sender that is not held any more."""
         if self._ready is not None and not self.is_held:
             ready, self._ready = self._ready, None
             ready.set_result(None)
