@@ -20,7 +20,6 @@ from typing import Any, Final
 from urllib.parse import parse_qs
 
 import engineio
-from multidict import MultiMapping
 
 from socketio_eventstore.core.frames import Frames, polling_body
 from socketio_eventstore.core.options import Offsets
@@ -365,7 +364,7 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
         return response
 
     def open_at_once(
-        self, head: RequestHead, transport: asyncio.Transport, headers: MultiMapping[str], early_data: bytes
+        self, head: RequestHead, transport: asyncio.Transport, headers: Mapping[str, str], early_data: bytes
     ) -> bool:
         """Open a WebSocket on a TCP connection without waiting, for a handshake that nothing refuses.
 
@@ -384,7 +383,8 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
         if self._is_beyond_limits(head):
             return False
         try:
-            acceptance = accept_plainly(headers, may_compress=self.websocket_compression > 0)
+            extensions = head.headers("sec-websocket-extensions")
+            acceptance = accept_plainly(headers, extensions, may_compress=self.websocket_compression > 0)
         except InvalidHandshake:
             return False
         connection = self._new_connection(head, query)

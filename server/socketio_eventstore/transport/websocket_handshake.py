@@ -7,14 +7,13 @@ once; and the response would be a write of its own, before that of the first pac
 from __future__ import annotations
 
 from binascii import a2b_base64, b2a_base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha1
 from typing import Final, TypeAlias
 
 from aiohttp import hdrs, web
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import SERVER_SOFTWARE
-from multidict import MultiMapping
 
 IGNORES_WEBSOCKETS: Final = "ignores_websockets"
 """The attribute of a signal ``on_response_prepare``, or of a middleware, that has nothing to do for the
@@ -48,7 +47,7 @@ async def accept(request: web.Request, *, may_compress: bool) -> Acceptance:
     ``may_compress``: messages are compressed if the client offers it. Raises HTTPBadRequest for an invalid
     handshake.
     """
-    compresses = may_compress and offers_deflate(request.headers)
+    compresses = may_compress and offers_deflate(request.headers.getall(hdrs.SEC_WEBSOCKET_EXTENSIONS, ()))
     try:
         headers = _accepting(request.headers, compresses=compresses)
     except InvalidHandshake as error:
@@ -59,9 +58,12 @@ async def accept(request: web.Request, *, may_compress: bool) -> Acceptance:
     return _response(headers.items()), compresses
 
 
-def accept_plainly(asked: MultiMapping[str], *, may_compress: bool) -> Acceptance:
-    """Return the response of ``accept`` where no application adds headers. Raises InvalidHandshake."""
-    compresses = may_compress and offers_deflate(asked)
+def accept_plainly(asked: Mapping[str, str], extensions: Sequence[str], *, may_compress: bool) -> Acceptance:
+    """Return the response of ``accept`` where no application adds headers.
+
+    ``extensions`` are all values of ``Sec-WebSocket-Extensions``. Raises InvalidHandshake.
+    """
+    compresses = may_compress and offers_deflate(extensions)
     return _response(_accepting(asked, compresses=compresses).items()), compresses
 
 
@@ -98,10 +100,9 @@ async def _prepare(request: web.Request, headers: Mapping[str, str]) -> Iterable
     return response.headers.items()
 
 
-def offers_deflate(headers: MultiMapping[str]) -> bool:
+def offers_deflate(extensions: Sequence[str]) -> bool:
     """Whether the client accepts compression with any window and without context takeover."""
-    offers = ",".join(headers.getall(hdrs.SEC_WEBSOCKET_EXTENSIONS, []))
-    for offer in offers.split(","):
+    for offer in ",".join(extensions).split(","):
         name, *parameters = [part.strip().partition("=")[0].strip() for part in offer.split(";")]
         if name == "permessage-deflate" and _ACCEPTED_PARAMETERS.issuperset(parameters):
             return True
