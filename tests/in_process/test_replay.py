@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from socketio_eventlog.records import Room
-from socketio_eventstore.core import operations, replay
+from socketio_eventstore.core import replay, unstored
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.operations import (
     Emit,
@@ -245,7 +245,7 @@ async def test_too_many_deferred_packets_end_transport(
     core: Core, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
 ) -> None:
     """A session with too many deferred packets loses its transport."""
-    monkeypatch.setattr(operations, limit, value)
+    monkeypatch.setattr(unstored, limit, value)
     connection = Recorder()
     await core.open("s1", connection)
     for number in range(4):
