@@ -6,7 +6,7 @@ import struct
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from socketio_eventstore.core.event_rules import RESERVED_EVENTS, check_event_name
@@ -145,6 +145,7 @@ LIKE_PLACEHOLDERS = st.recursive(
 
 
 @given(st.sampled_from(["x", *RESERVED_EVENTS, "\ud800", "ü"]), st.lists(LIKE_PLACEHOLDERS))
+@example("x", [{"_placeholder": b""}])
 def test_official_clients_can_read_what_is_not_refused(name: str, arguments: list[Any]) -> None:
     """Whatever emit and the encoder let through is read by official clients, as it was emitted."""
     encoder = TextEncoder(max_attachments=10)

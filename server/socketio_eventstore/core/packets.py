@@ -89,7 +89,8 @@ class BinaryTaken:
             case bytes() | bytearray() | memoryview():
                 return self.placeholder(value)
             case dict():
-                if value.get("_placeholder"):
+                mark = value.get("_placeholder")
+                if mark or isinstance(mark, bytes | bytearray | memoryview):  # empty bytes become an object
                     self.has_lookalike = True
                 return {key: self.out_of(item) for key, item in value.items()}
             case list() | tuple():
