@@ -15,7 +15,7 @@ from aiohttp import web
 from socketio_eventstore import AsyncServer
 from socketio_eventstore.transport.front_door import FrontDoor
 from socketio_eventstore.transport.websocket_handshake import IGNORES_WEBSOCKETS
-from support.embedded import Server
+from support.embedded import Server, until
 from support.processes import DEADLINE, HOST
 from support.raw_websocket import handshake_request, text
 
@@ -169,6 +169,30 @@ async def test_full_address_refuses_and_counts_once(path: Path) -> None:
             await front.server.open_socket(query, headers)
         assert refusal.value.status == 429
         assert front.sio.eio.refused_handshakes["handshakes_per_address"] == 1
+
+
+async def test_ending_life_takes_no_clients(path: Path) -> None:
+    """While the handlers of a node's life end, a handshake gets 503; the next life takes clients."""
+    begun, may_end = asyncio.Event(), asyncio.Event()
+
+    async def disconnected(sid: str, reason: str) -> None:
+        begun.set()
+        await may_end.wait()
+
+    async with door(path) as front:
+        front.sio.on("connect", lambda sid, environ: None)
+        front.sio.on("disconnect", disconnected)
+        await front.sio.start()
+        await front.server.client()
+        front.sio.lost("a test")
+        await begun.wait()
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refusal:
+            await front.server.websocket()
+        assert refusal.value.status == 503 and not front.sio.eio.sockets
+        may_end.set()
+        await until(lambda: not front.sio.rejoining.is_running)
+        client = await front.server.client()
+        assert await client.event_of(front.sio.emit("news")) == ["news"]
 
 
 @pytest.mark.parametrize("fault", ["Sec-WebSocket-Version: 12", "Content-Length: 4", "Sec-WebSocket-Key: x"])

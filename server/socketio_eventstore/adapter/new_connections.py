@@ -46,8 +46,11 @@ class NewConnections(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         return self._opened_at_once(connection)
 
     def _opened_at_once(self, connection: EngineConnection) -> bool:
-        """Accept a new transport; False while the store is not open, which ``_connection_opened`` opens."""
-        if self._clients.admission is None:
+        """Accept a new transport; False while the store is not open, which ``_connection_opened`` opens.
+
+        A life that ends accepts nothing, either: its clients are closed once, and nothing answers them later.
+        """
+        if self._clients.admission is None or self.rejoining.is_running:
             return False
         self.manager.check_loop()
         connection.head.request_id = self._request_ids.of(connection.head, self.eio.access)

@@ -83,6 +83,7 @@ class Rejoining:
         logger.warning("This node (%s) has to join anew, and its clients reconnect: %s", node, reason)
         await self._close_transports(reason)
         runtime.give_up()
+        await self._close_transports(reason)  # those whose handshake began before, and ended meanwhile
         await self._clients.finish(HANDLERS_SECONDS)
         self._clients.stop()
         await self._store.end_life()
