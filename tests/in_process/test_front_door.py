@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 
 from socketio_eventstore import AsyncServer
+from socketio_eventstore.core.senders import current_sender
 from socketio_eventstore.transport.front_door import FrontDoor
 from socketio_eventstore.transport.websocket_handshake import IGNORES_WEBSOCKETS
 from support.embedded import Server, until
@@ -98,6 +99,21 @@ async def test_packet_right_behind_the_handshake(path: Path) -> None:
         got = await exchange(front, handshake_request() + text("40"), until=b'40{"sid":"')
         assert got.startswith(b"HTTP/1.1 101 ") and got.index(b'0{"sid":"') < got.index(b'40{"sid":"')
         assert front.requests == 0
+
+
+async def test_early_packet_leaves_no_sender(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sender of a packet behind the handshake is not that of later connections of the same listener."""
+    received, senders = FrontDoor.received, list[object]()
+
+    def look_after(front: FrontDoor, transport: asyncio.Transport, data: bytes) -> None:
+        received(front, transport, data)
+        senders.append(current_sender.get())
+
+    monkeypatch.setattr(FrontDoor, "received", look_after)
+    async with door(path) as front:
+        await front.sio.start()
+        await exchange(front, handshake_request() + text("40"), until=b'40{"sid":"')
+        assert front.requests == 0 and senders == [None]
 
 
 async def test_a_divided_handshake_goes_to_aiohttp(path: Path) -> None:

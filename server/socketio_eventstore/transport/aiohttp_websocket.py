@@ -112,7 +112,7 @@ class AiohttpWebSocket(asyncio.Protocol):
         self.receiver = make_receiver(self)
         if self._early_data:
             early_data, self._early_data = self._early_data, b""
-            self._receive(early_data)
+            self._context.run(self._receive, early_data)  # on uvloop the present one is the listener's
 
     def feed_data(self, data: bytes) -> None:
         """Keep what the client sent right behind the handshake. Called by aiohttp at the takeover."""
