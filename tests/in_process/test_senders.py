@@ -26,7 +26,7 @@ QUEUE = 1000
 
 
 class Handlers:
-    """``amplify`` emits many events for one packet; ``tell`` emits one."""
+    """``amplify`` emits many events for one packet, ``relay`` in a background task; ``tell`` emits one."""
 
     def __init__(self) -> None:
         self.begun = Seen()
@@ -38,6 +38,11 @@ class Handlers:
             events = (sio.emit("much", "x" * size_bytes, room="nobody") for _ in range(count))
             results = await asyncio.gather(*events, return_exceptions=True)
             self.amplified([type(result) for result in results])
+
+        async def relay(_sid: str, count: int) -> None:
+            sio.start_background_task(amplify, "", count)
+
+        sio.on("relay", relay)
 
         async def tell(_sid: str) -> bool:
             return isinstance(await sio.emit("told", room="nobody"), str)
@@ -118,6 +123,20 @@ async def test_packets_of_a_greedy_client_wait(
         assert queue.waiting_operations == count + 1
     await handlers.amplified.until(4)
     assert handlers.begun.all[2:] == [greedy.sid] * 2
+
+
+async def test_background_task_counts_to_no_client(
+    server: Server, handlers: Handlers, clients: list[Client]
+) -> None:
+    """The client whose handler has started a background task is served while much of the task waits."""
+    client, _, _ = clients
+    async with waiting_store(server) as queue:
+        await client.emit("relay", SENDER_OPERATIONS)
+        await until(lambda: queue.waiting_operations == SENDER_OPERATIONS)
+        await client.emit("amplify", 1)
+        await handlers.begun.until(2)
+        assert handlers.begun.all == ["", client.sid]
+    await handlers.amplified.until(2)
 
 
 async def test_posts_of_a_greedy_client_wait(server: Server, handlers: Handlers) -> None:

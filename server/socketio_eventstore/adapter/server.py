@@ -29,6 +29,7 @@ from socketio_eventstore.core.event_rules import check_text
 from socketio_eventstore.core.listener import SessionListener
 from socketio_eventstore.core.operations import SendPacket
 from socketio_eventstore.core.options import Options
+from socketio_eventstore.core.senders import current_sender
 from socketio_eventstore.transport.address_limits import AddressLimits
 from socketio_eventstore.transport.engine import Engine
 
@@ -336,6 +337,17 @@ class RecoveryServer(SessionCalls, ServerApplication, NewConnections):
         """Report nothing more to the admins; called by ``AdminUi.uninstrument``."""
         if self.admin_ui is admin_ui:
             self.admin_ui = None
+
+    def start_background_task(self, target: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Start a task of the application, as ``socketio.AsyncServer.start_background_task`` does.
+
+        What the task emits counts to no client, also when a handler starts the task.
+        """
+        token = current_sender.set(None)
+        try:
+            return super().start_background_task(target, *args, **kwargs)
+        finally:
+            current_sender.reset(token)
 
     # Hooks of python-socketio -------------------------------------------------------------------------
 

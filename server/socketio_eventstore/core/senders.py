@@ -52,4 +52,4 @@ class Sender:
 
 current_sender: Final[ContextVar[Sender | None]] = ContextVar("sender", default=None)
 """The client whose packet is handled. Tasks that its handlers start have it, too; None for the application's
-own tasks and for the HTTP interface."""
+own tasks, those of ``start_background_task`` included, and for the HTTP interface."""
