@@ -49,6 +49,19 @@ async def test_isolated_node_closes_clients_and_joins_anew(
     assert await back.event_of(a.sio.emit("live")) == ["live"]
 
 
+async def test_lonely_node_gives_up_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that knows of no other one closes its clients without contact: another one may have begun."""
+    async with nodes(monkeypatch, count=1) as one:
+        (server,) = one.servers
+        client = await server.client()
+        former = one.log(0)
+        monkeypatch.setattr(lease, "CONTACT_SECONDS", 0.5)
+        former.cut_off()
+        assert await client.packet() is None
+        monkeypatch.setattr(lease, "CONTACT_SECONDS", 9.0)
+        await until(lambda: server.manager.runtime is not None and one.log(0) is not former)
+
+
 async def test_node_declared_dead_joins_anew(two: Nodes) -> None:
     """A node that was frozen for too long is dead for the others; its clients recover there."""
     a, b = two.servers

@@ -17,7 +17,8 @@ from socketio_eventstore.core.heartbeats import Heartbeats
 from socketio_eventstore.core.operations import DeclareDead
 
 CONTACT_SECONDS: Final = 0.9 * LEASE_SECONDS
-"""A node that has other nodes beside it gives up after so long without contact."""
+"""A node gives up after so long without contact, also when it knows of no other nodes: one may have begun
+meanwhile, and have taken this one for dead. A log that only this node writes is always in contact."""
 LOOK_SECONDS: Final = 0.5
 """The time between two looks at the contact."""
 
@@ -76,6 +77,6 @@ class Lease:
         if nodes.get(nodes.own) is None:
             return "the other nodes have declared this node dead"
         seconds = self._monotonic() - context.log.contact_at
-        if nodes.others and seconds > CONTACT_SECONDS:
+        if seconds > CONTACT_SECONDS:
             return f"no contact to the log for {seconds:.0f} s"
         return None
