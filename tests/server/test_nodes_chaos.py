@@ -22,7 +22,7 @@ from support.node_chaos import AnyNode, Chaos, Judge, Line
 
 SHORT_SECONDS: Final = 5.0
 SECONDS: Final = float(os.environ.get("NODES_SECONDS", SHORT_SECONDS))
-SEED: Final = int(os.environ.get("NODES_SEED", 1))
+SEED: Final = int(os.environ.get("NODES_SEED", "1"))
 CLIENTS: Final = 6
 
 

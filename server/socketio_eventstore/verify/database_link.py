@@ -71,7 +71,11 @@ class DatabaseLink:
         try:
             await asyncio.sleep(seconds)
         finally:
-            self._may_pass.set()
+            self.release()
+
+    def release(self) -> None:
+        """Let everything pass again."""
+        self._may_pass.set()
 
     def _end_all(self) -> None:
         for writer in self._writers:

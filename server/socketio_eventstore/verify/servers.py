@@ -50,6 +50,8 @@ class Servers:
         match fault:
             case Kill(node):
                 await self._servers[node].kill()
+                if self._links:
+                    self._links[node].release()  # a server that cannot reach the database does not start
                 await self._servers[node].start()
             case Freeze(node, seconds):
                 await self._servers[node].freeze(seconds)
