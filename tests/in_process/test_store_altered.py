@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from socketio_eventlog.errors import StoreNotUsable, StoreRejected
+from socketio_eventlog.log import Log
 from socketio_eventlog.records import Pruned, RoomJoined
 from socketio_eventlog.segment import SEGMENT_LENGTH
-from socketio_eventlog.sqlite.log import EventLog
+from support.log_engines import Store
 from support.storing import BEAT, always, commit, event, opened, session, sqlite
 
 pytestmark = pytest.mark.skipif(shutil.which("sqlite3") is None, reason="needs the sqlite3 program")
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.skipif(shutil.which("sqlite3") is None, reason="needs t
 BAD = event("\ud800")
 
 
-async def is_incomplete(log: EventLog, *rooms: str, after: int = 0, namespace: str = "/") -> bool:
+async def is_incomplete(log: Log, *rooms: str, after: int = 0, namespace: str = "/") -> bool:
     limits = {"max_events": 10**6, "max_bytes": 10**9}
     summary = await log.summarise_missed(namespace, always(*rooms), after, log.head, **limits)
     return summary.is_incomplete
@@ -40,11 +41,11 @@ async def test_holes_of_failed_appends_are_no_loss(path: Path, caplog: pytest.Lo
     assert "lost" not in caplog.text
 
 
-async def test_a_transaction_brings_the_news(path: Path) -> None:
+async def test_a_transaction_brings_the_news(store: Store) -> None:
     """A deletion is known when the next transaction has committed, whatever the transaction does."""
-    async with opened(path) as log:
+    async with store.open() as log:
         await commit(log, [session(), *[event(rooms=(room,)) for room in "abab"]])
-        sqlite(path, "DELETE FROM events WHERE offset = 3")
+        store.sql('DELETE FROM events WHERE "offset" = 3')
         assert not await is_incomplete(log, "a")
         await commit(log, [RoomJoined("/", "s1", "room")])
         assert await is_incomplete(log, "a") and await is_incomplete(log, "a", after=2)
@@ -52,15 +53,15 @@ async def test_a_transaction_brings_the_news(path: Path) -> None:
         assert not await is_incomplete(log, "a", namespace="/other")
 
 
-async def test_audience_of_older_segments_is_known(path: Path) -> None:
+async def test_audience_of_older_segments_is_known(store: Store) -> None:
     """After a restart, a segment on disk still tells who needs a deleted event."""
-    async with opened(path) as log:
+    async with store.open() as log:
         for _ in range(2):
             await commit(log, [event(rooms=(room,)) for room in "ab" * (SEGMENT_LENGTH // 2)])
         for _ in range(50):
             await commit(log, [event(rooms=("b",))])
-    sqlite(path, "DELETE FROM events WHERE offset IN (1001, 1003)")  # of room a
-    async with opened(path) as log:
+    store.sql('DELETE FROM events WHERE "offset" IN (1001, 1003)')  # of room a
+    async with store.open() as log:
         assert await is_incomplete(log, "a", after=1002)
         assert not await is_incomplete(log, "b")
         assert not await is_incomplete(log, "a", after=1003)
@@ -81,12 +82,12 @@ async def test_ranges_are_pruned_with_their_events(path: Path) -> None:
         assert not await is_incomplete(log, "a")
 
 
-async def test_a_deleted_end_is_not_used_again(path: Path) -> None:
+async def test_a_deleted_end_is_not_used_again(store: Store) -> None:
     """The sequences of events that were deleted at the end of the log are not given to others."""
-    async with opened(path) as log:
+    async with store.open() as log:
         await commit(log, [event(rooms=("a",))] * 5)
-    sqlite(path, "DELETE FROM events WHERE offset > 3")
-    async with opened(path) as log:
+    store.sql('DELETE FROM events WHERE "offset" > 3')
+    async with store.open() as log:
         assert log.head == 5
         assert await is_incomplete(log, "a", after=4) and not await is_incomplete(log, "a", after=5)
         assert await commit(log, [event()]) == [6]
@@ -122,33 +123,33 @@ async def test_lost_join_concerns_every_session(path: Path, tmp_path: Path) -> N
         assert log.head >= 2 and await is_incomplete(log, "a", after=2)
 
 
-async def test_deleted_neighbours_become_one_row(path: Path) -> None:
-    async with opened(path) as log:
+async def test_deleted_neighbours_become_one_row(store: Store) -> None:
+    async with store.open() as log:
         await commit(log, [event(rooms=("a",))] * 1000)
         await commit(log, [BEAT])
-        sqlite(path, "DELETE FROM events WHERE offset > 500")
-        assert sqlite(path, "SELECT first, last FROM altered_ranges") == "501|1000\n"
+        store.sql('DELETE FROM events WHERE "offset" > 500')
+        assert store.sql("SELECT first, last FROM altered_ranges") == "501|1000\n"
 
 
-async def test_many_changes_are_one_warning(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_many_changes_are_one_warning(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     """Thousands of scattered changes stay small in memory, and are one line in the log."""
-    async with opened(path) as log:
+    async with store.open() as log:
         for _ in range(5):
             await commit(log, [event(rooms=("a",))] * 1000)
-        sqlite(path, "UPDATE events SET payload = '[\"other\"]' WHERE offset % 2")
+        store.sql("""UPDATE events SET payload = '["other"]' WHERE "offset" % 2 = 1""")
         await commit(log, [BEAT])
         assert await is_incomplete(log, "a", after=4998)
         assert not await is_incomplete(log, "b")
-        sqlite(path, "UPDATE events SET payload = '[\"other\"]' WHERE offset = 1")
+        store.sql("""UPDATE events SET payload = '["other"]' WHERE "offset" = 1""")
         await commit(log, [BEAT])
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 1 and "changed or deleted events between 1 and 4999" in warnings[0].getMessage()
 
 
-async def test_changed_rooms_do_not_stop_the_start(path: Path) -> None:
+async def test_changed_rooms_do_not_stop_the_start(store: Store) -> None:
     """A room that is no JSON any more does not keep the server from starting."""
-    async with opened(path) as log:
+    async with store.open() as log:
         await commit(log, [event(rooms=("a",))] * 3)
-    sqlite(path, "UPDATE events SET rooms = 'a' WHERE offset = 2")
-    async with opened(path) as log:
+    store.sql("""UPDATE events SET rooms = 'a' WHERE "offset" = 2""")
+    async with store.open() as log:
         assert await is_incomplete(log, "a", after=1) and not await is_incomplete(log, "a", after=2)

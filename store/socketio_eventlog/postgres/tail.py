@@ -105,9 +105,9 @@ class Tail:
     async def _read(self) -> int:
         """Read once; return the number of batches that were new. Raises StoreError."""
         order = self._order
-        seen = order.seen
+        seen, own = order.seen, order.number + 1  # at one moment: the writer goes on meanwhile
         async with self._link.use() as connection:
-            rows = await self._follow(connection, seen)
+            rows = await self._follow(connection, seen, own)
             if not rows or not self._is_same_history(rows[0], seen):
                 raise await self._lost(connection, seen)
             *rows, end = rows if len(rows) > 1 else (*rows, None)
@@ -125,9 +125,8 @@ class Tail:
         """Whether the first row is the batch that was given out, and not another one under its number."""
         return Seen(*row[:2]) == seen
 
-    async def _follow(self, connection: Connection, seen: Seen) -> list[Any]:
-        order = self._order
-        parameters = (order.node, seen.batch, order.number + 1, MAX_BATCHES + 1, self._flushes)
+    async def _follow(self, connection: Connection, seen: Seen, own: int) -> list[Any]:
+        parameters = (self._order.node, seen.batch, own, MAX_BATCHES + 1, self._flushes)
         async with reporting_failed_flush(connection):
             return await (await connection.execute(FOLLOW, parameters)).fetchall()
 
