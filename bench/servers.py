@@ -37,7 +37,7 @@ max_disconnection_duration = {away}
 
 [store]
 synchronous = "{synchronous}"
-url = "{url}"
+{url}
 """
 
 
@@ -176,7 +176,10 @@ class Server:
             config = self.folder / "config.toml"
             config.write_text(
                 self.config.format(
-                    port=self.port, away=self.away_seconds, synchronous=kind.synchronous, url=self.url
+                    port=self.port,
+                    away=self.away_seconds,
+                    synchronous=kind.synchronous,
+                    url=f'url = "{self.url}"' if self.url else "",  # older checkouts do not know the key
                 )
             )
             checkout = Checkout(kind.source or self.source)
