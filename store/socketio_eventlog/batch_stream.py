@@ -23,13 +23,14 @@ class BatchStream:
         self._error: Exception | None = None
         self._drained = asyncio.Event()
         self._drained.set()
+        self._is_limited = True
 
     def put(self, batch: Batch) -> None:
         """Add the next batch."""
         if batch.number <= self._skipped:
             return
         self._waiting.append(batch)
-        if len(self._waiting) == MAX_WAITING:
+        if len(self._waiting) == MAX_WAITING and self._is_limited:
             self._drained.clear()
         self._wake()
 
@@ -43,10 +44,15 @@ class BatchStream:
         while self._waiting and self._waiting[0].number <= number:
             self._pop()
 
+    def lift_limit(self) -> None:
+        """Let ``has_room`` wait no more: the end is near."""
+        self._is_limited = False
+        self._drained.set()
+
     def close(self) -> None:
         """End the iteration after the batches that wait."""
         self._is_closed = True
-        self._drained.set()
+        self.lift_limit()
         self._wake()
 
     def fail(self, error: Exception) -> None:

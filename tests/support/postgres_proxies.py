@@ -66,6 +66,20 @@ class Cutting(Proxy):
         self._close()
 
 
+class Freezing(Cutting):
+    """Can stop to forward, on all connections and on new ones; none of them ends."""
+
+    is_frozen = False
+
+    async def _pass_on(self, data: bytes, target: asyncio.StreamWriter) -> None:
+        if not self.is_frozen:
+            await super()._pass_on(data, target)
+
+    async def _pass_back(self, data: bytes, client: asyncio.StreamWriter) -> None:
+        if not self.is_frozen:
+            await super()._pass_back(data, client)
+
+
 @contextmanager
 def pgbouncer(cluster: Cluster) -> Iterator[Path]:
     """PgBouncer in transaction mode in front of a cluster; gives the folder of its socket.

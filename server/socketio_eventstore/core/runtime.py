@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import Final
 
-from socketio_eventlog.log import Log
+from socketio_eventlog.log import LEASE_SECONDS, Log
 from socketio_eventlog.opening import open_log
 from socketio_eventlog.records import Snapshot
 from socketio_eventstore.core.commit_queue import CommitQueue
@@ -147,8 +147,9 @@ class Runtime:
         self._heartbeats.write().add_done_callback(_report_failure)
         self._supervisor.stop(*self._tasks)
         self.queue.close()
-        # Without the task of the effects the appending would wait for ever.
-        await asyncio.wait([self._appending, self._taking_effects], return_when=asyncio.FIRST_COMPLETED)
+        # Without the task of the effects the appending would wait for ever, as on a store that hangs.
+        tasks = [self._appending, self._taking_effects]
+        await asyncio.wait(tasks, timeout=LEASE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         await self.end()
 
     def give_up(self) -> None:

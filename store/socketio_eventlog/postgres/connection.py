@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
-from typing import Any, Final, LiteralString, TypeAlias
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeAlias
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from socketio_eventlog.errors import StoreClosed, StoreNotUsable
+from socketio_eventlog.log import LEASE_SECONDS
 from socketio_eventlog.postgres.failures import ConnectionLost, translate
+from socketio_eventlog.postgres.time_limits import cut, limited
 
 Connection: TypeAlias = psycopg.AsyncConnection[tuple[object, ...]]
 
@@ -23,6 +25,9 @@ FLUSH: Final = """
 SELECT set_config('synchronous_commit', 'on', true), pg_logical_emit_message(true, 'eventstore', '')
 """
 """Makes everything durable that was committed before. A transaction that writes nothing would not wait."""
+
+LONG_SECONDS: Final = 600.0
+"""How long one use of a connection may take that reads or cleans up much."""
 
 _FORM: Final = "The URL must have the form postgresql://user@host/database."
 _DEFAULTS: Final[dict[str, Any]] = {
@@ -62,8 +67,10 @@ def describe(url: str) -> str:
 class Link:
     """One connection, used from one event loop and by one task at a time."""
 
-    def __init__(self, conninfo: str) -> None:
+    def __init__(self, conninfo: str, limit_seconds: float | None = LEASE_SECONDS) -> None:
+        """``limit_seconds``: how long one use may take; None for no limit."""
         self._conninfo = conninfo
+        self._limit_seconds = limit_seconds
         self.on_connected: Callable[[Connection], Awaitable[None]] | None = None
         """Awaited with each new connection, before its first use."""
         self._connection: Connection | None = None
@@ -71,8 +78,12 @@ class Link:
         self._is_closed = False
 
     @asynccontextmanager
-    async def use(self) -> AsyncIterator[Connection]:
-        """Lend the connection, opened if needed. Raises StoreError for the errors of the block, too."""
+    async def use(self, limit_seconds: float | None = None) -> AsyncIterator[Connection]:
+        """Lend the connection, opened if needed. Raises StoreError for the errors of the block, too.
+
+        ``limit_seconds``: another limit than that of the link; a longer block raises ConnectionLost.
+        """
+        limit_seconds = limit_seconds or self._limit_seconds
         async with self._lock:
             if self._is_closed:
                 raise StoreClosed
@@ -80,7 +91,8 @@ class Link:
             try:
                 if connection is None or connection.closed:
                     connection = await self._connect()
-                yield connection
+                async with limited(connection, limit_seconds):
+                    yield connection
             except Exception as error:
                 is_connected = connection is not None and not connection.closed
                 translated = translate(error, is_connected=is_connected)
@@ -97,7 +109,8 @@ class Link:
         self._connection = connection
         if self.on_connected is not None:
             try:
-                await self.on_connected(connection)
+                async with limited(connection, LEASE_SECONDS):
+                    await self.on_connected(connection)
             except BaseException:
                 await self._drop()
                 raise
@@ -114,15 +127,11 @@ class Link:
             self._is_closed = True
             await self._drop()
 
-    async def leave(self, statement: LiteralString, node: str) -> None:
-        """Execute a last statement if the connection is there, and close it."""
-        async with self._lock:
-            connection = self._connection
-            if connection is not None and not connection.closed:
-                with suppress(psycopg.Error):
-                    await connection.execute(statement, (node,))
-            self._is_closed = True
-            await self._drop()
+    def stop(self) -> None:
+        """Let the present use fail at once, and every later one."""
+        self._is_closed = True
+        if self._connection is not None:
+            cut(self._connection)
 
     def abandon(self) -> None:
         """Close the connection after the end of its event loop."""

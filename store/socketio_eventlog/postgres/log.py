@@ -76,7 +76,7 @@ class PostgresLog(IndexedLog):
         self._has_begun = False
         self._link, self._tail_link = link, Link(conninfo)
         self._reads = Reads(conninfo)
-        self._maintenance = Reads(conninfo)
+        self._maintenance = Reads(conninfo, connection.LONG_SECONDS)
         """For what takes longer than a replay should wait."""
         flushes = options.synchronous == "full"
         self._order = order = Order(node, state, self)
@@ -149,7 +149,7 @@ class PostgresLog(IndexedLog):
         return self._epoch if sequence >= self._began_after else self._epochs.epoch_of(sequence)
 
     async def join(self) -> Snapshot:
-        seen, snapshot = await self._reads.run(stored.snapshot)
+        seen, snapshot = await self._reads.run(stored.snapshot, connection.LONG_SECONDS)
         if not self._has_begun:
             self._has_begun = True
             self._batches.skip_through(snapshot.batch)
@@ -280,6 +280,7 @@ class PostgresLog(IndexedLog):
 
     async def _close(self) -> None:
         self._writer.close()
+        self._batches.lift_limit()  # perhaps nobody takes batches any more, and an own one is behind them
         await self._writing
         self._batches.close()
         self._tail.close()
@@ -287,6 +288,7 @@ class PostgresLog(IndexedLog):
         await self._writer.leave()
         if self._others:
             await self._nudges.send_last()
+        self._nudges.stop()
         for task in self._nudging:
             task.cancel()
         await asyncio.wait(self._nudging)

@@ -34,8 +34,8 @@ class Nudges:
     def __init__(self, conninfo: str, node: str, on_nudge: Callable[[], None]) -> None:
         self.are_alive = False
         """Whether hints arrive."""
-        self._listener = Link(conninfo)
-        self._sender = Link(conninfo)
+        self._listener = Link(conninfo, None)
+        self._sender = Link(conninfo, PAUSE_SECONDS)
         self._node = node
         self._on_nudge = on_nudge
         self._due = asyncio.Event()
@@ -93,6 +93,11 @@ class Nudges:
         with suppress(TimeoutError):
             async with asyncio.timeout(PAUSE_SECONDS):
                 await self._notify()
+
+    def stop(self) -> None:
+        """Send and receive nothing more, so that the tasks can be cancelled at once."""
+        self._listener.stop()
+        self._sender.stop()
 
     async def close(self) -> None:
         """Close the connections; both tasks were cancelled."""

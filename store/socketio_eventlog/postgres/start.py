@@ -14,7 +14,7 @@ from socketio_eventlog.index import Index
 from socketio_eventlog.offsets import Epochs
 from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.postgres import altered, segments
-from socketio_eventlog.postgres.connection import Connection, Link, flush
+from socketio_eventlog.postgres.connection import LONG_SECONDS, Connection, Link, flush
 from socketio_eventlog.postgres.events import Seen
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ async def begin(
     ``name``: the database for people. ``clock`` is that of ``PostgresLog.open``. Raises StoreError.
     """
     known = (options.session_history, max_disconnection_seconds)
-    async with link.use() as connection:
+    async with link.use(LONG_SECONDS) as connection:
         for first, last in await _join(connection, node, new_epoch(), clock, known):
             logger.warning(_LOST, name, first, last)
         async with connection.transaction():

@@ -178,6 +178,8 @@ class Writer:
         """Try once. Raises StoreError when nothing is stored for sure."""
         if self._order.failure is not None:
             raise self._order.failure
+        if attempt.is_uncertain and self._loop.time() > self._give_up_at:
+            raise ConnectionLost("The log was closed; the batch may be stored.")
         attempt.is_sent = False
         try:
             await self._send(attempt, chunks)
@@ -286,8 +288,8 @@ class Writer:
         order = self._order
         if order.failure is not None:
             return
-        with suppress(TimeoutError, StoreError):  # the lease ends without a word, too
-            async with asyncio.timeout(CLOSING_SECONDS), self._link.use() as connection:
+        with suppress(StoreError):  # the lease ends without a word, too
+            async with self._link.use(CLOSING_SECONDS) as connection:
                 try:
                     await self._send_death(connection, order.number + 1)
                 except psycopg.Error as error:
