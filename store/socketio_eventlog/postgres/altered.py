@@ -20,13 +20,18 @@ _LOSE_AUDIENCE: Final = """
 UPDATE eventstore.altered_ranges SET audience_lost = true WHERE last >= %s AND NOT audience_lost
 """
 # Every event has the number after the one before; rows that are missing were deleted without the triggers.
+# One statement, and so one state of the database: others append and prune meanwhile.
 _NOTE_LOST: Final = """
+WITH part AS (
+  SELECT greatest(pruned_through, %s) AS after, last AS head FROM eventstore.log_state, (
+    SELECT last FROM eventstore.batches ORDER BY batch DESC LIMIT 1) AS h)
 INSERT INTO eventstore.altered_ranges (first, last, audience_lost)
 SELECT lower(r), upper(r) - 1, true FROM unnest(coalesce((
   SELECT range_agg(int8range(previous + 1, "offset")) FROM (
-    SELECT "offset", lag("offset", 1, %(after)s) OVER (ORDER BY "offset") AS previous FROM (
-      SELECT "offset" FROM eventstore.events WHERE "offset" > %(after)s AND "offset" <= %(head)s
-      UNION ALL SELECT %(head)s + 1) AS o) AS p
+    SELECT "offset", lag("offset", 1, (SELECT after FROM part)) OVER (ORDER BY "offset") AS previous FROM (
+      SELECT "offset" FROM eventstore.events
+      WHERE "offset" > (SELECT after FROM part) AND "offset" <= (SELECT head FROM part)
+      UNION ALL SELECT head + 1 FROM part) AS o) AS p
   WHERE previous < "offset" - 1), '{}')
   - coalesce((SELECT range_agg(int8range(first, last, '[]')) FROM eventstore.altered_ranges), '{}')) AS t(r)
 RETURNING first, last
@@ -47,9 +52,9 @@ async def numbers(connection: Connection) -> tuple[int, int]:
     return row[0], row[1]
 
 
-async def note_lost(connection: Connection, after: int, head: int) -> list[tuple[int, int]]:
-    """Record the ranges in (after, head] whose events are gone; return those that were not known."""
-    cursor: Any = await connection.execute(_NOTE_LOST, {"after": after, "head": head})
+async def note_lost(connection: Connection, first_sequence: int) -> list[tuple[int, int]]:
+    """Record the ranges from a sequence on whose events are gone; return those that were not known."""
+    cursor: Any = await connection.execute(_NOTE_LOST, (first_sequence - 1,))
     return list(await cursor.fetchall())
 
 

@@ -27,11 +27,6 @@ INSERT INTO eventstore.index_segments (segment, length, sizes) VALUES (%s, %s, %
 """
 _BEGIN: Final = "SELECT eventstore.index_of_node(%s)"
 _IS_STORED: Final = "SELECT EXISTS (SELECT FROM eventstore.index_segments WHERE segment = %s AND length = %s)"
-_LOCK: Final = "SELECT pg_advisory_xact_lock(hashtextextended('eventstore index', 0))"
-_DELETE_UNFINISHED: Final = """
-DELETE FROM eventstore.index_lists AS l WHERE NOT EXISTS (
-  SELECT FROM eventstore.index_segments AS s WHERE s.segment = l.segment AND s.length = l.length)
-"""
 _KEYS: Final = "SELECT segment, length FROM eventstore.index_segments ORDER BY segment, length DESC"
 _READ_SIZES: Final = "SELECT sizes FROM eventstore.index_segments WHERE segment = %s AND length = %s"
 _READ_ALL: Final = """
@@ -81,12 +76,6 @@ async def write(connection: Connection, node: str, chunks: Sequence[SegmentChunk
                 await connection.execute(_WRITE_SIZES, (*key, to_bytes(segment.sizes)))
             written.append(chunk)
     return written
-
-
-async def delete_unfinished(connection: Connection) -> None:
-    """Delete the lists of segments that were not completed; for the only node. In a transaction."""
-    await connection.execute(_LOCK)
-    await connection.execute(_DELETE_UNFINISHED)
 
 
 async def end_of_stored(connection: Connection) -> int:

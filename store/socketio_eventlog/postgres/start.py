@@ -82,20 +82,17 @@ async def _join(
     clock: Callable[[], float] | None,
     known: tuple[object, ...],
 ) -> list[tuple[int, int]]:
-    """Record the node; return the ranges of events that are gone. Durable with the end of the transaction."""
+    """Record the node; return the ranges of events that are gone.
+
+    Only the first statement holds the lock of the log: a node that is frozen later does not stop others.
+    """
     address = f"{socket.gethostname()}, process {os.getpid()}"
-    async with connection.transaction():
-        now = None if clock is None else clock()
-        row: Any = await (await connection.execute(_JOIN, (node, address, epoch, now, *known))).fetchone()
-        (is_alone,) = row
-        row = await (await connection.execute(_HEAD)).fetchone()
-        _, _, _, head, _, pruned_through = row
-        unwritten = await segments.end_of_stored(connection)
-        # An event that a segment names is missed when a client needs it: a count would delay the start.
-        lost = await altered.note_lost(connection, max(pruned_through, unwritten - 1), head)
-        await altered.lose_audience(connection, unwritten)
-        if is_alone:
-            await segments.delete_unfinished(connection)
+    now = None if clock is None else clock()
+    await connection.execute(_JOIN, (node, address, epoch, now, *known))
+    unwritten = await segments.end_of_stored(connection)
+    # An event that a segment names is missed when a client needs it: a count would delay the start.
+    lost = await altered.note_lost(connection, unwritten)
+    await altered.lose_audience(connection, unwritten)
     return lost
 
 

@@ -194,10 +194,10 @@ $$
 CREATE FUNCTION eventstore.join_log(
   p_node text, p_address text, p_new_epoch text, p_now double precision, p_history boolean,
   p_max_disconnection double precision
-) RETURNS boolean LANGUAGE plpgsql AS $$
--- A node joins, in a batch of its own: number 0. Return whether it is alone. Without another node that lives,
--- all others are gone, the uptime clock has not run, and an epoch begins: nothing else would show that an
--- older state is back.
+) RETURNS void LANGUAGE plpgsql AS $$
+-- A node joins, in a batch of its own: number 0. Without another node that lives, all others are gone, the
+-- uptime clock has not run, and an epoch begins: nothing else would show that an older state is back. To be
+-- called outside of a transaction: a client that is frozen in one would hold the lock of the log.
 DECLARE
   v_now double precision := coalesce(p_now, extract(epoch FROM clock_timestamp()));
   v_epoch text;
@@ -229,6 +229,10 @@ BEGIN
     SET node = NULL, away_since = coalesce(away_since, v_uptime),
         disconnected_at = coalesce(disconnected_at, v_now)
     WHERE node IS NOT NULL OR away_since IS NULL;
+    -- Nobody completes the segments of the index that a node has left behind.
+    PERFORM pg_advisory_xact_lock(hashtextextended('eventstore index', 0));
+    DELETE FROM eventstore.index_lists AS l WHERE NOT EXISTS (
+      SELECT FROM eventstore.index_segments AS s WHERE s.segment = l.segment AND s.length = l.length);
   END IF;
   INSERT INTO eventstore.nodes (node, address, alive_at, uptime, applied, floor, max_disconnection)
   SELECT p_node, p_address, v_now, v_uptime, v_head.batch + 1, pruned_through, p_max_disconnection
@@ -241,7 +245,6 @@ BEGIN
           CASE WHEN v_died = '[]' THEN '[]' ELSE jsonb_build_array(jsonb_build_array('died', 0, v_died)) END
             || '[["node_joined", 0, [[]]]]',
           array_fill(0, ARRAY[jsonb_array_length(v_died)]));
-  RETURN v_alone;
 END
 $$
 """,

@@ -1,0 +1,33 @@
+"""A node that joins a PostgreSQL log while others write it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from socketio_eventlog.postgres import altered
+from socketio_eventlog.postgres.connection import Connection
+from support import postgres
+from support.postgres_nodes import joined_node
+from support.storing import event
+
+
+@pytest.fixture
+def url() -> str:
+    return postgres.new_url()
+
+
+async def test_a_frozen_joiner_holds_no_lock(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After its first statement a node that joins holds no lock: others write on if it is frozen there."""
+    note_lost, appended = altered.note_lost, []
+    async with joined_node(url) as one:
+
+        async def written(connection: Connection, *arguments: Any) -> list[tuple[int, int]]:
+            appended.append(await one.commit(event()))
+            return await note_lost(connection, *arguments)
+
+        monkeypatch.setattr(altered, "note_lost", written)
+        async with joined_node(url) as other:
+            assert len(appended) == 1
+            assert other.log.head == 1
