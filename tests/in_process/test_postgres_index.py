@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
+import psycopg
 import pytest
 
 from socketio_eventlog.index import Index
@@ -61,3 +62,20 @@ async def test_nodes_divide_the_log_differently(monkeypatch: pytest.MonkeyPatch)
         await all_until(nodes, last.number)
         nodes.append(await stack.enter_async_context(joined_node(url, **small)))
         await assert_exact(nodes, after=EVENTS // 2)
+
+
+async def test_appends_wait_for_no_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another node is frozen in the middle of its part of the index, appends leave theirs for later."""
+    monkeypatch.setattr(Index.__init__, "__defaults__", (FULL_BYTES,))
+    cluster = shared_cluster()
+    database = cluster.new_database("migrated")
+    url = cluster.url(database)
+    async with joined_node(url, index_memory=1) as node:
+        async with await psycopg.AsyncConnection.connect(url) as frozen:
+            await frozen.execute("SELECT eventstore.index_of_node(%s)", (node.log.node,))
+            for number in range(1, EVENTS):
+                await node.commit(event(rooms=rooms_of(number)))
+            assert cluster.sql(database, "SELECT count(*) FROM eventstore.index_lists").strip() == "0"
+        await node.commit(event(rooms=rooms_of(EVENTS)))
+        assert cluster.sql(database, "SELECT count(*) FROM eventstore.index_lists").strip() != "0"
+        await assert_exact([node])

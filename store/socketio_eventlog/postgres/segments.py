@@ -53,11 +53,14 @@ ORDER BY "offset"
 async def write(connection: Connection, node: str, chunks: Sequence[SegmentChunk]) -> list[SegmentChunk]:
     """Write some lists of complete segments; the last chunk adds the row which makes a segment valid.
 
-    Return what is stored now: a whole segment when another node has written it. Raises NodeFenced.
+    Return what is stored now: a whole segment when another node has written it, nothing while another node
+    writes. Raises NodeFenced.
     """
-    written = []
+    written: list[SegmentChunk] = []
     async with connection.transaction():
-        await connection.execute(_BEGIN, (node,))
+        row = await (await connection.execute(_BEGIN, (node,))).fetchone()
+        if row is None or not row[0]:
+            return written
         for chunk in chunks:
             segment = chunk.segment
             key = segment.first, len(segment.sizes)

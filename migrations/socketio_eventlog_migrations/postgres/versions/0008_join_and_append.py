@@ -249,14 +249,19 @@ END
 $$
 """,
     """
-CREATE FUNCTION eventstore.index_of_node(p_node text) RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION eventstore.index_of_node(p_node text) RETURNS boolean LANGUAGE plpgsql AS $$
 -- Before a node writes a part of the index: a node that is gone must complete no list that is deleted.
+-- Return false while another node writes: appends wait for no node. A frozen node loses its transaction.
 BEGIN
-  PERFORM set_config('synchronous_commit', 'off', true);
-  PERFORM pg_advisory_xact_lock(hashtextextended('eventstore index', 0));
+  PERFORM set_config('synchronous_commit', 'off', true), set_config('lock_timeout', '2s', true),
+          set_config('idle_in_transaction_session_timeout', '5s', true);
+  IF NOT pg_try_advisory_xact_lock(hashtextextended('eventstore index', 0)) THEN
+    RETURN false;
+  END IF;
   IF NOT EXISTS (SELECT FROM eventstore.nodes WHERE node = p_node) THEN
     RAISE EXCEPTION 'the node is gone' USING ERRCODE = 'SE001';
   END IF;
+  RETURN true;
 END
 $$
 """,
