@@ -101,6 +101,7 @@ class PostgresLog(IndexedLog):
         self._tailing = self._loop.create_task(self._tail.run())
         self._writing = self._loop.create_task(self._writer.run())
         self._nudging = [self._loop.create_task(run()) for run in (self._nudges.listen, self._nudges.run)]
+        self._pruning: asyncio.Task[None] | None = None
         self._closing: asyncio.Future[None] | None = None
         self._nudges.send()
 
@@ -187,10 +188,15 @@ class PostgresLog(IndexedLog):
             elif type(change) is NodeDied and took_effect:
                 self._others.discard(change.node)
             elif type(change) is Heartbeat and batch.node == self.node:
-                _ = self._maintenance.start(partial(stored.prune_batches, through=batch.number))
+                self._prune_batches(batch.number)
             elif type(change) is Pruned:
                 for first in [first for first in self._lengths if first <= change.through - SEGMENT_LENGTH]:
                     del self._lengths[first]
+
+    def _prune_batches(self, through: int) -> None:
+        """Start to delete old batches, unless the former start still waits, as behind a long search."""
+        if self._pruning is None or self._pruning.done():
+            self._pruning = self._maintenance.start(partial(stored.prune_batches, through=through))
 
     def epoch_begun(self, epochs: Epochs, epoch: str) -> None:
         """Name offsets by the new epoch from here on."""
