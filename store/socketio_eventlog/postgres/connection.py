@@ -29,6 +29,7 @@ SELECT set_config('synchronous_commit', 'on', true), pg_logical_emit_message(tru
 LONG_SECONDS: Final = 600.0
 """How long one use of a connection may take that reads or cleans up much."""
 
+_HAS_BATCH: Final = "SELECT EXISTS (SELECT FROM eventstore.batches WHERE batch = %s AND chain = %s) FROM ("
 _FORM: Final = "The URL must have the form postgresql://user@host/database."
 _DEFAULTS: Final[dict[str, Any]] = {
     "application_name": "socketio-eventstore",
@@ -165,6 +166,18 @@ async def reporting_failed_flush(connection: Connection) -> AsyncIterator[None]:
 
 
 async def flush(connection: Connection) -> None:
-    """Make everything durable that was committed before. Raises ConnectionLost when that is not known."""
+    """Make everything durable that was committed before. Raises ConnectionLost when that is not known.
+
+    Outside of a transaction it says nothing of what other transactions have read or written: behind PgBouncer
+    the database may have lost that in a crash. In one, ``reporting_failed_flush`` belongs around it.
+    """
     async with reporting_failed_flush(connection):
         await connection.execute(FLUSH)
+
+
+async def flush_batch(connection: Connection, batch: int, chain: bytes) -> None:
+    """Make a batch durable. Raises ConnectionLost when the database does not have it any more."""
+    async with reporting_failed_flush(connection):
+        row = await (await connection.execute(_HAS_BATCH + FLUSH + ") AS flush", (batch, chain))).fetchone()
+    if row is None or not row[0]:
+        raise ConnectionLost(f"Batch {batch} is gone before it was durable.")

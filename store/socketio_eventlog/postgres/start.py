@@ -14,7 +14,13 @@ from socketio_eventlog.index import Index
 from socketio_eventlog.offsets import Epochs
 from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.postgres import altered, segments
-from socketio_eventlog.postgres.connection import LONG_SECONDS, Connection, Link, flush
+from socketio_eventlog.postgres.connection import (
+    LONG_SECONDS,
+    Connection,
+    Link,
+    flush,
+    reporting_failed_flush,
+)
 from socketio_eventlog.postgres.events import Seen
 
 logger = logging.getLogger(__name__)
@@ -68,10 +74,10 @@ async def begin(
     async with link.use(LONG_SECONDS) as connection:
         for first, last in await _join(connection, node, new_epoch(), clock, known):
             logger.warning(_LOST, name, first, last)
-        async with connection.transaction():
+        async with reporting_failed_flush(connection), connection.transaction():
             await connection.execute(_REPEATABLE)
             state = await _read(connection, node, options)
-        await flush(connection)
+            await flush(connection)
         return state
 
 

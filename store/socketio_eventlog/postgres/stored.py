@@ -7,7 +7,7 @@ from collections import defaultdict
 from functools import lru_cache
 from typing import Any, Final
 
-from socketio_eventlog.postgres.connection import Connection, flush
+from socketio_eventlog.postgres.connection import Connection, flush, reporting_failed_flush
 from socketio_eventlog.postgres.events import Seen
 from socketio_eventlog.records import (
     Membership,
@@ -31,11 +31,15 @@ FROM eventstore.rooms JOIN eventstore.sessions USING (namespace, sid)
 WHERE left_after IS NULL OR left_after > greatest(confirmed, %s) ORDER BY joined_after
 """
 _POSITIONS: Final = "SELECT uptime, position FROM eventstore.positions ORDER BY number"
+# With a flush for each row that is found.
 _ACKNOWLEDGEMENT: Final = """
-SELECT answer FROM eventstore.answers WHERE namespace = %s AND event = %s AND identity = %s AND key = %s
+SELECT answer, set_config('synchronous_commit', 'on', true), pg_logical_emit_message(true, 'eventstore', '')
+FROM eventstore.answers WHERE namespace = %s AND event = %s AND identity = %s AND key = %s
 """
 _PUBLICATION: Final = """
-SELECT digest, epoch, last_offset, events FROM eventstore.publications WHERE publisher = %s AND key = %s
+SELECT digest, epoch, last_offset, events,
+       set_config('synchronous_commit', 'on', true), pg_logical_emit_message(true, 'eventstore', '')
+FROM eventstore.publications WHERE publisher = %s AND key = %s
 """
 _COUNTS: Final = """
 SELECT (SELECT count(*) FROM eventstore.sessions), (SELECT count(*) FROM eventstore.events)
@@ -66,16 +70,15 @@ def _room(text: str) -> Room:
 
 async def snapshot(connection: Connection) -> tuple[Seen, Snapshot]:
     """Read the state at one point of the order; return it with its last batch."""
-    async with connection.transaction():
+    # The wait for a standby is at the end of the transaction.
+    async with reporting_failed_flush(connection), connection.transaction():
         await connection.execute(_REPEATABLE)
         row: Any = await (await connection.execute(_HEAD)).fetchone()
         batch, chain, position, uptime, pruned_through = row
         rows: Any = await (await connection.execute(_NODES)).fetchall()
         positions: Any = await (await connection.execute(_POSITIONS)).fetchall()
         found = await _sessions(connection, pruned_through)
-        await flush(
-            connection
-        )  # in the same transaction: behind a proxy, the next one may reach another server
+        await flush(connection)  # here: behind a proxy, the next transaction may reach another server
     nodes = tuple(NodeRecord(*row) for row in rows)
     return Seen(batch, chain), Snapshot(batch, position, uptime, nodes, tuple(positions), tuple(found))
 
@@ -134,20 +137,18 @@ async def acknowledgement(
     connection: Connection, namespace: str, name: str, identity: str, key: str
 ) -> str | None:
     """Return the acknowledgement of a key, a JSON array; None for a new key."""
-    row = await (await connection.execute(_ACKNOWLEDGEMENT, (namespace, name, identity, key))).fetchone()
-    if row is None:
-        return None
-    await flush(connection)
-    return str(row[0])
+    async with reporting_failed_flush(connection):
+        row = await (await connection.execute(_ACKNOWLEDGEMENT, (namespace, name, identity, key))).fetchone()
+    return None if row is None else str(row[0])
 
 
 async def publication(connection: Connection, publisher: str, key: str) -> Publication | None:
     """Return what was published under a key; None for a new key."""
-    row: Any = await (await connection.execute(_PUBLICATION, (publisher, key))).fetchone()
+    async with reporting_failed_flush(connection):
+        row: Any = await (await connection.execute(_PUBLICATION, (publisher, key))).fetchone()
     if row is None:
         return None
-    await flush(connection)
-    digest, epoch, last, events = row
+    digest, epoch, last, events, *_ = row
     return Publication(digest, Offset(epoch, last), events)
 
 

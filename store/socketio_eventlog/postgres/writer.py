@@ -21,10 +21,10 @@ import psycopg
 from socketio_eventlog.errors import HistoryLost, NodeFenced, StoreClosed, StoreError, StoreRejected
 from socketio_eventlog.log import LEASE_SECONDS
 from socketio_eventlog.postgres import altered, segments
-from socketio_eventlog.postgres.connection import Connection, Link, flush
+from socketio_eventlog.postgres.connection import Connection, Link, flush, flush_batch
 from socketio_eventlog.postgres.encoding import Body, encode
 from socketio_eventlog.postgres.events import Seen
-from socketio_eventlog.postgres.failures import ConnectionLost, EpochBegins, OtherContent
+from socketio_eventlog.postgres.failures import ConnectionLost, EpochBegins, OtherContent, first_line
 from socketio_eventlog.postgres.order import Order, Pending, Row
 from socketio_eventlog.postgres.tail import Tail
 from socketio_eventlog.records import Change, NodeDied
@@ -184,7 +184,7 @@ class Writer:
         try:
             await self._send(attempt, chunks)
         except EpochBegins:
-            await self._enter_again()
+            await self._enter_again(is_uncertain=attempt.is_uncertain)
         except (NodeFenced, HistoryLost) as error:
             await self._end(error, attempt)
         except ConnectionLost as error:
@@ -223,7 +223,7 @@ class Writer:
             attempt.is_uncertain = True  # it is stored, and perhaps not durable: no refusal from here on
             if order.is_next(row):
                 if self._flushes:
-                    await flush(connection)
+                    await flush_batch(connection, *row.seen)
                 if altered_numbers != order.altered_numbers:
                     order.take_altered(await altered.ranges(connection), altered_numbers)
                 if order.take_own(row, is_used_up=attempt.rejected is not None):
@@ -240,8 +240,8 @@ class Writer:
         order, body = self._order, attempt.body
         contents = body.contents if body.contents[0] else ("{}", "{}", "{}")
         epoch = self._epoch
-        cursor = await connection.execute(
-            _APPEND,
+        cursor = await _append_within(
+            connection,
             (
                 order.node,
                 attempt.pending.number,
@@ -272,7 +272,7 @@ class Writer:
         if self._epoch != self._order.epoch:
             self._tail.wake()
 
-    async def _enter_again(self) -> None:
+    async def _enter_again(self, *, is_uncertain: bool) -> None:
         """Begin an epoch on a connection that has outlived the database, as PgBouncer's do."""
         try:
             async with self._link.use() as connection:
@@ -280,8 +280,10 @@ class Writer:
         except (NodeFenced, HistoryLost) as error:
             self._order.fail(error)
             raise
-        except ConnectionLost as error:
-            await self._pause(error, is_uncertain=True)
+        except StoreError as error:
+            if not is_uncertain and not isinstance(error, ConnectionLost):
+                raise
+            await self._pause(error, is_uncertain=is_uncertain)
 
     async def leave(self) -> None:
         """Tell the other nodes that this one ends; without the database they find out by themselves."""
@@ -317,3 +319,11 @@ class Writer:
         if self._lost_at is not None:
             logger.info("The database is back after %.1f s.", self._loop.time() - self._lost_at)
             self._lost_at = None
+
+
+async def _append_within(connection: Connection, parameters: Sequence[object]) -> psycopg.AsyncCursor[Any]:
+    try:
+        return await connection.execute(_APPEND, parameters)
+    except psycopg.errors.QueryCanceled as error:
+        # By an operator or statement_timeout, and perhaps after the procedure's commit.
+        raise ConnectionLost(f"PostgreSQL says: {first_line(error)}.") from error

@@ -1,0 +1,101 @@
+"""Appends to PostgreSQL whose outcome is not known at first."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+import pytest
+
+from socketio_eventlog.postgres import connection, stored, writer
+from socketio_eventlog.postgres.connection import Connection, Link, connection_string
+from socketio_eventlog.postgres.failures import ConnectionLost
+from support import postgres
+from support.postgres import Cluster
+from support.postgres_nodes import joined_node
+from support.storing import event
+
+APPENDING = """
+SELECT pid FROM pg_stat_activity
+WHERE query LIKE '%CALL eventstore.append%' AND wait_event_type = 'Lock' AND datname = current_database()
+"""
+
+
+@asynccontextmanager
+async def without_standby(cluster: Cluster, database: str) -> AsyncIterator[Link]:
+    """A link to a server that waits for a synchronous standby, which does not exist."""
+    link = Link(connection_string(cluster.url(database)), 60)
+    cluster.sql(database, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+    cluster.sql(database, "SELECT pg_reload_conf()")
+    try:
+        found: Any = ("",)
+        while found == ("",):
+            async with link.use() as used:
+                found = await (await used.execute("SHOW synchronous_standby_names")).fetchone()
+        yield link
+    finally:
+        cluster.sql(database, "ALTER SYSTEM RESET synchronous_standby_names")
+        cluster.sql(database, "SELECT pg_reload_conf()")
+        await link.close()
+
+
+async def test_a_cancelled_wait_is_no_snapshot() -> None:
+    """A snapshot whose wait for a standby is cancelled is none: nothing says that it is durable."""
+    cluster = postgres.shared_cluster()
+    database = cluster.new_database("migrated")
+    async with without_standby(cluster, database) as link:
+
+        async def read() -> None:
+            async with link.use() as used:
+                await stored.snapshot(used)
+
+        reading = asyncio.create_task(read())
+        waiting = f"SELECT pid FROM pg_stat_activity WHERE datname = '{database}' AND wait_event = 'SyncRep'"
+        backend = await asyncio.to_thread(cluster.until, database, waiting)
+        cluster.sql(database, f"SELECT pg_cancel_backend({backend})")
+        with pytest.raises(ConnectionLost):
+            await reading
+
+
+async def test_a_batch_lost_before_its_flush(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind PgBouncer a crash between append and flush passes unnoticed: the batch is appended again."""
+    cluster = postgres.shared_cluster()
+    database = cluster.new_database("migrated")
+    losses: list[int] = []
+
+    async def lost_before(link: Connection, batch: int, chain: bytes) -> None:
+        if not losses:
+            losses.append(batch)
+            cluster.sql(database, f"DELETE FROM eventstore.batches WHERE batch = {batch}")
+            cluster.sql(database, "SET session_replication_role = replica", "DELETE FROM eventstore.events")
+        await connection.flush_batch(link, batch, chain)
+
+    async with joined_node(cluster.url(database)) as node:
+        await node.commit()
+        monkeypatch.setattr(writer, "flush_batch", lost_before)
+        batch = await node.commit(event())
+        assert losses == [batch.number]
+        assert cluster.sql(database, 'SELECT "offset" FROM eventstore.events') == "1\n"
+        await node.commit(event())
+        assert node.log.head == 2
+
+
+async def test_a_cancelled_append_is_tried_again() -> None:
+    """A statement that an operator cancels may have been committed: its callers hear the outcome only."""
+    cluster = postgres.shared_cluster()
+    database = cluster.new_database("migrated")
+    url = cluster.url(database)
+    async with joined_node(url) as node, await psycopg.AsyncConnection.connect(url) as holder:
+        await holder.execute("LOCK TABLE eventstore.events IN ACCESS EXCLUSIVE MODE")
+        stuck = node.log.append([event()])
+        backend = await asyncio.to_thread(cluster.until, database, APPENDING)
+        cluster.sql(database, f"SELECT pg_cancel_backend({backend})")
+        await asyncio.to_thread(
+            cluster.until, database, f"SELECT 1 WHERE NOT EXISTS ({APPENDING} AND pid = {backend})"
+        )
+        await holder.rollback()
+        await node.until(await stuck)
+        assert node.log.head == 1
