@@ -4,20 +4,17 @@ python-engineio does the work that depends on the framework: request translation
 ``Engine`` replaces python-engineio's request handling, which deviates from the protocol in status codes
 and in closing, and its check of origins, which believes the forwarding headers of every client.
 
-Sources: Engine.IO protocol 4, "HTTP long-polling" and "Upgrade"; the error codes are those of
-``BaseServer.verify`` in engine.io 6.
+Source: Engine.IO protocol 4, "HTTP long-polling" and "Upgrade".
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, Final
-from urllib.parse import parse_qs
 
 import engineio
 
@@ -27,7 +24,7 @@ from socketio_eventstore.core.packets import dumps
 from socketio_eventstore.core.random_ids import random_id
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
 from socketio_eventstore.transport.access_rules import AccessRefused, AccessRules, AllowedHosts
-from socketio_eventstore.transport.address_limits import HANDSHAKES, AddressLimits, AddressPlace
+from socketio_eventstore.transport.address_limits import AddressLimits
 from socketio_eventstore.transport.aiohttp_websocket import AiohttpWebSocket
 from socketio_eventstore.transport.asgi_environ import translate_request
 from socketio_eventstore.transport.asgi_transport import find_transport
@@ -38,60 +35,39 @@ from socketio_eventstore.transport.connection import (
     HandleMessage,
     InvalidRequest,
 )
+from socketio_eventstore.transport.handshake_limits import HandshakeLimits
+from socketio_eventstore.transport.handshakes import (
+    PYTHON_POLL_PACKETS,
+    check_handshake,
+    end_of_handshake,
+    is_python,
+    parse_query,
+    takes_offsets,
+    wants_websocket,
+)
 from socketio_eventstore.transport.origin_checks import OriginChecks
 from socketio_eventstore.transport.packet_log import PacketLog, Traffic
 from socketio_eventstore.transport.polls_at_shutdown import PollsAtShutdown
 from socketio_eventstore.transport.rate_limits import RateLimits
 from socketio_eventstore.transport.request_head import RequestHead
+from socketio_eventstore.transport.responses import (
+    BAD_REQUEST,
+    FORBIDDEN,
+    UNKNOWN_SESSION,
+    UNKNOWN_TRANSPORT,
+    RequestRefused,
+    Response,
+    plain_response,
+    unavailable,
+)
 from socketio_eventstore.transport.unread_responses import UnreadResponses
 from socketio_eventstore.transport.upgrade import Upgrade
 from socketio_eventstore.transport.websocket import Environ, MakeReceiver
 from socketio_eventstore.transport.websocket_handshake import InvalidHandshake, accept_plainly
 
-Response = dict[str, Any]
-"""A response as python-engineio's drivers take it: ``status``, ``headers`` and ``response`` (bytes)."""
-
-UNKNOWN_TRANSPORT = (0, "Transport unknown")
-UNKNOWN_SESSION = (1, "Session ID unknown")
-BAD_METHOD = (2, "Bad handshake method")
-BAD_REQUEST = (3, "Bad request")
-FORBIDDEN = (4, "Forbidden")
-UNAVAILABLE = (4, "The server is not available at the moment")
-TOO_MANY = (4, "Too many handshakes from this address")
-RETRY_AFTER_SECONDS = 5
 COMPRESSED_AT_ONCE_BYTES: Final = 50_000
 """The largest response that is compressed on the event loop, in 1 to 2 ms. A response to a poll may have some
 megabytes, and a thread compresses them without the GIL."""
-UNSUPPORTED_VERSION = (5, "Unsupported protocol version")
-
-
-PYTHON_TIMESTAMP: Final = re.compile(r"[0-9]+\.[0-9]+")
-"""The parameter ``t`` of python-engineio: seconds with a decimal point. Official clients for JavaScript send
-milliseconds in base 36 or 64 when polling, and no ``t`` on WebSocket."""
-
-
-def takes_offsets(query: Mapping[str, str]) -> bool:
-    """Whether the client of a handshake takes an offset as last argument of each event.
-
-    Handlers on python-socketio's client would get one argument too many. ``offsets=0`` and ``offsets=1``
-    in the query of the handshake override the recognition.
-    """
-    match query.get("offsets"):
-        case "0":
-            return False
-        case "1":
-            return True
-        case _:
-            return "t" not in query or not is_python(query)
-
-
-def is_python(query: Mapping[str, str]) -> bool:
-    """Whether the client of a handshake is python-engineio's."""
-    return PYTHON_TIMESTAMP.fullmatch(query.get("t", "")) is not None
-
-
-PYTHON_POLL_PACKETS: Final = 16
-"""The most packets of one response that python-engineio's client accepts (``Payload.max_decode_packets``)."""
 
 
 _HOOKS: Final = (
@@ -103,16 +79,7 @@ _HOOKS: Final = (
 """The private methods of python-engineio that ``Engine`` calls or replaces."""
 
 
-class RequestRefused(Exception):
-    """The server answers a request with an error. ``error`` is the code and the message of the JSON body."""
-
-    def __init__(self, error: tuple[int, str], status: str = "400 BAD REQUEST") -> None:
-        super().__init__(error[1])
-        code, message = error
-        self.response = _response(dumps({"code": code, "message": message}), status, "application/json")
-
-
-class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is not typed
+class Engine(OriginChecks, HandshakeLimits, engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is not typed
     """python-engineio's server with ``EngineConnection`` and with replaced request handling.
 
     ``adopt`` turns an existing server object into this class: applications may have made the server
@@ -123,20 +90,8 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
     """The most unsent bytes of one connection; a connection with more is aborted."""
     handlers_at_once: int
     """The most running handlers of one connection; further packets of the client are queued."""
-    connections: int
-    """The most open connections; a handshake beyond the limit is refused."""
-    pending_handshakes: int
-    """The most connections whose client has not asked for a namespace."""
-    pending: int
-    """The number of connections whose client has not asked for a namespace."""
-    is_draining: bool
-    """Whether handshakes are refused, since the server is about to end."""
-    address_limits: AddressLimits
-    """The limits for the clients of one address."""
     rate_limits: RateLimits
     """The limits for what one client may send in a second."""
-    refused_handshakes: Counter[str]
-    """The number of refused handshakes, and of clients that sent too much, by the name of the limit."""
     websocket_compression: int
     """The smallest payload that a WebSocket compresses, in bytes; 0 compresses none."""
     offsets: Offsets
@@ -145,8 +100,6 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
     """The number of connections aborted because of ``max_client_buffer``."""
     received_bytes: int
     """The bytes of all packets from clients."""
-    failures: RepeatedFailures
-    """The log lines about clients."""
     polls_at_shutdown: PollsAtShutdown
     """The polls that wait on uvicorn."""
     unread: UnreadResponses
@@ -307,8 +260,8 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
         self.check_access(head)
         method = head.method
         if method == "OPTIONS":
-            return _response("")
-        query = _parse_query(head.query)
+            return plain_response("")
+        query = parse_query(head.query)
         transport = query.get("transport", "")
         if transport not in self.transports:
             raise RequestRefused(UNKNOWN_TRANSPORT)
@@ -317,7 +270,7 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
         connection = self.connection(query["sid"])
         if connection is None:
             raise RequestRefused(UNKNOWN_SESSION)
-        if transport == "websocket" and _wants_websocket(head):
+        if transport == "websocket" and wants_websocket(head):
             return await self._websocket(partial(Upgrade, connection), head)
         if transport == "websocket" or connection.upgraded:
             raise RequestRefused(BAD_REQUEST)
@@ -325,16 +278,16 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
         try:
             if method == "GET":
                 with self.polls_at_shutdown.watching(connection, environ.get("asgi.send")):
-                    return _response(polling_body(await connection.poll()))
+                    return plain_response(polling_body(await connection.poll()))
             if method == "POST":
                 await connection.post(await self._read_body(connection, environ))
-                return _response("ok", content_type="text/html")
+                return plain_response("ok", content_type="text/html")
         except InvalidRequest as error:
             raise RequestRefused(BAD_REQUEST) from error
         raise RequestRefused(BAD_REQUEST)
 
     async def _open(self, head: RequestHead, transport: str, query: Mapping[str, str]) -> Any:
-        _check_handshake(head, transport, query)
+        check_handshake(head, transport, query)
         self._look_at_log_level()
         self._forget_ended_loop()
         self._check_limits()
@@ -347,7 +300,7 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
         if not is_accepted:
             self.logger.warning("Application rejected connection")
             self.forget(connection.id)
-            raise _unavailable()
+            raise unavailable()
         handshake = self._handshake(connection.id, transport)
         if transport == "websocket":
             try:
@@ -356,7 +309,7 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
                 if not connection.upgraded:
                     connection.abort("the WebSocket handshake failed")
         connection.open_polling(handshake)
-        response = _response(polling_body(connection.take_unsent()))
+        response = plain_response(polling_body(connection.take_unsent()))
         if self.cookie:
             attributes = self.cookie if isinstance(self.cookie, dict) else None
             attributes = attributes or {"name": self.cookie, "path": "/", "SameSite": "Lax"}
@@ -371,11 +324,11 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
         ``headers`` are those of ``head``; ``early_data`` is what the client sent behind it. Returns False,
         without any effect, for every other request: ``handle_request`` answers it.
         """
-        query = _parse_query(head.query)
+        query = parse_query(head.query)
         if query.get("transport") != "websocket" or "sid" in query or not self.allows(head):
             return False
         try:
-            _check_handshake(head, "websocket", query)
+            check_handshake(head, "websocket", query)
         except RequestRefused:
             return False
         self._look_at_log_level()
@@ -408,15 +361,6 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
                 connection.abort("the WebSocket handshake failed")
         return True
 
-    def _is_beyond_limits(self, head: RequestHead) -> bool:
-        is_full = self.is_draining or len(self.sockets) >= self.connections
-        if is_full or self.pending >= self.pending_handshakes:
-            return True
-        if not self.address_limits.is_on:
-            return False
-        address = self.access.client_address(head)
-        return address is not None and self.address_limits.is_full(address)
-
     def _new_connection(self, head: RequestHead, query: Mapping[str, str]) -> EngineConnection:
         """Return a connection that counts from now on. Raises RequestRefused beyond an address's limit."""
         place = self._place_of(head) if self.address_limits.is_on else None
@@ -446,40 +390,10 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
             if connection.place is not None:
                 connection.place.free()
 
-    def _check_limits(self) -> None:
-        """Raise RequestRefused for a handshake beyond a limit."""
-        if self.is_draining:
-            self.refused_handshakes["draining"] += 1
-            raise _unavailable()
-        if len(self.sockets) >= self.connections:
-            limit = "connections"
-        elif self.pending >= self.pending_handshakes:
-            limit = "pending_handshakes"
-        else:
-            return
-        self.refused_handshakes[limit] += 1
-        text = f"A handshake was refused: there are {getattr(self, limit)} {limit}"
-        self.failures.failed(limit, text, level=logging.WARNING, extra={"reason": limit})
-        raise _unavailable()
-
-    def _place_of(self, head: RequestHead) -> AddressPlace | None:
-        """Count a handshake of the client's address. Raises RequestRefused beyond the limit."""
-        address = self.access.client_address(head)
-        if address is None:
-            return None
-        if self.address_limits.is_full(address):
-            self.refused_handshakes[HANDSHAKES] += 1
-            text = f"A handshake was refused: there are {self.address_limits.handshakes} of {address}"
-            self.failures.failed(HANDSHAKES, text, level=logging.WARNING, extra={"reason": HANDSHAKES})
-            refusal = RequestRefused(TOO_MANY, "429 TOO MANY REQUESTS")
-            refusal.response["headers"].append(("Retry-After", str(RETRY_AFTER_SECONDS)))
-            raise refusal
-        return self.address_limits.place(address)
-
     def _handshake(self, connection_id: str, transport: str) -> Frames:
         may_upgrade = self.allow_upgrades and transport != "websocket"
         interval, timeout = self.ping_interval + self.ping_interval_grace_period, self.ping_timeout
-        settings = _settings(may_upgrade, timeout, interval, self.max_http_buffer_size)
+        settings = end_of_handshake(may_upgrade, timeout, interval, self.max_http_buffer_size)
         return Frames(f'0{{"sid":{dumps(connection_id)},{settings}')
 
     def _websocket(
@@ -510,55 +424,6 @@ class Engine(OriginChecks, engineio.AsyncServer):  # type: ignore[misc]  # pytho
                 response["response"] = await asyncio.to_thread(compress, body) if is_large else compress(body)
                 response["headers"].append(("Content-Encoding", method))
                 return
-
-
-def _check_handshake(head: RequestHead, transport: str, query: Mapping[str, str]) -> None:
-    """Raise RequestRefused for a handshake that no client sends."""
-    if query.get("EIO") != "4":
-        raise RequestRefused(UNSUPPORTED_VERSION)
-    if head.method != "GET":
-        raise RequestRefused(BAD_METHOD)
-    if transport == "websocket" and not _wants_websocket(head):
-        raise RequestRefused(BAD_REQUEST)
-    # The request lives as long as the connection, and a body in it would, too.
-    if head.header("content-length") not in ("", "0") or head.headers("transfer-encoding"):
-        raise RequestRefused(BAD_REQUEST)
-
-
-def _wants_websocket(head: RequestHead) -> bool:
-    return head.header("upgrade").lower() == "websocket"
-
-
-@lru_cache(maxsize=64)
-def _parse_query(text: str) -> Mapping[str, str]:
-    """Return the first value of each key. The handshakes of WebSockets have few different queries."""
-    return {key: values[0] for key, values in parse_qs(text).items()}
-
-
-@lru_cache(maxsize=8)
-def _settings(may_upgrade: bool, timeout: float, interval: float, max_payload: int) -> str:
-    """Return the end of a handshake, which is equal for all clients; durations are in seconds."""
-    values = {
-        "upgrades": ["websocket"] if may_upgrade else [],
-        "pingTimeout": round(timeout * 1000),
-        "pingInterval": round(interval * 1000),
-        "maxPayload": max_payload,
-    }
-    return dumps(values).removeprefix("{")
-
-
-def _unavailable() -> RequestRefused:
-    refusal = RequestRefused(UNAVAILABLE, "503 SERVICE UNAVAILABLE")
-    refusal.response["headers"].append(("Retry-After", str(RETRY_AFTER_SECONDS)))
-    return refusal
-
-
-def _response(
-    body: str | bytes, status: str = "200 OK", content_type: str = "text/plain; charset=UTF-8"
-) -> Response:
-    content = body.encode() if isinstance(body, str) else body
-    headers = [("Content-Type", content_type), ("Cache-Control", "no-store")]
-    return {"status": status, "headers": headers, "response": content}
 
 
 def _kind(driver: dict[str, Any]) -> str:
