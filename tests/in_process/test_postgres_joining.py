@@ -13,6 +13,12 @@ from support.postgres_nodes import joined_node
 from support.storing import event
 
 
+def cluster_sql(url: str, statement: str) -> None:
+    """Run a statement in the database of a URL."""
+    cluster = postgres.shared_cluster()
+    cluster.sql(url.partition("@/")[2].partition("?")[0], statement)
+
+
 @pytest.fixture
 def url() -> str:
     return postgres.new_url()
@@ -31,3 +37,12 @@ async def test_a_frozen_joiner_holds_no_lock(url: str, monkeypatch: pytest.Monke
         async with joined_node(url) as other:
             assert len(appended) == 1
             assert other.log.head == 1
+
+
+async def test_a_cut_node_is_alive_for_a_joiner(url: str) -> None:
+    """The loss of the connection that appends ends no node; the loss of all connections does."""
+    async with joined_node(url) as one:
+        cluster_sql(url, "SELECT pg_terminate_backend(backend, 60000) FROM eventstore.nodes")
+        async with joined_node(url) as other:
+            assert [node.node for node in other.snapshot.nodes] == [one.log.node, other.log.node]
+            await one.commit(event())

@@ -85,7 +85,7 @@ async def test_a_frozen_server_is_fenced(url: str) -> None:
     clock = Clock(100.0)
     async with opened_postgres(url, clock=clock) as frozen:
         await commit(frozen, [session()])
-        clock.now += 7.0
+        clock.now += 61.0
         async with opened_postgres(url, clock=clock) as log:
             (found,) = (await log.join()).sessions
             assert (found.node, found.away_since) == (None, 0.0)

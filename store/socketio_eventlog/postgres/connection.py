@@ -55,6 +55,13 @@ def connection_string(url: str) -> str:
     return make_conninfo("", **{**_DEFAULTS, **given})
 
 
+def named(conninfo: str, node: str) -> str:
+    """Return the parameters of the connections of a node, by whose name other nodes see that it lives."""
+    name = str(conninfo_to_dict(conninfo)["application_name"])
+    # PostgreSQL cuts off what is longer than 63 bytes.
+    return make_conninfo(conninfo, application_name=f"{name.encode()[:48].decode(errors='ignore')} {node}")
+
+
 def describe(url: str) -> str:
     """Return the database and its host for people, without user and password. Raises StoreNotUsable."""
     try:

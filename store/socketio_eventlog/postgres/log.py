@@ -125,7 +125,9 @@ class PostgresLog(IndexedLog):
             raise ValueError("this log needs a URL")
         conninfo, name = connection.connection_string(options.url), connection.describe(options.url)
         await asyncio.to_thread(schema.prepare, conninfo, name)
-        link, node = Link(conninfo), new_epoch()
+        node = new_epoch()
+        conninfo = connection.named(conninfo, node)
+        link = Link(conninfo)
         try:
             state = await start.begin(link, node, name, clock, new_epoch, options, max_disconnection_seconds)
         except BaseException as error:

@@ -47,7 +47,7 @@ CALL eventstore.append(
   %s::bigint[], %s::integer[], %s::text[], %s::bigint[], %s::integer[], %s::bytea[],
   NULL, NULL, NULL, NULL, NULL, NULL, NULL)
 """
-_ENTER: Final = "SELECT eventstore.enter(%s, %s, %s, %s, %s)"
+_ENTER: Final = "SELECT eventstore.enter(%s, %s, %s, %s, %s, %s)"
 _NOTHING: Final = encode(())
 
 
@@ -266,7 +266,8 @@ class Writer:
     async def _enter(self, connection: Connection) -> None:
         """Go on over a new connection; begin an epoch when history may have been lost."""
         now = None if self._clock is None else self._clock()
-        parameters = (self._order.node, *self._order.seen, self._new_epoch(), now)
+        backend = connection.info.backend_pid
+        parameters = (self._order.node, backend, *self._order.seen, self._new_epoch(), now)
         row: Any = await (await connection.execute(_ENTER, parameters)).fetchone()
         (self._epoch,) = row
         if self._epoch != self._order.epoch:

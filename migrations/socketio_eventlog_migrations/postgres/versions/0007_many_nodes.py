@@ -18,6 +18,7 @@ STATEMENTS = (
     "DROP FUNCTION eventstore.enter",
     "DROP FUNCTION eventstore.join_alone",
     "DROP FUNCTION eventstore.other_node",
+    "DROP FUNCTION eventstore.note_backend",
     "DROP FUNCTION eventstore.begin_epoch",
     "DROP FUNCTION eventstore.note_left_behind",
     "DELETE FROM eventstore.nodes",

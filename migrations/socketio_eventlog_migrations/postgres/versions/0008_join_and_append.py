@@ -165,14 +165,26 @@ END
 $$
 """,
     """
+CREATE FUNCTION eventstore.note_backend(p_node text, p_backend integer) RETURNS boolean LANGUAGE sql AS $$
+-- The connection of a node, by which people find it. p_backend: the process that the node takes for its own.
+-- Another one serves it behind PgBouncer, then NULL. False for a node that is gone.
+WITH noted AS (
+  UPDATE eventstore.nodes
+  SET backend = CASE WHEN p_backend = pg_backend_pid() THEN p_backend END,
+      backend_start = (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid())
+  WHERE node = p_node RETURNING node)
+SELECT EXISTS (SELECT FROM noted)
+$$
+""",
+    """
 CREATE FUNCTION eventstore.enter(
-  p_node text, p_seen bigint, p_chain bytea, p_new_epoch text, p_now double precision
+  p_node text, p_backend integer, p_seen bigint, p_chain bytea, p_new_epoch text, p_now double precision
 ) RETURNS text LANGUAGE plpgsql AS $$
 -- A node goes on over a new connection. Return the present epoch.
 BEGIN
   PERFORM set_config('synchronous_commit', 'on', true), set_config('lock_timeout', '10s', true);
   PERFORM pg_advisory_xact_lock(hashtextextended('eventstore', 0));
-  IF NOT eventstore.note_backend(p_node) THEN
+  IF NOT eventstore.note_backend(p_node, p_backend) THEN
     RAISE EXCEPTION 'the node is gone' USING ERRCODE = 'SE001';
   END IF;
   IF NOT EXISTS (SELECT FROM eventstore.batches WHERE batch = p_seen AND chain = p_chain) THEN
@@ -184,15 +196,18 @@ $$
 """,
     """
 CREATE FUNCTION eventstore.other_nodes(p_node text, p_now double precision) RETURNS bigint LANGUAGE sql AS $$
--- The number of other nodes that live: with an open connection and a batch in the last 6 seconds.
+-- The number of other nodes that live, or may: with a batch within the lease, or within a minute before the
+-- first heartbeat (see nodes_died). A node whose connections are all closed has ended. That shows only where
+-- its connections reach this server directly, and since this server began.
 SELECT count(*) FROM eventstore.living_nodes() AS n
-WHERE node <> p_node AND alive_at > p_now - 6
-  AND EXISTS (SELECT FROM pg_stat_activity AS a WHERE a.pid = backend AND a.backend_start = n.backend_start)
+WHERE node <> p_node AND alive_at > p_now - CASE WHEN has_beaten THEN 10 ELSE 60 END
+  AND (backend IS NULL OR coalesce(backend_start < pg_postmaster_start_time(), true) OR EXISTS (
+    SELECT FROM pg_stat_activity AS a WHERE right(a.application_name, length(n.node) + 1) = ' ' || n.node))
 $$
 """,
     """
 CREATE FUNCTION eventstore.join_log(
-  p_node text, p_address text, p_new_epoch text, p_now double precision, p_history boolean,
+  p_node text, p_address text, p_backend integer, p_new_epoch text, p_now double precision, p_history boolean,
   p_max_disconnection double precision
 ) RETURNS void LANGUAGE plpgsql AS $$
 -- A node joins, in a batch of its own: number 0. Without another node that lives, all others are gone, the
@@ -237,7 +252,7 @@ BEGIN
   INSERT INTO eventstore.nodes (node, address, alive_at, uptime, applied, floor, max_disconnection)
   SELECT p_node, p_address, v_now, v_uptime, v_head.batch + 1, pruned_through, p_max_disconnection
   FROM eventstore.log_state;
-  PERFORM eventstore.note_backend(p_node);
+  PERFORM eventstore.note_backend(p_node, p_backend);
   INSERT INTO eventstore.batches
   VALUES (v_head.batch + 1, v_epoch, p_node, 0, '',
           sha256(v_head.chain || convert_to(p_node || ' 0' || gen_random_uuid(), 'UTF8')),
