@@ -13,13 +13,8 @@ import pytest
 
 from socketio_eventlog.errors import StoreUnavailable
 from socketio_eventstore import AsyncServer
-from socketio_eventstore.adapter.publishing import (
-    IdempotencyKey,
-    KeyRefused,
-    Message,
-    MessageRefused,
-    Publisher,
-)
+from socketio_eventstore.adapter.messages import IdempotencyKey, KeyRefused, Message, MessageRefused
+from socketio_eventstore.adapter.publishing import Publisher
 from support.core import pausable_commits
 from support.embedded import Server
 from support.storing import sqlite

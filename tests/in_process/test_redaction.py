@@ -16,7 +16,7 @@ from socketio_eventlog.sqlite import check, copies
 from socketio_eventlog.sqlite.log import EventLog
 from socketio_eventstore.adapter.administration import Administration
 from socketio_eventstore.adapter.maintenance import EventNotFound
-from socketio_eventstore.adapter.publishing import MessageRefused
+from socketio_eventstore.adapter.messages import MessageRefused
 from socketio_eventstore.core.event_pages import EventFilter
 from socketio_eventstore.core.old_events import OldEvents
 from socketio_eventstore.core.packets import TextEncoder

@@ -14,7 +14,8 @@ from socketio_eventlog.records import Room
 from socketio_eventstore.adapter.feeds import Feed, History, cursor, located
 from socketio_eventstore.adapter.history import StoredEvent, stored_event
 from socketio_eventstore.adapter.maintenance import Maintenance
-from socketio_eventstore.adapter.publishing import IdempotencyKey, Message, Publisher
+from socketio_eventstore.adapter.messages import IdempotencyKey, Message
+from socketio_eventstore.adapter.publishing import Publisher
 from socketio_eventstore.adapter.server import RecoveryServer
 from socketio_eventstore.adapter.session_timelines import (
     Timeline,

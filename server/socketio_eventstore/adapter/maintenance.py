@@ -11,7 +11,7 @@ from socketio_eventlog.errors import NothingChanged, StoreRejected, StoreUnavail
 from socketio_eventlog.maintenance import COMPACT_BYTES, Compacted
 from socketio_eventlog.records import Redacted
 from socketio_eventstore.adapter.feeds import CursorRefused, located
-from socketio_eventstore.adapter.publishing import Message, MessageRefused
+from socketio_eventstore.adapter.messages import Message, MessageRefused
 from socketio_eventstore.core.event_rules import check_event_name
 from socketio_eventstore.core.operations import Redact
 from socketio_eventstore.core.runtime import Runtime

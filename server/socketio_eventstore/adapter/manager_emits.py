@@ -11,7 +11,7 @@ from socketio_eventlog.records import Asked, Event
 from socketio_eventstore.adapter import encoder
 from socketio_eventstore.adapter.acknowledgements import current_call
 from socketio_eventstore.adapter.manager_store import ManagerStore
-from socketio_eventstore.adapter.publishing import Message
+from socketio_eventstore.adapter.messages import Message
 from socketio_eventstore.core.commit_queue import CommitQueue
 from socketio_eventstore.core.event_rules import check_event_name, check_names
 from socketio_eventstore.core.frames import Frames

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from socketio_eventlog.records import Event
 from socketio_eventstore.adapter.acknowledgements import AcknowledgementIds
-from socketio_eventstore.adapter.publishing import Message
+from socketio_eventstore.adapter.messages import Message
 from socketio_eventstore.core.options import Options
 from socketio_eventstore.core.runtime import Runtime
 

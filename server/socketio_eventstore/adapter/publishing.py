@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from socketio_eventlog.errors import ConditionFailed
-from socketio_eventlog.records import Event, Publication, Published, Room
+from socketio_eventlog.records import Event, Publication, Published
 from socketio_eventstore.adapter import encoder
+from socketio_eventstore.adapter.messages import IdempotencyKey, KeyRefused, Message, MessageRefused
 from socketio_eventstore.core.event_rules import check_event_name, check_text
 from socketio_eventstore.core.operations import EmitVolatile
 from socketio_eventstore.core.publishing import Publish, offsets_of
@@ -29,44 +29,6 @@ The others may take longer than that, so a slice of one event would make a large
 
 Offsets = list[str | None]
 """The offset of each event; None for an event that is not stored."""
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """An event to be published; the fields are those of ``emit``."""
-
-    event: str
-    arguments: Sequence[Any]
-    rooms: Sequence[Room] | None = None
-    """None addresses the whole namespace."""
-    skip: Sequence[str] = ()
-    """The sids of sessions that do not receive it."""
-    namespace: str = "/"
-    is_volatile: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class IdempotencyKey:
-    """A key under which a request takes effect once, however often it is repeated."""
-
-    publisher: str
-    """The name of the publisher; each publisher has its own keys."""
-    key: str
-    digest: bytes
-    """SHA-256 of the request."""
-
-
-class MessageRefused(ValueError):
-    """A message cannot be sent. ``index`` counts the messages, ``field`` is the field that is wrong."""
-
-    def __init__(self, index: int, field: str, detail: str) -> None:
-        super().__init__(detail)
-        self.index = index
-        self.field = field
-
-
-class KeyRefused(ValueError):
-    """The idempotency key cannot be used: for another request, for an event that is not stored, or at all."""
 
 
 class Publisher:

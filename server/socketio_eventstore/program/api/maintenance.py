@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from socketio_eventstore.adapter.feeds import CursorRefused
 from socketio_eventstore.adapter.maintenance import REDACTED, EventNotFound, Maintenance
-from socketio_eventstore.adapter.publishing import MessageRefused
+from socketio_eventstore.adapter.messages import MessageRefused
 from socketio_eventstore.program.api.binary import NotBase64, decoded
 from socketio_eventstore.program.api.bodies import Body
 from socketio_eventstore.program.api.endpoints import Call, Endpoint

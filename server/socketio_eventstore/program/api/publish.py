@@ -8,13 +8,10 @@ from typing import Annotated, Any, Final, TypeAlias
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from socketio_eventstore.adapter.administration import Administration
+from socketio_eventstore.adapter.messages import IdempotencyKey, KeyRefused, Message, MessageRefused
 from socketio_eventstore.adapter.publishing import (
     MAX_KEY_CHARACTERS,
     MAX_MESSAGES,
-    IdempotencyKey,
-    KeyRefused,
-    Message,
-    MessageRefused,
     between_slices,
 )
 from socketio_eventstore.program.api.binary import NotBase64, decoded
