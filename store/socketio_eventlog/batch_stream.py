@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from socketio_eventlog.records import Batch
@@ -15,7 +16,9 @@ MAX_WAITING: Final = 200
 class BatchStream:
     """An async iterator over batches, in the order of ``put``; used from one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, given_out: Callable[[int], object] | None = None) -> None:
+        """``given_out`` is called with the number of each batch right before it is given out, or left out."""
+        self._given_out = given_out
         self._waiting: deque[Batch] = deque()
         self._reader: asyncio.Future[None] | None = None
         self._is_closed = False
@@ -28,6 +31,8 @@ class BatchStream:
     def put(self, batch: Batch) -> None:
         """Add the next batch."""
         if batch.number <= self._skipped:
+            if self._given_out is not None:
+                self._given_out(batch.number)
             return
         self._waiting.append(batch)
         if len(self._waiting) == MAX_WAITING and self._is_limited:
@@ -83,6 +88,8 @@ class BatchStream:
 
     def _pop(self) -> Batch:
         batch = self._waiting.popleft()
+        if self._given_out is not None:
+            self._given_out(batch.number)
         if len(self._waiting) < MAX_WAITING:
             self._drained.set()
         return batch

@@ -85,7 +85,7 @@ class Log(Protocol):
         ...
 
     def offset_at(self, sequence: int) -> Offset:
-        """Return the offset of a sequence in the present epoch of the log."""
+        """Return the offset of a sequence in the epoch of the last batch that ``batches`` has given out."""
         ...
 
     def offset_text(self, sequence: int) -> str:

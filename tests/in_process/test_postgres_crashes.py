@@ -91,13 +91,14 @@ async def test_a_crash_loses_no_batch(
         numbers += await asyncio.gather(*(log.append([event(str(number))]) for number in range(5, 40)))
         await crashing
         numbers.append(await log.append([event("40")]))
-        epoch, _, sequence = log.offset_text(log.head).partition(".")
-        assert sequence == "41" and epoch != log.node
+        epoch, sequence = log.offset_of(log.head)
+        assert sequence == 41 and epoch != log.node
         assert str(log.locate(before)) == before, "the offsets of the former epoch stay valid"
         assert log.precedes_epoch(log.node, epoch)
         assert await texts(log) == payloads(41)
         last = numbers[-1]
         batches = [await anext(log.batches()) for _ in range(first, last + 1)]
+        assert log.offset_text(log.head) == f"{epoch}.41"
         assert [batch.number for batch in batches] == list(range(first, last + 1))
         assert [batch.number for batch in batches if batch.own is not None] == numbers
     async with opened_postgres(cluster.url(database)) as log:

@@ -210,6 +210,20 @@ async def an_offset_names_the_epoch_of_its_batch(cluster: Cluster, database: str
         assert one.log.offset_text(1) == other.log.offset_text(1) == str(other.log.offset_of(1))
 
 
+async def a_late_batch_keeps_its_epoch(cluster: Cluster, database: str) -> None:
+    """A session that takes effect after the next epoch has begun began in the former one, on all nodes."""
+    async with joined_node(cluster.url(database)) as one, joined_node(cluster.url(database)) as other:
+        opened = (await one.commit(session())).number
+        former = one.log.offset_at(0)
+        cluster.sql(database, "DELETE FROM eventstore.canary")
+        begun = (await one.commit(event())).number
+        await other.log.append([event()])  # by then it has seen the new epoch
+        await other.until(opened)
+        assert other.log.offset_at(0) == former
+        await other.until(begun)
+        assert other.log.offset_at(0) == one.log.offset_at(0) != former
+
+
 async def a_reader_notices_another_history(cluster: Cluster, database: str) -> None:
     """A node whose last batch is another one now gives out nothing that comes after it."""
     async with joined_node(cluster.url(database)) as one:
@@ -315,6 +329,7 @@ SCENARIOS = (
     an_epoch_begins_in_an_append,
     an_offset_names_the_epoch_of_its_batch,
     a_crash_begins_one_epoch,
+    a_late_batch_keeps_its_epoch,
     a_reader_notices_another_history,
     a_writer_notices_another_history,
     a_silent_node_is_fenced,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
@@ -68,10 +69,13 @@ class PostgresLog(IndexedLog):
         """The random id of this node."""
         self.room = Room()
         self._epoch = state.epoch
+        """The epoch of the last batch that was given out."""
+        self._begun: deque[tuple[int, str, int]] = deque()
+        """The epochs whose first batch was not given out yet: its number, the epoch, the sequence before."""
         self._began_after = self._epochs.began_after(state.epoch)
         self._lengths = dict(state.segments)
         """The length of each segment that is stored, by its first sequence."""
-        self._batches = BatchStream()
+        self._batches = BatchStream(self._given_out)
         self._appends = 0
         self._has_begun = False
         self._link, self._tail_link = link, Link(conninfo)
@@ -148,7 +152,7 @@ class PostgresLog(IndexedLog):
         return f"{self._epoch_at(sequence)}.{sequence}"
 
     def _epoch_at(self, sequence: int) -> str:
-        """The present epoch, also for the position at which it began; but not for events before."""
+        """The epoch of the last batch, also for the position at which it began; but not for events before."""
         return self._epoch if sequence >= self._began_after else self._epochs.epoch_of(sequence)
 
     async def join(self) -> Snapshot:
@@ -200,9 +204,18 @@ class PostgresLog(IndexedLog):
         if self._pruning is None or self._pruning.done():
             self._pruning = self._maintenance.start(partial(stored.prune_batches, through=through))
 
-    def epoch_begun(self, epochs: Epochs, epoch: str) -> None:
-        """Name offsets by the new epoch from here on."""
-        self._epochs, self._epoch, self._began_after = epochs, epoch, self._head
+    def epoch_begun(self, epochs: Epochs, epoch: str, batch: int) -> None:
+        """Know the new epoch from here on, and name offsets by it once its first batch is given out.
+
+        Before, a session of the former epoch that takes effect late would seem to begin in the new one: an
+        offset from a lost part of the former epoch would count as older than the session.
+        """
+        self._epochs = epochs
+        self._begun.append((batch, epoch, self._head))
+
+    def _given_out(self, batch: int) -> None:
+        while self._begun and self._begun[0][0] <= batch:
+            _, self._epoch, self._began_after = self._begun.popleft()
 
     def altered(self, ranges: Sequence[AlteredRange]) -> None:
         """Take note of all altered ranges, and report if there are more."""

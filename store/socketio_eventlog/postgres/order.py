@@ -31,8 +31,8 @@ class Receiver(Protocol):
         """Take the next batch of the order, which is durable."""
         ...
 
-    def epoch_begun(self, epochs: Epochs, epoch: str) -> None:
-        """Take note of a new epoch, after the last batch of the former one."""
+    def epoch_begun(self, epochs: Epochs, epoch: str, batch: int) -> None:
+        """Take note of a new epoch and its first batch, after the last batch of the former one."""
         ...
 
     def altered(self, ranges: Sequence[AlteredRange]) -> None:
@@ -150,7 +150,7 @@ class Order:
             raise HistoryLost(f"Batch {self.seen.batch + 1} is missing.")
         if epochs is not None:
             self.epoch = row.epoch
-            self._receiver.epoch_begun(epochs, row.epoch)
+            self._receiver.epoch_begun(epochs, row.epoch, batch)
         pending = self._pending
         if row.node == self.node and row.number:
             if pending is None or row.number != pending.number:
