@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -116,6 +117,28 @@ async def test_handlers_of_the_old_life_end_with_it(monkeypatch: pytest.MonkeyPa
         await failed.until(1)
         await until(lambda: a.manager.runtime is not None and two.log(0) is not former)
         assert two.count(Event) == 0
+
+
+async def test_expiry_of_the_old_life_ends_no_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler of ``session_expired`` that outlives the node's life ends no session of the next one."""
+    begun, may_end = asyncio.Event(), asyncio.Event()
+
+    async def session_expired(sid: str, data: Any) -> None:
+        begun.set()
+        await may_end.wait()
+
+    async with nodes(monkeypatch, lambda sio: sio.on("session_expired", session_expired), count=1) as one:
+        (server,) = one.servers
+        client = await server.client()
+        (session,) = one.node(0).registry
+        expiring = asyncio.create_task(server.sio.session_expired(session))
+        await begun.wait()
+        server.sio.lost("a test")
+        await until(lambda: not server.sio.rejoining.is_running)
+        may_end.set()
+        with pytest.raises(StoreClosed):
+            await expiring
+        assert [session.sid for session in one.node(0).registry] == [client.sid]
 
 
 async def test_feed_of_the_old_life_ends(two: Nodes) -> None:

@@ -14,6 +14,7 @@ import pytest
 from socketio_eventlog.log import HEARTBEAT_SECONDS
 from socketio_eventlog.records import Batch, NodeDied, Snapshot
 from socketio_eventstore.core import runtime
+from socketio_eventstore.core.runtime import Runtime
 from support.cluster_log import Handle, SharedLog
 from support.embedded import Server, serving, until
 
@@ -74,11 +75,17 @@ class Nodes:
         self.shared = shared
         self._clock = clock
 
+    def node(self, at: int) -> Runtime:
+        """The present life of a server."""
+        running = self.servers[at].manager.runtime
+        assert running is not None
+        return running
+
     def log(self, at: int) -> NodeLog:
         """The log of the present life of a server."""
-        runtime = self.servers[at].manager.runtime
-        assert runtime is not None and isinstance(runtime.log, NodeLog)
-        return runtime.log
+        log = self.node(at).log
+        assert isinstance(log, NodeLog)
+        return log
 
     def count(self, kind: type) -> int:
         """The number of changes of a kind in the log."""

@@ -164,11 +164,13 @@ class ServerApplication(socketio.AsyncServer):  # type: ignore[misc]  # python-s
     async def session_expired(self, session: Session) -> None:
         """Call the handler of ``session_expired`` and end the session in the transaction of its emits.
 
-        Only an exception or a crash inside the handler therefore repeats the call. Raises StoreError.
+        Only an exception or a crash inside the handler therefore repeats the call. A claim meanwhile keeps no
+        session: it finds the session overdue, too. Raises StoreError.
         """
+        # The life in which the session has expired: when history is lost, it may be alive in the next one.
+        queue = (await self.manager.opened()).queue
         with Reservations() as reservations:
             with handler_transaction(reservations=reservations) as operations:
                 data = json.loads(session.data)
                 await self.call_handler("session_expired", session.namespace, session.sid, data)
-            queue = (await self.manager.opened()).queue
             await queue.submit(*operations, EndSession(session, SessionEnd.EXPIRED))
