@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import pytest
 
 from socketio_eventstore.adapter import claims
+from socketio_eventstore.adapter.authentication import Token
 from socketio_eventstore.core.sessions import State
 from support.core import PausableLog, pausable_commits
 from support.embedded import Server, Socket, away, serving, until
+from support.tokens import authentication, token_of
 
 QUIET: dict[str, Any] = {"ping_interval": 1_000.0, "ping_timeout": 1_000.0}
 """Every ping in a test is one that the acceptance needs."""
@@ -48,6 +51,34 @@ async def test_living_client_is_accepted(path: Path) -> None:
         assert await client.content("40") == ids
         assert await client.event() == ["missed", missed]
         assert (await client.event())[0] == "written to nobody"
+
+
+async def test_slow_check_of_a_token_counts(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client whose token was checked for long proves its life, too, although its claim is prompt."""
+    monkeypatch.setattr(claims, "PROMPT_CLAIM_SECONDS", 0.3)
+    checking = authentication()
+
+    class SlowCheck:
+        refused, key_fetches = checking.refused, checking.key_fetches
+
+        async def check(self, auth: Any, namespace: str) -> Token:
+            clock = asyncio.get_running_loop().time
+            begun = clock()
+            await until(lambda: clock() - begun > claims.PROMPT_CLAIM_SECONDS)
+            return await checking.check(auth, namespace)
+
+    def register(sio: Any) -> None:
+        sio.authentication = SlowCheck()
+
+    async with serving(path, register=register, **QUIET) as server:
+        owner, auth = await server.socket(), {"token": token_of()}
+        ids = await owner.connect(auth=auth)
+        await away(server, owner)
+        back = await server.socket()
+        await back.send("40" + json.dumps({**auth, "pid": ids["pid"]}))
+        assert await back.raw_packet() == "2"
+        await back.send("3")
+        assert await back.content("40") == ids
 
 
 async def test_client_that_is_gone_gets_no_session(path: Path) -> None:

@@ -101,7 +101,8 @@ class Admission:
         if pid is None and is_open and not self._application.handles("connect", namespace):
             answer = self._new_sessions.open_accepted(connection, namespace, offset, auth or None)
         else:
-            answer = self._calls.start(self._answer(connection, namespace, pid, offset, auth or None))
+            begun = asyncio.get_running_loop().time()
+            answer = self._calls.start(self._answer(connection, namespace, pid, offset, auth or None, begun))
         if not answer.done():  # where tasks begin at once (asyncio.eager_task_factory), it may be over
             self._connecting.setdefault(connection.id, {})[namespace] = answer
             answer.add_done_callback(partial(self._answered, connection, namespace))
@@ -133,7 +134,7 @@ class Admission:
         return list(self._connecting.get(connection.id, {}).values())
 
     async def _answer(
-        self, connection: EngineConnection, namespace: str, pid: Any, offset: Any, auth: Any
+        self, connection: EngineConnection, namespace: str, pid: Any, offset: Any, auth: Any, begun: float
     ) -> None:
         try:
             token = None
@@ -141,7 +142,7 @@ class Admission:
                 token = await self._check_token(connection, namespace, auth)
                 if token is None or connection.closed:
                     return
-            attempt = await self._claims.claim(connection, namespace, pid, offset, auth, token)
+            attempt = await self._claims.claim(connection, namespace, pid, offset, auth, token, begun)
             while attempt is not None:
                 outcome = await self._conversation.hold(attempt)
                 if outcome is not Outcome.OTHER_IDENTITY or connection.closed:

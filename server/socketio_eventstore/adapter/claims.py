@@ -46,10 +46,14 @@ class Claims:
         offset: Any,
         auth: Any,
         token: Token | None,
+        begun: float,
     ) -> Attempt | None:
-        """Claim the session of a private id, or open a new one; None when the connection is closed."""
+        """Claim the session of a private id, or open a new one; None when the connection is closed.
+
+        ``begun`` is that of ``Claim``: the check of the token may have waited for keys.
+        """
         if pid is not None:
-            recovery, begun = self._runtime.recovery, asyncio.get_running_loop().time()
+            recovery = self._runtime.recovery
             auth_hash = partial(self._new_sessions.hash_of, connection, pid, auth)
             context = self._runtime.context
             found = recovery.find(namespace, pid, offset, context.uptime, auth_hash)
