@@ -15,6 +15,7 @@ from socketio_eventstore.adapter import rejoining
 from socketio_eventstore.adapter.administration import Administration
 from socketio_eventstore.core import lease, runtime
 from socketio_eventstore.core.event_pages import EventFilter
+from socketio_eventstore.core.retention import NEGLECTED_SWEEPS
 from socketio_eventstore.core.sessions import State
 from socketio_eventstore.program.readiness import problems
 from support.embedded import Seen, until
@@ -82,6 +83,20 @@ async def test_node_declared_dead_joins_anew(two: Nodes) -> None:
     await until(lambda: a.manager.runtime is not None and two.log(0) is not former)
     await two.until_applied()
     assert len(node.context.nodes) == 2
+
+
+async def test_neglected_events_are_deleted_elsewhere(two: Nodes) -> None:
+    """When the first node deletes nothing for some sweeps of another one, the other one does it."""
+    a, _ = two.servers
+    other = two.node(1)
+    assert not other.context.nodes.is_first and other.retention is not None
+    for _ in range(3):
+        await a.sio.emit("old")
+    await two.pass_time(2 * other.options.event_retention)
+    assert [await other.retention.sweep() for _ in range(NEGLECTED_SWEEPS)] == [0] * NEGLECTED_SWEEPS
+    assert await other.retention.sweep() == 3
+    await two.until_applied()
+    assert two.node(0).log.pruned_through == 3
 
 
 async def test_slow_node_declares_nobody_dead(two: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,6 +99,15 @@ class Nodes:
             self._clock.later += 2 * HEARTBEAT_SECONDS
             await node.lease.beat()
 
+    async def pass_time(self, seconds: float) -> None:
+        """Let time pass in which all servers write their heartbeats."""
+        while seconds > 0.0:
+            step = min(seconds, 2 * HEARTBEAT_SECONDS)
+            self._clock.later += step
+            seconds -= step
+            for at in range(len(self.servers)):
+                await self.node(at).lease.beat()
+
     async def until_applied(self) -> None:
         """Wait until every node has applied everything."""
         for server in self.servers:

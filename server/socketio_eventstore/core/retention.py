@@ -6,7 +6,9 @@ import asyncio
 import logging
 import math
 import time
+from collections import deque
 from contextlib import suppress
+from typing import Final
 
 from socketio_eventlog.errors import StoreClosed, StoreError, StoreUnavailable
 from socketio_eventlog.log import HEARTBEAT_SECONDS
@@ -27,6 +29,8 @@ PRUNE_EVENTS = 1000
 """Sequences whose events one transaction deletes: few enough that emits are not delayed."""
 IDEMPOTENCY_KEYS_KEPT_SECONDS = 3600.0
 """How much longer than a session an idempotency key is kept: clients repeat events in the next session."""
+NEGLECTED_SWEEPS: Final = 3
+"""Sweeps of another node in which the first one has not deleted what it could; then that node does it."""
 HISTORY_KEPT_SECONDS = 3600.0
 """How much longer than events the histories of sessions are kept: people ask some time after it happened."""
 
@@ -62,6 +66,8 @@ class Retention:
         self.pruned_sequences = 0
         """How far all deletions came together, in sequences."""
         self._sweeping = asyncio.Lock()
+        self._deletable: deque[int] = deque(maxlen=NEGLECTED_SWEEPS + 1)
+        """How far the deletion could have come, at the last sweeps of a node that is not the first."""
 
     async def run(self) -> None:
         """Sweep at every interval, until cancelled. A store that is unavailable is tried again."""
@@ -87,14 +93,26 @@ class Retention:
         """End the expired sessions, then delete old events in small steps.
 
         Return how far the deletion came, in sequences. One sweep runs at a time. Only the first of the nodes
-        does this; after its death, the next one (see ``lease``).
+        does this; after its death, the next one (see ``lease``). While its deletions fail, the others delete,
+        too: that is harmless at any time, unlike a second call of a ``session_expired`` handler.
         """
         async with self._sweeping:
             now = await self._advance()
-            if not self._context.nodes.is_first:
+            if self._context.nodes.is_first:
+                self.expiry.start()
+            elif not self._is_neglected(now):
                 return 0
-            self.expiry.start()
             return await self._delete_old(now)
+
+    def _is_neglected(self, now: float) -> bool:
+        """Whether the first node has not deleted what could be deleted some sweeps ago."""
+        due, pruned = self._deletable, self._context.log.pruned_through
+        due.append(self._old_through(now))
+        if len(due) <= NEGLECTED_SWEEPS or due[0] <= pruned:
+            return False
+        text = f"The first node has deleted no events after number {pruned}; this one does it"
+        self._failures.failed("neglected", text, level=logging.WARNING)
+        return True
 
     async def prune(self) -> int:
         """Delete old events as ``sweep`` does, and end no session: return how far the deletion came."""
@@ -119,7 +137,7 @@ class Retention:
         context = self._context
         await self._prune_idempotency_keys(now)
         begun = time.perf_counter()
-        pruned = await self._prune(min(self.floor(now), context.position_history.passed(now)))
+        pruned = await self._prune(self._old_through(now))
         pruned += await self._make_room(now)
         if pruned:
             self._pruned(pruned, time.perf_counter() - begun)
@@ -180,6 +198,10 @@ class Retention:
         while log.pruned_through < through:
             await self._queue.submit(Prune(min(through, log.pruned_through + PRUNE_EVENTS)))
         return log.pruned_through - first
+
+    def _old_through(self, now: float) -> int:
+        """Return the sequence up to which events are old, and confirmed."""
+        return min(self.floor(now), self._context.position_history.passed(now))
 
     def floor(self, now: float) -> int:
         """Return the sequence up to which every unexpired session has confirmed its events.
