@@ -42,6 +42,9 @@ class AlteredRanges:
             pairs = zip_longest(self._ranges[::2], self._ranges[1::2])
             self._ranges = [one if other is None else _merge(one, other) for one, other in pairs]
 
+    def __iter__(self) -> Iterator[AlteredRange]:
+        return iter(self._ranges)
+
     def beyond(self, others: AlteredRanges) -> list[AlteredRange]:
         """Return the ranges that are not among the others."""
         known = set(others._ranges)

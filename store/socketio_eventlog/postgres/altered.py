@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from socketio_eventlog.altered import MAX_RANGES, AlteredRange
@@ -15,7 +16,17 @@ _BLOCKS: Final = """
 SELECT namespace, min(first), max(last), bool_or(audience_lost) FROM eventstore.altered_ranges
 GROUP BY namespace, first / 4096
 """
-_NUMBERS: Final = "SELECT count(*), coalesce(max(number), 0) FROM eventstore.altered_ranges"
+# As the functions of the database compute them: a start loses the audience of rows that exist.
+_NUMBERS: Final = """
+SELECT count(*) + (count(*) FILTER (WHERE audience_lost) << 32), coalesce(max(number), 0)
+FROM eventstore.altered_ranges
+"""
+_NOTE_GONE: Final = """
+INSERT INTO eventstore.altered_ranges (first, last, audience_lost)
+SELECT o, o, true FROM unnest(%s::bigint[]) AS t(o)
+WHERE o > (SELECT pruned_through FROM eventstore.log_state)
+  AND NOT EXISTS (SELECT FROM eventstore.altered_ranges WHERE audience_lost AND o BETWEEN first AND last)
+"""
 _LOSE_AUDIENCE: Final = """
 UPDATE eventstore.altered_ranges SET audience_lost = true WHERE last >= %s AND NOT audience_lost
 """
@@ -47,7 +58,11 @@ async def ranges(connection: Connection) -> list[AlteredRange]:
 
 
 async def numbers(connection: Connection) -> tuple[int, int]:
-    """Return the number of ranges and the largest number of one: both together tell of a change."""
+    """Return two numbers that together tell of a change.
+
+    The first is the number of ranges, with the number of those whose audience is lost above 32 bits. The
+    second is the largest number of a range.
+    """
     row: Any = await (await connection.execute(_NUMBERS)).fetchone()
     return row[0], row[1]
 
@@ -56,6 +71,11 @@ async def note_lost(connection: Connection, first_sequence: int) -> list[tuple[i
     """Record the ranges from a sequence on whose events are gone; return those that were not known."""
     cursor: Any = await connection.execute(_NOTE_LOST, (first_sequence - 1,))
     return list(await cursor.fetchall())
+
+
+async def note_gone(connection: Connection, sequences: Sequence[int]) -> None:
+    """Record that a node has not found these events: the index that it shares lacks them."""
+    await connection.execute(_NOTE_GONE, (list(sequences),))
 
 
 async def lose_audience(connection: Connection, first_sequence: int) -> None:

@@ -25,7 +25,8 @@ ORDER BY "offset"
 _READ_RANGES: Final = """
 SELECT e."offset", emitted_at, namespace, event, rooms, skip, attachments, payload
 FROM unnest(%s::bigint[], %s::bigint[]) AS r(first, last)
-JOIN eventstore.events AS e ON e."offset" BETWEEN r.first AND r.last ORDER BY e."offset"
+JOIN eventstore.events AS e ON e."offset" BETWEEN r.first AND r.last
+WHERE EXISTS (SELECT FROM eventstore.batches WHERE batch = %s AND chain = %s) ORDER BY e."offset"
 """
 _HAS_SEEN: Final = "SELECT EXISTS (SELECT FROM eventstore.batches WHERE batch = %s AND chain = %s)"
 _READ_ATTACHMENTS: Final = """
@@ -73,9 +74,10 @@ async def read_ranges(
     Raises HistoryLost when the database does not have the batch ``seen``, which has the last of the events.
     """
     firsts, lasts = [first for first, _ in ranges], [last for _, last in ranges]
-    cursor = await connection.execute(_READ_RANGES, (firsts, lasts))
+    cursor = await connection.execute(_READ_RANGES, (firsts, lasts, *seen))
     logged = await _with_attachments(connection, await cursor.fetchall())
-    if len(logged) < sum(last + 1 - first for first, last in ranges):
+    is_complete = len(logged) == sum(last + 1 - first for first, last in ranges)
+    if not is_complete or any(one.event.attachments for one in logged):  # attachments are read later
         row = await (await connection.execute(_HAS_SEEN, seen)).fetchone()
         if row is None or not row[0]:
             raise HistoryLost(f"Batch {seen.batch} is missing.")

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
-from socketio_eventlog.altered import MAX_RANGES, AlteredRange
+from socketio_eventlog.altered import AlteredRange, AlteredRanges
 from socketio_eventlog.errors import HistoryLost, NodeFenced
 from socketio_eventlog.offsets import Epochs
 from socketio_eventlog.postgres.encoding import decode
@@ -112,7 +111,7 @@ class Order:
         """Done with ``failure``."""
         self._receiver = receiver
         self._ranges = state.altered
-        self._gone: deque[AlteredRange] = deque(maxlen=MAX_RANGES)
+        self._gone = AlteredRanges(())
         self._pending: Pending | None = None
         self._chains: dict[int, bytes] | None = {self.seen.batch: self.seen.chain}
         self._progress = asyncio.Event()
@@ -186,7 +185,7 @@ class Order:
 
     def take_gone(self, range_: AlteredRange) -> None:
         """Take note of an event that this node could not read."""
-        self._gone.append(range_)
+        self._gone.add([range_])
         self._receiver.altered([*self._ranges, *self._gone])
 
     def fail(self, error: NodeFenced | HistoryLost) -> None:

@@ -146,7 +146,7 @@ class Tail:
         for row in rows:
             batch, chain, epoch, node, number, before, end, uptime, outcomes, text, digest, _, _ = row
             changes = () if text is None else decode_stored(text, before, end, outcomes, events)
-            self._note_gone(changes)
+            await self._note_gone(connection, changes)
             epochs = None
             if epoch != order.epoch and batch > order.seen.batch:
                 epochs = Epochs((one, after) for one, after, in_batch in begun if in_batch <= batch)
@@ -157,11 +157,13 @@ class Tail:
                 epochs,
             )
 
-    def _note_gone(self, changes: Sequence[Committed]) -> None:
+    async def _note_gone(self, connection: Connection, changes: Sequence[Committed]) -> None:
         """Note the events whose rows are gone: this node does not know to whom they were addressed."""
-        for change, position, _, _ in changes:
-            if change is GONE:
-                self._order.take_gone(AlteredRange(None, position, position, is_audience_lost=True))
+        gone = [position for change, position, _, _ in changes if change is GONE]
+        if gone:
+            await altered.note_gone(connection, gone)  # first: this node may write the index without them
+        for position in gone:
+            self._order.take_gone(AlteredRange(None, position, position, is_audience_lost=True))
 
 
 def _page(rows: Sequence[Any], first: int) -> list[Any]:

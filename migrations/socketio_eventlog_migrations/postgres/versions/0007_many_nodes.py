@@ -181,7 +181,7 @@ CREATE FUNCTION eventstore.follow(
   altered bigint, altered_through bigint
 ) LANGUAGE plpgsql AS $$
 -- The batches from p_seen on, durable. The node knows the changes of its own batches from number p_own on.
--- The numbers of altered ranges are read after the batches.
+-- The numbers of altered ranges are read after the batches; two counts are in one of them (see altered.py).
 DECLARE
   v_rows bigint;
 BEGIN
@@ -197,7 +197,8 @@ BEGIN
   -- A last row, which is no batch.
   RETURN QUERY
   SELECT NULL::bigint, NULL::bytea, NULL, NULL, NULL::bigint, NULL::bigint, NULL::bigint,
-         NULL::double precision, NULL::integer[], NULL, NULL::bytea, count(*), coalesce(max(number), 0)
+         NULL::double precision, NULL::integer[], NULL, NULL::bytea,
+         count(*) + (count(*) FILTER (WHERE audience_lost) << 32), coalesce(max(number), 0)
   FROM eventstore.altered_ranges;
   IF p_flush AND (current_setting('synchronous_standby_names') <> ''
                   OR pg_current_wal_flush_lsn() < pg_current_wal_insert_lsn()) THEN

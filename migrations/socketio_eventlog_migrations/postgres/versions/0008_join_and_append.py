@@ -54,7 +54,8 @@ BEGIN
   THEN
     RAISE EXCEPTION 'another epoch begins' USING ERRCODE = 'SE002';
   END IF;
-  SELECT count(*), coalesce(max(number), 0) INTO r_altered, r_altered_through FROM eventstore.altered_ranges;
+  SELECT count(*) + (count(*) FILTER (WHERE audience_lost) << 32), coalesce(max(number), 0)
+  INTO r_altered, r_altered_through FROM eventstore.altered_ranges;
   SELECT * INTO v_head FROM eventstore.batches WHERE node = p_node AND node_batch = p_number;
   IF FOUND THEN  -- the answer to an earlier try was lost
     IF v_head.body <> p_body THEN
