@@ -75,9 +75,11 @@ class Health:
         self._failing: dict[str, str] = {}
 
     async def run(self) -> None:
-        """Write a heartbeat again and again, until cancelled."""
+        """Write a heartbeat again and again, until cancelled.
+
+        The first one comes at once: before it, the other nodes wait longer until they take this one for dead.
+        """
         while True:
-            await asyncio.sleep(HEARTBEAT_SECONDS)
             try:
                 await self._heartbeat()
             except StoreClosed:  # the server is ending
@@ -87,6 +89,7 @@ class Health:
             else:
                 self._watch_wal()
             self._watch_room()
+            await asyncio.sleep(HEARTBEAT_SECONDS)
 
     def task_failed(self, name: str) -> None:
         """Report that a task of the server has ended, until ``task_runs``."""
