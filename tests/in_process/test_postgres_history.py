@@ -9,6 +9,9 @@ from support.postgres import Cluster, shared_cluster
 from support.postgres_sabotages import SABOTAGES, Scenario
 from support.postgres_scenarios import SCENARIOS
 
+TRIES = 5
+"""A few sabotages show only if a read is under way at the right moment."""
+
 
 @pytest.fixture
 def cluster() -> Cluster:
@@ -28,11 +31,15 @@ async def test_nodes_keep_one_history(cluster: Cluster, database: str, scenario:
 
 
 @pytest.mark.parametrize("name", SABOTAGES)
-async def test_a_sabotage_is_noticed(
-    cluster: Cluster, database: str, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_sabotage_is_noticed(cluster: Cluster, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that breaks one rule fails its scenario."""
     sabotage, scenario = SABOTAGES[name]
-    sabotage(monkeypatch, cluster, database)
-    with pytest.raises((AssertionError, pytest.fail.Exception, StoreError)):
-        await scenario(cluster, database)
+    for _ in range(TRIES):
+        database = cluster.new_database("migrated")
+        with monkeypatch.context() as patch:
+            sabotage(patch, cluster, database)
+            try:
+                await scenario(cluster, database)
+            except (AssertionError, pytest.fail.Exception, StoreError):
+                return
+    pytest.fail("the scenario has not noticed it")
