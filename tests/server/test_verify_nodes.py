@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from socketio_eventstore.verify import program
 from socketio_eventstore.verify.database_link import DatabaseLink
 from socketio_eventstore.verify.judge import Fault
 from socketio_eventstore.verify.plan import Settings, make_plan
@@ -18,6 +20,9 @@ from support.postgres import Cluster
 FAULTS = Settings(
     clients=6, rooms=3, cuts=8, kills=1, freezes=1, breaks=2, partitions=1, nodes=2, events=150, seed=3
 )
+
+SMALLEST = Settings(clients=1, rooms=1, cuts=0, kills=0, events=5, seed=1)
+LOGS = "SELECT count(*) FROM pg_namespace WHERE nspname = 'eventstore'"
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +41,7 @@ def url_of(cluster: Cluster, database: str) -> str:
 
 
 async def test_several_servers(cluster: Cluster, tmp_path: Path) -> None:
-    """Two servers keep all promises through faults, and their log is removed afterwards."""
+    """Two servers keep all promises through faults."""
     database = cluster.new_database()
     outcome = await run(make_plan(FAULTS), tmp_path, lambda: None, SERVE, url_of(cluster, database))
     assert outcome.verdict.kept, outcome.verdict.findings[:5]
@@ -45,7 +50,20 @@ async def test_several_servers(cluster: Cluster, tmp_path: Path) -> None:
     assert done == {"cuts": 8, "kills": 1, "freezes": 1, "breaks": 2, "partitions": 1}
     assert outcome.verdict.recovered == outcome.verdict.returns > 0
     assert all(outcome.verdict.checked[fault] > 0 for fault in Fault)
-    assert cluster.sql(database, "SELECT count(*) FROM pg_namespace WHERE nspname = 'eventstore'") == "0\n"
+
+
+def test_log_of_a_run(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log of a run is removed, unless it is to be kept; then the next run refuses the database."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    database = cluster.new_database()
+    url = url_of(cluster, database)
+    assert program.verify(SMALLEST, keep=False, database=url) == 0
+    assert cluster.sql(database, LOGS) == "0\n"
+    assert program.verify(SMALLEST, keep=True, database=url) == 0
+    assert cluster.sql(database, LOGS) == "1\n"
+    with pytest.raises(CannotRun, match="a database without one"):
+        program.verify(SMALLEST, keep=False, database=url)
+    assert cluster.sql(database, LOGS) == "1\n"
 
 
 async def test_database_with_a_log(cluster: Cluster, tmp_path: Path) -> None:
@@ -54,7 +72,7 @@ async def test_database_with_a_log(cluster: Cluster, tmp_path: Path) -> None:
     cluster.sql(database, "CREATE SCHEMA eventstore")
     with pytest.raises(CannotRun, match="a database without one"):
         await run(make_plan(FAULTS), tmp_path, lambda: None, SERVE, url_of(cluster, database))
-    assert cluster.sql(database, "SELECT count(*) FROM pg_namespace WHERE nspname = 'eventstore'") == "1\n"
+    assert cluster.sql(database, LOGS) == "1\n"
 
 
 async def test_no_database(cluster: Cluster, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """The contents of a scratch database in PostgreSQL, read with plain SQL, as any program may.
 
-The database must have no log. At the end the log is removed.
+The database must have no log. ``remove_log`` removes that of a run.
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ class PostgresStore:
     def __init__(self, url: str) -> None:
         """Connect to the database. Raises CannotRun."""
         self._url = url
-        with self._connected() as connection:
+        with _connected(self._url) as connection:
             if connection.execute(_FOUND).fetchone() is not None:
                 raise CannotRun("the database has a schema eventstore; verify needs a database without one")
 
     def keep_rooms(self) -> None:
         """Keep the memberships that the server deletes from now on."""
-        with self._connected() as connection:
+        with _connected(self._url) as connection:
             connection.execute(_KEEP_ROOMS)
 
     def read(self) -> StoreContents:
         """Read the database."""
-        with self._connected() as connection:
+        with _connected(self._url) as connection:
             connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")  # one state for all queries
 
             def rows(query: LiteralString) -> list[tuple[Any, ...]]:
@@ -68,19 +68,21 @@ class PostgresStore:
             rooms = [(*row[:2], json.loads(row[2]), *row[3:]) for row in rows(_ROOMS)]
             return contents(rows(_EVENTS), rows(_EPOCHS), rooms, rows(_SESSIONS))
 
-    def remove(self) -> None:
-        """Remove the log."""
-        with self._connected() as connection:
-            connection.execute(_REMOVE)
 
-    @contextmanager
-    def _connected(self) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
-        try:
-            import psycopg
-        except ImportError as error:
-            raise CannotRun("PostgreSQL needs psycopg: install the extra postgres") from error
-        try:
-            with psycopg.connect(self._url) as connection:
-                yield connection
-        except psycopg.Error as error:
-            raise CannotRun(f"the database cannot be used: {str(error).strip()}") from error
+def remove_log(url: str) -> None:
+    """Remove the log of a run from its database. Raises CannotRun."""
+    with _connected(url) as connection:
+        connection.execute(_REMOVE)
+
+
+@contextmanager
+def _connected(url: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+    try:
+        import psycopg
+    except ImportError as error:
+        raise CannotRun("PostgreSQL needs psycopg: install the extra postgres") from error
+    try:
+        with psycopg.connect(url) as connection:
+            yield connection
+    except psycopg.Error as error:
+        raise CannotRun(f"the database cannot be used: {str(error).strip()}") from error

@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from socketio_eventstore.verify.plan import Settings, make_plan
+from socketio_eventstore.verify.postgres_store import remove_log
 from socketio_eventstore.verify.process import SERVE
 from socketio_eventstore.verify.report import report
 from socketio_eventstore.verify.runner import Outcome, run
@@ -24,7 +25,7 @@ def verify(settings: Settings, *, keep: bool, command: Sequence[str] = SERVE, da
     """Run, print the report, and return the exit code. Raises CannotRun.
 
     ``command`` starts a server. ``database`` is the URL of a PostgreSQL database without a log; "" is a file.
-    The scratch folder is removed, except with ``keep`` and after a broken promise.
+    The scratch folder and the log in PostgreSQL are removed, except with ``keep`` and after a broken promise.
     """
     folder = Path(tempfile.mkdtemp(prefix="socketio-eventstore-verify-"))
     try:
@@ -36,6 +37,8 @@ def verify(settings: Settings, *, keep: bool, command: Sequence[str] = SERVE, da
             click.echo(f"Store and server log: {folder}")
         else:
             shutil.rmtree(folder, ignore_errors=True)
+    if database and not keep:
+        remove_log(database)
     return 0 if outcome.verdict.kept else BROKEN
 
 

@@ -152,8 +152,6 @@ async def run(
     evidence = Evidence(histories, tuple(clients.published), tuple(clients.moves), frozenset(clients.markers))
     verdict = await asyncio.to_thread(judge, evidence, store)
     deliveries = sum(len(history.entries) for history in histories)
-    if verdict.kept:
-        await asyncio.to_thread(servers.store.remove)
     return Outcome(verdict, len(store.events), deliveries, plan_runner.done, tuple(notes))
 
 

@@ -106,10 +106,6 @@ class Store(Protocol):
         """Read the database after ``keep_rooms``, without disturbing a running server. Raises CannotRun."""
         ...
 
-    def remove(self) -> None:
-        """Remove what the run has made outside of its folder. Raises CannotRun."""
-        ...
-
 
 class FileStore:
     """The file of a single server."""
@@ -135,9 +131,6 @@ class FileStore:
                 connection.execute(_ROOMS).fetchall(),
                 connection.execute(_SESSIONS).fetchall(),
             )
-
-    def remove(self) -> None:
-        """Do nothing: the file is in the folder of the run."""
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

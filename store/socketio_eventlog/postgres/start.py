@@ -1,4 +1,4 @@
-"""The start of a node on a database: it waits for the end of another server, then begins an epoch."""
+"""The start of a node on a database: it joins beside the nodes that live, and reads the stored state."""
 
 from __future__ import annotations
 
