@@ -46,7 +46,7 @@ from socketio_eventstore.program.inspector.app import Inspector
 from socketio_eventstore.program.inspector.links import Links
 from socketio_eventstore.program.inspector.logins import Logins
 from socketio_eventstore.program.keys import ApiKeys
-from socketio_eventstore.program.listener import Listener, check_addresses
+from socketio_eventstore.program.listener import Listener, check_addresses, stop_listening
 from socketio_eventstore.program.metrics import add_metrics
 from socketio_eventstore.program.page_headers import PageHeaders, policy_of
 from socketio_eventstore.program.reload import reload
@@ -320,8 +320,7 @@ class _Server:
             self._built.sio.eio.is_draining = True  # a probe that comes over an open connection is told
         if self._servers:
             logger.info("stopping: %s", reason or "an error", extra={"reason": reason})
-        for serving in self._servers:
-            serving.close()
+        await stop_listening(self._servers)
         for door in self._front_doors:
             door.close()
         for listener in self._listeners:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
@@ -103,6 +104,19 @@ class Listener:
             raise
         self.sockets.append(listening)
         self._files.append(path)
+
+
+async def stop_listening(servers: Sequence[asyncio.Server]) -> None:
+    """Close servers of the running event loop; whoever they have accepted is served."""
+    loop = asyncio.get_running_loop()
+    for server in servers:
+        for listening in server.sockets:
+            loop.remove_reader(listening.fileno())
+    # asyncio makes the transport of a connection a turn after it accepted it. A server that is closed
+    # between the two forgets the connection: its client would wait until the process ends.
+    await asyncio.sleep(0)
+    for server in servers:
+        server.close()
 
 
 def check_addresses(config: Config) -> Iterator[str]:

@@ -1,0 +1,35 @@
+"""The end of listening: a connection that was accepted is served."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+
+from socketio_eventstore.program.listener import stop_listening
+from support.processes import HOST
+
+
+class Greeting(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.write(b"hello")
+        transport.close()
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_accepted_connection_is_served(turns: int) -> None:
+    """The listening ends some turns of the event loop after a client has connected."""
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(Greeting, HOST, 0)
+    with socket.create_connection(server.sockets[0].getsockname()) as client:
+        client.setblocking(False)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await stop_listening([server])
+        if turns < 2:  # the loop has not accepted it
+            with pytest.raises(ConnectionResetError):
+                await loop.sock_recv(client, 5)
+        else:
+            assert await loop.sock_recv(client, 5) == b"hello"
