@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from socketio_eventlog.records import Batch
+from socketio_eventlog.changes import Batch
 
 MAX_WAITING: Final = 200
 """The batches of other nodes that a log reads ahead."""

@@ -6,7 +6,7 @@ import json
 from functools import lru_cache
 from typing import Final
 
-from socketio_eventlog.records import Room
+from socketio_eventlog.events import Room
 
 FEW: Final = 8
 """The most rooms whose encoding is cached."""

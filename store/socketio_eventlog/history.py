@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from socketio_eventlog.records import (
-    Membership,
+from socketio_eventlog.session_changes import (
     RoomClosed,
     RoomJoined,
     RoomLeft,
@@ -22,6 +21,7 @@ from socketio_eventlog.records import (
     SessionOpened,
     SessionResumed,
 )
+from socketio_eventlog.snapshot import Membership
 
 ENTRIES_KEPT: Final = 200
 """The newest entries of a session, which pruning leaves."""

@@ -14,7 +14,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from operator import attrgetter
 
-from socketio_eventlog.records import Room
+from socketio_eventlog.events import Room
 from socketio_eventlog.segment import (
     SEGMENT_LENGTH,
     AudienceRange,

@@ -14,9 +14,10 @@ from typing import Final
 
 from socketio_eventlog import offsets
 from socketio_eventlog.altered import AlteredRange, AlteredRanges
+from socketio_eventlog.changes import Batch, Pruned
+from socketio_eventlog.events import Event, Missed, MissedSummary, Offset
 from socketio_eventlog.index import Index
 from socketio_eventlog.offsets import Epochs
-from socketio_eventlog.records import Batch, Event, Membership, Missed, MissedSummary, Offset, Pruned
 from socketio_eventlog.segment import (
     Audience,
     AudienceRange,
@@ -25,6 +26,7 @@ from socketio_eventlog.segment import (
     audience_ranges,
     find_missed,
 )
+from socketio_eventlog.snapshot import Membership
 from socketio_eventlog.summaries import Summaries
 
 _SEGMENTS_PER_READ: Final = 16

@@ -5,17 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
-from socketio_eventlog.records import (
-    Batch,
-    Change,
-    LoggedEvent,
-    Membership,
-    Missed,
-    MissedSummary,
-    Offset,
-    Publication,
-    Snapshot,
-)
+from socketio_eventlog.changes import Batch, Change
+from socketio_eventlog.events import LoggedEvent, Missed, MissedSummary, Offset, Publication
+from socketio_eventlog.snapshot import Membership, Snapshot
 
 if TYPE_CHECKING:
     import asyncio

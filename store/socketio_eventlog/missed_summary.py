@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from socketio_eventlog.records import Missed, MissedSummary
+from socketio_eventlog.events import Missed, MissedSummary
 from socketio_eventlog.segment import AudienceRange, EventList, Segment
 
 _COUNTED_EVENTS = 64

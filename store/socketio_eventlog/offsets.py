@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from socketio_eventlog.errors import OffsetMalformed, OffsetRolledBack, OffsetUnknown
-from socketio_eventlog.records import Offset
+from socketio_eventlog.events import Offset
 
 EPOCH_ID = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _OFFSET = re.compile(r"([A-Za-z0-9_-]{1,32})\.(0|[1-9][0-9]{0,15})")

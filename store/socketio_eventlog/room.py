@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import Iterable
 from typing import Final
 
-from socketio_eventlog.records import Change, DataSaved, Event, EventHandled, Published
+from socketio_eventlog.changes import Change, EventHandled, Published
+from socketio_eventlog.events import Event
+from socketio_eventlog.session_changes import DataSaved
 
 GROWING: Final = frozenset({Event, EventHandled, Published})
 """The changes that a log without room refuses, and DataSaved when the data grow.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from socketio_eventlog.records import LoggedEvent
+from socketio_eventlog.events import LoggedEvent
 
 _LOWERED: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 

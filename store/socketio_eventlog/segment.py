@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from sys import getsizeof, maxsize
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 
-from socketio_eventlog.records import Membership, Missed, Room
+from socketio_eventlog.events import Missed, Room
+from socketio_eventlog.snapshot import Membership
 
 if TYPE_CHECKING:
     _Remainders: TypeAlias = array[int]

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-from socketio_eventlog.records import Room
+from socketio_eventlog.events import Room
 
 logger = logging.getLogger(__name__)
 

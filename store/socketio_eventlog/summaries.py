@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import attrgetter
 
+from socketio_eventlog.events import MissedSummary
 from socketio_eventlog.missed_summary import summarise
-from socketio_eventlog.records import MissedSummary
 from socketio_eventlog.segment import Audience, AudienceRange, Segment
 
 _AUDIENCE = attrgetter("audience")

@@ -9,34 +9,23 @@ from dataclasses import dataclass
 from typing import Final
 
 from socketio_eventlog.batch_stream import BatchStream
+from socketio_eventlog.changes import Batch, Change, Committed, NodeDied, NodeJoined
 from socketio_eventlog.errors import NothingChanged, OffsetUnknown, StoreClosed, StoreRejected
+from socketio_eventlog.events import Event, LoggedEvent, Missed, MissedSummary, Offset, Publication
 from socketio_eventlog.history import SessionHistory
 from socketio_eventlog.maintenance import Compacted
-from socketio_eventlog.records import (
-    Batch,
-    Change,
-    Committed,
-    Event,
+from socketio_eventlog.room import Room
+from socketio_eventlog.search import Found, Search
+from socketio_eventlog.session_changes import (
     IdentityRevoked,
-    LoggedEvent,
-    Membership,
-    Missed,
-    MissedSummary,
-    NodeDied,
-    NodeJoined,
-    NodeRecord,
-    Offset,
-    Publication,
     SessionAway,
     SessionBound,
     SessionClaimed,
     SessionEnded,
     SessionOpened,
     SessionResumed,
-    Snapshot,
 )
-from socketio_eventlog.room import Room
-from socketio_eventlog.search import Found, Search
+from socketio_eventlog.snapshot import Membership, NodeRecord, Snapshot
 from socketio_eventlog.uptime import UptimeClock
 
 _REJECTED: Final = frozenset({NodeJoined, NodeDied})

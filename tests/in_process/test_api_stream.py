@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestServer
 
-from socketio_eventlog.records import LoggedEvent
+from socketio_eventlog.events import LoggedEvent
 from socketio_eventstore.adapter.administration import Administration
 from socketio_eventstore.adapter.feeds import Feed
 from socketio_eventstore.adapter.history import StoredEvent

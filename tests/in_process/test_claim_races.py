@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from socketio_eventlog.errors import StoreUnavailable
-from socketio_eventlog.records import SessionAway, SessionEnd, SessionEnded
+from socketio_eventlog.session_changes import SessionAway, SessionEnd, SessionEnded
 from socketio_eventstore.core import commit_queue
 from socketio_eventstore.core.commit_queue import QueueFull
 from socketio_eventstore.core.operations import JoinRoom

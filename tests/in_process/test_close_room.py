@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from socketio_eventlog.records import Membership, RoomClosed
+from socketio_eventlog.session_changes import RoomClosed
+from socketio_eventlog.snapshot import Membership
 from socketio_eventlog.sqlite.log import EventLog
 from support.embedded import Seen, away, serving
 from support.storing import commit, event, joined, left, opened, session, stored_sessions

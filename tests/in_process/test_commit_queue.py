@@ -10,6 +10,7 @@ from typing import cast
 
 import pytest
 
+from socketio_eventlog.changes import EventHandled
 from socketio_eventlog.errors import (
     StoreBusy,
     StoreClosed,
@@ -18,7 +19,7 @@ from socketio_eventlog.errors import (
     StoreUnavailable,
 )
 from socketio_eventlog.log import Log
-from socketio_eventlog.records import EventHandled, SessionEnd
+from socketio_eventlog.session_changes import SessionEnd
 from socketio_eventlog.volatile import VolatileLog
 from socketio_eventstore.core import commit_queue, effects_in_order
 from socketio_eventstore.core.commit_queue import CommitQueue, QueueFull

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from socketio_eventlog.changes import Change, EventHandled
 from socketio_eventlog.errors import ConditionFailed, StoreBusy, StoreRejected, StoreUnavailable
-from socketio_eventlog.records import Change, EventHandled
 from socketio_eventstore.core import appending
 from socketio_eventstore.core.context import Context
 from socketio_eventstore.core.frames import Frames

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from socketio_eventlog.changes import Pruned
 from socketio_eventlog.errors import NothingChanged, StoreNotUsable
-from socketio_eventlog.records import Pruned
 from socketio_eventlog.segment import SEGMENT_LENGTH
 from socketio_eventlog.sqlite import check, copies
 from socketio_eventlog.sqlite.backup import back_up

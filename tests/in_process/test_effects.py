@@ -11,16 +11,10 @@ from typing import Any, cast
 
 import pytest
 
+from socketio_eventlog.changes import Batch, Change, Committed
+from socketio_eventlog.events import Event
 from socketio_eventlog.log import Log
-from socketio_eventlog.records import (
-    Batch,
-    Change,
-    Committed,
-    Event,
-    RoomJoined,
-    SessionEnd,
-    SessionEnded,
-)
+from socketio_eventlog.session_changes import RoomJoined, SessionEnd, SessionEnded
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.operations import Emit, JoinRoom, SendPacket
 from socketio_eventstore.core.sessions import State

@@ -6,8 +6,9 @@ from functools import partial
 
 import pytest
 
+from socketio_eventlog.changes import Pruned
 from socketio_eventlog.errors import OffsetUnknown
-from socketio_eventlog.records import Pruned, SessionOpened
+from socketio_eventlog.session_changes import SessionOpened
 from socketio_eventlog.sqlite import start
 from socketio_eventstore.core.recovery import Recovery, RecoveryLimits, hash_pid
 from socketio_eventstore.core.registry import Registry

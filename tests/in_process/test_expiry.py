@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from socketio_eventlog.changes import Change
 from socketio_eventlog.errors import StoreClosed, StoreUnavailable
-from socketio_eventlog.records import Change, SessionEnded
+from socketio_eventlog.session_changes import SessionEnded
 from socketio_eventstore.core.expiry import EXPIRY_ATTEMPTS
 from socketio_eventstore.core.recovery import RecoveryResult
 from socketio_eventstore.core.sessions import Session, State

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from socketio_eventlog import event_rows
-from socketio_eventlog.records import Membership, Pruned, Room
+from socketio_eventlog.changes import Pruned
+from socketio_eventlog.events import Room
+from socketio_eventlog.snapshot import Membership
 from socketio_eventlog.sqlite.log import EventLog
 from support.storing import commit, event, opened, sqlite
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from socketio_eventlog.records import SessionEnd, StoredSession
+from socketio_eventlog.session_changes import SessionEnd
+from socketio_eventlog.snapshot import StoredSession
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.operation import Operation
 from socketio_eventstore.core.operations import JoinRoom

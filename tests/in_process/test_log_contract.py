@@ -9,16 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from socketio_eventlog.changes import Batch, Change, EventHandled, NodeJoined, Pruned
 from socketio_eventlog.errors import StoreClosed, StoreRejected
 from socketio_eventlog.log import HEARTBEAT_SECONDS, Log
-from socketio_eventlog.records import (
-    Batch,
-    Change,
+from socketio_eventlog.session_changes import (
     DataSaved,
-    EventHandled,
     IdentityRevoked,
-    NodeJoined,
-    Pruned,
     SessionAway,
     SessionBound,
     SessionClaimed,

@@ -6,13 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from socketio_eventlog.changes import EventHandled, Heartbeat, Pruned
 from socketio_eventlog.errors import ConditionFailed
-from socketio_eventlog.records import (
+from socketio_eventlog.session_changes import (
     DataSaved,
-    EventHandled,
-    Heartbeat,
-    Membership,
-    Pruned,
     RoomLeft,
     SessionAway,
     SessionBound,
@@ -21,6 +18,7 @@ from socketio_eventlog.records import (
     SessionResumed,
     TokenAccepted,
 )
+from socketio_eventlog.snapshot import Membership
 from support.log_engines import DURABLE, Open
 from support.storing import Clock, always, append, commit, event, joined, left, session
 

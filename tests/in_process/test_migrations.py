@@ -15,7 +15,9 @@ from alembic.script import ScriptDirectory
 from click.testing import CliRunner
 from sqlalchemy import create_engine
 
-from socketio_eventlog.records import EventHandled, Membership, Pruned, SessionBound
+from socketio_eventlog.changes import EventHandled, Pruned
+from socketio_eventlog.session_changes import SessionBound
+from socketio_eventlog.snapshot import Membership
 from socketio_eventlog.sqlite.schema import HEAD_REVISION
 from socketio_eventstore.program.cli import commands
 from support.storing import commit, event, open_and_write, opened, python, sqlite, stored_sessions

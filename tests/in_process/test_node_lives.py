@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from socketio_eventlog.changes import NodeDied
 from socketio_eventlog.errors import StoreClosed, StoreError, StoreNotUsable, StoreUnavailable
+from socketio_eventlog.events import Event
 from socketio_eventlog.log import Log
-from socketio_eventlog.records import Event, NodeDied
 from socketio_eventstore.adapter import rejoining
 from socketio_eventstore.adapter.administration import Administration
 from socketio_eventstore.core import lease, runtime

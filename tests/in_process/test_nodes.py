@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from socketio_eventlog.records import Asked, Departed, Volatile
+from socketio_eventlog.changes import Asked, Departed, Volatile
 from socketio_eventstore.adapter import departure_barrier
 from support.embedded import Seen, Socket
 from support.in_process_nodes import Nodes, nodes

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from socketio_eventlog.changes import Change
 from socketio_eventlog.errors import StoreRejected, StoreUnavailable
-from socketio_eventlog.records import Change, Event, SessionAway, SessionEnd, SessionEnded
+from socketio_eventlog.events import Event
+from socketio_eventlog.session_changes import SessionAway, SessionEnd, SessionEnded
 from socketio_eventlog.sqlite.log import EventLog
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.operations import Emit, EmitVolatile, SendPacket

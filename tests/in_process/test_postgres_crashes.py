@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from socketio_eventlog.changes import Pruned
 from socketio_eventlog.errors import HistoryLost, OffsetRolledBack, OffsetUnknown, StoreUnavailable
 from socketio_eventlog.postgres import nudges
-from socketio_eventlog.records import Pruned, SessionClaimed
+from socketio_eventlog.session_changes import SessionClaimed
 from support.postgres import LAZY, Cluster
 from support.postgres_nodes import all_until, joined_node
 from support.postgres_proxies import Cutting, pgbouncer

@@ -9,9 +9,9 @@ import pytest
 
 from socketio_eventlog.altered import AlteredRange
 from socketio_eventlog.errors import HistoryLost
+from socketio_eventlog.events import Event
 from socketio_eventlog.postgres import events, tail
 from socketio_eventlog.postgres.connection import Connection
-from socketio_eventlog.records import Event
 from support import postgres
 from support.postgres_nodes import joined_node
 from support.storing import event

@@ -8,8 +8,9 @@ from contextlib import AsyncExitStack
 import psycopg
 import pytest
 
+from socketio_eventlog.changes import Pruned
 from socketio_eventlog.index import Index
-from socketio_eventlog.records import Membership, Pruned
+from socketio_eventlog.snapshot import Membership
 from support.postgres import shared_cluster
 from support.postgres_nodes import Node, all_until, joined_node
 from support.storing import event

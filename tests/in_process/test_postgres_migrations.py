@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from socketio_eventlog.events import Offset
 from socketio_eventlog.postgres import connection, schema
-from socketio_eventlog.records import Membership, Offset
+from socketio_eventlog.snapshot import Membership
 from support.postgres import Cluster, shared_cluster
 from support.storing import opened_postgres
 

@@ -9,26 +9,29 @@ from typing import Any
 import pytest
 
 from socketio_eventlog import batch_stream
-from socketio_eventlog.errors import ConditionFailed
-from socketio_eventlog.postgres import events, stored, tail
-from socketio_eventlog.postgres.connection import Connection
-from socketio_eventlog.postgres.decoding import GONE
-from socketio_eventlog.postgres.nudges import Nudges
-from socketio_eventlog.records import (
+from socketio_eventlog.changes import (
     Answered,
     Asked,
     Change,
-    DataSaved,
     Departed,
-    Event,
     EventHandled,
     Heartbeat,
-    IdentityRevoked,
     NodeDied,
     NodeJoined,
     Pruned,
     Published,
     Redacted,
+    Volatile,
+)
+from socketio_eventlog.errors import ConditionFailed
+from socketio_eventlog.events import Event
+from socketio_eventlog.postgres import events, stored, tail
+from socketio_eventlog.postgres.connection import Connection
+from socketio_eventlog.postgres.decoding import GONE
+from socketio_eventlog.postgres.nudges import Nudges
+from socketio_eventlog.session_changes import (
+    DataSaved,
+    IdentityRevoked,
     RefusedRecovery,
     RoomClosed,
     RoomLeft,
@@ -40,7 +43,6 @@ from socketio_eventlog.records import (
     SessionOpened,
     SessionResumed,
     TokenAccepted,
-    Volatile,
 )
 from support import postgres
 from support.postgres_nodes import joined_node

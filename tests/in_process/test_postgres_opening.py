@@ -18,7 +18,7 @@ from socketio_eventlog.errors import (
 )
 from socketio_eventlog.opening import open_log
 from socketio_eventlog.options import StoreOptions
-from socketio_eventlog.records import DataSaved
+from socketio_eventlog.session_changes import DataSaved
 from support import postgres
 from support.storing import Clock, commit, event, opened_postgres, session
 

@@ -21,9 +21,11 @@ from typing import Literal
 
 import pytest
 
+from socketio_eventlog.changes import Change, Pruned
 from socketio_eventlog.errors import OffsetRefused
+from socketio_eventlog.events import Event
 from socketio_eventlog.offsets import Epochs
-from socketio_eventlog.records import Change, Event, Pruned, SessionClaimed, SessionOpened
+from socketio_eventlog.session_changes import SessionClaimed, SessionOpened
 from socketio_eventlog.sqlite import schema
 from socketio_eventlog.sqlite.log import EventLog
 from socketio_eventstore.core.recovery import Recovery, RecoveryLimits, hash_pid

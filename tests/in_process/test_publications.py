@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from socketio_eventlog.changes import EventHandled, Published
 from socketio_eventlog.errors import ConditionFailed
-from socketio_eventlog.records import EventHandled, Offset, Publication, Published
+from socketio_eventlog.events import Offset, Publication
 from support.log_engines import Store
 from support.storing import commit, event
 

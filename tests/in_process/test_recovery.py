@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from socketio_eventlog.records import MissedSummary, SessionOpened
+from socketio_eventlog.events import MissedSummary
+from socketio_eventlog.session_changes import SessionOpened
 from socketio_eventlog.sqlite.log import EventLog
 from socketio_eventstore.core.operations import Emit, JoinRoom, LeaveRoom, Prune
 from socketio_eventstore.core.recovery import Recovery, RecoveryLimits, RecoveryResult, hash_pid

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from socketio_eventlog.records import Membership, Missed
+from socketio_eventlog.events import Missed
+from socketio_eventlog.snapshot import Membership
 from socketio_eventlog.sqlite.log import EventLog
 from socketio_eventstore.core.old_events import OldEvents
 from socketio_eventstore.core.packets import TextEncoder

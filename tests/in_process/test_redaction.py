@@ -10,8 +10,8 @@ from typing import Any, cast
 
 import pytest
 
+from socketio_eventlog.changes import Redacted
 from socketio_eventlog.log import Log
-from socketio_eventlog.records import Redacted
 from socketio_eventlog.sqlite import check, copies
 from socketio_eventlog.sqlite.log import EventLog
 from socketio_eventstore.adapter.administration import Administration

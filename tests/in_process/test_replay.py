@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from socketio_eventlog.records import Room
+from socketio_eventlog.events import Room
 from socketio_eventstore.core import replay, unstored
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.operations import (

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from socketio_eventlog.errors import StoreUnavailable
-from socketio_eventlog.records import SessionEnd
+from socketio_eventlog.session_changes import SessionEnd
 from socketio_eventstore.core.session_operations import EndSession, ResumeSession
 from socketio_eventstore.core.sessions import State
 from support.core import Core, Recorder, running, said

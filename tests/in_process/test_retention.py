@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from socketio_eventlog.changes import Change, EventHandled, Pruned
 from socketio_eventlog.errors import StoreUnavailable
-from socketio_eventlog.records import Change, EventHandled, Pruned, SessionEnd
+from socketio_eventlog.session_changes import SessionEnd
 from socketio_eventlog.uptime import LONGEST_STEP_SECONDS
 from socketio_eventstore.core import retention
 from socketio_eventstore.core.operations import Emit, StoreIdempotencyKey

@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from socketio_eventlog.changes import Change
 from socketio_eventlog.history import ENTRIES_KEPT, HistoryKind, SessionHistory
 from socketio_eventlog.log import Log
-from socketio_eventlog.records import (
-    Change,
+from socketio_eventlog.session_changes import (
     DataSaved,
     IdentityRevoked,
-    Membership,
     RefusedRecovery,
     RoomClosed,
     RoomJoined,
@@ -30,6 +29,7 @@ from socketio_eventlog.records import (
     SessionOpened,
     SessionResumed,
 )
+from socketio_eventlog.snapshot import Membership
 from support.log_engines import Store
 from support.storing import Clock, append, commit, event, joined, left, opened, python, session, sqlite
 
@@ -170,7 +170,10 @@ LIVES = """
 import asyncio, sys
 from pathlib import Path
 from socketio_eventlog.options import StoreOptions
-from socketio_eventlog.records import *
+from socketio_eventlog.events import *
+from socketio_eventlog.session_changes import *
+from socketio_eventlog.changes import *
+from socketio_eventlog.snapshot import *
 from socketio_eventlog.sqlite.log import EventLog
 
 async def main():

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from socketio_eventlog.changes import Pruned
 from socketio_eventlog.errors import StoreNotUsable, StoreRejected
 from socketio_eventlog.log import Log
-from socketio_eventlog.records import Pruned, RoomJoined
 from socketio_eventlog.segment import SEGMENT_LENGTH
+from socketio_eventlog.session_changes import RoomJoined
 from support.log_engines import Store
 from support.storing import BEAT, always, commit, event, opened, session, sqlite
 

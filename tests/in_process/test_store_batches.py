@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from socketio_eventlog.changes import Change, Committed, EventHandled, NodeDied, NodeJoined, Pruned
 from socketio_eventlog.errors import ConditionFailed, StoreClosed, StoreRejected
 from socketio_eventlog.log import Log
 from socketio_eventlog.options import StoreOptions
-from socketio_eventlog.records import Change, Committed, EventHandled, NodeDied, NodeJoined, Pruned
 from socketio_eventlog.sqlite.log import EventLog
 from support.log_engines import Store
 from support.storing import append, commit, event, joined, opened, session, sqlite

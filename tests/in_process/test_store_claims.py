@@ -6,17 +6,16 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from socketio_eventlog.changes import Change
 from socketio_eventlog.log import Log
-from socketio_eventlog.records import (
-    Change,
+from socketio_eventlog.session_changes import (
     DataSaved,
-    Membership,
     SessionAway,
     SessionBound,
     SessionClaimed,
     SessionResumed,
-    StoredSession,
 )
+from socketio_eventlog.snapshot import Membership, StoredSession
 from support.log_engines import Store
 from support.storing import Clock, append, commit, ended, event, joined, left, session
 from support.storing import stored_sessions as stored

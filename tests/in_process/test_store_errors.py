@@ -9,8 +9,10 @@ from typing import cast
 
 import pytest
 
+from socketio_eventlog.changes import Change, Pruned
 from socketio_eventlog.errors import StoreBusy, StoreClosed, StoreRejected, StoreUnavailable
-from socketio_eventlog.records import Change, DataSaved, Event, Pruned
+from socketio_eventlog.events import Event
+from socketio_eventlog.session_changes import DataSaved
 from socketio_eventlog.sqlite import lock
 from socketio_eventlog.sqlite.log import EventLog
 from support.storing import BEAT, always, commit, event, joined, opened, session, stored_sessions

@@ -5,20 +5,13 @@ from itertools import chain
 
 import pytest
 
+from socketio_eventlog.changes import Change
 from socketio_eventlog.errors import OffsetMalformed, OffsetRolledBack, OffsetUnknown
+from socketio_eventlog.events import Event, LoggedEvent, Missed, Offset
 from socketio_eventlog.log import Log
 from socketio_eventlog.options import StoreOptions
-from socketio_eventlog.records import (
-    Change,
-    Event,
-    LoggedEvent,
-    Membership,
-    Missed,
-    NodeRecord,
-    Offset,
-    Snapshot,
-)
 from socketio_eventlog.segment import SEGMENT_LENGTH
+from socketio_eventlog.snapshot import Membership, NodeRecord, Snapshot
 from socketio_eventlog.sqlite.log import EventLog
 from support.log_engines import Store
 from support.storing import always, commit, ended, event, joined, session

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from socketio_eventlog.records import Membership, Pruned
+from socketio_eventlog.changes import Pruned
 from socketio_eventlog.segment import SEGMENT_LENGTH
+from socketio_eventlog.snapshot import Membership
 from support.log_engines import Store
 from support.storing import always, commit, event, joined, left, opened, session, sqlite, stored_sessions
 

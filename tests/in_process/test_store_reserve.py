@@ -12,9 +12,10 @@ from typing import NoReturn
 
 import pytest
 
+from socketio_eventlog.changes import Pruned
 from socketio_eventlog.errors import LogFull, StoreNotUsable, StoreUnavailable
 from socketio_eventlog.options import StoreOptions
-from socketio_eventlog.records import Pruned, SessionClaimed
+from socketio_eventlog.session_changes import SessionClaimed
 from socketio_eventlog.sqlite.log import EventLog
 from socketio_eventlog.sqlite.reserve import RESERVE_BYTES, Reserve
 from support.embedded import until

@@ -9,17 +9,10 @@ from typing import NoReturn
 
 import pytest
 
+from socketio_eventlog.changes import Change, EventHandled, Pruned
 from socketio_eventlog.errors import LogFull
 from socketio_eventlog.options import StoreOptions
-from socketio_eventlog.records import (
-    Change,
-    DataSaved,
-    EventHandled,
-    Pruned,
-    SessionAway,
-    SessionClaimed,
-    SessionResumed,
-)
+from socketio_eventlog.session_changes import DataSaved, SessionAway, SessionClaimed, SessionResumed
 from socketio_eventlog.sqlite.log import EventLog
 from support.embedded import until
 from support.storing import BEAT, commit, ended, event, joined, opened, session

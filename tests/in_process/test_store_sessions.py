@@ -2,15 +2,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from socketio_eventlog.changes import Change
+from socketio_eventlog.events import Offset
 from socketio_eventlog.log import Log
-from socketio_eventlog.records import (
-    Change,
-    DataSaved,
-    Membership,
-    Offset,
-    SessionBound,
-    StoredSession,
-)
+from socketio_eventlog.session_changes import DataSaved, SessionBound
+from socketio_eventlog.snapshot import Membership, StoredSession
 from support.log_engines import Store
 from support.storing import commit, ended, event, joined, left, session, stored_sessions
 

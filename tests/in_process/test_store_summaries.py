@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from socketio_eventlog.changes import Pruned
 from socketio_eventlog.missed_summary import summary_of
-from socketio_eventlog.records import Membership, Pruned
 from socketio_eventlog.segment import SEGMENT_LENGTH
+from socketio_eventlog.snapshot import Membership
 from support.storing import commit, event, opened, sqlite
 
 MEMBERSHIPS = [Membership("a", 50, None), Membership("b", 0, 6000), Membership("c", 7000, 7100)]

@@ -7,19 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from socketio_eventlog.changes import Change, Redacted
 from socketio_eventlog.history import ROOM_NOT_NAMED
 from socketio_eventlog.log import Log
-from socketio_eventlog.records import (
-    Change,
-    Membership,
-    Redacted,
+from socketio_eventlog.search import Search
+from socketio_eventlog.session_changes import (
     RoomLeft,
     SessionAway,
     SessionBound,
     SessionResumed,
     TokenAccepted,
 )
-from socketio_eventlog.search import Search
+from socketio_eventlog.snapshot import Membership
 from support.log_engines import STORES, Store
 from support.storing import BEAT, Clock, always, append, commit, event, joined, session, stored_sessions
 

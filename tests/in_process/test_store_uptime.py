@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from socketio_eventlog.changes import Change, EventHandled, Heartbeat
 from socketio_eventlog.errors import StoreRejected
 from socketio_eventlog.log import HEARTBEAT_SECONDS
-from socketio_eventlog.records import Change, EventHandled, Heartbeat, NodeRecord, SessionAway, SessionClaimed
+from socketio_eventlog.session_changes import SessionAway, SessionClaimed
+from socketio_eventlog.snapshot import NodeRecord
 from socketio_eventlog.sqlite import nodes
 from socketio_eventlog.sqlite.log import EventLog
 from support.storing import BEAT, Clock, append, commit, event, opened, session, sqlite, stored_sessions

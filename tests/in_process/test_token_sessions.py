@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from socketio import exceptions
 
-from socketio_eventlog.records import Pruned
+from socketio_eventlog.changes import Pruned
 from socketio_eventstore import StoreUnavailable
 from socketio_eventstore.adapter.authentication import KeysNotAvailable, Token
 from socketio_eventstore.adapter.token_renewal import renewal

@@ -19,15 +19,10 @@ from typing import Any, Final
 
 import pytest
 
-from socketio_eventlog.records import (
-    Batch,
-    Committed,
-    Event,
-    NodeDied,
-    NodeRecord,
-    SessionAway,
-    SessionClaimed,
-)
+from socketio_eventlog.changes import Batch, Committed, NodeDied
+from socketio_eventlog.events import Event
+from socketio_eventlog.session_changes import SessionAway, SessionClaimed
+from socketio_eventlog.snapshot import NodeRecord
 from socketio_eventstore.core import effects, lease, unstored
 from socketio_eventstore.core.appending import Appending
 from socketio_eventstore.core.context import Context

@@ -21,19 +21,12 @@ from typing import Any
 import pytest
 from hypothesis import Phase
 
+from socketio_eventlog.changes import Batch, Change, Committed, Pruned
 from socketio_eventlog.errors import StoreError
+from socketio_eventlog.events import Event, Offset
 from socketio_eventlog.offsets import Epochs
-from socketio_eventlog.records import (
-    Batch,
-    Change,
-    Committed,
-    Event,
-    Membership,
-    Offset,
-    Pruned,
-    RoomLeft,
-    SessionAway,
-)
+from socketio_eventlog.session_changes import RoomLeft, SessionAway
+from socketio_eventlog.snapshot import Membership
 from socketio_eventstore.core import session_operations, unstored
 from socketio_eventstore.core.appending import Appending
 from socketio_eventstore.core.context import Context

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from socketio import exceptions
 
-from socketio_eventlog.records import Event
+from socketio_eventlog.events import Event
 from socketio_eventstore.core.operations import Emit
 from socketio_eventstore.core.recovery import RecoveryResult
 from socketio_eventstore.core.sessions import Session, State
@@ -263,7 +263,7 @@ import time
 import socketio
 import uvicorn
 
-from socketio_eventlog.records import Event
+from socketio_eventlog.events import Event
 from socketio_eventstore import RecoveryManager
 from socketio_eventstore.core.operations import Emit
 

@@ -76,7 +76,8 @@ import asyncio, sys
 from pathlib import Path
 from support.storing import commit, event, session
 from socketio_eventlog.options import StoreOptions
-from socketio_eventlog.records import Heartbeat, SessionAway, SessionClaimed
+from socketio_eventlog.changes import Heartbeat
+from socketio_eventlog.session_changes import SessionAway, SessionClaimed
 from socketio_eventlog.sqlite.log import EventLog
 
 async def main():

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from socketio_eventlog.records import DataSaved, Pruned, Room, SessionAway, SessionBound
+from socketio_eventlog.changes import Pruned
+from socketio_eventlog.events import Room
+from socketio_eventlog.session_changes import DataSaved, SessionAway, SessionBound
 from support.new_databases import create_database
 from support.storing import BEAT, Clock, commit, event, joined, left, opened, python, session, sqlite
 

@@ -8,7 +8,7 @@ from typing import cast
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant
 
-from socketio_eventlog.records import Room
+from socketio_eventlog.events import Room
 from support.cluster_steps import ClusterSteps
 from support.cluster_world import NODES, RETENTION_SECONDS, Cluster, Node
 from support.simulated_clients import Scene

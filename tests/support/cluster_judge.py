@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from socketio_eventlog.records import (
-    Batch,
-    Committed,
-    Event,
-    Heartbeat,
-    NodeDied,
-    NodeJoined,
+from socketio_eventlog.changes import Batch, Committed, Heartbeat, NodeDied, NodeJoined
+from socketio_eventlog.events import Event
+from socketio_eventlog.session_changes import (
     SessionAway,
     SessionClaimed,
     SessionEnded,

@@ -6,9 +6,11 @@ import asyncio
 import copy
 from collections.abc import Callable, Sequence
 
+from socketio_eventlog.changes import Batch, Change, NodeDied, NodeJoined
 from socketio_eventlog.errors import NodeFenced, OffsetRolledBack, StoreClosed
-from socketio_eventlog.records import Batch, Change, NodeDied, NodeJoined, Offset, Snapshot
+from socketio_eventlog.events import Offset
 from socketio_eventlog.room import Room
+from socketio_eventlog.snapshot import Snapshot
 from support.simulated_state import LogState, SessionKey, Written
 from support.simulated_store import Gate, SimulatedReads
 

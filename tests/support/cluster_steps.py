@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from hypothesis.stateful import RuleBasedStateMachine
 
-from socketio_eventlog.records import Event, Room, SessionEnd
+from socketio_eventlog.events import Event, Room
+from socketio_eventlog.session_changes import SessionEnd
 from socketio_eventstore.core.operation import Operation
 from socketio_eventstore.core.operations import CloseRoom, Emit, JoinRoom, LeaveRoom, SaveData
 from socketio_eventstore.core.session_operations import EndSession

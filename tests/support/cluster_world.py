@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from socketio_eventlog.changes import Batch
 from socketio_eventlog.errors import StoreUnavailable
 from socketio_eventlog.log import LEASE_SECONDS
-from socketio_eventlog.records import Batch
 from socketio_eventstore.core.sessions import Session, State
 from support.cluster_judge import Judge, compare
 from support.cluster_log import Handle, SharedLog

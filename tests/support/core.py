@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+from socketio_eventlog.changes import Answered, Asked, Change
+from socketio_eventlog.events import Room
 from socketio_eventlog.log import Log
-from socketio_eventlog.records import Answered, Asked, Change, Room, SessionEnd, SessionOpened
+from socketio_eventlog.session_changes import SessionEnd, SessionOpened
 from socketio_eventlog.sqlite.log import EventLog
 from socketio_eventstore.core.commit_queue import CommitQueue
 from socketio_eventstore.core.context import Context

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant
 
 from socketio_eventlog.errors import StoreError
-from socketio_eventlog.records import Event, Room, SessionEnd
+from socketio_eventlog.events import Event, Room
+from socketio_eventlog.session_changes import SessionEnd
 from socketio_eventstore.core.operations import CloseRoom, Emit, EmitVolatile, JoinRoom, LeaveRoom, SaveData
 from socketio_eventstore.core.session_operations import EndSession
 from socketio_eventstore.core.sessions import Session, State

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from socketio_eventlog.changes import Batch, NodeDied
 from socketio_eventlog.log import HEARTBEAT_SECONDS
-from socketio_eventlog.records import Batch, NodeDied, Snapshot
+from socketio_eventlog.snapshot import Snapshot
 from socketio_eventstore.core import runtime
 from socketio_eventstore.core.runtime import Runtime
 from support.cluster_log import Handle, SharedLog

@@ -11,8 +11,9 @@ from typing import Any, cast
 
 import pytest
 
+from socketio_eventlog.events import LoggedEvent, Missed
 from socketio_eventlog.log import Log
-from socketio_eventlog.records import LoggedEvent, Membership, Missed
+from socketio_eventlog.snapshot import Membership
 from socketio_eventlog.sqlite.log import EventLog
 from socketio_eventstore.core import replay
 from socketio_eventstore.core.sessions import Session

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from socketio_eventlog.records import Batch, Change, Snapshot
+from socketio_eventlog.changes import Batch, Change
+from socketio_eventlog.snapshot import Snapshot
 from support.storing import opened_postgres
 
 if TYPE_CHECKING:

@@ -8,16 +8,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
+from socketio_eventlog.changes import Change, Committed, Heartbeat, NodeDied
 from socketio_eventlog.errors import HistoryLost, NodeFenced
-from socketio_eventlog.records import (
-    Change,
-    Committed,
-    DataSaved,
-    Heartbeat,
-    NodeDied,
-    SessionAway,
-    SessionClaimed,
-)
+from socketio_eventlog.session_changes import DataSaved, SessionAway, SessionClaimed
 from support.postgres import Cluster
 from support.postgres_nodes import Node, all_until, joined_node
 from support.postgres_proxies import Cutting

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from socketio_eventlog.records import SessionEnd
+from socketio_eventlog.session_changes import SessionEnd
 from socketio_eventlog.sqlite.log import EventLog
 from socketio_eventlog.uptime import LONGEST_STEP_SECONDS
 from socketio_eventstore.core.heartbeats import Heartbeats

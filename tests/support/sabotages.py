@@ -4,7 +4,8 @@ SENT_BEFORE_COMMIT = """
 import asyncio
 from socketio_eventstore.core.appending import Appending
 from socketio_eventstore.core.effects_in_order import EffectsInOrder
-from socketio_eventlog.records import Batch, Committed, Event
+from socketio_eventlog.changes import Batch, Committed
+from socketio_eventlog.events import Event
 
 append_once, take_effects_of, sent = Appending._append_once, EffectsInOrder.take_effects_of, set()
 
@@ -60,7 +61,7 @@ RecentEvents.after = lambda self, number: reversed(list(original(self, number)))
 
 JOIN_COVERS_PAST = """
 from socketio_eventstore.core.sessions import Session
-from socketio_eventlog.records import Membership
+from socketio_eventlog.snapshot import Membership
 
 def memberships(self):
     for room in (None, self.sid, *self.joined):
@@ -88,7 +89,7 @@ Recovery.decide = decide
 """
 
 JOIN_NOT_STORED = """
-from socketio_eventlog.records import RoomJoined
+from socketio_eventlog.session_changes import RoomJoined
 from socketio_eventlog.sqlite import sessions
 original = sessions.write
 

@@ -11,8 +11,11 @@ from contextvars import ContextVar
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
+from socketio_eventlog.changes import Answered, Asked
 from socketio_eventlog.errors import StoreError
-from socketio_eventlog.records import Answered, Asked, Room, SessionEnd, Snapshot
+from socketio_eventlog.events import Room
+from socketio_eventlog.session_changes import SessionEnd
+from socketio_eventlog.snapshot import Snapshot
 from socketio_eventstore.adapter.admission import Admission
 from socketio_eventstore.adapter.application import Application
 from socketio_eventstore.adapter.departures import Departures

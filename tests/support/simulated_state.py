@@ -1,6 +1,6 @@
 """The state of a log: sessions, nodes and events, change by change, by the rules of the contract. No I/O.
 
-It is written from the contract (``socketio_eventlog.records``) alone and knows nothing of the core, so that
+It is written from the contract (``socketio_eventlog.changes``) alone and knows nothing of the core, so that
 the registry of every node can be compared with it.
 """
 
@@ -9,25 +9,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from socketio_eventlog.log import HEARTBEAT_SECONDS, LEASE_SECONDS
-from socketio_eventlog.records import (
+from socketio_eventlog.changes import (
     Answered,
     Asked,
     Batch,
     Change,
     Committed,
-    DataSaved,
     Departed,
-    Event,
     Heartbeat,
-    IdentityRevoked,
-    Membership,
     NodeDied,
     NodeJoined,
-    NodeRecord,
-    Offset,
     Pruned,
-    Room,
+    Volatile,
+)
+from socketio_eventlog.events import Event, Offset, Room
+from socketio_eventlog.log import HEARTBEAT_SECONDS, LEASE_SECONDS
+from socketio_eventlog.session_changes import (
+    DataSaved,
+    IdentityRevoked,
     RoomClosed,
     RoomJoined,
     RoomLeft,
@@ -37,10 +36,9 @@ from socketio_eventlog.records import (
     SessionEnded,
     SessionOpened,
     SessionResumed,
-    StoredSession,
     TokenAccepted,
-    Volatile,
 )
+from socketio_eventlog.snapshot import Membership, NodeRecord, StoredSession
 
 SessionKey = tuple[str, str]
 """Namespace and sid."""

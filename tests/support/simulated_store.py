@@ -13,22 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from socketio_eventlog.batch_stream import BatchStream
+from socketio_eventlog.changes import Batch, Change
 from socketio_eventlog.errors import StoreError, StoreRejected
+from socketio_eventlog.events import Event, LoggedEvent, Missed, MissedSummary, Offset
 from socketio_eventlog.missed_summary import summary_of
 from socketio_eventlog.offsets import Epochs
-from socketio_eventlog.records import (
-    Batch,
-    Change,
-    Event,
-    LoggedEvent,
-    Membership,
-    Missed,
-    MissedSummary,
-    NodeRecord,
-    Offset,
-    Snapshot,
-)
 from socketio_eventlog.room import Room
+from socketio_eventlog.snapshot import Membership, NodeRecord, Snapshot
 from support.simulated_state import LogState, Written
 from support.simulated_twins import Twins
 

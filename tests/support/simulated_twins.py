@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from socketio_eventlog.records import (
-    Batch,
-    Committed,
+from socketio_eventlog.changes import Batch, Committed
+from socketio_eventlog.events import Event, Room
+from socketio_eventlog.session_changes import (
     DataSaved,
-    Event,
-    Room,
     RoomClosed,
     RoomJoined,
     RoomLeft,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from socketio_eventlog.records import SessionResumed
+from socketio_eventlog.session_changes import SessionResumed
 from socketio_eventstore.core.operation import Operation
 from support.simulated_clients import Scene
 from support.simulated_server import SimulatedServer

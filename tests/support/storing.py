@@ -12,23 +12,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from socketio_eventlog.changes import Batch, Change, Heartbeat
+from socketio_eventlog.events import Event, Room
 from socketio_eventlog.log import LEASE_SECONDS, Log
 from socketio_eventlog.offsets import random_epoch
 from socketio_eventlog.options import StoreOptions
-from socketio_eventlog.records import (
-    Batch,
-    Change,
-    Event,
-    Heartbeat,
-    Membership,
-    Room,
-    RoomJoined,
-    RoomLeft,
-    SessionEnd,
-    SessionEnded,
-    SessionOpened,
-    StoredSession,
-)
+from socketio_eventlog.session_changes import RoomJoined, RoomLeft, SessionEnd, SessionEnded, SessionOpened
+from socketio_eventlog.snapshot import Membership, StoredSession
 from socketio_eventlog.sqlite.log import EventLog
 
 if TYPE_CHECKING:

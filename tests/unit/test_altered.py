@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from socketio_eventlog.altered import MAX_RANGES, AlteredRange, AlteredRanges
 from socketio_eventlog.index import Index
-from socketio_eventlog.records import Membership
 from socketio_eventlog.segment import audience_ranges
+from socketio_eventlog.snapshot import Membership
 from socketio_eventlog.sqlite import altered
 
 SEQUENCES = st.integers(1, 40)

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from socketio_eventlog.events import Missed, Room
 from socketio_eventlog.index import LEAST_FULL_SEGMENT_BYTES, Index
 from socketio_eventlog.missed_summary import summarise, summary_of
-from socketio_eventlog.records import Membership, Missed, Room
 from socketio_eventlog.segment import SEGMENT_LENGTH, Segment, audience_ranges, find_missed
+from socketio_eventlog.snapshot import Membership
 
 ENOUGH_BYTES = 1_000_000_000
 

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from socketio_eventlog.records import Offset, Room
+from socketio_eventlog.events import Offset, Room
 from socketio_eventstore.core.recovery import hash_pid
 from socketio_eventstore.core.registry import Registry
 from socketio_eventstore.core.sessions import ClientConnection, Session, State

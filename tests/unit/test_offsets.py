@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from socketio_eventlog.errors import OffsetMalformed, OffsetRefused, OffsetRolledBack, OffsetUnknown
+from socketio_eventlog.events import Offset
 from socketio_eventlog.offsets import Epochs, parse
-from socketio_eventlog.records import Offset
 
 EPOCH_IDS = st.from_regex(r"[A-Za-z0-9_-]{1,32}", fullmatch=True)
 HISTORIES = st.lists(st.integers(0, 5), min_size=1, max_size=8)

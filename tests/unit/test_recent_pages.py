@@ -3,7 +3,8 @@ from __future__ import annotations
 import random
 from typing import Final
 
-from socketio_eventlog.records import Membership, Offset, Room
+from socketio_eventlog.events import Offset, Room
+from socketio_eventlog.snapshot import Membership
 from socketio_eventstore.core import recent_pages
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.recent_events import RecentEvents

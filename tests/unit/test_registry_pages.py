@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 
-from socketio_eventlog.records import Offset
+from socketio_eventlog.events import Offset
 from socketio_eventstore.core import registry_pages
 from socketio_eventstore.core.registry import Registry
 from socketio_eventstore.core.registry_pages import SessionFilter, SessionKey

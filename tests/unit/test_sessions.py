@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from socketio_eventlog.records import Membership, Offset, StoredSession
+from socketio_eventlog.events import Offset
+from socketio_eventlog.snapshot import Membership, StoredSession
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.recovery import hash_pid
 from socketio_eventstore.core.registry import Registry

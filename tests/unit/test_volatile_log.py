@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
+from socketio_eventlog.changes import Pruned
 from socketio_eventlog.errors import OffsetUnknown
+from socketio_eventlog.events import Missed, Offset
 from socketio_eventlog.log import Log
-from socketio_eventlog.records import Missed, Offset, Pruned
 from socketio_eventlog.volatile import VolatileLog
 from support.storing import BEAT, always, commit, event, session
 

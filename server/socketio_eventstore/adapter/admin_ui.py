@@ -20,7 +20,7 @@ from socketio.async_admin import InstrumentedAsyncServer
 from socketio.exceptions import ConnectionRefusedError as Refused
 
 from socketio_eventlog.errors import StoreError
-from socketio_eventlog.records import Event
+from socketio_eventlog.events import Event
 from socketio_eventstore.adapter import admin_views
 from socketio_eventstore.core.context import Context
 from socketio_eventstore.core.handler_transaction import submit_or_defer

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from socketio_eventlog.records import Room
+from socketio_eventlog.events import Room
 from socketio_eventstore.adapter.feeds import Feed, History, cursor, located
 from socketio_eventstore.adapter.history import StoredEvent, stored_event
 from socketio_eventstore.adapter.maintenance import Maintenance

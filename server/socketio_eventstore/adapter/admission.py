@@ -12,7 +12,7 @@ from collections import Counter
 from functools import partial
 from typing import Any, Final
 
-from socketio_eventlog.records import RefusedRecovery
+from socketio_eventlog.session_changes import RefusedRecovery
 from socketio_eventstore.adapter.answers import Answers
 from socketio_eventstore.adapter.application import Application
 from socketio_eventstore.adapter.attempt import Outcome

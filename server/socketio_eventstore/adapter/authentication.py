@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from socketio_eventlog.records import Change, Room, RoomJoined, SessionBound, TokenAccepted
+from socketio_eventlog.changes import Change
+from socketio_eventlog.events import Room
+from socketio_eventlog.session_changes import RoomJoined, SessionBound, TokenAccepted
 from socketio_eventstore.core.sessions import SessionConnection
 
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 from functools import partial
 from typing import Any, Final
 
-from socketio_eventlog.records import RefusedRecovery
+from socketio_eventlog.session_changes import RefusedRecovery
 from socketio_eventstore.adapter.attempt import Attempt, Claim
 from socketio_eventstore.adapter.authentication import Token
 from socketio_eventstore.adapter.handlers import HandlerCalls

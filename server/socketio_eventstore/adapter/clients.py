@@ -10,8 +10,9 @@ from typing import Any
 
 from socketio import packet
 
+from socketio_eventlog.changes import Answered, Asked
 from socketio_eventlog.errors import StoreError
-from socketio_eventlog.records import Answered, Asked, SessionEnd
+from socketio_eventlog.session_changes import SessionEnd
 from socketio_eventstore.adapter.admission import Admission
 from socketio_eventstore.adapter.application import Application
 from socketio_eventstore.adapter.decoder import ClientPacket, Decoder

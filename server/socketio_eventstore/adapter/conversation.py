@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from socketio_eventlog.records import SessionEnd
+from socketio_eventlog.session_changes import SessionEnd
 from socketio_eventstore.adapter.answers import Answers
 from socketio_eventstore.adapter.application import Application
 from socketio_eventstore.adapter.attempt import NOT_ASKED, Attempt, Decision, Outcome

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from socketio_eventlog.changes import Departed
 from socketio_eventlog.errors import StoreError
-from socketio_eventlog.records import Departed, SessionEnd
+from socketio_eventlog.session_changes import SessionEnd
 from socketio_eventstore.adapter.application import Application
 from socketio_eventstore.adapter.departure_barrier import DepartureBarrier
 from socketio_eventstore.adapter.handlers import HandlerCalls, HandlerSlot

@@ -9,7 +9,7 @@ from typing import Any, Final, NoReturn
 import engineio.json
 from socketio import packet
 
-from socketio_eventlog.records import Room
+from socketio_eventlog.events import Room
 from socketio_eventstore.adapter import native_values
 from socketio_eventstore.core import event_rules, packets
 from socketio_eventstore.core.frames import Frames, FramesWithOffset

@@ -12,8 +12,8 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+from socketio_eventlog.changes import EventHandled
 from socketio_eventlog.errors import ConditionFailed
-from socketio_eventlog.records import EventHandled
 from socketio_eventstore.adapter.encoder import json_text
 from socketio_eventstore.core.event_rules import check_text
 from socketio_eventstore.core.handler_transaction import Reservations, handler_transaction

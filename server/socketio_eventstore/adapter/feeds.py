@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from socketio_eventlog.errors import OffsetRefused, StoreClosed
-from socketio_eventlog.records import LoggedEvent
+from socketio_eventlog.events import LoggedEvent
 from socketio_eventstore.adapter.history import StoredEvent, stored_event
 from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.tail import Follower

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from socketio_eventlog.errors import OffsetRefused
-from socketio_eventlog.records import LoggedEvent, Room
+from socketio_eventlog.events import LoggedEvent, Room
 from socketio_eventstore.adapter import encoder
 from socketio_eventstore.core.event_pages import MAX_EVENTS, EventFilter, EventPages
 from socketio_eventstore.core.event_rules import check_text

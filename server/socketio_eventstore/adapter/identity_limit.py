@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final
 
-from socketio_eventlog.records import SessionEnd
+from socketio_eventlog.session_changes import SessionEnd
 from socketio_eventstore.adapter.departures import Departures
 from socketio_eventstore.core.registry import Registry
 from socketio_eventstore.core.session_operations import EndSession

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from socketio_eventlog.changes import Redacted
 from socketio_eventlog.errors import NothingChanged, StoreRejected, StoreUnavailable
 from socketio_eventlog.maintenance import COMPACT_BYTES, Compacted
-from socketio_eventlog.records import Redacted
 from socketio_eventstore.adapter.feeds import CursorRefused, located
 from socketio_eventstore.adapter.messages import Message, MessageRefused
 from socketio_eventstore.core.event_rules import check_event_name

@@ -7,7 +7,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
-from socketio_eventlog.records import Asked, Event
+from socketio_eventlog.changes import Asked
+from socketio_eventlog.events import Event
 from socketio_eventstore.adapter import encoder
 from socketio_eventstore.adapter.acknowledgements import current_call
 from socketio_eventstore.adapter.manager_store import ManagerStore

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from socketio_eventlog.records import Event
+from socketio_eventlog.events import Event
 from socketio_eventstore.adapter.acknowledgements import AcknowledgementIds
 from socketio_eventstore.adapter.messages import Message
 from socketio_eventstore.core.options import Options

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from socketio_eventlog.records import Room
+from socketio_eventlog.events import Room
 
 
 @dataclass(frozen=True, slots=True)

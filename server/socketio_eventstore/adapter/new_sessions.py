@@ -7,7 +7,7 @@ import secrets
 import time
 from typing import Any, Final
 
-from socketio_eventlog.records import RefusedRecovery, SessionEnd, SessionOpened
+from socketio_eventlog.session_changes import RefusedRecovery, SessionEnd, SessionOpened
 from socketio_eventstore.adapter.answers import Answers
 from socketio_eventstore.adapter.application import Application
 from socketio_eventstore.adapter.attempt import Attempt

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from socketio_eventlog.changes import Published
 from socketio_eventlog.errors import ConditionFailed
-from socketio_eventlog.records import Event, Publication, Published
+from socketio_eventlog.events import Event, Publication
 from socketio_eventstore.adapter import encoder
 from socketio_eventstore.adapter.messages import IdempotencyKey, KeyRefused, Message, MessageRefused
 from socketio_eventstore.core.event_rules import check_event_name, check_text

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from socketio_eventlog.changes import Answered, Asked
 from socketio_eventlog.errors import StoreError
-from socketio_eventlog.records import Answered, Asked
 from socketio_eventstore.adapter.acknowledgements import AcknowledgementIds
 from socketio_eventstore.adapter.handlers import HandlerCalls
 from socketio_eventstore.core.frames import Frames

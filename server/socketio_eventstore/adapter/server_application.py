@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import socketio
 
-from socketio_eventlog.records import SessionEnd
+from socketio_eventlog.session_changes import SessionEnd
 from socketio_eventstore.adapter import encoder
 from socketio_eventstore.adapter.acknowledgements import AcknowledgementIds
 from socketio_eventstore.adapter.admin_ui import AdminUi

@@ -8,7 +8,7 @@ from typing import Any
 import socketio
 from socketio import exceptions
 
-from socketio_eventlog.records import SessionEnd
+from socketio_eventlog.session_changes import SessionEnd
 from socketio_eventstore.adapter import encoder
 from socketio_eventstore.adapter.clients import Clients
 from socketio_eventstore.adapter.handlers import connecting_as

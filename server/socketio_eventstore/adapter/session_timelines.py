@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from socketio_eventlog.events import Room
 from socketio_eventlog.history import EndedState, HistoryEntry, HistoryKind, SessionHistory
-from socketio_eventlog.records import Membership, Room
+from socketio_eventlog.snapshot import Membership
 from socketio_eventstore.adapter.feeds import cursor
 from socketio_eventstore.adapter.session_views import MISSED_COUNTED, SessionDetails
 from socketio_eventstore.adapter.session_words import sentence

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from socketio_eventlog.history import HistoryEntry, HistoryKind
-from socketio_eventlog.records import SessionEnd
+from socketio_eventlog.session_changes import SessionEnd
 from socketio_eventstore.core.recovery import RecoveryResult
 
 _WHY_NOT: Final[dict[str, str]] = {

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from socketio_eventlog.events import Room
 from socketio_eventlog.log import Log
-from socketio_eventlog.records import Membership, Room
+from socketio_eventlog.snapshot import Membership
 from socketio_eventstore.adapter.authentication import Token
 from socketio_eventstore.core.operations import AcceptToken, JoinRoom, LeaveRoom, SessionOperation
 from socketio_eventstore.core.sessions import Session

@@ -8,8 +8,8 @@ import time
 from collections.abc import Sequence
 from itertools import groupby
 
+from socketio_eventlog.changes import Change
 from socketio_eventlog.errors import LogFull, StoreBusy, StoreError, StoreRejected, StoreUnavailable
-from socketio_eventlog.records import Change
 from socketio_eventlog.room import grows
 from socketio_eventstore.core.context import Context
 from socketio_eventstore.core.effects_in_order import EffectsInOrder

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from socketio_eventlog.errors import HistoryLost, NodeFenced, StoreClosed, StoreUnavailable
-from socketio_eventlog.records import SessionEnd
+from socketio_eventlog.session_changes import SessionEnd
 from socketio_eventstore.core.appending import Appending
 from socketio_eventstore.core.context import Context
 from socketio_eventstore.core.effects_in_order import EffectsInOrder

@@ -11,24 +11,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from socketio_eventlog.records import (
+from socketio_eventlog.changes import (
     Answered,
     Asked,
     Batch,
     Change,
     Committed,
-    DataSaved,
     Departed,
-    Event,
     EventHandled,
     Heartbeat,
-    IdentityRevoked,
     NodeDied,
     NodeJoined,
-    NodeRecord,
     Pruned,
     Published,
     Redacted,
+    Volatile,
+)
+from socketio_eventlog.events import Event
+from socketio_eventlog.session_changes import (
+    DataSaved,
+    IdentityRevoked,
     RoomClosed,
     RoomJoined,
     RoomLeft,
@@ -40,8 +42,8 @@ from socketio_eventlog.records import (
     SessionOpened,
     SessionResumed,
     TokenAccepted,
-    Volatile,
 )
+from socketio_eventlog.snapshot import NodeRecord
 from socketio_eventstore.core import unstored
 from socketio_eventstore.core.context import Context
 from socketio_eventstore.core.sessions import Session, State

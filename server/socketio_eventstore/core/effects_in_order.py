@@ -7,8 +7,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from socketio_eventlog.changes import Batch, Committed
 from socketio_eventlog.errors import LogFull, StoreClosed, StoreError
-from socketio_eventlog.records import Batch, Committed, Event
+from socketio_eventlog.events import Event
 from socketio_eventstore.core.context import Context
 from socketio_eventstore.core.effects import take_effect
 from socketio_eventstore.core.faults import Faults

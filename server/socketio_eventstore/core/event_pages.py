@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from socketio_eventlog.events import LoggedEvent, Room
 from socketio_eventlog.log import Log
-from socketio_eventlog.records import LoggedEvent, Membership, Room
 from socketio_eventlog.search import Found, Search
+from socketio_eventlog.snapshot import Membership
 from socketio_eventstore.core.context import Context
 
 MAX_EVENTS: Final = 1000

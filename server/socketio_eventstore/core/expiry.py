@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from socketio_eventlog.errors import StoreClosed, StoreError, StoreUnavailable
-from socketio_eventlog.records import SessionEnd
+from socketio_eventlog.session_changes import SessionEnd
 from socketio_eventstore.core.bounded_lines import BoundedLines
 from socketio_eventstore.core.commit_queue import CommitQueue
 from socketio_eventstore.core.recovery import Recovery

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 
-from socketio_eventlog.records import Room
+from socketio_eventlog.events import Room
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.registry import Registry
 from socketio_eventstore.core.sessions import ClientConnection

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from socketio_eventlog.records import Committed, Event, RoomClosed, SessionEnded
+from socketio_eventlog.changes import Committed
+from socketio_eventlog.events import Event
+from socketio_eventlog.session_changes import RoomClosed, SessionEnded
 from socketio_eventstore.core.context import Context
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
 from socketio_eventstore.core.sessions import ClientConnection, Session

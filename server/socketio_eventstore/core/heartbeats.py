@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from socketio_eventlog.records import Heartbeat
+from socketio_eventlog.changes import Heartbeat
 from socketio_eventstore.core.commit_queue import CommitQueue
 from socketio_eventstore.core.operations import WriteHeartbeat
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from socketio_eventlog.records import Answered, Asked, SessionEnd
+from socketio_eventlog.changes import Answered, Asked
+from socketio_eventlog.session_changes import SessionEnd
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.sessions import ClientConnection, Session
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from socketio_eventlog.records import NodeRecord, Snapshot
+from socketio_eventlog.snapshot import NodeRecord, Snapshot
 
 
 class Nodes:

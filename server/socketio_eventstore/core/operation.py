@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from socketio_eventlog.changes import Batch, Change, Committed
 from socketio_eventlog.errors import StoreError
-from socketio_eventlog.records import Batch, Change, Committed
 from socketio_eventstore.core.context import Context
 from socketio_eventstore.core.effects import take_effect
 

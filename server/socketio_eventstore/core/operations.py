@@ -9,28 +9,28 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from socketio_eventlog.records import (
-    NAME_BYTES,
+from socketio_eventlog.changes import (
     Answered,
     Asked,
     Batch,
     Change,
     Committed,
-    DataSaved,
     Departed,
-    Event,
     EventHandled,
     Heartbeat,
     NodeDied,
     Pruned,
     Redacted,
-    Room,
+    Volatile,
+)
+from socketio_eventlog.events import NAME_BYTES, Event, Room
+from socketio_eventlog.session_changes import (
+    DataSaved,
     RoomClosed,
     RoomJoined,
     RoomLeft,
     SessionBound,
     TokenAccepted,
-    Volatile,
 )
 from socketio_eventstore.core.context import Context
 from socketio_eventstore.core.effects import emitted

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from socketio_eventlog.records import Change, SessionAway, SessionEnded, SessionResumed
+from socketio_eventlog.changes import Change
+from socketio_eventlog.session_changes import SessionAway, SessionEnded, SessionResumed
 
 SessionChange: TypeAlias = SessionAway | SessionEnded
 SessionKey: TypeAlias = tuple[str, str]

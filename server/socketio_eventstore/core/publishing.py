@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from socketio_eventlog.changes import Batch, Change, Committed, Published
+from socketio_eventlog.events import Event, Publication
 from socketio_eventlog.offsets import parse
-from socketio_eventlog.records import Batch, Change, Committed, Event, Publication, Published
 from socketio_eventstore.core.context import Context
 from socketio_eventstore.core.effects import emitted
 from socketio_eventstore.core.operation import Operation

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 
-from socketio_eventlog.records import Event
+from socketio_eventlog.events import Event
 from socketio_eventstore.core.frames import Frames
 
 

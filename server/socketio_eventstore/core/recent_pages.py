@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from socketio_eventlog.records import Room
+from socketio_eventlog.events import Room
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.recent_events import RecentEvents
 from socketio_eventstore.core.sessions import Session

@@ -17,7 +17,7 @@ from enum import StrEnum
 from itertools import islice
 from typing import Final
 
-from socketio_eventlog.records import LoggedEvent, Room
+from socketio_eventlog.events import LoggedEvent, Room
 from socketio_eventstore.core.registry import Registry
 from socketio_eventstore.core.sessions import Session, State
 

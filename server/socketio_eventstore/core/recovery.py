@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from socketio_eventlog.errors import OffsetRefused, OffsetRolledBack, OffsetUnknown
+from socketio_eventlog.events import MissedSummary
 from socketio_eventlog.log import Log
-from socketio_eventlog.records import MissedSummary
 from socketio_eventstore.core.bounded_lines import BoundedLines
 from socketio_eventstore.core.old_events import OldEvents
 from socketio_eventstore.core.options import Options

@@ -7,8 +7,8 @@ import logging
 from collections import deque
 from dataclasses import dataclass, field
 
+from socketio_eventlog.events import LoggedEvent
 from socketio_eventlog.log import Log
-from socketio_eventlog.records import LoggedEvent
 from socketio_eventstore.core.bounded_lines import BoundedLines
 from socketio_eventstore.core.fan_out import FanOut
 from socketio_eventstore.core.frames import Frames

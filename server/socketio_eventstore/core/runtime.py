@@ -8,7 +8,7 @@ from typing import Final
 
 from socketio_eventlog.log import LEASE_SECONDS, Log
 from socketio_eventlog.opening import open_log
-from socketio_eventlog.records import Snapshot
+from socketio_eventlog.snapshot import Snapshot
 from socketio_eventstore.core.commit_queue import CommitQueue
 from socketio_eventstore.core.context import Context
 from socketio_eventstore.core.fan_out import FanOut

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from socketio_eventlog.events import LoggedEvent
 from socketio_eventlog.history import HistoryEntry, HistoryKind
 from socketio_eventlog.log import Log
-from socketio_eventlog.records import LoggedEvent, Membership
 from socketio_eventlog.search import Search
+from socketio_eventlog.snapshot import Membership
 from socketio_eventstore.core.event_pages import MAX_EVENTS, PageLimits
 from socketio_eventstore.core.sessions import Session, State
 

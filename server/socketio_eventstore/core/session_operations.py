@@ -8,11 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from socketio_eventlog.changes import Batch, Change, Committed
 from socketio_eventlog.errors import StoreError
-from socketio_eventlog.records import (
-    Batch,
-    Change,
-    Committed,
+from socketio_eventlog.session_changes import (
     IdentityRevoked,
     SessionAway,
     SessionClaimed,

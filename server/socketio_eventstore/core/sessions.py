@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, Final
 
-from socketio_eventlog.records import Event, Membership, Offset, Room, StoredSession
+from socketio_eventlog.events import Event, Offset, Room
+from socketio_eventlog.snapshot import Membership, StoredSession
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.suspicion import NO_SUSPICION, Suspicion
 

@@ -10,8 +10,8 @@ import asyncio
 from itertools import islice
 from typing import Final
 
+from socketio_eventlog.events import Event, LoggedEvent
 from socketio_eventlog.log import Log
-from socketio_eventlog.records import Event, LoggedEvent
 from socketio_eventstore.core.context import Context
 from socketio_eventstore.core.event_pages import MAX_EVENTS, EventFilter, EventPage, EventPages
 

@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from socketio_eventlog.records import Answered, Asked, Batch, Committed, Departed, Event, Volatile
+from socketio_eventlog.changes import Answered, Asked, Batch, Committed, Departed, Volatile
+from socketio_eventlog.events import Event
 from socketio_eventstore.core.context import Context
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.sessions import Session, State

@@ -6,25 +6,27 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from socketio_eventlog.postgres.encoding import CONDITIONAL
-from socketio_eventlog.records import (
+from socketio_eventlog.changes import (
     Answered,
     Asked,
     Change,
     Committed,
-    DataSaved,
     Departed,
-    Event,
     EventHandled,
     Heartbeat,
-    IdentityRevoked,
     NodeDied,
     NodeJoined,
     Pruned,
     Published,
     Redacted,
+    Volatile,
+)
+from socketio_eventlog.events import Event, Room
+from socketio_eventlog.postgres.encoding import CONDITIONAL
+from socketio_eventlog.session_changes import (
+    DataSaved,
+    IdentityRevoked,
     RefusedRecovery,
-    Room,
     RoomClosed,
     RoomJoined,
     RoomLeft,
@@ -36,7 +38,6 @@ from socketio_eventlog.records import (
     SessionOpened,
     SessionResumed,
     TokenAccepted,
-    Volatile,
 )
 
 GONE: Final = Event("/", "", '[""]', (), (), (), 0.0)

@@ -13,24 +13,26 @@ from hashlib import sha256
 from itertools import groupby
 from typing import Any, Final, NamedTuple
 
-from socketio_eventlog.errors import StoreRejected
-from socketio_eventlog.event_rows import FEW, as_json, few_as_json
-from socketio_eventlog.records import (
+from socketio_eventlog.changes import (
     Answered,
     Asked,
     Change,
     Committed,
-    DataSaved,
     Departed,
-    Event,
     EventHandled,
     Heartbeat,
-    IdentityRevoked,
     NodeDied,
     Pruned,
     Published,
     Redacted,
-    Room,
+    Volatile,
+)
+from socketio_eventlog.errors import StoreRejected
+from socketio_eventlog.event_rows import FEW, as_json, few_as_json
+from socketio_eventlog.events import Event, Room
+from socketio_eventlog.session_changes import (
+    DataSaved,
+    IdentityRevoked,
     RoomClosed,
     RoomJoined,
     RoomLeft,
@@ -41,7 +43,6 @@ from socketio_eventlog.records import (
     SessionOpened,
     SessionResumed,
     TokenAccepted,
-    Volatile,
 )
 
 CONDITIONAL: Final = frozenset(

@@ -11,8 +11,8 @@ from typing import Any, Final, NamedTuple
 
 from socketio_eventlog.errors import HistoryLost
 from socketio_eventlog.event_rows import rooms_from_json, skip_from_json
+from socketio_eventlog.events import Event, LoggedEvent
 from socketio_eventlog.postgres.connection import Connection
-from socketio_eventlog.records import Event, LoggedEvent
 
 _READ: Final = """
 SELECT "offset", emitted_at, namespace, event, rooms, skip, attachments, payload

@@ -12,7 +12,9 @@ from typing import Final
 from socketio_eventlog import offsets
 from socketio_eventlog.altered import AlteredRange, AlteredRanges
 from socketio_eventlog.batch_stream import BatchStream
+from socketio_eventlog.changes import Batch, Change, Heartbeat, NodeDied, NodeJoined, Pruned
 from socketio_eventlog.errors import HistoryLost, NodeFenced, NothingChanged, StoreError, StoreNotUsable
+from socketio_eventlog.events import LoggedEvent, Offset, Publication
 from socketio_eventlog.history import SessionHistory
 from socketio_eventlog.indexed_log import IndexedLog
 from socketio_eventlog.log import LEASE_SECONDS
@@ -27,21 +29,10 @@ from socketio_eventlog.postgres.reads import Reads, abandon_task
 from socketio_eventlog.postgres.tail import Tail
 from socketio_eventlog.postgres.timelines import MAX_SIZE_PER_ROW, HistoryPruning
 from socketio_eventlog.postgres.writer import Writer
-from socketio_eventlog.records import (
-    Batch,
-    Change,
-    Heartbeat,
-    LoggedEvent,
-    NodeDied,
-    NodeJoined,
-    Offset,
-    Pruned,
-    Publication,
-    Snapshot,
-)
 from socketio_eventlog.room import Room
 from socketio_eventlog.search import Found, Search
 from socketio_eventlog.segment import SEGMENT_LENGTH, Audience, Segment, SegmentChunk
+from socketio_eventlog.snapshot import Snapshot
 
 _OF_NODES: Final = frozenset({NodeJoined, NodeDied, Heartbeat, Pruned})
 

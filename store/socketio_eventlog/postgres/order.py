@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
 from socketio_eventlog.altered import AlteredRange, AlteredRanges
+from socketio_eventlog.changes import Batch, Change, Committed, NodeDied
 from socketio_eventlog.errors import HistoryLost, NodeFenced
 from socketio_eventlog.offsets import Epochs
 from socketio_eventlog.postgres.encoding import decode
 from socketio_eventlog.postgres.events import Seen
-from socketio_eventlog.records import Batch, Change, Committed, NodeDied
 from socketio_eventlog.segment import SegmentChunk
 
 EMPTY: Final[Sequence[Committed]] = ()

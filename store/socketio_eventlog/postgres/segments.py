@@ -8,9 +8,9 @@ from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
 from socketio_eventlog.event_rows import rooms_from_json
+from socketio_eventlog.events import Room
 from socketio_eventlog.index import Index
 from socketio_eventlog.postgres.connection import Connection
-from socketio_eventlog.records import Room
 from socketio_eventlog.segment import Audience, Segment, SegmentChunk
 from socketio_eventlog.segment_rows import add_list, audience_text, lists_of, sizes_from_bytes, to_bytes
 

@@ -7,18 +7,11 @@ from collections import defaultdict
 from functools import lru_cache
 from typing import Any, Final
 
+from socketio_eventlog.events import Offset, Publication, Room
 from socketio_eventlog.postgres.connection import Connection, flush, reporting_failed_flush
 from socketio_eventlog.postgres.events import Seen
-from socketio_eventlog.records import (
-    Membership,
-    NodeRecord,
-    Offset,
-    Publication,
-    Room,
-    Snapshot,
-    StoredSession,
-)
 from socketio_eventlog.session_rows import with_token_rooms
+from socketio_eventlog.snapshot import Membership, NodeRecord, Snapshot, StoredSession
 
 _SESSIONS: Final = """
 SELECT namespace, sid, pid_hash, start_epoch, start_offset, former_offset, identity, data, away_since,

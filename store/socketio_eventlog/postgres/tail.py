@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from socketio_eventlog.altered import AlteredRange
 from socketio_eventlog.batch_stream import BatchStream
+from socketio_eventlog.changes import Committed
 from socketio_eventlog.errors import HistoryLost, NodeFenced, StoreClosed, StoreError
 from socketio_eventlog.offsets import Epochs
 from socketio_eventlog.postgres import altered, start
@@ -19,7 +20,6 @@ from socketio_eventlog.postgres.connection import Connection, Link, reporting_fa
 from socketio_eventlog.postgres.decoding import GONE, decode_stored
 from socketio_eventlog.postgres.events import Seen, read_ranges
 from socketio_eventlog.postgres.order import Order, Row
-from socketio_eventlog.records import Committed
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from socketio_eventlog.history import (
     SessionHistory,
 )
 from socketio_eventlog.postgres.connection import Connection
-from socketio_eventlog.records import Membership
+from socketio_eventlog.snapshot import Membership
 
 MAX_SIZE_PER_ROW: Final = 1000
 """One row of all histories for so many bytes of ``max_size``."""

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import psycopg
 
+from socketio_eventlog.changes import Change, NodeDied
 from socketio_eventlog.errors import HistoryLost, NodeFenced, StoreClosed, StoreError, StoreRejected
 from socketio_eventlog.log import LEASE_SECONDS
 from socketio_eventlog.postgres import altered, segments
@@ -27,7 +28,6 @@ from socketio_eventlog.postgres.events import Seen
 from socketio_eventlog.postgres.failures import ConnectionLost, EpochBegins, OtherContent, first_line
 from socketio_eventlog.postgres.order import Order, Pending, Row
 from socketio_eventlog.postgres.tail import Tail
-from socketio_eventlog.records import Change, NodeDied
 from socketio_eventlog.segment import SegmentChunk
 
 logger = logging.getLogger(__name__)

@@ -11,13 +11,8 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Final, TypeAlias
 
-from socketio_eventlog.records import (
-    Committed,
-    SessionAway,
-    SessionClaimed,
-    SessionEnded,
-    SessionResumed,
-)
+from socketio_eventlog.changes import Committed
+from socketio_eventlog.session_changes import SessionAway, SessionClaimed, SessionEnded, SessionResumed
 from socketio_eventlog.sqlite import sessions
 from socketio_eventlog.sqlite.point import Point
 from socketio_eventlog.sqlite.session_history import NoHistory

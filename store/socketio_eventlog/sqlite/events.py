@@ -9,8 +9,9 @@ from itertools import count
 from operator import attrgetter
 from typing import Any, Final
 
+from socketio_eventlog.changes import Redacted
 from socketio_eventlog.event_rows import FEW, as_json, few_as_json, rooms_from_json, skip_from_json
-from socketio_eventlog.records import Event, LoggedEvent, Redacted, Room
+from socketio_eventlog.events import Event, LoggedEvent, Room
 from socketio_eventlog.sqlite import altered
 
 _INSERT: Final = """

@@ -9,8 +9,8 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Final
 
+from socketio_eventlog.changes import EventHandled
 from socketio_eventlog.errors import ConditionFailed
-from socketio_eventlog.records import EventHandled
 
 _INSERT: Final = """
 INSERT INTO answers (namespace, event, identity, key, answer, answered_at) VALUES (?, ?, ?, ?, ?, ?)

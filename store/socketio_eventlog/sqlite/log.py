@@ -14,23 +14,17 @@ from typing import Final
 from socketio_eventlog import offsets
 from socketio_eventlog.altered import AlteredRange
 from socketio_eventlog.batch_stream import BatchStream
+from socketio_eventlog.changes import Batch, Change
 from socketio_eventlog.errors import StoreError, StoreNotUsable
+from socketio_eventlog.events import LoggedEvent, Offset, Publication
 from socketio_eventlog.history import SessionHistory
 from socketio_eventlog.indexed_log import IndexedLog
 from socketio_eventlog.maintenance import Compacted
 from socketio_eventlog.options import StoreOptions
-from socketio_eventlog.records import (
-    Batch,
-    Change,
-    LoggedEvent,
-    NodeRecord,
-    Offset,
-    Publication,
-    Snapshot,
-)
 from socketio_eventlog.room import Room
 from socketio_eventlog.search import Found, Search
 from socketio_eventlog.segment import Audience, Segment, SegmentChunk
+from socketio_eventlog.snapshot import NodeRecord, Snapshot
 from socketio_eventlog.sqlite import (
     events,
     idempotency_keys,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Final
 
-from socketio_eventlog.records import Heartbeat
+from socketio_eventlog.changes import Heartbeat
 from socketio_eventlog.sqlite.point import Point
 
 POSITIONS_KEPT: Final = 128

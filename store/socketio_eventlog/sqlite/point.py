@@ -7,7 +7,8 @@ from functools import partial
 from itertools import repeat
 from typing import Any, Final, NamedTuple
 
-from socketio_eventlog.records import Change, Committed, Offset
+from socketio_eventlog.changes import Change, Committed
+from socketio_eventlog.events import Offset
 
 # In C, without a call of Python for each event, as the constructor of a NamedTuple would be.
 _COMMITTED: Final[Callable[[tuple[Any, ...]], Committed]] = partial(tuple.__new__, Committed)

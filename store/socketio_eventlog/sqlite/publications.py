@@ -9,8 +9,9 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Final
 
+from socketio_eventlog.changes import Published
 from socketio_eventlog.errors import ConditionFailed
-from socketio_eventlog.records import Offset, Publication, Published
+from socketio_eventlog.events import Offset, Publication
 from socketio_eventlog.sqlite.point import Point
 
 _INSERT: Final = """

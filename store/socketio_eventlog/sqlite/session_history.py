@@ -11,10 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
 from socketio_eventlog import history
+from socketio_eventlog.changes import Change, Committed
 from socketio_eventlog.history import Note, RowBound
-from socketio_eventlog.records import (
-    Change,
-    Committed,
+from socketio_eventlog.session_changes import (
     IdentityRevoked,
     RoomClosed,
     RoomJoined,

@@ -7,7 +7,7 @@ import sqlite3
 from typing import Final
 
 from socketio_eventlog.history import ENTRIES_READ, EndedState, HistoryEntry, HistoryKind, SessionHistory
-from socketio_eventlog.records import Membership
+from socketio_eventlog.snapshot import Membership
 
 _KINDS: Final = frozenset(kind.value for kind in HistoryKind)
 _DETAILS: Final = (str, int, type(None))

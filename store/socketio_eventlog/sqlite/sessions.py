@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
-from socketio_eventlog.records import (
+from socketio_eventlog.session_changes import (
     DataSaved,
     IdentityRevoked,
     RoomClosed,

@@ -12,9 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
+from socketio_eventlog.changes import Change, EventHandled, Published
 from socketio_eventlog.errors import LogFull, StoreUnavailable
-from socketio_eventlog.records import Change, DataSaved, Event, EventHandled, Published
+from socketio_eventlog.events import Event
 from socketio_eventlog.room import Room, grows, may_grow
+from socketio_eventlog.session_changes import DataSaved
 from socketio_eventlog.sqlite.reserve import Reserve
 from socketio_eventlog.sqlite.schema import WAL_BYTES
 

@@ -6,8 +6,9 @@ import sqlite3
 from collections import defaultdict
 from typing import Final
 
-from socketio_eventlog.records import Membership, Offset, StoredSession
+from socketio_eventlog.events import Offset
 from socketio_eventlog.session_rows import with_token_rooms
+from socketio_eventlog.snapshot import Membership, StoredSession
 
 _LOAD: Final = """
 SELECT namespace, sid, pid_hash, start_boot, start_offset, former_offset, identity, data, away_since,

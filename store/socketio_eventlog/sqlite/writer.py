@@ -15,21 +15,24 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from socketio_eventlog.altered import AlteredRange
-from socketio_eventlog.errors import StoreRejected, StoreUnavailable
-from socketio_eventlog.maintenance import Compacted
-from socketio_eventlog.records import (
+from socketio_eventlog.changes import (
     Batch,
     Change,
     Committed,
-    Event,
     EventHandled,
     Heartbeat,
-    IdentityRevoked,
     NodeDied,
     NodeJoined,
     Pruned,
     Published,
     Redacted,
+)
+from socketio_eventlog.errors import StoreRejected, StoreUnavailable
+from socketio_eventlog.events import Event
+from socketio_eventlog.maintenance import Compacted
+from socketio_eventlog.segment import SegmentChunk
+from socketio_eventlog.session_changes import (
+    IdentityRevoked,
     RoomClosed,
     RoomJoined,
     RoomLeft,
@@ -38,7 +41,6 @@ from socketio_eventlog.records import (
     SessionOpened,
     SessionResumed,
 )
-from socketio_eventlog.segment import SegmentChunk
 from socketio_eventlog.sqlite import (
     altered,
     claims,

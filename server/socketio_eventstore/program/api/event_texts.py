@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from socketio_eventlog.records import Event, LoggedEvent
+from socketio_eventlog.events import Event, LoggedEvent
 from socketio_eventstore.adapter.feeds import Feed
 from socketio_eventstore.program.api.events import event_result
 from socketio_eventstore.program.api.json_text import json_text

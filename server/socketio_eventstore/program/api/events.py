@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from socketio_eventlog.records import Room
+from socketio_eventlog.events import Room
 from socketio_eventstore.adapter.administration import Administration
 from socketio_eventstore.adapter.feeds import CursorRefused
 from socketio_eventstore.adapter.history import DEFAULT_LIMIT, StoredEvent

@@ -10,8 +10,8 @@ from typing import Any, Final, Literal, cast
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
+from socketio_eventlog.events import Room
 from socketio_eventlog.history import ENTRIES_KEPT, HistoryKind
-from socketio_eventlog.records import Room
 from socketio_eventstore.adapter.administration import Administration
 from socketio_eventstore.adapter.feeds import CursorRefused
 from socketio_eventstore.adapter.history import DEFAULT_LIMIT

@@ -15,7 +15,7 @@ from aiohttp import web
 from pydantic import Field
 
 from socketio_eventlog.errors import StoreError
-from socketio_eventlog.records import LoggedEvent
+from socketio_eventlog.events import LoggedEvent
 from socketio_eventstore.adapter.administration import Administration
 from socketio_eventstore.adapter.feeds import CursorRefused, Feed
 from socketio_eventstore.core.tail import EventsDeleted

@@ -11,7 +11,7 @@ from typing import Any, Final, NoReturn
 import jwt
 from jwt import exceptions
 
-from socketio_eventlog.records import Room
+from socketio_eventlog.events import Room
 from socketio_eventstore.adapter.authentication import Token, TokenRefused
 from socketio_eventstore.core.bounded_lines import BoundedLines
 from socketio_eventstore.core.event_rules import check_text

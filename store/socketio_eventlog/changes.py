@@ -1,0 +1,214 @@
+"""The changes that a log takes, and the batches in which it gives them back, in one order for all nodes.
+
+All records are immutable: the store writes a record as the caller submitted it. Times are seconds:
+wall-clock times since the Unix epoch, uptimes on the uptime clock (see ``Batch.uptime``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+from socketio_eventlog.events import Event
+from socketio_eventlog.session_changes import (
+    DataSaved,
+    IdentityRevoked,
+    RoomClosed,
+    RoomJoined,
+    RoomLeft,
+    SessionAway,
+    SessionBound,
+    SessionClaimed,
+    SessionEnded,
+    SessionOpened,
+    SessionResumed,
+    TokenAccepted,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class EventHandled:
+    """A client's event was handled exactly once; a repeated event receives the same acknowledgement.
+
+    When the key is stored already, ``append`` fails with ConditionFailed, and nothing of its changes is
+    stored: the emits of a second run of the handler must not stay.
+    """
+
+    namespace: str
+    name: str
+    """The event's name."""
+    identity: str
+    """The identity of the sender; empty for a session without an identity."""
+    key: str
+    """The idempotency key from the client."""
+    acknowledgement: str
+    """The JSON array of the acknowledgement's arguments."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The events right before this change were published together, under an idempotency key.
+
+    When the key is stored already, ``append`` fails with ConditionFailed, and nothing of its changes is
+    stored.
+    """
+
+    publisher: str
+    """The name of the publisher; each publisher has its own keys."""
+    key: str
+    """The idempotency key."""
+    digest: bytes
+    """SHA-256 of the request: a repeat with another body is an error of the publisher."""
+    events: int
+    """The number of events."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeJoined:
+    """A node joined the log; the node of the batch. The node has no sessions yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """The node of the batch is alive. The uptime clock runs while nodes write heartbeats."""
+
+    applied: int
+    """The number of the last batch that has taken effect on the node."""
+    floor: int
+    """Every client that is connected to the node has received all events up to this sequence, as far as
+    the node knew its sessions at ``applied``."""
+    notes_position: bool = False
+    """Whether the store notes the position and the uptime of this batch, for pruning by age."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDied:
+    """A node is gone: the sessions of the node are away, and later appends of the node fail.
+
+    Without effect for another node that has written within ``log.LEASE_SECONDS`` of uptime; a node may
+    declare itself dead at any time, to leave.
+
+    A session's ``confirmed`` rises to the node's last ``Heartbeat.floor``, if ``Heartbeat.applied`` was at
+    least the batch of the session's claim. Without effect for an unknown node.
+    """
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """The events up to a sequence were deleted, with the memberships that ended before all events left."""
+
+    through: int
+
+
+@dataclass(frozen=True, slots=True)
+class Redacted:
+    """The name and the arguments of an event were replaced; who receives it, and its offset, stay.
+
+    Whoever has not received the event yet receives the replacement. Without effect when there is no event.
+    """
+
+    sequence: int
+    name: str
+    payload: str
+    """As in ``Event``, without attachments."""
+
+
+@dataclass(frozen=True, slots=True)
+class Departed:
+    """The disconnect handlers of a session have ended on the node of the batch, for its claims up to one.
+
+    Unstored, as the following changes are: only the batch has it, and a node that joins later never sees it.
+    """
+
+    namespace: str
+    sid: str
+    claim: int
+
+
+@dataclass(frozen=True, slots=True)
+class Volatile:
+    """An event for those who are connected now, on several nodes. Unstored."""
+
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """An event whose recipients on other nodes are to acknowledge it. Unstored."""
+
+    request: int
+    """The number of the request; each node counts its own."""
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A client has acknowledged the event of a request. Unstored."""
+
+    node: str
+    """The node that has asked."""
+    request: int
+    arguments: str
+    """The JSON array of the arguments; a binary one is a placeholder as in ``Event.payload``."""
+    attachments: tuple[bytes, ...] = ()
+
+
+Change: TypeAlias = (
+    Event
+    | SessionOpened
+    | SessionClaimed
+    | SessionResumed
+    | SessionAway
+    | SessionEnded
+    | SessionBound
+    | TokenAccepted
+    | IdentityRevoked
+    | DataSaved
+    | RoomJoined
+    | RoomLeft
+    | RoomClosed
+    | EventHandled
+    | Published
+    | NodeJoined
+    | Heartbeat
+    | NodeDied
+    | Pruned
+    | Redacted
+    | Departed
+    | Volatile
+    | Asked
+    | Answered
+)
+
+
+class Committed(NamedTuple):
+    """A change at its place in the order, with the outcome that the store decided there."""
+
+    change: Change
+    position: int
+    """The sequence of the last event at this change: an event's own sequence."""
+    took_effect: bool = True
+    """False for a change whose condition did not hold at its place, such as a late word of a former claim."""
+    claim: int = 0
+    """The number of the claim, for SessionOpened and SessionClaimed."""
+
+
+class Batch(NamedTuple):
+    """Changes that one node appended together: what takes effect, everywhere, in the order of the batches."""
+
+    number: int
+    """The place of the batch in the order; consecutive."""
+    node: str
+    """The id of the node that appended the batch."""
+    own: int | None
+    """For a batch of this node: the number of the call of ``append``, from 1, failed calls included.
+
+    None for a batch of another node."""
+    uptime: float
+    """Seconds on the uptime clock. The clock starts at zero with the database and runs only while a node
+    writes: a step counts at most two heartbeats. So neither a downtime nor a frozen process nor a jump of
+    the wall clock expires a session."""
+    changes: Sequence[Committed]
