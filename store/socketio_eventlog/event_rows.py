@@ -1,12 +1,13 @@
-"""The names of rooms and sids in the rows of events, as JSON. No I/O."""
+"""The rows of events as every engine has them. No I/O."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
-from socketio_eventlog.events import Room
+from socketio_eventlog.events import Event, LoggedEvent, Room
 
 FEW: Final = 8
 """The most rooms whose encoding is cached."""
@@ -30,3 +31,25 @@ def rooms_from_json(rooms: str | None) -> tuple[Room, ...] | None:
 def skip_from_json(skip: str | None) -> tuple[str, ...]:
     """Return the skipped sids."""
     return () if skip is None else tuple(json.loads(skip))
+
+
+def logged_events(rows: Iterable[Any], attachments: Mapping[int, Sequence[bytes]]) -> list[LoggedEvent]:
+    """Return the events of rows: sequence, time, namespace, name, rooms, skip, attachments, payload.
+
+    ``attachments``: by sequence, for the events whose column counts any.
+    """
+    return [
+        LoggedEvent(
+            sequence,
+            Event(
+                namespace=namespace,
+                name=name,
+                payload=payload,
+                attachments=tuple(attachments[sequence]) if count else (),
+                rooms=rooms_from_json(rooms),
+                skip=skip_from_json(skip),
+                emitted_at=emitted_at,
+            ),
+        )
+        for sequence, emitted_at, namespace, name, rooms, skip, count, payload, *_ in rows
+    ]

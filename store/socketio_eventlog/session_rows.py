@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from socketio_eventlog.events import Room
+from socketio_eventlog.events import Offset, Room
+from socketio_eventlog.snapshot import Membership, StoredSession
 
 logger = logging.getLogger(__name__)
 
@@ -17,7 +18,56 @@ _LEFT_OUT: Final = (
 )
 
 
-def with_token_rooms(rows: Iterable[Any]) -> Iterator[Any]:
+def stored_sessions(
+    rows: Iterable[Any], memberships: Mapping[tuple[str, str], Sequence[Membership]]
+) -> list[StoredSession]:
+    """Return the sessions of rows, whose columns are those of the query of each engine, in one order.
+
+    ``memberships``: by namespace and sid.
+    """
+    return [
+        StoredSession(
+            namespace=namespace,
+            sid=sid,
+            pid_hash=pid_hash,
+            start=Offset(epoch, sequence),
+            former_offset=former_offset,
+            identity=identity,
+            data=data,
+            away_since=away_since,
+            confirmed=confirmed,
+            memberships=tuple(memberships.get((namespace, sid), ())),
+            auth_hash=auth_hash,
+            left_by_client=bool(left_by_client),
+            claim=claim,
+            claimed_in=claimed_in,
+            node=node,
+            token_expires_at=token_expires_at,
+            token_rooms=token_rooms,
+        )
+        for (
+            namespace,
+            sid,
+            pid_hash,
+            epoch,
+            sequence,
+            former_offset,
+            identity,
+            data,
+            away_since,
+            confirmed,
+            auth_hash,
+            left_by_client,
+            claim,
+            claimed_in,
+            node,
+            token_expires_at,
+            token_rooms,
+        ) in _with_token_rooms(rows)
+    ]
+
+
+def _with_token_rooms(rows: Iterable[Any]) -> Iterator[Any]:
     """Yield rows that begin with namespace and sid, with the rooms of their last column, which is JSON.
 
     A row that cannot be read is left out: its session must not be recovered, and others need the start.

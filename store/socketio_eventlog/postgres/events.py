@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from socketio_eventlog.errors import HistoryLost
-from socketio_eventlog.event_rows import rooms_from_json, skip_from_json
+from socketio_eventlog.event_rows import logged_events
 from socketio_eventlog.events import Event, LoggedEvent
 from socketio_eventlog.postgres.connection import Connection
 
@@ -86,21 +86,7 @@ async def read_ranges(
 
 async def _with_attachments(connection: Connection, rows: Sequence[Any]) -> list[LoggedEvent]:
     contents = await _read_attachments(connection, [row[0] for row in rows if row[6]])
-    return [
-        LoggedEvent(
-            sequence,
-            Event(
-                namespace=namespace,
-                name=name,
-                payload=payload,
-                attachments=tuple(contents[sequence]) if attachments else (),
-                rooms=rooms_from_json(rooms),
-                skip=skip_from_json(skip),
-                emitted_at=emitted_at,
-            ),
-        )
-        for sequence, emitted_at, namespace, name, rooms, skip, attachments, payload in rows
-    ]
+    return logged_events(rows, contents)
 
 
 async def _read_attachments(connection: Connection, sequences: Sequence[int]) -> dict[int, list[bytes]]:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from socketio_eventlog.events import Offset, Publication, Room
 from socketio_eventlog.postgres.connection import Connection, flush, reporting_failed_flush
 from socketio_eventlog.postgres.events import Seen
-from socketio_eventlog.session_rows import with_token_rooms
+from socketio_eventlog.session_rows import stored_sessions
 from socketio_eventlog.snapshot import Membership, NodeRecord, Snapshot, StoredSession
 
 _SESSIONS: Final = """
@@ -83,47 +83,7 @@ async def _sessions(connection: Connection, pruned_through: int) -> list[StoredS
     for namespace, sid, room, joined_after, left_after in await cursor.fetchall():
         memberships[namespace, sid].append(Membership(_room(room), joined_after, left_after))
     cursor = await connection.execute(_SESSIONS)
-    rows = with_token_rooms(await cursor.fetchall())
-    return [
-        StoredSession(
-            namespace=namespace,
-            sid=sid,
-            pid_hash=pid_hash,
-            start=Offset(epoch, sequence),
-            former_offset=former_offset,
-            identity=identity,
-            data=data,
-            away_since=away_since,
-            confirmed=confirmed,
-            memberships=tuple(memberships.get((namespace, sid), ())),
-            auth_hash=auth_hash,
-            left_by_client=left_by_client,
-            claim=claim,
-            claimed_in=claimed_in,
-            node=node,
-            token_expires_at=token_expires_at,
-            token_rooms=token_rooms,
-        )
-        for (
-            namespace,
-            sid,
-            pid_hash,
-            epoch,
-            sequence,
-            former_offset,
-            identity,
-            data,
-            away_since,
-            confirmed,
-            auth_hash,
-            left_by_client,
-            claim,
-            claimed_in,
-            node,
-            token_expires_at,
-            token_rooms,
-        ) in rows
-    ]
+    return stored_sessions(await cursor.fetchall(), memberships)
 
 
 async def acknowledgement(

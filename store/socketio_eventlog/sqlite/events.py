@@ -10,7 +10,7 @@ from operator import attrgetter
 from typing import Any, Final
 
 from socketio_eventlog.changes import Redacted
-from socketio_eventlog.event_rows import FEW, as_json, few_as_json, rooms_from_json, skip_from_json
+from socketio_eventlog.event_rows import FEW, as_json, few_as_json, logged_events, rooms_from_json
 from socketio_eventlog.events import Event, LoggedEvent, Room
 from socketio_eventlog.sqlite import altered
 
@@ -91,21 +91,7 @@ def read(
     """
     rows = _fetch_until(limit_bytes, connection.execute(_READ, (json.dumps(sorted(set(sequences))),)))
     contents = _read_attachments(connection, [row[0] for row in rows if row[6]])
-    return [
-        LoggedEvent(
-            sequence,
-            Event(
-                namespace=namespace,
-                name=name,
-                payload=payload,
-                attachments=tuple(contents[sequence]) if attachments else (),
-                rooms=rooms_from_json(rooms),
-                skip=skip_from_json(skip),
-                emitted_at=emitted_at,
-            ),
-        )
-        for sequence, emitted_at, namespace, name, rooms, skip, attachments, payload, _ in rows
-    ]
+    return logged_events(rows, contents)
 
 
 def _fetch_until(limit_bytes: int | None, cursor: sqlite3.Cursor) -> list[tuple[Any, ...]]:

@@ -6,13 +6,12 @@ import sqlite3
 from collections import defaultdict
 from typing import Final
 
-from socketio_eventlog.events import Offset
-from socketio_eventlog.session_rows import with_token_rooms
+from socketio_eventlog.session_rows import stored_sessions
 from socketio_eventlog.snapshot import Membership, StoredSession
 
 _LOAD: Final = """
 SELECT namespace, sid, pid_hash, start_boot, start_offset, former_offset, identity, data, away_since,
-       confirmed, auth_hash, left_by_client, claim, node, token_expires_at, token_rooms
+       confirmed, auth_hash, left_by_client, claim, 0 AS claimed_in, node, token_expires_at, token_rooms
 FROM sessions ORDER BY number
 """
 _LOAD_MEMBERSHIPS: Final = """
@@ -32,42 +31,4 @@ def load(connection: sqlite3.Connection, pruned_through: int) -> list[StoredSess
         _LOAD_MEMBERSHIPS, (pruned_through,)
     ):
         memberships[namespace, sid].append(Membership(room, joined_after, left_after))
-    rows = with_token_rooms(connection.execute(_LOAD))
-    return [
-        StoredSession(
-            namespace=namespace,
-            sid=sid,
-            pid_hash=pid_hash,
-            start=Offset(epoch, sequence),
-            former_offset=former_offset,
-            identity=identity,
-            data=data,
-            away_since=away_since,
-            confirmed=confirmed,
-            memberships=tuple(memberships.get((namespace, sid), ())),
-            auth_hash=auth_hash,
-            left_by_client=bool(left_by_client),
-            claim=claim,
-            node=node,
-            token_expires_at=token_expires_at,
-            token_rooms=token_rooms,
-        )
-        for (
-            namespace,
-            sid,
-            pid_hash,
-            epoch,
-            sequence,
-            former_offset,
-            identity,
-            data,
-            away_since,
-            confirmed,
-            auth_hash,
-            left_by_client,
-            claim,
-            node,
-            token_expires_at,
-            token_rooms,
-        ) in rows
-    ]
+    return stored_sessions(connection.execute(_LOAD), memberships)
