@@ -40,10 +40,24 @@ MEASURED = 3
 _starts = itertools.count()
 
 
+def _ports_of_this_worker() -> list[int]:
+    """A share of the ports: another worker could take a port between a look at it and the server's start."""
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    ports = list(PORTS[number :: int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))])
+    random.SystemRandom().shuffle(ports)
+    return ports
+
+
+_unused_ports = _ports_of_this_worker()
+
+
 def free_port() -> int:
-    """A port without a listener. A server keeps it over restarts: clients return to the same address."""
+    """A port without a listener. A server keeps it over restarts: clients return to the same address.
+
+    No port is given twice: its first server may be down at the moment.
+    """
     while True:
-        port = random.SystemRandom().choice(PORTS)
+        port = _unused_ports.pop()
         with socket.socket() as probe, suppress(OSError):
             probe.bind((HOST, port))
             return port
