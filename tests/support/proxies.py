@@ -17,6 +17,9 @@ class Proxy:
 
     def __init__(self, port: int) -> None:
         self._target = port
+        self._is_closed = False
+        self._opening: set[asyncio.Task[None]] = set()
+        """Connections of clients whose own connection to the server is not open yet."""
         self._pumps: set[asyncio.Task[None]] = set()
         self._clients: list[asyncio.StreamWriter] = []
         self._servers: list[asyncio.StreamWriter] = []
@@ -28,12 +31,18 @@ class Proxy:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._is_closed = True
         self._listener.close()
         await self._stop()
+        for writer in (*self._clients, *self._servers):
+            if writer.transport.get_write_buffer_size():  # a peer that reads nothing would keep it open
+                writer.transport.abort()
         self._close()
 
     async def _stop(self) -> None:
         """Stop forwarding; neither side sees an end of its connection."""
+        while self._opening:
+            await asyncio.wait(self._opening)
         pumps, self._pumps = self._pumps, set()
         for pump in pumps:
             pump.cancel()
@@ -46,10 +55,18 @@ class Proxy:
         self._clients.clear()
         self._servers.clear()
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._is_closed:  # it was accepted before
+            writer.close()
+            return
+        opening = asyncio.create_task(self._begin(reader, writer))
+        self._opening.add(opening)
+        opening.add_done_callback(self._opening.discard)
+
+    async def _begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             server_reader, server_writer = await self._connect()
-        except ConnectionError:  # the server has ended
+        except OSError:  # the server has ended
             writer.close()
             return
         self._clients.append(writer)
@@ -69,7 +86,7 @@ class Proxy:
         try:
             while data := await source.read(65536):
                 await deliver(data, target)
-        except ConnectionError:
+        except OSError:
             pass  # the same as an end
         target.close()
 
@@ -158,7 +175,7 @@ class Wire(Proxy):
             near.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
         try:
             await asyncio.get_running_loop().sock_connect(near, (HOST, self._target))
-        except ConnectionError:
+        except OSError:
             near.close()
             raise
         return await asyncio.open_connection(sock=near)
@@ -193,6 +210,6 @@ class Balancer(Proxy):
         for port in self._ports[:-1]:
             try:
                 return await asyncio.open_connection(HOST, port)
-            except ConnectionError:
+            except OSError:
                 pass
         return await asyncio.open_connection(HOST, self._ports[-1])
