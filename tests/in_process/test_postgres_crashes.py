@@ -113,9 +113,10 @@ async def test_a_crash_loses_a_tail_with_normal(cluster: Cluster, database: str)
         await commit(log, [event("kept")])
         kept = log.offset_text(log.head)
         cluster.sql(database, "CHECKPOINT")
+        process = cluster.freeze_the_wal_writer()
         await commit(log, [event("lost")])
         lost = log.offset_text(log.head)
-        await asyncio.to_thread(cluster.kill_a_backend, database)
+        await asyncio.to_thread(cluster.crash, process)
         for _ in range(2):
             with pytest.raises(StoreUnavailable, match="an older state is back"):
                 await log.append([event()])
@@ -130,9 +131,10 @@ async def test_all_who_saw_what_is_lost_stop(cluster: Cluster, database: str) ->
         await other.until((await one.commit(event("kept"))).number)
         kept = one.log.offset_text(1)
         cluster.sql(database, "CHECKPOINT")
+        process = cluster.freeze_the_wal_writer()
         await other.until((await one.commit(event("lost"))).number)
         lost = other.log.offset_text(2)
-        await asyncio.to_thread(cluster.kill_a_backend, database)
+        await asyncio.to_thread(cluster.crash, process)
         for node in (one, other):
             with pytest.raises(HistoryLost):
                 await node.until(node.batches[-1].number + 1)

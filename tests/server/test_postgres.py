@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -54,11 +52,7 @@ async def test_crashes_of_both_lose_no_event(
     for number in range(ROUNDS):
         await publisher.has_acknowledged(len(publisher.acknowledged) + 30)
         if number % 2:
-            backend = cluster.sql(
-                database, "SELECT backend FROM eventstore.nodes ORDER BY number DESC LIMIT 1"
-            )
-            os.kill(int(backend), signal.SIGKILL)  # PostgreSQL ends all connections then
-            await asyncio.to_thread(cluster.wait)
+            await asyncio.to_thread(cluster.kill_a_backend, database)
         else:
             await asyncio.to_thread(server.kill)
             for client in (*clients, publisher):

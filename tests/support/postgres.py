@@ -25,8 +25,8 @@ SETTINGS = {
     "max_wal_size": "64MB",
 }
 """Without fsync: no test takes the power away, and the order of writes is the same."""
-LAZY = {"wal_writer_delay": "10000ms", "bgwriter_delay": "10000ms"}
-"""PostgreSQL writes nothing of the WAL before it is asked to."""
+LAZY = {"wal_writer_delay": "10000ms", "bgwriter_lru_maxpages": "0", "autovacuum": "off"}
+"""PostgreSQL flushes the WAL when it is asked to, and every ten seconds."""
 
 
 def binaries() -> Path | str:
@@ -138,8 +138,23 @@ class Cluster:
     def kill_a_backend(self, database: str) -> None:
         """Kill the process of a node's connection: PostgreSQL ends all of them, as in a crash."""
         backend = self.sql(database, "SELECT backend FROM eventstore.nodes ORDER BY number DESC LIMIT 1")
-        os.kill(int(backend), signal.SIGKILL)
+        self.crash(int(backend))
+
+    def crash(self, process: int) -> None:
+        """Kill a process of the server; wait until the server has noticed it and has started again."""
+        restarts = self.log.count("; reinitializing")
+        os.kill(process, signal.SIGKILL)
+        give_up = time.monotonic() + DEADLINE
+        while self.log.count("; reinitializing") == restarts:
+            assert time.monotonic() < give_up, self.log
+            time.sleep(0.01)
         self.wait()
+
+    def freeze_the_wal_writer(self) -> int:
+        """Let nothing be flushed that no transaction asks for; return the process, which ``crash`` kills."""
+        found = self.sql("postgres", "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'")
+        os.kill(int(found), signal.SIGSTOP)
+        return int(found)
 
     def stop(self, by: signal.Signals = signal.SIGQUIT) -> None:
         """SIGQUIT: immediately, as in a crash. SIGINT: in order."""
