@@ -12,7 +12,7 @@ from socketio_eventlog.errors import StoreBusy, StoreUnavailable
 from socketio_eventstore.core import health
 from socketio_eventstore.core.health import WRITTEN_WITHIN_SECONDS, StoreHealth
 from socketio_eventstore.program.http_routes import add_routes
-from support.core import pausable_commits
+from support.core import pausable_commits, pausable_log
 from support.embedded import Server, serving, until
 from support.storing import Clock
 
@@ -46,7 +46,7 @@ async def test_failing_store(
     monkeypatch.setattr(health, "HEARTBEAT_SECONDS", 0.01)
     async with serving(tmp_path / "events.db") as server:
         runtime = await server.manager.start()
-        async with pausable_commits(server) as commits:
+        async with pausable_log(server) as commits:
             commits.failure = lambda _: StoreUnavailable("The disk is full.")
             await until(runtime.health.problems)
             status, text = await readiness(server)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from socketio_eventlog.changes import Answered, Asked, Change
+from socketio_eventlog.errors import StoreError
 from socketio_eventlog.events import Room
 from socketio_eventlog.log import Log
 from socketio_eventlog.session_changes import SessionEnd, SessionOpened
@@ -287,8 +289,8 @@ async def running(
 
 
 @asynccontextmanager
-async def pausable_commits(server: Server) -> AsyncIterator[PausableLog]:
-    """A running server whose commits the test can pause and fail."""
+async def pausable_log(server: Server) -> AsyncIterator[PausableLog]:
+    """A running server whose commits the test can pause and fail, those of its heartbeats included."""
     runtime = await server.manager.start()
     assert isinstance(runtime.log, EventLog)
     commits = PausableLog(runtime.log)
@@ -299,6 +301,24 @@ async def pausable_commits(server: Server) -> AsyncIterator[PausableLog]:
     finally:
         commits.failure = lambda _: None
         commits.resume()
+
+
+@asynccontextmanager
+async def pausable_commits(server: Server) -> AsyncIterator[PausableLog]:
+    """A running server whose commits the test can pause and fail.
+
+    It writes no heartbeats, which would come between the operations of the test every two seconds: as one
+    more transaction or operation that the test counts, or as the commit that takes its error.
+    """
+    runtime = await server.manager.start()
+    heartbeat, runtime.health._heartbeat = runtime.health._heartbeat, partial(asyncio.sleep, 0)
+    with suppress(StoreError):
+        await runtime.lease.beat()  # after those that are under way
+    try:
+        async with pausable_log(server) as commits:
+            yield commits
+    finally:
+        runtime.health._heartbeat = heartbeat
 
 
 def said(text: str, sequence: int) -> str:
