@@ -200,12 +200,24 @@ async def test_server_that_ends_begins_no_other_life(two: Nodes) -> None:
     await a.sio.start()
 
 
-async def test_rejoining_node_refuses_clients_and_is_not_ready(two: Nodes) -> None:
+async def test_rejoining_node_refuses_clients_and_is_not_ready(
+    two: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     a, _ = two.servers
     await a.client()
+    opens: Any = vars(runtime)["open_log"]
+    may_join = asyncio.Event()
+
+    async def open_later(*arguments: object, **options: object) -> Log:
+        await may_join.wait()
+        log: Log = await opens(*arguments, **options)
+        return log
+
+    monkeypatch.setattr(runtime, "open_log", open_later)
     a.sio.lost("a test")
     assert problems(a.sio) == ["this node is joining the log anew"]
     async with a.http.get(a.url, params={"EIO": "4", "transport": "polling"}) as response:
         assert response.status == 503
+    may_join.set()
     await until(lambda: not a.sio.rejoining.is_running)
     assert problems(a.sio) == []
