@@ -67,7 +67,7 @@ async def test_ping_timeout(path: Path, over: str) -> None:
     def register(sio: Any) -> None:
         sio.on("disconnect", lambda _, reason: seen(reason))
 
-    async with serving(path, register=register, ping_interval=0.25, ping_timeout=0.25) as server:
+    async with serving(path, register=register, ping_interval=0.25, ping_timeout=1.0) as server:
         if over == "polling":
             await (await server.polling()).connect()
         else:
@@ -86,6 +86,7 @@ async def test_pong_confirms_position(path: Path) -> None:
         session = runtime.registry.get("/", client.sid)
         assert session is not None and session.confirmed == 0
         await server.sio.emit("before")
+        assert (await client.event())[0] == "before"  # answers the pings that came before
         while await client.raw_packet() != "2":
             pass
         await server.sio.emit("after")
