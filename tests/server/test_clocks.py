@@ -14,10 +14,10 @@ import pytest
 
 from support.clients import Client, NodeClients, sequence_of
 from support.polling import RawPolling
-from support.processes import ServerProcess
+from support.processes import DEADLINE, ServerProcess
 
 HOUR = 3600.0
-RETENTION_SECONDS = 3.0
+RETENTION_SECONDS = 6.0
 
 BRIEFLY = {
     "server": {"ping_interval": 0.05, "ping_timeout": 20.0},
@@ -84,7 +84,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerWithWrong
 
 async def until(control: Client, happened: Callable[[], bool]) -> None:
     """Waits for a condition; every check follows a call that the server answers."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(DEADLINE):
         while not happened():
             await control.call("rooms", {"sid": control.sid})
 

@@ -57,7 +57,7 @@ async def test_life_of_a_server(tmp_path: Path) -> None:
 
 async def test_life_of_a_client(node: NodeClients, tmp_path: Path) -> None:
     """A client's connect, recovery, refusal, disconnection and expiry are lines with the session's id."""
-    recovery = {"max_disconnection_duration": 1.0}
+    recovery = {"max_disconnection_duration": 4.0}
     store = {"prune_interval": 0.1}
     with json_server(tmp_path, connection_state_recovery=recovery, store=store) as server:
         client = await node.client(server.url)

@@ -23,7 +23,8 @@ EVENT = "session_expired"
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     config = {
-        "connection_state_recovery": {"max_disconnection_duration": 1.0},
+        # Long enough for a client that returns, also after a restart: it must not have expired itself.
+        "connection_state_recovery": {"max_disconnection_duration": 3.0},
         "store": {"prune_interval": 0.05},
     }
     server = ServerProcess(tmp_path_factory.mktemp("server"), config)
