@@ -81,7 +81,7 @@ async def guarded_loop() -> AsyncIterator[None]:
     # This fixture was set up first, so all other fixtures are closed by now.
     left = asyncio.all_tasks() - {asyncio.current_task()}
     if left:
-        _, left = await asyncio.wait(left, timeout=1)
+        _, left = await asyncio.wait(left, timeout=30)
     gc.collect()  # a task reports its unretrieved exception when it goes
     assert not left, f"the test left tasks behind: {left}"
     assert not lost, f"errors that were not retrieved: {lost}"

@@ -19,7 +19,7 @@ import uvicorn
 from socketio_eventstore import AsyncServer, RecoveryManager
 from support.embedded import serving
 from support.http_requests import HANDSHAKE, WEBSOCKET, Answer, ask
-from support.processes import HOST
+from support.processes import DEADLINE, HOST
 
 OWN, PAGE, EVIL = "http://chat.example", "https://page.example", "https://evil.example"
 ORIGINS = (OWN, PAGE, EVIL)
@@ -44,7 +44,7 @@ async def on_asgi(uds: Path | None = None, **options: Any) -> AsyncIterator[Ask]
     where: dict[str, Any] = {"host": HOST, "port": 0} if uds is None else {"uds": str(uds)}
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", **where))
     running = asyncio.create_task(server.serve())
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(DEADLINE):
         while not server.started:  # noqa: ASYNC110 - there is no event
             await asyncio.sleep(0.01)
     target = uds or server.servers[0].sockets[0].getsockname()[1]

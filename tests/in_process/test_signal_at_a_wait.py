@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from socketio_eventstore.program.signals import Signals
+from support.processes import DEADLINE
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -34,6 +35,6 @@ async def test_signal_wakes_a_wait_that_begins() -> None:
     """A SIGTERM is not lost when the program is just beginning to wait for it."""
     signals = Signals()
     signals.stop._waiters = Waiters()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         await signals.stop.wait()
     assert signals.reason == "SIGTERM"

@@ -23,7 +23,7 @@ from socketio_eventstore.transport.asgi_transport import find_transport
 from socketio_eventstore.transport.unread_responses import UnreadResponses
 from support.asgi import uvicorn_server
 from support.embedded import until
-from support.processes import HOST
+from support.processes import DEADLINE, HOST
 from support.raw_websocket import handshake_request, silent_socket
 
 BODY = 3_000_000
@@ -69,12 +69,12 @@ async def request(port: int, query: str, body: str | None = None) -> str:
 async def is_dropped(silent: socket.socket, tasks: int) -> None:
     """Wait, without reading, until the tasks are gone; then the rest of the bytes does not come."""
     await asyncio.sleep(3.0)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(DEADLINE):
         while len(asyncio.all_tasks()) > tasks:  # noqa: ASYNC110 - there is no event
             await asyncio.sleep(0.05)
     loop, received = asyncio.get_running_loop(), 0
     with suppress(ConnectionResetError):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE):
             while data := await loop.sock_recv(silent, 65536):
                 received += len(data)
     assert received < BODY
@@ -143,7 +143,7 @@ async def test_websocket_that_never_reads(
         assert b" 101 " in await loop.sock_recv(silent, 4096)
         connect = bytes([0x81, 0x82, 0, 0, 0, 0]) + b"40"
         await loop.sock_sendall(silent, connect)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE):
             while not any(session.is_connected for session in sio.manager.runtime.registry):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         await sio.emit("large", "x" * (BODY // 2))

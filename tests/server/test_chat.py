@@ -11,7 +11,7 @@ import pytest
 import socketio
 
 from socketio_eventstore import chat
-from support.processes import EmbeddedServer, ServerProcess
+from support.processes import DEADLINE, EmbeddedServer, ServerProcess
 
 LONGEST = "x" * chat.MAX_MESSAGE_CHARS
 
@@ -41,17 +41,17 @@ class Member:
         await self.heard.put(args)
 
     async def hears(self) -> tuple[Any, ...]:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE):
             return await self.heard.get()
 
     async def asks(self, *args: Any) -> Any:
-        return await self.client.call("chat message", args, timeout=10)
+        return await self.client.call("chat message", args, timeout=DEADLINE)
 
 
 @asynccontextmanager
 async def member(url: str, query: str = "") -> AsyncIterator[Member]:
     one = Member()
-    await one.client.connect(url + query, transports=["websocket"])
+    await one.client.connect(url + query, transports=["websocket"], wait_timeout=DEADLINE)
     yield one
     await one.client.disconnect()
 

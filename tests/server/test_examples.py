@@ -99,7 +99,7 @@ async def test_the_application_on_fastapi(
         assert [event.offset for event in news] == offsets
 
         ended = await asyncio.to_thread(server.terminate)
-        assert ended.duration < 10 and "Application shutdown complete" in server.log
+        assert ended.duration < 20 and "Application shutdown complete" in server.log
         assert files(tmp_path) == [
             "events.db",
             "events.db-reserve",

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from support.command_line import assert_refused, run, running, write_program_folder
+from support.processes import DEADLINE
 
 READY = (200, b"ok\n")
 
@@ -55,7 +56,7 @@ def test_list_of_addresses(folder: Path, in_environment: bool) -> None:
         for host in ("127.0.0.1", "127.0.0.2"):
             assert answer(http.client.HTTPConnection(host, port)) == READY
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(DEADLINE) == 0
 
 
 def test_unix_socket(folder: Path) -> None:
@@ -78,7 +79,7 @@ def test_unix_socket(folder: Path) -> None:
         assert_refused(second, f"cannot listen on unix:{path}: another program listens there")
         assert over_file(path) == READY
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(DEADLINE) == 0
     assert not path.exists()
 
 

@@ -102,7 +102,7 @@ async def test_session_of_a_python_client(tmp_path: Path, how: str) -> None:
 
     async with serving(tmp_path / "events.db", register=register) as server:
         client = PythonClient()
-        await client.sio.connect(base(server), transports=["websocket"])
+        await client.sio.connect(base(server), transports=["websocket"], wait_timeout=DEADLINE)
         sid = client.sio.get_sid()
         await server.sio.save_session(sid, {"name": "alice"})
         await server.sio.enter_room(sid, "room")
@@ -140,7 +140,7 @@ async def test_python_client_after_a_crash(tmp_path: Path, node: NodeClients) ->
     config = {"store": {"prune_interval": 0.1}}
     with ServerProcess(tmp_path, config) as server:
         client = PythonClient()
-        await client.sio.connect(server.url, transports=["websocket"])
+        await client.sio.connect(server.url, transports=["websocket"], wait_timeout=DEADLINE)
         official = await node.client(server.url)
         before = await official.connected()
         sid = client.sio.get_sid()

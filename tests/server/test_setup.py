@@ -243,7 +243,7 @@ def served(folder: Path, *arguments: str, **changes: str) -> Iterator[list[str]]
             yield lines
             os.killpg(process.pid, signal.SIGINT)
             assert "Traceback" not in process.stdout.read()
-            assert process.wait(timeout=30) in (-signal.SIGINT, 130, 2)
+            assert process.wait(timeout=60) in (-signal.SIGINT, 130, 2)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -266,7 +266,7 @@ def test_new_machine(folder: Path, newer_releases: Path, pip: str, tmp_path: Pat
         )
         assert found, said
         for path in ("/", "/socket.io/socket.io.min.js"):
-            with urlopen(found[1] + path, timeout=30) as response:
+            with urlopen(found[1] + path, timeout=60) as response:
                 assert response.status == 200
     only_run = installed(folder)
     from_pypi = pinned(NODE) if (folder / ".venv/bin/node").exists() else {}

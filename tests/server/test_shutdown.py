@@ -16,7 +16,7 @@ from support.processes import ServerProcess, Termination
 from support.proxies import Stranding
 
 GRACE = 5.0
-SLACK = 10.0
+SLACK = 15.0
 """For machines under load."""
 CONFIG = {"server": {"shutdown_grace": GRACE}}
 SIGNALS = [signal.SIGTERM, signal.SIGINT]

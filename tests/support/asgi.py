@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import uvicorn
 
-from support.processes import HOST, free_port
+from support.processes import DEADLINE, HOST
 
 
 @asynccontextmanager
 async def uvicorn_server(app: Any, **options: Any) -> AsyncIterator[int]:
     """Serve an ASGI application; the value is the port."""
-    port = free_port()
-    config = uvicorn.Config(app, host=HOST, port=port, log_config=None, lifespan="off", **options)
+    listening = socket.create_server((HOST, 0))
+    config = uvicorn.Config(app, log_config=None, lifespan="off", **options)
     server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve())
+    serving = asyncio.create_task(server.serve([listening]))
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(DEADLINE):
             while not server.started:  # noqa: ASYNC110 - there is no event
                 await asyncio.sleep(0.01)
-        yield port
+        yield listening.getsockname()[1]
     finally:
         server.should_exit = server.force_exit = True
         with suppress(asyncio.CancelledError):

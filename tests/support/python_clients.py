@@ -10,6 +10,7 @@ from typing import Any
 import socketio
 
 from support.embedded import Seen
+from support.processes import DEADLINE
 
 BINARY = {"bytes": b"\0\1", "list": [b"\2"]}
 
@@ -69,7 +70,7 @@ async def connected_in_threads(
     url: str, transports: list[str], **options: Any
 ) -> AsyncIterator[SyncPythonClient]:
     client = SyncPythonClient(**options)
-    await asyncio.to_thread(client.sio.connect, url, transports=transports)
+    await asyncio.to_thread(client.sio.connect, url, transports=transports, wait_timeout=DEADLINE)
     try:
         yield client
     finally:
@@ -86,7 +87,7 @@ async def connected_in_threads(
 async def connected(url: str, transports: list[str], **options: Any) -> AsyncIterator[PythonClient]:
     query = options.pop("query", "")
     client = PythonClient(**options)
-    await client.sio.connect(url + query, transports=transports)
+    await client.sio.connect(url + query, transports=transports, wait_timeout=DEADLINE)
     try:
         yield client
     finally:

@@ -8,6 +8,7 @@ import logging
 import pytest
 
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
+from support.processes import DEADLINE
 
 logger = logging.getLogger("failing")
 
@@ -22,7 +23,7 @@ async def test_begin_count_and_end(failures: RepeatedFailures, caplog: pytest.Lo
     for number in range(1000):
         failures.failed("disk", f"The disk is full ({number}).")
     assert caplog.messages == ["The disk is full (0)."]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         while len(caplog.messages) < 3:  # noqa: ASYNC110 - a timer logs, and there is no event
             await asyncio.sleep(0.01)
     assert caplog.messages[1:] == [
@@ -38,7 +39,7 @@ async def test_single_failure_is_one_line(
 ) -> None:
     """A failure that happens once is one line, with its traceback."""
     failures.failed("handler", "The handler failed", error=ZeroDivisionError("by zero"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         while failures._failures:  # noqa: ASYNC110 - a timer forgets it, and there is no event
             await asyncio.sleep(0.01)
     assert caplog.messages == ["The handler failed"]
