@@ -10,7 +10,8 @@ from typing import Final
 from socketio_eventlog.changes import Batch
 
 MAX_WAITING: Final = 200
-"""The batches of other nodes that a log reads ahead."""
+MAX_WAITING_BYTES: Final = 16_000_000
+"""The batches that a log reads ahead, and the weight of their events."""
 
 
 class BatchStream:
@@ -19,7 +20,8 @@ class BatchStream:
     def __init__(self, given_out: Callable[[int], object] | None = None) -> None:
         """``given_out`` is called with the number of each batch right before it is given out, or left out."""
         self._given_out = given_out
-        self._waiting: deque[Batch] = deque()
+        self._waiting: deque[tuple[Batch, int]] = deque()
+        self._waiting_bytes = 0
         self._reader: asyncio.Future[None] | None = None
         self._is_closed = False
         self._skipped = 0
@@ -28,25 +30,34 @@ class BatchStream:
         self._drained.set()
         self._is_limited = True
 
-    def put(self, batch: Batch) -> None:
-        """Add the next batch."""
+    def put(self, batch: Batch, weight_bytes: int = 0) -> None:
+        """Add the next batch. ``weight_bytes``: what its events take in memory."""
         if batch.number <= self._skipped:
             if self._given_out is not None:
                 self._given_out(batch.number)
             return
-        self._waiting.append(batch)
-        if len(self._waiting) == MAX_WAITING and self._is_limited:
+        self._waiting.append((batch, weight_bytes))
+        self._waiting_bytes += weight_bytes
+        if self._is_full() and self._is_limited:
             self._drained.clear()
         self._wake()
 
+    def _is_full(self) -> bool:
+        return len(self._waiting) >= MAX_WAITING or self._waiting_bytes >= MAX_WAITING_BYTES
+
+    @property
+    def is_full(self) -> bool:
+        """Whether ``has_room`` waits."""
+        return not self._drained.is_set()
+
     async def has_room(self) -> None:
-        """Wait until fewer than ``MAX_WAITING`` batches wait, or the iteration ends."""
+        """Wait until fewer batches and bytes wait than the limits say, or the iteration ends."""
         await self._drained.wait()
 
     def skip_through(self, number: int) -> None:
         """Give out no batch up to a number, now and later: they are in a snapshot."""
         self._skipped = number
-        while self._waiting and self._waiting[0].number <= number:
+        while self._waiting and self._waiting[0][0].number <= number:
             self._pop()
 
     def lift_limit(self) -> None:
@@ -87,9 +98,10 @@ class BatchStream:
         return self._pop()
 
     def _pop(self) -> Batch:
-        batch = self._waiting.popleft()
+        batch, weight_bytes = self._waiting.popleft()
+        self._waiting_bytes -= weight_bytes
         if self._given_out is not None:
             self._given_out(batch.number)
-        if len(self._waiting) < MAX_WAITING:
+        if not self._is_full():
             self._drained.set()
         return batch

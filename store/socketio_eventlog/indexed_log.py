@@ -79,13 +79,14 @@ class IndexedLog(ABC):
     def precedes_epoch(self, earlier: str, later: str) -> bool:
         return self._epochs.precedes(earlier, later)
 
-    def _add_to_index(self, batch: Batch, chunks: Sequence[SegmentChunk]) -> None:
-        """Add the events of the next batch, whose transaction has written the chunks."""
-        index = self._index
+    def _add_to_index(self, batch: Batch, chunks: Sequence[SegmentChunk]) -> int:
+        """Add the events of the next batch, whose transaction has written the chunks; return their bytes."""
+        index, total_bytes = self._index, 0
         for change, position, _, _ in batch.changes:
             if type(change) is Event:
                 size_bytes = change.size_bytes if change.attachments else len(change.payload)
                 index.add(position, change.namespace, change.rooms, size_bytes)
+                total_bytes += size_bytes
                 self._head = position
             elif type(change) is Pruned:
                 self._pruned_through = max(self._pruned_through, min(change.through, position))
@@ -94,6 +95,7 @@ class IndexedLog(ABC):
         for chunk in chunks:
             index.mark_written(chunk)
         index.evict()
+        return total_bytes
 
     def _report(self, altered: Sequence[AlteredRange]) -> None:
         """Log that rows were changed, at most once in ten seconds."""

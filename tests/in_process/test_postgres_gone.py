@@ -30,7 +30,7 @@ def url() -> str:
 async def test_another_node_learns_what_is_gone(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A node that has not found an event tells the others, which read its part of the index."""
 
-    async def deleted_before(connection: Connection, *arguments: Any) -> dict[int, Event]:
+    async def deleted_before(connection: Connection, *arguments: Any) -> tuple[dict[int, Event], int]:
         await connection.execute("SET session_replication_role = replica")  # as at the loss of a file
         await connection.execute('DELETE FROM eventstore.events WHERE "offset" = 1')
         await connection.execute("RESET session_replication_role")
@@ -58,7 +58,7 @@ async def test_a_lost_audience_reaches_all_nodes(url: str) -> None:
 async def test_a_page_of_another_history_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another state of the database may come between the batches and their events."""
 
-    async def replaced_before(connection: Connection, *arguments: Any) -> dict[int, Event]:
+    async def replaced_before(connection: Connection, *arguments: Any) -> tuple[dict[int, Event], int]:
         await connection.execute("UPDATE eventstore.batches SET chain = 'another'")
         return await events.read_ranges(connection, *arguments)
 

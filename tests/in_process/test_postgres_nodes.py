@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from socketio_eventlog import batch_stream
+from socketio_eventlog.batch_stream import BatchStream
 from socketio_eventlog.changes import (
     Answered,
     Asked,
@@ -201,6 +202,32 @@ async def test_many_batches_come_before_the_snapshot(url: str, monkeypatch: pyte
         assert (await anext(log.batches())).number == last.number
 
 
+async def test_a_node_reads_ahead_a_bounded_size(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for a slow node is bounded in bytes: stored events, and those that only a batch has."""
+    monkeypatch.setattr(tail, "MAX_BYTES", 150_000)
+    monkeypatch.setattr(batch_stream, "MAX_WAITING_BYTES", 250_000)
+    full, has_room = asyncio.Event(), BatchStream.has_room
+
+    async def noticed(stream: BatchStream) -> None:
+        if stream.is_full:
+            full.set()
+        await has_room(stream)
+
+    monkeypatch.setattr(BatchStream, "has_room", noticed)
+    large = "x" * 50_000
+    async with joined_node(url) as one, joined_node(url) as slow:
+        for _ in range(10):
+            await one.commit(event(large), event(large), Volatile(event(large)))
+        last = one.batches[-1]
+        await full.wait()
+        waiting = slow.log.head // 2
+        assert 2 <= waiting <= 5, f"{waiting} batches of 150 KB are read ahead"
+        foreign = await slow.until(last.number)
+        assert foreign.changes == last.changes
+        numbers = [batch.number for batch in slow.batches]
+        assert numbers == list(range(numbers[0], last.number + 1)) and len(numbers) >= 10
+
+
 async def test_others_see_a_node_come_and_go(url: str) -> None:
     """A node joins and leaves in the order; when it leaves, its sessions are away at once."""
     async with joined_node(url) as one:
@@ -244,7 +271,7 @@ async def test_batches_stay_until_all_applied_them(url: str) -> None:
 async def test_an_event_is_gone_before_it_is_read(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A row that is deleted before another node reads it: whoever may have missed it gets a new session."""
 
-    async def deleted_before(connection: Connection, *arguments: Any) -> dict[int, Event]:
+    async def deleted_before(connection: Connection, *arguments: Any) -> tuple[dict[int, Event], int]:
         await connection.execute('DELETE FROM eventstore.events WHERE "offset" = 2')
         return await events.read_ranges(connection, *arguments)
 

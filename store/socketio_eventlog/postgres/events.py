@@ -23,10 +23,12 @@ WHERE before <= coalesce(%s, before)
 ORDER BY "offset"
 """
 _READ_RANGES: Final = """
-SELECT e."offset", emitted_at, namespace, event, rooms, skip, attachments, payload
-FROM unnest(%s::bigint[], %s::bigint[]) AS r(first, last)
-JOIN eventstore.events AS e ON e."offset" BETWEEN r.first AND r.last
-WHERE EXISTS (SELECT FROM eventstore.batches WHERE batch = %s AND chain = %s) ORDER BY e."offset"
+SELECT "offset", emitted_at, namespace, event, rooms, skip, attachments, payload, before + size_bytes
+FROM (SELECT e.*, sum(size_bytes) OVER (ORDER BY "offset") - size_bytes AS before
+      FROM unnest(%s::bigint[], %s::bigint[]) AS r(first, last)
+      JOIN eventstore.events AS e ON e."offset" BETWEEN r.first AND r.last) AS e
+WHERE ("offset" <= %s OR before < %s)
+  AND EXISTS (SELECT FROM eventstore.batches WHERE batch = %s AND chain = %s) ORDER BY "offset"
 """
 _HAS_SEEN: Final = "SELECT EXISTS (SELECT FROM eventstore.batches WHERE batch = %s AND chain = %s)"
 _READ_ATTACHMENTS: Final = """
@@ -67,21 +69,26 @@ async def read(
 
 
 async def read_ranges(
-    connection: Connection, ranges: Sequence[tuple[int, int]], seen: Seen
-) -> dict[int, Event]:
+    connection: Connection, ranges: Sequence[tuple[int, int]], seen: Seen, limit_bytes: int
+) -> tuple[dict[int, Event], int]:
     """Read the events in ranges of sequences, each with its first and last one; absent events are left out.
 
-    Raises HistoryLost when the database does not have the batch ``seen``, which has the last of the events.
+    Return them, and the sequence that the read has reached: the last one, or that of the event that exceeds
+    the limit. The first range is read whole. Raises HistoryLost when the database does not have the batch
+    ``seen``, which has the last of the events.
     """
     firsts, lasts = [first for first, _ in ranges], [last for _, last in ranges]
-    cursor = await connection.execute(_READ_RANGES, (firsts, lasts, *seen))
-    logged = await _with_attachments(connection, await cursor.fetchall())
-    is_complete = len(logged) == sum(last + 1 - first for first, last in ranges)
-    if not is_complete or any(one.event.attachments for one in logged):  # attachments are read later
+    cursor = await connection.execute(_READ_RANGES, (firsts, lasts, lasts[0], limit_bytes, *seen))
+    rows: list[Any] = await cursor.fetchall()
+    reached = max(rows[-1][0], lasts[0]) if rows and rows[-1][8] >= limit_bytes else lasts[-1]
+    logged = await _with_attachments(connection, [row[:8] for row in rows])
+    expected = sum(max(min(last, reached) + 1 - first, 0) for first, last in ranges)
+    # The attachments are read later than the events.
+    if len(logged) != expected or any(one.event.attachments for one in logged):
         row = await (await connection.execute(_HAS_SEEN, seen)).fetchone()
         if row is None or not row[0]:
             raise HistoryLost(f"Batch {seen.batch} is missing.")
-    return dict(logged)
+    return dict(logged), reached
 
 
 async def _with_attachments(connection: Connection, rows: Sequence[Any]) -> list[LoggedEvent]:

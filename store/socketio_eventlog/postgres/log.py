@@ -12,7 +12,18 @@ from typing import Final
 from socketio_eventlog import offsets
 from socketio_eventlog.altered import AlteredRange, AlteredRanges
 from socketio_eventlog.batch_stream import BatchStream
-from socketio_eventlog.changes import Batch, Change, Heartbeat, NodeDied, NodeJoined, Pruned
+from socketio_eventlog.changes import (
+    Answered,
+    Asked,
+    Batch,
+    Change,
+    Committed,
+    Heartbeat,
+    NodeDied,
+    NodeJoined,
+    Pruned,
+    Volatile,
+)
 from socketio_eventlog.errors import HistoryLost, NodeFenced, NothingChanged, StoreError, StoreNotUsable
 from socketio_eventlog.events import LoggedEvent, Offset, Publication
 from socketio_eventlog.history import SessionHistory
@@ -35,6 +46,7 @@ from socketio_eventlog.segment import SEGMENT_LENGTH, Audience, Segment, Segment
 from socketio_eventlog.snapshot import Snapshot
 
 _OF_NODES: Final = frozenset({NodeJoined, NodeDied, Heartbeat, Pruned})
+_UNSTORED: Final = frozenset({Volatile, Asked, Answered})
 
 
 class PostgresLog(IndexedLog):
@@ -167,12 +179,14 @@ class PostgresLog(IndexedLog):
 
     def committed(self, batch: Batch, chunks: Sequence[SegmentChunk]) -> None:
         """Take the next batch of the order."""
-        self._add_to_index(batch, chunks)
+        weight_bytes = self._add_to_index(batch, chunks)
         for chunk in chunks:
             if chunk.is_last:
                 self._lengths[chunk.segment.first] = len(chunk.segment.sizes)
-        self._batches.put(batch)
         kinds = set(map(type, [committed.change for committed in batch.changes]))
+        if not kinds.isdisjoint(_UNSTORED):
+            weight_bytes += sum(map(_unstored_bytes, batch.changes))
+        self._batches.put(batch, weight_bytes)
         if not kinds.isdisjoint(_OF_NODES):
             self._take_nodes(batch)
         if batch.node == self.node and self._others:
@@ -309,3 +323,13 @@ class PostgresLog(IndexedLog):
         await self._maintenance.close()
         await self._tail_link.close()
         await self._link.close()
+
+
+def _unstored_bytes(committed: Committed) -> int:
+    """Return the size of what only the batch has."""
+    change = committed.change
+    if isinstance(change, Volatile | Asked):
+        return change.event.weight_bytes
+    if isinstance(change, Answered):
+        return len(change.arguments) + sum(map(len, change.attachments))
+    return 0

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from socketio_eventlog.altered import AlteredRange
 from socketio_eventlog.batch_stream import BatchStream
 from socketio_eventlog.changes import Committed
 from socketio_eventlog.errors import HistoryLost, NodeFenced, StoreClosed, StoreError
+from socketio_eventlog.events import Event
 from socketio_eventlog.offsets import Epochs
 from socketio_eventlog.postgres import altered, start
 from socketio_eventlog.postgres.connection import Connection, Link, reporting_failed_flush
@@ -28,9 +29,10 @@ LONGEST_PAUSE_SECONDS: Final = 0.25
 """The bounds of the time between two reads. It begins short after each batch of another node, and grows."""
 MAX_BATCHES: Final = 100
 MAX_EVENTS: Final = 2048
-"""Bounds of one read. A batch has no more than its node appended at once."""
+MAX_BYTES: Final = 8_000_000
+"""Bounds of one read: that of the batches, and that of their events. One batch is read in any case."""
 
-FOLLOW: Final = "SELECT * FROM eventstore.follow(%s, %s, %s, %s, %s)"
+FOLLOW: Final = "SELECT * FROM eventstore.follow(%s, %s, %s, %s, %s, %s)"
 _IS_MEMBER: Final = "SELECT EXISTS (SELECT FROM eventstore.nodes WHERE node = %s)"
 
 
@@ -70,7 +72,7 @@ class Tail:
             self._wake.clear()
             await self._stream.has_room()
             try:
-                count = await self._read()
+                had_news, has_more = await self._read()
             except (NodeFenced, HistoryLost) as error:
                 self._order.fail(error)
                 return
@@ -81,8 +83,8 @@ class Tail:
                 await asyncio.sleep(LONGEST_PAUSE_SECONDS)
             else:
                 self._is_lost = False
-                if count < MAX_BATCHES:
-                    await self._wait(had_news=count > 0)
+                if not has_more:
+                    await self._wait(had_news=had_news)
 
     def _failed(self, error: Exception) -> None:
         if not self._is_lost:
@@ -102,8 +104,8 @@ class Tail:
         except TimeoutError:
             self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
 
-    async def _read(self) -> int:
-        """Read once; return the number of batches that were new. Raises StoreError."""
+    async def _read(self) -> tuple[bool, bool]:
+        """Read once; return whether others had news, and whether there may be more. Raises StoreError."""
         order = self._order
         seen, own = order.seen, order.number + 1  # at one moment: the writer goes on meanwhile
         async with self._link.use() as connection:
@@ -115,18 +117,18 @@ class Tail:
                 # First: a claim among the batches is decided with all ranges from before it.
                 order.take_altered(await altered.ranges(connection), numbers)
             position = 1
-            while position < len(rows):
-                page = _page(rows, position)
-                await self._give_out(connection, page)
-                position += len(page)
-            return sum(row[3] != order.node for row in rows[1:])
+            while position < len(rows) and not (position > 1 and self._stream.is_full):
+                position += await self._give_out(connection, _page(rows, position))
+        had_news = any(row[3] != order.node for row in rows[1:])
+        has_more = position < len(rows) or len(rows) > MAX_BATCHES or _size(rows) > MAX_BYTES
+        return had_news, has_more
 
     def _is_same_history(self, row: Any, seen: Seen) -> bool:
         """Whether the first row is the batch that was given out, and not another one under its number."""
         return Seen(*row[:2]) == seen
 
     async def _follow(self, connection: Connection, seen: Seen, own: int) -> list[Any]:
-        parameters = (self._order.node, seen.batch, own, MAX_BATCHES + 1, self._flushes)
+        parameters = (self._order.node, seen.batch, own, MAX_BATCHES + 1, MAX_BYTES, self._flushes)
         async with reporting_failed_flush(connection):
             return await (await connection.execute(FOLLOW, parameters)).fetchall()
 
@@ -136,12 +138,15 @@ class Tail:
             return NodeFenced()
         return HistoryLost(f"Batch {seen.batch} is missing.")
 
-    async def _give_out(self, connection: Connection, rows: list[Any]) -> None:
-        """Read what the batches of other nodes consist of, and give out all batches."""
+    async def _give_out(self, connection: Connection, rows: list[Any]) -> int:
+        """Read what the batches of other nodes consist of, and give out as many as are read: at least one."""
         order = self._order
         last = Seen(*rows[-1][:2])
         ranges = [(row[5] + 1, row[6]) for row in rows if row[9] is not None and row[6] > row[5]]
-        events = await read_ranges(connection, ranges, last) if ranges else {}
+        events: Mapping[int, Event] = {}
+        if ranges:
+            events, reached = await read_ranges(connection, ranges, last, MAX_BYTES)
+            rows = [row for row in rows if row[6] <= reached]
         begun = await start.epochs_begun(connection) if _begins_epoch(rows, order.epoch) else []
         for row in rows:
             batch, chain, epoch, node, number, before, end, uptime, outcomes, text, digest, _, _ = row
@@ -156,6 +161,7 @@ class Tail:
                 changes,
                 epochs,
             )
+        return len(rows)
 
     async def _note_gone(self, connection: Connection, changes: Sequence[Committed]) -> None:
         """Note the events whose rows are gone: this node does not know to whom they were addressed."""
@@ -175,6 +181,10 @@ def _page(rows: Sequence[Any], first: int) -> list[Any]:
             break
         page.append(row)
     return page
+
+
+def _size(rows: Sequence[Any]) -> int:
+    return sum(len(row[9]) for row in rows if row[9] is not None)
 
 
 def _begins_epoch(rows: Sequence[Any], epoch: str) -> bool:

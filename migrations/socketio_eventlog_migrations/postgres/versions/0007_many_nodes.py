@@ -174,23 +174,31 @@ $$
 """,
     """
 CREATE FUNCTION eventstore.follow(
-  p_node text, p_seen bigint, p_own bigint, p_limit integer, p_flush boolean
+  p_node text, p_seen bigint, p_own bigint, p_limit integer, p_length bigint, p_flush boolean
 ) RETURNS TABLE (
   batch bigint, chain bytea, epoch text, node text, node_batch bigint, before bigint, last bigint,
   uptime double precision, outcomes integer[], changes text, body bytea,
   altered bigint, altered_through bigint
 ) LANGUAGE plpgsql AS $$
 -- The batches from p_seen on, durable. The node knows the changes of its own batches from number p_own on.
+-- The batch with which the changes have more than p_length characters is the last one.
 -- The numbers of altered ranges are read after the batches; two counts are in one of them (see altered.py).
 DECLARE
-  v_rows bigint;
+  r eventstore.batches%ROWTYPE;
+  v_rows integer := 0;
+  v_length bigint := 0;
 BEGIN
-  RETURN QUERY
-  SELECT b.batch, b.chain, b.epoch, b.node, b.node_batch, b.before, b.last, b.uptime, b.outcomes,
-         CASE WHEN b.node <> p_node OR b.node_batch < p_own THEN b.changes::text END,
-         CASE WHEN b.node = p_node THEN b.body END, NULL::bigint, NULL::bigint
-  FROM eventstore.batches AS b WHERE b.batch >= p_seen ORDER BY b.batch LIMIT p_limit;
-  GET DIAGNOSTICS v_rows = ROW_COUNT;
+  FOR r IN SELECT * FROM eventstore.batches AS b WHERE b.batch >= p_seen ORDER BY b.batch LIMIT p_limit LOOP
+    batch := r.batch; chain := r.chain; epoch := r.epoch; node := r.node; node_batch := r.node_batch;
+    before := r.before; last := r.last; uptime := r.uptime; outcomes := r.outcomes;
+    changes := CASE WHEN r.batch > p_seen AND (r.node <> p_node OR r.node_batch < p_own)
+                    THEN r.changes::text END;
+    body := CASE WHEN r.node = p_node THEN r.body END;
+    v_rows := v_rows + 1;
+    v_length := v_length + coalesce(length(changes), 0);
+    RETURN NEXT;
+    EXIT WHEN v_length > p_length;
+  END LOOP;
   IF v_rows < 2 THEN
     RETURN;
   END IF;
