@@ -17,6 +17,7 @@ if __name__ != "socketio_eventstore":
 if TYPE_CHECKING:
     from socketio_eventlog.errors import (
         LogFull,
+        OutcomeUnknown,
         StoreBusy,
         StoreClosed,
         StoreError,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncServer",
     "LogFull",
+    "OutcomeUnknown",
     "QueueFull",
     "RecoveryManager",
     "StoreBusy",

@@ -43,6 +43,10 @@ class StoreClosed(StoreError):
     """The event store is closed."""
 
 
+class OutcomeUnknown(StoreError):
+    """The event store has not answered before the end: the change may be stored, or not."""
+
+
 class StoreNotUsable(StoreError):
     """The event store cannot be opened."""
 

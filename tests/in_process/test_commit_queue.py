@@ -42,6 +42,7 @@ from socketio_eventstore.core.operations import (
     SendPacket,
     StoreIdempotencyKey,
 )
+from socketio_eventstore.core.outcomes import settle
 from socketio_eventstore.core.packets import TextEncoder
 from socketio_eventstore.core.position_history import PositionHistory
 from socketio_eventstore.core.recent_events import RecentEvents
@@ -389,7 +390,7 @@ async def test_busy_store_does_not_delay_close(core: Core) -> None:
 
 
 async def test_cancelled_queue_fails_its_operations(tmp_path: Path) -> None:
-    """A cancelled commit queue fails its operations with StoreClosed."""
+    """A cancelled commit queue fails its operations with StoreClosed; the log knows of those on their way."""
     async with opened(tmp_path / "events.db") as log:
         commits = PausableLog(log)
         context = await context_of(cast("Log", commits))
@@ -401,11 +402,13 @@ async def test_cancelled_queue_fails_its_operations(tmp_path: Path) -> None:
             await commits.reached.wait()
         task.cancel()
         await asyncio.wait([task])
-        for result in results:
-            assert result.done() and isinstance(result.exception(), StoreClosed)
+        on_its_way, waiting = results
+        assert not on_its_way.done() and isinstance(waiting.exception(), StoreClosed)
         with pytest.raises(StoreClosed):
             await queue.submit(Emit(event()))
         commits.resume()
+        await settle(context.log, queue.effects)
+        assert await on_its_way == log.offset_text(1)
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable(), StoreRejected("a bad change")])

@@ -9,13 +9,15 @@ from contextlib import asynccontextmanager
 import psycopg
 import pytest
 
+from socketio_eventlog.errors import NodeFenced
 from socketio_eventlog.postgres import connection, stored, writer
 from socketio_eventlog.postgres.connection import Connection, Link, connection_string
 from socketio_eventlog.postgres.failures import ConnectionLost
 from support import postgres
 from support.postgres import Cluster
 from support.postgres_nodes import joined_node
-from support.storing import event
+from support.postgres_proxies import Freezing
+from support.storing import Clock, event
 
 APPENDING = """
 SELECT pid FROM pg_stat_activity
@@ -79,6 +81,33 @@ async def test_a_batch_lost_before_its_flush(monkeypatch: pytest.MonkeyPatch) ->
         assert cluster.sql(database, 'SELECT "offset" FROM eventstore.events') == "1\n"
         await node.commit(event())
         assert node.log.head == 2
+
+
+async def test_a_dead_node_learns_what_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer was lost, and the node is dead when it asks again: the history has the batch."""
+    monkeypatch.setattr(Link.__init__, "__defaults__", (1.0,))
+    cluster, clock = postgres.shared_cluster(), Clock(100.0)
+    database = cluster.new_database("migrated")
+    async with Freezing(cluster) as proxy:
+
+        def cut_and_freeze() -> None:
+            proxy.is_frozen = True
+            Freezing._cut(proxy)
+
+        async with joined_node(proxy.url_of(database) + "&connect_timeout=2", clock=clock) as node:
+            await node.commit()
+            monkeypatch.setattr(proxy, "_cut", cut_and_freeze)
+            proxy.cut_next_answer()
+            uncertain = node.log.append([event()])
+            await asyncio.to_thread(cluster.until, database, "SELECT 1 FROM eventstore.events")
+            clock.now += 61.0
+            async with joined_node(cluster.url(database), clock=clock) as other:
+                assert [one.node for one in other.snapshot.nodes] == [other.log.node]
+                proxy.is_frozen = False
+                batch = await node.until(await uncertain)
+                assert [done.position for done in batch.changes] == [1] and other.log.head == 1
+                with pytest.raises(NodeFenced):
+                    await node.log.append([event()])
 
 
 async def test_a_cancelled_append_is_tried_again() -> None:

@@ -9,11 +9,18 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from socketio_eventlog.changes import Change
-from socketio_eventlog.errors import LogFull, StoreBusy, StoreError, StoreRejected, StoreUnavailable
+from socketio_eventlog.errors import (
+    LogFull,
+    OutcomeUnknown,
+    StoreBusy,
+    StoreError,
+    StoreRejected,
+    StoreUnavailable,
+)
 from socketio_eventlog.room import grows
 from socketio_eventstore.core.context import Context
 from socketio_eventstore.core.effects_in_order import EffectsInOrder
-from socketio_eventstore.core.groups import BATCH_OPERATIONS, Appended, Group
+from socketio_eventstore.core.groups import BATCH_OPERATIONS, Appended, Group, Unsettled
 from socketio_eventstore.core.health import StoreHealth
 from socketio_eventstore.core.pending_changes import PendingChanges, SessionChange
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
@@ -95,7 +102,7 @@ class Appending:
             and not isinstance(error, LogFull)
             and self.failures_in_a_row > FAILURES_IN_A_ROW
         )
-        if len(groups) == 1 or isinstance(error, StoreBusy) or is_fault_of_store:
+        if len(groups) == 1 or isinstance(error, StoreBusy | OutcomeUnknown) or is_fault_of_store:
             await self._effects.refuse(groups, error)
             return
         middle = len(groups) // 2
@@ -155,7 +162,12 @@ class Appending:
         self._effects.appended = Appended(self._appends, groups, counts, pending, taken_effect, begun)
         place = self.context.log.append(changes)
         place.add_done_callback(lambda done: _fail_if_not_appended(done, taken_effect))
-        await taken_effect
+        try:
+            await taken_effect
+        except asyncio.CancelledError:
+            if (appended := self._effects.appended) is not None:
+                self._effects.unsettled = Unsettled(appended, place)
+            raise
 
 
 def _grow(group: Group) -> bool:

@@ -23,6 +23,7 @@ from socketio_eventstore.core.flush_schedule import FlushSchedule
 from socketio_eventstore.core.groups import BATCH_BYTES, BATCH_OPERATIONS, Group, fail, leave
 from socketio_eventstore.core.health import StoreHealth
 from socketio_eventstore.core.operation import Operation
+from socketio_eventstore.core.outcomes import not_on_their_way
 from socketio_eventstore.core.pending_changes import PendingChanges
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
 from socketio_eventstore.core.senders import current_sender
@@ -230,7 +231,7 @@ class CommitQueue:
             self._failures.failed(("batch", type(error)), text, error=error)
             fail(groups, error)
         except BaseException:  # cancelled
-            fail(groups, StoreClosed())
+            fail(not_on_their_way(groups, self.effects), StoreClosed())
             raise
         finally:
             self._is_draining = False

@@ -14,7 +14,7 @@ from socketio_eventstore.core.context import Context
 from socketio_eventstore.core.effects import take_effect
 from socketio_eventstore.core.faults import Faults
 from socketio_eventstore.core.flush_schedule import FlushSchedule
-from socketio_eventstore.core.groups import Appended, Group, fail
+from socketio_eventstore.core.groups import Appended, Group, Unsettled, fail
 from socketio_eventstore.core.health import StoreHealth
 from socketio_eventstore.core.histogram import DURATIONS_SECONDS, SIZES, Histogram
 from socketio_eventstore.core.operation import Operation
@@ -51,6 +51,10 @@ class EffectsInOrder:
         """Held while effects take place: a large batch yields to the event loop in between."""
         self.appended: Appended | None = None
         """The batch of this node that has not taken effect yet."""
+        self.unsettled: Unsettled | None = None
+        """The batch that was on its way when the life of this node ended."""
+        self.taking: Batch | None = None
+        """The last batch that came out of the log."""
         self.commit_durations = Histogram(DURATIONS_SECONDS)
         """The seconds from each append to the moment at which its batch is durable and known here."""
         self.batch_sizes = Histogram(SIZES)
@@ -62,6 +66,7 @@ class EffectsInOrder:
 
     async def take_effects_of(self, batch: Batch) -> None:
         appended, nodes = self.appended, self._context.nodes
+        self.taking = batch
         async with self.lock:
             nodes.batch, nodes.uptime = batch.number, batch.uptime
             if appended is None or batch.own != appended.own:
@@ -85,7 +90,7 @@ class EffectsInOrder:
                 self._faults.after(batch.changes, error)
                 raise
             except BaseException:  # cancelled
-                fail(appended.groups, StoreClosed())
+                self.settle(appended, batch)
                 raise
             finally:
                 if not appended.taken_effect.done():
@@ -125,6 +130,27 @@ class EffectsInOrder:
                     others = 0
                     await schedule.flush_and_yield()
         schedule.flush()
+
+    def settle(self, appended: Appended, batch: Batch) -> None:
+        """Give the results of a stored batch that takes no effect here any more."""
+        start = appended.pending
+        count_of_next = iter(appended.counts)
+        for operations, result, _, _ in appended.groups:
+            for operation in operations:
+                end = start + next(count_of_next)
+                if result is not None and not result.done() and operation is operations[-1]:
+                    self._settle_one(operation, batch.changes[start:end], result)
+                start = end
+
+    def _settle_one(
+        self, operation: Operation, committed: Sequence[Committed], result: asyncio.Future[object]
+    ) -> None:
+        try:
+            if not committed:  # packets that are not in the log
+                raise StoreClosed
+            result.set_result(operation.outcome(self._context, committed))
+        except StoreError as error:
+            result.set_exception(error)
 
     def _take_one(
         self,

@@ -38,6 +38,15 @@ class Appended:
     """The time of the append on the performance counter, in seconds."""
 
 
+@dataclass(frozen=True, slots=True)
+class Unsettled:
+    """A batch that was on its way when the life of this node ended: perhaps it is in the log."""
+
+    appended: Appended
+    place: asyncio.Future[int]
+    """The future of ``Log.append``."""
+
+
 def fail(groups: Iterable[Group], error: Exception) -> None:
     """Raise an error in all callers that wait for a result."""
     for _, result, _, _ in groups:

@@ -54,6 +54,13 @@ class Operation:
             result = take_effect(context, batch, change)
         return result
 
+    def outcome(self, context: Context, committed: Sequence[Committed]) -> object:
+        """Return what the submitter gets when the changes are stored, and this life of the node is over.
+
+        They have no effect here any more: the connections are closed. Raises StoreError.
+        """
+        return None
+
     def refused(self, context: Context, error: StoreError) -> None:
         """Take note that the changes could not be stored."""
         return

@@ -63,6 +63,14 @@ class Emit(Operation):
             context, batch, committed[0], self.size_bytes
         )  # the default, with two calls less for each event
 
+    def outcome(self, context: Context, committed: Sequence[Committed]) -> str | None:
+        return offset_of(context, committed[0].position)
+
+
+def offset_of(context: Context, position: int) -> str | None:
+    """Return the offset of an event of this node's last batch; None without recovery."""
+    return context.log.offset_text(position) if context.log.is_durable else None
+
 
 class EmitVolatile(UnstoredOperation):
     """An event that is not stored, for clients of this node alone.
@@ -317,6 +325,9 @@ class Redact(Operation):
 
     def changes(self) -> Sequence[Change]:
         return (self.redacted,)
+
+    def outcome(self, context: Context, committed: Sequence[Committed]) -> bool:
+        return committed[0].took_effect
 
 
 @dataclass(eq=False)

@@ -11,6 +11,7 @@ from socketio_eventlog.offsets import parse
 from socketio_eventstore.core.context import Context
 from socketio_eventstore.core.effects import emitted
 from socketio_eventstore.core.operation import Operation
+from socketio_eventstore.core.operations import offset_of
 
 
 @dataclass(eq=False)
@@ -35,6 +36,9 @@ class Publish(Operation):
         for change in committed[: len(self.events)]:
             offset = emitted(context, batch, change)
         return offset
+
+    def outcome(self, context: Context, committed: Sequence[Committed]) -> str | None:
+        return offset_of(context, committed[len(self.events) - 1].position)
 
 
 def offsets_of(events: int, last: object) -> list[str | None]:

@@ -20,6 +20,7 @@ from socketio_eventstore.core.listener import SessionListener
 from socketio_eventstore.core.nodes import Nodes
 from socketio_eventstore.core.old_events import OldEvents
 from socketio_eventstore.core.options import Options
+from socketio_eventstore.core.outcomes import settle
 from socketio_eventstore.core.packets import PacketEncoder
 from socketio_eventstore.core.position_history import PositionHistory
 from socketio_eventstore.core.recent_events import RecentEvents
@@ -40,6 +41,10 @@ RECENT_EVENTS_BYTES: Final = 1_000_000
 """Bytes of recent events in memory; a quarter of a client's buffer when that is less."""
 
 
+SETTLE_SECONDS: Final = 1.0
+"""How long a closed log may take to say whether it has stored the last batch; it knows."""
+
+
 class Runtime:
     """A log, the sessions and recent events in memory, and the tasks that work on both."""
 
@@ -53,6 +58,7 @@ class Runtime:
     ) -> None:
         """Start the tasks; call this on the event loop. ``start`` opens the log first."""
         self.options = options
+        self._settling: asyncio.Task[None] | None = None
         self.is_over = False
         """Whether this life of the node has ended, and another one may begin."""
         self.log = log
@@ -155,17 +161,28 @@ class Runtime:
     def give_up(self) -> None:
         """Stop all work: the callers that wait get StoreClosed, as does every later call.
 
-        What was appended without an answer may be in the log. It is never appended again.
+        What was appended without an answer may be in the log. It is never appended again, and its callers
+        wait until the log knows, or is closed.
         """
+        if self.is_over:
+            return
         self.is_over = True
         self.queue.close()
         self._supervisor.stop(self._appending, self._taking_effects, *self._tasks)
+        self._settling = asyncio.create_task(self._settle())
+
+    async def _settle(self) -> None:
+        await asyncio.gather(self._appending, self._taking_effects, return_exceptions=True)
+        await settle(self.log, self.queue.effects)
 
     async def end(self) -> None:
         """Give up, and close the store."""
         self.give_up()
         await asyncio.gather(self._appending, self._taking_effects, *self._tasks, return_exceptions=True)
         await self.log.close()
+        if self._settling is not None:
+            await asyncio.wait([self._settling], timeout=SETTLE_SECONDS)
+            self._settling.cancel()
 
 
 def _report_failure(heartbeat: asyncio.Future[object]) -> None:

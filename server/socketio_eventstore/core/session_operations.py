@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from socketio_eventlog.changes import Batch, Change, Committed
-from socketio_eventlog.errors import StoreError
+from socketio_eventlog.errors import StoreClosed, StoreError
 from socketio_eventlog.session_changes import (
     IdentityRevoked,
     SessionAway,
@@ -50,6 +50,9 @@ class OpenSession(Operation):
             take_effect(context, batch, change)
         session.attach(self.connection)
         return session
+
+    def outcome(self, context: Context, committed: Sequence[Committed]) -> Session:
+        raise StoreClosed
 
 
 @dataclass(eq=False)
@@ -93,6 +96,9 @@ class ClaimSession(Operation):
     ) -> SessionConnection | None:
         session: Session | None = take_effect(context, batch, committed[0])
         return None if session is None else session.attach(self.connection, recovered=True)
+
+    def outcome(self, context: Context, committed: Sequence[Committed]) -> SessionConnection | None:
+        raise StoreClosed
 
 
 @dataclass(eq=False)

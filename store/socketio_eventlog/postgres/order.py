@@ -107,6 +107,8 @@ class Order:
         """When the newest own batch that was given out was sent, on the monotonic clock."""
         self.failure: NodeFenced | HistoryLost | None = None
         """Why this node cannot go on."""
+        self.has_ended = False
+        """Whether the death of this node was given out: no batch of this node comes after it."""
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done with ``failure``."""
         self._receiver = receiver
@@ -158,6 +160,7 @@ class Order:
             return
         self._give_out(row, None, changes, ())
         if any(change.change == NodeDied(self.node) and change.took_effect for change in changes):
+            self.has_ended = True
             raise NodeFenced
 
     def _take_pending(self, row: Row, pending: Pending, *, is_used_up: bool) -> None:

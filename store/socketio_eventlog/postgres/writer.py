@@ -14,12 +14,19 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import psycopg
 
 from socketio_eventlog.changes import Change, NodeDied
-from socketio_eventlog.errors import HistoryLost, NodeFenced, StoreClosed, StoreError, StoreRejected
+from socketio_eventlog.errors import (
+    HistoryLost,
+    NodeFenced,
+    OutcomeUnknown,
+    StoreClosed,
+    StoreError,
+    StoreRejected,
+)
 from socketio_eventlog.log import LEASE_SECONDS
 from socketio_eventlog.postgres import altered, segments
 from socketio_eventlog.postgres.connection import Connection, Link, flush, flush_batch
@@ -154,7 +161,10 @@ class Writer:
                     append.future.set_result(number)
 
     async def _append(self, append: _Append) -> int:
-        """Append until the batch was given out; return its number in the order. Raises StoreError."""
+        """Append until the batch was given out; return its number in the order.
+
+        Raises OutcomeUnknown when it may be stored, another StoreError when it is not.
+        """
         order = self._order
         try:
             content = encode(append.changes)
@@ -177,9 +187,9 @@ class Writer:
     async def _try(self, attempt: _Attempt, chunks: Sequence[SegmentChunk]) -> None:
         """Try once. Raises StoreError when nothing is stored for sure."""
         if self._order.failure is not None:
-            raise self._order.failure
+            self._raise_failure(self._order.failure, attempt)
         if attempt.is_uncertain and self._loop.time() > self._give_up_at:
-            raise ConnectionLost("The log was closed; the batch may be stored.")
+            raise OutcomeUnknown
         attempt.is_sent = False
         try:
             await self._send(attempt, chunks)
@@ -209,7 +219,16 @@ class Writer:
             await self._wait_for_tail(attempt.pending, LEASE_SECONDS)
         if not attempt.pending.taken.done():
             self._order.fail(error)
-            raise error
+            self._raise_failure(error, attempt)
+
+    def _raise_failure(self, error: NodeFenced | HistoryLost, attempt: _Attempt) -> NoReturn:
+        """Raise the error, or OutcomeUnknown: the table was not read up to the death of this node.
+
+        In a history that this node has not seen, a batch that came after what it has seen is missing, too.
+        """
+        if attempt.is_uncertain and isinstance(error, NodeFenced) and not self._order.has_ended:
+            raise OutcomeUnknown from error
+        raise error
 
     async def _send(self, attempt: _Attempt, chunks: Sequence[SegmentChunk]) -> None:
         """Append; flush and give out the batch when it is the next one. Raises StoreError."""
@@ -313,6 +332,8 @@ class Writer:
             self._lost_at = now
             logger.warning("%s Trying again.", error)
         if now > self._give_up_at or (not is_uncertain and now > self._lost_at + UNREACHABLE_SECONDS):
+            if is_uncertain:
+                raise OutcomeUnknown from error
             raise error
         await asyncio.sleep(PAUSE_SECONDS)
 

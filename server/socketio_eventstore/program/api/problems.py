@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError
 from socketio_eventlog.errors import (
     LogFull,
     NothingChanged,
+    OutcomeUnknown,
     StoreClosed,
     StoreError,
     StoreRejected,
@@ -156,7 +157,7 @@ def _of_store(error: StoreError) -> Problem | None:
     """
     if isinstance(error, LogFull):
         return Problem(507, str(error), headers={"Retry-After": str(RETRY_WHEN_FULL_SECONDS)})
-    if isinstance(error, StoreUnavailable | StoreClosed):
+    if isinstance(error, StoreUnavailable | StoreClosed | OutcomeUnknown):
         return Problem(503, str(error), headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
     if isinstance(error, NothingChanged):
         return Problem(409, str(error))
