@@ -16,3 +16,12 @@ class Compacted(NamedTuple):
     after_bytes: int
     seconds: float
     """How long no commit was possible."""
+
+
+class TableSize(NamedTuple):
+    """A table with its indexes."""
+
+    name: str
+    rows: int
+    size_bytes: int | None
+    """None where the database cannot tell."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
 from socketio_eventlog.errors import StoreNotUsable
 from socketio_eventlog.log import Log
-from socketio_eventlog.options import StoreOptions
+from socketio_eventlog.options import StoreOptions, Synchronous
 
 if TYPE_CHECKING:
+    from socketio_eventlog.postgres.check_report import Report
     from socketio_eventlog.postgres.log import PostgresLog
 
 SCHEMES: Final = ("postgresql://", "postgres://")
@@ -67,6 +69,17 @@ def check_database(url: str) -> None:
     """Connect to a PostgreSQL database, and write nothing; blocking. Raises StoreNotUsable."""
     connection, schema = _postgres("connection"), _postgres("schema")
     schema.check(connection.connection_string(url), connection.describe(url))
+
+
+def check_whole_database(
+    url: str, synchronous: Synchronous, on_step: Callable[[str, int, int], object]
+) -> Report:
+    """Check a PostgreSQL database and the log in it; blocking. Raises StoreNotUsable.
+
+    ``synchronous``: the level at which the servers commit. ``on_step``: that of ``postgres.check``.
+    """
+    report: Report = _postgres("check").check(url, synchronous, on_step)
+    return report
 
 
 def describe(url: str) -> str:

@@ -12,8 +12,8 @@ from itertools import islice
 from typing import Final
 
 from socketio_eventlog.altered import AlteredRange
+from socketio_eventlog.maintenance import TableSize
 from socketio_eventlog.sqlite import altered, check_index, check_rows, check_sizes
-from socketio_eventlog.sqlite.check_sizes import TableSize
 from socketio_eventlog.sqlite.schema import APPLICATION_ID, HEAD_REVISION, revision_of
 
 MAX_PROBLEMS: Final = 10

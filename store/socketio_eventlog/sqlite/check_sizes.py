@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from typing import Final, NamedTuple
+from typing import Final
+
+from socketio_eventlog.maintenance import TableSize
 
 _TABLES: Final = """
 SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name
@@ -13,15 +15,6 @@ _BYTES: Final = """
 SELECT tbl_name, sum(pgsize) FROM dbstat JOIN sqlite_master USING (name)
 WHERE aggregate = TRUE GROUP BY tbl_name
 """
-
-
-class TableSize(NamedTuple):
-    """A table with its indexes."""
-
-    name: str
-    rows: int
-    size_bytes: int | None
-    """None where SQLite cannot tell."""
 
 
 def tables(connection: sqlite3.Connection) -> list[TableSize]:

@@ -16,9 +16,10 @@ import click
 
 from socketio_eventstore.program.command_config import config_option, load_config
 from socketio_eventstore.program.command_error import CommandError
+from socketio_eventstore.program.commands import database_check
 from socketio_eventstore.program.commands.connection import control_of, file_of, is_served
 from socketio_eventstore.program.commands.progress import bars
-from socketio_eventstore.program.commands.tables import Columns, bytes_text, show
+from socketio_eventstore.program.commands.tables import TABLES, bytes_text, show
 
 if TYPE_CHECKING:
     from socketio_eventlog.sqlite.check import Report
@@ -108,26 +109,41 @@ def restore(file: Path, database: Path | None, path: Path | None, as_json: bool)
 
 
 @click.command()
-@click.argument("file", type=FILE, required=False)
+@click.argument("place", required=False, metavar="[FILE|URL]")
 @config_option
 @json_option
-def check_store(file: Path | None, path: Path | None, as_json: bool) -> None:
-    """Check the database, also while the server runs; or FILE, such as a backup.
+def check_store(place: str | None, path: Path | None, as_json: bool) -> None:
+    """Check the database, also while servers run; or FILE, such as a backup; or a postgresql:// URL.
 
-    The pages, the schema, and what the log promises. The exit code is 1 if a promise is broken.
+    In a file: the pages, the schema, and what the log promises. In PostgreSQL also the server: settings,
+    standbys, clocks, old transactions, rights, and the servers on the log. The exit code is 1 for a problem.
     """
+    from socketio_eventlog.opening import is_url
+
+    if place is not None and not is_url(place):
+        is_sound = _check_file(Path(place), is_named=True, as_json=as_json)
+    else:
+        config = None if place is not None else load_config(path)
+        if config is not None and not config.store.url:
+            is_sound = _check_file(config.store.path, is_named=False, as_json=as_json)
+        else:
+            is_sound = database_check.check(place, config, as_json=as_json)
+    if not is_sound:
+        click.get_current_context().exit(UNSOUND)
+
+
+def _check_file(database: Path, *, is_named: bool, as_json: bool) -> bool:
+    """Check a file, show the result, and return whether there is no problem."""
     from socketio_eventlog.sqlite import check, copies
 
-    database = file or file_of(load_config(path))
-    opened = copies.snapshot(database) if file is None else copies.snapshot_or_copy(database)
+    opened = copies.snapshot_or_copy(database) if is_named else copies.snapshot(database)
     with _errors(database), bars() as shown, opened as connection:
         report = check.check(connection, shown.checked)
     if as_json:
         click.echo(json.dumps(_as_json(database, report)))
     else:
         _show_report(database, report)
-    if not report.is_sound:
-        click.get_current_context().exit(UNSOUND)
+    return report.is_sound
 
 
 def _as_json(database: Path, report: Report) -> dict[str, Any]:
@@ -145,13 +161,8 @@ def _as_json(database: Path, report: Report) -> dict[str, Any]:
 
 
 def _show_report(database: Path, report: Report) -> None:
-    columns: Columns = {
-        "Table": lambda table: table.name,
-        "Rows": lambda table: f"{table.rows:,}",
-        "Size": lambda table: "" if table.size_bytes is None else bytes_text(table.size_bytes),
-    }
     if report.tables:
-        show(report.tables, columns, as_json=False)
+        show(report.tables, TABLES, as_json=False)
         click.echo(f"{bytes_text(report.unused_bytes)} of the file are free for new events")
         click.echo(f"The log ends at event {report.head}, and is pruned up to {report.pruned_through}")
     _show_notes(report)

@@ -39,6 +39,14 @@ def seconds_text(seconds: float | None) -> str:
     return "" if seconds is None else f"{seconds:.0f} s"
 
 
+TABLES: Columns = {
+    "Table": lambda table: table.name,
+    "Rows": lambda table: f"{table.rows:,}",
+    "Size": lambda table: "" if table.size_bytes is None else bytes_text(table.size_bytes),
+}
+"""The columns for the tables of a database."""
+
+
 def show(entries: Iterable[Any], columns: Columns, *, as_json: bool) -> None:
     """Print the entries, each as a row of a table, or as a line of JSON."""
     if as_json:
