@@ -1,6 +1,6 @@
 """The hints between nodes that there is a new batch: LISTEN and NOTIFY, on connections of their own.
 
-A hint carries nothing, and may be lost. It is sent after the commit, outside of the append: a NOTIFY waits
+A hint carries no batch, and may be lost. It is sent after the commit, outside of the append: a NOTIFY waits
 for those of all other programs, and the lock of the log would then be held for them.
 """
 
@@ -33,10 +33,12 @@ class Nudges:
 
     def __init__(self, conninfo: str, node: str, on_nudge: Callable[[], None]) -> None:
         self.are_alive = False
-        """Whether hints arrive."""
+        """Whether hints arrive: one has, that this node has sent to itself since it listens."""
         self._listener = Link(conninfo, None)
         self._sender = Link(conninfo, PAUSE_SECONDS)
         self._node = node
+        self._listens = 0
+        """How often this node has begun to listen."""
         self._on_nudge = on_nudge
         self._due = asyncio.Event()
         self._is_reported = False
@@ -57,16 +59,23 @@ class Nudges:
     async def _listen(self) -> None:
         async with self._listener.use() as connection:
             await connection.execute(_LISTEN)
+            # The answer may bring older hints: PgBouncer gives the connection of another listener to LISTEN.
+            self._listens += 1
             self.send()  # to itself, too
             while True:
                 async for notification in connection.notifies(timeout=PROBE_SECONDS, stop_after=1):
-                    self.are_alive = True
-                    if notification.payload != self._node:
+                    if notification.payload == self._hint:
+                        self.are_alive = True
+                    elif notification.payload.partition(" ")[0] != self._node:
                         self._on_nudge()
                 if not self.are_alive:
                     self._report()
                 if connection.closed:
                     raise ConnectionLost
+
+    @property
+    def _hint(self) -> str:
+        return f"{self._node} {self._listens}"
 
     def _report(self) -> None:
         if not self._is_reported:
@@ -86,7 +95,7 @@ class Nudges:
     async def _notify(self) -> None:
         with suppress(StoreError):
             async with self._sender.use() as connection:
-                await connection.execute(_NOTIFY, (self._node,))
+                await connection.execute(_NOTIFY, (self._hint,))
 
     async def send_last(self) -> None:
         """Send a hint now, for at most a second."""
