@@ -38,7 +38,6 @@ async def test_a_use_has_a_time_limit() -> None:
 
 async def test_a_log_closes_on_a_server_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     """``close`` waits neither for the answer to an append, nor for reads."""
-    monkeypatch.setattr(Link.__init__, "__defaults__", (0.5,))
     for module in (writer, reads):
         monkeypatch.setattr(module, "CLOSING_SECONDS", 0.5)
     cluster = postgres.shared_cluster()
@@ -46,6 +45,8 @@ async def test_a_log_closes_on_a_server_that_hangs(monkeypatch: pytest.MonkeyPat
         url = proxy.url_of(cluster.new_database("migrated")) + "&connect_timeout=2"
         async with joined_node(url) as node:
             await node.commit(event())
+            for link in node.log._link, node.log._reads._link:
+                link._limit_seconds = 0.5
             proxy.is_frozen = True
             stuck = node.log.append([event()])
             searching = asyncio.ensure_future(node.log.counts())

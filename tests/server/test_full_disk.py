@@ -21,7 +21,7 @@ from support.small_disks import KINDS, fill, small_disk
 from support.visitor import Faulty, Visitor, is_closed_without_a_packet, make_server, visiting
 
 MEGABYTE = 1_000_000
-AWAY_SECONDS = 2.0
+AWAY_SECONDS = 3.0
 """How long a client may be away, and so how long an event stays at least."""
 LINES_AT_THE_BEGINNING = 5
 """One each of the store, the heartbeat, the pruning, a handler and a connection."""

@@ -104,7 +104,7 @@ async def test_clients_recover_with_new_tokens(
     server: ServerProcess, issuer: Issuer, node: NodeClients
 ) -> None:
     """At the end of a token an official client comes back with a new one, and has missed nothing."""
-    tokens = [issuer.token("ann", 4.0), issuer.token("ann", 900.0)]
+    tokens = [issuer.token("ann", 10.0), issuer.token("ann", 900.0)]
     options: dict[str, Any] = {"tokens": tokens, "reconnectionDelay": 100}
     clients = [
         await node.client(server.url, transports=(name,), **options) for name in ("websocket", "polling")

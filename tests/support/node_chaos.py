@@ -9,6 +9,7 @@ import random
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from http.client import HTTPException
 from typing import Any, Final
 
 from support.api import call
@@ -106,7 +107,7 @@ class Chaos:
             await asyncio.sleep(0.01)
             return None
         server = self._servers[self._chance.choice(free)]
-        with suppress(OSError):
+        with suppress(OSError, HTTPException):
             answer = await asyncio.to_thread(call, server.port, "POST", path, body)
             return json.loads(answer.body or b"true") if answer.status in (200, 204) else None
 

@@ -108,4 +108,5 @@ def pgbouncer(cluster: Cluster) -> Iterator[Path]:
             yield folder
         finally:
             process.kill()
+            process.wait(DEADLINE)
             shutil.rmtree(folder)

@@ -144,7 +144,10 @@ class ReverseProxy:
 
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
-        self._process.wait(DEADLINE)
+        try:
+            self._process.wait(DEADLINE)
+        finally:
+            self._process.kill()
 
     def _wait_until_ready(self) -> None:
         give_up = time.monotonic() + DEADLINE

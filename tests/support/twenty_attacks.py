@@ -38,9 +38,9 @@ ATTACKS: tuple[Callable[[Attacker], Awaitable[None]], ...] = (
 CONFIG: dict[str, dict[str, object]] = {
     "server": {
         "max_payload": 100_000,
-        "connect_timeout": 2.0,
+        "connect_timeout": 4.0,
         "ping_interval": 1.0,
-        "ping_timeout": 4.0,
+        "ping_timeout": 10.0,
         "websocket_compression": 1_000,
     },
     "connection_state_recovery": {"max_disconnection_duration": 3.0},
