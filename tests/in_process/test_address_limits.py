@@ -63,7 +63,7 @@ async def test_superseded_connections_are_closed(path: Path, monkeypatch: pytest
     monkeypatch.setattr(new_connections, "REFUSED_SECONDS", 0.2)
 
     def register(sio: Any) -> None:
-        sio.connect_timeout = 0.5  # for the first connection, which was within the limit
+        sio.connect_timeout = 2.0  # for the first connection, which was within the limit
 
     async with serving(path, recovery=LIMITS, register=register) as server:
         sockets = [await visitor(server)]
@@ -85,7 +85,7 @@ async def test_a_client_that_left_is_closed(path: Path) -> None:
             return False
 
         sio.on("connect", connect, namespace="/slow")
-        sio.connect_timeout = 0.1
+        sio.connect_timeout = 0.5
 
     async with serving(path, register=register, namespaces="*") as server:
         refused = await server.socket()

@@ -124,7 +124,7 @@ async def test_sessions_keep_their_events(path: Path, caplog: pytest.LogCaptureF
 
 async def test_goes_on_by_itself(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """When the session that held the events has expired, emits succeed again, and a line says so."""
-    async with serving(path, recovery=options(0.3)) as server:
+    async with serving(path, recovery=options(2.0)) as server:
         client = await server.client()
         await away(server, client)
         await fill_log(server)
