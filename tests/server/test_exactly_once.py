@@ -230,7 +230,7 @@ async def test_event_with_an_invalid_key_is_not_handled(
 
 async def test_event_without_a_key_times_out(server: ServerProcess, node: NodeClients) -> None:
     """The official client reports a timeout for an event without a key."""
-    client = await node.client(server.url, retries=1, ackTimeout=200)
+    client = await node.client(server.url, retries=1, ackTimeout=2_000)
     await client.connected()
     with pytest.raises(NotAnswered, match="timed out"):
         await client.call("deed", {"say": ["without a key"]})
