@@ -25,7 +25,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         yield server
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_schemathesis_finds_nothing(server: ServerProcess, tmp_path: Path) -> None:
     """Requests by chance, valid and invalid, get what the document says; the stream has no end to check."""
     (tmp_path / "openapi.json").write_text(json.dumps(document(server)))

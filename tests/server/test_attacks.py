@@ -61,7 +61,7 @@ async def resident_kib(control: Client) -> int:
     return min(measured)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 async def test_twenty_attacks(server: Target, node: NodeClients) -> None:
     """Two rounds of attacks leave nothing behind, and honest clients receive all events once, in order."""
     assert len(ATTACKS) == len({one.__name__ for one in ATTACKS}) == 20

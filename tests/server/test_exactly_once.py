@@ -72,7 +72,7 @@ async def test_crash_before_the_acknowledgement(server: ServerProcess, node: Nod
             assert texts == [f"unacknowledged {number}" for number in range(3)]
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 async def test_crashes_at_random_moments(server: ServerProcess, node: NodeClients) -> None:
     """Crashes at random moments handle each message exactly once."""
     seed = int(os.environ.get("ONCE_SEED") or random.randrange(2**32))

@@ -121,13 +121,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="the end of the test needs /proc")
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_commands(folder: Path, chromium: Browser) -> None:
     """No step fails, or needs what the document does not say."""
     command = blocks()
     with terminal(folder) as shell:
         try:
-            shell.run(command["Install"], seconds=200)
+            shell.run(command["Install"], seconds=500)
         except AssertionError:
             if IN_CI or "socketio-eventstore" in shell.output:
                 raise

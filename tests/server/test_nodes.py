@@ -153,7 +153,7 @@ async def test_request_at_another_node_is_refused(three: Nodes, http: aiohttp.Cl
         assert await response.json() == {"code": 1, "message": "Session ID unknown"}
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 async def test_dead_and_frozen_node_lose_nothing(three: Nodes, node: NodeClients) -> None:
     """One node is killed and one is frozen for longer than its lease; their clients recover on the third.
 

@@ -26,7 +26,7 @@ SEED: Final = int(os.environ.get("NODES_SEED", "1"))
 CLIENTS: Final = 6
 
 
-@pytest.mark.timeout(SECONDS + 240)
+@pytest.mark.timeout(SECONDS + 600)
 async def test_faults_of_nodes_lose_nothing(node: NodeClients, tmp_path: Path) -> None:
     """Kills, short freezes, lost answers and cuts: no event is lost, repeated, misplaced or leaked."""
     print(f"NODES_SEED={SEED}")

@@ -40,7 +40,7 @@ def run(*command: str | Path, cwd: Path, **environ: str) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=100,
+        timeout=280,
         check=False,
     )
     assert result.returncode == 0, result.stdout

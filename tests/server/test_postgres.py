@@ -37,7 +37,7 @@ def server(cluster: Cluster, database: str, tmp_path: Path) -> Iterator[ServerPr
         yield server
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_crashes_of_both_lose_no_event(
     server: ServerProcess, cluster: Cluster, database: str, node: NodeClients
 ) -> None:

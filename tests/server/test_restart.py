@@ -64,7 +64,7 @@ def check_deliveries(clients: list[Client], publisher: Client) -> list[tuple[int
     return received
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_twenty_crashes_lose_and_repeat_no_event(tmp_path: Path, node: NodeClients) -> None:
     """Twenty crashes lose no event and repeat no event."""
     seed = int(os.environ.get("RESTART_SEED") or random.randrange(2**32))

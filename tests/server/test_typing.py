@@ -104,7 +104,7 @@ def snippets(page: Path) -> list[str]:
 def mypy(folder: Path, *files: str) -> subprocess.CompletedProcess[str]:
     (folder / "mypy.ini").write_text(MYPY_CONFIG)
     command = (sys.executable, "-m", "mypy", "--config-file", "mypy.ini", "--strict", *files)
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280, check=False)
 
 
 def pyright(folder: Path, *files: str) -> subprocess.CompletedProcess[str]:
@@ -115,7 +115,7 @@ def pyright(folder: Path, *files: str) -> subprocess.CompletedProcess[str]:
             pytest.fail(reason)
         pytest.skip(reason)
     command = (str(program), "--pythonpath", sys.executable, *files)
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280, check=False)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-USUAL_SECONDS = 120.0
+USUAL_SECONDS = 300.0
 """The limit of a test without a limit of its own, from pyproject.toml."""
 
 

@@ -16,7 +16,7 @@ def item(number: int, limit: float | None) -> Any:
 @pytest.mark.parametrize("workers", [1, 2, 3, 7])
 def test_each_worker_begins_with_a_long_test(workers: int) -> None:
     """The parts that pytest-xdist makes begin with the longest tests, and no test is lost."""
-    limits: list[float | None] = [300, None, 0, None, *[None] * 16, 900, 900, None]
+    limits: list[float | None] = [600, None, 0, None, *[None] * 16, 900, 900, None]
     items = [item(number, limit) for number, limit in enumerate(limits)]
     ordered: list[Any] = [*longest_first(items, workers)]
     numbers: list[int] = [one.name for one in ordered]
