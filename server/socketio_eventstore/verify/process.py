@@ -48,7 +48,7 @@ class CannotRun(Exception):
 
 
 class Server:
-    """The server on one port, over all restarts. The server exits with its parent process."""
+    """The server over all restarts. The server exits with its parent process."""
 
     def __init__(
         self, folder: Path, settings: Settings, command: Sequence[str] = SERVE, database: str = ""
@@ -57,9 +57,9 @@ class Server:
         folder.mkdir(exist_ok=True)
         self.log_file = folder / "server.log"
         self.url = ""
+        """The address since the last start."""
         self._folder = folder
         self._command = command
-        self._port = 0
         self._process: asyncio.subprocess.Process | None = None
         config = _CONFIG.format(host=HOST, url=json.dumps(database), synchronous=settings.synchronous)
         (folder / "config.toml").write_text(config)
@@ -70,7 +70,8 @@ class Server:
         with self.log_file.open("ab") as errors:
             self._process = await asyncio.create_subprocess_exec(
                 *self._command,
-                *("--config", "config.toml", "--port", str(self._port)),
+                # Another program may take the former port while the server is down.
+                *("--config", "config.toml", "--port", "0"),
                 cwd=self._folder,
                 env=environ,
                 stdin=asyncio.subprocess.PIPE,  # the handlers exit when the pipe is closed
@@ -83,10 +84,10 @@ class Server:
                 banner = (await self._process.stdout.readline()).decode()
         except TimeoutError:
             banner = ""
-        match = re.search(r"Listening on (http://\S+:(\d+))", banner)
+        match = re.search(r"Listening on (http://\S+:\d+)", banner)
         if match is None:
             raise CannotRun(f"the server did not start{self._log_tail()}")
-        self.url, self._port = match[1], int(match[2])
+        self.url = match[1]
 
     async def kill(self) -> None:
         """Kill the server by SIGKILL. Raises CannotRun if the server had exited before."""
