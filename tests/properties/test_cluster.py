@@ -21,15 +21,19 @@ import pytest
 
 from socketio_eventlog.changes import Batch, Committed, NodeDied
 from socketio_eventlog.events import Event
-from socketio_eventlog.session_changes import SessionAway, SessionClaimed
+from socketio_eventlog.log import HEARTBEAT_SECONDS
+from socketio_eventlog.session_changes import SessionAway, SessionClaimed, SessionEnd
 from socketio_eventlog.snapshot import NodeRecord
 from socketio_eventstore.core import effects, lease, unstored
 from socketio_eventstore.core.appending import Appending
 from socketio_eventstore.core.context import Context
+from socketio_eventstore.core.expiry import Expiry
 from socketio_eventstore.core.nodes import Nodes
 from socketio_eventstore.core.operations import Emit
+from socketio_eventstore.core.recovery import Recovery
 from socketio_eventstore.core.replay import Replayer
 from socketio_eventstore.core.retention import Retention
+from socketio_eventstore.core.session_operations import EndSession
 from socketio_eventstore.core.sessions import Session, State
 from support.cluster_histories import ClusterHistories
 from support.cluster_log import EPOCH, Handle
@@ -173,6 +177,21 @@ def node_without_contact_keeps_its_clients(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(lease, "CONTACT_SECONDS", 10**9)
 
 
+def session_expires_by_a_clock_of_the_node(patch: pytest.MonkeyPatch) -> None:
+    def early(self: Recovery, session: Session, uptime: float) -> bool:
+        return is_expired(self, session, uptime + 2 * HEARTBEAT_SECONDS)
+
+    is_expired = Recovery.is_expired
+    patch.setattr(Recovery, "is_expired", early)
+
+
+def session_expires_without_its_handler(patch: pytest.MonkeyPatch) -> None:
+    async def expire(self: Expiry, session: Session) -> None:
+        await self._queue.submit(EndSession(session, SessionEnd.EXPIRED))
+
+    patch.setattr(Expiry, "_expire", expire)
+
+
 def death_aborts_no_superseded_connections(patch: pytest.MonkeyPatch) -> None:
     _before(patch, NodeDied, _forget_superseded)
 
@@ -210,6 +229,8 @@ BREAKS: list[Break] = [
     death_confirms_what_the_floor_does_not_cover,
     claim_clears_the_absence,
     node_without_contact_keeps_its_clients,
+    session_expires_by_a_clock_of_the_node,
+    session_expires_without_its_handler,
     death_aborts_no_superseded_connections,
     absence_aborts_no_superseded_connections,
 ]

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from socketio_eventlog.errors import StoreUnavailable
+from socketio_eventstore.core.sessions import Session
 from support.cluster_histories import ClusterHistories
 from support.histories import Histories
 from support.simulated_clients import Scene
-from support.simulated_server import DURATION
+from support.simulated_server import DURATION, SimulatedServer
 
 
 @pytest.fixture
@@ -70,3 +71,30 @@ def test_departure_takes_effect_in_the_order(three: ClusterHistories) -> None:
     three.connect(1, 2)
     three.invariants_hold()
     three.finish()
+
+
+def test_only_a_death_repeats_session_expired(
+    three: ClusterHistories, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another node calls a handler that runs on this one only if this node dies inside it."""
+    world, calls = three.world, list[SimulatedServer]()
+    expired = world.session_expired
+
+    def stuck(server: SimulatedServer, session: Session) -> None:
+        expired(server, session)
+        calls.append(server)
+        if len(calls) == 1:
+            three.hold(0, "appends", steps=100)
+
+    monkeypatch.setattr(world, "session_expired", stuck)
+    first, second, _ = world.nodes
+    three.disconnect(1, Scene.cut)
+    while not calls:
+        world.pass_time(2.0)
+    second.sweep()
+    assert calls == [first]
+    three.kill(0, lands=False, back=False)
+    world.pass_a_lease()
+    second.sweep()
+    assert calls == [first, second]
+    assert len(world.shared.state.sessions) == 2

@@ -9,6 +9,7 @@ from socketio_eventlog.events import Event
 from socketio_eventlog.session_changes import (
     SessionAway,
     SessionClaimed,
+    SessionEnd,
     SessionEnded,
     SessionOpened,
     SessionResumed,
@@ -68,7 +69,9 @@ class Judge:
                 self._goes((namespace, sid))
             case SessionResumed(namespace, sid):
                 self._resumed((namespace, sid))
-            case SessionEnded(namespace, sid):
+            case SessionEnded(namespace, sid, reason):
+                if reason is SessionEnd.EXPIRED:
+                    assert (namespace, sid) in self._expired, f"{sid} ended without its session_expired"
                 self._owners.pop((namespace, sid))
             case NodeDied(node):
                 self._died(node)

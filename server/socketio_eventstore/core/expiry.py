@@ -1,4 +1,10 @@
-"""The end of sessions whose clients did not return in time."""
+"""The end of sessions whose clients did not return in time.
+
+The log has no entry before the call of a handler, and needs none. A session is found overdue by the uptime of
+a batch that has taken effect. The uptime only grows, and a claim does not end the absence, so the claim of a
+client that returns later is found overdue on every node. Only the first node calls handlers; another one
+becomes the first after the death of this one, and repeats a call whose end is not in the log.
+"""
 
 from __future__ import annotations
 
