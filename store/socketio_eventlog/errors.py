@@ -27,6 +27,10 @@ class NodeFenced(StoreUnavailable):
     """The other nodes have declared this node dead; nothing was stored."""
 
 
+class NodeOutdated(NodeFenced):
+    """A newer version of this program writes the log, and this one does not know how; nothing was stored."""
+
+
 class HistoryLost(StoreUnavailable):
     """The database has lost what took effect: an older state is back; nothing was stored."""
 

@@ -6,20 +6,26 @@ import asyncio
 import gc
 import subprocess
 import sys
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
 from socketio_eventlog.errors import (
     DatabaseTooNew,
     NodeFenced,
+    NodeOutdated,
     StoreClosed,
     StoreNotUsable,
     StoreRejected,
 )
 from socketio_eventlog.opening import open_log
 from socketio_eventlog.options import StoreOptions
+from socketio_eventlog.postgres import encoding
 from socketio_eventlog.session_changes import DataSaved
 from support import postgres
+from support.next_version import EXPANSION
+from support.postgres_nodes import joined_node
 from support.storing import Clock, commit, event, opened_postgres, session
 
 
@@ -59,13 +65,51 @@ async def test_an_error_does_not_show_the_password(url: str) -> None:
 
 
 async def test_a_newer_database_is_refused(url: str) -> None:
-    """A database of a newer version is left alone, by its revision and by its oldest reader."""
+    """A newer schema is used while its readers may be of this version, and left alone from then on."""
+    sql(url, "UPDATE eventstore.alembic_version SET version_num = '9999'")
+    async with opened_postgres(url) as log:
+        assert await commit(log, [event()]) == [1]
     sql(url, "UPDATE eventstore.log_state SET min_reader = 2")
     with pytest.raises(DatabaseTooNew, match="format 2"):
         await open_log(StoreOptions(path=None, url=url))
-    sql(url, "UPDATE eventstore.alembic_version SET version_num = '9999'")
-    with pytest.raises(DatabaseTooNew, match="revision 9999"):
+
+
+async def test_an_outdated_node_is_stopped(url: str) -> None:
+    """A node that is older than the log demands writes nothing more, and leaves."""
+    async with joined_node(url) as node:
+        await node.commit(event())
+        sql(url, "UPDATE eventstore.log_state SET min_reader = 2")
+        with pytest.raises(NodeOutdated, match="newer version"):
+            await node.log.append([event()])
+        assert sql(url, "SELECT count(*) FROM eventstore.nodes") == "1\n"
+    assert sql(url, "SELECT count(*) FROM eventstore.nodes") == "0\n"
+    with pytest.raises(DatabaseTooNew, match="format 2"):
         await open_log(StoreOptions(path=None, url=url))
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """A change of a newer version."""
+
+    text: str = "text"
+
+
+async def test_a_change_of_a_newer_version(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An optional change is left out; at another one the node stops before it gives out the batch."""
+    sql(url, EXPANSION)
+    unknown: Any = Unknown()
+    async with joined_node(url) as node, joined_node(url) as newer:
+        monkeypatch.setitem(encoding._ROWS, Unknown, ("optional_noted", lambda one: (one.text,)))
+        batch = await newer.commit(event("first"), unknown, event("second"))
+        foreign = await node.until(batch.number)
+        assert list(foreign.changes) == [batch.changes[0], batch.changes[2]]
+        monkeypatch.setitem(encoding._ROWS, Unknown, ("renamed", lambda one: (one.text,)))
+        batch = await newer.commit(event(), unknown)
+        with pytest.raises(NodeOutdated, match="renamed"):
+            await node.until(batch.number)
+        assert node.log.head == 2
+        with pytest.raises(NodeOutdated):
+            await node.log.append([event()])
 
 
 async def test_an_empty_database_is_migrated_once() -> None:

@@ -53,6 +53,8 @@ class Rejoining:
         self._task: asyncio.Task[None] | None = None
         self._failures = RepeatedFailures(logger)
         self._is_stopped = False
+        self.failure: StoreError | None = None
+        """Why the last try to join failed."""
         self.count = 0
         """How often this process has begun another life."""
 
@@ -105,6 +107,7 @@ class Rejoining:
         except StoreClosed:  # the server ends
             return True
         except StoreError as error:
+            self.failure = error
             self._failures.failed("join", f"This node could not join. {error}", ends_when_quiet=False)
             return False
         except Exception as error:  # noqa: BLE001 -- a fault of the server; without another try it would be deaf
@@ -112,6 +115,7 @@ class Rejoining:
             self._failures.failed("join", text, error=error, ends_when_quiet=False)
             return False
         self._failures.succeeded("join")
+        self.failure = None
         self._clients.start(runtime)
         logger.info("joined anew as node %s", runtime.log.node)
         return True

@@ -10,6 +10,7 @@ def problems(sio: RecoveryServer) -> list[str]:
     if sio.eio.is_draining:
         return ["the server is stopping"]
     if sio.rejoining.is_running:
-        return ["this node is joining the log anew"]
+        failure = sio.rejoining.failure
+        return ["this node is joining the log anew", *([] if failure is None else [str(failure)])]
     runtime = sio.manager.runtime
     return ["the store is not open"] if runtime is None else runtime.health.problems()

@@ -21,6 +21,7 @@ from socketio_eventlog.changes import (
     Redacted,
     Volatile,
 )
+from socketio_eventlog.errors import NodeOutdated
 from socketio_eventlog.events import Event, Room
 from socketio_eventlog.postgres.encoding import CONDITIONAL
 from socketio_eventlog.session_changes import (
@@ -44,20 +45,27 @@ GONE: Final = Event("/", "", '[""]', (), (), (), 0.0)
 """In the place of an event whose row was deleted: an event for nobody."""
 
 
+OPTIONAL: Final = "optional_"
+"""Begins the names of kinds of changes that an older program may leave out. They have no outcomes."""
+
+
 def decode_stored(
     changes: str, before: int, last: int, outcomes: Sequence[int], events: Mapping[int, Event]
 ) -> list[Committed]:
     """Return the changes of a batch with their places and outcomes.
 
     ``before`` and ``last``: the sequences around its events, which are in ``events``; an absent one is gone.
+    Raises NodeOutdated for a change of a newer program that must not be left out.
     """
     committed, position, left = list[Committed](), before, iter(outcomes)
     for name, count, rows in json.loads(changes):
         while position < before + count:
             position += 1
             committed.append(Committed(events.get(position, GONE), position))
+        if name not in _CHANGES and name.startswith(OPTIONAL):
+            continue
         for row in rows:
-            change = _CHANGES[name](*row)
+            change = _change(name, row)
             kind = type(change)
             if kind in CONDITIONAL:
                 outcome = next(left)
@@ -66,6 +74,13 @@ def decode_stored(
                 committed.append(Committed(change, position, claim=1 if kind is SessionOpened else 0))
     committed += [Committed(events.get(number, GONE), number) for number in range(position + 1, last + 1)]
     return committed
+
+
+def _change(name: str, row: Sequence[Any]) -> Change:
+    try:
+        return _CHANGES[name](*row)
+    except (KeyError, TypeError, ValueError) as error:
+        raise NodeOutdated(f"There is a change “{name}”.") from error
 
 
 def _bytes(text: str | None) -> bytes | None:
@@ -94,7 +109,7 @@ def _opened(
 def _resumed(
     namespace: str, sid: str, claim: int, resumed_at: float, deferred: Sequence[Any], missed: int
 ) -> SessionResumed:
-    done: Any = tuple(_CHANGES[name](*row) for name, rows in deferred for row in rows)
+    done: Any = tuple(_change(name, row) for name, rows in deferred for row in rows)
     return SessionResumed(namespace, sid, claim, float(resumed_at), done, missed)
 
 

@@ -12,6 +12,7 @@ from socketio_eventlog.errors import (
     HistoryLost,
     LogFull,
     NodeFenced,
+    NodeOutdated,
     StoreBusy,
     StoreError,
     StoreRejected,
@@ -42,6 +43,7 @@ _OWN: Final[dict[str, tuple[type[StoreUnavailable], str]]] = {
     "SE004": (HistoryLost, ""),
     "SE005": (OtherContent, ""),
     "SE006": (StoreUnavailable, "default_transaction_isolation must be 'read committed'."),
+    "SE007": (NodeOutdated, ""),
 }
 """By the code that the functions of the database raise."""
 _LOST: Final = ("08", "57P", "25006")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from typing import Final
 
 import psycopg
@@ -9,19 +11,28 @@ import psycopg
 from socketio_eventlog.errors import DatabaseTooNew, StoreNotUsable
 from socketio_eventlog.postgres.failures import first_line
 
+logger = logging.getLogger(__name__)
+
 HEAD_REVISION: Final = "0008"
 """The newest migration. A database of this revision opens without the import of alembic (0.3 s)."""
 READER: Final = 1
-"""The format that this program reads (``log_state.min_reader``)."""
+"""The newest format that this program reads (``log_state.min_reader``).
+
+A newer revision of the schema is no obstacle: migrations keep what the programs of the format use.
+"""
 OLDEST_VERSION: Final = 140_000
 """The first PostgreSQL with multiranges, 14.0."""
+
+LOCK_TRIES: Final = 20
+LOCK_PAUSE_SECONDS: Final = 1.0
+"""How often a migration waits for a lock of another session, for 2 seconds each, and the pause between."""
 
 _SETTINGS: Final = "SELECT current_setting('server_encoding'), current_setting('transaction_read_only')"
 _HAS_SCHEMA: Final = "SELECT to_regclass('eventstore.alembic_version') IS NOT NULL"
 _REVISION: Final = "SELECT version_num FROM eventstore.alembic_version"
 _MIN_READER: Final = "SELECT min_reader FROM eventstore.log_state"
 _LOCK: Final = "SELECT pg_advisory_xact_lock(hashtextextended('eventstore migration', 0))"
-_TIMEOUT: Final = "SELECT set_config('lock_timeout', '10s', true)"
+_TIMEOUT: Final = "SELECT set_config('lock_timeout', '2s', true)"
 _CREATE: Final = "CREATE SCHEMA IF NOT EXISTS eventstore"
 
 
@@ -30,11 +41,17 @@ def prepare(conninfo: str, name: str) -> None:
     try:
         with psycopg.connect(conninfo, autocommit=True, prepare_threshold=None) as connection:
             _check(connection, name)
-            if _revision(connection) != HEAD_REVISION:
-                _migrate(conninfo, name)
+            revision = _revision(connection)
+            is_newer = isinstance(revision, str) and revision > HEAD_REVISION
+            if not is_newer and revision != HEAD_REVISION:
+                _migrate_patiently(conninfo, name)
             (needed,) = _row(connection, _MIN_READER)
             if not isinstance(needed, int) or needed > READER:
                 raise DatabaseTooNew(f"{name} has format {needed}; this program knows {READER}.")
+            if is_newer:
+                logger.info(
+                    "%s has the newer revision %s; this program knows %s.", name, revision, HEAD_REVISION
+                )
     except psycopg.Error as error:
         raise StoreNotUsable(f"{name}: {first_line(error)}.") from error
 
@@ -69,6 +86,19 @@ def _revision(connection: psycopg.Connection[tuple[object, ...]]) -> object:
     if not _row(connection, _HAS_SCHEMA)[0]:
         return None
     return next(iter(_row(connection, _REVISION)), None)
+
+
+def _migrate_patiently(conninfo: str, name: str) -> None:
+    """Migrate, again while another session holds a lock: a wait in its queue would stop the other nodes."""
+    for tries_left in range(LOCK_TRIES - 1, -1, -1):
+        try:
+            _migrate(conninfo, name)
+        except psycopg.errors.LockNotAvailable:
+            if not tries_left:
+                raise
+            time.sleep(LOCK_PAUSE_SECONDS)
+        else:
+            return
 
 
 def _migrate(conninfo: str, name: str) -> None:

@@ -22,10 +22,11 @@ from socketio_eventlog.postgres.connection import (
     reporting_failed_flush,
 )
 from socketio_eventlog.postgres.events import Seen
+from socketio_eventlog.postgres.schema import READER
 
 logger = logging.getLogger(__name__)
 
-_JOIN: Final = "SELECT eventstore.join_log(%s, %s, %s, %s, %s, %s, %s)"
+_JOIN: Final = "SELECT eventstore.join_log(%s, %s, %s, %s, %s, %s, %s, %s)"
 _REPEATABLE: Final = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
 _HEAD: Final = """
 SELECT batch, chain, epoch, last, uptime, pruned_through FROM eventstore.batches, eventstore.log_state
@@ -94,7 +95,7 @@ async def _join(
     """
     address = f"{socket.gethostname()}, process {os.getpid()}"
     now = None if clock is None else clock()
-    await connection.execute(_JOIN, (node, address, connection.info.backend_pid, epoch, now, *known))
+    await connection.execute(_JOIN, (node, address, connection.info.backend_pid, epoch, now, *known, READER))
     unwritten = await segments.end_of_stored(connection)
     # An event that a segment names is missed when a client needs it: a count would delay the start.
     lost = await altered.note_lost(connection, unwritten)

@@ -22,6 +22,7 @@ from socketio_eventlog.changes import Change, NodeDied
 from socketio_eventlog.errors import (
     HistoryLost,
     NodeFenced,
+    NodeOutdated,
     OutcomeUnknown,
     StoreClosed,
     StoreError,
@@ -214,6 +215,9 @@ class Writer:
         if isinstance(error, OtherContent) and attempt.rejected is not None:
             attempt.body, attempt.rejected = attempt.content, None  # the former try has arrived after all
             return
+        if isinstance(error, NodeOutdated):
+            self._order.fail(error)
+            raise error  # the append has looked whether the batch is stored
         if isinstance(error, NodeFenced) and attempt.is_uncertain:
             # A former try may have been stored before the death of this node: then the table has it.
             await self._wait_for_tail(attempt.pending, LEASE_SECONDS)
@@ -308,7 +312,7 @@ class Writer:
     async def leave(self) -> None:
         """Tell the other nodes that this one ends; without the database they find out by themselves."""
         order = self._order
-        if order.failure is not None:
+        if order.failure is not None and not isinstance(order.failure, NodeOutdated):
             return
         with suppress(StoreError):  # the lease ends without a word, too
             async with self._link.use(CLOSING_SECONDS) as connection:

@@ -4,7 +4,8 @@
 holds no lock. It does not wait for the disk: the lock would then be held for a flush. The caller flushes
 before anything takes effect. Errors: SE001 the node is gone, SE002 another epoch begins first, SE003 a batch
 of the node is missing before this one, SE004 the database has lost what the node has seen, SE005 the number
-of the batch was used for another one, SE006 the wrong isolation level.
+of the batch was used for another one, SE006 the wrong isolation level, SE007 the program of the node
+is too old.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ DECLARE
   v_last bigint;
   v_run jsonb;
   v_position bigint;
+  v_reader integer;
 BEGIN
   IF current_setting('transaction_isolation') <> 'read committed' THEN
     RAISE EXCEPTION 'the isolation level is not read committed' USING ERRCODE = 'SE006';
@@ -40,7 +42,8 @@ BEGIN
   PERFORM set_config('synchronous_commit', 'off', true), set_config('lock_timeout', '10s', true);
   PERFORM pg_advisory_xact_lock(hashtextextended('eventstore', 0));
   -- A statement after the lock sees what its holder before has committed.
-  IF NOT EXISTS (SELECT FROM eventstore.nodes WHERE node = p_node) THEN
+  SELECT reader INTO v_reader FROM eventstore.nodes WHERE node = p_node;
+  IF NOT FOUND THEN
     RAISE EXCEPTION 'the node is gone' USING ERRCODE = 'SE001';
   END IF;
   IF NOT EXISTS (SELECT FROM eventstore.batches WHERE batch = p_seen AND chain = p_chain) THEN
@@ -65,6 +68,12 @@ BEGIN
     r_uptime := v_head.uptime; r_outcomes := v_head.outcomes;
     COMMIT;
     RETURN;
+  END IF;
+  -- Not only when a node joins: newer programs may come later. The node may still leave.
+  IF v_reader < (SELECT min_reader FROM eventstore.log_state)
+     AND p_changes <> jsonb_build_array(jsonb_build_array('died', 0, ARRAY[ARRAY[p_node]]))
+  THEN
+    RAISE EXCEPTION 'the program of the node is too old' USING ERRCODE = 'SE007';
   END IF;
   IF p_number IS DISTINCT FROM 1 + (SELECT max(node_batch) FROM eventstore.batches WHERE node = p_node) THEN
     RAISE EXCEPTION 'batch % has a gap before it', p_number USING ERRCODE = 'SE003';
@@ -118,6 +127,8 @@ $$
 """
 
 STATEMENTS = (
+    "ALTER TABLE eventstore.nodes ADD COLUMN reader integer NOT NULL DEFAULT 1",
+    "COMMENT ON COLUMN eventstore.nodes.reader IS 'the newest format of the log that its program knows'",
     """
 CREATE FUNCTION eventstore.record_epoch(
   p_epoch text, p_batch bigint, p_last bigint, p_now double precision
@@ -209,7 +220,7 @@ $$
     """
 CREATE FUNCTION eventstore.join_log(
   p_node text, p_address text, p_backend integer, p_new_epoch text, p_now double precision, p_history boolean,
-  p_max_disconnection double precision
+  p_max_disconnection double precision, p_reader integer
 ) RETURNS void LANGUAGE plpgsql AS $$
 -- A node joins, in a batch of its own: number 0. Without another node that lives, all others are gone, the
 -- uptime clock has not run, and an epoch begins: nothing else would show that an older state is back. To be
@@ -225,6 +236,9 @@ DECLARE
 BEGIN
   PERFORM set_config('synchronous_commit', 'on', true), set_config('lock_timeout', '10s', true);
   PERFORM pg_advisory_xact_lock(hashtextextended('eventstore', 0));
+  IF p_reader < (SELECT min_reader FROM eventstore.log_state) THEN
+    RAISE EXCEPTION 'the program of the node is too old' USING ERRCODE = 'SE007';
+  END IF;
   v_alone := eventstore.other_nodes(p_node, v_now) = 0;
   v_epoch := CASE WHEN v_alone THEN p_node ELSE eventstore.keep_epoch(p_new_epoch, v_now) END;
   SELECT * INTO v_head FROM eventstore.batches ORDER BY batch DESC LIMIT 1;
@@ -250,8 +264,8 @@ BEGIN
     DELETE FROM eventstore.index_lists AS l WHERE NOT EXISTS (
       SELECT FROM eventstore.index_segments AS s WHERE s.segment = l.segment AND s.length = l.length);
   END IF;
-  INSERT INTO eventstore.nodes (node, address, alive_at, uptime, applied, floor, max_disconnection)
-  SELECT p_node, p_address, v_now, v_uptime, v_head.batch + 1, pruned_through, p_max_disconnection
+  INSERT INTO eventstore.nodes (node, address, alive_at, uptime, applied, floor, max_disconnection, reader)
+  SELECT p_node, p_address, v_now, v_uptime, v_head.batch + 1, pruned_through, p_max_disconnection, p_reader
   FROM eventstore.log_state;
   PERFORM eventstore.note_backend(p_node, p_backend);
   INSERT INTO eventstore.batches
