@@ -71,6 +71,16 @@ def check_database(url: str) -> None:
     schema.check(connection.connection_string(url), connection.describe(url))
 
 
+def revisions(url: str) -> tuple[str | None, str]:
+    """Return the revision of a PostgreSQL database, and that of this program. Raises StoreNotUsable.
+
+    Blocking. None: the database has no log.
+    """
+    connection, schema = _postgres("connection"), _postgres("schema")
+    found: str | None = schema.revision(connection.connection_string(url), connection.describe(url))
+    return found, schema.HEAD_REVISION
+
+
 def check_whole_database(
     url: str, synchronous: Synchronous, on_step: Callable[[str, int, int], object]
 ) -> Report:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from socketio_eventstore.program.cli import commands
 from support.clients import NodeClients, sequence_of
 from support.postgres import Cluster
 from support.processes import ServerProcess
@@ -114,23 +114,33 @@ async def test_people_read_the_views(
     )
 
 
-def test_commands_about_a_file_say_so(cluster: Cluster, tmp_path: Path) -> None:
-    """A command about a file names the database, and never its password; ``migrate`` makes the schema."""
-    url = cluster.url(cluster.new_database()).replace("tests@", "tests:secret@")
+def test_commands_need_no_server(cluster: Cluster, tmp_path: Path) -> None:
+    """A command joins the log as one more node; one about a file names pg_dump, and never the password."""
+    name = cluster.new_database()
+    url = cluster.url(name).replace("tests@", "tests:secret@")
     config = tmp_path / "config.toml"
     config.write_text(f'[store]\nurl = "{url}"\n[connection_state_recovery]\n')
 
     def run(*command: str) -> tuple[int, str]:
-        line = [sys.executable, "-m", "socketio_eventstore", *command, "--config", str(config)]
-        done = subprocess.run(line, capture_output=True, text=True, check=False)
-        assert "secret" not in done.stdout + done.stderr and "Traceback" not in done.stderr
-        return done.returncode, done.stdout + done.stderr
+        done = CliRunner().invoke(commands, [*command, "--config", str(config)])
+        assert "secret" not in done.output and "Traceback" not in done.output, done.output
+        return done.exit_code, done.output
 
-    for command in (["backup", str(tmp_path / "copy.db")], ["check-store"], ["compact"], ["events"]):
-        code, text = run(*command)
-        assert code and ("PostgreSQL" in text or "no server runs on" in text), text
+    code, text = run("events")
+    assert code == 2 and f"{name} on {cluster.folder} has no log yet: a start of a server, or migrate" in text
     assert "has this version's schema" in run("migrate")[1]
     assert run("check-config")[0] == 0
+    for command in (["backup", str(tmp_path / "copy.db")], ["restore", "copy.db"]):
+        code, text = run(*command)
+        assert code == 2 and "pg_dump and pg_restore" in text
+    offset = run("emit", "personal", "Ann")[1].strip()
+    assert run("redact", offset, "[1]") == (0, f"the event at offset {offset} is 'redacted' now\n")
+    (event,) = run("events", "--json")[1].splitlines()
+    assert (json.loads(event)["event"], json.loads(event)["args"]) == ("redacted", [[1]])
+    assert run("prune")[1] == "0 events were deleted; the log is pruned up to number 0\n"
+    code, text = run("compact")
+    assert code == 2 and "VACUUM FULL" in text
+    assert json.loads(run("stats", "--json")[1])["head_offset"].endswith(".1")
 
 
 async def test_two_servers_share_a_database(

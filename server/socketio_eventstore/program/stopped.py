@@ -1,8 +1,9 @@
-"""The HTTP interface of a store whose server is stopped, for the length of one command.
+"""The HTTP interface of a store without a server on this machine, for the length of one command.
 
 The command itself takes the place of the server: without handlers, without clients, at a socket that only
-its user can open. So a command does the same, by the same code, whether a server runs or not. The lock of the
-database keeps servers out meanwhile: one that starts waits for the end of the command.
+its user can open. So a command does the same, by the same code, whether a server runs or not. The lock of a
+file keeps servers out meanwhile: one that starts waits for the end of the command. On a log in PostgreSQL the
+command is one more node, beside the servers that run elsewhere.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from socketio_eventlog.errors import StoreError, StoreInUse, StoreUnavailable
+from socketio_eventlog.opening import revisions
 from socketio_eventlog.sqlite import copies
 from socketio_eventlog.sqlite.schema import HEAD_REVISION, revision_of
 from socketio_eventstore.adapter.administration import Administration
@@ -47,12 +49,12 @@ def serve_stopped(config: Config) -> tuple[str, Callable[[], None]]:
 
     Raises DatabaseInUse when a server or another command has the database, StartError for an older schema.
     """
-    path = config.store.path
     if config.connection_state_recovery is None:
         raise StartError("without [connection_state_recovery] nothing is stored, and there is nothing to see")
-    if not path.exists():
-        raise StartError(f"no server runs on {path}, and there is no database yet; --url names one elsewhere")
-    _require_schema(path)
+    if config.store.url:
+        _require_revision(config.store.name, _revision_in_postgres(config.store.url))
+    else:
+        _require_file(config.store.path)
     ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
     folder = tempfile.TemporaryDirectory(prefix="eventstore-")  # mode 0700
     socket = Path(folder.name) / "api"
@@ -72,7 +74,9 @@ def serve_stopped(config: Config) -> tuple[str, Callable[[], None]]:
     return f"{UNIX}{socket}", end
 
 
-def _require_schema(path: Path) -> None:
+def _require_file(path: Path) -> None:
+    if not path.exists():
+        raise StartError(f"no server runs on {path}, and there is no database yet; --url names one elsewhere")
     try:
         with copies.snapshot(path) as connection:
             revision = revision_of(connection)
@@ -80,10 +84,25 @@ def _require_schema(path: Path) -> None:
         raise StartError(str(error)) from error
     except (OSError, sqlite3.Error) as error:
         raise StartError(f"{path} cannot be read: {error}") from error
-    if revision != HEAD_REVISION:
+    _require_revision(str(path), (revision, HEAD_REVISION))
+
+
+def _revision_in_postgres(url: str) -> tuple[str | None, str]:
+    try:
+        return revisions(url)
+    except StoreError as error:
+        raise StartError(str(error)) from error
+
+
+def _require_revision(name: str, revisions: tuple[str | None, str]) -> None:
+    """Raise StartError for another schema than that of this program."""
+    found, needed = revisions
+    if found is None:
+        raise StartError(f"{name} has no log yet: a start of a server, or migrate, makes it")
+    if found != needed:
         raise StartError(
-            f"the schema of {path} is {revision}, and this program needs {HEAD_REVISION}: run migrate, "
-            "which makes a backup first"
+            f"the schema of {name} is {found}, and this program needs {needed}: run migrate, "
+            "which makes a backup of a file first"
         )
 
 
@@ -128,7 +147,7 @@ def _server(config: Config) -> AsyncServer:
     recovery = config.connection_state_recovery
     assert recovery is not None  # asked before
     return _Server(
-        config.store.path,
+        config.store.url or config.store.path,
         async_mode="aiohttp",
         namespaces="*",
         max_client_buffer=config.server.max_client_buffer,

@@ -58,9 +58,15 @@ def prepare(conninfo: str, name: str) -> None:
 
 def check(conninfo: str, name: str) -> None:
     """Connect, and write nothing. Raises StoreNotUsable with one line that names the database, ``name``."""
+    revision(conninfo, name)
+
+
+def revision(conninfo: str, name: str) -> str | None:
+    """Check as ``check`` does, and return the revision; None for a database without the schema."""
     try:
         with psycopg.connect(conninfo, autocommit=True, prepare_threshold=None) as connection:
             _check(connection, name)
+            return _revision(connection)
     except psycopg.Error as error:
         raise StoreNotUsable(f"{name}: {first_line(error)}.") from error
 
@@ -81,11 +87,11 @@ def _row(connection: psycopg.Connection[tuple[object, ...]], statement: str) -> 
     return () if row is None else row
 
 
-def _revision(connection: psycopg.Connection[tuple[object, ...]]) -> object:
+def _revision(connection: psycopg.Connection[tuple[object, ...]]) -> str | None:
     """Return the revision of the last migration; None for a database without the schema."""
     if not _row(connection, _HAS_SCHEMA)[0]:
         return None
-    return next(iter(_row(connection, _REVISION)), None)
+    return next((str(text) for text in _row(connection, _REVISION)), None)
 
 
 def _migrate_patiently(conninfo: str, name: str) -> None:

@@ -28,7 +28,8 @@ url_option = click.option(
 def client_for(url: str | None, path: Path | None, *, needs_server: bool = False) -> ApiClient:
     """Return a client for the address, or for the socket beside the database of the configuration.
 
-    Where no server runs there, the command opens the store itself, unless it ``needs_server``.
+    Where no server runs there, the command opens the store itself, unless it ``needs_server``. A log in
+    PostgreSQL may have servers on other machines all the same.
     """
     from socketio_eventstore.program.api_client import ApiClient
 
@@ -48,8 +49,6 @@ def client_for(url: str | None, path: Path | None, *, needs_server: bool = False
         return ApiClient(f"{UNIX}{control}", key)
     if needs_server:
         raise CommandError(f"no server runs on {config.store.name}; --url names a server elsewhere")
-    if config.store.url:
-        raise CommandError(f"no server runs on {config.store.name}; without one, only a file can be read")
     return _stopped(config)
 
 
@@ -58,7 +57,7 @@ def file_of(config: Config) -> Path:
     if config.store.url:
         raise CommandError(
             f"the log is in PostgreSQL, {config.store.name}, and this command is about a file; "
-            "pg_dump makes a backup"
+            "pg_dump and pg_restore do that: see docs/postgresql.md"
         )
     return config.store.path
 

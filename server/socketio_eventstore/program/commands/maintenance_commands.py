@@ -98,7 +98,7 @@ def compact(force: bool, url: str | None, path: Path | None, as_json: bool) -> N
     A running server commits nothing meanwhile: about a second for each 60 MB of content.
     """
     config = None if url_elsewhere(url) else load_config(path)
-    if config is None or is_served(control_of(config.store.path)):
+    if config is None or config.store.url or is_served(control_of(config.store.path)):
         names = ("before_bytes", "after_bytes", "seconds")
         done = client_for(url, path).post("/compact", names, {"force": force}, takes_long=True)
     else:
