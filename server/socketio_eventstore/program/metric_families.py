@@ -6,6 +6,7 @@ and a namespace beyond the first ``MAX_NAMESPACES`` counts as ``other``.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -127,9 +128,7 @@ class ServerCollector(Collector):
                 found = states.count(state)  # a Counter takes six times as long: it calls Enum.__hash__
                 by_state[name] += found
                 connected[label] = connected.get(label, 0) + (found if state in CONNECTED else 0)
-        yield _gauge(
-            "nodes", "Servers on the log that are alive, this one included.", len(runtime.context.nodes)
-        )
+        yield from _nodes(runtime)
         yield _gauges("sessions", "Sessions by state.", "state", by_state)
         yield _gauges("socket_io_connected", "Connected clients by namespace.", "namespace", connected)
         results = {result.value: runtime.recovery.results[result] for result in RecoveryResult}
@@ -162,6 +161,21 @@ def refusals(sio: RecoveryServer, runtime: Runtime | None) -> dict[str, int]:
     if runtime is not None:
         refused.update(runtime.queue.refused)
     return dict(refused)
+
+
+def _nodes(runtime: Runtime) -> Iterator[Metric]:
+    log, context, nodes = runtime.log, runtime.context, runtime.context.nodes
+    yield _gauge("nodes", "Servers on the log that are alive, this one included.", len(nodes))
+    behind = max((nodes.batch - other.applied for other in nodes.others), default=0)
+    text = "The batches that the slowest other server had not applied at its last heartbeat."
+    yield _gauge("nodes_batches_behind", text, max(behind, 0))
+    text = "Events that were read from the log and have not taken effect on this server."
+    yield _gauge("log_events_behind", text, max(log.head - context.position, 0))
+    text = "The time since the last contact to the log; after 9 seconds the clients are closed."
+    yield _gauge("log_contact_age_seconds", text, max(time.monotonic() - log.contact_at, 0.0))
+    if runtime.is_enabled:
+        epoch = log.offset_at(log.head).epoch
+        yield InfoMetricFamily("log_epoch", "The epoch of new offsets.", {"epoch": epoch})
 
 
 def _events(runtime: Runtime) -> Iterator[Metric]:
