@@ -41,6 +41,7 @@ WORKLOADS = {
     "W8": "w8_start",
     "W9": "w9_attacks",
     "W10": "w10_postgres",
+    "W12": "w12_cluster_peers",
 }
 
 
@@ -127,6 +128,7 @@ def _write(bench: Bench, about: dict[str, str], arguments: argparse.Namespace, f
 def _versions() -> dict[str, str]:
     packages = json.loads((BENCH / "package-lock.json").read_text())["packages"]
     of_npm = ["socket.io", "@socket.io/redis-streams-adapter", "redis", "ws"]
+    of_npm += ["@socket.io/postgres-adapter", "pg"]
     if bun.program() is not None:
         of_npm += ["bun", "@socket.io/bun-engine"]
     node = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout.strip()

@@ -21,6 +21,7 @@ FEW_LABELS = {
     "bun-memory": "Bun, memory",
     "node-redis-always": "Node, Redis, fsync always",
     "node-redis-no": "Node, Redis, no fsync",
+    "node-postgres": "Node, postgres-adapter",
     "stock": "python-socketio",
 }
 

@@ -52,7 +52,7 @@ class Kind:
     appendfsync: str = ""
     """Of Redis; empty for servers without it."""
     is_postgres: bool = False
-    """Whether our log is in PostgreSQL."""
+    """Whether it uses PostgreSQL: our log, or the adapter of the reference."""
     source: Path | None = None
     """Another checkout of ours than this one."""
 
@@ -63,6 +63,7 @@ NORMAL = Kind("ours-normal", "eventstore, normal", synchronous="normal")
 MEMORY = Kind("node-memory", "Node, memory")
 BUN = Kind("bun-memory", "Bun, memory")
 REDIS_ALWAYS = Kind("node-redis-always", "Node, Redis fsync always", appendfsync="always")
+NODE_POSTGRES = Kind("node-postgres", "Node, postgres-adapter", is_postgres=True)
 REDIS_NO = Kind("node-redis-no", "Node, Redis no fsync", appendfsync="no")
 STOCK = Kind("stock", "python-socketio")
 
@@ -94,12 +95,11 @@ class Server:
     config: str = CONFIG
     """The configuration of ours, with places for port, away and synchronous."""
     url: str = ""
-    """A database in PostgreSQL that another server has started."""
+    """A PostgreSQL or Redis that another server has started."""
     port: int = field(default_factory=free_port)
     start_seconds: float = 0.0
     """How long the last start took, until the port was open."""
     _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    _redis_port: int = 0
 
     @property
     def pids(self) -> list[int]:
@@ -119,10 +119,11 @@ class Server:
     def start(self) -> None:
         """Start it; returns when its port is open. Raises RuntimeError with the end of its output."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        if self.kind.appendfsync:
-            self._redis_port = free_port()
-            self._spawn(_redis_command(self.kind, self.folder, self._redis_port), {})
-            self._await_port(self._redis_port)
+        if self.kind.appendfsync and not self.url:
+            port = free_port()
+            self._spawn(_redis_command(self.kind, self.folder, port), {})
+            self._await_port(port)
+            self.url = f"redis://127.0.0.1:{port}"
         if self.kind.is_postgres and not self.url:
             port = free_port()
             postgres.prepare(self.folder / "postgres")
@@ -140,7 +141,7 @@ class Server:
 
     def _start_server(self) -> None:
         begun = time.perf_counter()
-        command, environment = self._command(self._redis_port)
+        command, environment = self._command()
         self._spawn(command, environment)
         self._await_port(self.port)
         self.start_seconds = time.perf_counter() - begun
@@ -170,7 +171,7 @@ class Server:
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _command(self, redis_port: int) -> tuple[Sequence[str], Mapping[str, str]]:
+    def _command(self) -> tuple[Sequence[str], Mapping[str, str]]:
         kind = self.kind
         if kind.synchronous:
             config = self.folder / "config.toml"
@@ -194,9 +195,10 @@ class Server:
             assert program is not None, "asked for before"
             arguments = [str(self.port), str(int(self.away_seconds * 1000))]
             return [str(program), str(BENCH / "peers" / "bun.mjs"), *arguments], {"NODE_ENV": "production"}
-        arguments = [str(self.port), "redis" if redis_port else "memory", str(int(self.away_seconds * 1000))]
+        storage = "redis" if kind.appendfsync else "postgres" if kind.is_postgres else "memory"
+        arguments = [str(self.port), storage, str(int(self.away_seconds * 1000)), self.url]
         command = ["node", "--expose-gc", str(BENCH / "peers" / "reference.mjs"), *arguments]
-        return [*command, f"redis://127.0.0.1:{redis_port}"], {"NODE_ENV": "production"}
+        return command, {"NODE_ENV": "production"}
 
     def _spawn(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         with (self.folder / "output.log").open("ab") as output:

@@ -53,7 +53,9 @@ def deliver(bench: Bench, server: Server, seconds: float) -> None:
         bench.results.add(FAN_OUT, server.kind.name, rate=rate)
 
 
-def across(bench: Bench, emitting: Server, receiving: Server, case: str, seconds: float) -> None:
+def across(
+    bench: Bench, emitting: Server, receiving: Server, case: str, seconds: float, rate: float = RATE
+) -> None:
     """Emit on one server at a steady rate, and note how late each event is at a client of another one."""
     with Crowd(emitting.port) as here, Crowd(receiving.port) as there:
         emitter, receiver, sampler = Client(), Client(), Sampler()
@@ -61,18 +63,18 @@ def across(bench: Bench, emitting: Server, receiving: Server, case: str, seconds
         there.connect([receiver])
         here.count([emitter])
         there.watch(receiver, sampler)
-        count, begun = round(RATE * seconds), time.monotonic()
+        count, begun = round(rate * seconds), time.monotonic()
         with Meter([receiving.pid]) as meter:
             for number in range(count):
-                while (wait := begun + number / RATE - time.monotonic()) > 0:
+                while (wait := begun + number / rate - time.monotonic()) > 0:
                     there.step(wait)
                 data = {"n": 100_000 + number, "t": round(time.monotonic() * 1e6), "text": TEXT[:50]}
                 emitter.send(wire.event("say", data))
                 here.step(0)
             there.until(lambda: len(sampler.latencies) == count)
     p50, p99 = summary_ms(sampler.latencies)
-    bench.results.add(case, POSTGRES.name, p50=p50, p99=p99)
-    bench.results.spend(case, POSTGRES.name, meter.server_cpu, count)
+    bench.results.add(case, receiving.kind.name, p50=p50, p99=p99)
+    bench.results.spend(case, receiving.kind.name, meter.server_cpu, count)
 
 
 def run(bench: Bench) -> None:
