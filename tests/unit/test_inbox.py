@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,16 @@ from socketio_eventstore.transport.inbox import (
     InvalidPacket,
     Packet,
 )
+
+
+class CountingTask(asyncio.Task[None]):
+    """A task that counts how many callbacks were added to any."""
+
+    added = 0
+
+    def add_done_callback(self, *arguments: Any, **options: Any) -> None:
+        type(self).added += 1
+        super().add_done_callback(*arguments, **options)
 
 
 class Connection:
@@ -172,6 +183,30 @@ async def test_wait_until_idle(connection: Connection) -> None:
     assert not waiting.done()
     await connection.end_one()
     await waiting
+
+
+async def test_wait_costs_nothing_per_handler(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wait for one of many handlers adds no callback to each of them."""
+
+    def counted(loop: asyncio.AbstractEventLoop, work: Any, **more: Any) -> Any:
+        return CountingTask(work, loop=loop, **more)
+
+    asyncio.get_running_loop().set_task_factory(counted)
+    monkeypatch.setattr(CountingTask, "added", 0)
+    connection.handlers_at_once = 50
+    inbox = Inbox(connection)
+    for number in range(50):
+        inbox.put(str(number))
+    waiting = [asyncio.ensure_future(inbox.wait_until_idle()) for _ in range(2)]
+    await asyncio.sleep(0)
+    before = CountingTask.added
+    waiting[0].cancel()
+    await connection.end_one()
+    await waiting[1]
+    assert waiting[0].cancelled()
+    assert before <= 50 + 2 and CountingTask.added <= before + 4
 
 
 async def test_many_packets_take_several_steps(connection: Connection) -> None:

@@ -23,11 +23,12 @@ from socketio_eventstore.transport.packet_log import PacketLog
 from socketio_eventstore.transport.poll_buffer import PollBuffer
 from socketio_eventstore.transport.rate_limits import RateLimitedInbox, RateLimits
 from socketio_eventstore.transport.request_head import RequestHead
+from socketio_eventstore.transport.shared_rounds import SharedRounds
 from socketio_eventstore.transport.websocket import Receiver, WebSocket
 
 logger = logging.getLogger(__name__)
 
-POSTED_PACKETS_PER_STEP = 100
+POSTED_PACKETS_PER_STEP = 25
 """Packets of one POST handled before the event loop runs other tasks."""
 HANDLERS_AT_ONCE = 10_000
 """The most running handlers of one connection. Further packets are queued, and at last reading pauses."""
@@ -48,6 +49,7 @@ class EngineServer(Protocol):
     received_bytes: int
     pending: int
     rate_limits: RateLimits
+    shared_rounds: SharedRounds
     refused_handshakes: Counter[str]
     failures: RepeatedFailures
     sockets: dict[str, EngineConnection]
@@ -93,8 +95,8 @@ class EngineConnection(ClientConnection):
         """The most packets in the response to a poll; None for no limit."""
         self._final_packet = CLOSE  # the response to a poll after the close
         self.handlers_at_once = engine.handlers_at_once
-        rates = engine.rate_limits
-        self._inbox = RateLimitedInbox(self, rates) if rates.is_on else Inbox(self)
+        rates, rounds = engine.rate_limits, engine.shared_rounds
+        self._inbox = RateLimitedInbox(self, rates, rounds) if rates.is_on else Inbox(self, rounds)
         self.place: AddressPlace | None = None
         """The place in the counts of the client's address; None where it does not count."""
 

@@ -60,6 +60,7 @@ from socketio_eventstore.transport.responses import (
     plain_response,
     unavailable,
 )
+from socketio_eventstore.transport.shared_rounds import SharedRounds
 from socketio_eventstore.transport.unread_responses import UnreadResponses
 from socketio_eventstore.transport.upgrade import Upgrade
 from socketio_eventstore.transport.websocket import Environ, MakeReceiver
@@ -92,6 +93,8 @@ class Engine(OriginChecks, HandshakeLimits, engineio.AsyncServer):  # type: igno
     """The most running handlers of one connection; further packets of the client are queued."""
     rate_limits: RateLimits
     """The limits for what one client may send in a second."""
+    shared_rounds: SharedRounds
+    """The rounds of the event loop in which clients with many packets go on."""
     websocket_compression: int
     """The smallest payload that a WebSocket compresses, in bytes; 0 compresses none."""
     offsets: Offsets
@@ -170,6 +173,7 @@ class Engine(OriginChecks, HandshakeLimits, engineio.AsyncServer):  # type: igno
         self.address_limits = address_limits
         # Its heartbeat would end a client that is held back for longer, since its pongs are read late.
         self.rate_limits = RateLimits(events_per_second, bytes_per_second, self.ping_timeout)
+        self.shared_rounds = SharedRounds()
         self.pending = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self.refused_handshakes = Counter()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from typing import Final, Protocol
 
 from socketio_eventstore.core.senders import Sender, current_sender
+from socketio_eventstore.transport.shared_rounds import SharedRounds
 
 MAX_QUEUED_BYTES = 100_000
 """Bytes of queued packets from one client; beyond the limit, reading pauses and TCP slows the client."""
@@ -18,7 +19,7 @@ MAX_RUNNING_BYTES = 4_000_000
 PACKETS_AT_ONCE: Final = 100
 """Packets of one client handled before the event loop serves others. One read may bring 16,000 packets."""
 PACKETS_PER_STEP: Final = 10
-"""The same for the rest of such a read."""
+"""The same for the rest of such a read, whose steps share the rounds with those of other clients."""
 
 Packet = str | bytes
 
@@ -87,12 +88,16 @@ class Inbox:
         "_partial_bytes",
         "_queued",
         "_queued_bytes",
+        "_rounds",
         "_running_bytes",
         "_sender",
+        "_waiter",
     )
 
-    def __init__(self, owner: InboxOwner) -> None:
+    def __init__(self, owner: InboxOwner, rounds: SharedRounds | None = None) -> None:
+        """``rounds``: those of all clients of the server."""
         self._owner: InboxOwner = owner
+        self._rounds = rounds or SharedRounds()
         self._handlers: dict[asyncio.Task[None], int] = {}  # each with the bytes of its packets
         self._running_bytes = 0
         self._partial_bytes = 0  # of a packet whose attachments are arriving
@@ -102,6 +107,7 @@ class Inbox:
         self._is_resting = False
         self._sender = Sender()
         self._is_waiting_for_store = False
+        self._waiter: asyncio.Future[None] | None = None  # ends when the inbox is not busy any more
 
     @property
     def is_busy(self) -> bool:
@@ -139,13 +145,17 @@ class Inbox:
 
     async def wait_until_idle(self) -> None:
         """Wait until the next packet does not have to be queued."""
+        # One future: a wait for ten thousand handlers would take 10 ms for each of them that ends.
         while self.is_busy:
-            if self._sender.is_held:
-                await asyncio.wait([self._sender.ready()])
-            elif self._is_resting or not self._handlers:
-                await asyncio.sleep(0)
-            else:
-                await asyncio.wait(self._handlers, return_when=asyncio.FIRST_COMPLETED)
+            self._go_on_with_store()
+            if self._waiter is None:
+                self._waiter = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._waiter])  # two requests may wait, and either may be cancelled
+
+    def _end_wait(self) -> None:
+        if self._waiter is not None and not self.is_busy:
+            waiter, self._waiter = self._waiter, None
+            waiter.set_result(None)
 
     def _go_on_with_store(self) -> None:
         """Handle the queued packets once the store has taken enough of what the client has caused."""
@@ -162,6 +172,7 @@ class Inbox:
         self._owner = _NO_OWNER
         self._queued = None
         self._queued_bytes = 0
+        self._end_wait()
 
     def _enqueue(self, item: Packet | Callable[[], None]) -> None:
         if self._queued is None:
@@ -172,7 +183,7 @@ class Inbox:
         self._handled += 1
         if self._handled == PACKETS_AT_ONCE:
             self._is_resting = True
-            asyncio.get_running_loop().call_soon(self._end_rest)
+            self._rounds.wait(self._end_rest)
         if current_sender.get() is not self._sender:  # the context is one of this client's alone
             current_sender.set(self._sender)
         handler = self._owner.handle_packet(packet)
@@ -188,9 +199,12 @@ class Inbox:
         self._running_bytes += size_bytes
         handler.add_done_callback(self._handler_done)
 
-    def _end_rest(self) -> None:
-        self._is_resting, self._handled = False, PACKETS_AT_ONCE - PACKETS_PER_STEP
+    def _end_rest(self) -> int:
+        """Handle the next packets; return how many."""
+        before = PACKETS_AT_ONCE - PACKETS_PER_STEP
+        self._is_resting, self._handled = False, before
         self._try_queued()
+        return max(self._handled - before, 0)
 
     def _handler_done(self, handler: asyncio.Task[None]) -> None:
         self._running_bytes -= self._handlers.pop(handler, 0)
@@ -198,12 +212,14 @@ class Inbox:
             self._try_queued()
         else:
             self._handled = 0  # a burst below the limit stays one step, and its events share a transaction
+            self._end_wait()
 
     def _try_queued(self) -> None:
         try:
             self._handle_queued()
         except InvalidPacket as error:
             self._owner.fail(error)
+        self._end_wait()
 
     def _handle_queued(self) -> None:
         was_paused = self._queued_bytes > MAX_QUEUED_BYTES

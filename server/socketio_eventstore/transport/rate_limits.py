@@ -13,6 +13,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from socketio_eventstore.transport.inbox import Inbox, InboxOwner, Packet
+from socketio_eventstore.transport.shared_rounds import SharedRounds
 
 BURST_SECONDS: Final = 2.0
 """A client that was quiet may send at once what the limit allows in this time."""
@@ -79,10 +80,12 @@ class RateLimitedOwner(InboxOwner, Protocol):
 class RateLimitedInbox(Inbox):
     """An inbox that handles no packet while its client is above a limit."""
 
-    __slots__ = ("_buckets", "_ends_at", "_limited", "_limits", "_pause", "_since")
+    __slots__ = ("_buckets", "_limited", "_limits", "_pause", "_since")
 
-    def __init__(self, owner: RateLimitedOwner, limits: RateLimits) -> None:
-        super().__init__(owner)
+    def __init__(
+        self, owner: RateLimitedOwner, limits: RateLimits, rounds: SharedRounds | None = None
+    ) -> None:
+        super().__init__(owner, rounds)
         self._limited: RateLimitedOwner | None = owner
         self._limits = limits
         now = asyncio.get_running_loop().time()
@@ -92,26 +95,12 @@ class RateLimitedInbox(Inbox):
         )
         self._buckets = [(name, TokenBucket(rate, least, now)) for name, rate, least in rates if rate]
         self._pause: asyncio.TimerHandle | None = None
-        self._ends_at = 0.0
         self._since: float | None = None
         """The beginning of the pauses that still go on, on the loop's clock; None for a client in bounds."""
 
     @property
     def _is_full(self) -> bool:
         return self._pause is not None or super()._is_full
-
-    async def wait_until_idle(self) -> None:
-        """Wait until the next packet does not have to be queued."""
-        loop = asyncio.get_running_loop()
-        while self.is_busy:
-            if self._pause is not None:
-                await asyncio.sleep(max(0.0, self._ends_at - loop.time()))
-            elif self._sender.is_held:
-                await asyncio.wait([self._sender.ready()])
-            elif self._is_resting or not self._handlers:
-                await asyncio.sleep(0)
-            else:
-                await asyncio.wait(self._handlers, return_when=asyncio.FIRST_COMPLETED)
 
     def close(self) -> None:
         """Drop the queued packets, and pause no more."""
@@ -120,6 +109,7 @@ class RateLimitedInbox(Inbox):
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None
+            self._end_wait()
 
     def _handle_packet(self, packet: Packet) -> None:
         super()._handle_packet(packet)
@@ -147,7 +137,6 @@ class RateLimitedInbox(Inbox):
         if now + seconds - self._since > self._limits.patience_seconds and self._limited is not None:
             # Not at once: the handlers of the packets before get the time to acknowledge.
             end, seconds = partial(self._limited.rate_exceeded, limit), min(seconds, LAST_SECONDS)
-        self._ends_at = now + seconds
         self._pause = asyncio.get_running_loop().call_later(seconds, end)
 
     def _end_pause(self) -> None:
