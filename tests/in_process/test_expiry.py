@@ -11,7 +11,8 @@ import pytest
 from socketio_eventlog.changes import Change
 from socketio_eventlog.errors import StoreClosed, StoreUnavailable
 from socketio_eventlog.session_changes import SessionEnded
-from socketio_eventstore.core.expiry import EXPIRY_ATTEMPTS
+from socketio_eventlog.sqlite.log import EventLog
+from socketio_eventstore.core.expiry import ENDING_AT_ONCE, EXPIRY_ATTEMPTS
 from socketio_eventstore.core.recovery import RecoveryResult
 from socketio_eventstore.core.sessions import Session, State
 from support.core import Core, pausable_commits
@@ -48,6 +49,26 @@ async def test_expired_session_is_ended_once(core: Core, kept: Kept) -> None:
     assert kept.seen.all == ["gone"]
     assert (gone.state, here.state) == (State.ENDED, State.LIVE)
     assert [stored.sid for stored in await stored_sessions(core.log)] == ["here"]
+
+
+async def test_expiries_leave_room_for_others(
+    core: Core, kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many sessions expire together, a transaction ends few of them; all end in one sweep."""
+    count, ended, append = 3 * ENDING_AT_ONCE + 1, list[int](), EventLog.append
+
+    def recorded(log: EventLog, changes: Sequence[Change]) -> asyncio.Future[int]:
+        ended.append(sum(isinstance(change, SessionEnded) for change in changes))
+        return append(log, changes)
+
+    for number in range(count):
+        await core.away((await core.live(str(number)))[0])
+    await kept.pass_time(LIMIT_SECONDS + 1.0)
+    monkeypatch.setattr(EventLog, "append", recorded)
+    await kept.sweep()
+    await until(lambda: not kept.retention.expiry.running)
+    assert sum(ended) == len(kept.seen.all) == count
+    assert max(ended) <= ENDING_AT_ONCE
 
 
 async def test_failed_expiry_is_retried_at_the_next_sweep(

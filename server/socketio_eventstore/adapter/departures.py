@@ -28,7 +28,7 @@ from socketio_eventstore.core.sessions import ClientConnection, Session, State
 
 logger = logging.getLogger(__name__)
 
-SESSIONS_PER_STEP = 100
+SESSIONS_PER_STEP = 50
 """Sessions of one connection that leave before the event loop serves others; a thousand take 20 ms."""
 
 
@@ -85,6 +85,8 @@ class Departures:
                 for session in sessions[start : start + SESSIONS_PER_STEP]
                 if connection.sessions.get(session.namespace) is session
             ]
+            # To wait for one that is done, too, would take a step of the event loop for all at once.
+            tasks = [task for task in tasks if not task.done()]
             tasks += self._depart_all(connection, left, reason)
         if tasks:
             await asyncio.wait(tasks)

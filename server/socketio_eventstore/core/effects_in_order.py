@@ -24,8 +24,9 @@ from socketio_eventstore.core.sessions import Session
 
 SLICE_BYTES = 1_000_000
 """Bytes that a batch may gather before the frames are written and the event loop serves others."""
-SLICE_OPERATIONS = 200
-"""The same for operations that do more than broadcast: a thousand sessions take 10 ms."""
+SLICE_OPERATIONS = 64
+"""The same for operations that do more than broadcast: a thousand sessions take 10 ms, and as long again for
+the connect handlers that go on in the next round."""
 
 
 class EffectsInOrder:

@@ -10,7 +10,7 @@ import asyncio
 from contextvars import ContextVar
 from typing import Final
 
-SENDER_OPERATIONS: Final = 256
+SENDER_OPERATIONS: Final = 128
 """Operations of one client that wait for their batch, from which on its packets are not handled. More would
 make no commit better, and each operation before the others' takes up to 40 µs to store."""
 SENDER_BYTES: Final = 4_000_000
