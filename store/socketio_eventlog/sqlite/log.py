@@ -16,7 +16,7 @@ from socketio_eventlog.altered import AlteredRange
 from socketio_eventlog.batch_stream import BatchStream
 from socketio_eventlog.changes import Batch, Change
 from socketio_eventlog.errors import StoreError, StoreNotUsable
-from socketio_eventlog.events import LoggedEvent, Offset, Publication
+from socketio_eventlog.events import Event, LoggedEvent, Offset, Publication
 from socketio_eventlog.history import SessionHistory
 from socketio_eventlog.indexed_log import IndexedLog
 from socketio_eventlog.maintenance import Compacted
@@ -168,7 +168,7 @@ class EventLog(IndexedLog):
     def append(self, changes: Sequence[Change]) -> asyncio.Future[int]:
         self._appends += 1
         own, changes = self._appends, tuple(changes)
-        chunks = self._index.next_chunks(len(changes))
+        chunks = self._index.next_chunks(list(map(type, changes)).count(Event))
         return self._writer_database.submit(
             lambda connection: (
                 self._writer.append(connection, changes, chunks, own),
