@@ -33,6 +33,7 @@ class Client:
     """One connection, and what is known of its session."""
 
     __slots__ = (
+        "arrived_at",
         "asked_at",
         "buffer",
         "expected",
@@ -58,6 +59,8 @@ class Client:
         self.expected = 0
         """Events that make it ready, after CONNECT."""
         self.watcher: Watcher | None = None
+        self.arrived_at = 0.0
+        """When the kernel had the last bytes for it, on the wall clock; see ``Crowd.note_arrivals``."""
         self.asked_at = 0.0
         """When it sent CONNECT."""
         self.ready_at = 0.0

@@ -22,6 +22,9 @@ _READ_BYTES = 1 << 18
 _AT_ONCE = 64
 """Sockets that are read before the watched ones are looked at again."""
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+_SO_TIMESTAMPNS = 35
+"""Linux, and not in the module ``socket``."""
+_TIMESPEC = struct.Struct("ll")
 
 
 class Crowd:
@@ -40,6 +43,7 @@ class Crowd:
         self.lost = 0
         """Clients whose connection the server has ended."""
         self._shaking = 0
+        self._notes_arrivals = False
 
     def __enter__(self) -> Self:
         return self
@@ -122,6 +126,15 @@ class Crowd:
             self._watched_epoll.register(fd, select.EPOLLIN)
         client.watcher = watcher
 
+    def note_arrivals(self, clients: Iterable[Client]) -> None:
+        """From now on, note for watched clients when the kernel had their bytes.
+
+        A load generator that shares its core with attackers reads late, and the server cannot help it.
+        """
+        self._notes_arrivals = True
+        for client in clients:
+            client.sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+
     def step(self, seconds: float) -> None:
         """Wait for at most so long, then read what there is."""
         ready = self._epoll.poll(seconds, _AT_ONCE)
@@ -168,7 +181,7 @@ class Crowd:
 
     def _fill(self, client: Client) -> bool:
         try:
-            data = client.sock.recv(_READ_BYTES)
+            data = self._receive_noting(client) if self._notes_arrivals else client.sock.recv(_READ_BYTES)
         except BlockingIOError:
             return False
         except ConnectionError:
@@ -178,6 +191,15 @@ class Crowd:
         else:
             self._lose(client.sock.fileno())
         return bool(data)
+
+    @staticmethod
+    def _receive_noting(client: Client) -> bytes:
+        data, notes, _, _ = client.sock.recvmsg(_READ_BYTES, socket.CMSG_SPACE(_TIMESPEC.size))
+        for level, kind, content in notes:
+            if (level, kind) == (socket.SOL_SOCKET, _SO_TIMESTAMPNS):
+                seconds, nanoseconds = _TIMESPEC.unpack(content)
+                client.arrived_at = seconds + nanoseconds / 1e9
+        return data
 
     def _lose(self, fd: int) -> None:
         client = self._open.pop(fd)

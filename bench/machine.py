@@ -15,6 +15,10 @@ from typing import Self
 
 SERVER_CORE = 0
 LOAD_CORE = 1
+OTHER_CORES = (
+    sorted(os.sched_getaffinity(0) - {SERVER_CORE, LOAD_CORE}) if hasattr(os, "sched_getaffinity") else []
+)
+"""The cores that neither a server nor the load generator has; asked for before ``claim_load_core``."""
 
 _CPUCLOCK_SCHED = 2
 
