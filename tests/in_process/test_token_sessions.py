@@ -257,7 +257,7 @@ async def test_a_namespace_that_was_left_ends_nothing(path: Path) -> None:
         (other,) = server.manager.runtime.registry.namespaces["/b"].values()
         connection = other.current.connection
         assert connection is not None
-        other.current.expires_at = time.time() + 60.0
+        other.current.expires_at = time.time() + 2.0
         server.sio.clients.token_ends.watch(connection)
         first = server.sio.clients.token_ends._timers[connection]
         await client.send("41/b,")
