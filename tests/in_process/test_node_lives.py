@@ -65,6 +65,25 @@ async def test_lonely_node_gives_up_too(monkeypatch: pytest.MonkeyPatch) -> None
         await until(lambda: server.manager.runtime is not None and one.log(0) is not former)
 
 
+async def test_node_whose_effects_hang_joins_anew(two: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node in contact whose task of the effects hangs closes its clients; they get what they missed."""
+    a, b = two.servers
+    client = await a.socket()
+    pid = (await client.connect())["pid"]
+    await two.until_applied()
+    former = two.node(0)
+    async with former.queue.effects.lock:
+        await two.node(1).lease.beat()
+        monkeypatch.setattr(lease, "CONTACT_SECONDS", 0.5)
+        assert await client.packet() is None
+        monkeypatch.setattr(lease, "CONTACT_SECONDS", 9.0)
+        await until(lambda: a.manager.runtime is not None and two.node(0) is not former)
+    offset = await b.sio.emit("missed")
+    back = await a.socket()
+    assert (await back.connect(auth={"pid": pid}))["pid"] == pid
+    assert await back.event() == ["missed", offset]
+
+
 async def test_node_declared_dead_joins_anew(two: Nodes) -> None:
     """A node that was frozen for too long is dead for the others; its clients recover there."""
     a, b = two.servers

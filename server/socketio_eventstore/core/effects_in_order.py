@@ -56,6 +56,8 @@ class EffectsInOrder:
         """The batch that was on its way when the life of this node ended."""
         self.taking: Batch | None = None
         """The last batch that came out of the log."""
+        self.busy_since: float | None = None
+        """When its effects last went on, on the monotonic clock; None when they have ended."""
         self.commit_durations = Histogram(DURATIONS_SECONDS)
         """The seconds from each append to the moment at which its batch is durable and known here."""
         self.batch_sizes = Histogram(SIZES)
@@ -66,8 +68,12 @@ class EffectsInOrder:
         """The number of refused operations by the name of the limit: ``queue_full`` or ``max_size``."""
 
     async def take_effects_of(self, batch: Batch) -> None:
+        self.taking, self.busy_since = batch, time.monotonic()
+        await self._take_effects_of(batch)
+        self.busy_since = None
+
+    async def _take_effects_of(self, batch: Batch) -> None:
         appended, nodes = self.appended, self._context.nodes
-        self.taking = batch
         async with self.lock:
             nodes.batch, nodes.uptime = batch.number, batch.uptime
             if appended is None or batch.own != appended.own:
@@ -108,7 +114,7 @@ class EffectsInOrder:
             except Exception as error:  # noqa: BLE001 -- a fault in one change must not stop the order for all others
                 self._faults.after((committed,), error)
             if fan_out.waiting_bytes > SLICE_BYTES:
-                await self._flush_schedule.flush_and_yield()
+                await self._yield()
 
     async def take_own(
         self, batch: Batch | None, groups: Sequence[Group], counts: Sequence[int], start: int
@@ -129,8 +135,12 @@ class EffectsInOrder:
                 others += operation.changes_recipients
                 if fan_out.waiting_bytes > SLICE_BYTES or others >= SLICE_OPERATIONS:
                     others = 0
-                    await schedule.flush_and_yield()
+                    await self._yield()
         schedule.flush()
+
+    async def _yield(self) -> None:
+        await self._flush_schedule.flush_and_yield()
+        self.busy_since = time.monotonic()
 
     def settle(self, appended: Appended, batch: Batch) -> None:
         """Give the results of a stored batch that takes no effect here any more."""

@@ -1,7 +1,8 @@
 """The lease of a node: others declare a node dead that is silent, and a node without contact gives up first.
 
 A node that the others may take for dead must not keep its clients: they would be connected and get nothing.
-So it closes their transports a little earlier, and joins the log anew, as another node.
+So it closes their transports a little earlier, and joins the log anew, as another node. A node whose effects
+hang does the same.
 """
 
 from __future__ import annotations
@@ -76,7 +77,10 @@ class Lease:
             return str(fatal)
         if nodes.get(nodes.own) is None:
             return "the other nodes have declared this node dead"
-        seconds = self._monotonic() - context.log.contact_at
-        if seconds > CONTACT_SECONDS:
+        now, busy_since = self._monotonic(), self._queue.effects.busy_since
+        if (seconds := now - context.log.contact_at) > CONTACT_SECONDS:
             return f"no contact to the log for {seconds:.0f} s"
+        # A node that writes and lets nothing take effect would keep its clients, and they would get nothing.
+        if busy_since is not None and (seconds := now - busy_since) > CONTACT_SECONDS:
+            return f"the effects of a batch have not gone on for {seconds:.0f} s"
         return None
