@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,42 @@ async def test_several_servers(cluster: Cluster, tmp_path: Path) -> None:
     assert done == {"cuts": 8, "kills": 1, "freezes": 1, "breaks": 2, "partitions": 1}
     assert outcome.verdict.recovered == outcome.verdict.returns > 0
     assert all(outcome.verdict.checked[fault] > 0 for fault in Fault)
+
+
+async def test_promotion(tmp_path: Path) -> None:
+    """The database is lost and its synchronous standby promoted: the servers go on, and nothing is lost."""
+    primary, settings = (
+        Cluster(),
+        Settings(clients=6, rooms=3, cuts=8, kills=1, promotions=1, nodes=2, events=150, seed=3),
+    )
+    try:
+        primary.start()
+        database = primary.new_database()
+        standby = primary.standby()
+        try:
+            standby.start()
+            primary.sql("postgres", "ALTER SYSTEM SET synchronous_standby_names = '*'")
+            primary.sql("postgres", "SELECT pg_reload_conf()")
+            primary.until("postgres", "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'")
+            urls = url_of(primary, database), url_of(standby, database)
+            outcome = await run(make_plan(settings), tmp_path, lambda: None, SERVE, *urls)
+            assert outcome.verdict.kept, outcome.verdict.findings[:5]
+            assert outcome.notes == () and outcome.done["promotions"] == 1
+            assert outcome.verdict.recovered == outcome.verdict.returns > 0
+            assert standby.sql("postgres", "SELECT pg_is_in_recovery()") == "f\n"
+        finally:
+            standby.stop()
+            standby.remove()
+    finally:
+        primary.stop()
+        primary.remove()
+
+
+async def test_promotion_of_no_standby(cluster: Cluster, tmp_path: Path) -> None:
+    """A database that is no standby is refused."""
+    url, settings = url_of(cluster, cluster.new_database()), replace(SMALLEST, promotions=1)
+    with pytest.raises(CannotRun, match="a standby of --url"):
+        await run(make_plan(settings), tmp_path, lambda: None, SERVE, url, url)
 
 
 def test_log_of_a_run(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,12 +157,13 @@ def genkey(name: str, as_json: bool) -> None:
 @click.option(
     "--partitions", type=click.IntRange(0), default=0, show_default=True, help="Silent links to --url."
 )
+@click.option("--standby", default="", help="A synchronous standby of --url, to be promoted meanwhile.")
 @click.option("--events", type=click.IntRange(1), default=10_000, show_default=True, help="Approximately.")
 @click.option("--duration", type=float, default=300.0, show_default=True, help="At most, in seconds.")
 @click.option("--synchronous", type=click.Choice(("full", "normal")), default="full", show_default=True)
 @click.option("--seed", type=int, help="Repeats the run with this seed. Default: a random seed.")
 @click.option("--keep", is_flag=True, help="Keep the scratch store. A broken promise always keeps it.")
-def verify(duration: float, seed: int | None, keep: bool, url: str, **amounts: Any) -> None:
+def verify(duration: float, seed: int | None, keep: bool, url: str, standby: str, **amounts: Any) -> None:
     """Test the promises against a scratch server.
 
     verify breaks connections, kills the server, and counts the events missed by clients. With --url, several
@@ -178,7 +179,8 @@ def verify(duration: float, seed: int | None, keep: bool, url: str, **amounts: A
 
     seed = secrets.randbelow(2**32) if seed is None else seed
     try:
-        code = verify(Settings(duration_seconds=duration, seed=seed, **amounts), keep=keep, database=url)
+        settings = Settings(duration_seconds=duration, seed=seed, promotions=int(bool(standby)), **amounts)
+        code = verify(settings, keep=keep, database=url, standby=standby)
     except CannotRun as error:
         raise CommandError(str(error)) from error
     click.get_current_context().exit(code)

@@ -19,24 +19,12 @@ class DatabaseLink:
 
     def __init__(self, url: str) -> None:
         """``url``: of the database, with one host. Raises CannotRun."""
-        try:
-            from psycopg import ProgrammingError
-            from psycopg.conninfo import conninfo_to_dict
-        except ImportError as error:
-            raise CannotRun("PostgreSQL needs psycopg: install the extra postgres") from error
-        try:
-            given = {key: str(value) for key, value in conninfo_to_dict(url).items()}
-        except ProgrammingError as error:
-            raise CannotRun("the URL must have the form postgresql://user@host/database") from error
-        self._host = given.pop("hostaddr", "") or given.get("host", "") or HOST
-        self._port = given.get("port", "5432")
-        if "," in self._host or "," in self._port:
-            raise CannotRun("the URL must name one host")
-        given.pop("host", None)
-        self._others = given
+        self._host, self._port, self._others = _address(url)
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._may_connect = asyncio.Event()
+        self._may_connect.set()
         self._may_pass = asyncio.Event()
         self._may_pass.set()
         self._break: BreakKind | None = None
@@ -77,6 +65,16 @@ class DatabaseLink:
         """Let everything pass again."""
         self._may_pass.set()
 
+    def shut(self) -> None:
+        """End all connections, and let new ones wait."""
+        self._may_connect.clear()
+        self._end_all()
+
+    def turn_to(self, url: str) -> None:
+        """Forward to another server from now on. Raises CannotRun."""
+        self._host, self._port, _ = _address(url)
+        self._may_connect.set()
+
     def _end_all(self) -> None:
         for writer in self._writers:
             writer.transport.abort()
@@ -100,6 +98,7 @@ class DatabaseLink:
             self._tasks.discard(task)
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        await self._may_connect.wait()
         if self._host.startswith("/"):
             return await asyncio.open_unix_connection(f"{self._host}/.s.PGSQL.{self._port}")
         return await asyncio.open_connection(self._host, int(self._port))
@@ -153,3 +152,21 @@ class DatabaseLink:
         self._break = None
         self._end_all()
         return True
+
+
+def _address(url: str) -> tuple[str, str, dict[str, str]]:
+    """Return host, port and the other parts of a URL with one host. Raises CannotRun."""
+    try:
+        from psycopg import ProgrammingError
+        from psycopg.conninfo import conninfo_to_dict
+    except ImportError as error:
+        raise CannotRun("PostgreSQL needs psycopg: install the extra postgres") from error
+    try:
+        given = {key: str(value) for key, value in conninfo_to_dict(url).items()}
+    except ProgrammingError as error:
+        raise CannotRun("the URL must have the form postgresql://user@host/database") from error
+    host, port = given.pop("hostaddr", "") or given.get("host", "") or HOST, given.get("port", "5432")
+    if "," in host or "," in port:
+        raise CannotRun("the URL must name one host")
+    given.pop("host", None)
+    return host, port, given

@@ -42,6 +42,8 @@ class Settings:
     """The number of times at which all connections of a server to the database end, at an append."""
     partitions: int = 0
     """The number of times at which nothing passes between a server and the database."""
+    promotions: int = 0
+    """1 to promote the standby of the database in the middle of the run."""
     seed: int
 
 
@@ -141,11 +143,16 @@ class Partition:
 
 
 @dataclass(frozen=True, slots=True)
+class Promotion:
+    """The loss of the database, and the promotion of its standby."""
+
+
+@dataclass(frozen=True, slots=True)
 class WaitUntilConnected:
     """A wait until all clients are connected."""
 
 
-Fault: TypeAlias = Kill | Freeze | Break | Partition
+Fault: TypeAlias = Kill | Freeze | Break | Partition | Promotion
 Action: TypeAlias = Move | Cut | Fault | WaitUntilConnected
 
 
@@ -217,6 +224,7 @@ def _actions(settings: Settings, members: tuple[Member, ...], random: Random) ->
         Freeze: settings.freezes,
         Break: settings.breaks,
         Partition: settings.partitions,
+        Promotion: settings.promotions,
     }
     kinds = [kind for kind, amount in amounts.items() for _ in range(amount)]
     random.shuffle(kinds)
@@ -233,6 +241,8 @@ def _actions(settings: Settings, members: tuple[Member, ...], random: Random) ->
 
 
 def _fault(kind: type[Action], settings: Settings, random: Random) -> Fault:
+    if kind is Promotion:
+        return Promotion()
     node = random.randrange(settings.nodes) if settings.nodes > 1 else 0
     if kind is Freeze:
         return Freeze(node, _seconds(random))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _FOUND: Final = "SELECT 1 FROM pg_namespace WHERE nspname = 'eventstore'"
 _REMOVE: Final = "DROP SCHEMA IF EXISTS eventstore CASCADE"
+_SYNCHRONOUS: Final = "SELECT 1 FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum')"
 _EVENTS: Final = 'SELECT "offset", namespace, rooms, skip, payload FROM eventstore.events ORDER BY "offset"'
 _EPOCHS: Final = "SELECT began_after, epoch FROM eventstore.epochs ORDER BY number"
 _SESSIONS: Final = "SELECT namespace, sid, start_offset FROM eventstore.sessions"
@@ -43,11 +44,13 @@ FOR EACH ROW EXECUTE FUNCTION eventstore.verify_keeps_rooms()
 
 
 class PostgresStore:
-    """A database in PostgreSQL without a log. Raises CannotRun if it has one."""
+    """A database in PostgreSQL."""
 
-    def __init__(self, url: str) -> None:
-        """Connect to the database. Raises CannotRun."""
+    def __init__(self, url: str, *, has_log: bool = False) -> None:
+        """Connect to the database. Raises CannotRun, also if there is a log and not ``has_log``."""
         self._url = url
+        if has_log:
+            return
         with _connected(self._url) as connection:
             if connection.execute(_FOUND).fetchone() is not None:
                 raise CannotRun("the database has a schema eventstore; verify needs a database without one")
@@ -69,9 +72,29 @@ class PostgresStore:
             return contents(rows(_EVENTS), rows(_EPOCHS), rooms, rows(_SESSIONS))
 
 
+def check_standby(url: str, standby: str) -> None:
+    """Check that the promotion of a standby would lose nothing. Raises CannotRun."""
+    with _connected(standby) as connection:
+        if connection.execute("SELECT pg_is_in_recovery()").fetchone() != (True,):
+            raise CannotRun("--standby must be the URL of a standby of --url")
+    with _connected(url) as connection:
+        if connection.execute(_SYNCHRONOUS).fetchone() is None:
+            raise CannotRun(
+                "the standby must be synchronous (synchronous_standby_names): it would lose events"
+            )
+
+
+def promote(standby: str) -> None:
+    """Promote a standby; return when it takes writes. Raises CannotRun."""
+    with _connected(standby) as connection:
+        if connection.execute("SELECT pg_promote()").fetchone() != (True,):
+            raise CannotRun("the standby could not be promoted")
+
+
 def remove_log(url: str) -> None:
     """Remove the log of a run from its database. Raises CannotRun."""
     with _connected(url) as connection:
+        connection.execute("SET synchronous_commit = local")  # its standby was promoted, perhaps
         connection.execute(_REMOVE)
 
 

@@ -29,7 +29,7 @@ def report(settings: Settings, outcome: Outcome) -> str:
 
 def _lines(settings: Settings, outcome: Outcome) -> Iterator[str]:
     verdict, done = outcome.verdict, outcome.done
-    others = ("freezes", "breaks", "partitions")
+    others = ("freezes", "breaks", "partitions", "promotions")
     yield (
         ("" if settings.nodes == 1 else f"{settings.nodes} servers, ")
         + f"{settings.clients} clients, {settings.rooms} rooms, {done['cuts']} cuts, {done['kills']} kills, "
@@ -72,6 +72,7 @@ def repeat_command(settings: Settings) -> str:
     more = [] if settings.nodes == 1 else [f"--url … --nodes {settings.nodes} "]
     faults = {"freezes": settings.freezes, "breaks": settings.breaks, "partitions": settings.partitions}
     more += [f"--{name} {number} " for name, number in faults.items() if number]
+    more += ["--standby … "] * settings.promotions
     return (
         f"socketio-eventstore verify {''.join(more)}--clients {settings.clients} --rooms {settings.rooms} "
         f"--cuts {settings.cuts} --kills {settings.kills} --events {settings.events} "

@@ -15,7 +15,16 @@ from socketio_eventstore.verify.clients import Clients
 from socketio_eventstore.verify.event_counter import EventCounter
 from socketio_eventstore.verify.history import Evidence
 from socketio_eventstore.verify.judge import Verdict, judge
-from socketio_eventstore.verify.plan import Action, Cut, Fault, Kill, Move, Plan, WaitUntilConnected
+from socketio_eventstore.verify.plan import (
+    Action,
+    Cut,
+    Fault,
+    Kill,
+    Move,
+    Plan,
+    Promotion,
+    WaitUntilConnected,
+)
 from socketio_eventstore.verify.process import SERVE, CannotRun
 from socketio_eventstore.verify.servers import Servers
 
@@ -77,7 +86,7 @@ class _PlanRunner:
     async def _start(self, action: Action) -> Coroutine[Any, Any, None] | None:
         """Run an action, or return a coroutine to run during the next steps."""
         match action:
-            case Kill():
+            case Kill() | Promotion():
                 await self._strike(action)
             case WaitUntilConnected():
                 await self._clients.wait_until_connected(_STEP_SECONDS)
@@ -112,14 +121,20 @@ class _PlanRunner:
 
 
 async def run(
-    plan: Plan, folder: Path, progress: Progress, command: Sequence[str] = SERVE, database: str = ""
+    plan: Plan,
+    folder: Path,
+    progress: Progress,
+    command: Sequence[str] = SERVE,
+    database: str = "",
+    standby: str = "",
 ) -> Outcome:
     """Run the plan in an empty folder, and judge the run.
 
     ``command`` starts a server, and is called with ``--config`` and ``--port``. ``database``: the URL of a
-    PostgreSQL database without a log; "" is a file. Raises CannotRun.
+    PostgreSQL database without a log; "" is a file. ``standby``: see ``Servers``. Raises CannotRun.
     """
-    servers, counter, notes = Servers(folder, plan.settings, command, database), EventCounter(), []
+    servers = Servers(folder, plan.settings, command, database, standby)
+    counter, notes = EventCounter(), list[str]()
     try:
         await servers.start()
         await asyncio.to_thread(servers.store.keep_rooms)

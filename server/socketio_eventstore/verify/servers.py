@@ -8,8 +8,8 @@ from pathlib import Path
 from random import Random
 
 from socketio_eventstore.verify.database_link import DatabaseLink
-from socketio_eventstore.verify.plan import Break, Fault, Freeze, Kill, Partition, Settings
-from socketio_eventstore.verify.postgres_store import PostgresStore
+from socketio_eventstore.verify.plan import Break, Fault, Freeze, Kill, Partition, Promotion, Settings
+from socketio_eventstore.verify.postgres_store import PostgresStore, check_standby, promote
 from socketio_eventstore.verify.process import CannotRun, Server
 from socketio_eventstore.verify.store import FileStore, Store
 
@@ -17,15 +17,25 @@ from socketio_eventstore.verify.store import FileStore, Store
 class Servers:
     """All servers of a run, their links to the database, and their store."""
 
-    def __init__(self, folder: Path, settings: Settings, command: Sequence[str], database: str) -> None:
-        """``database``: the URL of a PostgreSQL database; "" is a file in the folder. Raises CannotRun."""
-        if not database and (settings.nodes > 1 or settings.breaks or settings.partitions):
-            raise CannotRun("several servers, breaks and partitions need a database in PostgreSQL: --url")
+    def __init__(
+        self, folder: Path, settings: Settings, command: Sequence[str], database: str, standby: str = ""
+    ) -> None:
+        """``database``: the URL of a PostgreSQL database; "" is a file in the folder.
+
+        ``standby``: the URL of its synchronous standby, for a promotion. Raises CannotRun.
+        """
+        if not database and (
+            settings.nodes > 1 or settings.breaks or settings.partitions or settings.promotions
+        ):
+            raise CannotRun("several servers, breaks, partitions and a standby need PostgreSQL: --url")
         self._folder, self._settings, self._command = folder, settings, command
         self._links = [DatabaseLink(database) for _ in range(settings.nodes if database else 0)]
         self._servers: list[Server] = []
         self._random = Random(settings.seed)  # noqa: S311 -- no secret
+        self._database, self._standby = database, standby
         self.store: Store = PostgresStore(database) if database else FileStore(folder / "events.db")
+        if settings.promotions:
+            check_standby(database, standby)
 
     async def start(self) -> None:
         """Start all of them. Raises CannotRun."""
@@ -55,10 +65,21 @@ class Servers:
                 await self._servers[node].start()
             case Freeze(node, seconds):
                 await self._servers[node].freeze(seconds)
+            case Promotion():
+                await self._promote()
             case Break(node, kind):
                 self._links[node].break_next(kind)
             case Partition(node, seconds):
                 await self._links[node].hold(seconds)
+
+    async def _promote(self) -> None:
+        """Take the database away from all servers, as if it had burnt, and promote its standby."""
+        for link in self._links:
+            link.shut()
+        await asyncio.to_thread(promote, self._standby)
+        self.store = PostgresStore(self._standby, has_log=True)
+        for link in self._links:
+            link.turn_to(self._standby)
 
     async def stop(self) -> None:
         """Stop all of them, and close the links."""
