@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NoReturn
 
 import engineio.json
@@ -173,32 +173,35 @@ def checked_room(room: Any) -> Room:
 
     Raises TypeError unless it is str or int, ValueError for a lone surrogate and beyond 64 bits.
     """
-    if isinstance(room, bool) or not isinstance(room, str | int):
-        raise TypeError(
-            f"a room's name must be str or int to be stored, not {type(room).__name__}: {room!r}; "
-            "emit and enter_room take str(room)"
-        )
-    if isinstance(room, str):
-        event_rules.check_text(room, "a room's name")
-    elif not -(2**63) <= room < 2**63:
-        raise ValueError("a room's number must fit into 64 bits to be stored")
-    return room
+    return _checked_name(room, "a room's name", "; emit and enter_room take str(room)")
+
+
+def _checked_name(name: Any, what: str, hint: str = "") -> Room:
+    if isinstance(name, bool) or not isinstance(name, str | int):
+        kind = type(name).__name__
+        raise TypeError(f"{what} must be str or int to be stored, not {kind}: {name!r:.100}{hint}")
+    if isinstance(name, str):
+        event_rules.check_text(name, what)
+    elif not -(2**63) <= name < 2**63:
+        raise ValueError(f"{what} must fit into 64 bits to be stored, if it is a number")
+    return name
 
 
 def skipped_sids(skip_sid: Any) -> tuple[str, ...]:
-    """Return the sids that an emit leaves out. A value of another type than str is the sid of no session.
+    """Return the sids that an emit leaves out. None, False and numbers are the sids of no session.
 
-    Raises ValueError for a sid that the store cannot keep, and for more than MAX_ADDRESSES.
+    Raises TypeError for values that are no room either, ValueError for one that the store cannot keep, and
+    for more than MAX_ADDRESSES.
     """
     if skip_sid is None:
         return ()
-    one_or_more = skip_sid if hasattr(skip_sid, "__iter__") and not isinstance(skip_sid, str) else (skip_sid,)
-    sids = tuple(sid for sid in one_or_more if isinstance(sid, str))
+    is_one = isinstance(skip_sid, str | bytes | bytearray) or not isinstance(skip_sid, Iterable)
+    sids: tuple[Any, ...] = (skip_sid,) if is_one else tuple(skip_sid)
     if len(sids) > MAX_ADDRESSES:
         raise ValueError(f"an emit can skip {MAX_ADDRESSES} sids, not {len(sids)}; emit to a room instead")
-    for sid in sids:
-        event_rules.check_text(sid, "a sid to skip")
-    return sids
+    # ``skip_sid=condition and sid`` may be False
+    checked = [_checked_name(sid, "a sid to skip") for sid in sids if sid is not None and sid is not False]
+    return tuple(sid for sid in checked if isinstance(sid, str))
 
 
 def session_json(value: Any, limit_bytes: int) -> str:

@@ -68,10 +68,14 @@ async def events(
     limit: int = DEFAULT_LIMIT,
 ) -> list[StoredEvent]:
     """Return events as ``RecoveryServer.events`` does."""
+    if not isinstance(limit, int):
+        raise TypeError(f"limit must be int, not {type(limit).__name__}")
     if not 0 < limit <= MAX_EVENTS:
         raise ValueError(f"limit must be 1 to {MAX_EVENTS}, not {limit}")
     namespace = namespace or "/"
     check_text(namespace, "a namespace")
+    if event is not None:
+        check_text(event, "an event's name")
     wanted = EventFilter(namespace, encoder.rooms_of(room), event)
     start, end = _sequence(runtime, after, "after"), _sequence(runtime, before, "before")
     pages = EventPages(runtime.context)

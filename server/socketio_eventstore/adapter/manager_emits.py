@@ -14,7 +14,7 @@ from socketio_eventstore.adapter.acknowledgements import current_call
 from socketio_eventstore.adapter.manager_store import ManagerStore
 from socketio_eventstore.adapter.messages import Message
 from socketio_eventstore.core.commit_queue import CommitQueue
-from socketio_eventstore.core.event_rules import check_event_name, check_names
+from socketio_eventstore.core.event_rules import check_event_name, check_names, check_text
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.handler_transaction import submit_or_defer
 from socketio_eventstore.core.operations import (
@@ -112,6 +112,8 @@ class ManagerEmits(ManagerStore):
         """Make the operation of an emit. Every error is raised here, before the event has an offset."""
         if not isinstance(event, str):
             check_event_name(event)
+        if not isinstance(namespace, str):
+            check_text(namespace, "a namespace")
         check_names(event, namespace)
         rooms = encoder.rooms_of(room)
         skip = () if skip_sid is None else encoder.skipped_sids(skip_sid)

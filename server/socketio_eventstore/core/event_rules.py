@@ -25,9 +25,7 @@ LOOKALIKE: Final = (
 
 def check_event_name(name: object) -> None:
     """Check the name of an event. Raises TypeError unless it is a str, ValueError for a reserved name."""
-    if not isinstance(name, str):
-        raise TypeError(f"an event's name must be str, not {type(name).__name__}")
-    if name in RESERVED_EVENTS:
+    if isinstance(name, str) and name in RESERVED_EVENTS:
         raise ValueError(f"event name {name!r} is reserved: official clients close the connection on it")
     check_text(name, "an event's name")
 
@@ -46,11 +44,13 @@ MAX_NAME_CHARACTERS: Final = 1000
 """The longest name of an event, namespace, room, identity or sid."""
 
 
-def check_text(text: str, what: str) -> None:
+def check_text(text: object, what: str) -> None:
     """Check that the store can keep a name: it is not too long, and UTF-8 has no lone surrogates.
 
-    Raises ValueError.
+    Raises TypeError unless it is a str, ValueError.
     """
+    if not isinstance(text, str):
+        raise TypeError(f"{what} must be str, not {type(text).__name__}: {text!r:.100}")
     if len(text) > MAX_NAME_CHARACTERS:
         raise ValueError(f"{what} may have {MAX_NAME_CHARACTERS} characters, not {len(text)}: {text[:20]!r}…")
     if not text.isascii():
