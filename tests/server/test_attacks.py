@@ -34,9 +34,10 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Target]:
 async def settled(control: Client) -> dict[str, int]:
     """Return the census once it does not change, and all responses to honest polls are read."""
     before: dict[str, int] = {}
-    while (now := await control.call("census")) != before or now["unread responses"]:
-        before = now
-        await asyncio.sleep(PAUSE_SECONDS)
+    async with asyncio.timeout(DEADLINE):
+        while (now := await control.call("census")) != before or now["unread responses"]:
+            before = now
+            await asyncio.sleep(PAUSE_SECONDS)
     return before
 
 

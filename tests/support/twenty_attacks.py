@@ -39,8 +39,9 @@ CONFIG: dict[str, dict[str, object]] = {
     "server": {
         "max_payload": 100_000,
         "connect_timeout": 4.0,
-        "ping_interval": 1.0,
-        "ping_timeout": 10.0,
+        # A response is watched for an eighth of the timeout: honest polls leave a gap for the census.
+        "ping_interval": 2.0,
+        "ping_timeout": 8.0,
         "websocket_compression": 1_000,
     },
     "connection_state_recovery": {"max_disconnection_duration": 3.0},
