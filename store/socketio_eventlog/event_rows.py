@@ -11,6 +11,8 @@ from socketio_eventlog.events import Event, LoggedEvent, Room
 
 FEW: Final = 8
 """The most rooms whose encoding is cached."""
+SHORT: Final = 200
+"""The longest array whose decoding is cached, in characters: it takes longer than all else of a row."""
 
 
 def as_json(names: tuple[Room, ...]) -> str:
@@ -23,9 +25,14 @@ def as_json(names: tuple[Room, ...]) -> str:
 few_as_json: Final = lru_cache(maxsize=1024)(as_json)
 
 
+_few_from_json: Final = lru_cache(maxsize=1024)(lambda rooms: tuple(json.loads(rooms)))
+
+
 def rooms_from_json(rooms: str | None) -> tuple[Room, ...] | None:
     """Return the addressed rooms; None for the whole namespace."""
-    return None if rooms is None else tuple(json.loads(rooms))
+    if rooms is None:
+        return None
+    return _few_from_json(rooms) if len(rooms) <= SHORT else tuple(json.loads(rooms))
 
 
 def skip_from_json(skip: str | None) -> tuple[str, ...]:

@@ -159,9 +159,12 @@ class Order:
             self._take_pending(row, pending, is_used_up=digest != pending.digest)
             return
         self._give_out(row, None, changes, ())
-        if any(change.change == NodeDied(self.node) and change.took_effect for change in changes):
+        if any(self._is_own_death(change) for change in changes if type(change.change) is NodeDied):
             self.has_ended = True
             raise NodeFenced
+
+    def _is_own_death(self, committed: Committed) -> bool:
+        return committed.took_effect and committed.change == NodeDied(self.node)
 
     def _take_pending(self, row: Row, pending: Pending, *, is_used_up: bool) -> None:
         self._pending, self.number = None, row.number
