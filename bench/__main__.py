@@ -41,6 +41,7 @@ WORKLOADS = {
     "W8": "w8_start",
     "W9": "w9_attacks",
     "W10": "w10_postgres",
+    "W11": "w11_nodes",
     "W12": "w12_cluster_peers",
 }
 
