@@ -24,7 +24,14 @@ from socketio_eventlog.changes import (
     Pruned,
     Volatile,
 )
-from socketio_eventlog.errors import HistoryLost, NodeFenced, NothingChanged, StoreError, StoreNotUsable
+from socketio_eventlog.errors import (
+    HistoryLost,
+    LogFull,
+    NodeFenced,
+    NothingChanged,
+    StoreError,
+    StoreNotUsable,
+)
 from socketio_eventlog.events import LoggedEvent, Offset, Publication
 from socketio_eventlog.history import SessionHistory
 from socketio_eventlog.indexed_log import IndexedLog
@@ -32,15 +39,26 @@ from socketio_eventlog.log import LEASE_SECONDS
 from socketio_eventlog.maintenance import Compacted
 from socketio_eventlog.offsets import Epochs
 from socketio_eventlog.options import StoreOptions
-from socketio_eventlog.postgres import connection, events, schema, search, segments, start, stored, timelines
+from socketio_eventlog.postgres import (
+    connection,
+    events,
+    schema,
+    search,
+    segments,
+    space,
+    start,
+    stored,
+    timelines,
+)
 from socketio_eventlog.postgres.connection import Link
 from socketio_eventlog.postgres.nudges import Nudges
 from socketio_eventlog.postgres.order import Order
 from socketio_eventlog.postgres.reads import Reads, abandon_task
+from socketio_eventlog.postgres.space import EventSpace
 from socketio_eventlog.postgres.tail import Tail
 from socketio_eventlog.postgres.timelines import MAX_SIZE_PER_ROW, HistoryPruning
 from socketio_eventlog.postgres.writer import Writer
-from socketio_eventlog.room import Room
+from socketio_eventlog.room import Room, grows
 from socketio_eventlog.search import Found, Search
 from socketio_eventlog.segment import SEGMENT_LENGTH, Audience, Segment, SegmentChunk
 from socketio_eventlog.snapshot import Snapshot
@@ -108,6 +126,10 @@ class PostgresLog(IndexedLog):
         self._tailing = self._loop.create_task(self._tail.run())
         self._writing = self._loop.create_task(self._writer.run())
         self._nudging = [self._loop.create_task(run()) for run in (self._nudges.listen, self._nudges.run)]
+        self._space = EventSpace(options.max_size, self.room)
+        counting = partial(space.count, head=state.head, max_size=options.max_size)
+        self._counting = self._maintenance.start(counting)
+        self._counting.add_done_callback(self._counted)
         self._pruning: asyncio.Task[None] | None = None
         self._closing: asyncio.Future[None] | None = None
         self._nudges.send()
@@ -170,7 +192,16 @@ class PostgresLog(IndexedLog):
 
     def append(self, changes: Sequence[Change]) -> asyncio.Future[int]:
         self._appends += 1
+        refusal = self._space.refusal
+        if refusal is not None and grows(changes):
+            refused: asyncio.Future[int] = self._loop.create_future()
+            refused.set_exception(LogFull(refusal))
+            return refused
         return self._writer.submit(self._appends, tuple(changes))
+
+    def _counted(self, counting: asyncio.Task[list[tuple[int, int]]]) -> None:
+        if not counting.cancelled() and counting.exception() is None:
+            self._space.counted(counting.result())
 
     def batches(self) -> BatchStream:
         return self._batches
@@ -179,7 +210,9 @@ class PostgresLog(IndexedLog):
 
     def committed(self, batch: Batch, chunks: Sequence[SegmentChunk]) -> None:
         """Take the next batch of the order."""
+        head = self._head
         weight_bytes = self._add_to_index(batch, chunks)
+        self._space.add(self._head, self._head - head, weight_bytes)
         for chunk in chunks:
             if chunk.is_last:
                 self._lengths[chunk.segment.first] = len(chunk.segment.sizes)
@@ -201,6 +234,7 @@ class PostgresLog(IndexedLog):
             elif type(change) is Heartbeat and batch.node == self.node:
                 self._prune_batches(batch.number)
             elif type(change) is Pruned:
+                self._space.pruned(self._pruned_through)
                 for first in [first for first in self._lengths if first <= change.through - SEGMENT_LENGTH]:
                     del self._lengths[first]
 
