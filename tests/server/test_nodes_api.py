@@ -55,6 +55,12 @@ async def connected(node: NodeClients, server: ServerProcess) -> Client:
     return client
 
 
+def receipts_of(server: ServerProcess, offset: str) -> dict[str, int]:
+    """The recipients of an event by receipt."""
+    counts: dict[str, int] = get(server, f"/events/{offset}/recipients")
+    return counts
+
+
 async def known_to(server: ServerProcess, client: Client, state: str = "connected") -> None:
     """Wait until another server shows the session of a client, a few milliseconds later."""
 
@@ -79,6 +85,8 @@ async def test_session_of_another_node(three: Nodes, node: NodeClients) -> None:
     shown = get(c, f"/sessions/%2F/{client.sid}")
     assert [entry["kind"] for entry in shown["timeline"]] == ["opened", "connected", "joined"]
     assert [event["offset"] for event in shown["events"]] == [offset]
+    await asyncio.to_thread(until, lambda: receipts_of(c, offset)["confirmed"] == 1)
+    assert get(c, f"/sessions/%2F/{client.sid}")["missed"] == 0
     act(c, client, "leave", {"room": "red"})
     assert get(c, f"/sessions/%2F/{client.sid}")["joined"] == []
     act(a, client, "disconnect")

@@ -129,7 +129,7 @@ class Administration:
         if not page.events:
             raise KeyError(offset)
         (logged,) = page.events
-        found = await recipients.recipients(runtime.registry, logged, wanted, after, limit)
+        found = await recipients.recipients(runtime.context, logged, wanted, after, limit)
         views = [
             (summary(runtime, session), known) for session, known in found.page if session.state in STATES
         ]
@@ -171,7 +171,7 @@ class Administration:
             raise KeyError(sid)
         else:
             entries = () if history is None else history.entries
-            reach = reach_of(session, entries, runtime.context.position)
+            reach = reach_of(session, entries, runtime.context)
             shown = await details(runtime, session)
         return shown, await timeline(runtime, history, reach, after=after, before=end, limit=limit)
 

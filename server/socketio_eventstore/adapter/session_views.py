@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from socketio_eventlog.events import Room
+from socketio_eventstore.core.receipts import confirmed
 from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.sessions import Session, State
 
@@ -68,15 +69,15 @@ async def details(runtime: Runtime, session: Session) -> SessionDetails:
     """Return a session that is not over, with what it misses. Raises StoreError."""
     fields = _fields(runtime, session)  # before the search, during which the session may end
     log, position = runtime.log, runtime.context.position
-    confirmed = max(session.confirmed, session.start.sequence)
+    through = confirmed(session, runtime.context.nodes)
     memberships = list(session.memberships())
-    missed = await log.missed(session.namespace, memberships, confirmed, position, at_most=MISSED_COUNTED)
+    missed = await log.missed(session.namespace, memberships, through, position, at_most=MISSED_COUNTED)
     count = len(missed.sequences)
     return SessionDetails(
         *fields,
         joined=tuple(session.joined),
         is_recovered=session.current.recovered,
-        confirmed_offset=str(log.offset_of(confirmed)) if runtime.is_enabled else None,
+        confirmed_offset=str(log.offset_of(through)) if runtime.is_enabled else None,
         missed=min(count, MISSED_COUNTED),
         is_missed_complete=count <= MISSED_COUNTED,
     )

@@ -18,7 +18,9 @@ from itertools import islice
 from typing import Final
 
 from socketio_eventlog.events import LoggedEvent, Room
-from socketio_eventstore.core.registry import Registry
+from socketio_eventstore.core.context import Context
+from socketio_eventstore.core.nodes import Nodes
+from socketio_eventstore.core.receipts import confirmed
 from socketio_eventstore.core.sessions import Session, State
 
 SLICE: Final = 500
@@ -47,12 +49,12 @@ class Recipients:
     """The sid behind which the next page begins; None on the last page."""
 
 
-def receipt(session: Session, logged: LoggedEvent) -> Receipt | None:
+def receipt(session: Session, logged: LoggedEvent, nodes: Nodes) -> Receipt | None:
     """Return the receipt of an event by a session; None unless the event is for the session."""
     sequence = logged.sequence
     if session.state is State.ENDED or not session.receives(logged.event, sequence):
         return None
-    if session.confirmed >= sequence:
+    if confirmed(session, nodes) >= sequence:
         return Receipt.CONFIRMED
     if session.state in (State.LIVE, State.ELSEWHERE):
         return Receipt.SENT
@@ -61,15 +63,15 @@ def receipt(session: Session, logged: LoggedEvent) -> Receipt | None:
 
 
 async def recipients(
-    registry: Registry, logged: LoggedEvent, wanted: Receipt | None, after: str | None, limit: int
+    context: Context, logged: LoggedEvent, wanted: Receipt | None, after: str | None, limit: int
 ) -> Recipients:
     """Return the recipients behind a sid, with one receipt or with any, and the counts of all receipts."""
     counts: Counter[Receipt] = Counter()
     page: list[tuple[str, Session, Receipt]] = []
-    sessions = iter(list(registry.members(logged.event.namespace, None)))
+    sessions = iter(list(context.registry.members(logged.event.namespace, None)))
     while part := list(islice(sessions, SLICE)):
         for session in _candidates(part, logged.event.rooms):
-            known = receipt(session, logged)
+            known = receipt(session, logged, context.nodes)
             if known is None:
                 continue
             counts[known] += 1

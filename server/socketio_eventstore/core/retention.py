@@ -19,9 +19,10 @@ from socketio_eventstore.core.heartbeats import Heartbeats
 from socketio_eventstore.core.histogram import DURATIONS_SECONDS, Histogram
 from socketio_eventstore.core.operations import Prune
 from socketio_eventstore.core.position_history import PositionHistory
+from socketio_eventstore.core.receipts import covering
 from socketio_eventstore.core.recovery import Recovery
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
-from socketio_eventstore.core.sessions import Session, State
+from socketio_eventstore.core.sessions import State
 
 logger = logging.getLogger(__name__)
 
@@ -215,16 +216,6 @@ class Retention:
             for session in context.registry
             if session.state is not State.ENDED
             and not recovery.is_expired(session, now)
-            and not self._is_covered_by_node(session)
+            and covering(session, context.nodes) is None
         ]
         return min([context.position, *confirmed, *(record.floor for record in context.nodes.others)])
-
-    def _is_covered_by_node(self, session: Session) -> bool:
-        """Whether the floor of another node speaks for a session.
-
-        The floor that a node wrote before it had applied its claim says nothing about the session.
-        """
-        if session.state is not State.ELSEWHERE:
-            return False
-        record = self._context.nodes.get(session.node)
-        return record is not None and record.applied >= session.claimed_in

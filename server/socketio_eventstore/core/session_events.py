@@ -15,7 +15,9 @@ from socketio_eventlog.history import HistoryEntry, HistoryKind
 from socketio_eventlog.log import Log
 from socketio_eventlog.search import Search
 from socketio_eventlog.snapshot import Membership
+from socketio_eventstore.core.context import Context
 from socketio_eventstore.core.event_pages import MAX_EVENTS, PageLimits
+from socketio_eventstore.core.receipts import confirmed
 from socketio_eventstore.core.sessions import Session, State
 
 _BEGINS_CONNECTED: Final = (HistoryKind.OPENED, HistoryKind.RECOVERED)
@@ -68,10 +70,9 @@ class SessionEvents:
     """Whether no older event of the session is in the log."""
 
 
-def reach_of(session: Session, entries: Sequence[HistoryEntry], position: int) -> SessionReach:
+def reach_of(session: Session, entries: Sequence[HistoryEntry], context: Context) -> SessionReach:
     """Return the reach of a session that is not over."""
-    start = session.start.sequence
-    confirmed = max(session.confirmed, start)
+    start, position = session.start.sequence, context.position
     past = [one for one in memberships_of(entries, start) if one.through is not None]
     if session.state is State.REPLAYING:
         sent = session.current.sent
@@ -80,7 +81,8 @@ def reach_of(session: Session, entries: Sequence[HistoryEntry], position: int) -
     else:
         sent = left_at(entries) or 0
     memberships = [*session.memberships(), *past]
-    return SessionReach(session.namespace, session.sid, memberships, start, position, confirmed, sent)
+    through = confirmed(session, context.nodes)
+    return SessionReach(session.namespace, session.sid, memberships, start, position, through, sent)
 
 
 def memberships_of(entries: Iterable[HistoryEntry], start: int) -> list[Membership]:
