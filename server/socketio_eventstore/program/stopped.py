@@ -52,7 +52,7 @@ def serve_stopped(config: Config) -> tuple[str, Callable[[], None]]:
     if config.connection_state_recovery is None:
         raise StartError("without [connection_state_recovery] nothing is stored, and there is nothing to see")
     if config.store.url:
-        _require_revision(config.store.name, _revision_in_postgres(config.store.url))
+        _require_log(config)
     else:
         _require_file(config.store.path)
     ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
@@ -87,11 +87,17 @@ def _require_file(path: Path) -> None:
     _require_revision(str(path), (revision, HEAD_REVISION))
 
 
-def _revision_in_postgres(url: str) -> tuple[str | None, str]:
+def _require_log(config: Config) -> None:
+    """Raise StartError for a database that a command would have to migrate.
+
+    A newer revision is no obstacle: the format decides, when the log is opened.
+    """
     try:
-        return revisions(url)
+        found, needed = revisions(config.store.url)
     except StoreError as error:
         raise StartError(str(error)) from error
+    if found is None or found < needed:
+        _require_revision(config.store.name, (found, needed))
 
 
 def _require_revision(name: str, revisions: tuple[str | None, str]) -> None:

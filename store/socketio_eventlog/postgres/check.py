@@ -67,9 +67,9 @@ class _Checks:
         self._attempt("notifications", partial(check_server.notifications, probe))
         self._attempt("flush", partial(check_durability.measure_flush, probe, PROBE_SECONDS))
         self._run("schema", partial(check_log.schema, probe), PROBE_SECONDS)
-        if check_log.is_checkable(report.revision, report.problems):
+        if check_log.is_checkable(report):
             self._run("rights", partial(check_log.rights, probe), PROBE_SECONDS)
-        if check_log.is_checkable(report.revision, report.problems):
+        if check_log.is_checkable(report):
             self._check_log()
         self._on_step("", 1, 1)
         return report

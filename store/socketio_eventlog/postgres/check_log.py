@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -10,7 +9,7 @@ from psycopg import sql
 
 from socketio_eventlog.log import LEASE_SECONDS
 from socketio_eventlog.maintenance import TableSize
-from socketio_eventlog.postgres.check_report import NodeState, Probe, bytes_text, seconds_text
+from socketio_eventlog.postgres.check_report import NodeState, Probe, Report, bytes_text, seconds_text
 from socketio_eventlog.postgres.schema import HEAD_REVISION, READER
 
 LOCK_SECONDS: Final = 2.0
@@ -97,7 +96,7 @@ ORDER BY relname
 
 
 def schema(probe: Probe) -> None:
-    """Check the revision; the other checks need that of this program."""
+    """Check the revision and the format; the other checks need a log that this program can use."""
     report = probe.report
     owned = probe.rows(_OWNS)
     if not owned:
@@ -123,12 +122,12 @@ def schema(probe: Probe) -> None:
         )
         if not is_owner:
             report.problems.append(f"schema: the role {role} may not migrate what belongs to {owner}")
-    elif revision > HEAD_REVISION:
-        report.problems.append(
-            f"schema: revision {revision} is newer than this program, which knows {HEAD_REVISION}"
-        )
     elif (needed := probe.row(_MIN_READER)[0]) > READER:
-        report.problems.append(f"schema: the log has format {needed}, and this program knows {READER}")
+        report.problems.append(f"format: the log has format {needed}, and this program knows {READER}")
+    elif revision > HEAD_REVISION:
+        report.notes.append(
+            f"The schema has the newer revision {revision}; this program, with {HEAD_REVISION}, can use it."
+        )
 
 
 def rights(probe: Probe) -> None:
@@ -235,6 +234,8 @@ def _rows(probe: Probe, table: str) -> int:
     return int(rows)
 
 
-def is_checkable(revision: str | None, problems: Sequence[str]) -> bool:
-    """Whether the log has the revision of this program, so that the checks of its rows can run."""
-    return revision == HEAD_REVISION and not any(text.startswith("rights:") for text in problems)
+def is_checkable(report: Report) -> bool:
+    """Whether this program can read the log, so that its checks can run."""
+    unreadable = ("format:", "rights:")
+    is_known = report.revision is not None and report.revision >= HEAD_REVISION
+    return is_known and not any(problem.startswith(unreadable) for problem in report.problems)

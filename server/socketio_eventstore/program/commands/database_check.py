@@ -9,7 +9,7 @@ import click
 
 from socketio_eventstore.program.command_error import CommandError
 from socketio_eventstore.program.commands.progress import bars
-from socketio_eventstore.program.commands.tables import TABLES, Columns, seconds_text, show
+from socketio_eventstore.program.commands.tables import TABLES, Columns, printable, seconds_text, show
 
 if TYPE_CHECKING:
     from socketio_eventlog.postgres.check_report import Report
@@ -77,7 +77,7 @@ def _show(name: str, report: Report) -> None:
     if report.tables:
         show(report.tables, TABLES, as_json=False)
     for note in report.notes:
-        click.echo(f"note: {note}")
+        click.echo(f"note: {printable(note)}")
     for problem in report.problems:
-        click.echo(f"problem: {problem}")
+        click.echo(f"problem: {printable(problem)}")
     click.echo(f"{name} is sound" if report.is_sound else f"{name} is NOT sound")
