@@ -117,3 +117,24 @@ async def test_runbook(server: ServerProcess, primary: Cluster, standby: Cluster
     await client.received("promoted")
     assert all(connect.recovered for connect in client.connects[2:]), client.story()
     assert "replicated" in standby.sql("events", "SELECT event FROM eventstore.events")
+
+
+def test_alerts_name_metrics() -> None:
+    """Each metric in an expression is documented."""
+    alerts = DOCUMENT.read_text().partition("## Alerts")[2].partition("\n## ")[0]
+    expressions = [line.split("|")[2] for line in alerts.splitlines() if line.startswith("| ")][1:]
+    documented = set(
+        re.findall(r"^\| `(\w+)` \|", (DOCUMENT.parent / "monitoring.md").read_text(), re.MULTILINE)
+    )
+    for text in expressions:
+        (expression,) = re.findall(r"`(.+)`", text)
+        bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]|by \([^)]*\)", "", expression)
+        names = set(re.findall(r"[a-z]\w*", bare)) - {
+            "min",
+            "max",
+            "count",
+            "rate",
+            "increase",
+            "histogram_quantile",
+        }
+        assert names and {name.removesuffix("_bucket") for name in names} <= documented, text
