@@ -130,9 +130,12 @@ def test_commands_need_no_server(cluster: Cluster, tmp_path: Path) -> None:
     assert code == 2 and f"{name} on {cluster.folder} has no log yet: a start of a server, or migrate" in text
     assert "has this version's schema" in run("migrate")[1]
     assert run("check-config")[0] == 0
-    for command in (["backup", str(tmp_path / "copy.db")], ["restore", "copy.db"]):
-        code, text = run(*command)
-        assert code == 2 and "pg_dump and pg_restore" in text
+    begin = f"the log is in PostgreSQL, {name} on {cluster.folder}, and this command is about a file: "
+    code, text = run("backup", "a copy")
+    dump = f"pg_dump --format=custom --schema=eventstore --file='a copy' {name} makes a backup"
+    assert code == 2 and f"{begin}{dump}" in text
+    code, text = run("restore", "a copy")
+    assert code == 2 and f"pg_restore --exit-on-error --single-transaction --dbname={name} 'a copy'" in text
     offset = run("emit", "personal", "Ann")[1].strip()
     assert run("redact", offset, "[1]") == (0, f"the event at offset {offset} is 'redacted' now\n")
     (event,) = run("events", "--json")[1].splitlines()

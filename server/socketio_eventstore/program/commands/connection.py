@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,12 +53,16 @@ def client_for(url: str | None, path: Path | None, *, needs_server: bool = False
     return _stopped(config)
 
 
-def file_of(config: Config) -> Path:
-    """Return the database of a command about a file. Raises CommandError for a log in PostgreSQL."""
+def file_of(config: Config, instead: str, backup: Path) -> Path:
+    """Return the database of a command about a file. Raises CommandError for a log in PostgreSQL.
+
+    ``instead``: what does the same there, with places for the ``database`` and the ``file`` of the backup.
+    """
     if config.store.url:
+        database = shlex.quote(config.store.name.rpartition(" on ")[0])
         raise CommandError(
-            f"the log is in PostgreSQL, {config.store.name}, and this command is about a file; "
-            "pg_dump and pg_restore do that: see docs/postgresql.md"
+            f"the log is in PostgreSQL, {config.store.name}, and this command is about a file: "
+            f"{instead.format(database=database, file=shlex.quote(str(backup)))}"
         )
     return config.store.path
 

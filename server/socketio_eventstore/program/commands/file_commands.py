@@ -29,6 +29,13 @@ database_option = click.option(
     "--database", type=FILE, metavar="FILE", help="A database, instead of that of the configuration."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one line of JSON.")
+_BACKUP = (
+    "pg_dump --format=custom --schema=eventstore --file={file} {database} makes a backup while servers run"
+)
+_RESTORE = (
+    "stop all servers, rename the schema eventstore, then pg_restore --exit-on-error --single-transaction "
+    "--dbname={database} {file}; the next start tells clients from beyond the backup the truth"
+)
 UNSOUND = 1
 """The exit code of ``check-store`` for a store with problems."""
 
@@ -55,7 +62,7 @@ def backup(
     """
     from socketio_eventlog.sqlite.backup import back_up
 
-    source = database or file_of(load_config(path))
+    source = database or file_of(load_config(path), _BACKUP, file)
     with _errors(source), bars() as shown:
         report = back_up(
             source,
@@ -91,7 +98,7 @@ def restore(file: Path, database: Path | None, path: Path | None, as_json: bool)
     mode = DEFAULT_FILE_MODE
     if database is None:
         config = load_config(path)
-        database, mode = file_of(config), config.store.file_mode
+        database, mode = file_of(config, _RESTORE, file), config.store.file_mode
     if is_served(control_of(database)):
         raise CommandError(f"a server runs on {database}; stop it first")
     with _errors(file), bars() as shown:

@@ -14,7 +14,6 @@ from socketio_eventstore.program.command_error import CommandError
 from socketio_eventstore.program.commands.connection import (
     client_for,
     control_of,
-    file_of,
     is_served,
     url_elsewhere,
     url_option,
@@ -102,7 +101,7 @@ def compact(force: bool, url: str | None, path: Path | None, as_json: bool) -> N
         names = ("before_bytes", "after_bytes", "seconds")
         done = client_for(url, path).post("/compact", names, {"force": force}, takes_long=True)
     else:
-        done = _compact_stopped(file_of(config))
+        done = _compact_stopped(config.store.path)
     before, after = bytes_text(done["before_bytes"]), bytes_text(done["after_bytes"])
     _print(
         done, f"the database had {before}, and has {after}; it took {done['seconds']:.2f} s", as_json=as_json
