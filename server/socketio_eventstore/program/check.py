@@ -11,6 +11,7 @@ from typing import Final
 
 from socketio_eventlog.errors import StoreError
 from socketio_eventlog.opening import check_database
+from socketio_eventlog.sqlite.files import SUFFIXES, check_links
 from socketio_eventlog.sqlite.schema import check_sqlite_version
 from socketio_eventstore.program.config import Config, StoreSettings
 from socketio_eventstore.program.errors import StartError
@@ -23,6 +24,35 @@ LIKELY_MILLISECONDS: Final = {
     ("store", "prune_interval"): 3600.0,
 }
 """Durations from which on a number of seconds is likely a number of milliseconds."""
+NO_FILE_SYSTEMS: Final = frozenset(
+    {
+        "autofs",
+        "binfmt_misc",
+        "bpf",
+        "cgroup",
+        "cgroup2",
+        "configfs",
+        "debugfs",
+        "devpts",
+        "devtmpfs",
+        "efivarfs",
+        "fusectl",
+        "mqueue",
+        "nsfs",
+        "proc",
+        "pstore",
+        "rpc_pipefs",
+        "securityfs",
+        "selinuxfs",
+        "sysfs",
+        "tracefs",
+    }
+)
+"""File systems of Linux in which no files can be created, or none that outlive the machine's start.
+
+Root may write to their folders, as far as the folders tell.
+"""
+LONGEST_SUFFIX: Final = max(SUFFIXES, key=len)
 REFERENCE_DISCONNECTION_DURATION: Final = 120_000.0
 """The reference's default, in milliseconds; as seconds the value would be possible, but unlikely."""
 
@@ -63,19 +93,62 @@ def check_store(store: StoreSettings) -> Iterator[str]:
 
 
 def _check_file(path: Path) -> Iterator[str]:
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if path.is_dir():
+    try:
+        check_links(path)
+    except StoreError as error:
+        yield str(error)
+        return
+    target = path.resolve()  # SQLite puts its files beside the target of a symbolic link
+    folder = next(parent for parent in target.parents if parent.exists())
+    if not folder.is_dir():
+        yield f"cannot create {path}: {folder} is not a folder"
+        return
+    kind = file_system_of(folder)
+    if kind in NO_FILE_SYSTEMS:
+        yield f"cannot use the store {path}: {folder} is on {kind}, which keeps no files"
+        return
+    if target.is_dir():
         yield f"{path} is a folder; the path of a file is needed"
-    elif path.exists():
-        with path.open("r+b") as file:
+    elif target.exists() and not target.is_file():
+        yield f"{path} is not a file, but a device, a pipe or a socket"
+        return
+    elif target.exists():
+        with target.open("r+b") as file:
             header = file.read(16)
         if header and header != b"SQLite format 3\0":
             yield f"{path} is not a SQLite database"
-    elif not folder.is_dir():
-        yield f"cannot create {path}: {folder} is not a folder"
-        return
+    longest = _longest_name(folder)
+    if any(len(os.fsencode(name)) > longest for name in _names_to_be(target, folder)):
+        yield f"cannot create {path}: a name in it is too long, with {LONGEST_SUFFIX} at its end"
     if not _is_writable(folder):  # SQLite creates files beside the database, too
         yield f"cannot use the store {path}: the folder {folder} is not writable"
+
+
+def _names_to_be(target: Path, folder: Path) -> Iterator[str]:
+    """The names of the files and folders that the server would create in a folder."""
+    yield from target.relative_to(folder).parts[:-1]
+    yield from (target.name + suffix for suffix in SUFFIXES)
+
+
+def _longest_name(folder: Path) -> int:
+    try:
+        return os.pathconf(folder, "PC_NAME_MAX")
+    except (AttributeError, ValueError, OSError):  # Windows, or a file system that does not tell
+        return 255
+
+
+def file_system_of(folder: Path) -> str:
+    """Return the kind of a folder's file system; an empty text where that is unknown, as on macOS."""
+    number = folder.stat().st_dev
+    device = f"{os.major(number)}:{os.minor(number)}"
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    for fields, _, source in (line.partition(" - ") for line in mounts):  # proc(5)
+        if fields.split(maxsplit=3)[2] == device:
+            return source.split(maxsplit=1)[0]
+    return ""
 
 
 def _is_writable(folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import stat
@@ -16,10 +17,28 @@ SUFFIXES: Final = ("", "-wal", "-shm", "-lock", "-reserve")
 """The names of the files begin with the name of the database."""
 
 
+def check_links(path: Path) -> None:
+    """Raise StoreNotUsable for symbolic links that lead nowhere but to themselves."""
+    try:
+        path.resolve()
+        path.stat()
+    except RuntimeError:  # Python before 3.13
+        pass
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            return  # opening the file tells what is wrong
+    else:
+        return
+    raise StoreNotUsable(f"The symbolic links of {path} lead in a circle.")
+
+
 def create(path: Path, mode: int) -> None:
     """Create an empty file with this mode; SQLite gives the -wal and -shm the same mode."""
+    path = path.resolve()  # a symbolic link may lead to a file that is not there yet
     if path.is_dir():
         raise StoreNotUsable(f"{path} is a directory; the path of a file is needed.")
+    if path.exists() and not path.is_file():
+        raise StoreNotUsable(f"{path} is not a file, but a device, a pipe or a socket.")
     missing = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -27,6 +27,7 @@ from socketio_eventlog.segment import Audience, Segment, SegmentChunk
 from socketio_eventlog.snapshot import NodeRecord, Snapshot
 from socketio_eventlog.sqlite import (
     events,
+    files,
     idempotency_keys,
     nodes,
     publications,
@@ -98,6 +99,7 @@ class EventLog(IndexedLog):
         path = options.path
         if path is None:
             raise ValueError("an event log needs a path")
+        files.check_links(path)
         reserve = Reserve(path, options.file_mode)
         while True:
             try:
