@@ -15,6 +15,7 @@ from socketio_eventlog.changes import Batch, Change, Committed
 from socketio_eventlog.events import Event
 from socketio_eventlog.log import Log
 from socketio_eventlog.session_changes import RoomJoined, SessionEnd, SessionEnded
+from socketio_eventstore.core import effects_in_order
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.operations import Emit, JoinRoom, SendPacket
 from socketio_eventstore.core.sessions import State
@@ -97,6 +98,31 @@ async def test_event_takes_effect_with_its_batch(path: Path) -> None:
         assert core.queue.position == 1
 
 
+async def test_reply_behind_a_batch_is_sent_at_once(path: Path) -> None:
+    """A reply to a batch that has taken effect does not wait for the task that drains the queue."""
+    async with running(path) as core:
+        _, client = await core.live()
+        assert await core.begin(Emit(event("one"))) == "boot.1"  # resumes before that task
+        core.queue.post(SendPacket(client, "/", Frames("43[]")))
+        assert core.queue.waiting_operations == 0
+        await until(lambda: client.packets == [said("one", 1), "43[]"])
+
+
+async def test_reply_waits_for_an_interrupted_batch(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reply does not overtake the rest of another node's batch that yields to the event loop."""
+    monkeypatch.setattr(effects_in_order, "SLICE_BYTES", 1)
+    async with running(path) as core:
+        _, client = await core.live()
+        changes = [Committed(event("first"), 1), Committed(event("second"), 2)]
+        batch = Batch(core.context.nodes.batch + 1, "another node", None, core.context.uptime, changes)
+        taking = asyncio.create_task(core.queue.effects.take_effects_of(batch))
+        await asyncio.sleep(0)  # until the batch yields
+        reply = core.begin(SendPacket(client, "/", Frames("43[]")))
+        assert client.packets == [said("first", 1)] and not reply.done()
+        await asyncio.gather(taking, reply)
+        assert client.packets == [said("first", 1), said("second", 2), "43[]"]
+
+
 async def test_session_takes_effect_with_its_batch(path: Path) -> None:
     """A session and its rooms are not there before their batches come out of the log."""
     async with holding(path) as (core, log):
@@ -109,7 +135,7 @@ async def test_session_takes_effect_with_its_batch(path: Path) -> None:
         assert not opening.done() and not joining.done()
         log.let_go()
         await joining
-        assert core.registry.get("/", "s2") is await opening and list(session.joined) == ["room"]
+        assert await opening is core.registry.get("/", "s2") and list(session.joined) == ["room"]
 
 
 async def test_foreign_batch_takes_effect_in_its_place(path: Path) -> None:

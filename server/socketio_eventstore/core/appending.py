@@ -58,7 +58,7 @@ class Appending:
 
     async def process(self, groups: Sequence[Group]) -> None:
         """Append the changes of groups as one batch; what cannot be stored is refused."""
-        changes: list[Change] = [*self._pending.due] if self._pending else []
+        changes: list[Change] = [*self._pending.by_session.values()]
         pending, counts = len(changes), []
         for operations, _, _, _ in groups:
             for operation in operations:
@@ -86,7 +86,7 @@ class Appending:
 
         One bad group costs the others two transactions for each halving, and not one for each group.
         """
-        if isinstance(error, StoreRejected) and self._pending:
+        if isinstance(error, StoreRejected) and self._pending.by_session:
             try:
                 await self._append_pending(self._pending.due)
             except StoreError as other:

@@ -58,8 +58,6 @@ class CommitQueue:
         self._wake: asyncio.Future[None] | None = None
         """What ``run`` waits for while nothing waits to be appended."""
         self._is_closed = False
-        self._is_draining = False
-        """Whether a drained batch has not taken effect yet, or failed."""
         self._failures = RepeatedFailures(logger)
         self.store_health = StoreHealth()
         self._pending = PendingChanges()
@@ -165,11 +163,13 @@ class CommitQueue:
         """
         if self._is_closed:
             raise StoreClosed
-        size_bytes, must_wait = 0, self._is_draining or bool(self._waiting)
+        size_bytes, is_stored, effects = 0, False, self.effects
         for operation in group:
             size_bytes += operation.size_bytes
-            must_wait = must_wait or operation.is_stored
-        if not (must_wait or self._pending or self.effects.lock.locked()):
+            is_stored = is_stored or operation.is_stored
+        is_midway = effects.busy_since is not None
+        is_ahead = self._waiting or effects.groups_left or is_midway or self._pending.by_session
+        if not (is_stored or is_ahead):
             return False
         sender = current_sender.get()
         if sender is not None:
@@ -221,8 +221,8 @@ class CommitQueue:
         return QueueFull(f"{operations} operations of {size_bytes} bytes are waiting.")
 
     async def _process_batch(self) -> None:
-        self._is_draining = True
         groups = self._next_groups()
+        self.effects.groups_left = len(groups)
         self.appending.failures_in_a_row = 0
         try:
             await self.appending.process(groups)
@@ -234,7 +234,7 @@ class CommitQueue:
             fail(not_on_their_way(groups, self.effects), StoreClosed())
             raise
         finally:
-            self._is_draining = False
+            self.effects.groups_left = 0
 
     def _next_groups(self) -> list[Group]:
         waiting = self._waiting

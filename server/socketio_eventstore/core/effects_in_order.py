@@ -58,6 +58,10 @@ class EffectsInOrder:
         """The last batch that came out of the log."""
         self.busy_since: float | None = None
         """When its effects last went on, on the monotonic clock; None when they have ended."""
+        self.groups_left = 0
+        """The number of drained groups that have neither taken effect nor failed. At zero, an unstored
+        operation need not wait: the handlers of a batch reply in the next round of the event loop, before the
+        task that drains goes on."""
         self.commit_durations = Histogram(DURATIONS_SECONDS)
         """The seconds from each append to the moment at which its batch is durable and known here."""
         self.batch_sizes = Histogram(SIZES)
@@ -136,11 +140,13 @@ class EffectsInOrder:
                 if fan_out.waiting_bytes > SLICE_BYTES or others >= SLICE_OPERATIONS:
                     others = 0
                     await self._yield()
+        self.groups_left -= len(groups)
         schedule.flush()
 
     async def _yield(self) -> None:
         await self._flush_schedule.flush_and_yield()
-        self.busy_since = time.monotonic()
+        if self.busy_since is not None:  # not for packets that are in no batch of the log
+            self.busy_since = time.monotonic()
 
     def settle(self, appended: Appended, batch: Batch) -> None:
         """Give the results of a stored batch that takes no effect here any more."""
@@ -211,6 +217,7 @@ class EffectsInOrder:
                         self._failures.failed("refused", f"An operation could not be stored: {error}")
                     elif not result.done():
                         result.set_exception(error)
+            self.groups_left -= len(groups)
             self._flush_schedule.flush()
 
     def _refuse_one(self, operation: Operation, error: StoreError) -> None:

@@ -23,7 +23,7 @@ class PendingChanges:
     """The last change of each session, until a commit has stored it."""
 
     def __init__(self) -> None:
-        self._due: dict[SessionKey, SessionChange] = {}
+        self.by_session: dict[SessionKey, SessionChange] = {}
         """Stored with the next commit, before the changes of its operations."""
         self._rejected: dict[SessionKey, SessionChange] = {}
         """Rejected by the store when tried alone; they must not fail the operations of others."""
@@ -31,15 +31,12 @@ class PendingChanges:
     @property
     def due(self) -> list[SessionChange]:
         """The changes for the next commit."""
-        return list(self._due.values())
+        return list(self.by_session.values())
 
     @property
     def any_kept(self) -> bool:
         """Whether ``stored`` has anything to forget."""
-        return bool(self._due or self._rejected)
-
-    def __bool__(self) -> bool:
-        return bool(self._due)
+        return bool(self.by_session or self._rejected)
 
     def keep(self, changes: Sequence[Change]) -> None:
         """Keep the changes that no error can undo. The end of a session stays its last change."""
@@ -47,27 +44,27 @@ class PendingChanges:
             if isinstance(change, SessionAway | SessionEnded):
                 key = (change.namespace, change.sid)
                 self._rejected.pop(key, None)
-                due = self._due.get(key)
+                due = self.by_session.get(key)
                 if due is None or not (isinstance(due, SessionEnded) or _claim(due) > _claim(change)):
-                    self._due[key] = change
+                    self.by_session[key] = change
 
     def stored(self, changes: Sequence[Change]) -> None:
         """Forget the due changes among these, and the rejected changes that these replace."""
         for change in changes:
             if isinstance(change, SessionAway | SessionEnded | SessionResumed):
                 key = (change.namespace, change.sid)
-                if self._due.get(key) is change:
-                    del self._due[key]
+                if self.by_session.get(key) is change:
+                    del self.by_session[key]
                 if not isinstance(self._rejected.get(key), SessionEnded):
                     self._rejected.pop(key, None)
 
     def reject(self, change: SessionChange) -> None:
         """Put a due change aside until ``retry``, since the store rejects it."""
         key = (change.namespace, change.sid)
-        self._rejected[key] = self._due.pop(key)
+        self._rejected[key] = self.by_session.pop(key)
 
     def retry(self) -> bool:
         """Make the rejected changes due again; return whether any change is due."""
-        self._due = self._rejected | self._due
+        self.by_session = self._rejected | self.by_session
         self._rejected = {}
-        return bool(self._due)
+        return bool(self.by_session)
