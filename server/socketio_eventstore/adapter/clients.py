@@ -189,25 +189,27 @@ class Clients:
         pkt = self._decoder.add(connection.id, data)
         if pkt is None or self.admission is None or self.departures is None:
             return None
-        match pkt.packet_type:
+        kind, namespace, ack_id, content = pkt  # in half the time of four names
+        match kind:
             case packet.EVENT | packet.BINARY_EVENT:
-                session = connection.sessions.get(pkt.namespace)
+                session = connection.sessions.get(namespace)
                 log = self._application.logger
                 if session is None or session.state not in CONNECTED:
-                    log.warning("%s is not connected to namespace %s", connection.id, pkt.namespace)
+                    log.warning("%s is not connected to namespace %s", connection.id, namespace)
                     return None
                 # The level of python-socketio's logger answers without a call.
                 if getattr(log, "level", 0) <= logging.INFO and log.isEnabledFor(logging.INFO):
-                    log.info('received event "%s" from %s [%s]', pkt.data[0], session.sid, pkt.namespace)
+                    log.info('received event "%s" from %s [%s]', content[0], session.sid, namespace)
                 self.events += 1
+                handling = self._handle(connection, session, ack_id, *content)
                 # asyncio.create_task would take a third longer.
-                return asyncio.get_running_loop().create_task(self._handle(connection, session, pkt))
-            case packet.ACK | packet.BINARY_ACK if isinstance(pkt.data, list):
+                return asyncio.get_running_loop().create_task(handling)
+            case packet.ACK | packet.BINARY_ACK if isinstance(content, list):
                 return asyncio.get_running_loop().create_task(self._handle_ack(connection, pkt))
             case packet.CONNECT:
-                self.admission.connect(connection, pkt.namespace, pkt.data)
+                self.admission.connect(connection, namespace, content)
             case packet.DISCONNECT:
-                self.departures.client_disconnected(connection, pkt.namespace)
+                self.departures.client_disconnected(connection, namespace)
             case other:
                 raise InvalidPacket(f"unexpected packet type {other!r}")
         return None
@@ -221,33 +223,33 @@ class Clients:
             if session is not None:
                 self.calls.handler_failed("acknowledgement", session, error)
 
-    async def _handle(self, connection: EngineConnection, session: Session, pkt: ClientPacket) -> None:
+    async def _handle(
+        self, connection: EngineConnection, session: Session, ack_id: int | None, event: str, *arguments: Any
+    ) -> None:
         """Call the handler of a client's event and send the acknowledgement."""
-        event, *arguments = pkt.data
         application, tracing, result = self._application, self.calls.tracing, None
+        namespace = session.namespace
         try:
             if tracing is None:
-                result = await application.call_event_handler(event, pkt.namespace, session.sid, *arguments)
+                result = await application.call_event_handler(event, namespace, session.sid, *arguments)
             else:
                 with tracing.event(event, session):
-                    result = await application.call_event_handler(
-                        event, pkt.namespace, session.sid, *arguments
-                    )
+                    result = await application.call_event_handler(event, namespace, session.sid, *arguments)
         except asyncio.CancelledError:
             pass  # python-socketio acknowledges the event then
         except Exception as error:  # noqa: BLE001 -- a fault of the handler
             self.calls.handler_failed(event, session, error)
             return
         runtime = self._runtime
-        if pkt.id is None or result is application.not_handled or runtime is None:
+        if ack_id is None or result is application.not_handled or runtime is None:
             return
-        arguments = () if result is None else arguments_of(result)
+        values = () if result is None else arguments_of(result)
         try:
-            frames = runtime.encoder.ack(pkt.namespace, pkt.id, arguments)
+            frames = runtime.encoder.ack(namespace, ack_id, values)
         except Exception as error:  # noqa: BLE001 -- the handler has returned what clients cannot read
             self.calls.handler_failed(event, session, error)
             return
         try:
-            runtime.queue.post(SendPacket(connection, pkt.namespace, frames))
+            runtime.queue.post(SendPacket(connection, namespace, frames))
         except StoreError as error:  # the client may repeat the event after the reconnection
             connection.abort("the acknowledgement could not be sent", str(error))

@@ -25,6 +25,9 @@ times as long to decode one."""
 _CONNECT: Final = re.compile(r"0(?:(/[^,?]*),)?(\{.*)?", re.DOTALL)
 """A usual CONNECT, with or without ``auth``."""
 
+_EVENT: Final = packet.EVENT
+_ACK: Final = packet.ACK
+_EVENTS: Final = (packet.EVENT, packet.BINARY_EVENT)
 _JSON_SPACE: Final = " \t\n\r"
 _JSON_TYPES: Final = (dict, list, str, int, float, bytes, type(None))
 
@@ -100,8 +103,11 @@ class Decoder:
             pkt = self._add(connection_id, data)
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
             raise InvalidPacket("not a Socket.IO packet") from error
-        if pkt is not None and pkt.packet_type in (packet.EVENT, packet.BINARY_EVENT):
-            name = pkt.data[0] if isinstance(pkt.data, list) and pkt.data else None
+        if pkt is None:
+            return None
+        kind, _, _, values = pkt
+        if kind in _EVENTS:
+            name = values[0] if isinstance(values, list) and values else None
             if not isinstance(name, str) or name in _REFUSED_EVENTS:
                 raise InvalidPacket("not an event")
         return pkt
@@ -120,7 +126,7 @@ class Decoder:
         if self._is_standard and isinstance(data, str):
             if (match := _PLAIN.fullmatch(data)) is not None:
                 kind, namespace, ack_id, content = match.groups()
-                kind = packet.EVENT if kind == "2" else packet.ACK
+                kind = _EVENT if kind == "2" else _ACK
                 ack_id = None if ack_id is None else int(ack_id)
                 # As ``ClientPacket(...)``, without the function that a named tuple calls.
                 return tuple.__new__(ClientPacket, (kind, namespace or "/", ack_id, _decode(content)))

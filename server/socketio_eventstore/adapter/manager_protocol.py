@@ -49,7 +49,9 @@ class Manager(Protocol):
     usual_emit: Callable[..., Awaitable[str | None]]
     """The function of ``emit``, unless an application has replaced it."""
 
-    def begin_emit(self, event: str, data: Any, namespace: str, **kwargs: Any) -> Awaitable[str | None]:
+    def begin_emit(
+        self, event: str, data: Any, namespace: str, *args: Any, **kwargs: Any
+    ) -> Awaitable[str | None]:
         """Begin ``emit``; the result is that of ``emit``."""
         ...
 
