@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final, NamedTuple
 
@@ -98,8 +99,7 @@ class TrustedProxies:
         """
         if self.trust(head.peer) and (named := self._named_client(head)) is not None:
             return _counted(named)
-        found = _address(head.peer)
-        return None if found is None or found.is_loopback else _counted(found)
+        return _counted_peer(head.peer)
 
     def _named_client(self, head: RequestHead) -> IPv4Address | IPv6Address | None:
         """Return the last address that is not a trusted proxy's: those before it may be invented."""
@@ -132,6 +132,13 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
     except ValueError:  # a Unix socket, an unknown peer, or "unknown"
         return None
     return (found.ipv4_mapped or found) if isinstance(found, IPv6Address) else found
+
+
+@lru_cache(maxsize=1024)
+def _counted_peer(peer: str) -> str | None:
+    """Return ``client_address`` of a peer. Kept, since a handshake asks twice and clients come back."""
+    found = _address(peer)
+    return None if found is None or found.is_loopback else _counted(found)
 
 
 def _counted(address: IPv4Address | IPv6Address) -> str:
