@@ -80,8 +80,9 @@ async def guarded_loop() -> AsyncIterator[None]:
     yield
     # This fixture was set up first, so all other fixtures are closed by now.
     left = asyncio.all_tasks() - {asyncio.current_task()}
-    if left:
-        _, left = await asyncio.wait(left, timeout=30)
+    for _ in range(30):  # not one long wait: a starved process gets as many rounds of the loop as another
+        if left:
+            _, left = await asyncio.wait(left, timeout=0.1)
     gc.collect()  # a task reports its unretrieved exception when it goes
     assert not left, f"the test left tasks behind: {left}"
     assert not lost, f"errors that were not retrieved: {lost}"

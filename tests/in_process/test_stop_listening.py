@@ -18,17 +18,17 @@ class Greeting(asyncio.Protocol):
         transport.close()
 
 
-@pytest.mark.parametrize("turns", range(5))
-async def test_accepted_connection_is_served(turns: int) -> None:
-    """The listening ends some turns of the event loop after a client has connected."""
+@pytest.mark.parametrize("rounds", range(5))
+async def test_accepted_connection_is_served(rounds: int) -> None:
+    """The listening ends some rounds of the event loop after a client has connected."""
     loop = asyncio.get_running_loop()
     server = await loop.create_server(Greeting, HOST, 0)
     with socket.create_connection(server.sockets[0].getsockname()) as client:
         client.setblocking(False)
-        for _ in range(turns):
+        for _ in range(rounds):
             await asyncio.sleep(0)
         await stop_listening([server])
-        if turns < 2:  # the loop has not accepted it
+        if rounds < 2:  # the loop has not accepted it
             with pytest.raises(ConnectionResetError):
                 await loop.sock_recv(client, 5)
         else:

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import Self
 
-from support.processes import HOST
+from support.processes import DEADLINE, HOST
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -41,8 +41,10 @@ class Proxy:
 
     async def _stop(self) -> None:
         """Stop forwarding; neither side sees an end of its connection."""
-        while self._opening:
-            await asyncio.wait(self._opening)
+        while self._opening:  # a frozen server with a full backlog takes none
+            _, left = await asyncio.wait(self._opening, timeout=DEADLINE)
+            for opening in left:
+                opening.cancel()
         pumps, self._pumps = self._pumps, set()
         for pump in pumps:
             pump.cancel()
@@ -66,7 +68,7 @@ class Proxy:
     async def _begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             server_reader, server_writer = await self._connect()
-        except OSError:  # the server has ended
+        except (OSError, asyncio.CancelledError):  # the server has ended, or it takes no connection
             writer.close()
             return
         self._clients.append(writer)
