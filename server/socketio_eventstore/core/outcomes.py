@@ -60,6 +60,7 @@ async def _batch_of(log: Log, unsettled: Unsettled) -> Batch:
         return batch
     finally:
         reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
 
 
 async def _read_until(log: Log, own: int) -> Batch | None:

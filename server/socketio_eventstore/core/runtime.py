@@ -183,6 +183,7 @@ class Runtime:
         if self._settling is not None:
             await asyncio.wait([self._settling], timeout=SETTLE_SECONDS)
             self._settling.cancel()
+            await asyncio.gather(self._settling, return_exceptions=True)
 
 
 def _report_failure(heartbeat: asyncio.Future[object]) -> None:

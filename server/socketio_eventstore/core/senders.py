@@ -51,5 +51,8 @@ class Sender:
 
 
 current_sender: Final[ContextVar[Sender | None]] = ContextVar("sender", default=None)
-"""The client whose packet is handled. Tasks that its handlers start have it, too; None for the application's
-own tasks, those of ``start_background_task`` included, and for the HTTP interface."""
+"""The client whose packet is handled, or who departs; one sender stands for all sessions that expire.
+
+Tasks that the handlers start have it, too. None for the application's own tasks, those of
+``start_background_task`` included, and for the HTTP interface.
+"""

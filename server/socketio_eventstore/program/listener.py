@@ -111,9 +111,10 @@ async def stop_listening(servers: Sequence[asyncio.Server]) -> None:
     loop = asyncio.get_running_loop()
     for server in servers:
         for listening in server.sockets:
-            loop.remove_reader(listening.fileno())
-    # asyncio makes the transport of a connection a turn after it accepted it. A server that is closed
-    # between the two forgets the connection: its client would wait until the process ends.
+            with suppress(NotImplementedError):  # on Windows
+                loop.remove_reader(listening.fileno())
+    # asyncio makes the transport of a connection in the round after the one that accepted it. A server that
+    # is closed between the two forgets the connection: its client would wait until the process ends.
     await asyncio.sleep(0)
     for server in servers:
         server.close()
