@@ -270,7 +270,7 @@ def test_migrate_makes_a_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     done = CliRunner().invoke(commands, ["restore", str(backup)])
     assert "note: The schema has revision 0003" in done.output and rows(path, "answers") == before
     done = CliRunner().invoke(commands, ["stats"])
-    assert done.exit_code == 2 and "run migrate, which makes a backup first" in done.output
+    assert done.exit_code == 2 and "run migrate, which makes a backup of a file first" in done.output
     done = CliRunner().invoke(commands, ["migrate", "--json"])
     assert json.loads(done.stdout) == {"database": str(path), "backup": str(backup)}
 
