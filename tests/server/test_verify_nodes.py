@@ -54,10 +54,10 @@ async def test_several_servers(cluster: Cluster, tmp_path: Path) -> None:
 
 
 async def test_promotion(tmp_path: Path) -> None:
-    """The database is lost and its synchronous standby promoted: the servers go on, and nothing is lost."""
+    """The database is lost, its synchronous standby promoted, and clocks jump: nothing is lost."""
     primary, settings = (
         Cluster(),
-        Settings(clients=6, rooms=3, cuts=8, kills=1, promotions=1, nodes=2, events=150, seed=3),
+        Settings(clients=6, rooms=3, cuts=8, kills=1, jumps=2, promotions=1, nodes=2, events=150, seed=3),
     )
     try:
         primary.start()
@@ -71,7 +71,7 @@ async def test_promotion(tmp_path: Path) -> None:
             urls = url_of(primary, database), url_of(standby, database)
             outcome = await run(make_plan(settings), tmp_path, lambda: None, SERVE, *urls)
             assert outcome.verdict.kept, outcome.verdict.findings[:5]
-            assert outcome.notes == () and outcome.done["promotions"] == 1
+            assert outcome.notes == () and (outcome.done["promotions"], outcome.done["jumps"]) == (1, 2)
             assert outcome.verdict.recovered == outcome.verdict.returns > 0
             assert standby.sql("postgres", "SELECT pg_is_in_recovery()") == "f\n"
         finally:

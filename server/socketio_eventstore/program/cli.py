@@ -157,6 +157,7 @@ def genkey(name: str, as_json: bool) -> None:
 @click.option(
     "--partitions", type=click.IntRange(0), default=0, show_default=True, help="Silent links to --url."
 )
+@click.option("--jumps", type=click.IntRange(0), default=0, show_default=True, help="Jumps of wall clocks.")
 @click.option("--standby", default="", help="A synchronous standby of --url, to be promoted meanwhile.")
 @click.option("--events", type=click.IntRange(1), default=10_000, show_default=True, help="Approximately.")
 @click.option("--duration", type=float, default=300.0, show_default=True, help="At most, in seconds.")

@@ -15,6 +15,7 @@ from typing import Final, Literal, TypeAlias
 NAMESPACES: Final = ("/", "/other")
 BEYOND_LEASE_SECONDS: Final = (11.0, 15.0)
 """Durations beyond the lease of a server, which is 10 seconds."""
+DAY_SECONDS: Final = 86_400.0
 PUBLISHERS: Final = 4
 """The number of publishers: clients of a separate namespace, with cuts like all clients."""
 
@@ -42,6 +43,8 @@ class Settings:
     """The number of times at which all connections of a server to the database end, at an append."""
     partitions: int = 0
     """The number of times at which nothing passes between a server and the database."""
+    jumps: int = 0
+    """The number of jumps of the wall clock of a server, by up to a day in either direction."""
     promotions: int = 0
     """1 to promote the standby of the database in the middle of the run."""
     seed: int
@@ -143,6 +146,14 @@ class Partition:
 
 
 @dataclass(frozen=True, slots=True)
+class Jump:
+    """The wall clock of a server jumps: from then on it is so many seconds ahead."""
+
+    node: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Promotion:
     """The loss of the database, and the promotion of its standby."""
 
@@ -152,7 +163,7 @@ class WaitUntilConnected:
     """A wait until all clients are connected."""
 
 
-Fault: TypeAlias = Kill | Freeze | Break | Partition | Promotion
+Fault: TypeAlias = Kill | Freeze | Break | Partition | Jump | Promotion
 Action: TypeAlias = Move | Cut | Fault | WaitUntilConnected
 
 
@@ -224,6 +235,7 @@ def _actions(settings: Settings, members: tuple[Member, ...], random: Random) ->
         Freeze: settings.freezes,
         Break: settings.breaks,
         Partition: settings.partitions,
+        Jump: settings.jumps,
         Promotion: settings.promotions,
     }
     kinds = [kind for kind, amount in amounts.items() for _ in range(amount)]
@@ -244,6 +256,8 @@ def _fault(kind: type[Action], settings: Settings, random: Random) -> Fault:
     if kind is Promotion:
         return Promotion()
     node = random.randrange(settings.nodes) if settings.nodes > 1 else 0
+    if kind is Jump:
+        return Jump(node, random.choice((-1.0, 1.0)) * random.uniform(1.0, DAY_SECONDS))
     if kind is Freeze:
         return Freeze(node, _seconds(random))
     if kind is Break:

@@ -18,6 +18,8 @@ from socketio_eventstore.verify.plan import Settings
 HOST: Final = "127.0.0.1"
 SERVE: Final = (sys.executable, "-m", "socketio_eventstore", "serve")
 """The same command as in production, called with --config and --port."""
+CLOCK: Final = "clock"
+"""The file that says how far the wall clock of a server is ahead, if there is one. The handlers read it."""
 _START_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 15.0
 
@@ -63,6 +65,8 @@ class Server:
         self._process: asyncio.subprocess.Process | None = None
         config = _CONFIG.format(host=HOST, url=json.dumps(database), synchronous=settings.synchronous)
         (folder / "config.toml").write_text(config)
+        if settings.jumps:
+            self.set_clock(0.0)
 
     async def start(self) -> None:
         """Start the server and wait until it listens. Raises CannotRun."""
@@ -88,6 +92,12 @@ class Server:
         if match is None:
             raise CannotRun(f"the server did not start{self._log_tail()}")
         self.url = match[1]
+
+    def set_clock(self, ahead_seconds: float) -> None:
+        """Let the wall clock of the server be so far ahead of that of the machine, also after a restart."""
+        written = self._folder / "clock.new"
+        written.write_text(str(ahead_seconds))
+        written.replace(self._folder / CLOCK)
 
     async def kill(self) -> None:
         """Kill the server by SIGKILL. Raises CannotRun if the server had exited before."""

@@ -29,7 +29,7 @@ def report(settings: Settings, outcome: Outcome) -> str:
 
 def _lines(settings: Settings, outcome: Outcome) -> Iterator[str]:
     verdict, done = outcome.verdict, outcome.done
-    others = ("freezes", "breaks", "partitions", "promotions")
+    others = ("freezes", "breaks", "partitions", "jumps", "promotions")
     yield (
         ("" if settings.nodes == 1 else f"{settings.nodes} servers, ")
         + f"{settings.clients} clients, {settings.rooms} rooms, {done['cuts']} cuts, {done['kills']} kills, "
@@ -70,7 +70,8 @@ def _percent(verdict: Verdict) -> str:
 def repeat_command(settings: Settings) -> str:
     """Return the command that repeats a run, except for differences in timing."""
     more = [] if settings.nodes == 1 else [f"--url … --nodes {settings.nodes} "]
-    faults = {"freezes": settings.freezes, "breaks": settings.breaks, "partitions": settings.partitions}
+    names = ("freezes", "breaks", "partitions", "jumps")
+    faults = {name: getattr(settings, name) for name in names}
     more += [f"--{name} {number} " for name, number in faults.items() if number]
     more += ["--standby … "] * settings.promotions
     return (

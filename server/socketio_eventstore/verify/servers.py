@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 
 from socketio_eventstore.verify.database_link import DatabaseLink
-from socketio_eventstore.verify.plan import Break, Fault, Freeze, Kill, Partition, Promotion, Settings
+from socketio_eventstore.verify.plan import Break, Fault, Freeze, Jump, Kill, Partition, Promotion, Settings
 from socketio_eventstore.verify.postgres_store import PostgresStore, check_standby, promote
 from socketio_eventstore.verify.process import CannotRun, Server
 from socketio_eventstore.verify.store import FileStore, Store
@@ -65,6 +65,8 @@ class Servers:
                 await self._servers[node].start()
             case Freeze(node, seconds):
                 await self._servers[node].freeze(seconds)
+            case Jump(node, seconds):
+                self._servers[node].set_clock(seconds)
             case Promotion():
                 await self._promote()
             case Break(node, kind):
