@@ -105,6 +105,8 @@ async def test_runbook(server: ServerProcess, primary: Cluster, standby: Cluster
     assert primary.sql("events", "SELECT event FROM eventstore.events") == "before\n"
 
     await shell.run("Keep a synchronous standby")
+    setting = "SELECT 'set' WHERE current_setting('synchronous_standby_names') <> ''"
+    await asyncio.to_thread(primary.until, "events", setting)
     await asyncio.to_thread(standby.until_caught_up_with, primary)
     await client.call("join", "room")
     await publisher.connected()
