@@ -16,6 +16,7 @@ from socketio_eventlog.options import Synchronous
 from socketio_eventlog.postgres import check_log, check_server
 from socketio_eventlog.postgres.check import check
 from socketio_eventlog.postgres.check_report import Report
+from socketio_eventlog.postgres.schema import READER
 from socketio_eventlog.session_changes import RoomJoined
 from socketio_eventstore.program.cli import commands
 from support.postgres import Cluster, shared_cluster
@@ -71,9 +72,9 @@ async def test_sound_log_with_a_server(cluster: Cluster, database: str, tmp_path
         assert not report.problems, report.problems
         assert all("disk" in note for note in report.notes), report.notes  # another's business
         assert report.head == 1 and report.epoch is not None
-        assert [(one.node, one.is_alive, one.connections > 0) for one in report.nodes] == [
-            (log.node, True, True)
-        ]
+        (one,) = report.nodes
+        assert (one.node, one.reader, one.behind, one.is_alive) == (log.node, READER, 0, True)
+        assert one.connections > 0
         assert report.losses["The machine of PostgreSQL loses power"] == "nothing"
         assert "last backup" in report.losses["The machine of PostgreSQL is lost"]
         assert report.figures["notifications_arrive"] is True

@@ -73,8 +73,9 @@ SELECT EXISTS (
     AND log = pg_relation_filenode('eventstore.batches'))
 """
 _NODES: Final = """
-SELECT n.node, n.address, extract(epoch FROM clock_timestamp())::float8 - n.alive_at, n.applied,
-       greatest(h.batch - 1 - h.applied, 0),
+SELECT n.node, n.address, (SELECT reader FROM eventstore.nodes AS r WHERE r.node = n.node),
+       extract(epoch FROM clock_timestamp())::float8 - n.alive_at, n.applied,
+       greatest(h.batch - 1 - h.applied, 0),  -- of NULL: 0
        (SELECT count(*) FROM eventstore.sessions AS s WHERE s.node = n.node),
        (SELECT count(*) FROM pg_stat_activity AS a
         WHERE right(a.application_name, length(n.node) + 1) = ' ' || n.node)
@@ -184,13 +185,11 @@ def state(probe: Probe) -> None:
 def nodes(probe: Probe) -> None:
     """Find the servers on the log, and those that lag or are silent."""
     report = probe.report
-    for node, address, silent, applied, behind, sessions, links in probe.rows(_NODES):
-        silent = max(silent, 0.0)
-        is_alive = silent <= LEASE_SECONDS
+    for node, address, reader, silent, applied, behind, sessions, links in probe.rows(_NODES):
+        seconds = round(max(silent, 0.0), 3)
+        is_alive = seconds <= LEASE_SECONDS
         report.nodes.append(
-            NodeState(
-                node, address, round(silent, 3), applied, behind or 0, sessions, links, is_alive=is_alive
-            )
+            NodeState(node, address, reader, seconds, applied, behind, sessions, links, is_alive=is_alive)
         )
     for one in report.nodes:
         if not one.is_alive:

@@ -19,6 +19,8 @@ class NodeState(NamedTuple):
     node: str
     address: str
     """The host and the process."""
+    reader: int
+    """The newest format of the log that it reads."""
     silent_seconds: float
     """The age of its last batch."""
     applied: int

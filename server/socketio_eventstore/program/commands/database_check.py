@@ -20,6 +20,7 @@ _LOSSES: Final[Columns] = {"Failure": lambda loss: loss[0], "Loses": lambda loss
 _NODES: Final[Columns] = {
     "Server": lambda node: node.node,
     "Address": lambda node: node.address,
+    "Reads format": lambda node: f"{node.reader}",
     "Last batch": lambda node: f"{seconds_text(node.silent_seconds)} ago",
     "Behind": lambda node: f"{node.behind:,} batches",
     "Sessions": lambda node: f"{node.sessions:,}",
