@@ -92,6 +92,7 @@ async def test_runbook(server: ServerProcess, primary: Cluster, standby: Cluster
     await publisher.call("publish", {"name": "before", "to": "room"})
     await client.received("before")
     await shell.run("Back up")
+    assert "successfully verified" in await shell.run("Back up", 1)
     await publisher.call("publish", {"name": "after", "to": "room"})
     await client.received("after")
 
