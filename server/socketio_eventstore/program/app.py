@@ -70,9 +70,9 @@ logger = logging.getLogger(__name__)
 GARBAGE_THRESHOLDS = (3_000, 4, 100)
 """The thresholds of the three generations of garbage (by default 700, 10, 10).
 
-A run takes up to 0.5 µs for each object in its generation, and everybody waits: 2 ms for new objects, 8 ms
-for those of four such runs, and a full run comes after 1.2 million allocations, if ever. (Python 3.14 has no
-third generation: it looks at a part of the older objects in each run.)
+A run takes up to 0.5 µs for each object in its generation, and everybody waits: mostly 2 ms, up to 20 ms
+for the objects of several runs, and a full run comes after 1.2 million allocations, if ever. Python 3.14 has
+no third generation: it looks at a part of the older objects in each run.
 """
 CLOSE_SECONDS = 10.0
 """Seconds to commit what waits, and to close the store."""
