@@ -97,7 +97,7 @@ class Administration:
         ``after`` were deleted.
         """
         runtime = await self._runtime()
-        start, end = located(runtime, "after", after), located(runtime, "before", before)
+        start, end = await located(runtime, "after", after), await located(runtime, "before", before)
         if wanted.text is not None:  # the log has texts as JSON has them
             wanted = replace(wanted, text=runtime.encoder.payload([wanted.text])[0][2:-2])
         pages = EventPages(runtime.context)
@@ -124,7 +124,7 @@ class Administration:
         Raises KeyError for an event that is not in the log, CursorRefused for a text that is no offset.
         """
         runtime = await self._runtime()
-        sequence = located(runtime, "offset", offset) or 0
+        sequence = await located(runtime, "offset", offset) or 0
         page = await EventPages(runtime.context).before(sequence + 1, EventFilter(), 1, sequence - 1)
         if not page.events:
             raise KeyError(offset)
@@ -138,7 +138,7 @@ class Administration:
     async def follow(self, wanted: EventFilter, after: str | None) -> Feed:
         """Follow the log from an offset on, None from now on. Raises CursorRefused, EventsDeleted."""
         runtime = await self._runtime()
-        start = located(runtime, "after", after)
+        start = await located(runtime, "after", after)
         if self._tail is None or self._tail[0] is not runtime:
             self._tail = (runtime, Tail(runtime.context))
         position = runtime.context.position if start is None else start
@@ -161,7 +161,7 @@ class Administration:
         KeyError, CursorRefused, StoreError.
         """
         runtime = await self._runtime()
-        end = located(runtime, "before", before)
+        end = await located(runtime, "before", before)
         history = await runtime.log.session_history(namespace, sid)
         session = runtime.registry.get(namespace, sid)  # after the read, during which it may end
         if history is not None and history.ended is not None:

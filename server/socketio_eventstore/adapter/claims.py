@@ -11,12 +11,13 @@ from typing import Any, Final
 from socketio_eventlog.session_changes import RefusedRecovery
 from socketio_eventstore.adapter.attempt import Attempt, Claim
 from socketio_eventstore.adapter.authentication import Token
+from socketio_eventstore.adapter.catching_up import catch_up
 from socketio_eventstore.adapter.handlers import HandlerCalls
 from socketio_eventstore.adapter.new_sessions import NewSessions
 from socketio_eventstore.adapter.token_renewal import renewal
 from socketio_eventstore.adapter.tracing import Tracing
 from socketio_eventstore.core.handler_transaction import Reservations
-from socketio_eventstore.core.operations import CatchUp, SessionOperation
+from socketio_eventstore.core.operations import SessionOperation
 from socketio_eventstore.core.recovery import Cursor, RecoveryResult, hash_pid
 from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.session_operations import (
@@ -59,7 +60,7 @@ class Claims:
             found = recovery.find(namespace, pid, offset, context.uptime, auth_hash)
             # The session that the client names, before it may end.
             named = found if isinstance(found, Session) else recovery.session_of(namespace, pid)
-            if isinstance(found, RecoveryResult) and await self._catch_up():
+            if isinstance(found, RecoveryResult) and await catch_up(self._runtime):
                 found = recovery.find(namespace, pid, offset, context.uptime, auth_hash)
             if isinstance(found, Session) and token is not None and found.identity != token.identity:
                 found = RecoveryResult.REFUSED  # before the claim: the owner does not notice
@@ -90,16 +91,6 @@ class Claims:
             span.set_attribute("socketio.result", str(result or "superseded"))
         return answer
 
-    async def _catch_up(self) -> bool:
-        """Apply what other nodes have appended until now; return whether there are other nodes.
-
-        This node may be behind the one that had the client.
-        """
-        if not self._runtime.context.nodes.others:
-            return False
-        await self._runtime.queue.submit(CatchUp())
-        return True
-
     async def _take_over(self, claim: Claim) -> Attempt | RecoveryResult | None:
         """Claim a session, and decide with everything that was appended before the claim.
 
@@ -109,7 +100,7 @@ class Claims:
         runtime, session = self._runtime, claim.session
         if session.state is not State.AWAY:  # a client without prospects must not disturb the owner
             prospect = await self._decide(claim)
-            if isinstance(prospect, RecoveryResult) and await self._catch_up():
+            if isinstance(prospect, RecoveryResult) and await catch_up(self._runtime):
                 prospect = await self._decide(claim)
             if isinstance(prospect, RecoveryResult):
                 return prospect

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from socketio_eventlog.errors import OffsetRefused, StoreClosed
 from socketio_eventlog.events import LoggedEvent
+from socketio_eventstore.adapter.catching_up import locate
 from socketio_eventstore.adapter.history import StoredEvent, stored_event
 from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.tail import Follower
@@ -62,12 +63,12 @@ class Feed:
         return stored_event(self._runtime, logged)
 
 
-def located(runtime: Runtime, field: str, offset: str | None) -> int | None:
-    """Return the sequence of the argument ``field``, an offset. Raises CursorRefused."""
+async def located(runtime: Runtime, field: str, offset: str | None) -> int | None:
+    """Return the sequence of the argument ``field``, an offset. Raises CursorRefused, StoreError."""
     if offset is None:
         return None
     try:
-        return runtime.log.locate(offset).sequence
+        return await locate(runtime, offset)
     except OffsetRefused as error:
         raise CursorRefused(field, str(error)) from None
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 from socketio_eventlog.errors import OffsetRefused
 from socketio_eventlog.events import LoggedEvent, Room
 from socketio_eventstore.adapter import encoder
+from socketio_eventstore.adapter.catching_up import locate
 from socketio_eventstore.core.event_pages import MAX_EVENTS, EventFilter, EventPages
 from socketio_eventstore.core.event_rules import check_text
 from socketio_eventstore.core.runtime import Runtime
@@ -77,7 +78,7 @@ async def events(
     if event is not None:
         check_text(event, "an event's name")
     wanted = EventFilter(namespace, encoder.rooms_of(room), event)
-    start, end = _sequence(runtime, after, "after"), _sequence(runtime, before, "before")
+    start, end = await _sequence(runtime, after, "after"), await _sequence(runtime, before, "before")
     pages = EventPages(runtime.context)
     if after is not None:
         page = await pages.after(start or 0, wanted, limit, end, thorough=True)
@@ -86,11 +87,11 @@ async def events(
     return [stored_event(runtime, logged) for logged in page.events]
 
 
-def _sequence(runtime: Runtime, offset: str | None, name: str) -> int | None:
+async def _sequence(runtime: Runtime, offset: str | None, name: str) -> int | None:
     if offset is None:
         return None
     try:
-        return runtime.log.locate(offset).sequence
+        return await locate(runtime, offset)
     except OffsetRefused as error:
         raise ValueError(f"{name}: {error}") from None
 

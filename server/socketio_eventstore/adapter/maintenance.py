@@ -73,7 +73,7 @@ class Maintenance:
         Raises CursorRefused for an offset of another log, EventNotFound, MessageRefused.
         """
         runtime = await self._runtime()
-        sequence = located(runtime, "offset", offset)
+        sequence = await located(runtime, "offset", offset)
         if sequence is None:
             raise CursorRefused("offset", "an offset is needed")
         logged = await runtime.log.read([sequence])
