@@ -10,6 +10,8 @@ import pytest
 
 from socketio_eventlog.changes import Asked, Departed, Volatile
 from socketio_eventstore.adapter import departure_barrier
+from socketio_eventstore.adapter.messages import Message
+from socketio_eventstore.adapter.publishing import Publisher
 from support.embedded import Seen, Socket
 from support.in_process_nodes import Nodes, nodes
 from support.processes import DEADLINE
@@ -39,6 +41,17 @@ async def test_volatile_event_reaches_client_elsewhere(two: Nodes) -> None:
         assert await client.event() == ["stored", offset]
         assert await client.content("451-") == ["volatile", {"_placeholder": True, "num": 0}, offset]
         assert await client.packet() == b"\x00"
+
+
+async def test_volatile_publish_reaches_client_elsewhere(two: Nodes) -> None:
+    """What a publisher sends without storing it takes the same way as a volatile emit of a handler."""
+    a, b = two.servers
+    here, there = await a.client(), await b.client()
+    await two.until_applied()
+    (offset,) = await Publisher(a.sio).publish([Message("stored", [])])
+    assert await Publisher(a.sio).publish([Message("volatile", [], is_volatile=True)]) == [None]
+    for client in here, there:
+        assert [await client.event(), await client.event()] == [["stored", offset], ["volatile", offset]]
 
 
 async def test_packets_for_own_clients_stay_local(two: Nodes) -> None:

@@ -98,7 +98,7 @@ class Maintenance:
         except ValueError as error:
             raise MessageRefused(0, "event", str(error)) from None
         try:
-            event = self._server.manager.event_of(runtime, message)
+            event = self._server.manager.volatile_emit_of(runtime, message).event
         except (ValueError, TypeError) as error:
             raise MessageRefused(0, "args", str(error)) from None
         if event.attachments:

@@ -143,13 +143,17 @@ class ManagerEmits(ManagerStore):
             encoding.event(namespace, payload, attachments, "")
         return operation
 
-    def event_of(self, runtime: Runtime, message: Message) -> Event:
-        """Make the event of a publisher as stored. Raises TypeError or ValueError."""
+    def volatile_emit_of(self, runtime: Runtime, message: Message) -> EmitVolatile | EmitVolatileEverywhere:
+        """Make the operation that emits a message without storing it; ``Publish`` stores its event.
+
+        Raises TypeError or ValueError.
+        """
         arguments = tuple(message.arguments)
         emit = self._emit_of(
             runtime, message.event, arguments, message.namespace, message.rooms, message.skip, None, True
         )
-        return emit.event
+        assert isinstance(emit, EmitVolatile | EmitVolatileEverywhere)
+        return emit
 
     def _with_ack(
         self, runtime: Runtime, record: Event, callback: Callable[..., Any]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from socketio_eventlog.events import Event
 from socketio_eventstore.adapter.acknowledgements import AcknowledgementIds
 from socketio_eventstore.adapter.messages import Message
+from socketio_eventstore.core.operations import EmitVolatile, EmitVolatileEverywhere
 from socketio_eventstore.core.options import Options
 from socketio_eventstore.core.runtime import Runtime
 
@@ -55,6 +55,6 @@ class Manager(Protocol):
         """Begin ``emit``; the result is that of ``emit``."""
         ...
 
-    def event_of(self, runtime: Runtime, message: Message) -> Event:
-        """Make the event of a publisher as stored. Raises TypeError or ValueError."""
+    def volatile_emit_of(self, runtime: Runtime, message: Message) -> EmitVolatile | EmitVolatileEverywhere:
+        """Make the operation that emits a message without storing it. Raises TypeError or ValueError."""
         ...

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Final
 
 from socketio_eventlog.changes import Published
 from socketio_eventlog.errors import ConditionFailed
-from socketio_eventlog.events import Event, Publication
+from socketio_eventlog.events import Publication
 from socketio_eventstore.adapter import encoder
 from socketio_eventstore.adapter.messages import IdempotencyKey, KeyRefused, Message, MessageRefused
 from socketio_eventstore.core.event_rules import check_event_name, check_text
-from socketio_eventstore.core.operations import EmitVolatile
+from socketio_eventstore.core.operations import EmitVolatile, EmitVolatileEverywhere
 from socketio_eventstore.core.publishing import Publish, offsets_of
 from socketio_eventstore.core.runtime import Runtime
 
@@ -97,12 +97,13 @@ class Publisher:
         self, runtime: Runtime, messages: Sequence[Message], published: Published | None
     ) -> Offsets:
         is_volatile = _are_volatile(messages)
-        events = []
+        emits = []
         async with self._order:
             for index, message in enumerate(messages):
-                events.append(self._event(runtime, index, message))
+                emits.append(self._emit(runtime, index, message))
                 await between_slices(index)
-            operations = map(EmitVolatile, events) if is_volatile else [Publish(events, published)]
+            events = [emit.event for emit in emits]
+            operations = emits if is_volatile else [Publish(events, published)]
             stored = runtime.queue.submit(*operations)
         last = await stored
         offsets: Offsets = [None] * len(events) if is_volatile else offsets_of(len(events), last)
@@ -111,8 +112,11 @@ class Publisher:
                 await admin_ui.emitted(runtime, event)
         return offsets
 
-    def _event(self, runtime: Runtime, index: int, message: Message) -> Event:
-        """Make the event as stored. Raises MessageRefused, which names the field."""
+    def _emit(self, runtime: Runtime, index: int, message: Message) -> EmitVolatile | EmitVolatileEverywhere:
+        """Make the volatile emit of a message, which has the event as stored.
+
+        Raises MessageRefused, which names the field.
+        """
         field = "event"
         try:
             check_event_name(message.event)
@@ -125,7 +129,7 @@ class Publisher:
             field = "skip"
             encoder.skipped_sids(message.skip)
             field = "args"
-            return self._server.manager.event_of(runtime, message)
+            return self._server.manager.volatile_emit_of(runtime, message)
         except (ValueError, TypeError) as error:
             raise MessageRefused(index, field, str(error)) from None
 
