@@ -11,7 +11,7 @@ import pytest
 from socketio_eventlog.changes import Batch, Heartbeat
 from socketio_eventlog.errors import NodeFenced, OutcomeUnknown, StoreError
 from socketio_eventlog.events import Event
-from socketio_eventstore.core import health, runtime
+from socketio_eventstore.core import health, outcomes, runtime
 from support.embedded import Seen, until
 from support.in_process_nodes import NodeLog, Nodes, nodes
 
@@ -98,6 +98,19 @@ async def test_interrupted_effect_is_in_the_log(two: Nodes, heard: Seen) -> None
 
 def _is_of_event(batch: Batch | None) -> bool:
     return batch is not None and any(isinstance(one.change, Event) for one in batch.changes)
+
+
+async def test_handler_hears_that_nobody_knows(
+    two: Nodes, heard: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without contact a handler gets the error in time to act on it: soon afterwards it is cancelled."""
+    monkeypatch.setattr(outcomes, "HANDLERS_HEAR_SECONDS", 0.0)
+    log = two.log(0)
+    await emitting(two, log)
+    two.servers[0].sio.lost("a test")
+    (error,) = await heard.until(1)
+    assert type(error) is OutcomeUnknown
+    log.release()
 
 
 async def test_outcome_that_nobody_knows(two: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:

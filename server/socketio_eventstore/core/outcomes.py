@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Final
 
 from socketio_eventlog.changes import Batch
 from socketio_eventlog.errors import HistoryLost, NodeFenced, OutcomeUnknown, StoreError
 from socketio_eventlog.log import Log
 from socketio_eventstore.core.effects_in_order import EffectsInOrder
 from socketio_eventstore.core.groups import Group, Unsettled, fail
+
+HANDLERS_HEAR_SECONDS: Final = 4.0
+"""How long handlers of clients wait for the outcome. A second later they are cancelled, and hear nothing."""
 
 
 def not_on_their_way(groups: Sequence[Group], effects: EffectsInOrder) -> list[Group]:
@@ -28,12 +32,14 @@ async def settle(log: Log, effects: EffectsInOrder) -> None:
     """Give the callers their results when the log knows whether the batch is stored: at its close at last.
 
     Call this when the tasks that append and that let batches take effect have ended. When cancelled, the
-    callers get OutcomeUnknown.
+    callers get OutcomeUnknown; handlers of clients get it after ``HANDLERS_HEAR_SECONDS`` already.
     """
     unsettled = effects.unsettled
     if unsettled is None:
         return
     appended = unsettled.appended
+    of_clients = [group for group in appended.groups if group[3] is not None]
+    hurry = asyncio.get_running_loop().call_later(HANDLERS_HEAR_SECONDS, fail, of_clients, OutcomeUnknown())
     try:
         batch = effects.taking
         if batch is None or batch.own != appended.own:
@@ -42,6 +48,7 @@ async def settle(log: Log, effects: EffectsInOrder) -> None:
     except StoreError as error:
         fail(appended.groups, error)
     finally:
+        hurry.cancel()
         fail(appended.groups, OutcomeUnknown())
 
 
