@@ -12,7 +12,14 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from socketio_eventlog.errors import ConditionFailed, DatabaseTooNew, LogFull, StoreClosed, StoreError
+from socketio_eventlog.errors import (
+    ConditionFailed,
+    DatabaseTooNew,
+    LogFull,
+    OutcomeUnknown,
+    StoreClosed,
+    StoreError,
+)
 from socketio_eventstore.program.api.app import api_application
 from socketio_eventstore.program.api.endpoints import Call, Endpoint
 from socketio_eventstore.program.api.publish import validated
@@ -86,6 +93,15 @@ async def test_store_error(error: StoreError, status: int, caplog: pytest.LogCap
     async with failing(error) as response:
         assert response.status == status
     assert caplog.messages == []
+
+
+async def test_unknown_outcome_is_not_to_be_repeated() -> None:
+    """A program that obeys Retry-After would publish the event twice, so the answer has none."""
+    async with failing(OutcomeUnknown()) as response:
+        assert response.status == 503 and "Retry-After" not in response.headers
+        assert "Idempotency-Key" in (await response.json())["detail"]
+    async with failing(StoreClosed()) as response:
+        assert response.headers["Retry-After"] == "1"
 
 
 @pytest.mark.parametrize("error", [DatabaseTooNew("secret"), StoreError("secret"), ValueError("secret")])

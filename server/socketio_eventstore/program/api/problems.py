@@ -27,6 +27,7 @@ PROBLEM_JSON: Final = "application/problem+json"
 RETRY_AFTER_SECONDS: Final = 1
 RETRY_WHEN_FULL_SECONDS: Final = 10
 """The log heals by itself as old events go, which takes longer than a busy moment."""
+REPEAT_WITH_KEY: Final = "Send an event again only with the same Idempotency-Key."
 HINTS: Final = {
     "volatile": "events that are published together are all stored",
     "except": "the log does not exclude rooms from an event; skip takes the sids of sessions",
@@ -153,11 +154,14 @@ def _of_http(error: web.HTTPException) -> Problem:
 def _of_store(error: StoreError) -> Problem | None:
     """Return 507 for a log without room, 503 for a store that does not write at the moment, 409 or 422.
 
-    None for an error that is a fault of the server.
+    None for an error that is a fault of the server. Programs that obey ``Retry-After`` would publish twice
+    after an unknown outcome, so that answer has none.
     """
     if isinstance(error, LogFull):
         return Problem(507, str(error), headers={"Retry-After": str(RETRY_WHEN_FULL_SECONDS)})
-    if isinstance(error, StoreUnavailable | StoreClosed | OutcomeUnknown):
+    if isinstance(error, OutcomeUnknown):
+        return Problem(503, f"{error} {REPEAT_WITH_KEY}")
+    if isinstance(error, StoreUnavailable | StoreClosed):
         return Problem(503, str(error), headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
     if isinstance(error, NothingChanged):
         return Problem(409, str(error))
