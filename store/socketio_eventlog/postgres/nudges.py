@@ -62,16 +62,21 @@ class Nudges:
             # The answer may bring older hints: PgBouncer gives the connection of another listener to LISTEN.
             self._listens += 1
             self.send()  # to itself, too
+            report_at = asyncio.get_running_loop().time() + PROBE_SECONDS
             while True:
                 async for notification in connection.notifies(timeout=PROBE_SECONDS, stop_after=1):
-                    if notification.payload == self._hint:
-                        self.are_alive = True
-                    elif notification.payload.partition(" ")[0] != self._node:
-                        self._on_nudge()
-                if not self.are_alive:
+                    self._take(notification.payload)
+                # Hints of other nodes end the iteration at any time.
+                if not self.are_alive and asyncio.get_running_loop().time() >= report_at:
                     self._report()
                 if connection.closed:
                     raise ConnectionLost
+
+    def _take(self, hint: str) -> None:
+        if hint == self._hint:
+            self.are_alive, self._is_reported = True, False
+        elif hint.partition(" ")[0] != self._node:
+            self._on_nudge()
 
     @property
     def _hint(self) -> str:
