@@ -11,7 +11,7 @@ from socketio_eventlog.changes import Batch
 
 MAX_WAITING: Final = 200
 MAX_WAITING_BYTES: Final = 16_000_000
-"""The batches that a log reads ahead, and the weight of their events."""
+"""The batches that a log reads ahead, and their weight."""
 
 
 class BatchStream:
@@ -31,7 +31,7 @@ class BatchStream:
         self._is_limited = True
 
     def put(self, batch: Batch, weight_bytes: int = 0) -> None:
-        """Add the next batch. ``weight_bytes``: what its events take in memory."""
+        """Add the next batch. ``weight_bytes``: what its events and other changes take in memory."""
         if batch.number <= self._skipped:
             if self._given_out is not None:
                 self._given_out(batch.number)

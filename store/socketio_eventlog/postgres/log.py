@@ -208,7 +208,7 @@ class PostgresLog(IndexedLog):
 
     # What the order calls ----------------------------------------------------------------------------
 
-    def committed(self, batch: Batch, chunks: Sequence[SegmentChunk]) -> None:
+    def committed(self, batch: Batch, chunks: Sequence[SegmentChunk], size: int) -> None:
         """Take the next batch of the order."""
         head = self._head
         weight_bytes = self._add_to_index(batch, chunks)
@@ -217,9 +217,9 @@ class PostgresLog(IndexedLog):
             if chunk.is_last:
                 self._lengths[chunk.segment.first] = len(chunk.segment.sizes)
         kinds = set(map(type, [committed.change for committed in batch.changes]))
-        if not kinds.isdisjoint(_UNSTORED):
-            weight_bytes += sum(map(_unstored_bytes, batch.changes))
-        self._batches.put(batch, weight_bytes)
+        if not size and not kinds.isdisjoint(_UNSTORED):
+            size = sum(map(_unstored_bytes, batch.changes))
+        self._batches.put(batch, weight_bytes + size)
         if not kinds.isdisjoint(_OF_NODES):
             self._take_nodes(batch)
         if batch.node == self.node and self._others:

@@ -26,8 +26,11 @@ EMPTY: Final[Sequence[Committed]] = ()
 class Receiver(Protocol):
     """The log, as the order sees it."""
 
-    def committed(self, batch: Batch, chunks: Sequence[SegmentChunk]) -> None:
-        """Take the next batch of the order, which is durable."""
+    def committed(self, batch: Batch, chunks: Sequence[SegmentChunk], size: int) -> None:
+        """Take the next batch of the order, which is durable.
+
+        ``size``: the characters of a foreign batch without its stored events.
+        """
         ...
 
     def epoch_begun(self, epochs: Epochs, epoch: str, batch: int) -> None:
@@ -68,6 +71,8 @@ class Row(NamedTuple):
     """The sequence of the last event before the batch."""
     uptime: float
     outcomes: Sequence[int]
+    size: int = 0
+    """The characters of the changes of a foreign batch, without its stored events."""
 
 
 @dataclass(slots=True, eq=False)
@@ -181,7 +186,7 @@ class Order:
         self.seen = row.seen
         if self._chains is not None:
             self._chains[row.seen.batch] = row.seen.chain
-        self._receiver.committed(Batch(row.seen.batch, row.node, own, row.uptime, changes), chunks)
+        self._receiver.committed(Batch(row.seen.batch, row.node, own, row.uptime, changes), chunks, row.size)
         self._progress.set()
 
     def take_altered(self, ranges: Sequence[AlteredRange], numbers: tuple[int, int]) -> None:

@@ -156,7 +156,7 @@ class Tail:
             if epoch != order.epoch and batch > order.seen.batch:
                 epochs = Epochs((one, after) for one, after, in_batch in begun if in_batch <= batch)
             order.take(
-                Row(Seen(batch, chain), epoch, node, number, before, uptime, outcomes),
+                Row(Seen(batch, chain), epoch, node, number, before, uptime, outcomes, len(text or "")),
                 digest,
                 changes,
                 epochs,
