@@ -7,8 +7,12 @@ class StoreError(Exception):
     """The event store failed."""
 
     def __init__(self, detail: str = "") -> None:
-        summary = (type(self).__doc__ or "").strip()
-        super().__init__(f"{summary} {detail}".strip())
+        super().__init__(f"{self.summary} {detail}".strip())
+
+    @property
+    def summary(self) -> str:
+        """The message without the details, which may name a host, a role or a database."""
+        return (type(self).__doc__ or "").strip()
 
 
 class StoreUnavailable(StoreError):

@@ -225,10 +225,12 @@ async def test_rejoining_node_refuses_clients_and_is_not_ready(
     a, _ = two.servers
     await a.client()
     opens: Any = vars(runtime)["open_log"]
-    may_join = asyncio.Event()
+    may_join, is_reachable = asyncio.Event(), asyncio.Event()
 
     async def open_later(*arguments: object, **options: object) -> Log:
         await may_join.wait()
+        if not is_reachable.is_set():
+            raise StoreNotUsable("The database chat on db.internal does not know the role ann.")
         log: Log = await opens(*arguments, **options)
         return log
 
@@ -238,5 +240,8 @@ async def test_rejoining_node_refuses_clients_and_is_not_ready(
     async with a.http.get(a.url, params={"EIO": "4", "transport": "polling"}) as response:
         assert response.status == 503
     may_join.set()
+    await until(lambda: len(problems(a.sio)) == 2)
+    assert problems(a.sio)[1] == "The event store cannot be opened. The log of this server says more."
+    is_reachable.set()
     await until(lambda: not a.sio.rejoining.is_running)
     assert problems(a.sio) == []

@@ -22,6 +22,7 @@ from socketio_eventlog.errors import (
 from socketio_eventlog.opening import open_log
 from socketio_eventlog.options import StoreOptions
 from socketio_eventlog.postgres import encoding
+from socketio_eventlog.postgres.connection import connection_string, describe
 from socketio_eventlog.session_changes import DataSaved
 from support import postgres
 from support.next_version import EXPANSION
@@ -62,6 +63,31 @@ async def test_an_error_does_not_show_the_password(url: str) -> None:
         await open_log(StoreOptions(path=None, url=url))
     assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
     assert "secret" not in repr(StoreOptions(path=None, url=url))
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["hun/ter2@localhost/db", "sec:hunter2@x@host/db", "hunter2/@h?application_name=x", "hunter2/a?user=x"],
+)
+async def test_no_part_of_a_password_is_shown(address: str) -> None:
+    """libpq takes the rest of a password with a / or an @ for a host, a port or a database."""
+    for ask in describe, connection_string:
+        with pytest.raises(StoreNotUsable, match="percent-encoded") as caught:
+            ask(f"postgresql://user:{address}")
+        assert "ter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("postgresql://a:b%2Fc%40d@h:1,i:2/e?application_name=f@g", "e on h,i"),
+        ("postgresql://a@/e?host=@abstract", "e on @abstract"),
+        ("postgresql://[::1]:5432/e", "e on ::1"),
+        ("host=h dbname=a@b password='x://y@z@/@'", "a@b on h"),
+    ],
+)
+def test_a_database_is_named(url: str, name: str) -> None:
+    assert describe(url) == name
 
 
 async def test_a_newer_database_is_refused(url: str) -> None:

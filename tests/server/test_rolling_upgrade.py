@@ -57,7 +57,7 @@ async def test_servers_are_upgraded_one_by_one(node: NodeClients, tmp_path: Path
             # Either the batch has stopped it, or before that the answer to a heartbeat: chance decides.
             assert "A newer version of this program writes the log" in server.log
             answer = ask(server.port, "/readyz", Host="localhost")
-            assert answer.status == 503 and b"has format 2" in answer.body
+            assert answer.status == 503 and b"written by a newer version" in answer.body
             assert (await asyncio.to_thread(server.terminate)).code == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from socketio_eventlog.errors import StoreError
 from socketio_eventstore.adapter.server import RecoveryServer
 
 
@@ -10,7 +11,11 @@ def problems(sio: RecoveryServer) -> list[str]:
     if sio.eio.is_draining:
         return ["the server is stopping"]
     if sio.rejoining.is_running:
-        failure = sio.rejoining.failure
-        return ["this node is joining the log anew", *([] if failure is None else [str(failure)])]
+        return ["this node is joining the log anew", *_reason(sio.rejoining.failure)]
     runtime = sio.manager.runtime
     return ["the store is not open"] if runtime is None else runtime.health.problems()
+
+
+def _reason(failure: StoreError | None) -> list[str]:
+    """Return why a node could not join, without names: everybody may ask, and the log has the details."""
+    return [] if failure is None else [f"{failure.summary} The log of this server says more."]

@@ -31,6 +31,10 @@ LONG_SECONDS: Final = 600.0
 
 _HAS_BATCH: Final = "SELECT EXISTS (SELECT FROM eventstore.batches WHERE batch = %s AND chain = %s) FROM ("
 _FORM: Final = "The URL must have the form postgresql://user@host/database."
+_SCHEMES: Final = ("postgresql://", "postgres://")
+_ESCAPES: Final = (
+    "In the user and the password of the URL, characters such as / ? # @ must be percent-encoded: %2F for /."
+)
 _DEFAULTS: Final[dict[str, Any]] = {
     "application_name": "socketio-eventstore",
     "connect_timeout": 5,
@@ -48,11 +52,25 @@ def connection_string(url: str) -> str:
 
     The message never has the URL, which may contain a password.
     """
+    return make_conninfo("", **{**_DEFAULTS, **_parameters(url)})
+
+
+def _parameters(url: str) -> dict[str, Any]:
+    """Return the parts of a URL. Raises StoreNotUsable for one of another form, and never shows it.
+
+    libpq takes what follows a / or an @ in a password as the name of the database or as the host, which are
+    shown to people.
+    """
     try:
         given = conninfo_to_dict(url)
     except psycopg.ProgrammingError:
         raise StoreNotUsable(_FORM) from None
-    return make_conninfo("", **{**_DEFAULTS, **given})
+    authority, _, path = url.partition("?")[0].partition("://")[2].partition("/")
+    is_cut = url.startswith(_SCHEMES) and (authority.count("@") > 1 or "@" in path)
+    ports = str(given.get("port") or "").split(",")
+    if is_cut or not all(port.isdecimal() for port in ports if port):
+        raise StoreNotUsable(_ESCAPES)
+    return given
 
 
 def named(conninfo: str, node: str) -> str:
@@ -64,10 +82,7 @@ def named(conninfo: str, node: str) -> str:
 
 def describe(url: str) -> str:
     """Return the database and its host for people, without user and password. Raises StoreNotUsable."""
-    try:
-        given = conninfo_to_dict(url)
-    except psycopg.ProgrammingError:
-        raise StoreNotUsable(_FORM) from None
+    given = _parameters(url)
     host = given.get("host") or given.get("hostaddr") or "the local server"
     return f"{given.get('dbname') or given.get('user') or 'the default database'} on {host}"
 
