@@ -43,6 +43,17 @@ ROWS_OF_0006 = (
     """,
 )
 
+_ENDED_ONCE = """
+DO $$
+BEGIN
+  CREATE SCHEMA IF NOT EXISTS eventstore;
+  IF nextval('public.tries') = 1 THEN
+    RAISE EXCEPTION 'deadlock detected' USING ERRCODE = 'deadlock_detected';
+  END IF;
+END
+$$
+"""
+
 
 def migrate(cluster: Cluster, database: str) -> None:
     schema.prepare(connection.connection_string(cluster.url(database)), database)
@@ -76,3 +87,18 @@ async def test_many_nodes_keep_every_row_of_one_node() -> None:
         assert str(log.locate("old.2")) == "old.2"
         assert (await log.missed("/", found.memberships, 0, log.head)).sequences == (1,)
         assert [logged.sequence for logged in await log.read([1, 2])] == [1, 2]
+
+
+async def test_a_deadlock_is_no_end_of_a_migration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PostgreSQL ends a migration that waits for another node while that waits for it: the next try works."""
+    monkeypatch.setattr(schema, "LOCK_PAUSE_SECONDS", 0.0)
+    cluster = shared_cluster()
+    database = cluster.new_database()
+    cluster.sql(database, "CREATE SEQUENCE public.tries")
+    monkeypatch.setattr(schema, "_CREATE", _ENDED_ONCE)
+    migrate(cluster, database)
+    assert (
+        cluster.sql(database, "SELECT version_num FROM eventstore.alembic_version")
+        == f"{schema.HEAD_REVISION}\n"
+    )
+    assert cluster.sql(database, "SELECT last_value FROM public.tries") == "2\n"

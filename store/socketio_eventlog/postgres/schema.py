@@ -95,11 +95,14 @@ def _revision(connection: psycopg.Connection[tuple[object, ...]]) -> str | None:
 
 
 def _migrate_patiently(conninfo: str, name: str) -> None:
-    """Migrate, again while another session holds a lock: a wait in its queue would stop the other nodes."""
+    """Migrate, again while another session holds a lock: a wait in its queue would stop the other nodes.
+
+    A migration and the append of another node may also wait for each other, and PostgreSQL ends one of them.
+    """
     for tries_left in range(LOCK_TRIES - 1, -1, -1):
         try:
             _migrate(conninfo, name)
-        except psycopg.errors.LockNotAvailable:
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
             if not tries_left:
                 raise
             time.sleep(LOCK_PAUSE_SECONDS)
