@@ -228,7 +228,9 @@ def test_another_schema(cluster: Cluster, database: str) -> None:
     report = checked(cluster, database)
     assert "the newer revision 9999" in report.notes[0] and not report.problems and report.tables
     cluster.sql(database, "UPDATE eventstore.log_state SET min_reader = 2")
-    assert checked(cluster, database).problems == ["format: the log has format 2, and this program knows 1"]
+    assert checked(cluster, database).problems == [
+        "format: the log has format 2, and this program knows 1: upgrade it"
+    ]
 
 
 def test_dead_notifications_are_a_note(cluster: Cluster, database: str) -> None:

@@ -124,7 +124,9 @@ def schema(probe: Probe) -> None:
         if not is_owner:
             report.problems.append(f"schema: the role {role} may not migrate what belongs to {owner}")
     elif (needed := probe.row(_MIN_READER)[0]) > READER:
-        report.problems.append(f"format: the log has format {needed}, and this program knows {READER}")
+        report.problems.append(
+            f"format: the log has format {needed}, and this program knows {READER}: upgrade it"
+        )
     elif revision > HEAD_REVISION:
         report.notes.append(
             f"The schema has the newer revision {revision}; this program, with {HEAD_REVISION}, can use it."

@@ -36,16 +36,16 @@ _CONDITIONS: Final = {
     "answers_key": "A client's event with this idempotency key was handled already.",
     "publications_key": "Events with this idempotency key were published already.",
 }
-_OWN: Final[dict[str, tuple[type[StoreUnavailable], str]]] = {
+_OWN: Final[dict[str, tuple[type[StoreUnavailable], str | None]]] = {
     "SE001": (NodeFenced, ""),
     "SE002": (EpochBegins, ""),
     "SE003": (HistoryLost, "A batch of this node is missing."),
     "SE004": (HistoryLost, ""),
     "SE005": (OtherContent, ""),
     "SE006": (StoreUnavailable, "default_transaction_isolation must be 'read committed'."),
-    "SE007": (NodeOutdated, ""),
+    "SE007": (NodeOutdated, None),
 }
-"""By the code that the functions of the database raise."""
+"""By the code that the functions of the database raise; None for the details that they give."""
 _LOST: Final = ("08", "57P", "25006")
 """Shutdown, crash, and a server that became a standby."""
 _BUSY: Final = ("55P03", "40")
@@ -68,7 +68,7 @@ def translate(error: Exception, *, is_connected: bool) -> StoreError | None:
     state = _state(error)
     if state in _OWN:
         kind, text = _OWN[state]
-        return kind(text)
+        return kind((error.diag.message_primary or "") if text is None else text)
     text = f"PostgreSQL says: {first_line(error)}."
     if not is_connected or state.startswith(_LOST):
         return ConnectionLost(text)

@@ -47,7 +47,7 @@ def prepare(conninfo: str, name: str) -> None:
                 _migrate_patiently(conninfo, name)
             (needed,) = _row(connection, _MIN_READER)
             if not isinstance(needed, int) or needed > READER:
-                raise DatabaseTooNew(f"{name} has format {needed}; this program knows {READER}.")
+                raise DatabaseTooNew(f"{name} has format {needed}; this program knows {READER}: upgrade it.")
             if is_newer:
                 logger.info(
                     "%s has the newer revision %s; this program knows %s.", name, revision, HEAD_REVISION

@@ -73,7 +73,8 @@ BEGIN
   IF v_reader < (SELECT min_reader FROM eventstore.log_state)
      AND p_changes <> jsonb_build_array(jsonb_build_array('died', 0, ARRAY[ARRAY[p_node]]))
   THEN
-    RAISE EXCEPTION 'the program of the node is too old' USING ERRCODE = 'SE007';
+    RAISE EXCEPTION 'The log has format %, and the program of this node knows %.',
+      (SELECT min_reader FROM eventstore.log_state), v_reader USING ERRCODE = 'SE007';
   END IF;
   IF p_number IS DISTINCT FROM 1 + (SELECT max(node_batch) FROM eventstore.batches WHERE node = p_node) THEN
     RAISE EXCEPTION 'batch % has a gap before it', p_number USING ERRCODE = 'SE003';
@@ -237,7 +238,8 @@ BEGIN
   PERFORM set_config('synchronous_commit', 'on', true), set_config('lock_timeout', '10s', true);
   PERFORM pg_advisory_xact_lock(hashtextextended('eventstore', 0));
   IF p_reader < (SELECT min_reader FROM eventstore.log_state) THEN
-    RAISE EXCEPTION 'the program of the node is too old' USING ERRCODE = 'SE007';
+    RAISE EXCEPTION 'The log has format %, and the program of this node knows %.',
+      (SELECT min_reader FROM eventstore.log_state), p_reader USING ERRCODE = 'SE007';
   END IF;
   v_alone := eventstore.other_nodes(p_node, v_now) = 0;
   v_epoch := CASE WHEN v_alone THEN p_node ELSE eventstore.keep_epoch(p_new_epoch, v_now) END;
