@@ -144,6 +144,13 @@ def test_commands_need_no_server(cluster: Cluster, tmp_path: Path) -> None:
     code, text = run("compact")
     assert code == 2 and "VACUUM FULL" in text
     assert json.loads(run("stats", "--json")[1])["head_offset"].endswith(".1")
+    cluster.sql(name, "UPDATE eventstore.alembic_version SET version_num = '9999'")
+    assert "newer revision 9999; this version knows" in run("migrate")[1]
+    assert json.loads(run("stats", "--json")[1])["head_offset"].endswith(".1")
+    cluster.sql(name, "UPDATE eventstore.log_state SET min_reader = 2")
+    for command in "stats", "migrate":
+        code, text = run(command)
+        assert code == 2 and "has format 2; this program knows 1: upgrade it" in text
 
 
 async def test_two_servers_share_a_database(

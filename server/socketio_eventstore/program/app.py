@@ -21,6 +21,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from socketio_eventlog.errors import StoreError
 from socketio_eventlog.opening import migrate as migrate_store
+from socketio_eventlog.opening import revisions
 from socketio_eventlog.options import StoreOptions
 from socketio_eventstore.adapter.administration import Administration
 from socketio_eventstore.adapter.async_server import AsyncServer
@@ -95,6 +96,15 @@ def check(config: Config) -> None:
     Raises StartError with one line per problem.
     """
     asyncio.run(_check(config))
+
+
+def schema_text(config: Config) -> str:
+    """Return which schema a database has after ``migrate``, for people. Raises StoreError."""
+    if config.store.url:
+        found, known = revisions(config.store.url)
+        if found is not None and found > known:
+            return f"the newer revision {found}; this version knows {known}, and can use it"
+    return "this version's schema"
 
 
 def migrate(config: Config) -> None:

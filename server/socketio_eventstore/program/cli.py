@@ -113,7 +113,7 @@ def migrate(path: Path | None, as_json: bool) -> None:
         former = None if backup is None else str(backup)
         click.echo(json.dumps({"database": str(config.store.name), "backup": former}))
         return
-    click.echo(f"{config.store.name} has this version's schema")
+    click.echo(f"{config.store.name} has {app.schema_text(config)}")
 
 
 @commands.command()
