@@ -111,8 +111,8 @@ class Inbox:
 
     @property
     def is_busy(self) -> bool:
-        """Whether the next packet has to be queued."""
-        return bool(self._queued) or self._is_full
+        """Whether the next packet has to be queued; False after ``close``."""
+        return self._owner is not _NO_OWNER and (bool(self._queued) or self._is_full)
 
     @property
     def _is_full(self) -> bool:
@@ -153,7 +153,11 @@ class Inbox:
             await asyncio.wait([self._waiter])  # two requests may wait, and either may be cancelled
 
     def _end_wait(self) -> None:
-        if self._waiter is not None and not self.is_busy:
+        if self._waiter is None:
+            return
+        if self.is_busy:  # perhaps for another reason than before, of whose end nobody tells yet
+            self._go_on_with_store()
+        else:
             waiter, self._waiter = self._waiter, None
             waiter.set_result(None)
 

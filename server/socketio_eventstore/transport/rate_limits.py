@@ -109,7 +109,6 @@ class RateLimitedInbox(Inbox):
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None
-            self._end_wait()
 
     def _handle_packet(self, packet: Packet) -> None:
         super()._handle_packet(packet)
