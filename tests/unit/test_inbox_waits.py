@@ -29,6 +29,8 @@ class Client:
         return Inbox(self, SharedRounds())
 
     def handle_packet(self, packet: Packet) -> asyncio.Task[None] | None:
+        if packet == "fault":
+            raise ZeroDivisionError
         self.handled.append(packet)
         self.sender = current_sender.get()
         return asyncio.create_task(self._handle()) if packet == "handler" else None
@@ -155,3 +157,20 @@ async def test_close_ends_a_pause() -> None:
     client.inbox.close()
     await callbacks()
     assert waiting.done()
+
+
+async def test_a_fault_closes_the_connection(client: Client) -> None:
+    """A queued packet whose handling raises keeps nothing waiting: the connection is closed for it.
+
+    A packet that is handled at once lets asyncio close the WebSocket, since ``data_received`` raises.
+    """
+    raised: list[BaseException] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: raised.append(context["exception"]))
+    for packet in ("handler", "fault", "never handled"):
+        client.inbox.put(packet)
+    waiting = asyncio.create_task(client.inbox.wait_until_idle())
+    await callbacks()
+    client.end_of_handlers.set()
+    await callbacks()
+    assert waiting.done() and client.handled == ["handler"]
+    assert len(client.closed_by) == 1 and [type(error) for error in raised] == [ZeroDivisionError]

@@ -223,7 +223,11 @@ class Inbox:
             self._handle_queued()
         except InvalidPacket as error:
             self._owner.fail(error)
-        self._end_wait()
+        except Exception:  # a fault of the server or of the application; the loop's exception handler logs it
+            self._owner.fail(InvalidPacket("a packet could not be handled"))
+            raise
+        finally:
+            self._end_wait()
 
     def _handle_queued(self) -> None:
         was_paused = self._queued_bytes > MAX_QUEUED_BYTES
