@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from socketio_eventstore.transport.inbox import (
     MAX_RUNNING_BYTES,
     PACKETS_AT_ONCE,
     PACKETS_PER_STEP,
+    QUEUED_PACKET_BYTES,
     Inbox,
     InvalidPacket,
     Packet,
@@ -120,12 +122,25 @@ async def test_reading_pauses_above_the_limit(connection: Connection) -> None:
     """Reading pauses above MAX_QUEUED_BYTES and resumes when handlers have ended."""
     inbox = Inbox(connection)
     inbox.put("a")
-    inbox.put("x" * MAX_QUEUED_BYTES)
+    inbox.put("x" * (MAX_QUEUED_BYTES - QUEUED_PACKET_BYTES))
     assert not connection.is_paused
     inbox.put("b")
     assert connection.is_paused
     await connection.end_one()
     assert not connection.is_paused
+
+
+async def test_small_packets_count_in_full(connection: Connection) -> None:
+    """Packets of two bytes pause the reading before they take much more memory than MAX_QUEUED_BYTES."""
+    inbox = Inbox(connection)
+    inbox.put("a")
+    queued = 0
+    while not connection.is_paused:
+        inbox.put("6x")
+        queued += 1
+    memory_bytes = queued * (sys.getsizeof("6x") + 8)  # and a place in the queue
+    assert memory_bytes < 1.2 * MAX_QUEUED_BYTES
+    inbox.close()
 
 
 async def test_bytes_of_running_handlers(connection: Connection) -> None:

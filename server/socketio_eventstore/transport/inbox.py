@@ -13,6 +13,8 @@ from socketio_eventstore.transport.shared_rounds import SharedRounds
 
 MAX_QUEUED_BYTES = 100_000
 """Bytes of queued packets from one client; beyond the limit, reading pauses and TCP slows the client."""
+QUEUED_PACKET_BYTES: Final = 64
+"""What a queued packet takes beside its content: 75 bytes for one of two bytes."""
 MAX_RUNNING_BYTES = 4_000_000
 """Bytes of the packets of one client whose handlers run; beyond the limit, further packets are queued."""
 
@@ -132,7 +134,7 @@ class Inbox:
             return
         self._enqueue(packet)
         self._go_on_with_store()
-        self._queued_bytes += len(packet)
+        self._queued_bytes += len(packet) + QUEUED_PACKET_BYTES
         if self._queued_bytes > MAX_QUEUED_BYTES:
             self._owner.pause_reading()
 
@@ -234,7 +236,7 @@ class Inbox:
         while self._queued and not self._is_full:
             item = self._queued.popleft()
             if isinstance(item, str | bytes):
-                self._queued_bytes -= len(item)
+                self._queued_bytes -= len(item) + QUEUED_PACKET_BYTES
                 self._handle_packet(item)
             else:
                 item()
