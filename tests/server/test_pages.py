@@ -69,6 +69,7 @@ def test_pages(folder: Path, pages: str) -> None:
 @pytest.mark.parametrize(
     ("pages", "error"),
     [
+        ('""', "PAGES is empty; '.' is the folder of the module"),
         ("42", "PAGES must be the path of a folder, not int"),
         ('"none"', "PAGES: there is no folder {folder}/none"),
         ('"handlers.py"', "PAGES: there is no folder {folder}/handlers.py"),

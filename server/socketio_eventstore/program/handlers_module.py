@@ -69,6 +69,8 @@ def pages_of(module: ModuleType, name: str) -> Path | None:
     if not isinstance(pages, str | os.PathLike):
         kind = type(pages).__name__
         raise HandlersError(f"handlers = {name!r}: PAGES must be the path of a folder, not {kind}")
+    if not os.fspath(pages):
+        raise HandlersError(f"handlers = {name!r}: PAGES is empty; '.' is the folder of the module")
     home = Path(module.__file__ or "").absolute().parent
     try:
         folder = (home / Path(os.fsdecode(pages)).expanduser()).resolve()
