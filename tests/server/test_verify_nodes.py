@@ -57,7 +57,7 @@ async def test_promotion(tmp_path: Path) -> None:
     """The database is lost, its synchronous standby promoted, and clocks jump: nothing is lost."""
     primary, settings = (
         Cluster(),
-        Settings(clients=6, rooms=3, cuts=8, kills=1, jumps=2, promotions=1, nodes=2, events=150, seed=3),
+        Settings(clients=4, rooms=3, cuts=4, kills=1, jumps=2, promotions=1, nodes=2, events=80, seed=3),
     )
     try:
         primary.start()

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from socketio_eventstore.verify import packets
+from socketio_eventstore.verify.faults import Kill
 from socketio_eventstore.verify.packets import InvalidPacket
-from socketio_eventstore.verify.plan import Cut, Kill, Move, Settings, make_plan, publications
+from socketio_eventstore.verify.plan import Cut, Move, Settings, make_plan, publications
 
 
 def test_seed() -> None:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Final
 from urllib.parse import urlencode
 
-from socketio_eventstore.verify.plan import BreakKind
+from socketio_eventstore.verify.faults import BreakKind
 from socketio_eventstore.verify.process import HOST, CannotRun
 
 _APPEND: Final = b"eventstore.append"

@@ -12,6 +12,17 @@ from enum import StrEnum
 from random import Random
 from typing import Final, Literal, TypeAlias
 
+from socketio_eventstore.verify.faults import (
+    Break,
+    BreakKind,
+    Fault,
+    Freeze,
+    Jump,
+    Kill,
+    Partition,
+    Promotion,
+)
+
 NAMESPACES: Final = ("/", "/other")
 BEYOND_LEASE_SECONDS: Final = (11.0, 15.0)
 """Durations beyond the lease of a server, which is 10 seconds."""
@@ -106,64 +117,10 @@ class Cut:
 
 
 @dataclass(frozen=True, slots=True)
-class Kill:
-    """A SIGKILL and a new start of a server."""
-
-    node: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Freeze:
-    """A SIGSTOP of a server, and a SIGCONT."""
-
-    node: int
-    seconds: float
-
-
-class BreakKind(StrEnum):
-    """The moment at which a server loses its connections to the database."""
-
-    REQUEST = "request"
-    """The next append does not arrive."""
-    ANSWER = "answer"
-    """The next append arrives, and its answer is lost."""
-
-
-@dataclass(frozen=True, slots=True)
-class Break:
-    """The end of all connections of a server to the database."""
-
-    node: int
-    kind: BreakKind
-
-
-@dataclass(frozen=True, slots=True)
-class Partition:
-    """Nothing passes between a server and the database; what was sent meanwhile arrives late."""
-
-    node: int
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Jump:
-    """The wall clock of a server jumps: from then on it is so many seconds ahead."""
-
-    node: int
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Promotion:
-    """The loss of the database, and the promotion of its standby."""
-
-
-@dataclass(frozen=True, slots=True)
 class WaitUntilConnected:
     """A wait until all clients are connected."""
 
 
-Fault: TypeAlias = Kill | Freeze | Break | Partition | Jump | Promotion
 Action: TypeAlias = Move | Cut | Fault | WaitUntilConnected
 
 

@@ -13,18 +13,10 @@ from typing import Any, Final
 
 from socketio_eventstore.verify.clients import Clients
 from socketio_eventstore.verify.event_counter import EventCounter
+from socketio_eventstore.verify.faults import Fault, Kill, Promotion
 from socketio_eventstore.verify.history import Evidence
 from socketio_eventstore.verify.judge import Verdict, judge
-from socketio_eventstore.verify.plan import (
-    Action,
-    Cut,
-    Fault,
-    Kill,
-    Move,
-    Plan,
-    Promotion,
-    WaitUntilConnected,
-)
+from socketio_eventstore.verify.plan import Action, Cut, Move, Plan, WaitUntilConnected
 from socketio_eventstore.verify.process import SERVE, CannotRun
 from socketio_eventstore.verify.servers import Servers
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from random import Random
 
 from socketio_eventstore.verify.database_link import DatabaseLink
-from socketio_eventstore.verify.plan import Break, Fault, Freeze, Jump, Kill, Partition, Promotion, Settings
+from socketio_eventstore.verify.faults import Break, Fault, Freeze, Jump, Kill, Partition, Promotion
+from socketio_eventstore.verify.plan import Settings
 from socketio_eventstore.verify.postgres_store import PostgresStore, check_standby, promote
 from socketio_eventstore.verify.process import CannotRun, Server
 from socketio_eventstore.verify.store import FileStore, Store

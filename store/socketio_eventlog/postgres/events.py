@@ -24,7 +24,7 @@ ORDER BY "offset"
 """
 _READ_RANGES: Final = """
 SELECT "offset", emitted_at, namespace, event, rooms, skip, attachments, payload, before + size_bytes
-FROM (SELECT e.*, sum(size_bytes) OVER (ORDER BY "offset") - size_bytes AS before
+FROM (SELECT e.*, (sum(size_bytes) OVER (ORDER BY "offset") - size_bytes)::bigint AS before
       FROM unnest(%s::bigint[], %s::bigint[]) AS r(first, last)
       JOIN eventstore.events AS e ON e."offset" BETWEEN r.first AND r.last) AS e
 WHERE ("offset" <= %s OR before < %s)
