@@ -13,6 +13,7 @@ from socketio_eventstore.verify import program
 from socketio_eventstore.verify.database_link import DatabaseLink
 from socketio_eventstore.verify.judge import Fault
 from socketio_eventstore.verify.plan import Settings, make_plan
+from socketio_eventstore.verify.postgres_store import remove_log
 from socketio_eventstore.verify.process import SERVE, CannotRun
 from socketio_eventstore.verify.runner import run
 from support.postgres import Cluster
@@ -69,6 +70,7 @@ async def test_promotion(tmp_path: Path) -> None:
             primary.sql("postgres", "SELECT pg_reload_conf()")
             primary.until("postgres", "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'")
             urls = url_of(primary, database), url_of(standby, database)
+            remove_log(urls[1])  # of a standby: nothing
             outcome = await run(make_plan(settings), tmp_path, lambda: None, SERVE, *urls)
             assert outcome.verdict.kept, outcome.verdict.findings[:5]
             assert outcome.notes == () and (outcome.done["promotions"], outcome.done["jumps"]) == (1, 2)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _FOUND: Final = "SELECT 1 FROM pg_namespace WHERE nspname = 'eventstore'"
 _REMOVE: Final = "DROP SCHEMA IF EXISTS eventstore CASCADE"
+_IS_STANDBY: Final = "SELECT pg_is_in_recovery()"
 _SYNCHRONOUS: Final = "SELECT 1 FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum')"
 _EVENTS: Final = 'SELECT "offset", namespace, rooms, skip, payload FROM eventstore.events ORDER BY "offset"'
 _EPOCHS: Final = "SELECT began_after, epoch FROM eventstore.epochs ORDER BY number"
@@ -75,7 +76,7 @@ class PostgresStore:
 def check_standby(url: str, standby: str) -> None:
     """Check that the promotion of a standby would lose nothing. Raises CannotRun."""
     with _connected(standby) as connection:
-        if connection.execute("SELECT pg_is_in_recovery()").fetchone() != (True,):
+        if connection.execute(_IS_STANDBY).fetchone() != (True,):
             raise CannotRun("--standby must be the URL of a standby of --url")
     with _connected(url) as connection:
         if connection.execute(_SYNCHRONOUS).fetchone() is None:
@@ -94,6 +95,8 @@ def promote(standby: str) -> None:
 def remove_log(url: str) -> None:
     """Remove the log of a run from its database. Raises CannotRun."""
     with _connected(url) as connection:
+        if connection.execute(_IS_STANDBY).fetchone() == (True,):
+            return  # the run ended before the promotion, and it follows its primary
         connection.execute("SET synchronous_commit = local")  # its standby was promoted, perhaps
         connection.execute(_REMOVE)
 
