@@ -11,7 +11,7 @@ import pytest
 from socketio_eventlog.changes import Batch, Heartbeat
 from socketio_eventlog.errors import NodeFenced, OutcomeUnknown, StoreError
 from socketio_eventlog.events import Event
-from socketio_eventstore.core import health, outcomes, runtime
+from socketio_eventstore.core import effects_in_order, health, outcomes, runtime
 from support.embedded import Seen, until
 from support.in_process_nodes import NodeLog, Nodes, nodes
 
@@ -125,3 +125,41 @@ async def test_outcome_that_nobody_knows(two: Nodes, monkeypatch: pytest.MonkeyP
     with pytest.raises(OutcomeUnknown, match="may be stored, or not"):
         await emit
     log.release()
+
+
+async def test_effects_that_end_after_the_append(two: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The life ends in the middle of a batch, and the task that appends ends first: all is stored."""
+    monkeypatch.setattr(effects_in_order, "SLICE_BYTES", 0)  # others are served after each event
+    a, _ = two.servers
+    former, midway = two.node(0), asyncio.Event()
+    await a.client()
+    await two.until_applied()
+
+    async def serve_others() -> None:
+        midway.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(former.flush_schedule, "flush_and_yield", serve_others)
+    emits = asyncio.gather(a.sio.emit("first"), a.sio.emit("second"))
+    await midway.wait()
+    a.sio.lost("a test")
+    assert list(await emits) == ["epoch.1", "epoch.2"]
+
+
+async def test_end_before_a_refusal(two: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The life ends while the error of an append waits for its place: its caller gets this error."""
+    a, _ = two.servers
+    former, log = two.node(0), two.log(0)
+    log.hold(log.deliveries)
+    log.answers_to_lose = 1
+
+    def give_up(own: int) -> int:
+        raise OutcomeUnknown
+
+    monkeypatch.setattr(log, "number_of_retry", give_up)
+    async with former.queue.effects.lock:
+        emit = asyncio.create_task(a.sio.emit("unknown"))
+        await until(lambda: former.queue.appending.failed_commits == 1)
+        a.sio.lost("a test")
+        with pytest.raises(OutcomeUnknown):
+            await emit

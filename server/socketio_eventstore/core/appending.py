@@ -159,13 +159,15 @@ class Appending:
         taken_effect: asyncio.Future[None] = self._loop.create_future()
         self._appends += 1
         begun = time.perf_counter()
-        self._effects.appended = Appended(self._appends, groups, counts, pending, taken_effect, begun)
+        appended = Appended(self._appends, groups, counts, pending, taken_effect, begun)
+        self._effects.appended = appended
         place = self.context.log.append(changes)
         place.add_done_callback(lambda done: _fail_if_not_appended(done, taken_effect))
         try:
             await taken_effect
         except asyncio.CancelledError:
-            if (appended := self._effects.appended) is not None:
+            # Also in the middle of its effects, which may end later than this task.
+            if taken_effect.cancelled() or taken_effect.exception() is not None:
                 self._effects.unsettled = Unsettled(appended, place)
             raise
 

@@ -202,7 +202,18 @@ class EffectsInOrder:
             result.set_result(value)
 
     async def refuse(self, groups: Sequence[Group], error: StoreError) -> None:
-        """Fail the operations with changes. The others take effect all the same, in their place."""
+        """Fail the operations with changes. The others take effect all the same, in their place.
+
+        The callers get this error also when the life of the node ends first: it may say that the changes
+        are perhaps stored.
+        """
+        try:
+            await self._refuse(groups, error)
+        except asyncio.CancelledError:
+            fail([group for group in groups if any(one.is_stored for one in group[0])], error)
+            raise
+
+    async def _refuse(self, groups: Sequence[Group], error: StoreError) -> None:
         async with self.lock:
             for operations, result, _, _ in groups:
                 for operation in operations:
