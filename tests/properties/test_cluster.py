@@ -24,7 +24,7 @@ from socketio_eventlog.events import Event
 from socketio_eventlog.log import HEARTBEAT_SECONDS
 from socketio_eventlog.session_changes import SessionAway, SessionClaimed, SessionEnd
 from socketio_eventlog.snapshot import NodeRecord
-from socketio_eventstore.core import effects, lease, unstored
+from socketio_eventstore.core import effects, lease, retention, unstored
 from socketio_eventstore.core.appending import Appending
 from socketio_eventstore.core.context import Context
 from socketio_eventstore.core.expiry import Expiry
@@ -32,7 +32,6 @@ from socketio_eventstore.core.nodes import Nodes
 from socketio_eventstore.core.operations import Emit
 from socketio_eventstore.core.recovery import Recovery
 from socketio_eventstore.core.replay import Replayer
-from socketio_eventstore.core.retention import Retention
 from socketio_eventstore.core.session_operations import EndSession
 from socketio_eventstore.core.sessions import Session, State
 from support.cluster_histories import ClusterHistories
@@ -144,7 +143,10 @@ def slow_claim_needs_no_proof_of_life(patch: pytest.MonkeyPatch) -> None:
 
 
 def floor_speaks_for_sessions_claimed_later(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Retention, "_is_covered_by_node", lambda self, session: session.state is State.ELSEWHERE)
+    def covering(session: Session, nodes: Nodes) -> NodeRecord | None:
+        return nodes.get(session.node) if session.state is State.ELSEWHERE else None
+
+    patch.setattr(retention, "covering", covering)
 
 
 def death_confirms_what_the_floor_does_not_cover(patch: pytest.MonkeyPatch) -> None:
