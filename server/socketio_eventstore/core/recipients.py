@@ -33,7 +33,10 @@ class Receipt(StrEnum):
     CONFIRMED = "confirmed"
     """The client has answered a heartbeat behind the event, or has named a later offset."""
     SENT = "sent"
-    """The event was written to the connected client, whose next heartbeat confirms it."""
+    """The event was written to the connected client, whose next heartbeat confirms it.
+
+    Of a client of another node, it is only known that it is not away: it may still be in a replay.
+    """
     MISSED = "missed"
     """The client is away, or in a replay that has not reached the event."""
 

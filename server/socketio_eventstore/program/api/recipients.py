@@ -36,7 +36,7 @@ class RecipientResult(SessionResult):
 
     receipt: Literal["confirmed", "sent", "missed"] = Field(
         description="`confirmed`: a heartbeat or an offset of the client has shown that the event arrived. "
-        "`sent`: it was written to the connected client. "
+        "`sent`: it was written to the connected client, or the client is at another server, which sends it. "
         "`missed`: the client is away, or its replay has not reached the event."
     )
 
