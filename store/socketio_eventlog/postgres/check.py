@@ -69,7 +69,7 @@ class _Checks:
         self._run("schema", partial(check_log.schema, probe), PROBE_SECONDS)
         if check_log.is_checkable(report):
             self._run("rights", partial(check_log.rights, probe), PROBE_SECONDS)
-        if check_log.is_checkable(report):
+        if check_log.is_checkable(report):  # again: not without the rights that were checked just now
             self._check_log()
         self._on_step("", 1, 1)
         return report
