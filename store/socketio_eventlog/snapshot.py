@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from socketio_eventlog.events import Offset, Room
@@ -75,6 +75,8 @@ class NodeRecord:
     """See ``Heartbeat``."""
     floor: int
     """See ``Heartbeat``."""
+    behind: int = field(default=0, compare=False)
+    """How many batches before that heartbeat it had not applied; 0 until a heartbeat after the snapshot."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from socketio_eventlog.changes import Asked, Departed, Volatile
 from socketio_eventstore.adapter import departure_barrier
 from socketio_eventstore.adapter.messages import Message
 from socketio_eventstore.adapter.publishing import Publisher
+from socketio_eventstore.program.metric_families import ServerCollector
 from support.embedded import Seen, Socket
 from support.in_process_nodes import Nodes, nodes
 from support.processes import DEADLINE
@@ -65,6 +66,18 @@ async def test_packets_for_own_clients_stay_local(two: Nodes) -> None:
     await a.sio.emit("volatile", to=other.sid, volatile=True)
     await a.sio.emit("asking", to=other.sid, callback=lambda: None)
     assert two.count(Volatile) == two.count(Asked) == 1
+
+
+async def test_commits_after_a_heartbeat_are_no_lag(two: Nodes) -> None:
+    """The metric says how far a node was behind at its heartbeat, and not how much was written since."""
+    a, b = two.servers
+    runtime = await b.manager.opened()
+    await runtime._heartbeats.write()
+    for _ in range(20):
+        await a.sio.emit("news")
+    families = ServerCollector(a.sio).collect()
+    (behind,) = next(one.samples for one in families if one.name == "nodes_batches_behind")
+    assert behind.value < 5
 
 
 async def answer(client: Socket, *arguments: str) -> None:

@@ -325,7 +325,8 @@ def _node_joined(context: Context, batch: Batch, committed: Committed) -> None:
 def _heartbeat(context: Context, batch: Batch, committed: Committed) -> None:
     change = committed.change
     assert isinstance(change, Heartbeat)
-    context.nodes.set(NodeRecord(batch.node, batch.uptime, change.applied, change.floor))
+    behind = max(batch.number - 1 - change.applied, 0)
+    context.nodes.set(NodeRecord(batch.node, batch.uptime, change.applied, change.floor, behind))
     if change.notes_position:
         context.position_history.note(batch.uptime, committed.position)
 

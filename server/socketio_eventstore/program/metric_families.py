@@ -166,9 +166,9 @@ def refusals(sio: RecoveryServer, runtime: Runtime | None) -> dict[str, int]:
 def _nodes(runtime: Runtime) -> Iterator[Metric]:
     log, context, nodes = runtime.log, runtime.context, runtime.context.nodes
     yield _gauge("nodes", "Servers on the log that are alive, this one included.", len(nodes))
-    behind = max((nodes.batch - other.applied for other in nodes.others), default=0)
+    behind = max((other.behind for other in nodes.others), default=0)
     text = "The batches that the slowest other server had not applied at its last heartbeat."
-    yield _gauge("nodes_batches_behind", text, max(behind, 0))
+    yield _gauge("nodes_batches_behind", text, behind)
     text = "Events that were read from the log and have not taken effect on this server."
     yield _gauge("log_events_behind", text, max(log.head - context.position, 0))
     text = "The time since the last contact to the log; after 9 seconds the clients are closed."
