@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from socketio_eventlog.errors import StoreNotUsable
 from socketio_eventlog.options import Synchronous
-from socketio_eventlog.postgres import check_log, check_server
+from socketio_eventlog.postgres import check_log, check_schema, check_server
 from socketio_eventlog.postgres.check import check
 from socketio_eventlog.postgres.check_report import Report
 from socketio_eventlog.postgres.schema import READER
@@ -117,6 +117,62 @@ async def test_broken_rows_are_found(cluster: Cluster, database: str) -> None:
     assert (
         "schema: the trigger events_deleted is missing or off: changed events would not be noticed" in found
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("FUNCTION", "follow"), ("TABLE", "publications"), ("VIEW", "recent_events")]
+)
+def test_missing_parts_are_problems(cluster: Cluster, database: str, kind: str, name: str) -> None:
+    """What was dropped, or was not in a backup of a part, is named, and the report goes on."""
+    cluster.sql(database, f"DROP {kind} eventstore.{name}")
+    report = checked(cluster, database)
+    assert report.problems == [f"objects: the {kind.lower()} eventstore.{name} is missing: put a backup back"]
+    assert "Space" in report.facts
+
+
+def test_lists_of_objects_are_those_of_the_schema(cluster: Cluster, database: str) -> None:
+    """A migration that adds a table or a function adds it to the lists, too."""
+    report = checked(cluster, database)
+    assert {table.name for table in report.tables} == check_schema.TABLES
+    found = cluster.sql(
+        database, "SELECT DISTINCT proname FROM pg_proc WHERE pronamespace = 'eventstore'::regnamespace"
+    )
+    assert set(found.split()) == check_schema.FUNCTIONS
+
+
+async def test_column_that_is_missing(cluster: Cluster, database: str) -> None:
+    """A check that cannot run is a problem, and the others run."""
+    cluster.sql(database, "ALTER TABLE eventstore.altered_ranges RENAME COLUMN first TO begin")
+    report = checked(cluster, database)
+    assert any(problem.startswith("altered: not checked: column") for problem in report.problems)
+    assert report.tables
+
+
+def test_check_that_is_cut_off(cluster: Cluster, database: str) -> None:
+    """What was found is shown when PostgreSQL ends the connection, as a standby does for its primary."""
+
+    def cut(title: str, *_: int) -> None:
+        if title == "nodes":
+            cluster.sql("postgres", f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity {where}")
+
+    where = f"WHERE datname = '{database}'"
+    report = check(cluster.url(database), "full", cut)
+    assert any(note.startswith("nodes: not checked, nor what comes after: ") for note in report.notes)
+    assert "Log" in report.facts and not report.tables
+
+
+def test_each_limit_has_its_own_count(cluster: Cluster, database: str) -> None:
+    """The limit of a role is compared with its own connections, and not with all of the server."""
+    cluster.sql(
+        database,
+        "CREATE ROLE few LOGIN CONNECTION LIMIT 8",
+        "GRANT USAGE ON SCHEMA eventstore TO few",
+    )
+    url = cluster.url(database)
+    with psycopg.connect(url), psycopg.connect(url), psycopg.connect(url.replace("tests@", "few@")):
+        report = check(url.replace("tests@", "few@"), "full")
+        assert report.facts["Connections"] == "2 of 8 are in use; each server takes 6"
+        assert not any("connections are left" in note for note in report.notes)
 
 
 async def test_changes_by_others_are_notes(cluster: Cluster, database: str) -> None:

@@ -14,7 +14,13 @@ import psycopg
 
 from socketio_eventlog.errors import StoreNotUsable
 from socketio_eventlog.options import Synchronous
-from socketio_eventlog.postgres import check_durability, check_log, check_rows, check_server
+from socketio_eventlog.postgres import (
+    check_durability,
+    check_log,
+    check_rows,
+    check_schema,
+    check_server,
+)
 from socketio_eventlog.postgres.check_report import Connection, Probe, Report
 from socketio_eventlog.postgres.connection import connection_string, describe
 from socketio_eventlog.postgres.failures import first_line
@@ -57,9 +63,19 @@ class _Checks:
         self._probe = Probe(connection, conninfo, Report(), settings, synchronous, is_standby)
         self._on_step = on_step
         self._count = 0
+        self._is_cut = False
 
     def run(self) -> Report:
-        """Run all checks."""
+        """Run all checks, up to the first one at which PostgreSQL ends the connection."""
+        try:
+            self._run_all()
+        except psycopg.OperationalError:
+            if not self._is_cut:
+                raise
+        self._on_step("", 1, 1)
+        return self._probe.report
+
+    def _run_all(self) -> None:
         probe, report = self._probe, self._probe.report
         for title, step in _OF_THE_SERVER:
             self._run(title, partial(step, probe), PROBE_SECONDS)
@@ -68,11 +84,10 @@ class _Checks:
         self._attempt("flush", partial(check_durability.measure_flush, probe, PROBE_SECONDS))
         self._run("schema", partial(check_log.schema, probe), PROBE_SECONDS)
         if check_log.is_checkable(report):
+            self._run("objects", partial(check_schema.completeness, probe), PROBE_SECONDS)
             self._run("rights", partial(check_log.rights, probe), PROBE_SECONDS)
         if check_log.is_checkable(report):  # again: not without the rights that were checked just now
             self._check_log()
-        self._on_step("", 1, 1)
-        return report
 
     def _check_log(self) -> None:
         probe = self._probe
@@ -115,6 +130,13 @@ class _Checks:
             report.notes.append(f"{title}: not checked: {first_line(error)}.")
         except (psycopg.DataError, psycopg.InternalError) as error:  # such as a page that cannot be read
             report.problems.append(f"{title}: PostgreSQL says: {first_line(error)}")
+        except psycopg.ProgrammingError as error:  # such as a table that is missing
+            report.problems.append(f"{title}: not checked: {first_line(error)}")
+        except (psycopg.errors.SerializationFailure, psycopg.errors.AdminShutdown) as error:
+            # A standby ends what is in the way of its primary, as VACUUM there.
+            self._is_cut = bool(self._probe.connection.closed)
+            rest = ", nor what comes after" if self._is_cut else ""
+            report.notes.append(f"{title}: not checked{rest}: {first_line(error)}.")
 
 
 _OF_THE_SERVER: Final[Sequence[tuple[str, Callable[[Probe], None]]]] = (
@@ -127,4 +149,4 @@ _OF_THE_SERVER: Final[Sequence[tuple[str, Callable[[Probe], None]]]] = (
     ("transactions", check_server.old_transactions),
     ("space", check_server.space),
 )
-_STEPS: Final = len(_OF_THE_SERVER) + len(check_rows.CHECKS) + 9
+_STEPS: Final = len(_OF_THE_SERVER) + len(check_rows.CHECKS) + 10

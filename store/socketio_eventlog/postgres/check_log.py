@@ -237,6 +237,6 @@ def _rows(probe: Probe, table: str) -> int:
 
 def is_checkable(report: Report) -> bool:
     """Whether this program can read the log, so that its checks can run."""
-    unreadable = ("format:", "rights:")
+    unreadable = ("format:", "rights:", "objects: the table")
     is_known = report.revision is not None and report.revision >= HEAD_REVISION
     return is_known and not any(problem.startswith(unreadable) for problem in report.problems)

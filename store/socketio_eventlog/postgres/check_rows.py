@@ -127,7 +127,7 @@ SELECT room, sid, namespace FROM (
   SELECT *, lag(coalesce(left_after, {_HEAD} + 1)) OVER (PARTITION BY namespace, sid, room
                                                          ORDER BY joined_after) AS former
   FROM eventstore.rooms) AS m
-WHERE joined_after < former OR joined_after > {_HEAD} OR left_after > {_HEAD} OR left_after < joined_after
+WHERE joined_after < former OR joined_after > {_HEAD} OR left_after > {_HEAD}
 """,  # noqa: S608 -- a constant
             "the membership of room {} of {} of {} does not fit the log",
         ),

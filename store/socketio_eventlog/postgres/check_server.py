@@ -28,7 +28,9 @@ _BACKEND: Final = "SELECT pg_backend_pid()"
 _CLOCK: Final = "SELECT extract(epoch FROM clock_timestamp())::float8"
 _NOTIFY: Final = "SELECT pg_notify(%s, %s)"
 _CONNECTIONS: Final = """
-SELECT (SELECT sum(numbackends) FROM pg_stat_database), datconnlimit, rolconnlimit
+SELECT (SELECT sum(numbackends) FROM pg_stat_database),
+       (SELECT numbackends FROM pg_stat_database WHERE datname = current_database()), datconnlimit,
+       (SELECT count(*) FROM pg_stat_activity WHERE usename = current_user), rolconnlimit
 FROM pg_database, pg_roles WHERE datname = current_database() AND rolname = current_user
 """
 _OLD: Final = """
@@ -83,8 +85,6 @@ def settings(probe: Probe) -> None:
         report.problems.append(
             f"settings: default_transaction_isolation is {isolation!r}; 'read committed' is needed"
         )
-    if found["default_transaction_read_only"] == "on":
-        report.problems.append("settings: default_transaction_read_only is on: no server can write")
     for name, ended in (
         ("statement_timeout", "searches, prunings and starts that take longer"),
         ("transaction_timeout", "searches, prunings and starts that take longer"),
@@ -140,13 +140,18 @@ def clock(probe: Probe) -> None:
 
 def connections(probe: Probe) -> None:
     """Check that a server finds the connections that it needs."""
-    used, *limits = probe.row(_CONNECTIONS)
+    all_, in_database, of_database, of_role, for_role = probe.row(_CONNECTIONS)
     reserved = probe.number("superuser_reserved_connections") + probe.number("reserved_connections")
-    most = min(limit for limit in (probe.number("max_connections") - reserved, *limits) if limit >= 0)
-    probe.report.figures |= {"connections": int(used), "max_connections": most}
+    counts = (
+        (int(all_), probe.number("max_connections") - reserved),
+        (in_database, of_database),
+        (of_role, for_role),
+    )
+    used, most = min((one for one in counts if one[1] >= 0), key=lambda one: one[1] - one[0])
+    probe.report.figures |= {"connections": used, "max_connections": most}
     probe.report.facts["Connections"] = f"{used} of {most} are in use; each server takes 6"
     if most - used < CONNECTIONS_PER_NODE:
-        probe.report.notes.append(f"{most - used} connections are left: no further server can start.")
+        probe.report.notes.append(f"{max(most - used, 0)} connections are left: no further server can start.")
 
 
 def old_transactions(probe: Probe) -> None:
