@@ -85,7 +85,6 @@ async def test_a_batch_lost_before_its_flush(monkeypatch: pytest.MonkeyPatch) ->
 
 async def test_a_dead_node_learns_what_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     """The answer was lost, and the node is dead when it asks again: the history has the batch."""
-    monkeypatch.setattr(Link.__init__, "__defaults__", (1.0,))
     cluster, clock = postgres.shared_cluster(), Clock(100.0)
     database = cluster.new_database("migrated")
     async with Freezing(cluster) as proxy:
