@@ -198,6 +198,9 @@ def test_settings_that_break_promises(cluster: Cluster) -> None:
     found = notes_and_problems(checked(cluster, database))
     assert "default_transaction_isolation is 'serializable'; 'read committed' is needed" in found
     assert "idle_session_timeout is 60 min" in found
+    cluster.sql("postgres", f"ALTER DATABASE {database} SET default_transaction_read_only = on")
+    report = check(cluster.url(database) + "&target_session_attrs=any", "full")
+    assert "settings: default_transaction_read_only is on: no server can write" in report.problems
 
 
 def test_without_fsync_only_normal_is_sound() -> None:

@@ -85,6 +85,8 @@ def settings(probe: Probe) -> None:
         report.problems.append(
             f"settings: default_transaction_isolation is {isolation!r}; 'read committed' is needed"
         )
+    if found["default_transaction_read_only"] == "on":  # seen with target_session_attrs=any only
+        report.problems.append("settings: default_transaction_read_only is on: no server can write")
     for name, ended in (
         ("statement_timeout", "searches, prunings and starts that take longer"),
         ("transaction_timeout", "searches, prunings and starts that take longer"),
