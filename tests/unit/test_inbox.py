@@ -10,13 +10,12 @@ import pytest
 from socketio_eventstore.transport.inbox import (
     MAX_QUEUED_BYTES,
     MAX_RUNNING_BYTES,
-    PACKETS_AT_ONCE,
-    PACKETS_PER_STEP,
     QUEUED_PACKET_BYTES,
     Inbox,
     InvalidPacket,
     Packet,
 )
+from socketio_eventstore.transport.shared_rounds import PACKETS_AT_ONCE, PACKETS_PER_STEP, SharedRounds
 
 
 class CountingTask(asyncio.Task[None]):
@@ -81,7 +80,7 @@ async def connection() -> AsyncIterator[Connection]:
 async def test_handlers_run_concurrently(connection: Connection) -> None:
     """Handlers run concurrently up to handlers_at_once."""
     connection.handlers_at_once = 2
-    inbox = Inbox(connection)
+    inbox = Inbox(connection, SharedRounds())
     for packet in ("a", "b", "c", "d"):
         inbox.put(packet)
     assert connection.handled == ["a", "b"]
@@ -93,7 +92,7 @@ async def test_handlers_run_concurrently(connection: Connection) -> None:
 
 async def test_packets_keep_their_order(connection: Connection) -> None:
     """A packet without a handler does not overtake a queued packet."""
-    inbox = Inbox(connection)
+    inbox = Inbox(connection, SharedRounds())
     for packet in ("a", "no handler", "b", "no handler"):
         inbox.put(packet)
     assert connection.handled == ["a"]
@@ -105,7 +104,7 @@ async def test_packets_keep_their_order(connection: Connection) -> None:
 
 async def test_call_when_idle(connection: Connection) -> None:
     """call_when_idle runs the action after the earlier packets."""
-    inbox = Inbox(connection)
+    inbox = Inbox(connection, SharedRounds())
     ends: list[list[Packet]] = []
     inbox.put("a")
     inbox.put("b")
@@ -120,7 +119,7 @@ async def test_call_when_idle(connection: Connection) -> None:
 
 async def test_reading_pauses_above_the_limit(connection: Connection) -> None:
     """Reading pauses above MAX_QUEUED_BYTES and resumes when handlers have ended."""
-    inbox = Inbox(connection)
+    inbox = Inbox(connection, SharedRounds())
     inbox.put("a")
     inbox.put("x" * (MAX_QUEUED_BYTES - QUEUED_PACKET_BYTES))
     assert not connection.is_paused
@@ -132,7 +131,7 @@ async def test_reading_pauses_above_the_limit(connection: Connection) -> None:
 
 async def test_small_packets_count_in_full(connection: Connection) -> None:
     """Packets of two bytes pause the reading before they take much more memory than MAX_QUEUED_BYTES."""
-    inbox = Inbox(connection)
+    inbox = Inbox(connection, SharedRounds())
     inbox.put("a")
     queued = 0
     while not connection.is_paused:
@@ -146,7 +145,7 @@ async def test_small_packets_count_in_full(connection: Connection) -> None:
 async def test_bytes_of_running_handlers(connection: Connection) -> None:
     """A packet is queued while the packets of the running handlers have MAX_RUNNING_BYTES."""
     connection.handlers_at_once = 1000
-    inbox = Inbox(connection)
+    inbox = Inbox(connection, SharedRounds())
     half = "x" * (MAX_RUNNING_BYTES // 2)
     for packet in (half, half, "a", "b"):
         inbox.put(packet)
@@ -159,7 +158,7 @@ async def test_attachments_of_running_handlers(connection: Connection) -> None:
     """The parts of a binary packet count, and not only the last one, which starts the handler."""
     connection.handlers_at_once = 1000
     connection.incomplete = b"x" * (MAX_RUNNING_BYTES - 1)
-    inbox = Inbox(connection)
+    inbox = Inbox(connection, SharedRounds())
     for packet in ("no handler", connection.incomplete, b"last", "a"):
         inbox.put(packet)
     assert connection.handled == ["no handler", connection.incomplete, b"last"]
@@ -169,7 +168,7 @@ async def test_attachments_of_running_handlers(connection: Connection) -> None:
 
 async def test_invalid_packet(connection: Connection) -> None:
     """An invalid packet raises at once, or fails the connection when taken from the queue."""
-    inbox = Inbox(connection)
+    inbox = Inbox(connection, SharedRounds())
     with pytest.raises(InvalidPacket):
         inbox.put("invalid")
     inbox.put("a")
@@ -181,7 +180,7 @@ async def test_invalid_packet(connection: Connection) -> None:
 
 async def test_close(connection: Connection) -> None:
     """close drops the queued packets."""
-    inbox = Inbox(connection)
+    inbox = Inbox(connection, SharedRounds())
     inbox.put("a")
     inbox.put("b")
     inbox.close()
@@ -191,7 +190,7 @@ async def test_close(connection: Connection) -> None:
 
 async def test_wait_until_idle(connection: Connection) -> None:
     """wait_until_idle returns when the next packet is not queued."""
-    inbox = Inbox(connection)
+    inbox = Inbox(connection, SharedRounds())
     inbox.put("a")
     waiting = asyncio.create_task(inbox.wait_until_idle())
     await asyncio.sleep(0)
@@ -211,7 +210,7 @@ async def test_wait_costs_nothing_per_handler(
     asyncio.get_running_loop().set_task_factory(counted)
     monkeypatch.setattr(CountingTask, "added", 0)
     connection.handlers_at_once = 50
-    inbox = Inbox(connection)
+    inbox = Inbox(connection, SharedRounds())
     for number in range(50):
         inbox.put(str(number))
     waiting = [asyncio.ensure_future(inbox.wait_until_idle()) for _ in range(2)]
@@ -226,7 +225,7 @@ async def test_wait_costs_nothing_per_handler(
 
 async def test_many_packets_take_several_steps(connection: Connection) -> None:
     """The event loop serves others after PACKETS_AT_ONCE packets, then every few; the order stays."""
-    inbox = Inbox(connection)
+    inbox = Inbox(connection, SharedRounds())
     connection.handlers_at_once = 10
     packets = ["no handler"] * (PACKETS_AT_ONCE + PACKETS_PER_STEP) + ["a", "b"]
     for packet in packets:
@@ -242,7 +241,7 @@ async def test_many_packets_take_several_steps(connection: Connection) -> None:
 
 async def test_bursts_below_the_limit(connection: Connection) -> None:
     """Packets do not wait in bursts below PACKETS_AT_ONCE, between which handlers have ended."""
-    inbox = Inbox(connection)
+    inbox = Inbox(connection, SharedRounds())
     connection.handlers_at_once = PACKETS_AT_ONCE
     for _ in range(3):
         for _ in range(PACKETS_AT_ONCE - 1):

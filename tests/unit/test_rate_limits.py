@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from socketio_eventstore.transport.rate_limits import RateLimitedInbox, RateLimits
+from socketio_eventstore.transport.shared_rounds import SharedRounds
 from support.simulated_network import VirtualLoop
 
 PATIENCE_SECONDS = 20.0
@@ -20,7 +21,7 @@ class Client:
     def __init__(self, limits: RateLimits) -> None:
         self.handled = 0
         self.exceeded: list[str] = []
-        self.inbox = RateLimitedInbox(self, limits)
+        self.inbox = RateLimitedInbox(self, limits, SharedRounds())
 
     def handle_packet(self, packet: str | bytes) -> asyncio.Task[None]:
         self.handled += 1

@@ -4,7 +4,14 @@ import asyncio
 from collections.abc import Callable
 from contextvars import ContextVar
 
-from socketio_eventstore.transport.shared_rounds import PACKETS_PER_ROUND, SharedRounds
+from socketio_eventstore.transport.shared_rounds import (
+    FLOOD_PACKETS_PER_ROUND,
+    PACKETS_PER_ROUND,
+    PACKETS_PER_STEP,
+    SharedRounds,
+)
+
+WAITING_PER_ROUND = PACKETS_PER_ROUND - FLOOD_PACKETS_PER_ROUND
 
 
 class Rounds:
@@ -24,35 +31,53 @@ class Rounds:
         self._is_counting = False
 
 
-async def served(packets_of_each: int, clients: int) -> list[int]:
+async def served(packets_of_each: int, clients: int, *, floods: bool) -> list[int]:
     """Return for each client the round in which it went on."""
     shared, rounds, seen = SharedRounds(), Rounds(), list[int]()
     all_served = asyncio.Event()
 
-    def go_on() -> int:
+    def go_on(most: int) -> int:
         seen.append(rounds.number)
         if len(seen) == clients:
             all_served.set()
-        return packets_of_each
+        return min(packets_of_each, most)
 
     for _ in range(clients):
-        shared.wait(go_on)
+        shared.wait(go_on, floods=floods)
     await all_served.wait()
     rounds.stop()
     return seen
 
 
-async def test_clients_with_many_packets_share_a_round() -> None:
-    """However many clients wait, a round handles PACKETS_PER_ROUND packets of all of them together."""
-    seen = await served(PACKETS_PER_ROUND // 2, 100)
-    assert max(seen.count(number) for number in seen) == 2
-    assert seen[-1] - seen[0] == 49
+async def test_clients_that_flood_share_a_round() -> None:
+    """However many flood, a round handles FLOOD_PACKETS_PER_ROUND packets of all of them together."""
+    seen = await served(1000, 100, floods=True)
+    most = FLOOD_PACKETS_PER_ROUND // PACKETS_PER_STEP
+    assert max(seen.count(number) for number in seen) == most
+    assert seen[-1] - seen[0] == 100 // most - 1
 
 
-async def test_clients_with_few_packets_wait_together() -> None:
+async def test_clients_with_a_packet_each() -> None:
     """Clients with a packet each are served as many at a time as there are packets in a round."""
-    seen = await served(1, 3 * PACKETS_PER_ROUND)
-    assert [seen.count(number) for number in sorted(set(seen))] == [PACKETS_PER_ROUND] * 3
+    seen = await served(1, 3 * WAITING_PER_ROUND, floods=False)
+    assert [seen.count(number) for number in sorted(set(seen))] == [WAITING_PER_ROUND] * 3
+
+
+async def test_clients_with_bursts_share_a_round() -> None:
+    """Each of those that wait gets the same share: nobody waits for the whole burst of another."""
+    assert len(set(await served(1000, WAITING_PER_ROUND, floods=False))) == 1
+
+
+async def test_packets_without_a_wait_count() -> None:
+    """Packets that are handled at once count, until the next packets have to wait; others follow later."""
+    shared, done = SharedRounds(), asyncio.Event()
+    for _ in range(PACKETS_PER_ROUND):
+        assert not shared.is_spent
+        shared.take()
+    assert shared.is_spent
+    asyncio.get_running_loop().call_soon(done.set)
+    await done.wait()
+    assert not shared.is_spent
 
 
 async def test_the_order_of_waiting_is_the_order() -> None:
@@ -60,8 +85,8 @@ async def test_the_order_of_waiting_is_the_order() -> None:
     shared, order, done = SharedRounds(), list[str](), asyncio.Event()
     current: ContextVar[str] = ContextVar("current")
 
-    def client(name: str, times: int) -> Callable[[], int]:
-        def go_on() -> int:
+    def client(name: str, times: int) -> Callable[[int], int]:
+        def go_on(_: int) -> int:
             nonlocal times
             order.append(current.get())
             times -= 1
@@ -69,7 +94,7 @@ async def test_the_order_of_waiting_is_the_order() -> None:
                 shared.wait(go_on)
             elif len(order) == 6:
                 done.set()
-            return PACKETS_PER_ROUND
+            return 1
 
         current.set(name)
         return go_on
@@ -86,10 +111,10 @@ async def test_an_exception_stops_no_other_client() -> None:
     loop, raised = asyncio.get_running_loop(), list[BaseException]()
     loop.set_exception_handler(lambda _, context: raised.append(context["exception"]))
 
-    def fails() -> int:
+    def fails(_: int) -> int:
         raise ZeroDivisionError
 
-    def goes_on() -> int:
+    def goes_on(_: int) -> int:
         done.set()
         return 1
 
@@ -104,12 +129,12 @@ def test_another_event_loop() -> None:
     shared = SharedRounds()
 
     async def end_at_once() -> None:
-        shared.wait(lambda: 1)
+        shared.wait(lambda _: 1)
 
     async def go_on() -> None:
         done = asyncio.Event()
 
-        def go_on() -> int:
+        def go_on(_: int) -> int:
             done.set()
             return 1
 

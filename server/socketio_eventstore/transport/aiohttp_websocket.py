@@ -16,6 +16,7 @@ from aiohttp import web
 
 from socketio_eventstore.core.frames import Frames, close_frame, pong_frame
 from socketio_eventstore.transport.frame_reader import Close, CloseCode, FrameReader, Message, Ping
+from socketio_eventstore.transport.shared_rounds import SharedRounds
 from socketio_eventstore.transport.websocket import (
     CLOSE_TIMEOUT_SECONDS,
     CLOSED_BY_APPLICATION,
@@ -53,6 +54,7 @@ class AiohttpWebSocket(asyncio.Protocol):
         "_make_receiver",
         "_max_message_bytes",
         "_reader",
+        "_rounds",
         "_transport",
         "receiver",
     )
@@ -62,15 +64,17 @@ class AiohttpWebSocket(asyncio.Protocol):
         make_receiver: MakeReceiver,
         max_message_bytes: int,
         compression_threshold: int,
+        rounds: SharedRounds,
         greeting: Frames | None = None,
     ) -> None:
         """``compression_threshold`` is the smallest payload to compress, in bytes; 0 compresses none.
 
-        ``greeting`` is written with the handshake's response.
+        ``rounds``: those of all clients of the server. ``greeting`` is written with the handshake's response.
         """
         self._make_receiver: MakeReceiver | None = make_receiver
         self._max_message_bytes = max_message_bytes
         self._compression_threshold = compression_threshold
+        self._rounds = rounds
         self._greeting = greeting
         self._early_data = b""
         self._abort_timer: asyncio.TimerHandle | None = None
@@ -172,7 +176,12 @@ class AiohttpWebSocket(asyncio.Protocol):
         if not self._is_reading_on:
             self._is_reading_on = True
             self._transport.pause_reading()
-            asyncio.get_running_loop().call_soon(self._context.run, self._read_on)
+            self._rounds.wait(self._read_in_round, floods=True)
+
+    def _read_in_round(self, most: int) -> int:
+        """Read the next step. It takes about as long as ``most`` packets of a client that floods."""
+        self._context.run(self._read_on)
+        return most
 
     def _pass_on(self, messages: Sequence[Message]) -> None:
         for message in messages:

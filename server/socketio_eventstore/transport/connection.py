@@ -29,7 +29,8 @@ from socketio_eventstore.transport.websocket import Receiver, WebSocket
 logger = logging.getLogger(__name__)
 
 POSTED_PACKETS_PER_STEP = 25
-"""Packets of one POST handled before the event loop runs other tasks."""
+"""Packets of one POST, pongs too, that are handled before the event loop runs other tasks. The shared rounds
+allow fewer where many clients send."""
 HANDLERS_AT_ONCE = 10_000
 """The most running handlers of one connection. Further packets are queued, and at last reading pauses."""
 
@@ -314,13 +315,14 @@ class EngineConnection(ClientConnection):
     async def post(self, body: bytes) -> None:
         """Handle the packets of a POST, up to a packet that closes the connection. Raises InvalidRequest."""
         try:
-            for count, packet in enumerate(body.decode().split(RECORD_SEPARATOR), start=1):
-                if count % POSTED_PACKETS_PER_STEP == 0:
-                    await asyncio.sleep(0)
-                await self._inbox.wait_until_idle()
-                if self.closed:
-                    break
-                self._receive(packet)
+            with self._inbox.posting():
+                for count, packet in enumerate(body.decode().split(RECORD_SEPARATOR), start=1):
+                    if count % POSTED_PACKETS_PER_STEP == 0:
+                        await asyncio.sleep(0)
+                    await self._inbox.wait_until_idle()
+                    if self.closed:
+                        break
+                    self._receive(packet)
         except ValueError as error:  # invalid UTF-8, or InvalidPacket
             self.abort("invalid packet", str(error))
             raise InvalidRequest from error

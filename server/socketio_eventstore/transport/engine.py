@@ -355,9 +355,8 @@ class Engine(OriginChecks, HandshakeLimits, engineio.AsyncServer):  # type: igno
             return False
         handshake = self._handshake(connection.id, "websocket")
         make_receiver = partial(connection.open_websocket, handshake)
-        websocket = AiohttpWebSocket(
-            make_receiver, self.max_http_buffer_size, self.websocket_compression, handshake
-        )
+        limits = self.max_http_buffer_size, self.websocket_compression
+        websocket = AiohttpWebSocket(make_receiver, *limits, self.shared_rounds, handshake)
         try:
             websocket.open_on(transport, acceptance, early_data)
         finally:
@@ -405,7 +404,9 @@ class Engine(OriginChecks, HandshakeLimits, engineio.AsyncServer):  # type: igno
     ) -> Awaitable[Any]:
         """Open a WebSocket, which first sends the greeting."""
         limits = self.max_http_buffer_size, self.websocket_compression
-        return self._websocket_class(make_receiver, *limits, greeting)(head.request)
+        if self._websocket_class is AsgiWebSocket:
+            return AsgiWebSocket(make_receiver, *limits, greeting)(head.request)
+        return AiohttpWebSocket(make_receiver, *limits, self.shared_rounds, greeting)(head.request)
 
     async def _read_body(self, connection: EngineConnection, environ: Environ) -> bytes:
         limit = self.max_http_buffer_size

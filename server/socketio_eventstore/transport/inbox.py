@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from typing import Final, Protocol
 
 from socketio_eventstore.core.senders import Sender, current_sender
-from socketio_eventstore.transport.shared_rounds import SharedRounds
+from socketio_eventstore.transport.shared_rounds import PACKETS_AT_ONCE, SharedRounds
 
 MAX_QUEUED_BYTES = 100_000
 """Bytes of queued packets from one client; beyond the limit, reading pauses and TCP slows the client."""
@@ -17,11 +18,6 @@ QUEUED_PACKET_BYTES: Final = 64
 """What a queued packet takes beside its content: 75 bytes for one of two bytes."""
 MAX_RUNNING_BYTES = 4_000_000
 """Bytes of the packets of one client whose handlers run; beyond the limit, further packets are queued."""
-
-PACKETS_AT_ONCE: Final = 100
-"""Packets of one client handled before the event loop serves others. One read may bring 16,000 packets."""
-PACKETS_PER_STEP: Final = 10
-"""The same for the rest of such a read, whose steps share the rounds with those of other clients."""
 
 Packet = str | bytes
 
@@ -82,12 +78,14 @@ class Inbox:
     """
 
     __slots__ = (
-        "_handled",
+        "_granted",
         "_handlers",
         "_is_resting",
         "_is_waiting_for_store",
+        "_left_in_step",
         "_owner",
         "_partial_bytes",
+        "_posts",
         "_queued",
         "_queued_bytes",
         "_rounds",
@@ -96,17 +94,19 @@ class Inbox:
         "_waiter",
     )
 
-    def __init__(self, owner: InboxOwner, rounds: SharedRounds | None = None) -> None:
+    def __init__(self, owner: InboxOwner, rounds: SharedRounds) -> None:
         """``rounds``: those of all clients of the server."""
         self._owner: InboxOwner = owner
-        self._rounds = rounds or SharedRounds()
+        self._rounds = rounds
         self._handlers: dict[asyncio.Task[None], int] = {}  # each with the bytes of its packets
         self._running_bytes = 0
         self._partial_bytes = 0  # of a packet whose attachments are arriving
         self._queued: deque[Packet | Callable[[], None]] | None = None
         self._queued_bytes = 0
-        self._handled = 0  # packets since the event loop has served others, as far as the inbox knows
-        self._is_resting = False
+        self._left_in_step = PACKETS_AT_ONCE  # packets until the client's next rest
+        self._granted = 0  # of them, those that a round has already counted
+        self._is_resting = False  # until the client's turn in a round
+        self._posts = 0  # POSTs whose packets are handled
         self._sender = Sender()
         self._is_waiting_for_store = False
         self._waiter: asyncio.Future[None] | None = None  # ends when the inbox is not busy any more
@@ -120,7 +120,7 @@ class Inbox:
     def _is_full(self) -> bool:
         is_crowded = len(self._handlers) >= self._owner.handlers_at_once
         is_full = is_crowded or self._is_resting or self._running_bytes >= MAX_RUNNING_BYTES
-        return is_full or self._sender.is_held
+        return is_full or self._sender.is_held or (self._rounds.is_spent and not self._granted)
 
     @property
     def handlers(self) -> Collection[asyncio.Task[None]]:
@@ -133,7 +133,7 @@ class Inbox:
             self._handle_packet(packet)
             return
         self._enqueue(packet)
-        self._go_on_with_store()
+        self._go_on_later()
         self._queued_bytes += len(packet) + QUEUED_PACKET_BYTES
         if self._queued_bytes > MAX_QUEUED_BYTES:
             self._owner.pause_reading()
@@ -149,7 +149,7 @@ class Inbox:
         """Wait until the next packet does not have to be queued."""
         # One future: a wait for ten thousand handlers would take 10 ms for each of them that ends.
         while self.is_busy:
-            self._go_on_with_store()
+            self._go_on_later()
             if self._waiter is None:
                 self._waiter = asyncio.get_running_loop().create_future()
             await asyncio.wait([self._waiter])  # two requests may wait, and either may be cancelled
@@ -158,16 +158,40 @@ class Inbox:
         if self._waiter is None:
             return
         if self.is_busy:  # perhaps for another reason than before, of whose end nobody tells yet
-            self._go_on_with_store()
+            self._go_on_later()
         else:
             waiter, self._waiter = self._waiter, None
             waiter.set_result(None)
 
-    def _go_on_with_store(self) -> None:
-        """Handle the queued packets once the store has taken enough of what the client has caused."""
-        if self._sender.is_held and not self._is_waiting_for_store:
-            self._is_waiting_for_store = True
-            self._sender.ready().add_done_callback(self._store_ready)
+    @contextmanager
+    def posting(self) -> Iterator[None]:
+        """Handle the packets of a POST, which are not queued: the POST waits until the inbox is idle."""
+        self._posts += 1
+        try:
+            yield
+        finally:
+            self._posts -= 1
+            if not self._posts:
+                self._granted = 0
+                if not self._handlers:
+                    self._left_in_step = PACKETS_AT_ONCE
+
+    def _go_on_later(self) -> None:
+        """Handle the next packets when the store has room for what the client causes, or in a later round.
+
+        The ends of handlers and of pauses tell by themselves.
+        """
+        if self._sender.is_held:
+            if not self._is_waiting_for_store:
+                self._is_waiting_for_store = True
+                self._sender.ready().add_done_callback(self._store_ready)
+        elif self._rounds.is_spent and not self._granted:
+            self._rest()
+
+    def _rest(self) -> None:
+        if not self._is_resting:
+            self._is_resting = True
+            self._rounds.wait(self._end_rest, floods=not self._left_in_step)
 
     def _store_ready(self, _: object) -> None:
         self._is_waiting_for_store = False
@@ -186,10 +210,13 @@ class Inbox:
         self._queued.append(item)
 
     def _handle_packet(self, packet: Packet) -> None:
-        self._handled += 1
-        if self._handled == PACKETS_AT_ONCE:
-            self._is_resting = True
-            self._rounds.wait(self._end_rest)
+        if self._granted:
+            self._granted -= 1
+        else:
+            self._rounds.take()
+        self._left_in_step -= 1
+        if not self._left_in_step:
+            self._rest()
         if current_sender.get() is not self._sender:  # the context is one of this client's alone
             current_sender.set(self._sender)
         handler = self._owner.handle_packet(packet)
@@ -205,19 +232,25 @@ class Inbox:
         self._running_bytes += size_bytes
         handler.add_done_callback(self._handler_done)
 
-    def _end_rest(self) -> int:
-        """Handle the next packets; return how many."""
-        before = PACKETS_AT_ONCE - PACKETS_PER_STEP
-        self._is_resting, self._handled = False, before
+    def _end_rest(self, most: int) -> int:
+        """Handle the next packets, or let a POST do so; return how many of ``most`` that takes."""
+        self._is_resting = False
+        self._left_in_step = self._left_in_step or most
+        self._granted = most
+        is_posting = self._waiter is not None and self._posts > 0
         self._try_queued()
-        return max(self._handled - before, 0)
+        if is_posting:
+            return most  # its task wakes up in a later round
+        unused, self._granted = self._granted, 0
+        return most - unused
 
     def _handler_done(self, handler: asyncio.Task[None]) -> None:
         self._running_bytes -= self._handlers.pop(handler, 0)
         if self._queued:
             self._try_queued()
         else:
-            self._handled = 0  # a burst below the limit stays one step, and its events share a transaction
+            if not self._posts:  # a burst below the limit is one step, and its events share a transaction
+                self._left_in_step = PACKETS_AT_ONCE
             self._end_wait()
 
     def _try_queued(self) -> None:
@@ -241,6 +274,8 @@ class Inbox:
             else:
                 item()
         if self._queued:
-            self._go_on_with_store()
+            self._go_on_later()
+        else:
+            self._queued = None  # an empty queue takes 600 bytes
         if was_paused and self._queued_bytes <= MAX_QUEUED_BYTES:
             self._owner.resume_reading()

@@ -82,9 +82,7 @@ class RateLimitedInbox(Inbox):
 
     __slots__ = ("_buckets", "_limited", "_limits", "_pause", "_since")
 
-    def __init__(
-        self, owner: RateLimitedOwner, limits: RateLimits, rounds: SharedRounds | None = None
-    ) -> None:
+    def __init__(self, owner: RateLimitedOwner, limits: RateLimits, rounds: SharedRounds) -> None:
         super().__init__(owner, rounds)
         self._limited: RateLimitedOwner | None = owner
         self._limits = limits
