@@ -115,7 +115,7 @@ def timed_commits(sio: Any) -> Iterator[list[float]]:
     """A list that every commit of our server adds its duration to; stays empty on stock python-socketio."""
     durations: list[float] = []
     log = getattr(getattr(sio.manager, "runtime", None), "log", None)
-    kind = type(log)
+    kind: Any = type(log)
     append = getattr(kind, "append", None)
     if append is None:
         yield durations

@@ -82,8 +82,14 @@ class Honest:
         if payload == b"2":
             client.send(wire.text_frame("3"))
         elif match := _TOLD.match(payload):
+            latency_seconds = client.arrived_at - int(match[2]) / 1e6
+            if latency_seconds < 0:
+                raise RuntimeError(
+                    f"The kernel noted that event {int(match[1])} had arrived at {client.arrived_at} s, "
+                    f"{-latency_seconds} s before it was sent."
+                )
             self.received[client].append(int(match[1]))
-            self.latencies.append(client.arrived_at - int(match[2]) / 1e6)
+            self.latencies.append(latency_seconds)
 
     @property
     def wrong(self) -> int:
