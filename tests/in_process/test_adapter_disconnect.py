@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+import weakref
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -50,9 +51,16 @@ async def test_hundreds_of_sessions_leave_in_steps(path: Path) -> None:
     """The end of a connection with hundreds of namespaces lets the event loop serve others in between."""
     count, rounds = 250, 0
     left: Counter[int] = Counter()
+    tasks: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
+    most_tasks = 0
 
     def disconnect(_namespace: str, _sid: str, _reason: str) -> None:
+        nonlocal most_tasks
         left[rounds] += 1
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        most_tasks = max(most_tasks, len(tasks))
 
     def next_round() -> None:
         nonlocal rounds
@@ -70,6 +78,7 @@ async def test_hundreds_of_sessions_leave_in_steps(path: Path) -> None:
         await socket.leave()
         await until(lambda: left.total() == count)
         assert max(left.values()) <= SESSIONS_PER_STEP
+        assert most_tasks <= 3 * SESSIONS_PER_STEP  # those of earlier steps are not kept for the end
         registry = (await server.manager.start()).registry
         sessions = [registry.get(f"/{number}", sid) for number, sid in zip(range(count), sids, strict=True)]
         assert all(session is not None and session.state is State.AWAY for session in sessions)
