@@ -4,7 +4,7 @@ import pytest
 from socketio import packet
 
 from socketio_eventstore.adapter.decoder import ClientPacket, Decoder
-from socketio_eventstore.transport.inbox import InvalidPacket
+from socketio_eventstore.transport.inbox_owner import InvalidPacket
 
 
 @pytest.fixture

@@ -12,9 +12,8 @@ from socketio_eventstore.transport.inbox import (
     MAX_RUNNING_BYTES,
     QUEUED_PACKET_BYTES,
     Inbox,
-    InvalidPacket,
-    Packet,
 )
+from socketio_eventstore.transport.inbox_owner import InvalidPacket, Packet
 from socketio_eventstore.transport.shared_rounds import PACKETS_AT_ONCE, PACKETS_PER_STEP, SharedRounds
 
 

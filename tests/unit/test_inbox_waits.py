@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from socketio_eventstore.core.senders import SENDER_OPERATIONS, Sender, current_sender
-from socketio_eventstore.transport.inbox import Inbox, Packet
+from socketio_eventstore.transport.inbox import Inbox
+from socketio_eventstore.transport.inbox_owner import Packet
 from socketio_eventstore.transport.rate_limits import RateLimitedInbox, RateLimits
 from socketio_eventstore.transport.shared_rounds import SharedRounds
 

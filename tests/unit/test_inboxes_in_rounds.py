@@ -6,7 +6,8 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 
-from socketio_eventstore.transport.inbox import Inbox, Packet
+from socketio_eventstore.transport.inbox import Inbox
+from socketio_eventstore.transport.inbox_owner import Packet
 from socketio_eventstore.transport.shared_rounds import (
     PACKETS_AT_ONCE,
     PACKETS_PER_ROUND,

@@ -28,7 +28,7 @@ from socketio_eventstore.core.operations import SendPacket
 from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.sessions import CONNECTED, ClientConnection, Session
 from socketio_eventstore.transport.connection import EngineConnection
-from socketio_eventstore.transport.inbox import InvalidPacket
+from socketio_eventstore.transport.inbox_owner import InvalidPacket
 
 
 class Clients:

@@ -12,7 +12,7 @@ from socketio import packet
 
 from socketio_eventstore.adapter.encoder import has_default_json
 from socketio_eventstore.core.event_rules import RESERVED_EVENTS
-from socketio_eventstore.transport.inbox import InvalidPacket
+from socketio_eventstore.transport.inbox_owner import InvalidPacket
 
 _REFUSED_EVENTS: Final = RESERVED_EVENTS | {"*", "session_expired"}
 """The reserved names, the catch-all name, and the event that only the server raises; a client that sends

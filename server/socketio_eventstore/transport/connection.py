@@ -18,7 +18,8 @@ from socketio_eventstore.core.repeated_failures import RepeatedFailures
 from socketio_eventstore.core.sessions import ClientConnection
 from socketio_eventstore.transport.address_limits import AddressPlace
 from socketio_eventstore.transport.heartbeat import Heartbeat
-from socketio_eventstore.transport.inbox import Inbox, InvalidPacket
+from socketio_eventstore.transport.inbox import Inbox
+from socketio_eventstore.transport.inbox_owner import InvalidPacket
 from socketio_eventstore.transport.packet_log import PacketLog
 from socketio_eventstore.transport.poll_buffer import PollBuffer
 from socketio_eventstore.transport.rate_limits import RateLimitedInbox, RateLimits

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import Final, Protocol
+from typing import Final
 
 from socketio_eventstore.core.senders import Sender, current_sender
+from socketio_eventstore.transport.inbox_owner import NO_OWNER, InboxOwner, InvalidPacket, Packet
 from socketio_eventstore.transport.shared_rounds import PACKETS_AT_ONCE, SharedRounds
 
 MAX_QUEUED_BYTES = 100_000
@@ -18,56 +18,6 @@ QUEUED_PACKET_BYTES: Final = 64
 """What a queued packet takes beside its content: 75 bytes for one of two bytes."""
 MAX_RUNNING_BYTES = 4_000_000
 """Bytes of the packets of one client whose handlers run; beyond the limit, further packets are queued."""
-
-Packet = str | bytes
-
-
-class InvalidPacket(ValueError):
-    """The client sent data that is not a packet of the protocol; its connection is closed."""
-
-
-class InboxOwner(Protocol):
-    """The connection of an inbox."""
-
-    handlers_at_once: int
-    """The most handlers that may run at a time; 1 is python-socketio's ``async_handlers=False``."""
-
-    def handle_packet(self, packet: Packet) -> asyncio.Task[None] | None:
-        """Handle a packet. Returns the task of the started handler, if any. Raises InvalidPacket."""
-        ...
-
-    def fail(self, error: InvalidPacket) -> None:
-        """Close the connection because a queued packet was invalid."""
-        ...
-
-    def pause_reading(self) -> None:
-        """Stop reading from the client."""
-        ...
-
-    def resume_reading(self) -> None:
-        """Read from the client again."""
-        ...
-
-
-class _NoOwner:
-    """The owner of an inbox whose connection is closed."""
-
-    handlers_at_once = sys.maxsize
-
-    def handle_packet(self, packet: Packet) -> None:
-        """Drop a packet."""
-
-    def fail(self, error: InvalidPacket) -> None:
-        """Do nothing."""
-
-    def pause_reading(self) -> None:
-        """Do nothing."""
-
-    def resume_reading(self) -> None:
-        """Do nothing."""
-
-
-_NO_OWNER: Final = _NoOwner()
 
 
 class Inbox:
@@ -114,7 +64,7 @@ class Inbox:
     @property
     def is_busy(self) -> bool:
         """Whether the next packet has to be queued; False after ``close``."""
-        return self._owner is not _NO_OWNER and (bool(self._queued) or self._is_full)
+        return self._owner is not NO_OWNER and (bool(self._queued) or self._is_full)
 
     @property
     def _is_full(self) -> bool:
@@ -199,7 +149,7 @@ class Inbox:
 
     def close(self) -> None:
         """Drop the queued packets, since the connection is closed. Running handlers run to their end."""
-        self._owner = _NO_OWNER
+        self._owner = NO_OWNER
         self._queued = None
         self._queued_bytes = 0
         self._end_wait()

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, Protocol
 
-from socketio_eventstore.transport.inbox import Inbox, InboxOwner, Packet
+from socketio_eventstore.transport.inbox import Inbox
+from socketio_eventstore.transport.inbox_owner import InboxOwner, Packet
 from socketio_eventstore.transport.shared_rounds import SharedRounds
 
 BURST_SECONDS: Final = 2.0
