@@ -27,6 +27,8 @@ class Server:
     handlers_at_once = 10_000
 
     def __init__(self, packets: int) -> None:
+        self.commit = asyncio.Event()
+        """Ends the handlers of the packets ``stored``."""
         self.rounds = SharedRounds()
         self.inboxes = [Inbox(self, self.rounds) for _ in range(CLIENTS)]
         self.order: list[Packet] = []
@@ -46,6 +48,8 @@ class Server:
     def handle_packet(self, packet: Packet) -> asyncio.Task[None] | None:
         self.packets_in[self._round] += 1
         self.order.append(packet)
+        if packet == "stored":
+            return asyncio.create_task(_wait(self.commit))
         return asyncio.create_task(asyncio.sleep(0)) if packet == "handler" else None
 
     def fail(self, error: Exception) -> None:
@@ -63,6 +67,10 @@ class Server:
             for packet in packets:
                 await inbox.wait_until_idle()
                 inbox.put(packet)
+
+
+async def _wait(event: asyncio.Event) -> None:
+    await event.wait()
 
 
 def put(server: Server, packets: Callable[[int], list[Packet]]) -> None:
@@ -149,4 +157,35 @@ async def test_a_post_keeps_its_turn() -> None:
     server.rounds.wait(use_up)
     await server.post(server.inboxes[0], ["posted"] * BURST)
     assert turns < BURST
+    await server.all_handled.wait()
+
+
+async def test_a_post_that_waits_keeps_no_turn() -> None:
+    """Many POSTs wait for the same commit: after it they share the rounds, whatever they were granted."""
+    server = Server(5 * 20 * CLIENTS)
+    server.handlers_at_once = 1
+    inboxes = [Inbox(server, server.rounds) for _ in range(20 * CLIENTS)]
+    posts = [asyncio.create_task(server.post(inbox, ["stored"] * 5)) for inbox in inboxes]
+    while not server.all_handled.is_set():
+        for _ in range(20):  # rounds of the event loop
+            await asyncio.sleep(0)
+        server.commit.set()
+        server.commit = asyncio.Event()
+    await asyncio.gather(*posts)
+    server.commit.set()
+    assert max(server.packets_in.values()) <= MOST_IN_A_ROUND
+
+
+async def test_a_burst_after_a_busy_round() -> None:
+    """The count of a round ends with it: a client that is alone later has its burst handled at once."""
+    server = Server(CLIENTS + BURST)
+    for _ in range(PACKETS_PER_ROUND):
+        server.rounds.take()
+    put(server, lambda number: ["a"])
+    while len(server.order) < CLIENTS:  # noqa: ASYNC110 - no event tells of a round
+        await asyncio.sleep(0)
+    for _ in range(3):  # rounds of the event loop
+        await asyncio.sleep(0)
+    put(server, lambda number: ["a"] * BURST if number == 0 else [])
+    assert len(server.order) == CLIENTS + BURST
     await server.all_handled.wait()

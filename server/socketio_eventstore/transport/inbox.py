@@ -99,6 +99,7 @@ class Inbox:
         """Wait until the next packet does not have to be queued."""
         # One future: a wait for ten thousand handlers would take 10 ms for each of them that ends.
         while self.is_busy:
+            self._granted = 0  # whatever it waits for, its turn is over
             self._go_on_later()
             if self._waiter is None:
                 self._waiter = asyncio.get_running_loop().create_future()
@@ -187,9 +188,9 @@ class Inbox:
         self._is_resting = False
         self._left_in_step = self._left_in_step or most
         self._granted = most
-        is_posting = self._waiter is not None and self._posts > 0
+        waiter = self._waiter
         self._try_queued()
-        if is_posting:
+        if self._posts and waiter is not None and waiter.done():
             return most  # its task wakes up in a later round
         unused, self._granted = self._granted, 0
         return most - unused

@@ -82,7 +82,8 @@ class SharedRounds:
             self._let_go_on(self._flooding, FLOOD_PACKETS_PER_ROUND, PACKETS_PER_STEP)
         finally:
             self.is_spent = bool(self._waiting) or self._left <= 0  # those that wait come first
-            if self.is_spent or self._flooding:
+            # At least once more, to begin the count anew: the next client may be alone.
+            if self.is_spent or self._flooding or self._left <= PACKETS_AT_ONCE:
                 self._schedule()
 
     def _let_go_on(self, clients: deque[tuple[Context, GoOn]], most: int, most_of_each: int) -> None:
