@@ -16,7 +16,9 @@ from support.processes import DEADLINE, HOST
 @asynccontextmanager
 async def uvicorn_server(app: Any, **options: Any) -> AsyncIterator[int]:
     """Serve an ASGI application; the value is the port."""
-    listening = socket.create_server((HOST, 0))
+    # asyncio writes without delay only where the socket names its protocol, as uvicorn's own does.
+    listening = socket.socket(proto=socket.IPPROTO_TCP)
+    listening.bind((HOST, 0))
     config = uvicorn.Config(app, log_config=None, lifespan="off", **options)
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve([listening]))

@@ -20,6 +20,8 @@ class PythonClient:
 
     def __init__(self, **options: Any) -> None:
         self.sio = socketio.AsyncClient(reconnection=False, **options)
+        self._send_request = self.sio.eio._send_request
+        self.sio.eio._send_request = self._send_and_read
         self.seen = Seen()
         self.connections = Seen()
         self.sio.on("none", self.none)
@@ -27,6 +29,13 @@ class PythonClient:
         self.sio.on("two", self.two)
         self.sio.on("ask", self.ask)
         self.sio.on("disconnect", self.disconnected)
+
+    async def _send_and_read(self, *args: Any, **kwargs: Any) -> Any:
+        """Read each response: the client leaves some unread, and their connections open if they come late."""
+        response = await self._send_request(*args, **kwargs)
+        if not isinstance(response, str):
+            await response.read()
+        return response
 
     async def none(self) -> None:
         self.seen("none")
