@@ -57,11 +57,12 @@ class EffectsInOrder:
         self.taking: Batch | None = None
         """The last batch that came out of the log."""
         self.busy_since: float | None = None
-        """When its effects last went on, on the monotonic clock; None when they have ended."""
+        """The time of the last progress in the effects of a batch, in seconds of the monotonic clock; None
+        between two batches."""
         self.groups_left = 0
-        """The number of drained groups that have neither taken effect nor failed. At zero, an unstored
-        operation need not wait: the handlers of a batch reply in the next round of the event loop, before the
-        task that drains goes on."""
+        """The number of groups of the current batch without effect and without failure. At zero, an unstored
+        operation does not wait for the task that empties the queue: the handlers of a batch reply in the next
+        round of the event loop."""
         self.commit_durations = Histogram(DURATIONS_SECONDS)
         """The seconds from each append to the moment at which its batch is durable and known here."""
         self.batch_sizes = Histogram(SIZES)
@@ -149,7 +150,7 @@ class EffectsInOrder:
             self.busy_since = time.monotonic()
 
     def settle(self, appended: Appended, batch: Batch) -> None:
-        """Give the results of a stored batch that takes no effect here any more."""
+        """Give results to the callers of a stored batch that has no effect on this node."""
         start = appended.pending
         count_of_next = iter(appended.counts)
         for operations, result, _, _ in appended.groups:
@@ -204,8 +205,8 @@ class EffectsInOrder:
     async def refuse(self, groups: Sequence[Group], error: StoreError) -> None:
         """Fail the operations with changes. The others take effect all the same, in their place.
 
-        The callers get this error also when the life of the node ends first: it may say that the changes
-        are perhaps stored.
+        The callers get the same error when the node begins to join anew: with StoreClosed, the callers would
+        believe that nothing is stored, and OutcomeUnknown says something else.
         """
         try:
             await self._refuse(groups, error)

@@ -1,8 +1,8 @@
-"""The outcome of the batch that was on its way when the life of a node ended.
+"""The outcome of the last batch of a node that joins anew.
 
-The batch may be in the log, whose history knows each batch by its node and number. It is never appended
-again, and takes no effect here: the connections are closed. Its callers get their offsets all the same, or an
-error that says that nothing is stored.
+The append of the batch had no answer yet, so the batch may be in the log or not. The history of the log names
+each batch by node and number. The node never appends the batch again. The batch has no effect on this node,
+because all connections are closed. The callers get offsets, or an error that says that nothing is stored.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from socketio_eventstore.core.effects_in_order import EffectsInOrder
 from socketio_eventstore.core.groups import Group, Unsettled, fail
 
 HANDLERS_HEAR_SECONDS: Final = 4.0
-"""How long handlers of clients wait for the outcome. A second later they are cancelled, and hear nothing."""
+"""The seconds that handlers of clients wait for the outcome. One second later the handlers are cancelled."""
 
 
 def not_on_their_way(groups: Sequence[Group], effects: EffectsInOrder) -> list[Group]:
@@ -29,10 +29,10 @@ def not_on_their_way(groups: Sequence[Group], effects: EffectsInOrder) -> list[G
 
 
 async def settle(log: Log, effects: EffectsInOrder) -> None:
-    """Give the callers their results when the log knows whether the batch is stored: at its close at last.
+    """Give results to the callers as soon as the log knows the outcome; a closed log knows the outcome.
 
-    Call this when the tasks that append and that let batches take effect have ended. When cancelled, the
-    callers get OutcomeUnknown; handlers of clients get it after ``HANDLERS_HEAR_SECONDS`` already.
+    Call this after the end of the tasks for appends and for effects. The callers get OutcomeUnknown when this
+    is cancelled. Handlers of clients get OutcomeUnknown after ``HANDLERS_HEAR_SECONDS``.
     """
     unsettled = effects.unsettled
     if unsettled is None:
@@ -60,7 +60,7 @@ async def _batch_of(log: Log, unsettled: Unsettled) -> Batch:
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         batch = reading.result() if reading.done() else None
         if batch is None:
-            await place  # it fails, or the batch is among those that can be read
+            await place  # the append fails, or the batch can be read now
             batch = await reading
         if batch is None:
             raise OutcomeUnknown

@@ -54,7 +54,7 @@ class Inbox:
         self._queued: deque[Packet | Callable[[], None]] | None = None
         self._queued_bytes = 0
         self._left_in_step = PACKETS_AT_ONCE  # packets until the client's next rest
-        self._granted = 0  # of them, those that a round has already counted
+        self._granted = 0  # packets of the step that a round has already counted
         self._is_resting = False  # until the client's turn in a round
         self._posts = 0  # POSTs whose packets are handled
         self._sender = Sender()
@@ -99,7 +99,7 @@ class Inbox:
         """Wait until the next packet does not have to be queued."""
         # One future: a wait for ten thousand handlers would take 10 ms for each of them that ends.
         while self.is_busy:
-            self._granted = 0  # whatever it waits for, its turn is over
+            self._granted = 0  # a POST that waits loses the rest of the turn
             self._go_on_later()
             if self._waiter is None:
                 self._waiter = asyncio.get_running_loop().create_future()
@@ -108,7 +108,7 @@ class Inbox:
     def _end_wait(self) -> None:
         if self._waiter is None:
             return
-        if self.is_busy:  # perhaps for another reason than before, of whose end nobody tells yet
+        if self.is_busy:  # perhaps for a new reason, which has no callback yet
             self._go_on_later()
         else:
             waiter, self._waiter = self._waiter, None
@@ -116,7 +116,7 @@ class Inbox:
 
     @contextmanager
     def posting(self) -> Iterator[None]:
-        """Handle the packets of a POST, which are not queued: the POST waits until the inbox is idle."""
+        """Mark the time in which the packets of a POST are handled. A POST waits and queues no packets."""
         self._posts += 1
         try:
             yield
@@ -128,9 +128,9 @@ class Inbox:
                     self._left_in_step = PACKETS_AT_ONCE
 
     def _go_on_later(self) -> None:
-        """Handle the next packets when the store has room for what the client causes, or in a later round.
+        """Arrange the call that continues, when the store has room again or in a later round.
 
-        The ends of handlers and of pauses tell by themselves.
+        The end of a handler and the end of a pause have callbacks already.
         """
         if self._sender.is_held:
             if not self._is_waiting_for_store:
@@ -184,7 +184,7 @@ class Inbox:
         handler.add_done_callback(self._handler_done)
 
     def _end_rest(self, most: int) -> int:
-        """Handle the next packets, or let a POST do so; return how many of ``most`` that takes."""
+        """Handle queued packets or wake a POST; return the number of packets to count, at most ``most``."""
         self._is_resting = False
         self._left_in_step = self._left_in_step or most
         self._granted = most

@@ -1,12 +1,14 @@
-"""Rounds of the event loop that all clients share.
+"""The limit for the packets of all clients in one round of the event loop.
 
-A step for each client in every round would be bounded for each, and not for all together: a hundred
-connections would make a round a hundred times as long, and the packets of everybody else would wait for it.
-So a round handles ``PACKETS_PER_ROUND`` packets of all clients. Clients whose packets come later in the
-round wait for the next one, each with a share of it. Clients that flood wait apart, for a smaller part of
-each round: those with a hundred packets since a handler ended with nothing queued behind it.
+With a limit for each client only, a hundred connections make a round a hundred times as long, and all other
+packets wait. So one round handles at most ``PACKETS_PER_ROUND`` packets of all clients. When a packet arrives
+later in the round, the client waits for the next round. The waiting clients divide the next round into equal
+shares.
 
-Not shared are the first ``FRAMES_PER_STEP`` frames of each read, which are read at once, and the handlers.
+A client floods after ``PACKETS_AT_ONCE`` packets without an idle moment: a handler ends, and no packet is
+queued. Clients that flood wait in a separate queue and get a smaller part of each round.
+
+The limit does not count handlers, and does not count the first ``FRAMES_PER_STEP`` frames of each read.
 """
 
 from __future__ import annotations
@@ -18,24 +20,23 @@ from contextvars import Context, copy_context
 from typing import Final
 
 PACKETS_AT_ONCE: Final = 100
-"""Packets of one client, since a handler ended with nothing queued behind it, from which on it floods. One
-read may bring 16,000."""
+"""The number of packets without an idle moment after which a client floods. One read may contain 16,000."""
 UNCOUNTED_PACKETS: Final = 20
-"""Packets after which the count of a round begins anew; to begin it in each round would cost a callback."""
+"""A round with fewer packets schedules no callback, and the next round continues the same count."""
 PACKETS_PER_ROUND: Final = PACKETS_AT_ONCE + UNCOUNTED_PACKETS
-"""Packets of all clients together that are handled before the event loop serves others. The burst of one
-client that is alone fits into it, and its events share a transaction."""
+"""The most packets of all clients in one round. The burst of a single client fits into one round, so the
+events of the burst share a transaction."""
 FLOOD_PACKETS_PER_ROUND: Final = 20
-"""Those of clients that flood."""
+"""The most packets of all clients that flood in one round."""
 PACKETS_PER_STEP: Final = 10
-"""Those of one client that floods."""
+"""The most packets of one client that floods in one round."""
 
 GoOn = Callable[[int], int]
-"""Handles as many packets of one client as the argument says at most. Returns how many of them it takes."""
+"""Handles packets of one client, at most the given number. Returns the number to count for the round."""
 
 
 class SharedRounds:
-    """Counts the packets of a round, and lets the clients that wait go on in the order of their waiting."""
+    """Counts the packets of each round, and calls the waiting clients in the order of arrival."""
 
     __slots__ = ("_flooding", "_is_scheduled", "_left", "_loop", "_waiting", "is_spent")
 
@@ -58,7 +59,7 @@ class SharedRounds:
                 self._schedule()
 
     def wait(self, go_on: GoOn, *, floods: bool = False) -> None:
-        """Call ``go_on`` in a later round, in the present context."""
+        """Call ``go_on`` in a later round, in the present context; ``floods`` chooses the queue."""
         self._schedule()
         (self._flooding if floods else self._waiting).append((copy_context(), go_on))
 
