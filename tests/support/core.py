@@ -329,3 +329,19 @@ def said(text: str, sequence: int) -> str:
 async def texts(log: EventLog) -> list[str]:
     """The payloads of the stored events."""
     return [logged.event.payload for logged in await log.read(range(1, log.head + 1))]
+
+
+async def context_of(log: Log) -> Context:
+    """A context over this log, without sessions and replays."""
+    registry, snapshot = Registry(), await log.join()
+    return Context(
+        log,
+        registry,
+        Nodes(log.node, snapshot),
+        FanOut(registry),
+        TextEncoder(),
+        RecentEvents(snapshot.position, 1),
+        PositionHistory(1.0),
+        lambda session: None,
+        Listener(),
+    )
