@@ -139,9 +139,13 @@ class Client:
         return after
 
     async def gone(self) -> str:
-        """Waits until the client is not connected; returns the reason."""
-        await self.until(lambda: not self.is_connected, "disconnected")
-        return self.disconnects[-1]
+        """Waits until the connection that was last waited for has ended; returns the reason.
+
+        A client that reconnects by itself may be connected again before this is called.
+        """
+        ended = max(self._expected_connects - 1, 1)
+        await self.until(lambda: len(self.disconnects) >= ended, "disconnected")
+        return self.disconnects[ended - 1]
 
     async def refused(self) -> dict[str, Any]:
         """Waits for the first connect_error."""
@@ -177,18 +181,15 @@ class Client:
 
     async def disconnect(self) -> str:
         """``socket.disconnect()``, the tutorial's button."""
-        await self._do("disconnect")
-        return await self.gone()
+        return await self._end("disconnect")
 
     async def cut(self) -> str:
         """The transport breaks without a close."""
-        await self._do("cut")
-        return await self.gone()
+        return await self._end("cut")
 
     async def close(self) -> str:
         """The transport is closed in the orderly way, without a Socket.IO packet."""
-        await self._do("close")
-        return await self.gone()
+        return await self._end("close")
 
     async def last_offset(self) -> str | None:
         """The offset that the client sends on its next reconnection."""
@@ -239,6 +240,13 @@ class Client:
         """Lets all waiters check again: Node has ended."""
         async with self._changed:
             self._changed.notify_all()
+
+    async def _end(self, command: str) -> str:
+        """Ends the present connection; returns the reason."""
+        before = len(self.disconnects)
+        await self._do(command)
+        await self.until(lambda: len(self.disconnects) > before or not self.is_connected, "disconnected")
+        return self.disconnects[-1]
 
     async def _do(self, command: str, **what: object) -> Any:
         return await self._node.do(command, client=self._number, **what)
