@@ -17,6 +17,7 @@ from socketio_eventstore.program.keys import hash_of, new_key
 from support.api import KEY, call, problem, result, serving_api, until
 from support.command_line import run
 from support.http_requests import Answer, ask
+from support.polling import without_heartbeats
 from support.processes import HOST, ServerProcess, free_port
 
 LIVE = "socket.io/?EIO=4&transport=polling"
@@ -222,10 +223,10 @@ def test_viewers_are_not_stored(server: ServerProcess) -> None:
         body=connect,
         Cookie=cookie["Cookie"],
     )
-    packets = get(server.port, poll, **cookie).body
-    assert packets.startswith(b'40/inspector,{"sid"')
-    while b'42/inspector,["figures"' not in packets:
-        packets += get(server.port, poll, **cookie).body
+    packets: list[str] = []
+    while not any(packet.startswith('42/inspector,["figures"') for packet in packets):
+        packets += without_heartbeats(get(server.port, poll, **cookie).body.decode())
+    assert packets[0].startswith('40/inspector,{"sid"')
     database = sqlite3.connect(server.database)
     assert database.execute("SELECT count(*) FROM sessions").fetchone() == (0,)
     assert database.execute("SELECT count(*) FROM events WHERE namespace <> '/'").fetchone() == (0,)

@@ -10,6 +10,7 @@ from typing import Any
 
 from socketio_eventstore.program.keys import PREFIX, hash_of
 from support.http_requests import HANDSHAKE, Answer, ask
+from support.polling import without_heartbeats
 from support.processes import DEADLINE, ServerProcess
 
 KEY = PREFIX + "of-all-tests-" * 3 + "0000"
@@ -55,12 +56,19 @@ def call(
 
 def open_session(server: ServerProcess) -> str:
     """Open a session by polling; its sid."""
+    return open_polling(server)[1]
+
+
+def open_polling(server: ServerProcess) -> tuple[str, str]:
+    """Open a session by polling; the ids of its connection and of the session."""
     handshake = ask(server.port, HANDSHAKE, Host="localhost").body
-    poll = f"{HANDSHAKE}&sid={json.loads(handshake[1:])['sid']}"
+    connection: str = json.loads(handshake[1:])["sid"]
+    poll = f"{HANDSHAKE}&sid={connection}"
     ask(server.port, poll, Host="localhost", method="POST", body=b"40")
-    answer = ask(server.port, poll, Host="localhost").body
-    sid: str = json.loads(answer[2:])["sid"]
-    return sid
+    packets: list[str] = []
+    while not packets:
+        packets = without_heartbeats(ask(server.port, poll, Host="localhost").body.decode())
+    return connection, json.loads(packets[0].removeprefix("40"))["sid"]
 
 
 def result(answer: Answer, status: int = 200) -> Any:

@@ -135,8 +135,12 @@ class Polling:
     async def connect(self) -> dict[str, Any]:
         """Send CONNECT to the main namespace; returns the content of the server's CONNECT."""
         await self.send("40")
-        while (packets := await self.poll()) == ["2"]:
-            await self.send("3")
+        packets: list[str] = []
+        while not packets:
+            payload = await self.poll()
+            if "2" in payload:
+                await self.send("3")
+            packets = [packet for packet in payload if packet != "2"]
         (packet,) = packets
         assert packet.startswith("40{"), packet
         answer: dict[str, Any] = json.loads(packet[2:])

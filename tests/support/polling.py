@@ -15,6 +15,11 @@ from support.clients import NotAnswered
 from support.processes import DEADLINE
 
 
+def without_heartbeats(payload: str) -> list[str]:
+    """The packets of a payload; a heartbeat may come before or after any other packet."""
+    return [packet for packet in payload.split("\x1e") if packet != "2"]
+
+
 class RawPolling:
     """An Engine.IO session of bare HTTP requests, for tests of the packets on the wire."""
 

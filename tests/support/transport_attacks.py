@@ -14,6 +14,7 @@ import aiohttp
 
 from support.attacker import Attacker, send_unread, together
 from support.hostile import MAX_PAYLOAD
+from support.polling import without_heartbeats
 from support.processes import HOST
 from support.raw_websocket import frame, text
 
@@ -43,8 +44,11 @@ async def polling_client(attacker: Attacker) -> tuple[dict[str, str], str]:
     """Connect by long polling; return the query and the sid."""
     query = await attacker.accepted_handshake()
     await attacker.post_to(query, "40")
-    async with attacker.http.get(attacker.url, params=query) as response:
-        return query, json.loads((await response.text())[2:])["sid"]
+    packets: list[str] = []
+    while not packets:
+        async with attacker.http.get(attacker.url, params=query) as response:
+            packets = without_heartbeats(await response.text())
+    return query, json.loads(packets[0].removeprefix("40"))["sid"]
 
 
 async def unread_websockets(attacker: Attacker) -> None:
