@@ -14,20 +14,16 @@ import pytest
 
 from support.clients import Client, NodeClients
 from support.polling import RawPolling
-from support.processes import ServerProcess
+from support.steered_clocks import SteeredServer
 
 EVENT = "session_expired"
 """The event that the handler of this name emits to ``/control``, stored with the end of the session."""
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    config = {
-        # Long enough for a client that returns, also after a restart: it must not have expired itself.
-        "connection_state_recovery": {"max_disconnection_duration": 3.0},
-        "store": {"prune_interval": 0.05},
-    }
-    server = ServerProcess(tmp_path_factory.mktemp("server"), config)
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SteeredServer]:
+    """A server whose uptime passes while a test waits for an expiry, and stands still otherwise."""
+    server = SteeredServer(tmp_path_factory.mktemp("server"))
     server.start()
     try:
         yield server
@@ -48,16 +44,23 @@ async def gone(
     return client
 
 
-async def told(control: Client, sid: str) -> None:
-    """Waits until the end of a session was announced."""
+async def told(server: SteeredServer, control: Client, sid: str) -> None:
+    """Lets time pass until the end of a session was announced."""
     events = control.by_name[EVENT]
-    await control.until(lambda: any(event.data == [sid] for event in events), f"{sid} expired")
+    with server.time_passes():
+        await control.until(lambda: any(event.data == [sid] for event in events), f"{sid} expired")
 
 
-async def ended_once(server: ServerProcess, node: NodeClients, control: Client, *sids: str) -> None:
+async def reached(server: SteeredServer, control: Client, gate: str) -> None:
+    """Lets time pass until a handler waits at a gate."""
+    with server.time_passes():
+        await control.call("until_reached", {"gate": gate})
+
+
+async def ended_once(server: SteeredServer, node: NodeClients, control: Client, *sids: str) -> None:
     """Waits for a later expiry; each of these sessions was announced once, in the log and on the wire."""
     last = await gone(node, server.url)
-    await told(control, last.sid)
+    await told(server, control, last.sid)
     events = [event.data[0] for event in control.by_name[EVENT]]
     with closing(sqlite3.connect(server.database)) as connection:
         logged = [
@@ -78,13 +81,13 @@ async def runs(control: Client, sid: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("namespace", ["/", "/other"])
 async def test_handler_receives_namespace_sid_and_data(
-    server: ServerProcess, node: NodeClients, namespace: str
+    server: SteeredServer, node: NodeClients, namespace: str
 ) -> None:
     """The handler is called once, with namespace, sid and saved data."""
     control = await node.control(server.url)
     data = {"name": "Ann", "list": [1, None, {"ü": 2.5}]}
     client = await gone(node, server.url, data, namespace)
-    await told(control, client.sid)
+    await told(server, control, client.sid)
     await ended_once(server, node, control, client.sid)
     assert await runs(control, client.sid) == [
         {"what": EVENT, "namespace": namespace, "sid": client.sid, "data": data}
@@ -94,7 +97,7 @@ async def test_handler_receives_namespace_sid_and_data(
 
 
 async def test_late_raw_client_receives_no_missed_event(
-    server: ServerProcess, node: NodeClients, http: aiohttp.ClientSession
+    server: SteeredServer, node: NodeClients, http: aiohttp.ClientSession
 ) -> None:
     """A raw client that returns too late receives none of its missed events."""
     control = await node.control(server.url)
@@ -102,7 +105,7 @@ async def test_late_raw_client_receives_no_missed_event(
     session = await client.connect()
     await client.close()
     await control.call("publish", {"name": "missed", "to": session["sid"]})
-    await told(control, session["sid"])
+    await told(server, control, session["sid"])
     late = RawPolling(http, server.url)
     fresh = await late.connect(auth={"pid": session["pid"]})
     assert fresh["sid"] != session["sid"] and fresh["pid"] != session["pid"]
@@ -111,7 +114,7 @@ async def test_late_raw_client_receives_no_missed_event(
 
 
 @pytest.mark.parametrize("crash", [True, False], ids=["kill -9", "graceful"])
-async def test_sessions_expire_after_a_restart(server: ServerProcess, node: NodeClients, crash: bool) -> None:
+async def test_sessions_expire_after_a_restart(server: SteeredServer, node: NodeClients, crash: bool) -> None:
     """Sessions that were away or live when the server stopped expire after its restart."""
     control = await node.control(server.url)
     connected = await node.client(server.url, reconnection=False)
@@ -123,7 +126,7 @@ async def test_sessions_expire_after_a_restart(server: ServerProcess, node: Node
     await asyncio.to_thread(server.start)
     await control.reconnected()
     for client, was in ((away, "away"), (connected, "connected")):
-        await told(control, client.sid)
+        await told(server, control, client.sid)
         assert [run["data"] for run in await runs(control, client.sid)] == [{"was": was}]
     # The next start does not call the handler again.
     await asyncio.to_thread(server.restart)
@@ -132,21 +135,21 @@ async def test_sessions_expire_after_a_restart(server: ServerProcess, node: Node
     assert await runs(control, away.sid) == await runs(control, connected.sid) == []
 
 
-async def test_failing_handler_is_called_again(server: ServerProcess, node: NodeClients) -> None:
+async def test_failing_handler_is_called_again(server: SteeredServer, node: NodeClients) -> None:
     """A failing handler is called again, and its emits are discarded."""
     control = await node.control(server.url)
     client = await gone(node, server.url, {"failures": 3})
-    await told(control, client.sid)
+    await told(server, control, client.sid)
     assert len(await runs(control, client.sid)) == 4
     await ended_once(server, node, control, client.sid)
     assert len(await runs(control, client.sid)) == 4
 
 
-async def test_crash_inside_the_handler_repeats_it(server: ServerProcess, node: NodeClients) -> None:
+async def test_crash_inside_the_handler_repeats_it(server: SteeredServer, node: NodeClients) -> None:
     """A crash inside the handler repeats it; its first run leaves nothing."""
     control = await node.control(server.url)
     client = await gone(node, server.url, {"gate": "crash inside"})
-    await control.call("until_reached", {"gate": "crash inside"})
+    await reached(server, control, "crash inside")
     server.kill()
     await control.gone()
     with closing(sqlite3.connect(server.database)) as connection:
@@ -156,32 +159,32 @@ async def test_crash_inside_the_handler_repeats_it(server: ServerProcess, node: 
         assert connection.execute(query, (client.sid,)).fetchone() == (1,)
     await asyncio.to_thread(server.start)
     await control.reconnected()
-    await control.call("until_reached", {"gate": "crash inside"})
+    await reached(server, control, "crash inside")
     await control.call("open_gate", {"gate": "crash inside"})
-    await told(control, client.sid)
+    await told(server, control, client.sid)
     await ended_once(server, node, control, client.sid)
     assert len(await runs(control, client.sid)) == 1
 
 
-async def test_client_during_the_handler_gets_new_session(server: ServerProcess, node: NodeClients) -> None:
+async def test_client_during_the_handler_gets_new_session(server: SteeredServer, node: NodeClients) -> None:
     """A client that reconnects during the handler gets a new session."""
     control = await node.control(server.url)
     client = await gone(node, server.url, {"gate": "just too late"})
     sid = client.sid
-    await control.call("until_reached", {"gate": "just too late"})
+    await reached(server, control, "just too late")
     await client.connect()
     fresh = await client.reconnected()
     assert not fresh.recovered and fresh.sid != sid
     assert ": expired\n" in server.log
     await control.call("open_gate", {"gate": "just too late"})
-    await told(control, sid)
+    await told(server, control, sid)
     await control.call("publish", {"name": "live", "to": fresh.sid})
     await client.received("live")
     await ended_once(server, node, control, sid)
     assert len(await runs(control, sid)) == 1
 
 
-async def test_ended_and_recovered_sessions_do_not_expire(server: ServerProcess, node: NodeClients) -> None:
+async def test_ended_and_recovered_sessions_do_not_expire(server: SteeredServer, node: NodeClients) -> None:
     """Sessions that were ended by the server or recovered in time do not expire."""
     control = await node.control(server.url)
     revoked = await gone(node, server.url)
@@ -192,7 +195,7 @@ async def test_ended_and_recovered_sessions_do_not_expire(server: ServerProcess,
     await returned.connect()
     await returned.recovered_again()
     last = await gone(node, server.url)
-    await told(control, last.sid)
+    await told(server, control, last.sid)
     for client in (revoked, hung_up, returned):
         assert await runs(control, client.sid) == []
     assert (await returned.call("whoami"))["sid"] == returned.sid
