@@ -155,6 +155,7 @@ async def test_claim_of_another_identity_loses_no_event(
     again = RawPolling(http, server.url)
     assert await again.connect(auth={"pid": session["pid"], "offset": offset, "bind": "ann"}) == session
     assert [(await again.event())[:2] for _ in range(3)] == [["secret", "for Ann only"]] * 3
+    await thief.received("secret")
     assert [event.name for event in thief.events] == ["secret"]  # the one to the namespace
     records = await control.call("seen", {"sid": session["sid"]})
     # The third call authenticated the other identity.

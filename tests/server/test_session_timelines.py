@@ -17,7 +17,8 @@ from support.processes import ServerProcess
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    with serving_api(tmp_path_factory.mktemp("server")) as server:
+    # No heartbeat confirms an event while a test shows that it was sent.
+    with serving_api(tmp_path_factory.mktemp("server"), {"server": {"ping_interval": 25.0}}) as server:
         yield server
 
 
