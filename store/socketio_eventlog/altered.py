@@ -1,6 +1,6 @@
-"""Events that are not what was emitted any more: changed or deleted through SQL, or lost with a file.
+"""Events that differ from the emitted ones: changed or deleted through SQL, or lost with a file.
 
-A client that has missed such an event cannot be given it, so its session is not recovered. No I/O.
+The server cannot send such an event, so a session that has missed such an event is not recovered. No I/O.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from typing import Final, NamedTuple
 from socketio_eventlog.segment import AudienceRange, Segment
 
 MAX_RANGES: Final = 1000
-"""Ranges in memory; more are merged with their neighbours, and more sessions are not recovered then."""
+"""The most ranges in memory. Further ranges are merged with neighbours, and fewer sessions recover."""
 
 
 class AlteredRange(NamedTuple):
-    """A range of the log with events that were changed, deleted or lost."""
+    """A range of the log with changed, deleted or lost events."""
 
     namespace: str | None
-    """The namespace of the events; None when it is not known."""
+    """The namespace of the events; None for an unknown namespace."""
     first: int
     last: int
     """The last sequence of the range, included."""
     is_audience_lost: bool
-    """Whether the index does not know any more to whom the events were addressed: then to every session."""
+    """Whether the audience of the events is unknown: the range then concerns every session."""
 
 
 class AlteredRanges:
@@ -58,8 +58,8 @@ class AlteredRanges:
     def concern(self, namespace: str, ranges: Sequence[AudienceRange], segments: Sequence[Segment]) -> bool:
         """Whether an altered event is among the events in the ranges.
 
-        ``segments``: those that overlap the ranges. They name the audience of an event also after its row
-        was deleted.
+        ``segments``: the segments that overlap the ranges. A segment names the audience of an event also
+        after the event's row was deleted.
         """
         return bool(self._ranges) and any(
             range_.is_audience_lost or _has_event(segments, clipped)

@@ -1,4 +1,4 @@
-"""The batches that wait until the node lets them take effect."""
+"""The batches between the log and their effect on the node."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from socketio_eventlog.changes import Batch
 
 MAX_WAITING: Final = 200
 MAX_WAITING_BYTES: Final = 16_000_000
-"""The batches that a log reads ahead, and their weight."""
+"""The most batches that a log reads ahead, and their largest total weight."""
 
 
 class BatchStream:
-    """An async iterator over batches, in the order of ``put``; used from one event loop."""
+    """An async iterator over batches, in the order of ``put``; used from a single event loop."""
 
     def __init__(self, given_out: Callable[[int], object] | None = None) -> None:
-        """``given_out`` is called with the number of each batch right before it is given out, or left out."""
+        """``given_out`` is called with the number of each batch, right before its delivery or omission."""
         self._given_out = given_out
         self._waiting: deque[tuple[Batch, int]] = deque()
         self._waiting_bytes = 0
@@ -31,7 +31,7 @@ class BatchStream:
         self._is_limited = True
 
     def put(self, batch: Batch, weight_bytes: int = 0) -> None:
-        """Add the next batch. ``weight_bytes``: what its events and other changes take in memory."""
+        """Add the next batch. ``weight_bytes``: the size of all changes of the batch in memory."""
         if batch.number <= self._skipped:
             if self._given_out is not None:
                 self._given_out(batch.number)
@@ -55,7 +55,7 @@ class BatchStream:
         await self._drained.wait()
 
     def skip_through(self, number: int) -> None:
-        """Give out no batch up to a number, now and later: they are in a snapshot."""
+        """Give out no batch up to a number, now and later: a snapshot contains these batches."""
         self._skipped = number
         while self._waiting and self._waiting[0][0].number <= number:
             self._pop()
@@ -66,13 +66,13 @@ class BatchStream:
         self._drained.set()
 
     def close(self) -> None:
-        """End the iteration after the batches that wait."""
+        """End the iteration after the waiting batches."""
         self._is_closed = True
         self.lift_limit()
         self._wake()
 
     def fail(self, error: Exception) -> None:
-        """Raise an error after the batches that wait, from then on."""
+        """Raise an error after the waiting batches, at every later call too."""
         self._error = error
         self._wake()
 

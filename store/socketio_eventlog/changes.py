@@ -1,7 +1,7 @@
-"""The changes that a log takes, and the batches in which it gives them back, in one order for all nodes.
+"""The changes as a caller appends them, and the batches as ``Log.batches`` gives them out to all nodes.
 
-All records are immutable: the store writes a record as the caller submitted it. Times are seconds:
-wall-clock times since the Unix epoch, uptimes on the uptime clock (see ``Batch.uptime``).
+All records are immutable: the store writes a record as the caller submitted it. Times are seconds: wall-clock
+times since the Unix epoch, uptimes on the uptime clock (see ``Batch.uptime``).
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from socketio_eventlog.session_changes import (
 class EventHandled:
     """A client's event was handled exactly once; a repeated event receives the same acknowledgement.
 
-    When the key is stored already, ``append`` fails with ConditionFailed, and nothing of its changes is
-    stored: the emits of a second run of the handler must not stay.
+    If the key is stored already, ``append`` fails with ConditionFailed and stores none of the changes: the
+    emits of a second run of the handler must not stay.
     """
 
     namespace: str
@@ -48,14 +48,13 @@ class EventHandled:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The events right before this change were published together, under an idempotency key.
+    """The events right before this change were published together under an idempotency key.
 
-    When the key is stored already, ``append`` fails with ConditionFailed, and nothing of its changes is
-    stored.
+    If the key is stored already, ``append`` fails with ConditionFailed and stores none of the changes.
     """
 
     publisher: str
-    """The name of the publisher; each publisher has its own keys."""
+    """The name of the publisher; publishers have separate keys."""
     key: str
     """The idempotency key."""
     digest: bytes
@@ -74,20 +73,20 @@ class Heartbeat:
     """The node of the batch is alive. The uptime clock runs while nodes write heartbeats."""
 
     applied: int
-    """The number of the last batch that has taken effect on the node."""
+    """The number of the last batch with effect on the node."""
     floor: int
-    """Every client that is connected to the node has received all events up to this sequence, as far as
-    the node knew its sessions at ``applied``."""
+    """Each client connected to the node has received all events up to the floor. Sessions that were claimed
+    on the node after ``applied`` do not count."""
     notes_position: bool = False
-    """Whether the store notes the position and the uptime of this batch, for pruning by age."""
+    """Whether the store notes the position and the uptime of the batch, for pruning by age."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeDied:
     """A node is gone: the sessions of the node are away, and later appends of the node fail.
 
-    Without effect for another node that has written within ``log.LEASE_SECONDS`` of uptime; a node may
-    declare itself dead at any time, to leave.
+    Without effect on another node that has written within ``log.LEASE_SECONDS`` of uptime; a node that leaves
+    may declare its own death at any time.
 
     A session's ``confirmed`` rises to the node's last ``Heartbeat.floor``, if ``Heartbeat.applied`` was at
     least the batch of the session's claim. Without effect for an unknown node.
@@ -98,16 +97,16 @@ class NodeDied:
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """The events up to a sequence were deleted, with the memberships that ended before all events left."""
+    """The events up to a sequence were deleted, with the memberships that ended before the rest."""
 
     through: int
 
 
 @dataclass(frozen=True, slots=True)
 class Redacted:
-    """The name and the arguments of an event were replaced; who receives it, and its offset, stay.
+    """The name and the arguments of an event were replaced; recipients and offset stay.
 
-    Whoever has not received the event yet receives the replacement. Without effect when there is no event.
+    Clients without the event receive the replacement. Without effect on an absent event.
     """
 
     sequence: int
@@ -118,9 +117,10 @@ class Redacted:
 
 @dataclass(frozen=True, slots=True)
 class Departed:
-    """The disconnect handlers of a session have ended on the node of the batch, for its claims up to one.
+    """The disconnect handlers of a session have ended on the node of the batch, for claims up to ``claim``.
 
-    Unstored, as the following changes are: only the batch has it, and a node that joins later never sees it.
+    Unstored, as the following changes are: only the batch contains the change, and a later node never sees
+    the change.
     """
 
     namespace: str
@@ -130,17 +130,17 @@ class Departed:
 
 @dataclass(frozen=True, slots=True)
 class Volatile:
-    """An event for those who are connected now, on several nodes. Unstored."""
+    """An event for the clients connected at present, on several nodes. Unstored."""
 
     event: Event
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """An event whose recipients on other nodes are to acknowledge it. Unstored."""
+    """An event with acknowledgements from recipients on other nodes. Unstored."""
 
     request: int
-    """The number of the request; each node counts its own."""
+    """The number of the request, counted by the node."""
     event: Event
 
 
@@ -149,10 +149,10 @@ class Answered:
     """A client has acknowledged the event of a request. Unstored."""
 
     node: str
-    """The node that has asked."""
+    """The node of the request."""
     request: int
     arguments: str
-    """The JSON array of the arguments; a binary one is a placeholder as in ``Event.payload``."""
+    """The JSON array of the arguments; a binary argument is a placeholder, as in ``Event.payload``."""
     attachments: tuple[bytes, ...] = ()
 
 
@@ -185,26 +185,26 @@ Change: TypeAlias = (
 
 
 class Committed(NamedTuple):
-    """A change at its place in the order, with the outcome that the store decided there."""
+    """A change at its place in the order, with the outcome from the store."""
 
     change: Change
     position: int
-    """The sequence of the last event at this change: an event's own sequence."""
+    """The sequence of the last event at the change. For an event: the event's own sequence."""
     took_effect: bool = True
-    """False for a change whose condition did not hold at its place, such as a late word of a former claim."""
+    """False for a change with an unmet condition, such as the late change of a former claim."""
     claim: int = 0
     """The number of the claim, for SessionOpened and SessionClaimed."""
 
 
 class Batch(NamedTuple):
-    """Changes that one node appended together: what takes effect, everywhere, in the order of the batches."""
+    """Changes that a node appended together. Batches take effect in order, on every node."""
 
     number: int
     """The place of the batch in the order; consecutive."""
     node: str
-    """The id of the node that appended the batch."""
+    """The id of the appending node."""
     own: int | None
-    """For a batch of this node: the number of the call of ``append``, from 1, failed calls included.
+    """For a batch of the own node: the number of the call of ``append``, from 1, failed calls included.
 
     None for a batch of another node."""
     uptime: float

@@ -60,7 +60,7 @@ class StoreNotUsable(StoreError):
 
 
 class StoreInUse(StoreNotUsable):
-    """The event store cannot be opened."""  # another server has it: the detail says so
+    """The event store cannot be opened."""  # the detail names another server on the database
 
 
 class DatabaseTooNew(StoreNotUsable):

@@ -1,4 +1,4 @@
-"""The rows of events as every engine has them. No I/O."""
+"""The rows of events, in the same form for every engine. No I/O."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, Final
 from socketio_eventlog.events import Event, LoggedEvent, Room
 
 FEW: Final = 8
-"""The most rooms whose encoding is cached."""
+"""The most rooms in a cached encoding."""
 SHORT: Final = 200
-"""The longest array whose decoding is cached, in characters: it takes longer than all else of a row."""
+"""The longest cached array, in characters. The decoding of an array costs more than the rest of a row."""
 
 
 def as_json(names: tuple[Room, ...]) -> str:
@@ -21,7 +21,7 @@ def as_json(names: tuple[Room, ...]) -> str:
 
 
 # A few rooms occur in most events, and their encoding costs more than the rest of the row. Thousands of rooms
-# would stay in the cache with their names.
+# would stay in the cache, names included.
 few_as_json: Final = lru_cache(maxsize=1024)(as_json)
 
 
@@ -43,7 +43,7 @@ def skip_from_json(skip: str | None) -> tuple[str, ...]:
 def logged_events(rows: Iterable[Any], attachments: Mapping[int, Sequence[bytes]]) -> list[LoggedEvent]:
     """Return the events of rows: sequence, time, namespace, name, rooms, skip, attachments, payload.
 
-    ``attachments``: by sequence, for the events whose column counts any.
+    ``attachments``: by sequence, for the events with a count above 0 in the column.
     """
     return [
         LoggedEvent(

@@ -1,4 +1,4 @@
-"""Events, their places in the log, and what a session has missed of them.
+"""Events, places of events in the log, and the missed events of a session.
 
 The records of every event are tuples: a tuple is made in a third of the time of a frozen dataclass.
 """
@@ -13,7 +13,7 @@ Room: TypeAlias = str | int
 
 
 NAME_BYTES: Final = 200
-"""What a room or sid takes in memory beside an event: the text, and an entry of the index."""
+"""The memory of a room or sid beside an event: the text, and an entry of the index."""
 
 
 class Event(NamedTuple):
@@ -43,7 +43,7 @@ class Event(NamedTuple):
 
     @property
     def weight_bytes(self) -> int:
-        """The event's size in memory: ``size_bytes``, and what the addressed rooms and skipped sids take."""
+        """The event's size in memory: ``size_bytes``, and NAME_BYTES for each room and skipped sid."""
         names = len(self.skip) + (0 if self.rooms is None else len(self.rooms))
         if names < 2 and not self.attachments:
             return len(self.payload)
@@ -51,14 +51,14 @@ class Event(NamedTuple):
 
 
 class LoggedEvent(NamedTuple):
-    """An event with its sequence."""
+    """An event and the event's sequence."""
 
     sequence: int
     event: Event
 
 
 class Offset(NamedTuple):
-    """A point of the log in the history of one epoch; clients see the text ``epoch.sequence``."""
+    """A point of the log in the history of an epoch; clients see the text ``epoch.sequence``."""
 
     epoch: str
     """The random id of a life of the server's process (``boots.boot``); on PostgreSQL, of an epoch, which
@@ -71,7 +71,7 @@ class Offset(NamedTuple):
 
 
 class Publication(NamedTuple):
-    """What the log keeps about an idempotency key of a publisher (see ``Published``)."""
+    """The record of a publisher's idempotency key (see ``Published``)."""
 
     digest: bytes
     last: Offset
@@ -80,14 +80,14 @@ class Publication(NamedTuple):
 
     @property
     def offsets(self) -> tuple[str, ...]:
-        """The offsets of the events: events that are appended together have consecutive sequences."""
+        """The offsets of the events, whose sequences are consecutive."""
         first = self.last.sequence - self.events + 1
         return tuple(str(Offset(self.last.epoch, first + number)) for number in range(self.events))
 
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """The events that a session has not received."""
+    """The missed events of a session."""
 
     sequences: tuple[int, ...]
     """The sequences of the events, ascending, each once."""
@@ -97,13 +97,13 @@ class Missed:
 
 @dataclass(frozen=True, slots=True)
 class MissedSummary:
-    """The events that a session has not received, in numbers."""
+    """The missed events of a session, in numbers."""
 
     ranges: tuple[tuple[int, int], ...]
-    """Ranges of the log, ascending, that hold the events: each begins and ends with one of the events."""
+    """Ranges of the log with the events, ascending. A range begins and ends with a missed event."""
     exceeds: bool
     """Whether the events are more, or larger, than the limits of the question."""
     is_incomplete: bool = False
-    """Whether the log has lost one of the events, or its row was changed through SQL."""
+    """Whether an event is lost, or an event's row was changed through SQL."""
     at_most: int = 0
-    """The number of the events, at most: one to several rooms of the session may count for each of them."""
+    """An upper bound of the number of events: an event to several rooms may count once a room."""

@@ -1,7 +1,7 @@
-"""The history of a session: what each change adds to it, and what is read of it. No I/O.
+"""The history of a session: the entries that changes add, and the entries that a read returns. No I/O.
 
-Every engine writes the entries of ``notes`` in the transaction of the change, so that history and state never
-disagree. An entry holds names that are in the log anyway, and never a private id, credentials or a payload.
+Every engine writes the entries of ``notes`` in the transaction of the change, so history and state never
+disagree. An entry contains only names from the log, never a private id, credentials or a payload.
 """
 
 from __future__ import annotations
@@ -26,34 +26,34 @@ from socketio_eventlog.snapshot import Membership
 ENTRIES_KEPT: Final = 200
 """The newest entries of a session, which pruning leaves."""
 ENTRIES_READ: Final = 1000
-"""The newest entries of a session that a read returns, those included that pruning has not reached yet."""
+"""The most entries in a read, newest first; a read also returns entries before their pruning."""
 ROOM_CLOSED: Final = "the room was closed"
 ROOM_NOT_NAMED: Final = "the client's new token does not name the room"
 UNKEPT: Final = frozenset({SessionEnd.REFUSED, SessionEnd.NEVER_ACCEPTED})
-"""The ends with which the history goes: clients that nobody let in must not fill the room of others."""
+"""The ends of a session that delete the history: refused clients must not use up the space for histories."""
 NODE_GONE: Final = "the server is gone"
-"""The reason of sessions that a server left behind, such as after ``kill -9``."""
+"""The reason for sessions of a dead server, such as after ``kill -9``."""
 
 
 class HistoryKind(StrEnum):
-    """What happened to a session."""
+    """The kind of an entry in a session's history."""
 
     OPENED = "opened"
-    """The session began. With a reason: instead of another session, ``detail``, if that is known."""
+    """The session began. With a ``reason``: instead of another session; ``detail`` is its sid, if known."""
     CONNECTED = "connected"
     """The client of the new session is connected to the ``node``; the connect handler is asked now."""
     RECOVERED = "recovered"
-    """The client that came back was accepted on the ``node``; ``detail`` is the number of missed events."""
+    """The returning client was accepted on the ``node``; ``detail`` is the number of missed events."""
     AWAY = "away"
     """The client's transport ended; ``reason`` says why."""
     REFUSED = "refused"
-    """The client that came back was not accepted; ``reason`` says why. The session waits for its owner."""
+    """The returning client was refused for the ``reason``. The session waits for the owner."""
     REPLACED = "replaced"
-    """The client that came back got another session, ``detail``, for the ``reason``."""
+    """The returning client received another session, ``detail``, for the ``reason``."""
     JOINED = "joined"
     """The session joined the room ``detail``."""
     LEFT = "left"
-    """The session left the room ``detail``; ``reason`` if it did not do so itself."""
+    """The session left the room ``detail``; ``reason``, if the server caused the end of the membership."""
     BOUND = "bound"
     """The session belongs to the identity ``detail`` from here on."""
     ENDED = "ended"
@@ -61,17 +61,17 @@ class HistoryKind(StrEnum):
 
 
 class Note(NamedTuple):
-    """What a change adds to the history of its session."""
+    """An entry that a change adds to the history of a session."""
 
     kind: str
-    """The value of a HistoryKind: one of each recovery is written, and SQLite binds a text faster."""
+    """The value of a HistoryKind. Each recovery writes notes, and SQLite binds a text faster."""
     at: float | None = None
     """The wall-clock time in seconds; None is the time of the transaction."""
     node: str | None = None
     reason: str | None = None
     detail: str | int | None = None
     sequence: int | None = None
-    """The sequence of the last event before it; None is that at the change."""
+    """The sequence of the last event before the entry; None means the position of the change."""
 
 
 _OPENED: Final = HistoryKind.OPENED.value
@@ -87,14 +87,14 @@ _ENDED: Final = HistoryKind.ENDED.value
 
 
 def opened(change: SessionOpened, node: str, former_sid: str | None) -> tuple[Note, Note]:
-    """Return the notes of a new session; ``former_sid`` is the session that its client asked for."""
+    """Return the notes of a new session; ``former_sid`` is the requested session."""
     reason = None if change.instead_of is None else change.instead_of.result
     at = change.opened_at
     return Note(_OPENED, at, None, reason, former_sid), Note(_CONNECTED, at, node)
 
 
 def replaced(change: SessionOpened) -> Note | None:
-    """Return what the opening of a session adds to the session that its client asked for."""
+    """Return the note for the requested session, when another session was opened instead."""
     if change.instead_of is None:
         return None
     return Note(_REPLACED, change.opened_at, None, change.instead_of.result, change.sid)
@@ -113,7 +113,7 @@ def away(change: SessionAway, _: str) -> Note:
 
 
 def left_behind() -> Note:
-    """Return the note of a session whose node is gone."""
+    """Return the note of a session of a dead node."""
     return Note(_AWAY, None, None, NODE_GONE)
 
 
@@ -123,7 +123,7 @@ def ended(reason: SessionEnd) -> Note:
 
 
 def of_room(change: RoomJoined | RoomLeft | RoomClosed) -> Note:
-    """Return the note of a membership that begins or ends; a second join of a room has none."""
+    """Return the note of a membership that begins or ends; the second join of a room has no note."""
     match change:
         case RoomJoined(room=room):
             return Note(_JOINED, None, None, None, room)
@@ -141,12 +141,11 @@ def bound(change: SessionBound) -> Note:
 class RowBound(NamedTuple):
     """An upper bound of the number of entries, from a count and the numbers given out since then.
 
-    Without the count, the numbers of entries that are gone, such as those of refused clients, would push out
-    the entries of others.
+    Without the count, deleted entries, such as entries of refused clients, would displace existing entries.
     """
 
     rows: int
-    """The entries at the count, less those that pruning has deleted since then."""
+    """The entries at the count, less the entries pruned since then."""
     newest: int
     """The number of the newest entry at the count."""
 
@@ -155,7 +154,7 @@ class RowBound(NamedTuple):
         return self.rows + newest - self.newest
 
     def is_loose(self, newest: int, max_rows: int) -> bool:
-        """Whether so many numbers were given out that the entries are to be counted again."""
+        """Whether the entries need a new count, because of the many numbers since the last count."""
         return newest - self.newest > max_rows // 16
 
 
@@ -169,7 +168,7 @@ class HistoryEntry:
     at: float
     """Wall-clock time in seconds."""
     sequence: int
-    """The sequence of the last event before it."""
+    """The sequence of the last event before the entry."""
     node: str | None
     reason: str | None
     detail: str | int | None
@@ -177,25 +176,25 @@ class HistoryEntry:
 
 @dataclass(frozen=True, slots=True)
 class EndedState:
-    """What the log keeps of a session that is over and whose history is still there."""
+    """The record of an ended session with a history."""
 
     identity: str | None
     start: int
     """The sequence of the last event before the session."""
     confirmed: int
-    """The client is known to have received the events up to this sequence."""
+    """The confirmed position: the client has received the events up to this sequence."""
     memberships: Sequence[Membership]
-    """The rooms at its end; without the namespace and the sid's room."""
+    """The rooms at the session's end; without the namespace and the sid's room."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionHistory:
-    """What the log keeps of a session."""
+    """The history of a session, and the record of its end."""
 
     entries: Sequence[HistoryEntry]
-    """In the order of the log: the newest is the last one."""
+    """In the order of the log, the newest last."""
     ended: EndedState | None
-    """None for a session that is not over."""
+    """None before the session's end."""
 
     @property
     def is_complete(self) -> bool:

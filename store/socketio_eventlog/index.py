@@ -1,11 +1,10 @@
 """The index of events by audience, in memory. No I/O.
 
-An index by room on disk dirties a random page for every event; in memory the index costs next to nothing.
-The index divides the log into segments of consecutive sequences. A segment is complete as soon as the log
-has grown past the segment, or the segment weighs a share of the memory limit: events that are addressed to
-thousands of rooms each fill a segment soon. The store then writes the segment to disk once, drops the segment
-from memory when the index exceeds the memory limit, and deletes the segment as a whole with the segment's
-last event.
+An index by room on disk dirties a random page for every event; in memory the index costs next to nothing. The
+index divides the log into segments of consecutive sequences. A segment is complete as soon as the log has
+grown past the segment, or the segment weighs a share of the memory limit: events to thousands of rooms fill a
+segment soon. The store then writes the segment to disk once, drops the segment from memory when the index
+exceeds the memory limit, and deletes the segment as a whole with the segment's last event.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ class Index:
     ) -> None:
         """``max_memory_bytes``: the limit of ``memory_bytes``.
 
-        Segments that are not on disk stay in any case: the newest segment, up to an eighth of the limit or
+        Segments without a copy on disk stay in any case: the newest segment, up to an eighth of the limit or
         ``least_full_segment_bytes``; the segment before; and the events of the commits of the moment.
         """
         self._max_memory_bytes = max_memory_bytes
@@ -68,12 +67,12 @@ class Index:
             self._newest = None
 
     def _first_of_next(self, sequence: int) -> int:
-        """Return the first sequence of the segment that begins with an event."""
+        """Return the first sequence of the next segment: the sequence of the next event."""
         first = sequence - sequence % SEGMENT_LENGTH
         return sequence if self._keys and self._keys[-1] >= first else first
 
     def add_segment(self, segment: Segment, *, on_disk: bool) -> None:
-        """Add a segment with its lists, newer than every segment before."""
+        """Add a segment and the segment's lists, newer than every segment before."""
         if self._newest is not None:
             self._older_bytes += self._newest.memory_bytes
         self._newest = self._loaded[segment.first] = segment
@@ -89,10 +88,10 @@ class Index:
     def next_chunks(self, events: int) -> list[SegmentChunk]:
         """Return the next chunks of the complete segments for a commit of ``events`` events.
 
-        The oldest segment comes first. A segment of direct messages has a list for each event, and all
-        lists in one commit would delay the commit. A chunk grows with ``events``, since in the end the
-        store must write a segment faster than the events of the commits arrive. Only what exceeds the memory
-        is written at once.
+        The oldest segment comes first. A segment of direct messages has a list for each event, and all lists
+        in one commit would delay the commit. A chunk grows with ``events``, since in the end the store must
+        write a segment faster than the events of the commits arrive. Only the excess over the memory limit is
+        written at once.
         """
         chunks: list[SegmentChunk] = []
         excess_bytes: float = self.memory_bytes - self._max_unwritten_bytes
@@ -108,7 +107,7 @@ class Index:
         return chunks
 
     def _unwritten(self) -> list[Segment]:
-        """Return the complete segments that are not on disk, oldest first."""
+        """Return the complete segments without a copy on disk, oldest first."""
         unwritten = []
         for key in reversed(self._keys):
             if key in self._on_disk:
@@ -134,7 +133,7 @@ class Index:
             self._unload(oldest)
 
     def drop_through(self, sequence: int) -> None:
-        """Drop the segments whose last sequence is at most ``sequence``."""
+        """Drop the segments with a last sequence of at most ``sequence``."""
         end = bisect_right(self._keys, sequence)
         if end and self._end_at_the_latest(end - 1) > sequence + 1:
             end -= 1
@@ -145,7 +144,7 @@ class Index:
         del self._keys[:end]
 
     def _end_at_the_latest(self, number: int) -> int:
-        """Return a sequence that is after all events of a segment, and after none of later segments."""
+        """Return a sequence after all events of a segment, and before the events of later segments."""
         return min([end_of_segment(self._keys[number]), *self._keys[number + 1 : number + 2]])
 
     def _unload(self, segment: Segment) -> None:
@@ -161,7 +160,7 @@ class Index:
         return [loaded[key] for key in self._overlapping_keys(ranges) if key in loaded]
 
     def keys_on_disk_only(self, ranges: Sequence[AudienceRange]) -> list[int]:
-        """Return the keys of segments that overlap the ranges and are not in memory, ascending."""
+        """Return the keys of the segments on disk only that overlap the ranges, ascending."""
         loaded = self._loaded
         if len(loaded) == len(self._keys):
             return []

@@ -1,4 +1,4 @@
-"""The part of a durable log above its engine: the index of events by audience, and the searches in it."""
+"""The part of a durable log above the engine: the index of events by audience, and searches in the index."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 class IndexedLog(ABC):
-    """A log whose index grows with its batches; the engine keeps the segments that leave the memory."""
+    """A log with an index of all batches; the engine stores the segments beyond the memory limit."""
 
     def __init__(
         self, epochs: Epochs, index: Index, altered: AlteredRanges, head: int, pruned_through: int
@@ -52,7 +52,7 @@ class IndexedLog(ABC):
 
     @abstractmethod
     async def _read_segments(self, keys: Sequence[int], audiences: AbstractSet[Audience]) -> list[Segment]:
-        """Read the lists of audiences in the stored segments with these keys, oldest first."""
+        """Read the lists of audiences in the stored segments with the keys, oldest first."""
 
     @property
     def contact_at(self) -> float:
@@ -80,7 +80,7 @@ class IndexedLog(ABC):
         return self._epochs.precedes(earlier, later)
 
     def _add_to_index(self, batch: Batch, chunks: Sequence[SegmentChunk]) -> int:
-        """Add the events of the next batch, whose transaction has written the chunks; return their bytes."""
+        """Add the events of the next batch, whose commit wrote the chunks; return the size in bytes."""
         index, total_bytes = self._index, 0
         for change, position, _, _ in batch.changes:
             if type(change) is Event:
@@ -98,7 +98,7 @@ class IndexedLog(ABC):
         return total_bytes
 
     def _report(self, altered: Sequence[AlteredRange]) -> None:
-        """Log that rows were changed, at most once in ten seconds."""
+        """Write a log line about changed rows, at most once in ten seconds."""
         now = self._loop.time()
         if now >= self._report_after:
             self._report_after = now + _REPORT_SECONDS
@@ -154,7 +154,7 @@ class IndexedLog(ABC):
     async def _segments(self, ranges: Sequence[AudienceRange]) -> AsyncGenerator[list[Segment], None]:
         """Give out the segments that overlap the ranges, oldest first, a few at a time."""
         newest = self._index.segments_in_memory(ranges)
-        keys = self._index.keys_on_disk_only(ranges)  # all of them older than those in memory
+        keys = self._index.keys_on_disk_only(ranges)  # older than all segments in memory
         audiences = {range_.audience for range_ in ranges}
         for start in range(0, len(keys), _SEGMENTS_PER_READ):
             yield await self._read_segments(keys[start : start + _SEGMENTS_PER_READ], audiences)

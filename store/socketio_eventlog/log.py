@@ -18,33 +18,34 @@ if TYPE_CHECKING:
     from socketio_eventlog.search import Found, Search
 
 HEARTBEAT_SECONDS: Final = 2.0
-"""The time between two heartbeats of a node. A step of the uptime clock counts at most two of them."""
+"""The time between two heartbeats of a node. A step of the uptime clock counts at most two heartbeats."""
 LEASE_SECONDS: Final = 10.0
-"""The uptime after which other nodes may declare a node dead that has written nothing."""
+"""The uptime without a write after which other nodes may declare a node dead."""
 
 
 class Log(Protocol):
-    """An ordered log of events and of all other changes, and the sessions that the changes make.
+    """An ordered log of events and of all other changes, and the sessions made by the changes.
 
-    An event gets its place when it is appended; it takes effect, everywhere, in that order, when it is
-    durable. ``append`` therefore gives a place and has no effect: what takes effect, of this node and of all
-    others, comes out of ``batches``.
+    ``append`` gives a change a place in the order. A durable change takes effect on every node, in the order
+    of the places. ``append`` itself therefore has no effect: all effective changes, of the own node and of
+    all others, come out of ``batches``.
 
-    One event loop uses a log. Sequences are positive integers. Uptimes are seconds on the uptime clock
-    (see ``Batch.uptime``); wall-clock times are seconds since the Unix epoch.
+    One event loop uses a log. Sequences are positive integers. Uptimes are seconds on the uptime clock (see
+    ``Batch.uptime``); wall-clock times are seconds since the Unix epoch.
     """
 
     @property
     def node(self) -> str:
-        """The id of this node: one life of the process, from ``join`` on."""
+        """The id of the own node: a life of the process, from ``join`` on."""
         ...
 
     @property
     def contact_at(self) -> float:
         """The time of the last contact with the log, on ``time.monotonic``, in seconds.
 
-        This is when the newest of the own batches that have come back was sent. Until ``LEASE_SECONDS`` later
-        no other node declares this one dead. A log that only this node writes is always in contact.
+        The time is the sending time of the newest own batch that has come out of ``batches``. Until
+        ``LEASE_SECONDS`` later no other node declares the own node dead. A log with a single writer is always
+        in contact.
         """
         ...
 
@@ -55,7 +56,7 @@ class Log(Protocol):
 
     @property
     def room(self) -> Room:
-        """The room that is left for events."""
+        """The remaining room for events."""
         ...
 
     @property
@@ -65,9 +66,9 @@ class Log(Protocol):
 
     @property
     def head(self) -> int:
-        """The sequence of the last event in all batches so far, those included that wait for their reader.
+        """The sequence of the last event in all batches so far, waiting batches included.
 
-        It is 0 before the first event.
+        0 before the first event.
         """
         ...
 
@@ -77,55 +78,55 @@ class Log(Protocol):
         ...
 
     def offset_at(self, sequence: int) -> Offset:
-        """Return the offset of a sequence in the epoch of the last batch that ``batches`` has given out."""
+        """Return the offset of a sequence in the epoch of the last batch out of ``batches``."""
         ...
 
     def offset_text(self, sequence: int) -> str:
-        """Return ``offset_at`` as the text that clients see; asked for each event."""
+        """Return ``offset_at`` as text for clients; called for each event."""
         ...
 
     def offset_of(self, sequence: int) -> Offset:
-        """Return the offset that an event received at its emit, perhaps in an earlier epoch."""
+        """Return the offset of an event from the event's emit, perhaps in an earlier epoch."""
         ...
 
     def locate(self, offset: str) -> Offset:
         """Parse a client's offset and check the offset against the log.
 
-        Raises OffsetMalformed for a text of another form, OffsetUnknown for an epoch that the database
-        does not record, OffsetRolledBack for a sequence outside of the epoch's range in this database. The
-        present epoch ends at ``head``: the offset of an event that only another node has applied so far is
-        refused, too. It is known when a later change of this node has taken effect, such as a claim.
+        Raises OffsetMalformed for a text of another form, OffsetUnknown for an epoch without a record in the
+        database, OffsetRolledBack for a sequence outside of the epoch's range in the database. The present
+        epoch ends at ``head``: the offset of an event that has taken effect only on another node is refused,
+        too. The offset becomes valid with the next effective change of the own node, such as a claim.
         """
         ...
 
     def precedes_epoch(self, earlier: str, later: str) -> bool:
         """Return whether epoch ``earlier`` began before epoch ``later``.
 
-        Raises OffsetUnknown for an epoch that the database does not record.
+        Raises OffsetUnknown for an epoch without a record in the database.
         """
         ...
 
     async def join(self) -> Snapshot:
         """Join the log as a node; return the state at one point of the order. Called once, first.
 
-        Sessions of nodes that are gone are away. Raises StoreUnavailable, StoreClosed.
+        Sessions of dead nodes are away. Raises StoreUnavailable, StoreClosed.
         """
         ...
 
     def append(self, changes: Sequence[Change]) -> asyncio.Future[int]:
-        """Append the changes to the order, in one batch, all of them or none; they have no effect yet.
+        """Append the changes to the order in one batch, all or none; the effects come later.
 
         The future gives the number of the batch. After an error nothing was appended; where a crash may find
         the events all the same, no later event receives their sequences. A cancelled future does not stop the
         append. The call itself raises StoreClosed after ``close``; all other errors are the future's:
 
-        StoreBusy when another program writes (a retry may succeed), StoreUnavailable when the disk is full
-        or broken, its subclass LogFull when there is no room for events and the changes contain one (see
-        ``room.GROWING``), StoreRejected when one of the changes is invalid, and its subclass ConditionFailed
-        when a change must not be stored here (see ``EventHandled``).
+        StoreBusy when another program writes (a retry may succeed), StoreUnavailable when the disk is full or
+        broken, its subclass LogFull when there is no room for events and the changes contain one (see
+        ``room.GROWING``), StoreRejected when a change is invalid, and its subclass ConditionFailed when a
+        change must not be stored here (see ``EventHandled``).
 
-        NodeFenced and HistoryLost, both StoreUnavailable, are the end of this node: all later calls fail in
-        the same way. The node then closes all transports without a packet, closes this log, opens another one
+        NodeFenced and HistoryLost, both StoreUnavailable, are the end of the node: all later calls fail in
+        the same way. The node then closes all transports without a packet, closes the log, opens a new log
         and joins anew.
         """
         ...
@@ -133,8 +134,8 @@ class Log(Protocol):
     def batches(self) -> AsyncIterator[Batch]:
         """Give out the batches after the snapshot, of all nodes, in order, each once.
 
-        A batch is durable at the configured level when it is given out. The iterator ends after ``close``.
-        Raises NodeFenced or HistoryLost as ``append`` does, after the batches from before.
+        Each batch is durable at the configured level. The iterator ends after ``close``. Raises NodeFenced or
+        HistoryLost as ``append`` does, after the earlier batches.
         """
         ...
 
@@ -176,24 +177,24 @@ class Log(Protocol):
         max_events: int,
         max_bytes: int,
     ) -> MissedSummary:
-        """Summarise the events that ``missed`` would find, at a cost that does not depend on their number.
+        """Summarise the events that ``missed`` would find, at a cost independent of the number of events.
 
         Raises StoreUnavailable, StoreClosed.
         """
         ...
 
     async def read(self, sequences: Sequence[int], limit_bytes: int | None = None) -> list[LoggedEvent]:
-        """Read the events with these sequences, ascending, each once; absent events are left out.
+        """Read the events with the sequences, ascending, each once; absent events are left out.
 
-        With ``limit_bytes`` the read stops after the event that exceeds the limit. Raises
-        StoreUnavailable, StoreClosed.
+        With ``limit_bytes`` the read stops after the first event beyond the limit. Raises StoreUnavailable,
+        StoreClosed.
         """
         ...
 
     async def emission_times(self, sequences: Sequence[int]) -> list[tuple[int, float]]:
-        """Return these sequences, ascending, each with the wall-clock time at which its event was emitted.
+        """Return the sequences, ascending, each with the wall-clock time of the event's emit.
 
-        Absent events are left out. The events themselves are not read. Raises StoreUnavailable, StoreClosed.
+        Absent events are left out. Payloads are not read. Raises StoreUnavailable, StoreClosed.
         """
         ...
 
@@ -202,7 +203,7 @@ class Log(Protocol):
         ...
 
     async def unreadable(self, first: int, last: int, is_readable: Callable[[str, int], bool]) -> list[int]:
-        """Return the sequences from ``first`` to ``last`` whose events fail the check, ascending.
+        """Return the sequences of the events from ``first`` to ``last`` that fail the check, ascending.
 
         ``is_readable`` takes the payload and the number of attachments, and runs on another thread.
         """
@@ -216,7 +217,7 @@ class Log(Protocol):
         ...
 
     async def publication(self, publisher: str, key: str) -> Publication | None:
-        """Return what was published under an idempotency key; None for a new key (see ``Published``).
+        """Return the publication under an idempotency key; None for a new key (see ``Published``).
 
         Raises StoreUnavailable, StoreClosed.
         """
@@ -225,24 +226,24 @@ class Log(Protocol):
     async def prune_idempotency_keys(self, handled_before: float, limit: int = 1000) -> int:
         """Delete at most ``limit`` idempotency keys older than an uptime, of clients and of publishers each.
 
-        Return the number deleted, of those kind of which more were deleted.
+        Return the larger of the two numbers of deleted keys.
 
         Raises StoreBusy, StoreUnavailable, StoreClosed.
         """
         ...
 
     async def session_history(self, namespace: str, sid: str) -> SessionHistory | None:
-        """Return the newest entries of a session, also of one that is over; None when there are none.
+        """Return the newest entries of a session, ended or not; None without an entry.
 
-        The entries are those of committed changes. Raises StoreUnavailable, StoreClosed.
+        Only committed changes have entries. Raises StoreUnavailable, StoreClosed.
         """
         ...
 
     async def prune_session_history(self, before: float, limit: int = 1000) -> bool:
-        """Delete at most ``limit`` entries of histories from before an uptime in seconds, and surplus ones.
+        """Delete at most ``limit`` history entries: older than an uptime in seconds, or surplus.
 
-        Surplus are the oldest entries of a session beyond ``history.ENTRIES_KEPT``, and those beyond the
-        total that the engine keeps. Return whether there is more to delete. Raises StoreBusy,
+        Surplus are the oldest entries of a session beyond ``history.ENTRIES_KEPT``, and the oldest of all
+        entries beyond the engine's limit. Return whether there is more to delete. Raises StoreBusy,
         StoreUnavailable, StoreClosed.
         """
         ...
@@ -256,9 +257,9 @@ class Log(Protocol):
         ...
 
     async def scrub(self) -> bool:
-        """Take what ``Redacted`` has replaced out of the files, as far as the engine can.
+        """Remove the former content of redacted events from the files, as far as the engine can.
 
-        Return False while a reader of the log still needs it: a later call may succeed. Raises
+        Return False while a reader of the log still needs the content: a later call may succeed. Raises
         StoreUnavailable, StoreClosed.
         """
         ...
@@ -268,9 +269,9 @@ class Log(Protocol):
         ...
 
     def abandon(self) -> None:
-        """Close the log after the end of its event loop; blocking, called on another event loop."""
+        """Close the log after the end of the log's event loop; blocking, called on another event loop."""
         ...
 
     async def close(self) -> None:
-        """Finish the submitted work, leave the log and close it. A second call does nothing."""
+        """Finish the submitted work, leave and close the log. A second call does nothing."""
         ...

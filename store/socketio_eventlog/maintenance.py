@@ -1,15 +1,15 @@
-"""What an operator does to a log beside its events: results and limits, for every engine. No I/O."""
+"""The results and limits of an operator's maintenance of a log, for every engine. No I/O."""
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple
 
 COMPACT_BYTES: Final = 64_000_000
-"""The content that a running server rewrites without being told to: about a second without commits."""
+"""The most content that a running server rewrites unforced: about a second without commits."""
 
 
 class Compacted(NamedTuple):
-    """What a compaction has done."""
+    """The result of a compaction."""
 
     before_bytes: int
     """The size of the database before."""
@@ -19,7 +19,7 @@ class Compacted(NamedTuple):
 
 
 class TableSize(NamedTuple):
-    """A table with its indexes."""
+    """The size of a table, indexes included."""
 
     name: str
     rows: int

@@ -1,8 +1,9 @@
-"""What a client has missed, in numbers: enough for a decision about the client. No I/O.
+"""The missed events of a client, in numbers: enough for a decision about the client. No I/O.
 
-A decision about a client must not cost what the client has missed: any client can come back again and again
-and hang up at once. So the events are not listed. Bounds are made from the lengths and the total sizes of
-the lists; a segment is counted event by event only while the bounds leave open whether a limit is exceeded.
+The cost of a decision about a client must not grow with the missed events: any client can return again and
+again and hang up at once. So the events are not listed. Bounds are made from the lengths and the total sizes
+of the lists; a segment is counted event by event only while the bounds leave open whether a limit is
+exceeded.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _COUNTED_EVENTS = 64
 """A part of a list with at most so many events is counted at once."""
 
 _Part = tuple[EventList, int, int]
-"""A list with the bounds of a range in it."""
+"""A list, and the bounds of a range in the list."""
 
 
 @dataclass(slots=True)
@@ -61,7 +62,7 @@ class _SegmentParts:
         return self.segment.first + first, self.segment.first + last
 
     def count(self) -> _Bounds:
-        """Count the events one by one, unless the last count was the same: clients of one room are many."""
+        """Count the events singly, unless the last count was the same: many clients share a room."""
         segment, key = self.segment, tuple((id(events), start, stop) for events, start, stop in self._parts)
         counted = segment.last_count
         if counted is None or counted[0] != key:
@@ -76,12 +77,12 @@ class _SegmentParts:
 def summarise(
     segments: Iterable[Segment], ranges: Sequence[AudienceRange], max_events: int, max_bytes: int
 ) -> MissedSummary:
-    """Summarise the events in the ranges; the segments come in their order."""
+    """Summarise the events in the ranges; ``segments`` are in ascending order."""
     audiences = {range_.audience for range_ in ranges}
     found = []
     total = _Bounds(0, 0, 0, 0)
     for segment in segments:
-        # Most segments of a long log have no event for a client, and the test is their only cost.
+        # Most segments of a long log have no event for a client, and cost only this test.
         if segment.lists.keys().isdisjoint(audiences):
             continue
         parts = [part for range_ in ranges if (part := segment.part(range_)) is not None]
@@ -116,7 +117,7 @@ def _replace(total: _Bounds, old: _Bounds | None, new: _Bounds) -> None:
 
 
 def summary_of(missed: Missed, max_events: int, max_bytes: int) -> MissedSummary:
-    """Summarise listed events, for a log that has them in memory."""
+    """Summarise listed events, for a log with all events in memory."""
     sequences = missed.sequences
     exceeds = len(sequences) > max_events or missed.size_bytes > max_bytes
     ranges = ((sequences[0], sequences[-1]),) if sequences else ()

@@ -39,7 +39,7 @@ def random_epoch() -> str:
 
 
 class Epochs:
-    """All recorded epochs of a database, in their order, and the sequence after which each began."""
+    """All recorded epochs of a database, in order, each with the last sequence before the epoch."""
 
     def __init__(self, epochs: Iterable[tuple[str, int]]) -> None:
         """``epochs``: id and head at the beginning of each epoch, the earliest epoch first."""
@@ -52,12 +52,12 @@ class Epochs:
             self._ids.append(epoch)
 
     def check(self, offset: Offset, head: int) -> Offset:
-        """Return the offset if its sequence lies in the part of the log that its epoch wrote.
+        """Return the offset if the sequence lies in the epoch's part of the log.
 
-        ``head`` is the sequence of the last event, where the last epoch ends at present. Raises
-        OffsetUnknown for an epoch without a record, and OffsetRolledBack for a sequence which the epoch
-        did not reach in this database. The part of the log below an epoch's beginning belongs to another
-        epoch: a different history of the same epoch gave out an offset with such a sequence.
+        ``head`` is the sequence of the last event, where the last epoch ends at present. Raises OffsetUnknown
+        for an epoch without a record, and OffsetRolledBack for a sequence which the epoch did not reach in
+        this database. The part of the log below an epoch's beginning belongs to another epoch: a different
+        history of the same epoch gave out an offset with such a sequence.
         """
         rank = self._rank(offset.epoch)
         is_last = rank + 1 == len(self._began_after)
@@ -71,7 +71,7 @@ class Epochs:
         return self._ids[max(bisect_left(self._began_after, sequence) - 1, 0)]
 
     def began_after(self, epoch: str) -> int:
-        """Return the sequence after which an epoch began. Raises OffsetUnknown for one without a record."""
+        """Return the sequence after which an epoch began. Raises OffsetUnknown for an unrecorded epoch."""
         return self._began_after[self._rank(epoch)]
 
     def precedes(self, earlier: str, later: str) -> bool:

@@ -1,4 +1,4 @@
-"""From the options of a store to an open log. An engine is imported when it is used."""
+"""From the options of a store to an open log. An engine is imported at the first use."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ async def open_log(
     *,
     max_disconnection_seconds: float | None = None,
 ) -> Log:
-    """Open the log in PostgreSQL or in a file; a log that stores nothing without both.
+    """Open the log in PostgreSQL or in a file; without both, a log without storage.
 
     ``lock_timeout_seconds`` limits the wait for the end of another server on the file; None is the default.
-    ``max_disconnection_seconds``: how long clients may be away, for the views; None if that is not
-    known. Raises StoreNotUsable.
+    ``max_disconnection_seconds``: how long clients may be away, for the views; None if unknown. Raises
+    StoreNotUsable.
     """
     if options.url is not None:
         log: type[PostgresLog] = _postgres("log").PostgresLog
@@ -72,7 +72,7 @@ def check_database(url: str) -> None:
 
 
 def revisions(url: str) -> tuple[str | None, str]:
-    """Return the revision of a PostgreSQL database, and that of this program. Raises StoreNotUsable.
+    """Return the revision of a PostgreSQL database, and the revision of the program. Raises StoreNotUsable.
 
     Blocking. None: the database has no log.
     """
@@ -86,7 +86,7 @@ def check_whole_database(
 ) -> Report:
     """Check a PostgreSQL database and the log in it; blocking. Raises StoreNotUsable.
 
-    ``synchronous``: the level at which the servers commit. ``on_step``: that of ``postgres.check``.
+    ``synchronous``: the level at which the servers commit. ``on_step``: as in ``postgres.check``.
     """
     report: Report = _postgres("check").check(url, synchronous, on_step)
     return report

@@ -38,7 +38,7 @@ class StoreOptions:
     """Whether the history of each session is written: opened, away, recovered or why not, rooms, ended."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a mode that the server itself could not use, such as a decimal 600.
+        """Raise ValueError for a mode without access for the server, such as a decimal 600.
 
         Also for a maximum size without room for events.
         """
@@ -51,5 +51,5 @@ class StoreOptions:
 
 
 def is_file_mode(mode: int) -> bool:
-    """Whether a file of this mode can be read and written by its owner, and executed by no user."""
+    """Whether a mode lets the owner read and write, and lets no user execute."""
     return 0 <= mode <= 0o666 and mode & 0o600 == 0o600 and not mode & 0o111

@@ -1,4 +1,4 @@
-"""The room that a log has left for events."""
+"""The remaining room of a log for events."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from socketio_eventlog.events import Event
 from socketio_eventlog.session_changes import DataSaved
 
 GROWING: Final = frozenset({Event, EventHandled, Published})
-"""The changes that a log without room refuses, and DataSaved when the data grow.
+"""The changes refused by a log without room; DataSaved too, when the data grow.
 
-All others go through: the ends, claims and returns of sessions, so that clients come back, and heartbeats
-and deletions, which make room.
+All other changes are accepted: the ends, claims and returns of sessions, for returning clients, and
+heartbeats and deletions, which make room.
 """
 
 
 def grows(changes: Iterable[Change]) -> bool:
-    """Whether a log without room refuses the changes, whatever is stored."""
+    """Whether a log without room refuses the changes, independent of the stored data."""
     return any(type(change) in GROWING for change in changes)
 
 
@@ -29,17 +29,17 @@ def may_grow(changes: Iterable[Change]) -> bool:
 
 
 class Room:
-    """The room of a log, as the event loop sees it.
+    """The room of a log, for use on the event loop.
 
-    A log that is too large asks for the deletion of old events first, and refuses new ones only when no
-    event may go any more. Engines without a limit leave it as it is.
+    A log above the size limit asks for the deletion of old events first. New events are refused only when no
+    further event may be deleted. Engines without a limit never change the room.
     """
 
     def __init__(self) -> None:
         self.refusal: str | None = None
-        """Why new events are refused; None when they are not."""
+        """The reason for the refusal of new events; None when new events are accepted."""
         self.is_pruned = False
-        """Whether every event that may go has gone, although there is no room. Set by retention."""
+        """Whether all deletable events are deleted and there is still no room. Set by retention."""
         self.used_bytes = 0
         """The size of the log at the last heartbeat: the pages in use and the WAL. Set by the engine."""
         self.wal_bytes = 0
@@ -48,7 +48,7 @@ class Room:
 
     @property
     def is_scarce(self) -> bool:
-        """Whether old events should go that are kept for a retention only."""
+        """Whether old events should be deleted that only the retention keeps."""
         return self._scarce.is_set()
 
     async def until_scarce(self) -> None:

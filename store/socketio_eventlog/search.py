@@ -1,4 +1,4 @@
-"""A search of the log for people and programs: its question and its answer. No I/O."""
+"""A search of the log for people and programs: question and answer. No I/O."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def lowered(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """A search of a range of the log, with a bound for its work."""
+    """A search of a range of the log, with bounds for the work."""
 
     first: int
     """The first sequence of the range."""
@@ -30,30 +30,30 @@ class Search:
     max_events: int
     """The search stops with so many events."""
     max_bytes: int
-    """The search stops before the event that exceeds so many bytes, but not before its first event."""
+    """The largest total size of the found events; the first event is always returned."""
     max_rows: int
-    """The search stops after so many rows, whatever they are."""
+    """The most rows for the search to look at."""
     namespace: str | None = None
-    """Only events of this namespace."""
+    """Only events of a namespace."""
     name: str | None = None
-    """Only events with this name."""
+    """Only events with a name."""
     among: Sequence[int] | None = None
-    """Only events with these sequences, which the index has found; ascending, within the range."""
+    """Only events with sequences from the index; ascending, within the range."""
     emitted_from: float | None = None
-    """Only events that were emitted at this time or later, in seconds since 1970."""
+    """Only events emitted at this time or later, in seconds since 1970."""
     emitted_before: float | None = None
-    """Only events that were emitted before this time, in seconds since 1970."""
+    """Only events emitted before this time, in seconds since 1970."""
     text: str | None = None
-    """Only events whose payload contains this text; capital ASCII letters are no different."""
+    """Only events with the text in the payload; case of ASCII letters is ignored."""
     max_text_bytes: int = 4_000_000
-    """About how many bytes the search looks at for the text, but always at one event: replays wait for it."""
+    """About the most payload bytes to search for the text, one event at least: replays wait meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The events that a search has found."""
+    """The events found by a search."""
 
     events: list[LoggedEvent]
     """Ascending."""
     reached: int
-    """The last sequence that the search has looked at; beyond it, another search continues."""
+    """The last searched sequence; the next search continues after it."""

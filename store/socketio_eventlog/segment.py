@@ -37,12 +37,12 @@ _REMAINDER_BYTES = 2.2
 
 
 def end_of_segment(first: int) -> int:
-    """Return the sequence at which a segment that begins with ``first`` ends at the latest."""
+    """Return the last sequence at which a segment that begins with ``first`` may end."""
     return first - first % SEGMENT_LENGTH + SEGMENT_LENGTH
 
 
 class AudienceRange(NamedTuple):
-    """A range of sequences in which a search looks for the events of one audience."""
+    """A range of sequences to search for the events of an audience."""
 
     audience: Audience
     first: int
@@ -54,7 +54,7 @@ class AudienceRange(NamedTuple):
 def audience_ranges(
     namespace: str, memberships: Iterable[Membership], after: int, through: int
 ) -> list[AudienceRange]:
-    """Return the parts of (after, through] which the memberships cover, one range a membership."""
+    """Return the parts of (after, through] covered by the memberships, a range a membership."""
     ranges = []
     for membership in memberships:
         first = max(after, membership.after) + 1
@@ -65,10 +65,10 @@ def audience_ranges(
 
 
 class EventList(_Remainders):
-    """The events of one audience in a segment, as remainders, ascending; and their total size.
+    """The events of an audience in a segment, as ascending remainders; and the total size of the events.
 
-    The total is here for the question whether a client has missed too much: adding up the sizes of all
-    missed events costs 20 ms for 95,000 of them, before the server knows whether it wants the client.
+    The total answers whether a client has missed too much. Adding up the sizes of 95,000 missed events costs
+    20 ms, before the decision about the client.
     """
 
     __slots__ = ("size_bytes",)
@@ -76,7 +76,7 @@ class EventList(_Remainders):
 
     @classmethod
     def of(cls, remainders: Iterable[int], size_bytes: int) -> Self:
-        """``remainders``: ascending; ``size_bytes``: the total size of their events."""
+        """``remainders``: ascending; ``size_bytes``: the total size of the events."""
         made = cls("H", remainders)
         made.size_bytes = size_bytes
         return made
@@ -97,7 +97,7 @@ class Segment:
     )
 
     def __init__(self, first: int, sizes: array[int] | None = None) -> None:
-        """``sizes``: those of all sequences of a stored segment.
+        """``sizes``: the sizes of all sequences of a stored segment.
 
         A new segment covers all sequences up to the next multiple of SEGMENT_LENGTH.
         """
@@ -108,11 +108,11 @@ class Segment:
         if sizes is None:
             sizes = array("I", bytes(_SIZE_BYTES * (end_of_segment(first) - first)))
         self.sizes = sizes
-        """By remainder the size of the event, in bytes; one for each sequence that the segment covers."""
+        """The size of each event of the segment in bytes, by remainder."""
         self.end = first + len(sizes)
         """The first sequence after the segment."""
         self.last_count: tuple[object, int, int] | None = None
-        """The parts of lists that were counted last, with the number and the total size of their events."""
+        """The last counted parts of lists, with the number and the total size of the events."""
         self.memory_bytes: float = _SEGMENT_BYTES + _SIZE_BYTES * len(self.sizes)
         self.write_order: list[Audience] | None = None
         """The order in which the store writes the lists; None before the first write."""
@@ -167,7 +167,7 @@ class Segment:
         return remainders[start : min(stop, start + at_most)]
 
     def part(self, range_: AudienceRange) -> tuple[EventList, int, int] | None:
-        """Return the list of an audience with the bounds of the range in it; None for no event."""
+        """Return the list of an audience, and the bounds of the range in the list; None without an event."""
         remainders = self.lists.get(range_.audience)
         if remainders is None:
             return None
@@ -176,14 +176,14 @@ class Segment:
         return (remainders, start, stop) if start < stop else None
 
     def total_size(self, sequences: Iterable[int]) -> int:
-        """Return the total size of the events with these sequences, in bytes."""
+        """Return the total size of events, in bytes."""
         sizes, first = self.sizes, self.first
         return sum([sizes[sequence - first] for sequence in sequences])
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentChunk:
-    """Some lists of a complete segment, for one commit."""
+    """Some lists of a complete segment, for a single commit."""
 
     segment: Segment
     start: int
@@ -200,17 +200,16 @@ class SegmentChunk:
 def find_missed(
     segments: Iterable[Segment], ranges: Sequence[AudienceRange], at_most: int | None = None
 ) -> Missed:
-    """Search the segments, in their order, for the events in the ranges.
+    """Search the segments, in ascending order, for the events in the ranges.
 
-    With ``at_most`` the search stops at the event with which the result exceeds ``at_most`` events: a caller
-    that wants no longer result does not pay for the rest of the search.
+    With ``at_most`` the search stops after ``at_most + 1`` events, which saves the cost of a longer result.
     """
     left = maxsize if at_most is None else at_most + 1
     sequences: list[int] = []
     size_bytes = 0
     audiences = {range_.audience for range_ in ranges}
     for segment in segments:
-        # Most segments of a long log have no event for a client, and the test is their only cost.
+        # Most segments of a long log have no event for a client, and cost only this test.
         if segment.lists.keys().isdisjoint(audiences):
             continue
         found = segment.find(ranges, left)

@@ -1,4 +1,4 @@
-"""The changes of sessions and their rooms, as callers append them. Times are wall-clock times in seconds."""
+"""The changes of sessions and rooms, as callers append them. Times are wall-clock times in seconds."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from socketio_eventlog.events import Room
 
 
 class RefusedRecovery(NamedTuple):
-    """The session that a client asked for, and did not get back."""
+    """A session that a client requested and did not get back."""
 
     result: str
-    """Why not; one of the results of a recovery."""
+    """The reason: a result of a recovery other than ``recovered``."""
     sid: str | None = None
-    """The session in the same namespace, if the server knows it."""
+    """The sid in the same namespace, if known."""
     pid_hash: bytes | None = None
-    """SHA-256 of the private id that the client named: the log may know the session by it after its end."""
+    """SHA-256 of the private id from the client: finds the history of an ended session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class SessionOpened:
     auth_hash: bytes | None = None
     """SHA-256 of the client's credentials, the pid included; the credentials themselves are never stored."""
     instead_of: RefusedRecovery | None = None
-    """For the histories of both sessions; None for a client that named no session."""
+    """For the histories of both sessions; None for a client without a former session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +47,9 @@ class SessionClaimed:
     """A returning client connected; the node of the batch has the session from here on.
 
     The store counts the claims of a session and gives the number out (``Committed.claim``): a fencing token.
-    The last claim wins. Changes that name an earlier claim have no effect any more. A session that was
-    connected counts as away from this change on; ``away_since`` of a session that is away stays, so a
-    series of claims keeps no session alive. Without effect when the session has ended.
+    The last claim wins. Changes with an earlier claim have no effect any more. A session that was connected
+    counts as away from this change on; ``away_since`` of a session that is away stays, so a series of claims
+    keeps no session alive. Without effect when the session has ended.
     """
 
     namespace: str
@@ -58,7 +58,7 @@ class SessionClaimed:
 
 @dataclass(frozen=True, slots=True)
 class SessionResumed:
-    """The connect handler accepted the client that made the claim: the session is not away any more.
+    """The connect handler accepted the client of the claim: the session is not away any more.
 
     Without effect, ``deferred`` included, when another claim or the session's end came between.
     """
@@ -78,9 +78,9 @@ class SessionResumed:
 class SessionAway:
     """No client has the session, which waits for the client's return.
 
-    The transport ended in a way that is recoverable, or the claim was refused. Without effect when another
-    claim or the session's end came between. ``away_since`` becomes the uptime of the batch, unless the
-    session counts as away already.
+    The transport ended recoverably, or the claim was refused. Without effect when another claim or the
+    session's end came between. ``away_since`` becomes the uptime of the batch, unless the session counts as
+    away already.
     """
 
     namespace: str
@@ -91,19 +91,19 @@ class SessionAway:
     confirmed: int
     """The confirmed sequence: the client has received every event up to the sequence."""
     left_by_client: bool = False
-    """Whether the client itself called ``disconnect()``, perhaps to log in as another user. It stays true
-    until a client resumes the session: a refused claim does not clear it."""
+    """Whether the client itself called ``disconnect()``, perhaps to log in as another user. The value stays
+    true until a client resumes the session; a refused claim does not change the value."""
     reason: str = ""
     """Why the transport ended, for the history."""
     refusal: str | None = None
-    """Why the claim was refused, for the history: one of the results of a recovery; None if it was not."""
+    """The reason of a refused claim, for the history: a result of a recovery. None for a lost transport."""
 
 
 class SessionEnd(Enum):
     """The reason for the end of a session."""
 
     TRANSPORT = "transport"
-    """The transport ended in a way that is not recoverable."""
+    """The transport ended in an unrecoverable way."""
     REFUSED = "refused"
     """The connect handler refused a new session."""
     NEVER_ACCEPTED = "never_accepted"
@@ -124,7 +124,7 @@ class SessionEnded:
     sid: str
     reason: SessionEnd
     claim: int | None = None
-    """Without effect when another claim came between; None ends the session whatever its claim."""
+    """Without effect when another claim came between; None ends the session under any claim."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,12 +155,12 @@ class TokenAccepted:
     expires_at: float | None
     """The wall-clock time in seconds at which the token ends; None for a token without an end."""
     rooms: tuple[Room, ...]
-    """The rooms that the token names. Their joins are changes of their own."""
+    """The rooms in the token. The joins are separate changes."""
 
 
 @dataclass(frozen=True, slots=True)
 class IdentityRevoked:
-    """All sessions of an identity ended for good, in every namespace, also those bound just before."""
+    """All sessions of an identity ended for good, in every namespace, also sessions bound just before."""
 
     identity: str
 
@@ -182,8 +182,8 @@ class RoomLeft:
     sid: str
     room: Room
     through: int | None = None
-    """The sequence of the last event that the membership covers, which lies before this change; None for
-    the last event before this change."""
+    """The sequence of the last event of the membership, from before this change; None for the last event
+    before this change."""
 
 
 @dataclass(frozen=True, slots=True)

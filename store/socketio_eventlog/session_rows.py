@@ -1,4 +1,4 @@
-"""The rows of sessions as every engine reads them at a start. No I/O."""
+"""The rows of sessions, as every engine reads them at a start. No I/O."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LEFT_OUT: Final = (
 def stored_sessions(
     rows: Iterable[Any], memberships: Mapping[tuple[str, str], Sequence[Membership]]
 ) -> list[StoredSession]:
-    """Return the sessions of rows, whose columns are those of the query of each engine, in one order.
+    """Return the sessions of rows; the queries of all engines select the same columns.
 
     ``memberships``: by namespace and sid.
     """
@@ -68,9 +68,9 @@ def stored_sessions(
 
 
 def _with_token_rooms(rows: Iterable[Any]) -> Iterator[Any]:
-    """Yield rows that begin with namespace and sid, with the rooms of their last column, which is JSON.
+    """Yield the rows, with the JSON of the last column as rooms; a row begins with namespace and sid.
 
-    A row that cannot be read is left out: its session must not be recovered, and others need the start.
+    An unreadable row is left out: the row's session must not be recovered, and must not fail the start.
     """
     for row in rows:
         try:

@@ -1,4 +1,4 @@
-"""The state at one point of the order, from which a node begins. All records are immutable."""
+"""The state with which a node begins, at a point of the order. All records are immutable."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Membership(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StoredSession:
-    """A session in the snapshot that a node begins with."""
+    """A session in a snapshot."""
 
     namespace: str
     sid: str
     pid_hash: bytes
     start: Offset
-    """The beginning of the session. Its epoch tells offsets of earlier epochs from a lost future."""
+    """The beginning of the session. The epoch tells offsets of earlier epochs from a lost future."""
     former_offset: str | None
     data: str
     """A JSON object."""
@@ -48,7 +48,7 @@ class StoredSession:
     identity: str | None = None
     """The identity of a bound session."""
     auth_hash: bytes | None = None
-    """See ``SessionOpened``; None for a session from before this field."""
+    """See ``SessionOpened``; None for a session from before the field existed."""
     left_by_client: bool = False
     """See ``SessionAway``."""
     token_expires_at: float | None = None
@@ -58,30 +58,30 @@ class StoredSession:
     claim: int = 1
     """The number of claims so far."""
     claimed_in: int = 0
-    """The number of the batch with the last claim; 0 when it is older than all batches of living nodes."""
+    """The number of the batch with the last claim; 0 for a claim older than all batches of living nodes."""
     node: str | None = None
-    """The node that has the session, since a client connected to it; None while no node has it."""
+    """The node of the session, from a client's connection on; None while no node has the session."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeRecord:
-    """A node that is alive, by its last heartbeat."""
+    """A living node, from the node's last heartbeat."""
 
     node: str
-    """A random id: one life of a process."""
+    """A random id of a life of a process."""
     alive: float
-    """The uptime in seconds of its last heartbeat."""
+    """The uptime of the last heartbeat, in seconds."""
     applied: int
     """See ``Heartbeat``."""
     floor: int
     """See ``Heartbeat``."""
     behind: int = field(default=0, compare=False)
-    """How many batches before that heartbeat it had not applied; 0 until a heartbeat after the snapshot."""
+    """The number of batches not applied at the last heartbeat; 0 until a heartbeat after the snapshot."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The state at one point of the order, from which a node begins; ``batches`` continue right after it."""
+    """The state with which a node begins, at a point of the order; ``batches`` continues from there."""
 
     batch: int
     """The number of the last batch in the snapshot."""
@@ -90,8 +90,8 @@ class Snapshot:
     uptime: float
     """The uptime clock, in seconds."""
     nodes: tuple[NodeRecord, ...]
-    """The nodes that are alive, in the order in which they joined, this one included."""
+    """The living nodes, in the order of joining, the own node included."""
     positions: tuple[tuple[float, int], ...]
-    """Noted positions, ascending: each an uptime and the sequence of the last event at that time."""
+    """Noted positions, ascending: uptime, and sequence of the last event at the time."""
     sessions: tuple[StoredSession, ...]
-    """All sessions, in the order of their opening. The sessions of nodes that are gone are away."""
+    """All sessions, in the order of opening. The sessions of dead nodes are away."""

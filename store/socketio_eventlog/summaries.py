@@ -1,7 +1,7 @@
-"""The summaries of missed events, made once for all clients that have missed the same. No I/O.
+"""The summaries of missed events, shared by all clients with the same missed events. No I/O.
 
-A crowd that returns asks the same question for each client: the clients have the same rooms, and the room of
-a client's own sid has no events.
+The clients of a returning crowd need the same summary: all have the same rooms, and the room of a client's
+own sid has no events.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from socketio_eventlog.segment import Audience, AudienceRange, Segment
 
 _AUDIENCE = attrgetter("audience")
 KEPT_RANGES = 10_000
-"""Rooms in the questions whose summaries are kept."""
+"""The most rooms in the kept questions."""
 
 
 class Summaries:
-    """The summaries up to one sequence."""
+    """The summaries up to a sequence."""
 
     def __init__(self) -> None:
         self._through = -1
@@ -48,7 +48,7 @@ class Summaries:
 
 
 def _with_events(segments: Sequence[Segment], ranges: Sequence[AudienceRange]) -> tuple[AudienceRange, ...]:
-    """Return the ranges whose audience has events in the segments."""
+    """Return the ranges of audiences with events in the segments."""
     audiences, found = set(map(_AUDIENCE, ranges)), set[Audience]()
     for segment in segments:
         found |= segment.lists.keys() & audiences

@@ -9,8 +9,8 @@ from typing import Final
 from socketio_eventlog.log import HEARTBEAT_SECONDS
 
 LONGEST_STEP_SECONDS: Final = 2 * HEARTBEAT_SECONDS
-"""The longest time between two batches that counts. A longer one is no service: the process was frozen, the
-disk was full, or the machine was asleep, and no client could come back."""
+"""The longest time between two batches that counts. In a longer pause no client could come back: the process
+was frozen, the disk was full, or the machine was asleep."""
 
 
 class UptimeClock:
@@ -23,11 +23,11 @@ class UptimeClock:
         self._stepped_at = monotonic()
 
     def next(self) -> tuple[float, float]:
-        """Return the uptime of a batch that is written now, and the time to give to ``step`` afterwards."""
+        """Return the uptime for a batch written now, and the time to pass to ``step`` afterwards."""
         now = self._monotonic()
         passed = min(max(now - self._stepped_at, 0.0), LONGEST_STEP_SECONDS)
         return self.seconds + passed, now
 
     def step(self, uptime: float, now: float) -> None:
-        """Move the clock, since the batch was written. A batch that failed moves nothing."""
+        """Move the clock, since the batch was written. A failed batch moves nothing."""
         self.seconds, self._stepped_at = uptime, now

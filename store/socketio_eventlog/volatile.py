@@ -1,4 +1,4 @@
-"""A log without storage, for a server whose recovery is disabled."""
+"""A log without storage, for a server without recovery."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _REJECTED: Final = frozenset({NodeJoined, NodeDied})
 
 @dataclass(slots=True)
 class _Session:
-    """The state of a session that decides about outcomes."""
+    """The state of a session, for the decision of outcomes."""
 
     claim: int = 1
     identity: str | None = None
 
 
 class VolatileLog:
-    """A ``Log`` that gives places and outcomes, and stores nothing."""
+    """A ``Log`` with places and outcomes, and without storage."""
 
     is_durable: Final = False
     index_memory_bytes: Final = 0
@@ -77,7 +77,7 @@ class VolatileLog:
         raise OffsetUnknown
 
     def precedes_epoch(self, earlier: str, later: str) -> bool:
-        """Return False: a volatile log has one epoch only."""
+        """Return False: a volatile log has a single epoch."""
         return False
 
     async def join(self) -> Snapshot:
