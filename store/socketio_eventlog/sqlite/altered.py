@@ -1,7 +1,7 @@
 """The rows of ``altered_ranges`` and ``unused_ranges``. Jobs of a database thread, in a transaction.
 
 Triggers note the events that another program changes or deletes. The server's own pruning raises
-``log_state.pruned_through`` first, so the rows that it deletes are not noted.
+``log_state.pruned_through`` first, so pruned rows are not noted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from socketio_eventlog.altered import MAX_RANGES, AlteredRange
 _SINCE: Final = """
 SELECT namespace, first, last, audience_lost FROM altered_ranges WHERE number > ? ORDER BY number LIMIT ?
 """
-# A tool that deletes every second event leaves a row for each: more rows than are kept are read in blocks.
+# A tool that deletes every second event leaves a row for each event. Above MAX_RANGES, rows are read in
+# blocks.
 _BLOCKS_SINCE: Final = """
 SELECT namespace, min(first), max(last), max(audience_lost) FROM altered_ranges
 WHERE number > ? GROUP BY namespace, first / 4096
@@ -38,7 +39,7 @@ WHERE previous < offset - 1 ORDER BY offset
 """
 _NOTE_UNUSED: Final = "INSERT OR REPLACE INTO unused_ranges (first, last) VALUES (?, ?)"
 _FORGET: Final = "DELETE FROM altered_ranges WHERE number > ?"
-# The newest row stays, so that no later one gets its number, which the writer has seen.
+# The newest row stays: a later row must not get a number that the writer has read already.
 _PRUNE: Final = (
     "DELETE FROM altered_ranges WHERE last <= ? AND number < (SELECT max(number) FROM altered_ranges)",
     "DELETE FROM unused_ranges WHERE last <= ?",
@@ -46,7 +47,7 @@ _PRUNE: Final = (
 
 
 def since(connection: sqlite3.Connection, number: int) -> list[AlteredRange]:
-    """Return the ranges with larger numbers, merged when they are many."""
+    """Return the ranges with larger numbers; many ranges are merged."""
     rows = connection.execute(_SINCE, (number, MAX_RANGES + 1)).fetchall()
     if len(rows) > MAX_RANGES:
         rows = connection.execute(_BLOCKS_SINCE, (number,)).fetchall()
@@ -60,17 +61,17 @@ def newest(connection: sqlite3.Connection) -> int:
 
 
 def note_unused(connection: sqlite3.Connection, first: int, last: int) -> None:
-    """Record the sequences of failed appends, so that a hole in the log can be told from a loss."""
+    """Record the sequences of failed appends, to distinguish a hole in the log from a loss."""
     connection.execute(_NOTE_UNUSED, (first, last))
 
 
 def note_lost(connection: sqlite3.Connection, ranges: Iterable[tuple[int, int]]) -> None:
-    """Record ranges of events that are gone."""
+    """Record ranges of lost events."""
     connection.executemany(_INSERT, ranges)
 
 
 def lose_audience(connection: sqlite3.Connection, first_sequence: int) -> None:
-    """Record that the index does not know the audience of altered events from a sequence on."""
+    """Record that the audience of altered events from a sequence on is unknown."""
     connection.execute(_LOSE_AUDIENCE, (first_sequence,))
 
 
@@ -83,7 +84,7 @@ def forget_since(connection: sqlite3.Connection, number: int) -> None:
 
 
 def holes(connection: sqlite3.Connection, after: int, through: int) -> Iterator[tuple[int, int]]:
-    """Yield the ranges in (after, through] without events that are neither unused nor noted, ascending."""
+    """Yield the ranges in (after, through] without events, ascending; without unused and noted ranges."""
     explained = _Ranges(connection.execute(_EXPLAINED, {"first": after + 1}))
     for first, last in connection.execute(_HOLES, {"after": after, "through": through}).fetchall():
         for known_first, known_last in explained.overlapping(first, last):
@@ -95,10 +96,10 @@ def holes(connection: sqlite3.Connection, after: int, through: int) -> Iterator[
 
 
 class _Ranges:
-    """Disjoint ranges, from ranges that may overlap."""
+    """Disjoint ranges, made from overlapping ranges."""
 
     def __init__(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """``ranges``: by their first sequence, ascending."""
+        """``ranges``: by first sequence, ascending."""
         self._firsts: list[int] = []
         self._lasts: list[int] = []
         for first, last in ranges:

@@ -1,7 +1,7 @@
-"""A backup of a database: a copy of one snapshot, checked before it gets its name. Blocking.
+"""A backup of a database: a copy of one snapshot, checked before the copy gets the final name. Blocking.
 
-The program that makes it reads the database beside the server, as any reader may: so the server's event
-loop, its writer and its interpreter lock have no part in it.
+The backup runs in a process of its own, as a reader beside the server. So the backup uses neither the
+server's event loop, nor the writer, nor the interpreter lock.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ def back_up(
     on_copied: OnCopied = lambda *_: None,
     on_step: OnStep = lambda *_: None,
 ) -> Report | None:
-    """Copy a database into a new file with the mode 0600; return what the checks of the copy have found.
+    """Copy a database into a new file with the mode 0600; return the report of the checks.
 
-    Without ``is_checked`` nothing is checked, so that a damaged database can be copied as it is.
+    Without ``is_checked`` nothing is checked, which allows the copy of a damaged database.
 
-    The file has its name when it is complete, sound and durable, and not before: a kill leaves a file
-    ``NAME.….part``. With ``replaces`` a file with this name is replaced. Raises NothingChanged.
+    The copy gets the final name when complete, sound and durable: a kill leaves a file ``NAME.….part``. With
+    ``replaces`` an existing file is replaced. Raises NothingChanged.
     """
     _refuse_own_files(database, target)
     if not replaces and (target.exists() or target.is_symlink()):
@@ -51,7 +51,7 @@ def back_up(
 
 
 def checked(copy: Path, on_step: OnStep) -> Report:
-    """Check a copy; return what was found. Raises NothingChanged for a copy that is not sound."""
+    """Check a copy; return the report. Raises NothingChanged for an unsound copy."""
     with copies.opened_copy(copy) as connection:
         report = check.check(connection, on_step)
     if not report.is_sound:
@@ -76,12 +76,12 @@ def _refuse_own_files(database: Path, target: Path) -> None:
 
 
 def _publish(part: Path, target: Path, *, replaces: bool) -> None:
-    """Give a complete copy its name, durably."""
+    """Give a complete copy the final name, durably."""
     if replaces:
         part.replace(target)
     else:
         try:
-            os.link(part, target)  # unlike a rename, it replaces nothing that came meanwhile
+            os.link(part, target)  # unlike a rename, a link never replaces a new file
         except FileExistsError:
             raise NothingChanged(f"{target} exists; --force replaces it.") from None
         except OSError:  # a file system without hard links

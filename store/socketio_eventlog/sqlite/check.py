@@ -1,4 +1,4 @@
-"""Checks of a whole database: what SQLite promises, and what the log promises.
+"""Checks of a whole database: the promises of SQLite, and the promises of the log.
 
 All checks read one snapshot, and are blocking.
 """
@@ -17,7 +17,7 @@ from socketio_eventlog.sqlite import altered, check_index, check_rows, check_siz
 from socketio_eventlog.sqlite.schema import APPLICATION_ID, HEAD_REVISION, revision_of
 
 MAX_PROBLEMS: Final = 10
-"""The most problems that one check reports."""
+"""The most reported problems of a check."""
 
 _STATE: Final = """
 SELECT max((SELECT coalesce(max(offset), 0) FROM events), pruned_through,
@@ -41,27 +41,27 @@ _TRIGGERS: Final = frozenset(
 )
 
 OnStep = Callable[[str, int, int], object]
-"""Called before each check, with its name, its number from 0 on, and the number of all checks."""
+"""Called before each check, with the check's name, its number from 0 on, and the number of all checks."""
 
 
 @dataclass
 class Report:
-    """What the checks have found."""
+    """The results of the checks."""
 
     problems: list[str] = field(default_factory=list)
-    """Promises that are broken."""
+    """Broken promises, a sentence each."""
     notes: list[str] = field(default_factory=list)
-    """What an operator may want to know, although no promise is broken."""
+    """Remarks for the operator that are no problems."""
     revision: str | None = None
     """The revision of the schema; None for a database without one."""
     head: int = 0
     """The number of the last event."""
     pruned_through: int = 0
-    """The number of the last event that was pruned."""
+    """The sequence of the last pruned event."""
     tables: list[TableSize] = field(default_factory=list)
     """The tables, the largest first."""
     unused_bytes: int = 0
-    """The pages of the file that are free for new rows."""
+    """The size of the file's free pages."""
 
     @property
     def is_sound(self) -> bool:
@@ -70,7 +70,7 @@ class Report:
 
 
 def check(connection: sqlite3.Connection, on_step: OnStep = lambda *_: None) -> Report:
-    """Check a database that is open for reading, in a transaction. Raises sqlite3.OperationalError."""
+    """Check a database, open for reading in a transaction. Raises sqlite3.OperationalError."""
     report = Report()
     steps: list[tuple[str, Callable[[], Iterator[str]]]] = [
         ("pages", lambda: _integrity(connection)),
@@ -84,7 +84,7 @@ def check(connection: sqlite3.Connection, on_step: OnStep = lambda *_: None) -> 
         on_step(title, number, len(steps))
         try:
             found = list(islice(step(), MAX_PROBLEMS + 1))
-        except sqlite3.DatabaseError as error:  # a page that cannot be read
+        except sqlite3.DatabaseError as error:  # an unreadable page
             found = [f"{title}: SQLite says: {error}"]
         report.problems += found[:MAX_PROBLEMS]
         if len(found) > MAX_PROBLEMS:
@@ -128,7 +128,7 @@ def _schema(connection: sqlite3.Connection, report: Report) -> Iterator[str]:
 
 
 def _offsets(connection: sqlite3.Connection, report: Report) -> Iterator[str]:
-    """Yield the offsets that are neither events, nor unused, nor pruned, nor known to be lost."""
+    """Yield the offsets that are neither events, nor unused, nor pruned, nor recorded as lost."""
     report.head, report.pruned_through, noted = connection.execute(_STATE).fetchone()
     through = max(report.head, noted)
     for first, last in altered.holes(connection, report.pruned_through, through):

@@ -1,4 +1,4 @@
-"""The check of the index on disk against the events that it names."""
+"""The check of the index on disk against the events."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ SELECT offset, namespace, rooms, size_bytes FROM events WHERE offset BETWEEN ? A
 
 
 def check(connection: sqlite3.Connection, pruned_through: int) -> Iterator[str]:
-    """Yield a sentence for each segment that does not name the events of its range.
+    """Yield a sentence for each segment that does not match the events in the segment's range.
 
-    The sizes in a segment are those at the emit; a redaction leaves them.
+    The sizes in a segment are the sizes at the emit; a redaction does not change the sizes.
     """
     changed = altered.sequences(connection, pruned_through + 1)
     end = 0

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 
 class RowCheck(NamedTuple):
-    """A statement that selects the rows that break a promise, and a sentence about each of them."""
+    """A statement that selects the rows with a broken promise, and a sentence for each row."""
 
     sql: str
     text: str
@@ -151,7 +151,7 @@ def _parsed(text: str) -> object:
 
 
 def _beginning(text: str) -> object:
-    """Return an array that has only the name of an event; an empty object for what is no event."""
+    """Return an array with only the name of an event; an empty object for a text that is no event."""
     if not text.startswith('["'):
         return {}
     try:

@@ -1,7 +1,7 @@
-"""The changes of a session whose outcome is decided at their place: by the number of claims, and by its end.
+"""The changes of a session with an outcome: without effect after another claim, or after the session's end.
 
 Jobs of a database thread, in the caller's transaction. Each change is a statement of its own, since
-``executemany`` does not tell which of its statements found a row.
+``executemany`` does not tell which statements found a row.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _END_MEMBERSHIPS: Final = "DELETE FROM rooms WHERE namespace = ? AND sid = ?"
 def write(
     connection: sqlite3.Connection, changes: Sequence[ConditionalChange], point: Point, history: NoHistory
 ) -> Sequence[Committed]:
-    """Write changes of one kind one by one; return each with its outcome."""
+    """Write changes of one kind, each by a statement; return the changes with their outcomes."""
     committed = [_write(connection, change, point, history) for change in changes]
     history.decided(connection, committed, point)
     return committed

@@ -1,7 +1,7 @@
 """The compaction of a database: VACUUM, which gives unused pages back to the disk. Blocking.
 
-It keeps every row with its number, and the triggers that note changed events see nothing of it. It writes
-the whole content into the WAL, as one transaction: a kill leaves the database as it was.
+VACUUM keeps every row and its number, and does not run the triggers that note changed events. VACUUM writes
+the whole content into the WAL, as one transaction: a kill leaves the former database.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def compact(
     """Compact the database of a writing connection, outside of a transaction.
 
     ``max_bytes`` limits the content; beyond, and without room on the disk, NothingChanged is raised. Also
-    return whether the file is smaller already: a reader keeps the pages in the WAL until it has ended.
+    return whether the file is smaller already: the pages stay in the WAL until the last reader has ended.
     """
     begun = time.perf_counter()
     before, content = _sizes(connection)
@@ -45,7 +45,7 @@ def compact(
 
 
 def compact_stopped(path: Path) -> Compacted:
-    """Compact the database of a server that is stopped. Raises NothingChanged."""
+    """Compact the database of a stopped server. Raises NothingChanged."""
     path = path.resolve()
     lock: Lock | None = None
     try:
@@ -66,7 +66,7 @@ def compact_stopped(path: Path) -> Compacted:
 
 
 def _sizes(connection: sqlite3.Connection) -> tuple[int, int]:
-    """Return the size of the database, with what is in the WAL still, and of its content."""
+    """Return the size of the database, including the pages in the WAL, and the size of the content."""
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
     (unused,) = connection.execute("PRAGMA freelist_count").fetchone()
     (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()

@@ -1,4 +1,4 @@
-"""Copies of a database: made of one snapshot, checked, and put in their place in one step.
+"""Copies of a database: made of one snapshot, checked, and put in place in one step.
 
 All functions are blocking. No function is for the process of a running server: the close of a plain handle
 drops SQLite's locks on the file (https://sqlite.org/howtocorrupt.html, "POSIX advisory locks").
@@ -21,7 +21,7 @@ from socketio_eventlog.sqlite.schema import OPENING_TIMEOUT_SECONDS
 PAGES_PER_STEP: Final = 1000
 HEADER: Final = b"SQLite format 3\0"
 SIDE_FILES: Final = ("-wal", "-shm", "-journal")
-"""What SQLite keeps beside a database; the names begin with the name of the database."""
+"""The ends of the names of SQLite's files beside a database."""
 
 OnCopied = Callable[[int, int], object]
 """Called with the number of copied pages and of all pages."""
@@ -31,7 +31,7 @@ OnCopied = Callable[[int, int], object]
 def snapshot(path: Path) -> Iterator[sqlite3.Connection]:
     """Open a database for reading, at one point of its history, beside a server or without one.
 
-    The server goes on to write; its WAL grows while the snapshot is open. Raises NothingChanged.
+    The server goes on to write; the WAL grows while the snapshot is open. Raises NothingChanged.
     """
     if not path.exists():
         raise NothingChanged(f"There is no database {path}.")
@@ -44,7 +44,7 @@ def snapshot(path: Path) -> Iterator[sqlite3.Connection]:
 
 @contextmanager
 def opened_copy(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open a copy that no program writes; no file is made beside it."""
+    """Open a copy that no program writes, without a new file beside the copy."""
     with closing(_connect(path, "mode=ro&immutable=1")) as connection:
         connection.execute("BEGIN")
         yield connection
@@ -60,12 +60,12 @@ def snapshot_or_copy(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def is_in_use(path: Path) -> bool:
-    """Whether a server has the lock of a database, or may have it. Raises OSError."""
+    """Whether a server has, or may have, the lock of a database. Raises OSError."""
     return _noted(path) is None
 
 
 def _check_left_over(path: Path) -> None:
-    """Refuse a WAL of another database, as a start does; a running server has checked it."""
+    """Refuse a WAL of another database, as a start does; a running server has done the check."""
     note = _noted(path)
     if note is not None:
         left_over.check(path, note)
@@ -111,14 +111,14 @@ def copy_pages(source: sqlite3.Connection, target: Path, on_copied: OnCopied = l
 
 
 def delete(path: Path) -> None:
-    """Delete a copy and what SQLite may have left beside it."""
+    """Delete a copy, and SQLite's files beside the copy."""
     with suppress(FileNotFoundError):
         path.unlink()
     delete_side_files(path)
 
 
 def delete_side_files(path: Path) -> None:
-    """Delete what SQLite may have left beside a database."""
+    """Delete SQLite's files beside a database."""
     for suffix in SIDE_FILES:
         with suppress(FileNotFoundError):
             path.with_name(path.name + suffix).unlink()

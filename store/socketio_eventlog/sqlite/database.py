@@ -1,4 +1,4 @@
-"""An SQLite connection on a thread of its own: the only file that knows aiosqlite.
+"""An SQLite connection on a thread of its own: the only file that imports aiosqlite.
 
 A job is a plain function of a ``sqlite3.Connection``. A job runs on the connection's thread from start to
 end, so a transaction costs one hop to the thread and back, however many statements the job has.
@@ -56,7 +56,7 @@ def translate_error(error: Exception) -> StoreError | None:
 
 
 class StoreConnection(sqlite3.Connection):
-    """A connection that reports a wait for the disk to its event loop, and may own the file's lock."""
+    """A connection that reports a wait for the disk to the event loop, and may own the file's lock."""
 
     gil_relief: GilRelief | None = None
     lock: Lock | None = None
@@ -79,14 +79,14 @@ class StoreConnection(sqlite3.Connection):
             super().close()
         finally:
             if self.lock is not None:
-                # A start that failed must not lose what the former server has committed.
+                # A failed start must not lose the progress of the former server.
                 self.lock.release(keep_file=self.lock.found_progress is not None)
 
 
 class Database:
-    """A connection and its thread, used from one event loop.
+    """A connection and the connection's thread, used from a single event loop.
 
-    Jobs run one at a time, in the order of their submission. A job that raises leaves no transaction open.
+    Jobs run one at a time, in the order of submission. A failed job leaves no transaction open.
     """
 
     def __init__(self, connect: Callable[[], StoreConnection]) -> None:
@@ -98,8 +98,8 @@ class Database:
         self._failure: Exception | None = None
         self._connection: StoreConnection
         self._worker = aiosqlite.Connection(self._connect_worker, iter_chunk_size=64)
-        # The thread waits for jobs until its close, and the interpreter's exit waits for every thread that
-        # is not a daemon: a program with an error before the close would hang forever.
+        # The thread waits for jobs until the close, and the interpreter's exit waits for every non-daemon
+        # thread: a program with an error before the close would hang forever.
         self._worker._thread.daemon = True  # noqa: SLF001 -- aiosqlite has no option for it
 
     @classmethod
@@ -165,7 +165,7 @@ class Database:
     def abandon(self) -> None:
         """Close the connection after the end of the event loop; blocking, called on another event loop.
 
-        The queued jobs run to their end, and no caller is left to hear of them.
+        The queued jobs run to their end; no caller receives the results.
         """
         self._closing = asyncio.get_running_loop().create_future()
         self._closing.set_result(None)
@@ -201,7 +201,7 @@ class Database:
         try:
             self._loop.call_soon_threadsafe(callback)
         except RuntimeError:
-            # A closed loop has no task that waits for the result.
+            # No task of a closed loop waits for the result.
             return
         finally:
             self._gil_relief.job_completed()

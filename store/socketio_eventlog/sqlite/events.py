@@ -51,7 +51,7 @@ _PRUNE: Final = (
 
 def insert(connection: sqlite3.Connection, first_sequence: int, events: Sequence[Event]) -> None:
     """Write the events with consecutive sequences."""
-    # A list: rows that are made one by one between the inserts cost a tenth more.
+    # A list: rows from a generator cost a tenth more, made one by one between the inserts.
     connection.executemany(_INSERT, list(map(_row, count(first_sequence), events)))
     if any(map(_ATTACHMENTS, events)):
         parts = [
@@ -78,14 +78,14 @@ def _row(sequence: int, event: Event) -> tuple[object, ...]:
 
 
 def emission_times(connection: sqlite3.Connection, sequences: Sequence[int]) -> list[tuple[int, float]]:
-    """Return these sequences, ascending, each with the time of its event; absent events are left out."""
+    """Return the sequences, ascending, each with the time of the event; absent events are left out."""
     return connection.execute(_READ_TIMES, (json.dumps(sorted(set(sequences))),)).fetchall()
 
 
 def read(
     connection: sqlite3.Connection, sequences: Sequence[int], limit_bytes: int | None = None
 ) -> list[LoggedEvent]:
-    """Read the events with these sequences, ascending, up to the event that exceeds the limit.
+    """Read the events with the sequences, ascending, up to the first event beyond the limit.
 
     Absent events are left out.
     """
@@ -118,7 +118,7 @@ def _read_attachments(connection: sqlite3.Connection, sequences: Sequence[int]) 
 def unreadable(
     connection: sqlite3.Connection, first: int, last: int, is_readable: Callable[[str, int], bool]
 ) -> list[int]:
-    """Return the sequences of a range whose payload and number of attachments fail the check."""
+    """Return the sequences of the events in a range that fail the check."""
     rows = connection.execute(_READ_PAYLOADS, (first, last))
     return [sequence for sequence, payload, attachments in rows if not is_readable(payload, attachments)]
 
@@ -128,7 +128,7 @@ def read_newest(
 ) -> Iterator[tuple[int, str, tuple[Room, ...] | None, int]]:
     """Yield sequence, namespace, rooms and size in bytes of the events from ``first_sequence`` on.
 
-    Events that were changed through SQL are left out.
+    Events changed through SQL are left out.
     """
     changed = altered.sequences(connection, first_sequence)
     for sequence, namespace, rooms, size_bytes in connection.execute(_READ_NEWEST, (first_sequence,)):
@@ -137,7 +137,7 @@ def read_newest(
 
 
 def redact(connection: sqlite3.Connection, change: Redacted) -> bool:
-    """Replace the name and the arguments of an event; return whether there is one.
+    """Replace the name and the arguments of an event; return whether the event exists.
 
     The unused parts of the pages do not keep the former content. The index keeps the former size.
     """
@@ -149,11 +149,11 @@ def redact(connection: sqlite3.Connection, change: Redacted) -> bool:
         connection.execute(_DELETE_ATTACHMENTS, (change.sequence,))
     finally:
         connection.execute("PRAGMA secure_delete = FAST")
-    altered.forget_since(connection, noted)  # the triggers take the change for that of another program
+    altered.forget_since(connection, noted)  # the triggers take the change for a change of another program
     return is_there
 
 
 def prune(connection: sqlite3.Connection, through: int) -> None:
-    """Delete the events up to a sequence, their attachments, and the memberships with an end up to there."""
+    """Delete the events up to a sequence, with their attachments, and memberships that ended before."""
     for statement in _PRUNE:
         connection.execute(statement, (through,))

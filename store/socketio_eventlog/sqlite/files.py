@@ -18,7 +18,7 @@ SUFFIXES: Final = ("", "-wal", "-shm", "-lock", "-reserve")
 
 
 def check_links(path: Path) -> None:
-    """Raise StoreNotUsable for symbolic links that lead nowhere but to themselves."""
+    """Raise StoreNotUsable for symbolic links in a circle."""
     try:
         path.resolve()
         path.stat()
@@ -26,15 +26,15 @@ def check_links(path: Path) -> None:
         pass
     except OSError as error:
         if error.errno != errno.ELOOP:
-            return  # opening the file tells what is wrong
+            return  # the opening of the file names the error
     else:
         return
     raise StoreNotUsable(f"The symbolic links of {path} lead in a circle.")
 
 
 def create(path: Path, mode: int) -> None:
-    """Create an empty file with this mode; SQLite gives the -wal and -shm the same mode."""
-    path = path.resolve()  # a symbolic link may lead to a file that is not there yet
+    """Create an empty file with a mode; SQLite gives the -wal and -shm the same mode."""
+    path = path.resolve()  # a symbolic link may lead to an absent file
     if path.is_dir():
         raise StoreNotUsable(f"{path} is a directory; the path of a file is needed.")
     if path.exists() and not path.is_file():
@@ -57,7 +57,7 @@ def create(path: Path, mode: int) -> None:
 
 
 def narrow(path: Path, mode: int) -> None:
-    """Take rights beyond ``mode`` from the files, for example from a backup that was put back."""
+    """Take rights beyond ``mode`` from the files, for example from a restored backup."""
     path = path.resolve()  # SQLite puts the WAL beside the target of a symbolic link
     for file in (path.with_name(path.name + suffix) for suffix in SUFFIXES):
         try:

@@ -23,7 +23,7 @@ PAUSE_GROWTH: Final = 1.5
 MAX_WAIT_SECONDS: Final = 0.005
 """Time to yield the GIL to a job that runs statements: each statement needs the GIL."""
 MAX_COMMIT_WAIT_SECONDS: Final = 0.0003
-"""Time to yield the GIL to a job that commits. A longer wait is lost time until the disk has answered (a
+"""Time to yield the GIL to a job that commits. A longer wait is lost time until the answer of the disk (a
 disk with 4 ms per fsync would take 70 % of the loop's time); afterwards the job needs the GIL once."""
 
 
@@ -36,7 +36,7 @@ class GilRelief:
         self._completed = 0  # like the next two, written on the thread only
         self._is_committing = False
         self._progress = threading.Event()
-        self._is_waiting = False  # the loop for the event; a job that sets it for nobody takes its time
+        self._is_waiting = False  # the loop waits for the event; otherwise no job sets it
         self._watching = False
 
     def job_submitted(self) -> None:
@@ -53,13 +53,13 @@ class GilRelief:
             self._progress.set()
 
     def commit_begins(self) -> None:
-        """Note that the job waits for the disk from now on; on the thread."""
+        """Note the begin of the job's wait for the disk; on the thread."""
         self._is_committing = True
         if self._is_waiting:
             self._progress.set()
 
     def commit_ends(self) -> None:
-        """Note that the job does not wait for the disk any more; on the thread."""
+        """Note the end of the job's wait for the disk; on the thread."""
         self._is_committing = False
 
     def _schedule_check(self, pause: float) -> None:

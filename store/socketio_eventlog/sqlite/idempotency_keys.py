@@ -1,4 +1,4 @@
-"""The rows of ``answers``: the idempotency keys of clients' events and their acknowledgements.
+"""The rows of ``answers``: the idempotency keys of clients' events, and the acknowledgements.
 
 All functions are jobs of a database thread; ``write`` and ``prune`` run in the caller's transaction.
 """
@@ -23,7 +23,7 @@ WHERE rowid IN (SELECT rowid FROM answers WHERE answered_at < ? ORDER BY answere
 
 
 def write(connection: sqlite3.Connection, handled: Sequence[EventHandled], uptime: float) -> None:
-    """Write the keys and acknowledgements. Raises ConditionFailed for a key that is stored already."""
+    """Write the keys and acknowledgements. Raises ConditionFailed for a stored key."""
     rows = [(a.namespace, a.name, a.identity, a.key, a.acknowledgement, uptime) for a in handled]
     try:
         connection.executemany(_INSERT, rows)

@@ -1,8 +1,8 @@
-"""A WAL that a crash left over, beside a database that is not its own.
+"""A WAL left over by a crash, beside another database.
 
-SQLite applies any complete WAL to the database beside it. After a backup was put in the place of the
-database, the pages of both would mix. A note in the lock file says which files belong together: a killed
-server leaves the lock file, and a clean stop leaves neither WAL nor lock file.
+SQLite applies any complete WAL to the database with the same name. If a backup replaces the database, the
+pages of both would mix. A note in the lock file says which files belong together: a killed server leaves the
+lock file, and a clean stop leaves neither WAL nor lock file.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def note_of(path: Path, epoch: str) -> str:
 
 
 def check(path: Path, note: str) -> None:
-    """Raise StoreNotUsable when the WAL beside a database belongs to another one; ``note`` may be empty.
+    """Raise StoreNotUsable for a WAL that belongs to another database; ``note`` may be empty.
 
     Reads without SQLite's locks and without the WAL. In doubt nothing is raised: the remedy deletes the WAL,
-    which would lose the newest commits of a database that is in order.
+    which would lose the newest commits of an intact database.
     """
     database, wal = _files(path)
     if not wal.exists() or wal.stat().st_size == 0:

@@ -22,7 +22,7 @@ from socketio_eventlog.options import DEFAULT_FILE_MODE
 
 try:
     import fcntl
-except ImportError:  # Windows; there only the epochs tell two servers on one database apart
+except ImportError:  # Windows: there is no lock, and only the epochs distinguish two servers on a database
     HAS_LOCKS = False
 else:
     HAS_LOCKS = True
@@ -53,14 +53,14 @@ if hasattr(os, "register_at_fork"):
 
 
 class Progress(NamedTuple):
-    """What a server has committed last."""
+    """The last commit of a server."""
 
     epoch: str
     """The epoch of the server."""
     head: int
     """The last sequence."""
     changes: int
-    """The number of transactions that changed memberships, or what a session may still receive."""
+    """The number of transactions that changed memberships, or the events that sessions may receive."""
 
 
 class Lock:
@@ -76,7 +76,7 @@ class Lock:
         self._file_mode = file_mode
         self._handle: int | None = None
         self.found_progress: Progress | None = None
-        """The progress of a server that was killed, until it is in the database; None after a clean stop."""
+        """The progress of a killed server, until recorded in the database; None after a clean stop."""
         deadline, warned = time.monotonic() + timeout_seconds, False
         while HAS_LOCKS and not self._try_acquire():
             if time.monotonic() >= deadline:
@@ -98,7 +98,7 @@ class Lock:
 
     @property
     def note(self) -> str:
-        """The text in the lock file; a server that was killed leaves it to the next one."""
+        """The text in the lock file; a killed server leaves the text to the next server."""
         if self._handle is None:
             return ""
         return os.pread(self._handle, MAX_NOTE_BYTES, 0).rstrip(b"\0").decode(errors="replace")
@@ -110,17 +110,17 @@ class Lock:
             os.fsync(self._handle)  # a power cut must not bring an earlier note back
 
     def forget(self) -> None:
-        """Delete the note and the progress: the database of which they speak is replaced."""
+        """Delete the note and the progress: both are about a database that is replaced."""
         if self._handle is not None:
             self.found_progress = None
             os.ftruncate(self._handle, 0)
             os.fsync(self._handle)
 
     def note_progress(self, progress: Progress) -> None:
-        """Record what was committed last, behind the note; without a sync.
+        """Record the last commit, behind the note; without a sync.
 
-        It survives the end of the process, as the commit does: a WAL that is cut or deleted afterwards is
-        missed at the next start.
+        The record survives the end of the process, as the commit does: the next start notices a WAL that was
+        cut or deleted afterwards.
         """
         if self._handle is not None:
             content = _PROGRESS.pack(progress.epoch.encode(), *progress[1:])
@@ -136,7 +136,7 @@ class Lock:
         return Progress(epoch.rstrip(b"\0").decode(errors="replace"), head, changes)
 
     def release(self, *, keep_file: bool = False) -> None:
-        """Release the lock and delete the lock file with its note. A second call does nothing."""
+        """Release the lock and delete the lock file, note included. A second call does nothing."""
         handle, self._handle = self._handle, None
         if handle is None or handle not in _locked_handles:
             return
@@ -171,7 +171,7 @@ class Lock:
         return self._handle is not None
 
     def _give_to_owner(self, handle: int) -> None:
-        """Give the file that root has made to the user of the server, who must be able to open it."""
+        """Give a file made by root to the user of the server, who must be able to open the file."""
         owner, present = self._file.parent.stat(), os.fstat(handle)
         if present.st_uid == 0 != owner.st_uid:
             os.fchown(handle, owner.st_uid, owner.st_gid)

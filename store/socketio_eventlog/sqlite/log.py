@@ -51,7 +51,7 @@ def _history(options: StoreOptions) -> NoHistory:
 
 
 class EventLog(IndexedLog):
-    """The durable ``Log`` of the only process that writes the database."""
+    """The durable ``Log`` of a database with a single writing process."""
 
     is_durable: Final = True
 
@@ -66,7 +66,7 @@ class EventLog(IndexedLog):
         """Use ``open``."""
         super().__init__(state.epochs, state.index, state.altered, state.head, state.pruned_through)
         self.node = node
-        """The random id of this node, and of its epoch."""
+        """The random id of the node, and of the node's epoch."""
         self.room = room
         self._batches = BatchStream()
         self._appends = 0
@@ -92,9 +92,8 @@ class EventLog(IndexedLog):
 
         The sessions of earlier nodes are away from here on. ``options.path`` must not be None. ``new_epoch``
         returns 1 to 32 letters, digits, ``-`` or ``_``. The clocks are read on another thread.
-        ``lock_timeout_seconds`` is that of ``schema.open_writer``, ``max_disconnection_seconds`` that of
-        ``begin_epoch``.
-        Raises StoreNotUsable (DatabaseTooNew included) with one line that names the path.
+        ``lock_timeout_seconds`` is as in ``schema.open_writer``, ``max_disconnection_seconds`` as in
+        ``begin_epoch``. Raises StoreNotUsable (DatabaseTooNew included) with one line that names the path.
         """
         path = options.path
         if path is None:

@@ -12,7 +12,7 @@ from socketio_eventlog.changes import Heartbeat
 from socketio_eventlog.sqlite.point import Point
 
 POSITIONS_KEPT: Final = 128
-"""The number of noted positions, of which the oldest is given up for a new one."""
+"""The most noted positions; beyond, the oldest is deleted for a new position."""
 
 _HEARTBEAT: Final = """
 UPDATE boots SET alive_at = ?, service_time = ?, applied = ?, floor = ? WHERE boot = ?

@@ -1,4 +1,4 @@
-"""A point of the order at which a run of changes is written, and the records of changes that took effect."""
+"""A point of the order for a run of changes, and the records of effective changes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Point(NamedTuple):
     """The point of the order at which a run of changes is written."""
 
     node: str
-    """The id of this node, and of its epoch."""
+    """The id of the node, and of the node's epoch."""
     position: int
     """The sequence of the last event before the changes."""
     uptime: float
@@ -33,5 +33,5 @@ class Point(NamedTuple):
 
 
 def effective(changes: Iterable[Change], positions: Iterable[int], claim: int = 0) -> Iterator[Committed]:
-    """Yield the changes, each with its position, as changes that took effect."""
+    """Yield the changes with their positions, as effective changes."""
     return map(_COMMITTED, zip(changes, positions, repeat(True), repeat(claim)))

@@ -1,4 +1,4 @@
-"""The rows of ``publications``: the idempotency keys of publishers, and the offsets of their events.
+"""The rows of ``publications``: the idempotency keys of publishers, and the offsets of the events.
 
 All functions are jobs of a database thread; ``write`` and ``prune`` run in the caller's transaction.
 """
@@ -37,7 +37,7 @@ def write(connection: sqlite3.Connection, published: Sequence[Published], point:
 
 
 def find(connection: sqlite3.Connection, publisher: str, key: str) -> Publication | None:
-    """Return what was published under a key; None for a new key."""
+    """Return the publication under a key; None for a new key."""
     row = connection.execute(_FIND, (publisher, key)).fetchone()
     if row is None:
         return None

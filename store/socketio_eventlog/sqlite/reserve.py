@@ -1,4 +1,4 @@
-"""A file that keeps room on the disk: given up when the disk is full, so that the log can delete events.
+"""A file that reserves room on the disk: given up on a full disk, so the log can delete events.
 
 A full disk refuses deletions and checkpoints, too: both write to the WAL first. SQLite never opens the
 reserve, and this module never opens the database: the close of a handle of the database would drop SQLite's
@@ -25,29 +25,29 @@ logger = logging.getLogger(__name__)
 RESERVE_BYTES: Final = 8_000_000
 """Room for a WAL of the usual size, and for as many new pages of the database at a checkpoint."""
 SHARE_OF_DISK: Final = 8
-"""On a small disk the reserve is one part in so many."""
+"""On a small disk, the reserve has 1/SHARE_OF_DISK of the disk."""
 PROBE_BYTES: Final = 65_536
 
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _PERHAPS_NO_SPACE: Final = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN})
-"""What SQLite says for an exhausted quota, and for a full disk when it makes the -wal and the -shm."""
+"""SQLite's errors for an exhausted quota, and for a full disk at the creation of the -wal and the -shm."""
 
 
 class Reserve:
     """The reserve file beside a database. All methods are blocking."""
 
     def __init__(self, path: Path, file_mode: int) -> None:
-        """``path`` is that of the database; nothing is written yet."""
+        """``path`` is the path of the database; nothing is written yet."""
         path = path.resolve()  # the database and its WAL are on the disk of the link's target
         self._file = path.with_name(path.name + "-reserve")
         self._folder = path.parent
         self._file_mode = file_mode
         self.is_possible = True
-        """False on a file system that cannot reserve room, or refuses a file of this size."""
+        """False on a file system without reservation of room, or with a limit below the reserve's size."""
 
     @property
     def size_bytes(self) -> int:
-        """The size that the reserve has or should have."""
+        """The actual or intended size of the reserve."""
         return min(RESERVE_BYTES, self._disk()[0] // SHARE_OF_DISK)
 
     @property
@@ -61,11 +61,11 @@ class Reserve:
 
     @property
     def missing_bytes(self) -> int:
-        """The bytes to free before there is room for the reserve and for as much beside it."""
+        """The bytes to free for the reserve and the same size beside the reserve."""
         return max(0, 2 * self.size_bytes - self.free_bytes)
 
     def create(self) -> bool:
-        """Make the reserve if there is room for it and as much beside it; return whether it exists."""
+        """Make the reserve if there is room for twice the reserve; return whether the reserve exists."""
         size = self.size_bytes
         if self._has_blocks(size):
             return True
@@ -84,23 +84,23 @@ class Reserve:
         return True
 
     def give_up(self) -> bool:
-        """Delete the reserve; return whether there was one."""
+        """Delete the reserve; return whether the reserve existed."""
         if not self.exists:
             return False
         self._delete()
         return True
 
     def check_opening(self, path: Path) -> None:
-        """Raise StoreNotUsable for a disk on which SQLite would be killed when it opens the database."""
+        """Raise StoreNotUsable for a disk on which the opening of the database would kill the process."""
         path = path.resolve()
         if has_small_blocks(path) and (needed := opening_bytes(path)) and self._is_full(needed):
             error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             raise StoreNotUsable(f"{path} cannot be opened: {error}.") from error
 
     def give_up_for(self, path: Path, error: StoreNotUsable) -> None:
-        """Give up the reserve after a start that failed on a full disk; raise any other error again.
+        """Give up the reserve after a failed start on a full disk; raise any other error again.
 
-        Also when there is no reserve: a sentence then says how many bytes must be freed.
+        Without a reserve, the error says how many bytes must be freed.
         """
         if not self.ran_out(error):
             raise error
@@ -108,7 +108,7 @@ class Reserve:
             raise StoreNotUsable(self.disk_is_full(path)) from error
 
     def disk_is_full(self, path: Path) -> str:
-        """Return a sentence with the bytes that must be freed before the log goes on."""
+        """Return a sentence with the bytes to free before the log goes on."""
         return f"The disk of {path} is full: {self.missing_bytes} bytes must be freed by hand."
 
     def ran_out(self, error: BaseException) -> bool:
@@ -125,7 +125,7 @@ class Reserve:
         return False
 
     def _has_blocks(self, size: int) -> bool:
-        """Whether the reserve takes so many bytes of the disk: a copy of it may be sparse."""
+        """Whether the reserve takes ``size`` bytes of the disk: a copied reserve may be sparse."""
         try:
             status = self._file.stat()
         except FileNotFoundError:

@@ -1,7 +1,7 @@
 """The restore of a backup, while no server runs. Blocking.
 
-The next start begins a new epoch at the end of the backup. So a client whose offset lies beyond that end is
-told so (``rolled_back``), and every other client of the backup's sessions recovers.
+The next start begins a new epoch at the end of the backup. So a client with an offset beyond the end gets a
+new session (``rolled_back``), and every other client of the backup's sessions recovers.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from socketio_eventlog.sqlite.lock import Lock
 REPLACED: Final = "-replaced"
 """The end of the name of the former database, which stays until the next restore."""
 RESTORING: Final = "-restoring"
-"""The end of the name of the copy until it is complete; the lock allows one restore at a time."""
+"""The end of the name of an incomplete copy; the lock allows one restore at a time."""
 CHECKPOINT_TIMEOUT_SECONDS: Final = 1.0
-"""The longest wait for programs that read the former database."""
+"""The longest wait for readers of the former database."""
 
 
 @dataclass(frozen=True)
 class Restored:
-    """What a restore has done."""
+    """The result of a restore."""
 
     report: Report
-    """What the checks of the backup have found."""
+    """The report of the checks of the backup."""
     replaced: Path | None
     """Where the former database is; None if there was none."""
 
@@ -78,7 +78,7 @@ def _refuse(backup: Path, path: Path) -> None:
         raise NothingChanged(f"{backup} is the database itself.")
     for suffix in (REPLACED, RESTORING):
         own = path.with_name(path.name + suffix)
-        if own.exists() and backup.samefile(own):  # a kill after its deletion would leave its data nowhere
+        if own.exists() and backup.samefile(own):  # a kill after the deletion would lose the data
             raise NothingChanged(
                 f"{backup} has a name that restore gives to a file of its own: rename it first."
             )
@@ -98,7 +98,7 @@ def _restore(
     backup: Path, path: Path, lock: Lock, file_mode: int, on_copied: OnCopied, on_step: OnStep
 ) -> Restored:
     copy = path.with_name(path.name + RESTORING)
-    copies.delete(copy)  # of a restore that was killed
+    copies.delete(copy)  # left by a killed restore
     try:
         with copies.opened_copy(backup) as source:
             copies.copy_pages(source, copy, on_copied)
@@ -106,11 +106,11 @@ def _restore(
         copy.chmod(file_mode)
         _give_to_owner(copy, path if path.exists() else path.parent)
         replaced = _set_aside(path, lock.note) if path.exists() else None
-        copies.delete_side_files(path)  # SQLite would apply the WAL of a deleted database to this one
+        copies.delete_side_files(path)  # SQLite would apply the WAL of a deleted database to the copy
         copy.replace(path)
         copies.sync(path.parent)
-        # Its note and progress speak of the former database. Until here a kill leaves that one, perhaps
-        # without its WAL, and the next start must miss the events.
+        # The note and the progress are about the former database. Until here a kill leaves the former
+        # database, perhaps without the WAL, and the next start must notice the missing events.
         lock.forget()
     finally:
         copies.delete(copy)
@@ -118,7 +118,7 @@ def _restore(
 
 
 def _give_to_owner(copy: Path, of: Path) -> None:
-    """Give a copy that root has made to the user of the server."""
+    """Give a copy made by root to the user of the server."""
     owner = of.stat()
     if owner.st_uid != copy.stat().st_uid and hasattr(os, "chown"):
         with suppress(PermissionError):
@@ -126,7 +126,7 @@ def _give_to_owner(copy: Path, of: Path) -> None:
 
 
 def _set_aside(path: Path, note: str) -> Path:
-    """Give the former database a second name, complete in one file if it can be read."""
+    """Give the former database a second name, complete in a single file if readable."""
     is_complete = _take_in_wal(path, note)
     replaced = path.with_name(path.name + REPLACED)
     copies.delete(replaced)
@@ -135,7 +135,7 @@ def _set_aside(path: Path, note: str) -> Path:
     except OSError:  # a file system without hard links; a rename would leave a moment without a database
         os.close(os.open(replaced, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         shutil.copyfile(path, replaced)
-        copies.sync(replaced)  # soon it is the only one with this content
+        copies.sync(replaced)  # soon the only file with the content
     for suffix in SIDE_FILES:
         side = path.with_name(path.name + suffix)
         with suppress(FileNotFoundError):

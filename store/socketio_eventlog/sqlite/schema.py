@@ -20,13 +20,13 @@ from socketio_eventlog.sqlite.database import StoreConnection
 from socketio_eventlog.sqlite.lock import Lock
 
 HEAD_REVISION: Final = "0010"
-"""The newest migration. A database of this revision opens without the import of alembic (0.3 s)."""
+"""The newest migration. A database of the newest revision opens without the import of alembic (0.3 s)."""
 APPLICATION_ID: Final = 0x53696F45
 """The number in the file's header, written by the first migration."""
 OLDEST_SQLITE: Final = (3, 37, 0)
 """The first version with STRICT tables."""
 OPENING_TIMEOUT_SECONDS: Final = 10.0
-"""Time to wait for another program's lock at the opening. A server in its shutdown holds the lock for up to
+"""Time to wait for another program's lock at the opening. A stopping server holds the lock for up to
 ``shutdown_grace``, by default 10 s."""
 WAL_BYTES: Final = 4_096_000
 """The size of the WAL at a checkpoint: 1000 pages, as SQLite has by default."""
@@ -35,9 +35,10 @@ LEAST_WAL_PAGES: Final = 16
 
 _BUSY_TIMEOUT: Final = "PRAGMA busy_timeout = 0"
 _READER_BUSY_TIMEOUT: Final = "PRAGMA busy_timeout = 1000"
-# Otherwise a build with SQLITE_SECURE_DELETE, such as Debian's, writes as many bytes as it deletes.
+# Otherwise a build with SQLITE_SECURE_DELETE, such as Debian's, overwrites all deleted bytes.
 _SECURE_DELETE: Final = "PRAGMA secure_delete = FAST"
-# They are for tools that show the database; SQLite can be built to enforce them, which would cost time.
+# Foreign keys are for tools that show the database; some builds of SQLite enforce foreign keys, which costs
+# time.
 _NO_FOREIGN_KEYS: Final = "PRAGMA foreign_keys = OFF"
 _SYNCHRONOUS: Final = {"full": "PRAGMA synchronous = FULL", "normal": "PRAGMA synchronous = NORMAL"}
 # On macOS, fsync leaves the data in the cache of the disk; other systems ignore these settings.
@@ -52,7 +53,7 @@ def open_writer(
 ) -> StoreConnection:
     """Open the only connection that writes the file; create or migrate the database before.
 
-    ``lock_timeout_seconds`` limits the wait for the end of another server; None is the default of
+    ``lock_timeout_seconds`` limits the wait for the end of another server; None stands for
     ``OPENING_TIMEOUT_SECONDS``. The connection owns the file's lock until the close. Commits are durable
     ("full") until ``configure``.
     """
@@ -63,7 +64,7 @@ def open_writer(
         try:
             timeout = OPENING_TIMEOUT_SECONDS if lock_timeout_seconds is None else lock_timeout_seconds
             connection.lock = Lock(path, timeout, file_mode)
-            # Only with the lock: closing the file drops the SQLite locks that a server of this process holds
+            # Only with the lock: closing the file drops the SQLite locks of a server in the same process
             # (https://sqlite.org/howtocorrupt.html, "POSIX advisory locks").
             if _has_our_header(path):  # SQLite gives a new -wal and -shm the mode of the file
                 files.narrow(path, file_mode)
@@ -98,7 +99,7 @@ def _check_left_over_wal(path: Path, lock: Lock) -> None:
     except BaseException:
         lock.release(keep_file=True)  # the next start must refuse as well
         raise
-    lock.note = ""  # from here on the note would be that of an earlier server
+    lock.note = ""  # from here on the note would be about an earlier server
 
 
 def note_epoch(connection: StoreConnection, path: Path, epoch: str) -> None:
@@ -124,8 +125,8 @@ def check_sqlite_version() -> None:
 def configure(connection: sqlite3.Connection, synchronous: Synchronous, wal_bytes: int = WAL_BYTES) -> None:
     """Switch from opening to running: the configured durability, and no wait for another program's lock.
 
-    A checkpoint is due at ``wal_bytes`` in the WAL, and twice as much of its file is kept. The caller decides
-    about retries: a wait inside a job would delay every job behind.
+    A checkpoint is due at ``wal_bytes`` in the WAL; the file of the WAL keeps at most twice the size. The
+    caller decides about retries: a wait inside a job would delay every job behind.
     """
     _synchronise(connection, synchronous)
     (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
@@ -136,10 +137,10 @@ def configure(connection: sqlite3.Connection, synchronous: Synchronous, wal_byte
 
 
 def open_reader(path: Path) -> StoreConnection:
-    """Open a connection that only reads, without checkpoints: the writer's connection does both.
+    """Open a connection for reads, without checkpoints: only the writer's connection writes and checkpoints.
 
-    Two connections that write or checkpoint at the same instant can corrupt the database in SQLite
-    3.7.0 to 3.51.2 (https://sqlite.org/wal.html#walresetbug).
+    Two connections that write or checkpoint at the same instant can corrupt the database in SQLite 3.7.0 to
+    3.51.2 (https://sqlite.org/wal.html#walresetbug).
     """
     with _translate_errors(path):
         connection = _connect(path, "ro")
@@ -176,7 +177,7 @@ def _connect(path: Path, mode: Literal["rw", "ro"]) -> StoreConnection:
 
 
 def _retry_while_busy(attempt: Callable[[], object]) -> None:
-    """Repeat an attempt which SQLite refuses without its busy timeout while another program has a lock."""
+    """Repeat an attempt that SQLite refuses at another program's lock, without the busy timeout."""
     deadline = time.monotonic() + OPENING_TIMEOUT_SECONDS
     while True:
         try:

@@ -1,7 +1,7 @@
 """The search of ``events`` (see ``search.Search``). A job of a database thread.
 
-SQLite does the looking: a row that does not fit costs no Python, and so nothing of the event loop's time. The
-columns before the payload are read without the pages of the payload, so such rows are cheap there, too.
+SQLite does the filtering: a row that does not fit runs no Python, and so takes no time of the event loop. The
+columns before the payload are read without the pages of the payload, so such rows are cheap in SQLite, too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _BYTES: Final = "SELECT sum(size_bytes) FROM events WHERE offset BETWEEN ? AND ?
 _BYTES_AMONG: Final = """
 SELECT sum(size_bytes) FROM json_each(?) CROSS JOIN events ON offset = value
 """
-# Not LIKE: a pattern with repetitions costs it a second for 4 MB, for which replays wait.
+# Not LIKE: a pattern with repetitions takes a second for 4 MB, and replays would wait.
 _UP: Final = """
 SELECT offset, size_bytes FROM events
 WHERE offset BETWEEN :first AND :last
@@ -73,7 +73,7 @@ def search(connection: sqlite3.Connection, question: Search) -> Found:
 
 
 def _in_range(connection: sqlite3.Connection, question: Search) -> tuple[list[tuple[int, int]], int]:
-    """Return the fitting rows in the order of the search, and the sequence that the search reaches."""
+    """Return the fitting rows in the order of the search, and the last searched sequence."""
     down = question.newest_first
     rows = question.max_rows
     while True:
@@ -94,7 +94,7 @@ def _in_range(connection: sqlite3.Connection, question: Search) -> tuple[list[tu
 def _among(
     connection: sqlite3.Connection, question: Search, among: Sequence[int]
 ) -> tuple[list[tuple[int, int]], int]:
-    """Return what ``_in_range`` does, of certain sequences."""
+    """Return the same as ``_in_range``, for given sequences."""
     ordered = among[::-1] if question.newest_first else among
     looked_at = ordered[: question.max_rows]
     while question.text is not None and len(looked_at) > 1:

@@ -51,22 +51,22 @@ def write(connection: sqlite3.Connection, chunk: SegmentChunk) -> None:
 
 
 def delete(connection: sqlite3.Connection, pruned_through: int) -> None:
-    """Delete the segments whose last event is pruned."""
+    """Delete the segments with a pruned last event."""
     first = _first_kept(connection, pruned_through)
     for statement in _DELETE:
         connection.execute(statement, (first,))
 
 
 def _first_kept(connection: sqlite3.Connection, pruned_through: int) -> int:
-    """Return the first sequence of the oldest segment with an event that is not pruned."""
-    # A segment that began before has ended: none is longer.
+    """Return the first sequence of the oldest segment with an unpruned event."""
+    # A segment that began before has ended: no segment is longer.
     begins_after = pruned_through + 1 - SEGMENT_LENGTH
     (first,) = connection.execute(_FIRST_KEPT, (begins_after, pruned_through + 1)).fetchone()
     return max(begins_after + 1, first_unwritten(connection)) if first is None else int(first)
 
 
 def read(connection: sqlite3.Connection, keys: Iterable[int], audiences: Iterable[Audience]) -> list[Segment]:
-    """Read the audiences' lists in the segments with these keys; pruned segments are left out."""
+    """Read the audiences' lists in the segments with the keys; pruned segments are left out."""
     names = json.dumps([audience_text(audience) for audience in audiences], ensure_ascii=False)
     found = (_read(connection, key, _READ_SOME, (names, key)) for key in keys)
     return [segment for segment in found if segment is not None]
@@ -81,7 +81,7 @@ def read_all(connection: sqlite3.Connection) -> Iterator[Segment]:
 
 
 def first_unwritten(connection: sqlite3.Connection) -> int:
-    """Return the first sequence whose segment is not on disk."""
+    """Return the first sequence without a segment on disk."""
     row = connection.execute(_END).fetchone()
     return 0 if row is None else int(row[0])
 
@@ -90,8 +90,8 @@ def load(connection: sqlite3.Connection, pruned_through: int, memory_bytes: int)
     """Return the index in its state at the last commit.
 
     Reads the newest segments from disk up to ``memory_bytes``, since most returning clients need the newest
-    segments; of older segments only the keys are read. Scans only the events after the last complete
-    segment. Lists of the segment after it, which a crash left, go: the new segment may end elsewhere.
+    segments; of older segments only the keys are read. Scans only the events after the last complete segment.
+    Lists of the next segment, left by a crash, are deleted: the new segment may end elsewhere.
     """
     index = Index(memory_bytes)
     unwritten = first_unwritten(connection)
@@ -122,7 +122,7 @@ def _read(
     parameters: tuple[object, ...],
     max_memory_bytes: float = math.inf,
 ) -> Segment | None:
-    """Return a segment with some of its lists; it is not complete if it exceeds ``max_memory_bytes``."""
+    """Return a segment with some of the lists; incomplete beyond ``max_memory_bytes``."""
     row = connection.execute(_READ_SIZES, (key,)).fetchone()
     if row is None:
         return None

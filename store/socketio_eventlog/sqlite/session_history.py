@@ -1,7 +1,7 @@
-"""The rows of ``session_history`` and ``ended_sessions``: what changes add to the histories of sessions.
+"""The rows of ``session_history`` and ``ended_sessions``: the entries that changes add to histories.
 
-Jobs of a database thread, in the transaction of the changes. ``socketio_eventlog.history`` says what a change
-adds; here is which sessions it concerns, as the store decides at its place.
+Jobs of a database thread, in the transaction of the changes. ``socketio_eventlog.history`` defines the
+entries of a change; this module finds the sessions of a change, at the change's place in the order.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ _NOTE_NUMBER: Final = """
 INSERT INTO session_history (kind, at, uptime, sequence, node, reason, detail, session)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 """
-# REPLACE: a sid that comes back, as in tests, must not fail the end of its session. What clients may cause
-# is bounded: the rooms of a session with very many are not kept over its end.
+# REPLACE: a repeated sid, as in tests, must not fail the end of a session. The size is bounded: the rooms of
+# a session with very many rooms are not kept after the end.
 _KEEP: Final = """
 INSERT OR REPLACE INTO ended_sessions
   (session, namespace, sid, identity, pid_hash, start_offset, confirmed, rooms)
@@ -93,8 +93,8 @@ SELECT number, sid FROM sessions WHERE namespace = ?1 AND sid = ?2
 UNION ALL SELECT session, sid FROM ended_sessions WHERE namespace = ?1 AND sid = ?2
 """
 _FIND_PID: Final = "SELECT session, sid FROM ended_sessions WHERE pid_hash = ? AND namespace = ?"
-# Before the row of the new node: the newest row is that of the node that had the sessions. Its last sign of
-# life is its last heartbeat, or an entry since then.
+# Before the row of the new node: the newest row belongs to the former node of the sessions. The last sign of
+# life is the last heartbeat, or an entry since then.
 _NOTE_LEFT_BEHIND: Final = """
 INSERT INTO session_history (kind, at, uptime, sequence, reason, session)
 SELECT ?, max(coalesce((SELECT alive_at FROM boots ORDER BY number DESC LIMIT 1), ?),
@@ -104,8 +104,8 @@ FROM sessions WHERE node IS NOT NULL OR away_since IS NULL
 """
 _NEWEST: Final = "SELECT coalesce(max(number), 0) FROM session_history"
 _COUNT: Final = "SELECT count(*) FROM session_history"
-# The numbers ascend as the uptimes do, so the old rows are the first ones. The newest row stays: the numbers
-# would begin anew after it, and readers continue behind a number.
+# The numbers ascend as the uptimes do, so the old rows are the first rows. The newest row stays: otherwise
+# the numbers would begin anew, and readers continue behind a number.
 _PRUNE: Final = """
 DELETE FROM session_history
 WHERE number IN (SELECT number FROM session_history ORDER BY number LIMIT ?)
@@ -117,7 +117,7 @@ _FORGET_ENDED: Final = """
 DELETE FROM ended_sessions
 WHERE session = ?1 AND NOT EXISTS (SELECT 1 FROM session_history AS h WHERE h.session = ?1)
 """
-# Of 16 rows one is looked at: a session with very many rows has it, and a storm of clients costs less.
+# Every 16th row is checked: enough to find a session with very many rows, at less cost in a storm of clients.
 _CROWDED: Final = """
 SELECT session FROM (SELECT DISTINCT session FROM session_history
                      WHERE number > ? AND number <= ? AND number % 16 = 0) AS recent
@@ -138,29 +138,30 @@ class NoHistory:
     """Writes no history."""
 
     def begin(self, connection: sqlite3.Connection, now: float, uptime: float, head: int) -> None:
-        """Delete the history that was written before: what came since would be missing in it.
+        """Delete the former history, which would lack the changes since then.
 
-        Called at the start of a node, before its row and before the sessions of other nodes are put away.
+        Called at the start of a node, before the node's row and before the sessions of other nodes become
+        away.
         """
         for statement in _FORGET_ALL:
             connection.execute(statement)
 
     def before(self, connection: sqlite3.Connection, changes: Sequence[Any], point: Point) -> None:
-        """Note changes of one kind that ``sessions`` is about to write, except SessionOpened."""
+        """Note changes of one kind before ``sessions`` writes the changes, except SessionOpened."""
 
     def opened(self, connection: sqlite3.Connection, changes: Sequence[SessionOpened], point: Point) -> None:
-        """Note new sessions, whose rows were written."""
+        """Note new sessions, after the write of the rows."""
 
     def decided(self, connection: sqlite3.Connection, committed: Sequence[Committed], point: Point) -> None:
-        """Note changes of one kind that ``claims`` has written."""
+        """Note changes of one kind, written by ``claims``."""
 
     def resumed(self, connection: sqlite3.Connection, change: SessionResumed, point: Point) -> None:
-        """Note an acceptance before its deferred changes."""
+        """Note an acceptance, before the deferred changes."""
 
     def ending(self, connection: sqlite3.Connection, change: SessionEnded, point: Point) -> None:
-        """Note the end of a session that is about to be deleted, and keep what the history needs.
+        """Note the end of a session before its deletion, and keep the columns that the history needs.
 
-        The history of a session that was never accepted is deleted.
+        The history of a never accepted session is deleted.
         """
 
     def prune(self, connection: sqlite3.Connection, before: float, limit: int) -> bool:
@@ -175,7 +176,7 @@ class HistoryRows(NoHistory):
         """``max_rows``: the newest rows of all sessions together, which pruning leaves."""
         self._max_rows = max_rows
         self._trimmed_through: int | None = None
-        """Up to this row the sessions were looked at for surplus rows; None before the first pruning."""
+        """The last row checked for surplus rows; None before the first pruning."""
         self._bound: RowBound | None = None
 
     def begin(self, connection: sqlite3.Connection, now: float, uptime: float, head: int) -> None:
@@ -273,11 +274,11 @@ _NOTES_OF_CLAIMS: Final[dict[type[Change], Callable[[Any, str], Note]]] = {
     SessionResumed: history.resumed,
     SessionAway: history.away,
 }
-"""Not SessionClaimed: a claim that is not decided is nothing that happened to the session."""
+"""Not SessionClaimed: an undecided claim is no entry of the history."""
 
 
 def _former(connection: sqlite3.Connection, change: SessionOpened) -> tuple[int, str] | None:
-    """Return number and sid of the session that the client asked for; None if it is not known any more."""
+    """Return number and sid of the requested session; None for an unknown session."""
     asked = change.instead_of
     found: tuple[int, str] | None = None
     if asked is not None and asked.sid is not None:

@@ -1,7 +1,7 @@
-"""The rows of ``sessions`` and ``rooms``: statements for each kind of change that ``claims`` does not write.
+"""The rows of ``sessions`` and ``rooms``: statements for each kind of change, except the kinds of ``claims``.
 
-Jobs of a database thread, in the caller's transaction. A change of a session without a row does nothing:
-the end of the session may have been written before.
+Jobs of a database thread, in the caller's transaction. A change of a session without a row does nothing: the
+end of the session may have been written before.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SessionChange: TypeAlias = (
     | RoomClosed
 )
 
-# A session that is over may still have a history under its number.
+# An ended session may still have a history under the number.
 _OPEN: Final = """
 INSERT INTO sessions (number, namespace, sid, pid_hash, start_boot, start_offset, former_offset,
                       confirmed, opened_at, auth_hash, node, data)
@@ -131,4 +131,4 @@ _WRITES: Final[dict[type[SessionChange], tuple[tuple[str, ...], Callable[[Any, P
     RoomLeft: ((_LEAVE,), _left),
     RoomClosed: ((_CLOSE,), _closed),
 }
-"""By type the statements, and the function that makes their parameters."""
+"""The statements by type of change, and the function that makes the parameters."""

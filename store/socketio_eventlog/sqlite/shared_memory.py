@@ -1,8 +1,8 @@
 """Room for the -shm, the shared memory of SQLite, on disks with blocks of less than 4 KB.
 
 SQLite makes the file longer by one byte in each 4 KB, and writes the rest through a memory map. On a disk
-with smaller blocks the rest is a hole, and where the disk has no block for it, the system kills the process
-with SIGBUS. Source: SQLite's os_unix.c, ``unixShmMap``.
+with smaller blocks the rest is a hole, and if the disk has no free block, the system kills the process with
+SIGBUS. Source: SQLite's os_unix.c, ``unixShmMap``.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ SQLITE_BLOCK_BYTES: Final = 4096
 """SQLite takes a block in each so many bytes by itself."""
 REGION_BYTES: Final = 32_768
 REGION_FRAMES: Final = 4096
-"""The pages of the WAL that one part of the -shm describes. Source: https://sqlite.org/walformat.html."""
+"""The pages of the WAL in one part of the -shm. Source: https://sqlite.org/walformat.html."""
 USUAL_FRAME_BYTES: Final = 4120
-"""A page of a WAL with its header."""
+"""A page of a WAL, header included."""
 
 
 def has_small_blocks(file: Path) -> bool:
-    """Whether the disk of a file has blocks of less than 4 KB, and can reserve them."""
+    """Whether the disk of a file has blocks of less than 4 KB, and can reserve blocks."""
     if not hasattr(os, "posix_fallocate") or not hasattr(os, "statvfs"):
         return False
     try:
         return os.statvfs(file.parent).f_frsize < SQLITE_BLOCK_BYTES
-    except OSError:  # the folder is made later, or the opening will tell what is wrong
+    except OSError:  # the folder is made later, or the opening will name the error
         return False
 
 
 def opening_bytes(database: Path) -> int:
-    """Return the room that the opening of a database takes on such a disk, beside the blocks of its -shm.
+    """Return the room for the opening of a database on such a disk, beside the blocks of the -shm.
 
-    SQLite empties a -shm that no program uses, and makes it anew for the pages of the WAL.
+    SQLite empties an unused -shm, and makes the file anew for the pages of the WAL.
     """
     frames = _status(database, "-wal")[0] // USUAL_FRAME_BYTES
     return max(0, size_for(frames) - _status(database, "-shm")[1])
@@ -50,7 +50,7 @@ def _status(database: Path, suffix: str) -> tuple[int, int]:
 
 
 def size_for(frames: int) -> int:
-    """Return the bytes of a -shm that describes so many pages of the WAL."""
+    """Return the size of a -shm for a number of pages of the WAL, in bytes."""
     return (frames // REGION_FRAMES + 2) * REGION_BYTES  # the first part describes some less
 
 

@@ -1,4 +1,4 @@
-"""The space of a database: its limit, and what happens when the disk is full.
+"""The space of a database: the size limit, and the behaviour on a full disk.
 
 All methods run on the writer's thread. The pages in use and the WAL count; unused pages of the database are
 room for new events, since no page ever returns to the disk.
@@ -23,22 +23,22 @@ from socketio_eventlog.sqlite.schema import WAL_BYTES
 T = TypeVar("T")
 
 USUAL_WAL_BYTES: Final = 8_000_000
-"""A WAL beyond it waits for a reader. Deletions would make it grow, and free nothing."""
+"""A larger WAL waits for a reader. Deletions would make the WAL grow, and free nothing."""
 BYTES_PER_APPEND: Final = 64_000_000
-"""What an append adds at most, except for very large groups: 8 million characters of up to 4 bytes, in the
+"""The most that an append adds, except for very large groups: 8 million characters of up to 4 bytes, in the
 WAL and then in the database. Counting costs more than 5 µs, so a small log is not counted at each append."""
 OVERSHOOT: Final = 8
-"""The log may grow beyond its limit by one part in so many, until all events that may go have gone."""
+"""The log may exceed the limit by 1/OVERSHOOT, until all deletable events are deleted."""
 
 _SESSION_DATA: Final = "SELECT length(data) FROM sessions WHERE namespace = ? AND sid = ?"
 
 
 class _NoRoom(Exception):
-    """The disk has not enough room for the changes and their checkpoint."""
+    """The disk has not enough room for the changes and the checkpoint."""
 
 
 class Space:
-    """Refuses what makes the log grow while there is no room, and gives up the reserve on a full disk."""
+    """Refuses growing changes while there is no room, and gives up the reserve on a full disk."""
 
     def __init__(
         self, path: Path, max_size: int, reserve: Reserve, room: Room, call_on_loop: Callable[..., object]
@@ -53,7 +53,7 @@ class Space:
         self._call_on_loop = call_on_loop
         self._page_bytes = 0
         self._unused_bytes = 0
-        """The unused pages of the database, as far as they were counted."""
+        """The unused pages of the database at the last count."""
         self._unwritten_bytes = 0
         """Pages in the WAL for which the database file has to grow at the next checkpoint."""
         self._used_bytes = 0
@@ -82,8 +82,8 @@ class Space:
     ) -> T:
         """Run a transaction that writes the changes; give up the reserve when the disk is full.
 
-        Raises LogFull for changes that need much room, StoreUnavailable when there is not even room for the
-        others.
+        Raises LogFull for growing changes without room, StoreUnavailable when other changes have no room
+        either.
         """
         self._look_for_room()
         try:
@@ -120,7 +120,7 @@ class Space:
         self._report()
 
     def measure(self, connection: sqlite3.Connection) -> tuple[int, int]:
-        """Tell the room how large the log is; return the pages and the unused ones of the database."""
+        """Tell the room the size of the log; return the numbers of all and of unused pages."""
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         (unused,) = connection.execute("PRAGMA freelist_count").fetchone()
         wal_bytes = self._wal_bytes()
@@ -145,10 +145,10 @@ class Space:
     # The disk -----------------------------------------------------------------------------------------
 
     def _has_room_for(self, size_bytes: int) -> bool:
-        """Whether a checkpoint will succeed after changes of so many bytes, if need be with the reserve.
+        """Whether a checkpoint will succeed after changes of ``size_bytes``, if need be with the reserve.
 
-        Otherwise the changes would fill the WAL with pages that nothing could move to the database, and the
-        WAL could never be written from the start again.
+        Otherwise the changes would fill the WAL with pages, no checkpoint could move the pages to the
+        database, and the WAL could never be written from the start again.
         """
         growth = self._unwritten_bytes + max(0, size_bytes - self._unused_bytes)
         if growth <= (self._reserve.size_bytes // 2 if self._has_reserve else 0):
@@ -185,14 +185,14 @@ class Space:
             raise StoreUnavailable(self._disk_is_full()) from error
 
     def _checkpoint(self, connection: sqlite3.Connection) -> None:
-        """Move the WAL to the database, as far as there is room; its file is then written from the start."""
+        """Move the WAL to the database, as far as there is room; the WAL is then written from the start."""
         with suppress(sqlite3.Error):
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     # The report ---------------------------------------------------------------------------------------
 
     def _refusal(self) -> str | None:
-        """Return why new events are refused; None when they are not."""
+        """Return the reason for the refusal of new events; None when new events are accepted."""
         if self._is_disk_full:
             return self._disk_is_full()
         over = self._used_bytes - self._max_size
@@ -209,7 +209,7 @@ class Space:
         )
 
     def _may_shrink(self) -> bool:
-        """Whether the deletion of old events may bring the log below its limit again."""
+        """Whether the deletion of old events may bring the log below the limit again."""
         return not self._room.is_pruned and not self._is_wal_too_large()
 
     def _is_wal_too_large(self) -> bool:
@@ -227,7 +227,7 @@ class Space:
 
 
 def max_bytes(changes: Iterable[Change]) -> int:
-    """Return the most bytes that events and acknowledgements take in pages."""
+    """Return an upper bound of the bytes of events and acknowledgements in pages."""
     total = 0
     for change in changes:
         if type(change) is Event:
@@ -240,7 +240,7 @@ def max_bytes(changes: Iterable[Change]) -> int:
             size = 4 * (len(change.publisher) + len(change.key)) + 300
         else:
             continue
-        # A row of more than half a page leaves up to half a page empty, and a long one its last page.
+        # A row of more than half a page leaves up to half a page empty, and a long row the last page.
         total += min(2 * size, size + 8192)
     return total
 
@@ -250,7 +250,7 @@ def _in_utf8(text: str) -> int:
 
 
 def _have_longer_data(connection: sqlite3.Connection, changes: Sequence[Change]) -> bool:
-    """Whether the changes save data that are longer than the present ones."""
+    """Whether the changes save longer data than the present data."""
     for change in changes:
         if type(change) is DataSaved:
             row = connection.execute(_SESSION_DATA, (change.namespace, change.sid)).fetchone()

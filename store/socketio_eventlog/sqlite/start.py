@@ -1,7 +1,7 @@
 """The start of a node on a database: one transaction records the epoch and reads the stored state.
 
-The lock of the file guarantees that every other node is gone, so the same transaction makes the sessions of
-other nodes sessions without a client.
+The lock of the file guarantees the end of every other node, so the same transaction marks the sessions of
+other nodes as away.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SELECT max(coalesce((SELECT max(service_time) FROM boots), 0.0),
            coalesce((SELECT max(published_at) FROM publications), 0.0),
            coalesce((SELECT max(uptime) FROM positions), 0.0))
 """
-# Before the row of this node: the newest row is the last sign of life of the node that had the sessions.
+# Before the row of the new node: the newest row is the last sign of life of the sessions' former node.
 _PUT_AWAY: Final = """
 UPDATE sessions SET node = NULL, away_since = coalesce(away_since, ?),
   disconnected_at = coalesce(disconnected_at, (SELECT alive_at FROM boots ORDER BY number DESC LIMIT 1), ?)
@@ -51,8 +51,8 @@ _INSERT_EPOCH: Final = """
 INSERT INTO boots (boot, began_after, started_at, alive_at, service_time, max_disconnection)
 VALUES (?, ?, ?, ?, ?, ?)
 """
-# Deletes the epochs before the epoch of the oldest event and before the epochs in which sessions began. The
-# offset that a client keeps from before its session stays with the session, as former_offset.
+# Deletes the epochs before the epoch of the oldest event and before the epochs in which sessions began. A
+# client's offset from before the session stays with the session, as former_offset.
 _PRUNE_EPOCHS: Final = """
 DELETE FROM boots
 WHERE boots.number <= (SELECT max(number) FROM boots) - ?
@@ -75,7 +75,7 @@ EPOCHS_KEPT = 1000
 
 @dataclass(frozen=True, slots=True)
 class InitialState:
-    """The state of the database when the epoch of this node was recorded."""
+    """The state of the database at the record of the node's epoch."""
 
     epochs: Epochs
     head: int
@@ -83,7 +83,7 @@ class InitialState:
     pruned_through: int
     """The sequence of the last deleted event."""
     uptime: float
-    """The uptime at the last batch of the earlier nodes on this database, in seconds."""
+    """The uptime at the last batch of the earlier nodes on the database, in seconds."""
     index: Index
     altered: AlteredRanges
     writer: Writer
@@ -102,10 +102,10 @@ def begin_epoch(
 ) -> InitialState:
     """Record the epoch and read the stored state, in one transaction; a job of the writer's thread.
 
-    ``max_disconnection_seconds``: how long clients may be away, for the views; None if that is not known.
+    ``max_disconnection_seconds``: how long clients may be away, for the views; None if unknown.
 
-    The transaction must be durable whatever the configuration says: the row tells offsets of this epoch that
-    a power cut took from offsets that a power cut left.
+    The transaction must be durable under any configuration: after a power cut, the row distinguishes the lost
+    offsets of the epoch from the remaining offsets.
     """
     connection.execute("BEGIN IMMEDIATE")
     now = wall_clock()
@@ -122,13 +122,13 @@ def begin_epoch(
     connection.execute(_INSERT_EPOCH, (epoch, head, now, now, uptime, max_disconnection_seconds))
     connection.execute(_PRUNE_EPOCHS, (EPOCHS_KEPT,))
     epochs = Epochs(connection.execute(_EPOCHS))
-    # The rows of these events do not tell any more to whom the events were addressed.
+    # The changed rows may not have the original audience of the events.
     altered.lose_audience(connection, segments.first_unwritten(connection))
     ranges = AlteredRanges(altered.since(connection, 0))
     index = segments.load(connection, pruned_through, index_memory_bytes)
     connection.commit()
     if connection.lock is not None:
-        connection.lock.found_progress = None  # the database has it now
+        connection.lock.found_progress = None  # the database has the progress now
     for first, last in lost:
         logger.warning(_LOST, path, first, last)
     start = WriterStart(head, changes, altered.newest(connection), connection.lock)
@@ -139,16 +139,17 @@ def begin_epoch(
 def _find_lost(
     connection: StoreConnection, pruned_through: int, present: Progress, former: Progress
 ) -> Iterator[tuple[int, int]]:
-    """Yield the ranges of the log whose events are gone, as far as the index does not name them.
+    """Yield the ranges of the log with lost events, except events in the index.
 
-    An event that a segment on disk names is missed when a client needs it: a count of all events would delay
-    the start. ``present``: what the database has; ``former``: what the last server had.
+    A lost event in a segment on disk is noticed when a client needs the event: a count of all events would
+    delay the start. ``present``: the progress in the database; ``former``: the progress of the last server.
     """
     after = max(pruned_through, segments.first_unwritten(connection) - 1)
     yield from altered.holes(connection, after, present.head)
     end = former.head
     if former.changes > present.changes:
-        # A join may be lost: no session from before is recovered, not even one whose client has all events.
+        # A join may be lost: no earlier session is recovered, not even the session of a client with all
+        # events.
         end = max(end, present.head) + 1
     if end > present.head:
         yield present.head + 1, end

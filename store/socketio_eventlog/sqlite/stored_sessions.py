@@ -1,4 +1,4 @@
-"""The load of all sessions with their memberships. A job of a database thread."""
+"""The load of all sessions and memberships. A job of a database thread."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ WHERE left_after IS NULL OR left_after > max(confirmed, ?) ORDER BY joined_after
 
 
 def load(connection: sqlite3.Connection, pruned_through: int) -> list[StoredSession]:
-    """Load all sessions, in the order of their opening.
+    """Load all sessions, in the order of opening.
 
-    Memberships with an end at or before ``pruned_through`` are left out, since their events are deleted, and
-    with an end at or before the session's confirmed sequence, since the client has received their events.
+    Memberships with an end at or before ``pruned_through`` are left out, since the events are deleted, and
+    with an end at or before the session's confirmed sequence, since the client has received the events.
     """
     memberships: defaultdict[tuple[str, str], list[Membership]] = defaultdict(list)
     for namespace, sid, room, joined_after, left_after in connection.execute(

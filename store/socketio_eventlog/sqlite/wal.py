@@ -1,4 +1,4 @@
-"""The size of the WAL, and the programs that keep it from being reused."""
+"""The size of the WAL, and the programs that prevent the reuse of the WAL."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Final
 
 WARNING_BYTES: Final = 64_000_000
-"""The size from which on the WAL is reported. Without a long reader it stays below 8 MB."""
+"""The size from which on the WAL is reported. Without a long reader the WAL stays below 8 MB."""
 LOCKS: Final = Path("/proc/locks")
 
 
 def growth(path: Path) -> str | None:
-    """Return a line about a WAL that has grown, with the programs that read; None for a usual size."""
+    """Return a line about a large WAL, with the reading programs; None for a usual size."""
     try:
         size = path.with_name(f"{path.name}-wal").stat().st_size
     except OSError:

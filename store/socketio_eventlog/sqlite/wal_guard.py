@@ -18,10 +18,10 @@ CAN_READ: Final = hasattr(os, "pread")
 
 
 class _Sample(NamedTuple):
-    """The last frame of the WAL, as it was at a heartbeat."""
+    """The last frame of the WAL at a heartbeat."""
 
     wal_header: bytes
-    """The header of the WAL, with the salt that changes when SQLite begins the WAL anew."""
+    """The header of the WAL. The header's salt changes when SQLite begins the WAL anew."""
     at: int
     """Where the frame begins, in bytes."""
     frame_header: bytes
@@ -52,10 +52,10 @@ class _Index(NamedTuple):
 
 
 class WalGuard:
-    """Notices a cut before the next transaction, by the size; or at a heartbeat, by a frame that is gone.
+    """Notices a cut before the next transaction, by the size; or at a heartbeat, by a missing frame.
 
-    SQLite would write behind the end and leave zeros in the middle, which the next checkpoint copies into
-    the database. A cut during a transaction escapes the comparison of the sizes, and not the heartbeat.
+    SQLite would write behind the end and leave zeros in the middle, which the next checkpoint copies into the
+    database. A cut during a transaction escapes the comparison of the sizes, and not the heartbeat.
     """
 
     def __init__(self, path: Path) -> None:
@@ -73,7 +73,7 @@ class WalGuard:
         self._size = self._present_size()
 
     def check(self) -> None:
-        """Raise StoreUnavailable for a WAL that is shorter than SQLite takes it to be."""
+        """Raise StoreUnavailable for a WAL shorter than SQLite assumes."""
         if self._was_cut or (self._present_size() < self._size and self._lacks_frames()):
             self._refuse()
 
@@ -106,7 +106,7 @@ class WalGuard:
     def close(self) -> None:
         """Close the files; only when no connection of this process is open.
 
-        The close of any handle of the -shm drops all locks that the process has on it.
+        The close of any handle of the -shm drops all locks of the process on the file.
         """
         handles, self._handles = self._handles, None
         for handle in handles or ():
@@ -125,10 +125,10 @@ class WalGuard:
         return os.lseek(wal, 0, os.SEEK_END)  # twice for each commit: a fifth of the time of os.stat
 
     def _lacks_frames(self) -> bool:
-        """Whether the WAL has fewer frames than its index says: another program may end it through SQLite.
+        """Whether the WAL has fewer frames than the index: another program may cut the WAL through SQLite.
 
-        SQLite empties the index before it cuts the WAL, and counts frames after it has written them. So the
-        size counts only while the index stays the same, which has a new salt after each cut.
+        SQLite empties the index before a cut of the WAL, and counts frames after their write. So the size
+        counts only while the index stays the same; the index has a new salt after each cut.
         """
         while True:
             index = self._index()

@@ -75,15 +75,15 @@ class WriterStart:
     head: int
     """The last sequence at the beginning of the epoch."""
     changes: int
-    """The number of transactions that changed memberships, or what a session may still receive."""
+    """The number of transactions that changed memberships, or the events that sessions may receive."""
     altered_through: int
-    """The number of the last altered range that is known."""
+    """The number of the last known altered range."""
     lock: Lock | None
     """The lock of the file, which keeps the progress; None on a file system without locks."""
 
 
 class Writer:
-    """Executes the write transactions of one node, and numbers its batches and events."""
+    """Executes the write transactions of a node, and numbers batches and events."""
 
     def __init__(
         self,
@@ -121,12 +121,12 @@ class Writer:
         chunks: Sequence[SegmentChunk],
         own: int,
     ) -> Batch:
-        """Write the changes in their order, and chunks of the index, in one transaction: the batch.
+        """Write the changes in order, and chunks of the index, in one transaction: the batch.
 
-        A failed append uses up its sequences, too: a COMMIT that reports an error may still be found
-        committed after a crash. No row has the number of a batch, and a failed append uses none up.
+        A failed append uses up its sequences, too: a COMMIT with an error may still turn out committed after
+        a crash. The number of a batch is in no row, and a failed append does not use up the number.
 
-        Raises LogFull for changes that need room while there is none.
+        Raises LogFull for growing changes without room.
         """
         append = partial(self._append, connection, changes, chunks, own)
         return self._space.run(connection, changes, append)
@@ -176,7 +176,7 @@ class Writer:
         self._wal.close()
 
     def take_altered(self) -> list[AlteredRange]:
-        """Return the altered ranges that were found since the last call."""
+        """Return the altered ranges found since the last call."""
         found, self._altered = self._altered, []
         return found
 
@@ -211,7 +211,7 @@ class Writer:
         return effective(changes, repeat(point.position), claim=1 if kind is SessionOpened else 0)
 
     def _beat(self, connection: sqlite3.Connection, heartbeats: Sequence[Heartbeat], point: Point) -> None:
-        """Record that the node is alive. Raises StoreUnavailable for a deleted or replaced file.
+        """Record a heartbeat. Raises StoreUnavailable for a deleted or replaced file.
 
         SQLite writes to a deleted file without an error, and every batch is lost at the end.
         """
@@ -248,7 +248,7 @@ class Writer:
         return self._space.run(connection, (), prune)
 
     def compact(self, connection: sqlite3.Connection, max_bytes: int | None) -> Compacted:
-        """Compact the database as ``compact.compact`` does, and take it for no cut of the WAL."""
+        """Compact the database as ``compact.compact`` does; the new WAL does not count as cut."""
         self._check_files()
         self._wal.check()
         try:
@@ -258,7 +258,7 @@ class Writer:
             self._space.count(connection)
 
     def truncate_wal(self, connection: sqlite3.Connection) -> bool:
-        """Take what was overwritten out of the WAL; return False while a reader still needs it."""
+        """Remove overwritten content from the WAL; return False while a reader still needs the WAL."""
         self._wal.check()
         busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         self._wal.committed()
@@ -273,7 +273,7 @@ class Writer:
         # The lock excludes other servers, as long as the lock file is not deleted.
         newest, altered_through = connection.execute(_NEWEST).fetchone()
         if newest != self._node:
-            # Both servers would continue the log, each from its own memory: one server has to stop.
+            # Both servers would continue the log from their own memory: one server must stop.
             raise StoreUnavailable("Another server was started on this database and has taken it over.")
         if altered_through is not None and altered_through > self._altered_through:
             self._altered += altered.since(connection, self._altered_through)
