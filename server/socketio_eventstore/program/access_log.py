@@ -16,13 +16,13 @@ LOGGER: Final = logging.getLogger("socketio_eventstore.access")
 
 
 class AccessLogger(AbstractAccessLogger):
-    """One line for each HTTP request, without its query: the ids of connections in it are secrets."""
+    """One line for each HTTP request, without the query: the connection ids in a query are secrets."""
 
     sio: ClassVar[RecoveryServer]
-    """The server that knows the trusted proxies; see ``access_logger_of``."""
+    """The server with the trusted proxies; see ``access_logger_of``."""
 
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
-        """Log a request that has been answered; ``time`` is its duration in seconds."""
+        """Log an answered request; ``time`` is the duration in seconds."""
         head = RequestHead.of_request(request)
         extra = {
             "peer": head.peer,
@@ -45,5 +45,5 @@ class AccessLogger(AbstractAccessLogger):
 
 
 def access_logger_of(sio: RecoveryServer) -> type[AccessLogger]:
-    """Return the class for aiohttp, which makes an object of it for each connection."""
+    """Return the class for aiohttp, which makes an object for each connection."""
     return type("AccessLogger", (AccessLogger,), {"sio": sio})

@@ -20,18 +20,18 @@ PAUSE_SECONDS: Final = 1.0
 """The pause before an interrupted stream goes on."""
 EVENT_STREAM: Final = "text/event-stream"
 MAX_ERROR_BYTES: Final = 100_000
-"""The most that is read of an error."""
+"""The most bytes to read of an error."""
 
 
 class Unreachable(CommandError):
-    """No server answers, or one that cannot at the moment."""
+    """No server answers, or the server cannot serve at the moment."""
 
 
 class ApiClient:
-    """Calls a running server. All methods raise CommandError with the reason that the server gives."""
+    """Calls a running server. All methods raise CommandError with the reason from the server."""
 
     def __init__(self, url: str, key: str) -> None:
-        """``url``: that of the server, with the path prefix of a proxy, if any; or ``unix:/path``.
+        """``url``: the URL of the server, including the path prefix of a proxy; or ``unix:/path``.
 
         An empty ``key`` is not sent.
         """
@@ -47,7 +47,7 @@ class ApiClient:
             raise CommandError(f"{url!r} is no address of a server: http://127.0.0.1:3000, or unix:/path")
 
     def get(self, path: str, names: Iterable[str], /, **query: object) -> Any:
-        """Return the answer to a GET request; it has these names. Parameters that are None are left out."""
+        """Return the answer to a GET request; the answer has the names. Parameters with None are left out."""
         with self._asked("GET", _with_query(path, query)) as response:
             return _answer(response, names)
 
@@ -60,9 +60,9 @@ class ApiClient:
         *,
         takes_long: bool = False,
     ) -> Any:
-        """Return the answer to a POST request with a body of JSON. The answer has these names.
+        """Return the answer to a POST request with a body of JSON. The answer has the names.
 
-        A request that takes long has no timeout.
+        A long request has no timeout.
         """
         timeout_seconds = None if takes_long else TIMEOUT_SECONDS
         with self._asked("POST", path, json.dumps(body), headers, timeout_seconds) as response:
@@ -72,7 +72,7 @@ class ApiClient:
         """Yield the data of server-sent events, for ever.
 
         After an interruption, such as a restart of the server, the stream goes on behind the last event. Only
-        a server that cannot be reached at the beginning is an error.
+        an unreachable server at the beginning is an error.
         """
         last_id: str | None = None
         has_begun = False
@@ -126,7 +126,7 @@ class ApiClient:
         if response.status >= http.client.BAD_REQUEST:
             raise CommandError(_reason(response))
         if response.status >= http.client.MULTIPLE_CHOICES:
-            # The key is for the address that was named, so it does not go elsewhere by itself.
+            # The key is for the given address: no redirect takes the key elsewhere.
             target = response.headers["Location"]
             raise CommandError(f"{self._url} redirects to {target!r} ({response.status}); name that address")
 
@@ -156,7 +156,7 @@ def _with_query(path: str, query: Mapping[str, object]) -> str:
 
 
 def _answer(response: http.client.HTTPResponse, names: Iterable[str]) -> Any:
-    """Return the object of an answer. Raises ValueError unless it has these names."""
+    """Return the object of an answer. Raises ValueError for an object without one of the names."""
     answer = json.loads(response.read())
     missing = [name for name in names if not isinstance(answer, dict) or name not in answer]
     if missing:
@@ -165,7 +165,7 @@ def _answer(response: http.client.HTTPResponse, names: Iterable[str]) -> Any:
 
 
 def _reason(response: http.client.HTTPResponse) -> str:
-    """Return why the server refuses; of a page, such as that of a proxy, only the status."""
+    """Return the server's reason for a refusal; for a page, such as a proxy's, only the status."""
     try:
         return f"the server says: {json.loads(response.read(MAX_ERROR_BYTES))['detail']} ({response.status})"
     except (ValueError, RecursionError, KeyError, TypeError):  # a proxy, or another program

@@ -71,9 +71,9 @@ logger = logging.getLogger(__name__)
 GARBAGE_THRESHOLDS = (3_000, 4, 100)
 """The thresholds of the three generations of garbage (by default 700, 10, 10).
 
-A run takes up to 0.5 µs for each object in its generation, and everybody waits: mostly 2 ms, up to 20 ms
-for the objects of several runs, and a full run comes after 1.2 million allocations, if ever. Python 3.14 has
-no third generation: it looks at a part of the older objects in each run.
+A run takes up to 0.5 µs for each object in the generation, and the whole process waits: mostly 2 ms, up to 20
+ms for the objects of several runs, and a full run comes after 1.2 million allocations, if ever. Python 3.14
+has no third generation: each run checks a part of the older objects.
 """
 CLOSE_SECONDS = 10.0
 """Seconds to commit what waits, and to close the store."""
@@ -121,14 +121,14 @@ def migrate(config: Config) -> None:
 
 @dataclass(frozen=True)
 class Built:
-    """The parts of a server that is not started."""
+    """The parts of a server before the start."""
 
     app: web.Application
-    """What the addresses of ``[server]`` serve."""
+    """The application at the addresses of ``[server]``."""
     private_app: web.Application
-    """What the address of ``[http]`` serves."""
+    """The application at the address of ``[http]``."""
     owner_app: web.Application
-    """What the socket beside the database serves."""
+    """The application at the socket beside the database."""
     sio: AsyncServer
     api_keys: ApiKeys
     inspector: Inspector
@@ -199,13 +199,13 @@ async def _serve(config: Config, load: Callable[[], Config]) -> int:
     signals = Signals()
     server, systemd = _Server(config), Systemd(os.environ)
     try:
-        signals.on_reload = lambda: server.reload(load)  # the server answers before its start has ended
+        signals.on_reload = lambda: server.reload(load)  # the server answers before the end of the start
         if await signals.run_start(server.start()):
             await server.announce()
             systemd.ready(" and ".join(server.urls))
             await signals.stop.wait()
             systemd.stopping(server.stop_seconds)
-            if signals.reason == signal.SIGTERM.name:  # people who press Ctrl-C wait for the end
+            if signals.reason == signal.SIGTERM.name:  # after Ctrl-C, a person waits for the end
                 await server.drain()
     finally:
         await server.stop(signals.reason)
@@ -246,7 +246,7 @@ class _Server:
         logging.getLogger("aiohttp.server").addFilter(_is_server_error)
         _configure_garbage_collector()
         built.links.address = self._listeners[bool(config.http.listen)].url_for_browsers()
-        # The addresses of clients come last: who finds them open may call the commands, or end the server.
+        # The addresses of clients come last: once open, the commands work, and the server can be stopped.
         public, private = self._listeners
         await self._serve_owner(built.owner_app, built.sio)
         await self._serve(built.private_app, built.sio, private)
@@ -258,12 +258,12 @@ class _Server:
         await announce(self._config, self._built.sio, *self._listeners[:2])
 
     async def _serve_owner(self, app: web.Application, sio: AsyncServer) -> None:
-        """Serve the commands of the database's owner; the server does without them where it must."""
+        """Serve the commands of the database's owner, if possible."""
         if self._config.connection_state_recovery is None:
             return
         try:
             listener = Listener.of_owner(self._config)
-        except StartError as error:  # such as a path that is too long for a socket
+        except StartError as error:  # such as an overlong path of a socket
             logger.warning("The commands need --url: %s", error)
             return
         self._listeners.append(listener)
@@ -277,8 +277,9 @@ class _Server:
             access_log_class=access_logger_of(sio),
             access_log=access_log.LOGGER if self._config.log.access else None,
             shutdown_timeout=0.1,
-            tcp_keepalive=False,  # the listening sockets have it
-            # Also the limit for an incomplete header; from aiohttp 3.14.5 on it starts with the connection.
+            tcp_keepalive=False,  # set on the listening sockets
+            # Also the limit for an incomplete header; from aiohttp 3.14.5 on, the time starts with the
+            # connection.
             keepalive_timeout=self._config.server.connect_timeout,
         )
         self._runners.append(runner)
@@ -320,7 +321,7 @@ class _Server:
         return self._config.server.drain + self._config.server.shutdown_grace + CLOSE_SECONDS
 
     async def drain(self) -> None:
-        """Close the connections over the time of the configuration; new ones are refused meanwhile."""
+        """Close the connections over the configured time; new connections are refused meanwhile."""
         seconds = self._config.server.drain
         if self._built is not None and seconds > 0:
             engine = self._built.sio.eio
@@ -332,7 +333,7 @@ class _Server:
     async def stop(self, reason: str = "") -> None:
         """Stop listening, close all transports and the store; ``reason`` is the name of a signal."""
         if self._built is not None:
-            self._built.sio.eio.is_draining = True  # a probe that comes over an open connection is told
+            self._built.sio.eio.is_draining = True  # a probe over an open connection gets the answer 503
         if self._servers:
             logger.info("stopping: %s", reason or "an error", extra={"reason": reason})
         await stop_listening(self._servers)
@@ -342,7 +343,7 @@ class _Server:
             listener.close()
         if self._built is not None:
             sio = self._built.sio
-            sio.manager.reopens = False  # not even for a handshake on a connection that is still open
+            sio.manager.reopens = False  # not even for a handshake on an open connection
             await self._built.inspector.close()
             grace = self._config.server.shutdown_grace
             try:
@@ -370,8 +371,8 @@ def _configure_garbage_collector() -> None:
 def _is_server_error(record: logging.LogRecord) -> bool:
     """Whether a log record of aiohttp is an error of the server.
 
-    Invalid HTTP, a body that does not fit its encoding, and a client's disconnection during a request are
-    errors of the client, and not logged. aiohttp reads also those bodies that no handler has read.
+    Invalid HTTP, a body with a wrong encoding, and a client's disconnection during a request are errors of
+    the client, and not logged. aiohttp also reads bodies that no handler has read.
     """
     client_errors = (HttpProcessingError, web.RequestPayloadError, ConnectionError)
     return record.exc_info is None or not isinstance(record.exc_info[1], client_errors)

@@ -1,4 +1,4 @@
-"""The table ``[auth]``: the tokens that clients need. Without a key no token is needed."""
+"""The table ``[auth]``: the tokens of clients. Without a key no token is needed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 SOURCES: Final = ("key", "key_file", "jwks_url")
-"""The keys of which one is needed."""
+"""The settings for the key; exactly one is set."""
 
 
 def _frozen(value: object) -> object:
@@ -69,13 +69,13 @@ class AuthSettings(BaseModel):
     key_file: KeyFile = ""
     """A file with such a key; relative paths count from the config file."""
     jwks_url: JwksUrl = ""
-    """Where the issuer publishes its public keys."""
+    """The address of the issuer's public keys."""
     algorithms: Algorithms = ()
-    """The algorithms that tokens may have; needed with a key."""
+    """The allowed algorithms of tokens; required with a key."""
     issuer: Text = ""
     """The expected claim ``iss``; "" takes any."""
     audience: Audience = ()
-    """The claim ``aud`` must have one of these; without any, tokens must have none."""
+    """The allowed values of the claim ``aud``; without any, tokens must not have the claim."""
     leeway: Leeway = 5.0
     """How far clocks may differ, in seconds."""
     token: TokenName = "token"  # noqa: S105 -- the name of a key
@@ -89,7 +89,7 @@ class AuthSettings(BaseModel):
         return any(getattr(self, source) for source in SOURCES)
 
     def problem(self) -> tuple[str, str] | None:
-        """Return a key that does not fit the others, with what is expected; None for valid settings."""
+        """Return a key in conflict with the others, and the expected value; None for valid settings."""
         named = [source for source in SOURCES if getattr(self, source)]
         if not named:  # a forgotten key would leave the server open
             fields = AuthSettings.model_fields.items()

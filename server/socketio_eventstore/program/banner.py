@@ -1,4 +1,4 @@
-"""What the program says when it listens: a banner for people, or the same as lines of the log."""
+"""The announcement of the addresses at the start: a banner for people, or lines of the log."""
 
 from __future__ import annotations
 
@@ -72,6 +72,6 @@ async def _banner(config: Config, sio: AsyncServer, listener: Listener, api_list
 
 
 def _place(listener: Listener, path: str) -> str:
-    """Return an address for browsers; without a TCP address a path, and the sockets that have it."""
+    """Return an address for browsers; without a TCP address, the path and the sockets."""
     url = listener.url_for_browsers()
     return f"{path} of {' and '.join(listener.urls())}" if url is None else url + path

@@ -48,9 +48,9 @@ NO_FILE_SYSTEMS: Final = frozenset(
         "tracefs",
     }
 )
-"""File systems of Linux in which no files can be created, or none that outlive the machine's start.
+"""File systems of Linux without new files, or without files that survive a restart of the machine.
 
-Root may write to their folders, as far as the folders tell.
+The permissions of such folders do not show this to root.
 """
 LONGEST_SUFFIX: Final = max(SUFFIXES, key=len)
 REFERENCE_DISCONNECTION_DURATION: Final = 120_000.0
@@ -58,7 +58,7 @@ REFERENCE_DISCONNECTION_DURATION: Final = 120_000.0
 
 
 def check_durations(config: Config) -> Iterator[str]:
-    """Return one line for each duration that is likely in milliseconds."""
+    """Return one line for each duration probably given in milliseconds."""
     for (table, key), limit in LIKELY_MILLISECONDS.items():
         seconds = float(getattr(getattr(config, table), key))
         if seconds >= limit:
@@ -77,7 +77,7 @@ def _milliseconds(table: str, key: str, seconds: float) -> str:
 
 
 def check_store(store: StoreSettings) -> Iterator[str]:
-    """Return one line for each reason why the server could not use the store."""
+    """Return one line for each obstacle to the use of the store."""
     path = store.path
     try:
         if store.url:
@@ -98,7 +98,7 @@ def _check_file(path: Path) -> Iterator[str]:
     except StoreError as error:
         yield str(error)
         return
-    target = path.resolve()  # SQLite puts its files beside the target of a symbolic link
+    target = path.resolve()  # SQLite puts the side files beside the target of a symbolic link
     folder = next(parent for parent in target.parents if parent.exists())
     if not folder.is_dir():
         yield f"cannot create {path}: {folder} is not a folder"
@@ -125,7 +125,7 @@ def _check_file(path: Path) -> Iterator[str]:
 
 
 def _names_to_be(target: Path, folder: Path) -> Iterator[str]:
-    """The names of the files and folders that the server would create in a folder."""
+    """The names of the server's future files and folders in a folder."""
     yield from target.relative_to(folder).parts[:-1]
     yield from (target.name + suffix for suffix in SUFFIXES)
 
@@ -133,12 +133,12 @@ def _names_to_be(target: Path, folder: Path) -> Iterator[str]:
 def _longest_name(folder: Path) -> int:
     try:
         return os.pathconf(folder, "PC_NAME_MAX")
-    except (AttributeError, ValueError, OSError):  # Windows, or a file system that does not tell
+    except (AttributeError, ValueError, OSError):  # Windows, or a file system without the information
         return 255
 
 
 def file_system_of(folder: Path) -> str:
-    """Return the kind of a folder's file system; an empty text where that is unknown, as on macOS."""
+    """Return the kind of a folder's file system; an empty text if unknown, as on macOS."""
     number = folder.stat().st_dev
     device = f"{os.major(number)}:{os.minor(number)}"
     try:
@@ -152,7 +152,7 @@ def file_system_of(folder: Path) -> str:
 
 
 def _is_writable(folder: Path) -> bool:
-    """Whether a file can be created in a folder. Creates no file that has a name."""
+    """Whether a file can be created in a folder. Creates only an unnamed file."""
     flag = getattr(os, "O_TMPFILE", None)  # Linux only
     if flag is not None:
         try:

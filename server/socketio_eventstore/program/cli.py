@@ -1,6 +1,6 @@
 """The command line: one function for each command.
 
-A command imports its dependencies itself, so that ``--help`` and other commands start fast.
+A command imports its own dependencies, so ``--help`` and other commands start fast.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def migrate(path: Path | None, as_json: bool) -> None:
 def genkey(name: str, as_json: bool) -> None:
     """Make a key for the HTTP interface.
 
-    NAME says who uses the key. The key itself is stored nowhere: the config file gets its hash.
+    NAME is the user of the key. The key is stored nowhere: the config file gets the hash.
     """
     from socketio_eventstore.program import keys
 

@@ -80,10 +80,10 @@ LISTS: Final = (
     "algorithms",
     "audience",
 )
-"""The keys whose values commas separate in the environment."""
+"""The keys with a list of values, separated by commas in the environment."""
 
 DEFAULTS: Final = Options(path=None)
-"""The defaults of store and recovery; embedded applications have the same ones."""
+"""The defaults of store and recovery, shared with embedded applications."""
 
 
 class _Table(BaseModel):
@@ -101,17 +101,17 @@ class ServerSettings(_Table):
     path: Prefix = "/socket.io/"
     """The Socket.IO path; validation adds a missing slash at either end."""
     namespaces: Namespaces = ("/",)
-    """The namespaces that clients may join without a handler for them; ``*`` is every namespace."""
+    """The namespaces open to clients without a handler; ``*`` is every namespace."""
     cookie: Cookie = ""
     """The name of a cookie with the id of the connection, for proxies; none by default."""
     node_name: NodeName = ""
-    """The name of this server among several, with which the ids of its connections begin."""
+    """The name of the server among several. Connection ids begin with the name."""
     allowed_hosts: AllowedHosts = ()
     """Names of the server, beside IP addresses, ``localhost``, ``host`` and the hosts of allowed origins."""
     cors_allowed_origins: Origins = ()
-    """Origins of pages that may connect, beside the server's own."""
+    """Allowed origins of pages, beside the server's own origin."""
     trusted_proxies: Proxies = ()
-    """Proxies whose forwarding headers count, beside the peers of Unix sockets."""
+    """Proxies with trusted forwarding headers, beside the peers of Unix sockets."""
     ping_interval: Heartbeat = 25.0
     ping_timeout: Heartbeat = 20.0
     connect_timeout: Heartbeat = 45.0
@@ -127,9 +127,9 @@ class ServerSettings(_Table):
     shutdown_grace: Seconds = 10.0
     """The longest time for disconnect handlers at the shutdown."""
     drain: Drain = 0.0
-    """The time over which a SIGTERM closes the connections; 0 closes all of them at once."""
+    """The time over which a SIGTERM closes the connections; 0 closes all at once."""
     tls_certificate: PemFile = ""
-    """A certificate with its chain; relative paths count from the config file. "" is no TLS."""
+    """A certificate, chain included; relative paths count from the config file. "" is no TLS."""
     tls_key: PemFile = ""
     """The key of the certificate."""
 
@@ -159,7 +159,7 @@ class StoreSettings(_Table):
     path: File = Path("data/events.db")
     """Absolute after ``Config.load``. The socket for the commands is beside it, also with a URL."""
     url: DatabaseUrl = ""
-    """The PostgreSQL database that has the log instead of the file."""
+    """The PostgreSQL database for the log, instead of the file."""
     synchronous: Synchronous = DEFAULTS.synchronous
     retention: Retention = DEFAULTS.retention
     """How long events are kept; 0 is ``max_disconnection_duration``."""
@@ -178,14 +178,14 @@ class StoreSettings(_Table):
 
 
 class LimitSettings(_Table):
-    """The table ``[limits]``: what all clients together may use, and each of them. 0 is no limit."""
+    """The table ``[limits]``: the limits of all clients together, and of each client. 0 is no limit."""
 
     connections: Count = DEFAULTS.connections
     pending_handshakes: Count = DEFAULTS.pending_handshakes
-    """Connections whose client has not asked for a namespace."""
+    """Connections without a namespace so far."""
     connections_per_address: CountOrNone = DEFAULTS.connections_per_address
     handshakes_per_address: CountOrNone = DEFAULTS.handshakes_per_address
-    """Connections of one address whose client has not asked for a namespace."""
+    """Connections of one address without a namespace so far."""
     events_per_second: Rate = DEFAULTS.events_per_second
     bytes_per_second: Rate = DEFAULTS.bytes_per_second
     sessions_per_identity: CountOrNone = DEFAULTS.sessions_per_identity
@@ -209,7 +209,7 @@ class HttpSettings(_Table):
     api_keys: ApiKeyHashes = {}
     """The hashes of the valid keys, by name; without a key there is no interface."""
     listen: ApiAddress = ""
-    """An address of its own; the addresses of ``[server]`` then have no interface."""
+    """A separate address; the addresses of ``[server]`` then have no interface."""
 
 
 class _File(_Table):
@@ -289,7 +289,7 @@ def _retention_errors(tables: _File, layers: Layers) -> list[str]:
 
 
 def _path_errors(tables: _File, layers: Layers) -> list[str]:
-    """Return an error if Socket.IO and what a key opens have the same path on the same address."""
+    """Return an error if Socket.IO and a page behind a key have the same path on the same address."""
     http, path = tables.http, tables.server.path
     taken = next((taken for taken in (API_PATH, INSPECT_PATH) if path.startswith(taken)), None)
     if not http.api_keys or http.listen or taken is None:
@@ -314,7 +314,7 @@ def _tls_errors(tables: _File, layers: Layers) -> list[str]:
 
 
 CHECKS: Final = (_retention_errors, _path_errors, _auth_errors, _tls_errors)
-"""The checks of values that depend on others."""
+"""The checks of values against other values."""
 
 
 def engine_origins(settings: ServerSettings) -> str | list[str] | None:
@@ -325,7 +325,7 @@ def engine_origins(settings: ServerSettings) -> str | list[str] | None:
 
 
 def engine_hosts(config: Config) -> list[str]:
-    """Return the allowed names with those in ``host`` and ``[http] listen``, or ``ANY`` alone."""
+    """Return the allowed names and the names in ``host`` and ``[http] listen``, or ``ANY`` alone."""
     settings, own = config.server, parse_address(config.http.listen)
     if ANY in settings.allowed_hosts:
         return [ANY]

@@ -14,10 +14,10 @@ from pathlib import Path
 
 PREFIX = "EVENTSTORE_"
 OTHER_VARIABLES = frozenset({"EVENTSTORE_API_KEY", "EVENTSTORE_URL"})
-"""Variables that are no settings: those of the commands that call a running server."""
+"""Variables for commands that call a running server, and no settings."""
 LONGEST_VALUE_SHOWN = 80
 SECRETS = frozenset({"api_keys", "key", "url"})
-"""Keys whose values no line shows: passwords in URLs, and secrets in the places of their hashes."""
+"""Keys with values that no error shows: passwords in URLs, and secrets given in place of hashes."""
 _PASSWORD = re.compile(r"://[^/@\s]*@")
 """The name and the password in a URL."""
 NOT_SHOWN = "(not shown)"
@@ -36,7 +36,7 @@ class Layers:
     """The values of all sources, and the errors of each source."""
 
     def __init__(self, path: Path, expected: Mapping[str, Mapping[str, str]]) -> None:
-        """Read the file at ``path``. Raises ConfigError for a file that is not readable or not TOML.
+        """Read the file at ``path``. Raises ConfigError for an unreadable file and for invalid TOML.
 
         ``expected`` describes the valid values by table and key.
         """
@@ -88,7 +88,7 @@ class Layers:
             self._errors.append(f"{source}: not UTF-8")
             return
         values = self.tables.setdefault(table, {})
-        # The validation refuses a table that is another type of value.
+        # The validation refuses another type of value.
         if isinstance(values, dict):
             values[key] = value
             self._sources[table, key] = source
@@ -138,7 +138,7 @@ def _parse(path: Path, text: str) -> dict[str, object]:
 
 
 def _line_of(dotted: str, text: str) -> int | None:
-    """Return the number of the first line that assigns ``dotted``, since tomllib reports no line.
+    """Return the number of the first assignment of ``dotted``, since tomllib reports no line.
 
     A string of several lines may contain text like an assignment, and so lead to a wrong line.
     """

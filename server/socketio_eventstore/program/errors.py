@@ -1,4 +1,4 @@
-"""The errors of the program. ``cli`` prints their text and exits with code 2."""
+"""The errors of the program. ``cli`` prints the text of an error and exits with code 2."""
 
 from __future__ import annotations
 

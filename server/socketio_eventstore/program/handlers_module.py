@@ -1,4 +1,4 @@
-"""The module of handlers: its import and its function ``register(sio)``."""
+"""The module of handlers: the import, and the function ``register(sio)``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from socketio_eventstore.adapter.async_server import AsyncServer
 from socketio_eventstore.program.errors import HandlersError
 
 MOVED_MODULES = {"socketio_eventstore.server.chat": "socketio_eventstore.chat"}
-"""Former addresses of handlers that this package ships, and the present addresses."""
+"""Former addresses of the shipped handlers, and the present addresses."""
 REMOVED_PACKAGES = (
     "socketio_eventstore.server",
     "socketio_eventstore.store",
@@ -28,7 +28,7 @@ REMOVED_PACKAGES = (
 def import_handlers(name: str, folder: Path) -> ModuleType:
     """Import the module of handlers, from ``folder`` (the config file's) before other places.
 
-    Raises HandlersError for a module that does not exist, has a former address, or fails during the import.
+    Raises HandlersError for an absent module, a former address, or a failed import.
     """
     _check_address(name)
     sys.path.insert(0, str(folder))
@@ -40,7 +40,7 @@ def import_handlers(name: str, folder: Path) -> ModuleType:
                 f"handlers = {name!r}: there is no such module, neither installed nor in {folder}"
             ) from error
         raise _failed(name, error) from error
-    except Exception as error:  # a module may raise any exception during its import
+    except Exception as error:  # a module may raise any exception during the import
         raise _failed(name, error) from error
 
 

@@ -1,4 +1,4 @@
-"""The check of ``Host`` for everything that the program serves: pages, probes and the protocol."""
+"""The check of the header ``Host`` for all requests: pages, probes and the protocol."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from socketio_eventstore.transport.websocket_handshake import IGNORES_WEBSOCKETS
 
 
 def refuses_other_hosts(sio: AsyncServer) -> Middleware:
-    """Return a middleware that refuses requests to hosts that are not allowed.
+    """Return a middleware that refuses requests to other hosts than the allowed hosts.
 
-    The HTTP interface answers with a problem document, as to each request. The Engine.IO server checks its
-    own requests.
+    The HTTP interface answers with a problem document, as to each request. The Engine.IO server checks the
+    requests of the protocol.
     """
 
     @web.middleware

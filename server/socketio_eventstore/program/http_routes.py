@@ -24,7 +24,7 @@ CLIENT_FILES = (
 """The builds of the official client; ``make`` copies the files from npm."""
 
 NO_CACHE = {"Cache-Control": "no-cache"}
-"""Browsers revalidate each file, so that no page mixes files of two versions after an upgrade."""
+"""Browsers revalidate each file, so no page mixes files of two versions after an upgrade."""
 
 
 CLIENT_MODULE = """\
@@ -81,7 +81,7 @@ def add_routes(app: web.Application, path: str, pages: Path | None, sio: AsyncSe
 
 
 def _file_in(folder: Path, name: str) -> Path | None:
-    """Return the file of a request in a folder or its subfolders; None if there is none.
+    """Return the file of a request in a folder or its subfolders; None for an absent file.
 
     A name that ends in a slash stands for the ``index.html`` of a subfolder.
     """
@@ -91,7 +91,7 @@ def _file_in(folder: Path, name: str) -> Path | None:
     file = folder / path
     try:
         return file if file.is_file() else None
-    except OSError:  # a path that is too long, or a subfolder without permission
+    except OSError:  # an overlong path, or a subfolder without permission
         return None
 
 

@@ -14,9 +14,9 @@ API_PATH: Final = "/api/"
 INSPECT_PATH: Final = "/inspect/"
 """The path of the inspector."""
 UNIX = "unix:"
-"""The start of a host that is the path of a Unix socket."""
+"""The prefix of a Unix socket's path as a host."""
 CONTROL_SUFFIX: Final = "-api"
-"""The end of the name of the socket beside the database, at which its owner needs no key."""
+"""The end of the name of the socket beside the database; the owner needs no key there."""
 MAX_PORT: Final = 65535
 _PORT = re.compile(r"[0-9]{1,5}")
 _HOST = re.compile(r"[^\s:\[\]]+|\[[0-9a-fA-F:.]+\]")
@@ -53,7 +53,7 @@ def _address(text: str) -> str:
 
 
 def _api_keys(value: object) -> object:
-    """Check the keys; a single hash becomes a list of one. The errors have no text of the value."""
+    """Check the keys; a single hash becomes a list. The errors have no text of the value."""
     if not isinstance(value, dict):
         raise ValueError("not a table")
     found: dict[str, tuple[str, ...]] = {}

@@ -1,7 +1,7 @@
-"""API keys: their form, their hashes, and the check of a presented key.
+"""API keys: form, hashes, and the check of a presented key.
 
-A key has 32 random bytes, so a plain SHA-256 is enough: nobody can try 2**256 keys. The config file has the
-hashes only, and a reader of the file cannot use them.
+A key has 32 random bytes, so a plain SHA-256 is enough: 2**256 keys are too many to try. The config file has
+only the hashes, which are useless to a reader of the file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 PREFIX: Final = "sioes_"
-"""The start of each key, by which people and scanners of secrets recognise it."""
+"""The start of each key: people and scanners of secrets recognise a key by the start."""
 SCHEME: Final = "bearer"
 HASH_PREFIX: Final = "sha256:"
 KEY_BYTES: Final = 32
@@ -30,7 +30,7 @@ def new_key() -> str:
 
 
 def hash_of(key: str) -> str:
-    """Return the hash of a key, as the config file has it."""
+    """Return the hash of a key, in the form of the config file."""
     return HASH_PREFIX + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -45,21 +45,21 @@ def is_name(text: object) -> bool:
 
 
 class ApiKeys:
-    """The keys that are valid at present. ``replace`` serves a reload."""
+    """The valid keys. ``replace`` serves a reload."""
 
     def __init__(self, hashes: Mapping[str, Sequence[str]]) -> None:
-        """``hashes`` by name; a name may have several, so that a key can be exchanged without a gap."""
+        """``hashes`` by name; several hashes of a name allow the exchange of a key without a gap."""
         self.replace(hashes)
 
     def replace(self, hashes: Mapping[str, Sequence[str]]) -> None:
-        """Take these keys instead of the present ones."""
+        """Replace the present keys."""
         self._hashes = [(name, one) for name, several in hashes.items() for one in several]
 
     def __bool__(self) -> bool:
         return bool(self._hashes)
 
     def has(self, key_hash: str) -> bool:
-        """Whether a key with this hash is valid."""
+        """Whether a hash belongs to a valid key."""
         return any(hmac.compare_digest(key_hash.encode(), known.encode()) for _, known in self._hashes)
 
     def caller(self, authorization: str) -> str | None:
@@ -70,7 +70,7 @@ class ApiKeys:
     def name_of(self, key: str) -> str | None:
         """Return the name of a valid key, None for any other text.
 
-        The time does not depend on how much of a hash is right, nor on which key it is.
+        The duration depends neither on the number of right characters, nor on the key.
         """
         if len(key) > LONGEST_KEY:
             return None

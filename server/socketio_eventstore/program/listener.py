@@ -17,11 +17,11 @@ from socketio_eventstore.program.http_settings import CONTROL_SUFFIX, parse_addr
 
 # Browsers cannot open the address of all interfaces.
 REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
-"""The address to open, for a host that stands for all interfaces."""
+"""The address to open in a browser, for a host that stands for all interfaces."""
 
 
 class Listener:
-    """The listening sockets of several hosts with one port."""
+    """The listening sockets of several hosts with the same port."""
 
     @classmethod
     def of_server(cls, config: Config) -> Listener:
@@ -30,7 +30,7 @@ class Listener:
 
     @classmethod
     def of_api(cls, config: Config) -> Listener:
-        """Listen on the address of ``[http]``; on none if there is none of its own. Raises StartError."""
+        """Listen on the address of ``[http]``; without an address, on none. Raises StartError."""
         address = parse_address(config.http.listen)
         if address is None:
             return cls((), 0, config.folder)
@@ -39,11 +39,11 @@ class Listener:
 
     @classmethod
     def of_owner(cls, config: Config) -> Listener:
-        """Listen on the socket beside the database, which only its owner can open. Raises StartError."""
+        """Listen on the socket beside the database, open to the owner only. Raises StartError."""
         path = config.store.path.absolute()
         if config.store.url:  # a database in a file makes the folder
             path.parent.mkdir(parents=True, exist_ok=True)
-        before = os.umask(0o177)  # from its first moment on the file is for the owner
+        before = os.umask(0o177)  # the file is only for the owner from the creation on
         try:
             return cls([f"{UNIX}{path.with_name(path.name + CONTROL_SUFFIX)}"], 0, config.folder)
         finally:
@@ -52,7 +52,7 @@ class Listener:
     def __init__(self, hosts: Sequence[str], port: int, folder: Path, *, scheme: str = "http") -> None:
         """Listen on all hosts. Raises StartError, PortInUse included, and then listens on none.
 
-        The path of a Unix socket counts from ``folder``. ``scheme`` is that of the addresses of TCP.
+        The path of a Unix socket counts from ``folder``. ``scheme`` is the scheme of TCP addresses.
         """
         self._hosts = hosts
         self._scheme = scheme
@@ -75,7 +75,7 @@ class Listener:
             yield host if host.startswith(UNIX) else self._url(host, listening.getsockname()[1])
 
     def url_for_browsers(self) -> str | None:
-        """Return an address that a browser can open; None if there are Unix sockets only."""
+        """Return an address for browsers; None with Unix sockets only."""
         for host, listening in zip(self._hosts, self.sockets, strict=True):
             if not host.startswith(UNIX):
                 return self._url(REACHABLE.get(host, host), listening.getsockname()[1])
@@ -85,7 +85,7 @@ class Listener:
         return f"{self._scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
     def close(self) -> None:
-        """Close the sockets and remove their files."""
+        """Close the sockets and remove the files of Unix sockets."""
         for listening in self.sockets:
             listening.close()
         for file in self._files:
@@ -107,21 +107,21 @@ class Listener:
 
 
 async def stop_listening(servers: Sequence[asyncio.Server]) -> None:
-    """Close servers of the running event loop; whoever they have accepted is served."""
+    """Close servers of the running event loop; accepted connections are still served."""
     loop = asyncio.get_running_loop()
     for server in servers:
         for listening in server.sockets:
             with suppress(NotImplementedError):  # on Windows
                 loop.remove_reader(listening.fileno())
-    # asyncio makes the transport of a connection in the round after the one that accepted it. A server that
-    # is closed between the two forgets the connection: its client would wait until the process ends.
+    # asyncio makes the transport of a connection in the round after the accept. A server that is closed in
+    # between forgets the connection: the client would wait until the process ends.
     await asyncio.sleep(0)
     for server in servers:
         server.close()
 
 
 def check_addresses(config: Config) -> Iterator[str]:
-    """Return one line for each host on which the server could not listen; a port in use is no fault."""
+    """Return one line for each host without a possible listener; a port in use is no fault."""
     yield from _check_hosts(config.server.hosts, config.server.port, config.folder)
     address = parse_address(config.http.listen)
     if address is not None:
@@ -151,7 +151,7 @@ def _listen(host: str, port: int, beside: Collection[str]) -> socket.socket:
         listening = socket.socket(family, kind, protocol)
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            # Accepted sockets inherit it; aiohttp would set it for each of them.
+            # Accepted sockets inherit the option; aiohttp would set the option for each socket.
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             if family == socket.AF_INET6 and "0.0.0.0" in beside:  # noqa: S104 -- "::" would take its port
                 listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

@@ -1,4 +1,4 @@
-"""Who may look into the server without a key: the programs on its own machine."""
+"""Access to the server without a key, for programs on the server's machine."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ PROXY_HEADERS: Final = (
     "x-real-ip",
     "via",
 )
-"""The headers that a proxy adds. A proxy on this machine is a local peer, and its clients are not."""
+"""The headers that a proxy adds. A proxy on the machine is a local peer; the proxy's clients are not."""
 
 
 def refusal(request: web.BaseRequest, access: AccessRules) -> str | None:
-    """Return why a request may not see what only people on the machine may see; None if it may.
+    """Return the reason why a request has no local access; None for a request with local access.
 
-    The request must come from this machine, name the machine as its host, and have passed no proxy. A client
-    can name the machine itself, so a request behind a proxy that adds no header looks like one of a local
-    program. So no request may where a proxy is expected: with ``trusted_proxies``, and on a Unix socket.
+    The request must come from the machine, name the machine as the host, and have passed no proxy. A remote
+    client can name the machine as the host, so a request behind a proxy that adds no header looks like a
+    local request. So no request has local access where a proxy is expected: with ``trusted_proxies``, and on
+    a Unix socket.
     """
     head = RequestHead.of_request(request)
     if access.expects_proxy(head):

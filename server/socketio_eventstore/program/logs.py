@@ -1,7 +1,7 @@
 """The log of the program: sentences for people on a terminal, JSON for programs elsewhere.
 
-All parts log through the standard library, with their fields in ``extra``. structlog formats the records;
-only the program knows it, so an embedding application decides about its own log.
+All parts log through the standard library, with fields in ``extra``. structlog formats the records. Only the
+program imports structlog, so an embedding application decides about its own log.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from socketio_eventstore.program.config import LogSettings
 
 DETAILED: Final = ("alembic", "aiosqlite", "asyncio", "sqlalchemy")
-"""Libraries whose lines below WARNING are left out: they tell each step, some with values of SQL."""
+"""Libraries with lines left out below WARNING: such lines tell each step, some with values of SQL."""
 _COLORS: Final = {
     "debug": "\x1b[2m",
     "info": "",

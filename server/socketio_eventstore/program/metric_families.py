@@ -1,7 +1,7 @@
-"""The metrics of a server, read at the moment of a scrape from the plain integers that its parts count.
+"""The metrics of a server, read at a scrape from the plain integers that the server's parts count.
 
-Nothing here runs between two scrapes. The labels are bounded: results, states and reasons are fixed sets,
-and a namespace beyond the first ``MAX_NAMESPACES`` counts as ``other``.
+Nothing here runs between two scrapes. The labels are bounded: results, states and reasons are fixed sets, and
+a namespace beyond the first ``MAX_NAMESPACES`` counts as ``other``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from socketio_eventstore.core.sessions import CONNECTED, State
 from socketio_eventstore.program.readiness import problems
 
 MAX_NAMESPACES: Final = 50
-"""Namespaces with a label of their own: with ``namespaces = "*"`` clients choose their names."""
+"""The most namespaces with a label: with ``namespaces = "*"`` clients choose the names."""
 OTHER: Final = "other"
 REFUSALS: Final = (
     "connections",
@@ -51,7 +51,7 @@ REFUSALS: Final = (
     "token_expired",
     "token_namespace",
 )
-"""The reasons that are there from the start, with 0: a rate needs the value before the first refusal."""
+"""The reasons with the value 0 from the start: a rate needs the value before the first refusal."""
 REASONS: Final = (
     "client disconnect",
     "server disconnect",
@@ -64,14 +64,14 @@ HANDLERS: Final = ("connect", "disconnect", "event", "acknowledgement")
 
 
 class ServerCollector(Collector):
-    """Collects the metrics of one server; the names are those of the documentation."""
+    """Collects the metrics of a server; docs/monitoring.md documents the names."""
 
     def __init__(self, sio: RecoveryServer) -> None:
         self._sio = sio
         self._namespaces: dict[str, None] = {}
 
     def collect(self) -> Iterator[Metric]:
-        """Read the counts. Call this on the event loop of the server."""
+        """Read the counts, on the event loop of the server."""
         runtime = self._sio.manager.runtime
         yield _gauge("ready", "Whether /readyz answers 200.", not problems(self._sio))
         build = {"version": version("socketio-eventstore")}
@@ -125,7 +125,7 @@ class ServerCollector(Collector):
         for namespace, sessions in runtime.registry.namespaces.items():
             label, states = self._label(namespace), [session.state for session in sessions.values()]
             for name, state in STATES.items():
-                found = states.count(state)  # a Counter takes six times as long: it calls Enum.__hash__
+                found = states.count(state)  # a Counter takes six times as long, with calls of Enum.__hash__
                 by_state[name] += found
                 connected[label] = connected.get(label, 0) + (found if state in CONNECTED else 0)
         yield from _nodes(runtime)
@@ -151,7 +151,7 @@ class ServerCollector(Collector):
 
 
 def refusals(sio: RecoveryServer, runtime: Runtime | None) -> dict[str, int]:
-    """Return what was refused since the start, by reason."""
+    """Return the numbers of refusals since the start, by reason."""
     refused: Counter[str] = Counter(rooms_per_session=sio.manager.refused_rooms)
     refused.update(sio.eio.refused_handshakes)
     refused.update(sio.eio.access.refused)

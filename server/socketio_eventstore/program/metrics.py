@@ -1,6 +1,6 @@
-"""``/metrics`` for Prometheus, in its text format and in OpenMetrics.
+"""``/metrics`` for Prometheus, in the text format of Prometheus and in OpenMetrics.
 
-Each server has a registry of its own: the global one of prometheus_client belongs to the application.
+Each server has a registry of its own: the global registry of prometheus_client belongs to the application.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from socketio_eventstore.program.metric_families import ServerCollector
 
 
 def registry_of(sio: RecoveryServer) -> CollectorRegistry:
-    """Return a registry with the metrics of a server and of its process."""
+    """Return a registry with the metrics of a server and of the process."""
     registry = CollectorRegistry()
     registry.register(ServerCollector(sio))
     ProcessCollector(registry=registry)
@@ -30,8 +30,8 @@ def add_metrics(
 ) -> None:
     """Add the route ``/metrics``.
 
-    ``private`` serves the address of ``[http] listen``, where everybody may read. ``public`` asks for one of
-    the keys, unless ``local_access.refusal`` lets a request pass.
+    ``private`` serves the address of ``[http] listen``, without a key. ``public`` asks for a key, except for
+    requests with local access.
     """
     registry = registry_of(sio)
 

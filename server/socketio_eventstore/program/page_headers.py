@@ -1,4 +1,4 @@
-"""The headers of responses that protect people who open the pages in a browser."""
+"""The headers of responses that protect users of the pages in a browser."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from socketio_eventstore.adapter.async_server import AsyncServer
 from socketio_eventstore.program.errors import StartError
 
 POLICY: Final = "base-uri 'self'; object-src 'none'; frame-ancestors 'self'"
-"""For the pages of handlers. Their scripts and styles may be inline, or come from elsewhere."""
+"""For the pages of handlers. Scripts and styles may be inline, or come from elsewhere."""
 NO_PAGE: Final = "default-src 'none'; frame-ancestors 'none'"
-"""For answers that are no pages: a browser that is led to one of them runs nothing."""
+"""For answers other than pages: a browser that opens such an answer runs nothing."""
 NAME: Final = "CONTENT_SECURITY_POLICY"
 HEADERS: Final = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin"}
 SERVER: Final = "socketio-eventstore"
@@ -23,7 +23,7 @@ PAGES: Final = ("/", "/pages/{file}")
 
 
 def policy_of(module: ModuleType, name: str) -> str:
-    """Return the policy of the handlers' pages: their ``CONTENT_SECURITY_POLICY``. Raises StartError."""
+    """Return the policy of the handlers' pages: the module's ``CONTENT_SECURITY_POLICY``, or POLICY."""
     policy = getattr(module, NAME, POLICY)
     if not isinstance(policy, str) or not policy.isprintable() or not policy.isascii():
         raise StartError(f"handlers = {name!r}: {NAME} must be a text in one line, not {policy!r}")
@@ -31,9 +31,9 @@ def policy_of(module: ModuleType, name: str) -> str:
 
 
 class PageHeaders:
-    """A signal that adds the headers which a response has not.
+    """A signal that adds the absent headers to a response.
 
-    The answers of the protocol are no pages, and many. They only lose the name of the software.
+    The many answers of the protocol are no pages: only the name of the software is removed.
     """
 
     ignores_websockets = True

@@ -7,7 +7,7 @@ from socketio_eventstore.adapter.server import RecoveryServer
 
 
 def problems(sio: RecoveryServer) -> list[str]:
-    """Return why a server is not ready; an empty list when it is."""
+    """Return the reasons why a server is not ready; an empty list for a ready server."""
     if sio.eio.is_draining:
         return ["the server is stopping"]
     if sio.rejoining.is_running:
@@ -17,5 +17,5 @@ def problems(sio: RecoveryServer) -> list[str]:
 
 
 def _reason(failure: StoreError | None) -> list[str]:
-    """Return why a node could not join, without names: everybody may ask, and the log has the details."""
+    """Return why a node could not join, without names: the answer is public, and the log has the details."""
     return [] if failure is None else [f"{failure.summary} The log of this server says more."]

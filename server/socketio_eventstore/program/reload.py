@@ -38,7 +38,7 @@ def reload(sio: AsyncServer, api_keys: ApiKeys, present: Config, load: Callable[
     """Load the configuration again; return the configuration that is in force.
 
     An invalid configuration changes nothing. A log line names each key that has changed. A key that needs a
-    restart keeps its value, so that the next reload compares with what the server does.
+    restart keeps its value, so the next reload compares with the values in force.
     """
     try:
         loaded = load()
@@ -79,7 +79,7 @@ def apply(sio: AsyncServer, config: Config) -> None:
 
 
 def _with_changes(present: Config, loaded: Config, keys: Iterable[tuple[str, str]]) -> Config:
-    """Return ``present`` with the values that these keys have in ``loaded``."""
+    """Return ``present`` with the values of ``keys`` from ``loaded``."""
     for table, key in keys:
         changed = getattr(present, table).model_copy(update={key: _value(loaded, table, key)})
         present = replace(present, **{table: changed})

@@ -1,4 +1,4 @@
-"""What ``session`` takes and prints: a sid, and the answer of the HTTP interface about the session."""
+"""Argument and output of ``session``: a sid, and the HTTP interface's answer about the session."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAMES: Final = (
     *("sid", "namespace", "state", "identity", "joined", "connected_at", "away_seconds", "remaining_seconds"),
     *("missed", "is_missed_complete", "timeline", "is_timeline_complete", "events"),
 )
-"""What the answer about a session has, of which this module makes use."""
+"""The used names of the answer about a session."""
 TIMELINE: Final[Columns] = {
     "Time": lambda entry: entry["at"],
     "What happened": lambda entry: entry["text"],
@@ -31,10 +31,10 @@ EVENTS: Final[Columns] = {
 
 
 class SidCommand(click.Command):
-    """A command with a sid as its argument. One sid of 64 begins with a dash, and is no option."""
+    """A command with a sid as argument. One sid in 64 begins with a dash, and is no option."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse the arguments, those that look like a sid as the last ones."""
+        """Parse the arguments; arguments in the form of a sid come last."""
         sids = [text for text in args if _DASHED_SID.fullmatch(text)]
         others = [text for text in args if text not in sids]
         return super().parse_args(ctx, [*others, "--", *sids] if sids else args)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 EXIT_CODES = {signal.SIGTERM: 0, signal.SIGINT: 128 + signal.SIGINT, signal.SIGHUP: 0}
-"""The exit code after a stop with grace, by the signal that asked for it."""
+"""The exit code after a stop with grace, by the signal of the stop."""
 
 
 class Signals:
@@ -24,7 +24,7 @@ class Signals:
         self.stop = asyncio.Event()
         self.exit_code = 0
         self.reason = ""
-        """The name of the signal that asked for the stop."""
+        """The name of the signal of the stop."""
         self.on_reload: Callable[[], None] = lambda: None
         """Called on the event loop for a SIGHUP without a terminal."""
         self._loop = asyncio.get_running_loop()
@@ -52,16 +52,16 @@ class Signals:
 
     def _stop(self, number: int, _frame: object) -> None:
         if self._is_stopping:
-            os._exit(128 + number)  # everything that was acknowledged is on disk
+            os._exit(128 + number)  # all acknowledged data are on disk
         self._is_stopping = True
         self.exit_code, self.reason = EXIT_CODES[signal.Signals(number)], signal.Signals(number).name
-        # Not ``stop.set()`` here: in the middle of a ``stop.wait()`` that begins, nobody would be woken.
+        # Not ``stop.set()`` here: during the begin of a ``stop.wait()``, no task would be woken.
         self._loop.call_soon_threadsafe(self._wake)
 
     def _hang_up(self, number: int, frame: object) -> None:
         if not self._has_terminal:
             self._loop.call_soon_threadsafe(self.on_reload)
-        elif not self._is_stopping:  # shell and terminal may both send it
+        elif not self._is_stopping:  # shell and terminal may both send SIGHUP
             self._stop(number, frame)
 
     def _wake(self) -> None:

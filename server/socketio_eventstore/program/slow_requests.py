@@ -1,9 +1,9 @@
-"""The limits for incomplete request bodies, and for responses that a client does not read.
+"""The limits for incomplete request bodies, and for unread responses.
 
 aiohttp itself closes connections with incomplete headers.
 
-Without the limit, one client could keep open as many connections as the system has file descriptors, with
-a few bytes for each.
+Without the limit, one client could keep open as many connections as the system has file descriptors, with a
+few bytes for each.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ logger = logging.getLogger(__name__)
 def closes_slow_requests(timeout_seconds: float) -> Middleware:
     """Return a middleware that closes a connection if a body is incomplete or unread after the timeout.
 
-    A body that does not fit its encoding, and so is never complete, is an invalid request.
-    What a handler has not read of a compressed body is not read: aiohttp would inflate it, and two megabytes
-    that stand for two gigabytes would stop the event loop for seconds.
+    A body with a wrong encoding, and so never complete, is an invalid request. The unread rest of a
+    compressed body stays unread: aiohttp would inflate the rest, and two megabytes may inflate to two
+    gigabytes, which would stop the event loop for seconds.
     """
     unread, failures = UnreadResponses(), RepeatedFailures(logger)
 
@@ -44,7 +44,7 @@ def closes_slow_requests(timeout_seconds: float) -> Middleware:
         )
         try:
             return await handler(request)
-        except web.RequestPayloadError:  # its text has a line of its own for each part
+        except web.RequestPayloadError:  # the error's text has a line for each part
             raise web.HTTPBadRequest(text="The body does not fit its encoding.\n") from None
         finally:
             timer.cancel()

@@ -1,9 +1,9 @@
-"""The HTTP interface of a store without a server on this machine, for the length of one command.
+"""The HTTP interface of a store without a server on the machine, for the duration of a command.
 
-The command itself takes the place of the server: without handlers, without clients, at a socket that only
-its user can open. So a command does the same, by the same code, whether a server runs or not. The lock of a
-file keeps servers out meanwhile: one that starts waits for the end of the command. On a log in PostgreSQL the
-command is one more node, beside the servers that run elsewhere.
+The command itself takes the place of the server: without handlers, without clients, at a socket for the
+command's user only. So a command runs the same code with and without a running server. The lock of a file
+keeps servers out meanwhile: a starting server waits for the end of the command. On a log in PostgreSQL the
+command is a further node, beside the servers elsewhere.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class _Server(AsyncServer):
     """A server without the handlers of the application."""
 
     async def session_expired(self, session: Session) -> None:
-        """Leave the session to the real server, whose handler must hear of its end."""
+        """Leave the session to the real server: the server's handler must be called at the session's end."""
         raise StoreUnavailable("The handlers are not here.")
 
 
 def serve_stopped(config: Config) -> tuple[str, Callable[[], None]]:
-    """Serve the interface from another thread; return its address, and the function that ends it.
+    """Serve the interface from another thread; return the address, and the function to stop.
 
     Raises DatabaseInUse when a server or another command has the database, StartError for an older schema.
     """
@@ -88,7 +88,7 @@ def _require_file(path: Path) -> None:
 
 
 def _require_log(config: Config) -> None:
-    """Raise StartError for a database that a command would have to migrate.
+    """Raise StartError for a database with an older schema.
 
     A newer revision is no obstacle: the format decides, when the log is opened.
     """
@@ -101,7 +101,7 @@ def _require_log(config: Config) -> None:
 
 
 def _require_revision(name: str, revisions: tuple[str | None, str]) -> None:
-    """Raise StartError for another schema than that of this program."""
+    """Raise StartError for another schema than the program's."""
     found, needed = revisions
     if found is None:
         raise StartError(f"{name} has no log yet: a start of a server, or migrate, makes it")
@@ -120,7 +120,7 @@ async def _serve(
     except Exception as error:
         if ready.done():
             raise
-        # Raised again in the thread of the command, which waits for it.
+        # Raised again in the waiting thread of the command.
         ready.set_exception(_start_error(error))
 
 

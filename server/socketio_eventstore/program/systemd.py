@@ -17,23 +17,23 @@ VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
 
 class Systemd:
-    """Sends notes to the service manager that has started the process; without one, does nothing."""
+    """Sends notes to the service manager of the process; does nothing without a manager."""
 
     def __init__(self, environ: MutableMapping[str, str]) -> None:
-        """Take the variables of systemd out of ``environ``: programs that handlers start are no services."""
+        """Take the variables of systemd out of ``environ``: programs started by handlers are no services."""
         found = {name: environ.pop(name, "") for name in VARIABLES}
         self._address = _address(found["NOTIFY_SOCKET"])
         self._watchdog_seconds = _watchdog_seconds(found)
         self._watchdog: asyncio.Task[None] | None = None
 
     def ready(self, status: str) -> None:
-        """Report that the server listens, and begin to prove that its event loop runs."""
+        """Report that the server listens, and begin the proof of a running event loop."""
         self._send("READY=1", f"STATUS={status}")
         if self._address is not None and self._watchdog_seconds is not None:
             self._watchdog = asyncio.create_task(self._prove_life(self._watchdog_seconds / 2))
 
     def stopping(self, within_seconds: float) -> None:
-        """Report that the server stops, and how long this may take."""
+        """Report that the server stops, and the time for the stop."""
         self._send("STOPPING=1", f"EXTEND_TIMEOUT_USEC={round(within_seconds * 1e6)}")
 
     def stopped(self) -> None:
@@ -42,7 +42,7 @@ class Systemd:
             self._watchdog.cancel()
 
     async def _prove_life(self, pause_seconds: float) -> None:
-        """Reset the watchdog again and again. An event loop that stands still does not, and is restarted."""
+        """Reset the watchdog again and again: without resets, systemd restarts a stuck process."""
         while True:
             self._send("WATCHDOG=1")
             await asyncio.sleep(pause_seconds)

@@ -14,15 +14,15 @@ from socketio_eventstore.program.errors import StartError
 logger = logging.getLogger(__name__)
 
 PROTOCOLS: Final = ("http/1.1",)
-"""What the server offers by ALPN: WebSockets over HTTP/2 are another protocol."""
+"""The protocols offered by ALPN: WebSockets over HTTP/2 are another protocol."""
 
 
 class Tls:
-    """The certificate that new connections get."""
+    """The certificate of new connections."""
 
     @classmethod
     def configured(cls, config: Config) -> Tls | None:
-        """Return the certificate of ``[server]``; None without one. Raises StartError."""
+        """Return the certificate of ``[server]``; None without a certificate. Raises StartError."""
         settings = config.server
         if not settings.tls_certificate:
             return None
@@ -33,9 +33,9 @@ class Tls:
         self._certificate = certificate
         self._key = key
         self._present = self._load()
-        # The listeners keep one context; each handshake moves on to the present one. To load another
-        # certificate into a context that is in use would leave the old one beside it, if the kinds of keys
-        # differ, and would fail in the middle.
+        # The listeners keep the first context; each handshake changes to the present context. Loading another
+        # certificate into a used context would keep the old certificate if the kinds of keys differ, and
+        # might fail in the middle.
         self.context = self._load()
         self.context.sni_callback = self._use_present
 
@@ -66,7 +66,7 @@ class Tls:
         if stat.S_IMODE(self._key.stat().st_mode) & stat.S_IROTH:
             logger.warning("[server] tls_key %s can be read by everybody on this machine.", self._key)
         try:
-            # Without a password OpenSSL would ask for one on the terminal.
+            # Without a password OpenSSL would ask on the terminal.
             context.load_cert_chain(self._certificate, self._key, password="")
         except (ssl.SSLError, OSError, ValueError) as error:
             reason = getattr(error, "reason", None) or type(error).__name__

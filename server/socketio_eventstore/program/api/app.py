@@ -1,4 +1,4 @@
-"""The web application of the HTTP interface: who may call, and which operations there are."""
+"""The web application of the HTTP interface: the check of keys, and the operations."""
 
 from __future__ import annotations
 

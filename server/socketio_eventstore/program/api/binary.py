@@ -10,7 +10,7 @@ BINARY: Final = "$binary"
 
 
 class NotBase64(ValueError):
-    """An object with the key ``$binary`` has no base64. ``place`` leads to it."""
+    """An object with the key ``$binary`` has no base64. ``place`` leads to the object."""
 
     def __init__(self, place: tuple[str | int, ...]) -> None:
         super().__init__(f'{{"{BINARY}": …}} takes one text of base64')
@@ -37,7 +37,7 @@ def decoded(value: Any, place: tuple[str | int, ...] = ()) -> Any:
 def encoded(value: Any) -> Any:
     """Return JSON in which each ``bytes`` is an object with the key ``$binary``.
 
-    A value of another type, such as a timestamp of msgpack, becomes its text.
+    A value of another type, such as a timestamp of msgpack, becomes a text.
     """
     match value:
         case bytes():

@@ -1,4 +1,4 @@
-"""The base of objects in requests: what is wrong with a body is found in few steps, however large it is."""
+"""The base of objects in requests: errors of a body are found in few steps, at any size."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Body(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _check_size(cls, value: Any) -> Any:
-        """Refuse an object with many unknown fields as a whole: pydantic would describe all of them."""
+        """Refuse an object with many unknown fields as a whole: pydantic would describe all fields."""
         known = len(cls.model_fields)
         if isinstance(value, dict) and len(value) > known + MAX_UNKNOWN:
             raise ValueError(f"an object with {len(value)} fields; there are {known}")

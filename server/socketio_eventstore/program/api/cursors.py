@@ -18,14 +18,14 @@ def to_text(key: Sequence[str | bool | int] | None) -> str | None:
 
 
 def refused() -> Problem:
-    """Return the problem of a text that is not a cursor of the interface."""
+    """Return the problem for a malformed cursor."""
     return wrong_cursor("cursor", "it is not a cursor of an earlier answer")
 
 
 def from_text(
     cursor: str | None, types: Sequence[type | tuple[type, ...]]
 ) -> tuple[str | bool | int, ...] | None:
-    """Return the key of a cursor, whose parts have the types. Raises a Problem that names ``cursor``."""
+    """Return the key in a cursor, checked against the types. Raises a Problem about ``cursor``."""
     if cursor is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""One description of each operation of the HTTP interface: it validates requests, and makes the document."""
+"""A single description of each operation of the HTTP interface, for validation and for the document."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from socketio_eventstore.program.api.json_text import json_text
 from socketio_eventstore.program.api.problems import Problem, wrong_field, wrong_fields
 
 MAX_BODY_BYTES: Final = 8_000_000
-"""The largest body of a request: as much as one transaction of the log."""
+"""The largest body of a request: the size of a transaction of the log."""
 caller: Final[ContextVar[str]] = ContextVar("caller")
 """The name of the key with which the present request was made."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """A request whose parts were validated."""
+    """A request with validated parts."""
 
     key_name: str
     """The name of the caller's key."""
@@ -40,7 +40,7 @@ Answer = Callable[[Call], Awaitable[BaseModel | web.StreamResponse]]
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An operation: what it takes, what it answers, and how it is described."""
+    """An operation: parameters, answers, and description."""
 
     name: str
     """The ``operationId``."""
@@ -57,12 +57,12 @@ class Endpoint:
     validate: Callable[[object], Awaitable[object]] | None = None
     """Returns the body, validated. Raises ValidationError, Problem."""
     headers: Mapping[str, str] = field(default_factory=dict)
-    """Optional headers of the request, each with its meaning."""
+    """Optional headers of the request, with meanings."""
     statuses: tuple[int, ...] = ()
-    """Error statuses beside those of every operation."""
+    """Error statuses beside the statuses of every operation."""
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Validate a request, and answer it."""
+        """Validate and answer a request."""
         query = None if self.query is None else _query(request, self.query)
         raw_body = b"" if self.validate is None else await read_body(request)
         body = None if self.validate is None else await _body(raw_body, self.validate)
@@ -98,7 +98,7 @@ async def read_body(request: web.Request, max_bytes: int = MAX_BODY_BYTES) -> by
             body += chunk
             if len(body) > max_bytes:
                 raise Problem(413, f"The body may have {max_bytes} bytes.")
-    except web.RequestPayloadError:  # its text has a line of its own for each part
+    except web.RequestPayloadError:  # the error's text has a line for each part
         raise Problem(400, "The body does not fit its Content-Encoding or Transfer-Encoding.") from None
     return bytes(body)
 

@@ -10,20 +10,22 @@ from socketio_eventstore.program.api.events import event_result
 from socketio_eventstore.program.api.json_text import json_text
 
 LIMIT_BYTES: Final = 4_000_000
-"""The texts that are kept; readers that follow the end of the log need the newest ones."""
+"""The size of the kept texts; readers that follow the end of the log need the newest texts."""
 
 
 class EventTexts:
-    """The newest texts that streams have asked for."""
+    """The newest texts of events in streams."""
 
     def __init__(self, limit_bytes: int = LIMIT_BYTES) -> None:
         self._limit_bytes = limit_bytes
         self._texts: dict[str, tuple[Event, bytes]] = {}
-        """By offset, the oldest first; each with its event, which an operator may redact."""
+        """Event and text by offset, the oldest first. A text counts only while an operator has not redacted
+        the event.
+        """
         self._size_bytes = 0
 
     def of(self, feed: Feed, logged: LoggedEvent) -> bytes:
-        """Return the text of an event of the feed as a stream has it."""
+        """Return the text of an event of the feed in the form of a stream."""
         offset = feed.offset_of(logged)
         event, text = self._texts.get(offset, (None, b""))
         if event != logged.event:

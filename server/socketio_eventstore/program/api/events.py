@@ -95,7 +95,7 @@ class EventsResult(BaseModel):
 
 
 def rooms_named(text: str) -> tuple[Room, ...]:
-    """Return the rooms that a text in a URL may mean: ``42`` is a text and a number."""
+    """Return the possible rooms for a text in a URL: ``42`` may be a text or a number."""
     is_number = len(text) <= _DIGITS and text.removeprefix("-").isdecimal() and str(int(text)) == text
     if is_number and -(2**63) <= int(text) < 2**63:
         return text, int(text)
@@ -131,7 +131,7 @@ def events_endpoint(administration: Administration) -> Endpoint:
 
 
 def event_result(event: StoredEvent) -> EventResult:
-    """Return an event as the interface shows it."""
+    """Return an event in the form of the interface."""
     return EventResult(
         offset=event.offset,
         namespace=event.namespace,
@@ -144,7 +144,7 @@ def event_result(event: StoredEvent) -> EventResult:
 
 
 def shown_time(seconds: float) -> datetime:
-    """Return a wall-clock time in seconds as the interface shows it."""
+    """Return a wall-clock time in seconds in the form of the interface."""
     try:
         return datetime.fromtimestamp(seconds, UTC)
     except (ValueError, OverflowError, OSError):  # another program changed the row

@@ -17,6 +17,6 @@ def json_text(model: BaseModel) -> str:
 
 
 def _time(value: object) -> str:
-    """Return a time in UTC as RFC 3339 has it."""
+    """Return a time in UTC in the form of RFC 3339."""
     assert isinstance(value, datetime)
     return value.isoformat().replace("+00:00", "Z")

@@ -31,7 +31,7 @@ class PruneBody(Body):
 
 
 class RedactBody(Body):
-    """Which event, and what takes its place."""
+    """The event, and the replacement."""
 
     offset: Cursor = Field(description="The offset of the event.")
     event: Name = Field(default=REDACTED, description="The name that the event has from now on.")
@@ -47,7 +47,7 @@ class CompactBody(Body):
 
 
 class PruneResult(BaseModel):
-    """What was deleted."""
+    """The numbers of deleted events."""
 
     model_config = ConfigDict(from_attributes=True)
 

@@ -15,7 +15,7 @@ _DIGITS: Final = re.compile(r"[0-9]{1,6}")
 
 
 def _room(value: object, handler: ValidatorFunctionWrapHandler, _: ValidationInfo) -> object:
-    """Report one error for a union, and not one for each of its types. For JSON, 7.0 is a whole number."""
+    """Report one error for a union, not an error for each type. For JSON, 7.0 is a whole number."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, str) and len(value) > MAX_NAME_CHARACTERS:
@@ -55,7 +55,7 @@ SearchText: TypeAlias = Annotated[str, Field(min_length=1, max_length=200)]
 Number: TypeAlias = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 NAMESPACE_PATTERN: Final = "^/[^,?]*$"
 QueryName: TypeAlias = str
-"""A name in a query has no limit: a name that is too long is the name of nothing."""
+"""A name in a query has no limit: no object has an overlong name."""
 QueryNamespace: TypeAlias = Annotated[str, Field(pattern=NAMESPACE_PATTERN)]
 Cursor: TypeAlias = Annotated[str, Field(pattern="^[A-Za-z0-9_.-]+$")]
 """An offset, or a cursor of an earlier answer; both are opaque."""

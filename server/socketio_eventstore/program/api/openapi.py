@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, from the models that validate the requests."""
+"""The OpenAPI 3.1 document, from the models of the requests."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Json = dict[str, Any]
 
 
 def document(endpoints: Sequence[Endpoint]) -> Json:
-    """Return the document about these operations."""
+    """Return the document about the operations."""
     schemas, definitions = _schemas(endpoints)
     paths: dict[str, Json] = {}
     for endpoint in endpoints:
@@ -53,7 +53,7 @@ def document(endpoints: Sequence[Endpoint]) -> Json:
 
 
 def _schemas(endpoints: Iterable[Endpoint]) -> tuple[Mapping[Any, Json], Json]:
-    """Return the schemas of all bodies and results by operation and use, and what they refer to."""
+    """Return the schemas of all bodies and results by operation and use, and the referenced definitions."""
     inputs: list[tuple[str, Any, TypeAdapter[Any]]] = [
         ("problem", "serialization", TypeAdapter(ProblemDocument))
     ]

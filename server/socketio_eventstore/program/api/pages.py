@@ -1,4 +1,4 @@
-"""What needs no key: the page that shows the document. The page asks for a key, and keeps it in memory."""
+"""The page that shows the document. The page needs no key, but asks for a key, and keeps it in memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PAGES: Final = {
     "/api.css": ("api.css", "text/css"),
     "/api.js": ("api.js", "text/javascript"),
 }
-"""The files by path, each with its media type."""
+"""The files by path, with media types."""
 HEADERS: Final = {
     "Cache-Control": "no-cache",
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "

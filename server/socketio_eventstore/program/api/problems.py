@@ -32,15 +32,15 @@ HINTS: Final = {
     "volatile": "events that are published together are all stored",
     "except": "the log does not exclude rooms from an event; skip takes the sids of sessions",
 }
-"""What to say about fields that people expect."""
+"""Hints about absent fields that people expect."""
 MAX_FIELDS: Final = 20
-"""The most fields that one answer names."""
+"""The most fields in an answer."""
 
 logger = logging.getLogger(__name__)
 
 
 class FieldProblem(BaseModel):
-    """What is wrong with one field."""
+    """The problem of one field."""
 
     field: str = Field(description='The place of the field, such as "3.args.0"; "" is the whole body.')
     detail: str
@@ -69,7 +69,7 @@ class Problem(Exception):
         super().__init__(detail)
         self.status = status
         self.fields = list(fields)[:MAX_FIELDS]
-        """The fields that are wrong."""
+        """The wrong fields."""
         self._headers = dict(headers or {})
 
     def response(self) -> web.Response:
@@ -90,17 +90,17 @@ def wrong_field(field: str, detail: str) -> Problem:
 
 
 def wrong_cursor(field: str, detail: str) -> Problem:
-    """Return the problem of a well-formed cursor that is not of this log: it belongs to another state."""
+    """Return the problem of a well-formed cursor from another state of the log."""
     return Problem(409, f"{field}: {detail}", [FieldProblem(field=field, detail=detail)])
 
 
 def deleted_events() -> Problem:
-    """Return the problem of a reader that would miss events: they were deleted before it came."""
+    """Return the problem of a reader that would miss events: the events are deleted already."""
     return Problem(410, "Events behind this offset were deleted.")
 
 
 def wrong_fields(error: ValidationError, place: str = "") -> Problem:
-    """Return the problem of a value that does not fit its model; ``place`` leads to the value."""
+    """Return the problem of a value that does not fit the model; ``place`` leads to the value."""
     fields = [
         FieldProblem(field=_dotted(place, problem["loc"]), detail=_detail(problem))
         for problem in error.errors(include_url=False, include_context=False, include_input=False)
@@ -152,10 +152,10 @@ def _of_http(error: web.HTTPException) -> Problem:
 
 
 def _of_store(error: StoreError) -> Problem | None:
-    """Return 507 for a log without room, 503 for a store that does not write at the moment, 409 or 422.
+    """Return 507 for a log without room, 503 for a store without writes at the moment, 409 or 422.
 
-    None for an error that is a fault of the server. Programs that obey ``Retry-After`` would publish twice
-    after an unknown outcome, so that answer has none.
+    None for a fault of the server. Programs that obey ``Retry-After`` would publish twice after an unknown
+    outcome, so the answer about an unknown outcome has no such header.
     """
     if isinstance(error, LogFull):
         return Problem(507, str(error), headers={"Retry-After": str(RETRY_WHEN_FULL_SECONDS)})

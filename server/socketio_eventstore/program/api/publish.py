@@ -22,7 +22,7 @@ from socketio_eventstore.program.api.problems import Problem, wrong_field, wrong
 
 IDEMPOTENCY_KEY: Final = "Idempotency-Key"
 MAX_NAMES: Final = 4000
-"""The most rooms, and the most sids to skip: with the default limits, both fit into one event."""
+"""The most rooms, and the most sids to skip: with the default limits, both fit into a single event."""
 MAX_NAMES_TOGETHER: Final = 20_000
 """The most rooms and sids to skip of all events of a request."""
 
@@ -77,7 +77,7 @@ _LENGTH: Final[TypeAdapter[list[Any]]] = TypeAdapter(
 async def validated(value: object) -> list[StoredEmit] | Emit:
     """Validate a body; a list and a single event have errors of their own. Raises ValidationError, Problem.
 
-    A list ends at its first wrong event. Between slices of it the loop serves others.
+    A list ends at its first wrong event. Between slices of the list the loop serves others.
     """
     if not isinstance(value, list):
         return _ONE.validate_python(value)

@@ -32,7 +32,7 @@ class RecipientsQuery(BaseModel):
 
 
 class RecipientResult(SessionResult):
-    """A session that the event is for."""
+    """A recipient of the event."""
 
     receipt: Literal["confirmed", "sent", "missed"] = Field(
         description="`confirmed`: a heartbeat or an offset of the client has shown that the event arrived. "
@@ -44,7 +44,7 @@ class RecipientResult(SessionResult):
 class RecipientsResult(BaseModel):
     """An event with its recipients, derived from memberships and confirmed positions.
 
-    Sessions that have ended, or that have confirmed the event and left its rooms, are not among them.
+    Ended sessions, and sessions that have confirmed the event and left the rooms, are left out.
     """
 
     event: EventResult

@@ -26,7 +26,7 @@ class RoomsQuery(BaseModel):
 
 
 class RoomResult(BaseModel):
-    """A room that has sessions."""
+    """A room with sessions."""
 
     model_config = ConfigDict(from_attributes=True)
 

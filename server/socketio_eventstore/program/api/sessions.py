@@ -1,4 +1,4 @@
-"""``/api/sessions``: the sessions, and what an operator does to one of them."""
+"""``/api/sessions``: the sessions, and an operator's changes of a session."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class SessionQuery(BaseModel):
 
 
 class _Session(BaseModel):
-    """What every session has."""
+    """The fields of every session."""
 
     namespace: str
     sid: str
@@ -89,7 +89,7 @@ class SessionResult(_Session):
 
 
 class TimelineEntryResult(BaseModel):
-    """An entry in the history of a session. What does not belong to its kind is null."""
+    """An entry in the history of a session. Fields of other kinds are null."""
 
     kind: HistoryKind
     at: datetime

@@ -1,7 +1,7 @@
-"""``GET /api/events/stream``: the stored events as they come, as server-sent events.
+"""``GET /api/events/stream``: the stored events as they are stored, as server-sent events.
 
-A stream holds a position and no events. A reader that is slow makes its stream wait, and a reader that takes
-nothing is cut off; with its last id it goes on where it was.
+A stream holds a position and no events. A slow reader makes the stream wait, and a stuck reader is cut off;
+with the last id, the reader goes on at the same position.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ LAST_EVENT_ID: Final = "Last-Event-ID"
 
 @dataclass(frozen=True, slots=True)
 class StreamLimits:
-    """The bounds of all streams together, and of one."""
+    """The bounds of all streams together, and of each stream."""
 
     streams: int = 20
-    """Readers that follow the log at once; each of them looks at every event."""
+    """The most simultaneous readers; the work for every event grows with the readers."""
     keep_alive_seconds: float = 15.0
     """The longest silence of a stream."""
     look_seconds: float = 1.0
     """How soon the end of a reader is noticed in a silence."""
     write_seconds: float = 30.0
-    """A reader that takes nothing for so long is cut off."""
+    """The longest time without reads; then the reader is cut off."""
 
 
 class StreamQuery(FilterQuery):
@@ -89,7 +89,7 @@ async def _feed(administration: Administration, call: Call) -> Feed:
 
 
 class _Stream:
-    """One stream."""
+    """The stream of one reader."""
 
     def __init__(self, request: web.Request, feed: Feed, limits: StreamLimits, texts: EventTexts) -> None:
         self._request = request
@@ -136,7 +136,7 @@ class _Stream:
                 await self._feed.grown()
         except TimeoutError:
             return []
-        return await self._feed.next()  # without the limit: a search that is cut off would begin anew
+        return await self._feed.next()  # without the limit: an interrupted search would begin anew
 
     async def _write(self, text: bytes) -> None:
         async with asyncio.timeout(self._limits.write_seconds):

@@ -1,1 +1,1 @@
-"""The tokens of ``[auth]``: their keys and their check. Only this folder knows PyJWT and cryptography."""
+"""The tokens of ``[auth]``: keys and checks. Only this folder imports PyJWT and cryptography."""

@@ -1,7 +1,7 @@
 """The keys at a URL of a JSON Web Key Set (RFC 7517): fetched when needed, kept, and fetched again in time.
 
-All waiting is on the event loop, and bounded: a set that hangs, is huge, or is no set, leaves the former keys
-in force for a while. Strangers cannot cause more than one fetch in ``LEAST_PAUSE_SECONDS``.
+All waiting is on the event loop, and bounded. After a failed fetch (timeout, too large, invalid), the former
+keys stay in force for a while. Strangers cannot cause more than one fetch in ``LEAST_PAUSE_SECONDS``.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from socketio_eventstore.program.auth.verification_keys import Key, algorithm_of
 logger = logging.getLogger(__name__)
 
 FRESH_SECONDS: Final = 300.0
-"""Older keys are fetched again, while the old ones still count."""
+"""Older keys are fetched again; the old keys count meanwhile."""
 LONGEST_SECONDS: Final = 3600.0
-"""Older keys do not count: a key that was withdrawn must not be valid for as long as the issuer is down."""
+"""Older keys do not count: a withdrawn key must not stay valid while the issuer is down."""
 LEAST_PAUSE_SECONDS: Final = 10.0
-"""The time between the beginnings of two fetches; anybody may show a token with an unknown key id."""
+"""The least time between the beginnings of two fetches: strangers can send tokens with unknown key ids."""
 TIMEOUT_SECONDS: Final = 5.0
 MAX_BYTES: Final = 256_000
 MAX_KEYS: Final = 100
@@ -50,7 +50,7 @@ class Jwks:
         self._clock = clock
         self._keys: list[tuple[str | None, Key]] = []
         self._fetched_at: float | None = None
-        """The beginning of the last fetch that succeeded."""
+        """The beginning of the last successful fetch."""
         self._tried_at: float | None = None
         """The beginning of the last fetch."""
         self._fetching: asyncio.Task[None] | None = None
@@ -67,7 +67,7 @@ class Jwks:
         if self._age(self._fetched_at) > LONGEST_SECONDS:
             await self._fetch_now()
         elif self._age(self._fetched_at) > FRESH_SECONDS and self._may_fetch:
-            _ = self._begin_fetch()  # nobody waits for it
+            _ = self._begin_fetch()  # without a wait
         found = self._find(key_id, algorithm)
         if found is None:
             # Not UnknownKey while no fetch is allowed: a stranger with an unknown id may have used the fetch
@@ -96,11 +96,11 @@ class Jwks:
         return self._fetching is None and self._age(self._tried_at) >= LEAST_PAUSE_SECONDS
 
     async def _fetch_now(self) -> None:
-        """Wait for a fetch. Raises KeysNotAvailable if it fails, or is not allowed yet."""
+        """Wait for a fetch. Raises KeysNotAvailable for a failed fetch, or if no fetch is allowed yet."""
         fetching = self._fetching or (self._begin_fetch() if self._may_fetch else None)
         if fetching is None:
             raise KeysNotAvailable
-        await asyncio.shield(fetching)  # others wait for it, too
+        await asyncio.shield(fetching)  # other tasks wait for the same fetch
         if self._has_failed:
             raise KeysNotAvailable
 
@@ -148,11 +148,11 @@ async def _content(url: str) -> bytes:
     except TimeoutError as error:
         raise FetchFailed(f"no answer within {TIMEOUT_SECONDS:g} s") from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise FetchFailed(type(error).__name__) from error  # its text may have the query of the URL
+        raise FetchFailed(type(error).__name__) from error  # the text may contain the query of the URL
 
 
 def keys_of(content: bytes) -> list[tuple[str | None, Key]]:
-    """Return the usable keys of a set, each with its id. Raises FetchFailed for one without any."""
+    """Return the usable keys of a set, each with its id. Raises FetchFailed for a set without usable keys."""
     try:
         found: Any = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -169,7 +169,7 @@ def keys_of(content: bytes) -> list[tuple[str | None, Key]]:
 
 
 def _entry(jwk: object) -> tuple[str | None, Key] | None:
-    """Return a key with its id; None for one that cannot be used, which the others do not suffer from."""
+    """Return a key with its id; None for an unusable key, so the other keys stay usable."""
     if not isinstance(jwk, Mapping):
         return None
     key_id = jwk.get("kid")

@@ -1,4 +1,4 @@
-"""The check of tokens as ``[auth]`` describes it."""
+"""The check of tokens, from the settings of ``[auth]``."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ LOCAL: Final = ("localhost", "127.0.0.1", "::1")
 
 
 def authentication_of(settings: AuthSettings, folder: Path, max_rooms: int) -> JwtAuthentication | None:
-    """Return the check of tokens; None where no token is needed.
+    """Return the check of tokens; None if no token is needed.
 
-    Relative paths count from ``folder``. Raises StartError for a key that cannot be used, and without PyJWT.
+    Relative paths count from ``folder``. Raises StartError for an unusable key, and without PyJWT.
     """
     if not settings.is_needed:
         return None

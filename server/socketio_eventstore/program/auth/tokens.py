@@ -36,18 +36,18 @@ _DETAILS: Final[Mapping[type[Exception], str]] = {
     exceptions.ImmatureSignatureError: "not valid yet (nbf, iat)",
     exceptions.MissingRequiredClaimError: "a claim is missing: exp, iss, aud or sub",
 }
-"""What the log says. The texts of PyJWT may show parts of a token."""
+"""The texts of the log. The texts of PyJWT may show parts of a token."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenRules:
-    """What a token must fulfil; the keys of ``[auth]``."""
+    """The requirements of a token: the keys of ``[auth]``."""
 
     algorithms: Sequence[str]
     issuer: str = ""
     """The expected ``iss``; any with ""."""
     audience: Sequence[str] = ()
-    """The token must be for one of these. Without any, it must be for no audience."""
+    """The allowed audiences of a token. Without any, a token must have no audience."""
     leeway_seconds: float = 0.0
     requires_exp: bool = True
     token_name: str = "token"  # noqa: S105 -- the name of a key in ``auth``
@@ -100,7 +100,7 @@ class JwtAuthentication:
         )
 
     def _header(self, text: str) -> tuple[str, str | None]:
-        """Return the algorithm, which is an allowed one, and the id of the key."""
+        """Return the algorithm, checked as allowed, and the id of the key."""
         try:
             header = jwt.get_unverified_header(text)
         except (exceptions.PyJWTError, ValueError, RecursionError):
@@ -108,7 +108,7 @@ class JwtAuthentication:
         algorithm, key_id = header.get("alg"), header.get("kid")
         if algorithm not in self._rules.algorithms:
             _refuse("the algorithm is not one of [auth] algorithms")
-        if "crit" in header:  # extensions that must be understood (RFC 7515, section 4.1.11)
+        if "crit" in header:  # mandatory extensions (RFC 7515, section 4.1.11)
             _refuse("the header has extensions (crit)")
         return str(algorithm), key_id if isinstance(key_id, str) else None
 
@@ -173,7 +173,7 @@ class JwtAuthentication:
 def _identity(claims: Mapping[str, Any]) -> str:
     """Return the identity of a token: ``iss``, a space, and ``sub``; ``sub`` alone without ``iss``.
 
-    A space is at most at one place where the two could be divided, so no two tokens share an identity.
+    At most one space can divide ``iss`` from ``sub``, so no two tokens share an identity.
     """
     issuer, subject = claims.get("iss"), claims["sub"]
     if not isinstance(subject, str) or not subject:

@@ -1,7 +1,7 @@
-"""Keys that check signatures: their types, and which algorithm fits which type.
+"""Keys for the check of signatures: the types of keys, and the algorithm of each type.
 
 The algorithm never comes from the token alone. A token signed by HS256 with the text of a public key, and a
-token without signature (``none``), are refused, since each key has a type that fits one algorithm only.
+token without signature (``none``), are refused, since the type of a key fits one algorithm only.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ PublicKey: TypeAlias = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
 Key: TypeAlias = bytes | PublicKey
 
 LEAST_SECRET_BYTES: Final = 32
-"""A secret of HS256 is at least as long as its hash (RFC 7518, section 3.2)."""
+"""A secret of HS256 has at least the length of the hash (RFC 7518, section 3.2)."""
 RSA_BITS: Final = range(2048, 8193)
-"""Shorter keys are broken, and longer ones take too long to check."""
+"""Shorter keys are broken, and longer keys take too long to check."""
 _PEM: Final = b"-----BEGIN"
 _SSH: Final = (b"ssh-", b"ecdsa-sha2-")
 
@@ -33,7 +33,7 @@ class InvalidKey(Exception):
 
 
 def algorithm_of(key: Key) -> str:
-    """Return the only algorithm that a key fits. Raises InvalidKey."""
+    """Return the only algorithm for a key. Raises InvalidKey."""
     match key:
         case bytes():
             return "HS256"
@@ -70,7 +70,7 @@ def parse_key(content: bytes) -> Key:
 
 
 def key_of_jwk(jwk: Mapping[str, Any]) -> PublicKey:
-    """Return the public key of a JWK. Raises InvalidKey for a secret and for what cannot check signatures."""
+    """Return the public key of a JWK. Raises InvalidKey for a secret, and for a key of another use."""
     if jwk.get("use", "sig") != "sig" or "verify" not in jwk.get("key_ops", ("verify",)):
         raise InvalidKey("a key for another use")
     kinds: Mapping[object, Any] = {"RSA": RSAAlgorithm, "EC": ECAlgorithm, "OKP": OKPAlgorithm}

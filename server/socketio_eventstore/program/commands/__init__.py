@@ -1,1 +1,1 @@
-"""What the commands of operators share: the connection to a server, options, tables."""
+"""The shared parts of the operators' commands: the connection to a server, options, tables."""

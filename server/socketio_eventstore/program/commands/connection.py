@@ -1,4 +1,4 @@
-"""From the options of a command to a server: one that runs on this machine, or one elsewhere."""
+"""From the options of a command to a client of a server, on this machine or elsewhere."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ url_option = click.option(
 def client_for(url: str | None, path: Path | None, *, needs_server: bool = False) -> ApiClient:
     """Return a client for the address, or for the socket beside the database of the configuration.
 
-    Where no server runs there, the command opens the store itself, unless it ``needs_server``. A log in
+    If no server runs there, the command opens the store itself, unless the command ``needs_server``. A log in
     PostgreSQL may have servers on other machines all the same.
     """
     from socketio_eventstore.program.api_client import ApiClient
@@ -56,7 +56,8 @@ def client_for(url: str | None, path: Path | None, *, needs_server: bool = False
 def file_of(config: Config, instead: str, backup: Path) -> Path:
     """Return the database of a command about a file. Raises CommandError for a log in PostgreSQL.
 
-    ``instead``: what does the same there, with places for the ``database`` and the ``file`` of the backup.
+    ``instead``: the equivalent command there, with places for the ``database`` and the ``file`` of the
+    backup.
     """
     if config.store.url:
         database = shlex.quote(config.store.name.rpartition(" on ")[0])
@@ -68,7 +69,7 @@ def file_of(config: Config, instead: str, backup: Path) -> Path:
 
 
 def url_elsewhere(url: str | None) -> str | None:
-    """Return the address of a server elsewhere, if one is named."""
+    """Return the address of a server elsewhere, if given."""
     return url or os.environ.get(URL_VARIABLE)
 
 
@@ -80,7 +81,7 @@ def control_of(database: Path) -> Path:
 
 
 def is_served(control: Path) -> bool:
-    """Whether a server listens at the socket beside its database. Raises CommandError."""
+    """Whether a server listens at the socket beside the database. Raises CommandError."""
     try:
         control.stat()
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -101,7 +102,7 @@ def _stopped(config: Config) -> ApiClient:
 
     try:
         url, end = serve_stopped(config)
-    except DatabaseInUse as error:  # such as with a path that is too long for a socket
+    except DatabaseInUse as error:  # such as with an overlong path of a socket
         control = control_of(config.store.path)
         raise CommandError(f"{error} Commands reach it with --url: it has no socket {control}.") from error
     except StartError as error:

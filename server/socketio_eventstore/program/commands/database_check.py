@@ -1,4 +1,4 @@
-"""``check-store`` for a log in PostgreSQL: what it shows."""
+"""The output of ``check-store`` for a log in PostgreSQL."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _NODES: Final[Columns] = {
 def check(url: str | None, config: Config | None, *, as_json: bool) -> bool:
     """Check a database, show the result, and return whether there is no problem. Raises CommandError.
 
-    ``url``: a database instead of that of the configuration; one of the two is given.
+    ``url``: a database instead of the configured database; either ``url`` or ``config`` is given.
     """
     from socketio_eventlog.errors import StoreError
     from socketio_eventlog.opening import check_whole_database, describe

@@ -1,6 +1,6 @@
 """The commands about the database as a file: ``backup``, ``restore``, ``check-store``.
 
-They need no server, and open the file themselves.
+The commands need no server, and open the file themselves.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ UNSOUND = 1
 
 
 def add_to(commands: click.Group) -> None:
-    """Add the commands of this module."""
+    """Add the commands of the module."""
     for command in (backup, restore, check_store):
         commands.add_command(command)
 
@@ -58,7 +58,7 @@ def backup(
 ) -> None:
     """Copy the database into FILE, also while the server runs.
 
-    The copy is one point of the log. It gets its name when it is checked and on disk; its mode is 0600.
+    The copy shows the log at one moment. The copy gets its name after the checks, on disk; the mode is 0600.
     """
     from socketio_eventlog.sqlite.backup import back_up
 
@@ -90,7 +90,7 @@ def backup(
 def restore(file: Path, database: Path | None, path: Path | None, as_json: bool) -> None:
     """Put the backup FILE in the place of the database. The server must be stopped.
 
-    The copy is checked first. Clients that have received events from after the backup get a new session.
+    The copy is checked first. Clients with events from after the backup get a new session.
     """
     from socketio_eventlog.options import DEFAULT_FILE_MODE
     from socketio_eventlog.sqlite import restore as restoring
@@ -122,7 +122,7 @@ def restore(file: Path, database: Path | None, path: Path | None, as_json: bool)
 def check_store(place: str | None, path: Path | None, as_json: bool) -> None:
     """Check the database, also while servers run; or FILE, such as a backup; or a postgresql:// URL.
 
-    In a file: the pages, the schema, and what the log promises. In PostgreSQL also the server: settings,
+    In a file: the pages, the schema, and the promises of the log. In PostgreSQL also the server: settings,
     standbys, clocks, old transactions, rights, and the servers on the log. The exit code is 1 for a problem.
     """
     from socketio_eventlog.opening import is_url
@@ -184,7 +184,7 @@ def _show_notes(report: Report | None) -> None:
 
 
 def back_up_before_migration(database: Path) -> Path | None:
-    """Make a backup of a database with an older schema, beside it; None for one that needs no migration."""
+    """Back up a database with an older schema, beside the database; None if no migration is needed."""
     from socketio_eventlog.sqlite import copies
     from socketio_eventlog.sqlite.backup import back_up
     from socketio_eventlog.sqlite.schema import HEAD_REVISION, revision_of
@@ -194,7 +194,7 @@ def back_up_before_migration(database: Path) -> Path | None:
     with _errors(database), bars() as shown:
         with copies.snapshot(database) as connection:
             revision = revision_of(connection)
-        if revision is None or revision >= HEAD_REVISION:  # migrate refuses a newer one
+        if revision is None or revision >= HEAD_REVISION:  # migrate refuses a newer revision
             return None
         target = database.with_name(f"{database.name}-{revision}")
         back_up(database, target, replaces=True, on_copied=shown.copied, on_step=shown.checked)
@@ -203,7 +203,7 @@ def back_up_before_migration(database: Path) -> Path | None:
 
 @contextmanager
 def _errors(file: Path) -> Iterator[None]:
-    """Turn an error of the store into one line, which names the file."""
+    """Turn an error of the store into one line with the name of the file."""
     from socketio_eventlog.errors import StoreError
 
     try:

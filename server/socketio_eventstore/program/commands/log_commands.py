@@ -35,7 +35,7 @@ limit_option = click.option("--limit", type=click.IntRange(1, 1_000_000), defaul
 
 
 def add_to(commands: click.Group) -> None:
-    """Add the commands of this module."""
+    """Add the commands of the module."""
     for command in (emit, events, inspect, sessions, session, stats):
         commands.add_command(command)
 
@@ -57,7 +57,7 @@ def emit(
 ) -> None:
     """Publish an event, and print its offset.
 
-    Each of ARGS is JSON, or a text if it is not JSON. With --url, EVENTSTORE_API_KEY has the key.
+    Each of ARGS is JSON, or else a text. With --url, EVENTSTORE_API_KEY has the key.
     """
     body: dict[str, Any] = {"event": event, "args": [value_of(text) for text in args]}
     if rooms:
@@ -121,7 +121,7 @@ def _events_after(
     client: ApiClient, limit: int, query: Mapping[str, str | None], after: str | None
 ) -> tuple[str | None, list[Any]]:
     found: list[Any] = []
-    # On a busy server the end of the log moves on; so all pages up to the present end, and one more.
+    # On a busy server the end of the log moves on; so all pages up to the present end, and a last page.
     ends = [query["before"]] if query["before"] else [client.get("/stats", HEAD)["head_offset"], None]
     for before in ends:
         is_end = False
@@ -178,7 +178,7 @@ def _sessions(client: ApiClient, limit: int, query: Mapping[str, str | None]) ->
 @config_option
 @json_option
 def session(sid: str, namespace: str, limit: int, url: str | None, path: Path | None, as_json: bool) -> None:
-    """Show what happened to a session, also when it is over, and which events its client has."""
+    """Show the history of a session, ended or not, and the client's events."""
     from socketio_eventstore.core.event_pages import MAX_EVENTS
 
     where = f"/sessions/{quote(namespace, safe='')}/{quote(sid, safe='')}"
@@ -213,12 +213,12 @@ def stats(url: str | None, path: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def inspect(url: str | None, path: Path | None, as_json: bool) -> None:
-    """Print a link to the inspector that works once, and for a short time."""
+    """Print a link to the inspector. The link works once, and for a short time."""
     from socketio_eventstore.program.http_settings import UNIX
 
     answer = client_for(url, path, needs_server=True).post("/inspector-links", LINK, {})
     address = url_elsewhere(url)
-    if address and not address.startswith(UNIX):  # which no browser opens; the server names what one can
+    if address and not address.startswith(UNIX):  # the server names an address for browsers
         answer["url"] = address.rstrip("/") + answer["path"]
     if as_json:
         click.echo(json.dumps(answer))

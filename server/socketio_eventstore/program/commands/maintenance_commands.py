@@ -27,7 +27,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one li
 
 
 def add_to(commands: click.Group) -> None:
-    """Add the commands of this module."""
+    """Add the commands of the module."""
     for command in (prune, redact, compact):
         commands.add_command(command)
 
@@ -37,9 +37,9 @@ def add_to(commands: click.Group) -> None:
 @config_option
 @json_option
 def prune(url: str | None, path: Path | None, as_json: bool) -> None:
-    """Delete the events that are older than the retention, now.
+    """Delete the events older than the retention, now.
 
-    As the server does by itself at every prune_interval: no event goes that a session may still need.
+    The server does the same at every prune_interval. An event that a session may still need is not deleted.
     """
     done = client_for(url, path).post("/prune", ("events", "pruned_through"), {}, takes_long=True)
     through = f"the log is pruned up to number {done['pruned_through']}"
@@ -47,10 +47,10 @@ def prune(url: str | None, path: Path | None, as_json: bool) -> None:
 
 
 class OffsetCommand(click.Command):
-    """A command with an offset as its argument. One offset of 64 begins with a dash, and is no option."""
+    """A command with an offset as argument. One offset in 64 begins with a dash, and is no option."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse the arguments; an offset, or a number with a dash, is one of them."""
+        """Parse the arguments; an offset, or a number, with a dash is an argument."""
         rest = super().parse_args(ctx, [_quoted(text) for text in args])
         ctx.params["offset"] = ctx.params["offset"].removeprefix(_QUOTE)
         ctx.params["args"] = tuple(text.removeprefix(_QUOTE) for text in ctx.params["args"])
@@ -71,10 +71,10 @@ def _quoted(text: str) -> str:
 def redact(
     offset: str, args: tuple[str, ...], event: str, url: str | None, path: Path | None, as_json: bool
 ) -> None:
-    """Replace what the event at OFFSET says, by ARGS.
+    """Replace the arguments of the event at OFFSET by ARGS.
 
-    Each of ARGS is JSON, or a text if it is not JSON. Clients that have not received the event receive the
-    replacement; the sessions go on. Backups keep the former content.
+    Each of ARGS is JSON, or a text if it is not JSON. Clients without the event receive the replacement; the
+    sessions go on. Backups keep the former content.
     """
     body = {"offset": offset, "event": event, "args": [value_of(text) for text in args]}
     done = client_for(url, path).post("/redact", ("offset", "is_scrubbed"), body, takes_long=True)

@@ -1,4 +1,4 @@
-"""Progress bars on a terminal, for what takes long; nothing elsewhere."""
+"""Progress bars on a terminal, for long commands; nothing elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Bars:
-    """The bars of one command, one below the other, on the error output."""
+    """The bars of a command, one below the other, on the error output."""
 
     def __init__(self, progress: Progress | None) -> None:
         self._progress = progress
@@ -36,7 +36,7 @@ class Bars:
 
 @contextmanager
 def bars() -> Iterator[Bars]:
-    """Show bars until the end, if a person looks; they go with the end."""
+    """Show bars on a terminal, until the end of the block; then remove the bars."""
     if not sys.stderr.isatty():
         yield Bars(None)
         return

@@ -1,4 +1,4 @@
-"""What a command prints: tables for people, a line of JSON for each entry for programs."""
+"""The output of a command: tables for people, a line of JSON for each entry for programs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 
 WIDTH_OF_PIPES = 10_000
 Columns: TypeAlias = Mapping[str, Callable[[Any], str]]
-"""By title a function that returns the text of an entry."""
+"""By title, a function that returns the text of an entry."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, a line for each entry.")
 
@@ -66,13 +66,13 @@ def show(entries: Iterable[Any], columns: Columns, *, as_json: bool) -> None:
 
 
 def show_line(entry: Any, columns: Columns, *, as_json: bool) -> None:
-    """Print one entry as a line of its own, while others are still to come."""
+    """Print one entry as a line, before the next entries are known."""
     texts = [json.dumps(entry)] if as_json else [printable(column(entry)) for column in columns.values()]
     click.echo("  ".join(texts))
 
 
 def printable(text: str) -> str:
-    """Return a text that does nothing to the terminal: clients choose names and arguments."""
+    """Return a text without effect on the terminal: clients choose names and arguments."""
     return "".join(
         character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
     )

@@ -1,1 +1,1 @@
-"""The inspector: pages below ``/inspect/`` that show a running server to people, and change nothing."""
+"""The inspector: pages below ``/inspect/`` that show a running server, and change nothing."""

@@ -1,4 +1,4 @@
-"""The web application of the inspector: its files, its login, and the answers for browsers with a login."""
+"""The web application of the inspector: files, login, and the answers for browsers with a login."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class Inspector:
     """The inspector of a server, to be mounted at ``/inspect/``."""
 
     def __init__(self, sio: RecoveryServer, logins: Logins, endpoints: Iterable[Endpoint]) -> None:
-        """``endpoints``: those of the HTTP interface. The inspector takes the ones that only read."""
+        """``endpoints``: the endpoints of the HTTP interface. The inspector serves the reading endpoints."""
         self._sio = sio
         self._logins = logins
         self._refusals = RepeatedFailures(logger)
         self._live = Live(partial(figures, sio), logins.is_valid, logins.cookie)
         self._open = (self._present, self._login, self._logout)
-        """The handlers that need no login."""
+        """The handlers without a login."""
         app = self.app = web.Application(middlewares=[answers_with_problems(), self._guard()])
         app.router.add_get("/login", self._present)
         app.router.add_post("/login", self._login)
@@ -50,7 +50,7 @@ class Inspector:
         add_pages(app)
 
     async def close(self) -> None:
-        """End the connections of viewers. An error is logged only: the server goes on with its own end."""
+        """End the connections of viewers. An error is only logged: the server goes on with the stop."""
         try:
             await self._live.close()
         except Exception:
@@ -76,7 +76,7 @@ class Inspector:
         return with_login
 
     async def _present(self, request: web.Request) -> web.Response:
-        """Tell the page whether its browser is logged in, and by which key."""
+        """Tell the page whether the browser is logged in, and the name of the key."""
         name = self._logins.name_of(self._token(request))
         return web.json_response({"name": name}, headers={"Cache-Control": NO_STORE})
 
@@ -91,7 +91,7 @@ class Inspector:
         return self._answer(request, token, LOGIN_SECONDS, is_secure=is_secure)
 
     def _with_key(self, request: web.Request, key: str) -> str | None:
-        """Return the token of a new login, None for a wrong key. Raises Problem after many wrong ones."""
+        """Return the token of a new login, None for a wrong key. Raises Problem after many wrong keys."""
         address, failures = self._address(request), self._logins.failures
         wait = failures.wait_seconds(address)
         if wait:
@@ -105,7 +105,7 @@ class Inspector:
     async def _logout(self, request: web.Request) -> web.Response:
         await read_body(request, MAX_BODY_BYTES)  # only JSON, which a form of another site cannot send
         token = self._token(request)
-        if not token:  # a page of another site, whose answer must not replace the cookie
+        if not token:  # a page of another site: the answer must not replace the cookie
             return web.Response(status=204, headers={"Cache-Control": NO_STORE})
         self._logins.end(token)
         return self._answer(request, "", 0, is_secure=False)
@@ -113,8 +113,8 @@ class Inspector:
     def _answer(self, request: web.Request, token: str, seconds: float, *, is_secure: bool) -> web.Response:
         """Return an answer that sets the cookie.
 
-        Without a path in the cookie, browsers take the folder of the request: the prefix of a proxy, which
-        this server does not know, is part of it.
+        Without a path in the cookie, browsers take the folder of the request: the folder includes the prefix
+        of a proxy, which the server does not know.
         """
         is_https = is_secure or RequestHead.of_request(request).is_tls
         value = f"{self._logins.cookie}={token}; Max-Age={seconds:.0f}; HttpOnly; SameSite=Strict"
@@ -122,12 +122,12 @@ class Inspector:
         return web.Response(status=204, headers=headers)
 
     def _address(self, request: web.Request) -> str:
-        """Return the address that counts for wrong keys, as for the limits of connections."""
+        """Return the client's address for the count of wrong keys, as for the limits of connections."""
         head = RequestHead.of_request(request)
         return self._sio.eio.access.client_address(head) or head.peer
 
     def _token(self, request: web.Request) -> str:
-        """Return the token of the browser's login; "" for a browser that is not logged in."""
+        """Return the token of the browser's login; "" without a login."""
         return request.cookies.get(self._logins.cookie, "")
 
 

@@ -1,6 +1,6 @@
-"""The figures of a server at a moment, for charts: sums since the start, from which a page makes rates.
+"""The figures of a server at a moment, for charts: sums since the start. A page makes rates of the sums.
 
-Nothing is counted for this: the parts of the server have the numbers, as for ``/metrics``.
+The figures need no counting: the parts of the server have the numbers, as for ``/metrics``.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from socketio_eventstore.program.metric_families import refusals
 from socketio_eventstore.program.readiness import problems
 
 SLICE: Final = 1000
-"""Sessions that are counted before the event loop serves others: a fraction of a millisecond."""
+"""Sessions to count before the event loop serves others: a fraction of a millisecond."""
 MAX_AWAY: Final = 20
-"""Sessions that are shown with their remaining time, those that expire soonest."""
+"""The most sessions shown with the remaining time: the sessions next to expire."""
 MAX_NAMESPACES: Final = 10
 
 Figures = dict[str, Any]
@@ -86,7 +86,7 @@ def _log(runtime: Runtime) -> Figures:
 
 
 async def _survey(runtime: Runtime) -> tuple[Mapping[str, int], Counter[str], list[Figures]]:
-    """Count the sessions by state, and the connected ones by namespace; find those that expire soonest."""
+    """Count sessions by state, and connected sessions by namespace; find the sessions next to expire."""
     states: Counter[str] = Counter()
     namespaces: Counter[str] = Counter()
     away: list[Session] = []
@@ -107,7 +107,7 @@ async def _survey(runtime: Runtime) -> tuple[Mapping[str, int], Counter[str], li
 
 
 def _since(session: Session) -> float:
-    """Return the uptime since which a session is away; infinity before the log has it."""
+    """Return the uptime at which a session became away; infinity before the commit."""
     return math.inf if session.away_since is None else session.away_since
 
 

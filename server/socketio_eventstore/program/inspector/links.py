@@ -1,4 +1,4 @@
-"""``POST /api/inspector-links``: a link that works once, for ``socketio-eventstore inspect``."""
+"""``POST /api/inspector-links``: a link for a single use, for ``socketio-eventstore inspect``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class LinkResult(BaseModel):
 
 
 class Links:
-    """Makes links. ``address`` is the server's own, as soon as it listens."""
+    """Makes links. ``address`` returns the server's own address, once the server listens."""
 
     def __init__(self, logins: Logins) -> None:
         self._logins = logins

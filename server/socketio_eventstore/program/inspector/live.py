@@ -1,8 +1,8 @@
-"""The live figures, over a Socket.IO server of its own that stores nothing.
+"""The live figures, over a second Socket.IO server without a store.
 
-In the namespace of the clients, viewers would be sessions in the database and clients in the metrics. So they
-connect to a second server without a store, below ``/inspect/``: it shares nothing with the first one but the
-event loop, and takes figures only while a viewer is connected.
+In the namespace of the clients, viewers would be sessions in the database and clients in the metrics. So
+viewers connect to a second server, below ``/inspect/``. The second server shares only the event loop with the
+first server, and collects figures only while a viewer is connected.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NAMESPACE: Final = "/inspector"
 PATH: Final = "socket.io"
 INTERVAL_SECONDS: Final = 1.0
 KEPT_SECONDS: Final = 300.0
-"""Figures that are older go: a page shows the last minutes."""
+"""Older figures are deleted: a page shows the last minutes."""
 MAX_VIEWERS: Final = 20
 """Open connections of viewers; a reload needs two for a moment."""
 MAX_PAYLOAD_BYTES: Final = 10_000
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 class Live:
-    """Sends the figures of a server to its viewers, once a second; without viewers it takes none."""
+    """Sends the figures of a server to the viewers, once a second; without viewers collects none."""
 
     def __init__(
         self,
@@ -48,9 +48,9 @@ class Live:
         cookie: str,
         interval_seconds: float = INTERVAL_SECONDS,
     ) -> None:
-        """``take`` returns the present figures. ``is_allowed`` tells whether a token may still look.
+        """``take`` returns the present figures. ``is_allowed`` tells whether a token is still valid.
 
-        ``cookie`` is the name of the cookie that has it.
+        ``cookie`` is the name of the cookie with the token.
         """
         self._take = take
         self._is_allowed = is_allowed

@@ -1,7 +1,7 @@
-"""Logins of browsers that have shown a key, or a link that works once. Pure state without I/O.
+"""Logins of browsers with a key, or with a link for a single use. Pure state without I/O.
 
 Everything is in memory, so a restart ends all logins. The tokens are kept as hashes only. A login ends with
-the key that it was made with.
+the removal of the login's key.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ LOGIN_SECONDS: Final = 12 * 3600.0
 LINK_SECONDS: Final = 120.0
 """How long a link waits to be opened."""
 MAX_LOGINS: Final = 100
-"""Beyond it the oldest login ends."""
+"""The most logins; beyond, the oldest login ends."""
 MAX_LINKS: Final = 20
 MAX_FAILURES: Final = 10
-"""Wrong keys of one address in ``FAILURE_SECONDS``; after that no key of the address is looked at."""
+"""The most wrong keys of an address in ``FAILURE_SECONDS``; further keys of the address are not checked."""
 FAILURE_SECONDS: Final = 60.0
 MAX_ADDRESSES: Final = 1000
-"""Addresses whose failures are counted. The key is the protection, the count only saves work."""
+"""The most addresses with a count of failures. The key is the protection, the count only saves work."""
 TOKEN_BYTES: Final = 32
 COOKIE: Final = "eventstore_inspector"
 """The beginning of the cookie's name."""
@@ -36,7 +36,7 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """A browser that may look, or a link by which one may become so."""
+    """A browser with access, or a link that gives access."""
 
     name: str
     """The name of the key."""
@@ -46,7 +46,7 @@ class Login:
 
 
 class Tokens:
-    """Logins by random tokens; each has an end, and their number is bounded."""
+    """Logins by random tokens. Each login has an end; the number of logins is bounded."""
 
     def __init__(self, seconds: float, most: int, clock: Clock) -> None:
         self._seconds = seconds
@@ -56,7 +56,7 @@ class Tokens:
         """By the hash of the token, the oldest first."""
 
     def add(self, name: str, key_hash: str | None) -> str:
-        """Add a login, and return its token."""
+        """Add a login; return the token."""
         token = secrets.token_urlsafe(TOKEN_BYTES)
         if len(self._logins) >= self._most:
             del self._logins[next(iter(self._logins))]
@@ -64,7 +64,7 @@ class Tokens:
         return token
 
     def get(self, token: str) -> Login | None:
-        """Return the login of a token; None when it has ended or has never been."""
+        """Return the login of a token; None for an ended or unknown login."""
         login = self._logins.get(_hashed(token))
         if login is None or login.ends_at <= self._clock():
             self.end(token)
@@ -72,7 +72,7 @@ class Tokens:
         return login
 
     def end(self, token: str) -> Login | None:
-        """End a login at once, and return it."""
+        """End a login at once; return the login."""
         return self._logins.pop(_hashed(token), None)
 
 
@@ -92,12 +92,12 @@ class Logins:
         return bool(self._keys)
 
     def with_key(self, key: str) -> str | None:
-        """Return the token of a new login; None for a text that is no valid key."""
+        """Return the token of a new login; None for an invalid key."""
         name = self._keys.name_of(key)
         return None if name is None else self._tokens.add(name, hash_of(key))
 
     def with_link(self, link: str) -> str | None:
-        """Return the token of a new login; None for a link that was opened, is too old, or has never been."""
+        """Return the token of a new login; None for a used, expired or unknown link."""
         login = self._links.get(link)
         self._links.end(link)
         if login is None or not self._is_valid(login):
@@ -131,10 +131,10 @@ class Failures:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._counts: dict[str, tuple[int, float]] = {}
-        """By address: the failures, and the time at which they are forgotten."""
+        """By address: the number of failures, and the time of the next reset."""
 
     def wait_seconds(self, address: str) -> float:
-        """Return how long an address must wait; 0 for an address that may try."""
+        """Return the wait of an address in seconds; 0 for an address that may try."""
         count, forgotten_at = self._counts.get(address, (0, 0.0))
         return max(0.0, forgotten_at - self._clock()) if count >= MAX_FAILURES else 0.0
 

@@ -1,4 +1,4 @@
-"""The files of the inspector: its own, and those that npm has brought. They show nothing of the server."""
+"""The files of the inspector, and the files from npm. No file contains data of the server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BUNDLED: Final = {
     "uPlot.min.css": "inspector/bundle",
     "socket.io.esm.min.js": "client_bundle",
 }
-"""The files that ``make`` copies from npm, each with its folder."""
+"""The files that ``make`` copies from npm, with folders."""
 HEADERS: Final = {
     "Cache-Control": "no-cache",
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -32,7 +32,7 @@ HEADERS: Final = {
 
 
 def add_pages(app: web.Application) -> None:
-    """Add the files, and the way to them from a path without slash."""
+    """Add the files, and a redirect from the path without slash."""
     app.router.add_get("", _to_index)
     app.router.add_get("/", _file)
     app.router.add_get("/{file:[A-Za-z0-9.-]+\\.(?:css|js|svg)}", _file)
