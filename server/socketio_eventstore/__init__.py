@@ -1,6 +1,6 @@
-"""A Socket.IO server whose clients recover their sessions from a durable event log.
+"""A Socket.IO server with sessions that clients recover from a durable event log.
 
-The public API is imported on first use, so that importing a submodule or starting the program stays fast.
+The public API is imported on first use: the start of the program and the import of a submodule stay fast.
 """
 
 from __future__ import annotations

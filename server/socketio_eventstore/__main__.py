@@ -9,7 +9,7 @@ INTERRUPTED = 130
 
 
 def main() -> None:
-    """Run the command line and exit with its code. Ctrl-C causes no traceback."""
+    """Run the command line and exit with the command's code. Ctrl-C causes no traceback."""
     try:
         code = _run()
     except KeyboardInterrupt:
@@ -18,14 +18,14 @@ def main() -> None:
 
 
 def _run() -> int:
-    # Imported here, so that Ctrl-C during the imports causes no traceback either.
+    # Imported here: Ctrl-C during the imports must cause no traceback either.
     import click
 
     from socketio_eventstore.program.cli import commands
     from socketio_eventstore.program.command_error import PROGRAM
 
     try:
-        # Commands return None. An option such as --help ends early, and main() returns its exit code.
+        # Commands return None. An option such as --help ends early, and main() returns an exit code.
         return commands.main(prog_name=PROGRAM, standalone_mode=False) or 0
     except click.ClickException as error:
         error.show()

@@ -28,14 +28,14 @@ def register(sio: socketio.AsyncServer) -> None:
     """Register the handlers of the chat on a server."""
 
     async def chat_message(sid: str, message: object = None, *_: object) -> dict[str, str | None]:
-        """Emit a message to all clients. The sender gets the returned value as its acknowledgement."""
+        """Emit a message to all clients. The sender gets the returned value as the acknowledgement."""
         if not is_message(message):
             return {"status": "refused", "reason": REFUSAL}
         offset = await sio.emit("chat message", message)
         return {"status": "ok", "offset": offset}
 
     async def caught_up(sid: str, *_: object) -> None:
-        """Acknowledge, behind everything that the client had missed: acknowledgements keep their place."""
+        """Acknowledge, behind all missed events of the client: packets keep their order."""
 
     sio.on("chat message", chat_message)
     sio.on("caught up", caught_up)

@@ -1,7 +1,7 @@
 """The log, the sessions beside the log, and the nodes, on PostgreSQL.
 
-The schema ``eventstore`` exists before: alembic keeps its own table there. Names and columns are those of
-the SQLite database where both have them. The next migrations have the functions and the views.
+The schema ``eventstore`` exists before: alembic keeps its own table there. Names and columns are as in the
+SQLite database, where both databases have them. The next migrations have the functions and the views.
 """
 
 from __future__ import annotations

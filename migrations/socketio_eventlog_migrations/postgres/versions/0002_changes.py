@@ -1,4 +1,4 @@
-"""The functions that write changes: set-based for a run of one kind, or one by one with their outcomes."""
+"""The functions that write changes: set-based for a run of the same kind, or singly with outcomes."""
 
 from __future__ import annotations
 

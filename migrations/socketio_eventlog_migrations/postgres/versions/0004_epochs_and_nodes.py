@@ -1,8 +1,8 @@
-"""The functions that begin epochs and nodes, and the triggers that note what changes without the server.
+"""The functions that begin epochs and nodes, and the triggers that note changes of other programs.
 
-An epoch begins where history may have been lost: after a crash, a promotion, or a copy that was put back. The
-canary is an unlogged row: PostgreSQL empties it in a crash, which nothing else shows. The fingerprint shows
-the rest.
+An epoch begins where history may have been lost: after a crash, a promotion, or the restore of a copy. The
+canary is an unlogged row: PostgreSQL empties unlogged tables in a crash, and leaves no other sign. The
+fingerprint shows the other cases.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ BEGIN
 END
 $$
 """,
-    # With the rights of the owner: whoever may change events need not have rights here.
+    # With the rights of the owner: a role that may change events need not have rights on the table of ranges.
     """
 CREATE FUNCTION eventstore.note_altered() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog AS $$

@@ -1,6 +1,6 @@
-"""The history of each session: its tables, and the functions that note what a change adds to it.
+"""The history of each session: tables, and the functions that note the entries of changes.
 
-``socketio_eventlog.history`` says what a change adds; here is which sessions it concerns.
+``socketio_eventlog.history`` defines the entries of a change; the functions find the sessions of a change.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ $$
 
 
 def upgrade() -> None:
-    """Create two tables with their indexes, and the functions."""
+    """Create two tables, indexes included, and the functions."""
     connection = op.get_bind()
     for statement in STATEMENTS:
         connection.exec_driver_sql(statement.strip().replace("%", "%%"))  # psycopg's escape

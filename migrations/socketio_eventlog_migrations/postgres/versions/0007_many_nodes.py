@@ -1,7 +1,7 @@
-"""What several nodes on one log need: their heartbeats, the end of a node, and the reading of the order.
+"""The functions for several nodes on a log: heartbeats, the end of a node, and reads of the order.
 
-Lists and segments of the index get their length: two nodes may divide the log differently, and each reads
-the segments of its own division. The nodes from before are gone: they do not know others beside them.
+Lists and segments of the index get a length: two nodes may divide the log differently, and each node reads
+the segments of its own division. The nodes of former versions are stopped: such nodes expect no other nodes.
 """
 
 from __future__ import annotations

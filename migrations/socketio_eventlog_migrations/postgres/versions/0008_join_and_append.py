@@ -1,11 +1,10 @@
-"""The functions with which a node joins the log beside others, goes on over a new connection, and appends.
+"""The functions to join the log beside other nodes, to go on over a new connection, and to append.
 
-``append`` takes the order under an advisory lock, and commits before it returns, so a client that vanishes
-holds no lock. It does not wait for the disk: the lock would then be held for a flush. The caller flushes
-before anything takes effect. Errors: SE001 the node is gone, SE002 another epoch begins first, SE003 a batch
-of the node is missing before this one, SE004 the database has lost what the node has seen, SE005 the number
-of the batch was used for another one, SE006 the wrong isolation level, SE007 the program of the node
-is too old.
+``append`` takes the order under an advisory lock, and commits before the return, so a vanished client holds
+no lock. ``append`` does not wait for the disk, since the lock would be held for the flush. The caller flushes
+before any effect. Errors: SE001 the node is gone, SE002 another epoch begins first, SE003 an earlier batch of
+the node is missing, SE004 the database has lost history that the node has seen, SE005 the number of the batch
+was used for another batch, SE006 the wrong isolation level, SE007 the program of the node is too old.
 """
 
 from __future__ import annotations

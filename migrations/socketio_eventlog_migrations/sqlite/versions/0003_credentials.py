@@ -1,4 +1,4 @@
-"""The credentials with which a session was opened, and whether its client left by itself."""
+"""The credentials at the opening of a session, and whether the client called ``disconnect()``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The claims and the node of a session, what a node has applied, and the log's position at earlier times.
+"""The claims and the node of a session, the applied batches of a node, and the position history.
 
 The SQL calls an epoch or a node a boot, and the uptime clock the service clock.
 """
@@ -15,9 +15,9 @@ depends_on = None
 STATEMENTS = (
     # How often a client claimed the session: a fencing token. A late word of a former claim has no effect.
     "ALTER TABLE sessions ADD COLUMN claim INTEGER NOT NULL DEFAULT 1",
-    # The boot whose client has the session. NULL: the client is away.
+    # The boot of the session's client. NULL: the client is away.
     "ALTER TABLE sessions ADD COLUMN node TEXT",
-    # The number of the last batch that had taken effect on the boot at alive_at.
+    # The number of the last batch with effect on the boot at alive_at.
     "ALTER TABLE boots ADD COLUMN applied INTEGER NOT NULL DEFAULT 0",
     # Every client of the boot had received all events up to this offset at alive_at.
     "ALTER TABLE boots ADD COLUMN floor INTEGER NOT NULL DEFAULT 0",

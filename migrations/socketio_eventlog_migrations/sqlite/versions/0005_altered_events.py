@@ -1,8 +1,8 @@
-"""A record of what changes in the log without the server.
+"""A record of changes in the log by other programs.
 
-Triggers note the events that another program changes or deletes, since a client that has missed one must
-not be told that it has recovered. The server's own pruning raises ``pruned_through`` before it deletes, so
-the conditions of the triggers leave its rows out. REPLACE and INSERT of events are not noted.
+Triggers note the events that another program changes or deletes, since a client that has missed such an event
+must not recover. The server's own pruning raises ``pruned_through`` before the deletion, so the conditions of
+the triggers leave pruned rows out. REPLACE and INSERT of events are not noted.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ branch_labels = None
 depends_on = None
 
 STATEMENTS = (
-    # The offset of the last event at the last heartbeat: later starts miss rows that were taken off the end.
+    # The offset of the last event at the last heartbeat: later starts notice rows deleted at the end.
     "ALTER TABLE log_state ADD COLUMN head INTEGER NOT NULL DEFAULT 0",
-    # The number of transactions that changed memberships, or what a session may still receive.
+    # The number of transactions that changed memberships, or the events that sessions may receive.
     "ALTER TABLE log_state ADD COLUMN changes INTEGER NOT NULL DEFAULT 0",
     """
 CREATE TABLE altered_ranges (
@@ -40,7 +40,7 @@ CREATE TABLE unused_ranges (
   last INTEGER NOT NULL
 ) STRICT
 """,
-    # Earlier versions did not record them.
+    # Earlier versions did not record unused sequences.
     """
 INSERT INTO unused_ranges (first, last)
 SELECT 1, offset FROM events ORDER BY offset DESC LIMIT 1
@@ -85,8 +85,8 @@ BEGIN
   INSERT INTO altered_ranges (first, last) VALUES (OLD.offset, OLD.offset);
 END
 """,
-    # Before, since REPLACE takes the old row away without its trigger. There is none for events: even one
-    # that does nothing costs each event 0.6 us.
+    # Before, since REPLACE deletes the old row without the row's trigger. Events have no such trigger: even
+    # an empty trigger costs each event 0.6 us.
     """
 CREATE TRIGGER attachments_replaced BEFORE INSERT ON attachments
 WHEN EXISTS (SELECT 1 FROM attachments WHERE offset = NEW.offset AND num = NEW.num)

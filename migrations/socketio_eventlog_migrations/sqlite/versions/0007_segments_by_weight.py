@@ -1,7 +1,7 @@
-"""Segments of the index that begin at any offset, so that one with many lists can end early.
+"""Segments of the index that begin at any offset, so a segment with many lists can end early.
 
-A segment was a generation of 4096 offsets; now its key is its first offset, and the number of its sizes tells
-where it ends.
+A segment was a generation of 4096 offsets. Now the key of a segment is the first offset, and the number of
+sizes gives the end of the segment.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ branch_labels = None
 depends_on = None
 
 STATEMENTS = (
-    # By way of negative numbers, since 4096 times a generation may be a generation that is still to come.
+    # By way of negative numbers, since 4096 times a generation may be the number of another generation.
     "UPDATE index_lists SET generation = -4096 * generation WHERE generation > 0",
     "UPDATE index_generations SET generation = -4096 * generation WHERE generation > 0",
     "UPDATE index_lists SET generation = -generation WHERE generation < 0",

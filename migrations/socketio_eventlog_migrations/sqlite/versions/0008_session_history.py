@@ -1,4 +1,4 @@
-"""The history of each session: opened, connected, away, recovered or not, its rooms, and its end.
+"""The history of each session: opened, connected, away, recovered or not, rooms, and end.
 
 The SQL calls an epoch or a node a boot, and the uptime clock the service clock.
 """
@@ -74,7 +74,7 @@ ORDER BY session_history.number DESC
 
 
 def upgrade() -> None:
-    """Add two tables with their indexes, and a view; all rows stay."""
+    """Add two tables, indexes included, and a view; all rows stay."""
     connection = op.get_bind()
     for statement in STATEMENTS:
         # Directly on the driver: text() would look for :parameters in the comments.

@@ -1,7 +1,7 @@
-"""Views that say who a session belongs to, how long it waits, what it misses, and how large binaries are.
+"""Views with the owner of a session, the time left, the missed events, and the sizes of attachments.
 
-The tables have foreign keys, so that tools show which rows belong together. SQLite does not enforce them
-unless a program asks for it, and the server does not: they cost nothing.
+Foreign keys of the tables show tools which rows belong together. SQLite enforces foreign keys only at the
+request of a program; the server makes no such request, so the keys cost nothing.
 
 The SQL calls an epoch a boot, and the uptime clock the service clock.
 """
@@ -15,9 +15,9 @@ down_revision = "0008"
 branch_labels = None
 depends_on = None
 
-# SQLite has no statement that adds a foreign key to a table. Changing the text of a constraint is the way
-# that https://sqlite.org/lang_altertable.html ("Making Other Kinds Of Table Schema Changes") describes: the
-# rows stay as they are, so gigabytes of attachments are not copied.
+# SQLite has no statement that adds a foreign key to a table. https://sqlite.org/lang_altertable.html ("Making
+# Other Kinds Of Table Schema Changes") describes the change of a constraint's text: the rows stay as they
+# are, so gigabytes of attachments are not copied.
 FOREIGN_KEYS = (
     "PRAGMA writable_schema = ON",
     """
@@ -42,7 +42,7 @@ WHERE type = 'table' AND name = 'rooms'
 
 STATEMENTS = (
     *FOREIGN_KEYS,
-    # How long its clients may be away, in seconds on the service clock. NULL: not recorded.
+    # How long clients of the boot may be away, in seconds on the service clock. NULL: not recorded.
     "ALTER TABLE boots ADD COLUMN max_disconnection REAL",
     "DROP VIEW recent_events",
     """
@@ -85,8 +85,8 @@ SELECT sid,
 FROM sessions
 ORDER BY number DESC
 """,
-    # Apart from current_sessions, and without an order: a tool that counts the rows of a view with an order
-    # would look at the events of all sessions.
+    # Apart from current_sessions, and without an order: a tool that counts the rows of an ordered view would
+    # read the events of all sessions.
     """
 CREATE VIEW waiting_sessions AS
   -- The sessions whose clients are away, and the events that wait for them. Of a long log only the next 1000

@@ -1,4 +1,4 @@
-"""What a session needs to know about the token of its client: its end, and the rooms that it named."""
+"""The token of a session's client: the end of the token, and the rooms in the token."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ branch_labels = None
 depends_on = None
 
 STATEMENTS = (
-    # The wall-clock time in seconds at which the token of the client ends. NULL: it has no end.
+    # The wall-clock time in seconds at which the token of the client ends. NULL: no end.
     "ALTER TABLE sessions ADD COLUMN token_expires_at REAL",
-    # The rooms that the token named, a JSON array. NULL: the session was opened without a token.
+    # The rooms in the token, a JSON array. NULL: the session was opened without a token.
     "ALTER TABLE sessions ADD COLUMN token_rooms TEXT",
 )
 
