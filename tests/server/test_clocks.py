@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -14,7 +13,8 @@ import pytest
 
 from support.clients import Client, NodeClients, sequence_of
 from support.polling import RawPolling
-from support.processes import DEADLINE, ServerProcess
+from support.processes import DEADLINE
+from support.steered_clocks import REAL, SteeredServer
 
 HOUR = 3600.0
 RETENTION_SECONDS = 6.0
@@ -25,45 +25,9 @@ BRIEFLY = {
 }
 """Clients confirm their events at once, and confirmed events are deleted soon."""
 
-PROGRAM = """
-import sys
-import time
-from pathlib import Path
 
-ahead, real = Path(sys.argv.pop(1)), time.time
-time.time = lambda: real() + float(ahead.read_text())
-
-from socketio_eventstore.__main__ import main
-
-main()
-"""
-"""The server, with a wall clock that is replaced before its first import."""
-
-
-class ServerWithWrongClock(ServerProcess):
-    """A server whose wall clock can be set."""
-
-    def __init__(self, folder: Path, config: Mapping[str, Mapping[str, object] | None] | None = None) -> None:
-        super().__init__(folder, {"store": {"prune_interval": 0.05}, **(config or {})})
-        self._program = folder / "program.py"
-        self._program.write_text(PROGRAM)
-        self._ahead = folder / "ahead"
-        self.set_clock(0.0)
-
-    def set_clock(self, seconds_ahead: float) -> None:
-        new = self._ahead.with_suffix(".new")
-        new.write_text(str(seconds_ahead))
-        new.replace(self._ahead)
-
-    def command(self) -> Sequence[str]:
-        return (
-            sys.executable,
-            str(self._program),
-            str(self._ahead),
-            "serve",
-            "--config",
-            str(self.config_file),
-        )
+class ServerWithWrongClock(SteeredServer):
+    """A server whose clocks can be set, and its uptime."""
 
     @property
     def uptime(self) -> float:
@@ -78,7 +42,7 @@ class ServerWithWrongClock(ServerProcess):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerWithWrongClock]:
-    with ServerWithWrongClock(tmp_path_factory.mktemp("server")) as server:
+    with ServerWithWrongClock(tmp_path_factory.mktemp("server"), speed=REAL) as server:
         yield server
 
 
@@ -105,7 +69,8 @@ async def swept(server: ServerWithWrongClock, control: Client) -> None:
 async def events_are_old(server: ServerWithWrongClock, control: Client) -> None:
     """Waits until all events of this moment are older than the retention of ``BRIEFLY``."""
     begun = server.uptime
-    await until(control, lambda: server.uptime > begun + RETENTION_SECONDS + 1.0)
+    with server.time_passes():
+        await until(control, lambda: server.uptime > begun + RETENTION_SECONDS + 1.0)
 
 
 @pytest.mark.parametrize("restart", [None, "kill", "terminate"], ids=["running", "kill -9", "graceful"])
@@ -164,7 +129,7 @@ async def test_clock_jump_does_not_disturb_live_clients(
 async def test_wrong_wall_clock_does_not_change_expiry(tmp_path: Path, node: NodeClients) -> None:
     """Sessions expire in their time, however wrong the wall clock is."""
     config = {"connection_state_recovery": {"max_disconnection_duration": 0.5}}
-    with ServerWithWrongClock(tmp_path, config) as server:
+    with ServerWithWrongClock(tmp_path, config, speed=REAL) as server:
         control = await node.control(server.url)
         for number, hours in enumerate((5.0, -5.0), 1):
             client = await node.client(server.url, reconnection=False)
@@ -194,7 +159,8 @@ async def test_clients_recover_with_pruned_offsets(tmp_path: Path, node: NodeCli
         await control.call("publish_at_once", {"name": "traffic", "count": 500, "to": "elsewhere"})
 
         async def pruned(number: int) -> None:
-            await until(control, lambda: server.asked("SELECT pruned_through FROM log_state") >= number)
+            with server.time_passes():
+                await until(control, lambda: server.asked("SELECT pruned_through FROM log_state") >= number)
 
         await pruned(501)
         assert server.asked("SELECT count(*) FROM events") == 0
@@ -246,7 +212,8 @@ async def test_events_stay_until_a_heartbeat_confirms_them(
                 await again.packet()
 
         answering = asyncio.create_task(answer())
-        await until(control, lambda: server.asked("SELECT count(*) FROM events") == 0)
+        with server.time_passes():
+            await until(control, lambda: server.asked("SELECT count(*) FROM events") == 0)
         answering.cancel()
         await asyncio.gather(answering, return_exceptions=True)
         assert server.asked("SELECT pruned_through FROM log_state") == sequence_of(offsets[-1])
@@ -266,5 +233,6 @@ async def test_event_of_the_future_does_not_stop_pruning(
             await asyncio.to_thread(server.restart)
             await control.reconnected()
         last = sequence_of(await control.call("publish", {"name": "of today"}))
-        await until(control, lambda: server.asked("SELECT pruned_through FROM log_state") >= last)
+        with server.time_passes():
+            await until(control, lambda: server.asked("SELECT pruned_through FROM log_state") >= last)
         assert server.asked("SELECT count(*) FROM events") == 0
