@@ -18,6 +18,7 @@ import pytest
 
 from support.clients import Client, Connected, NodeClients, sequence_of
 from support.processes import ServerProcess
+from support.steered_clocks import REAL, STILL, SteeredServer
 from support.storing import put_back
 
 ROUNDS = 20
@@ -163,11 +164,8 @@ async def test_clients_recover_after_a_graceful_restart(tmp_path: Path, node: No
 async def test_long_downtime_expires_no_session(tmp_path: Path, node: NodeClients) -> None:
     """A downtime longer than the disconnection duration expires no session."""
     duration = 4.0
-    config = {
-        "connection_state_recovery": {"max_disconnection_duration": duration},
-        "store": {"prune_interval": 0.1},
-    }
-    with ServerProcess(tmp_path, config) as server:
+    config = {"connection_state_recovery": {"max_disconnection_duration": duration}}
+    with SteeredServer(tmp_path, config, speed=REAL) as server:
         control = await node.control(server.url)
         away = await node.client(server.url, reconnection=False)
         open_at_crash = await node.client(server.url)
@@ -178,6 +176,7 @@ async def test_long_downtime_expires_no_session(tmp_path: Path, node: NodeClient
         over = time.monotonic() + duration + 0.5
         await control.until(lambda: time.monotonic() > over, "a long connection")
         await control.stop()
+        server.set_speed(STILL)  # from now on, the downtime alone could expire a session
         await away.cut()
         await control.call("publish", {"name": "missed"})
         await open_at_crash.received("missed")
@@ -201,11 +200,7 @@ async def test_long_downtime_expires_no_session(tmp_path: Path, node: NodeClient
 
 async def test_sessions_expire_after_a_crash(tmp_path: Path, node: NodeClients) -> None:
     """Sessions whose clients do not return after a crash expire and are reported once."""
-    config = {
-        "connection_state_recovery": {"max_disconnection_duration": 5.0},
-        "store": {"prune_interval": 0.1},
-    }
-    with ServerProcess(tmp_path, config) as server:
+    with SteeredServer(tmp_path) as server:
         control = await node.control(server.url)
         client = await node.client(server.url, reconnection=False)
         first = await client.connected()
@@ -214,7 +209,8 @@ async def test_sessions_expire_after_a_crash(tmp_path: Path, node: NodeClients) 
         await control.gone()
         await asyncio.to_thread(server.start)
         await control.recovered_again()
-        (expired,) = await control.received("session_expired")
+        with server.time_passes():
+            (expired,) = await control.received("session_expired")
         assert expired.data == [first.sid]
         await client.connect()
         again = await client.reconnected()
@@ -223,6 +219,7 @@ async def test_sessions_expire_after_a_crash(tmp_path: Path, node: NodeClients) 
         # The handler was called once; the next start does not call it again.
         await asyncio.to_thread(server.restart)
         await control.recovered_again()
+        await client.gone()
         await client.connect()
         await client.recovered_again()
         assert await control.call("seen", {"sid": first.sid}) == []
