@@ -25,7 +25,7 @@ from support.asgi import uvicorn_server
 from support.embedded import until
 from support.polling import without_heartbeats
 from support.processes import DEADLINE, HOST
-from support.raw_websocket import handshake_request, silent_socket
+from support.raw_websocket import closed_by_the_server, handshake_request, silent_socket
 
 BODY = 3_000_000
 
@@ -69,7 +69,7 @@ async def request(port: int, query: str, body: str | None = None) -> str:
 
 async def is_dropped(silent: socket.socket, tasks: int) -> None:
     """Wait, without reading, until the tasks are gone; then the rest of the bytes does not come."""
-    await asyncio.sleep(3.0)
+    await closed_by_the_server(silent)
     async with asyncio.timeout(DEADLINE):
         while len(asyncio.all_tasks()) > tasks:  # noqa: ASYNC110 - there is no event
             await asyncio.sleep(0.05)

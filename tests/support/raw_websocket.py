@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
@@ -25,6 +26,8 @@ HANDSHAKE = (
 )
 
 SilentSocket: TypeAlias = socket.socket
+ESTABLISHED = "01"
+"""The state of an open connection in ``/proc/net/tcp``."""
 
 
 def handshake_request(extensions: str = "") -> bytes:
@@ -58,6 +61,19 @@ def silent_socket() -> SilentSocket:
     silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     silent.setblocking(False)
     return silent
+
+
+async def closed_by_the_server(silent: SilentSocket) -> None:
+    """Wait, without reading, until the server has closed its end of a connection; only Linux shows it."""
+    ends = [f"{port:04X}" for _, port in (silent.getpeername(), silent.getsockname())]
+
+    def is_open() -> bool:
+        lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        return any([end[-4:] for end in line[1:3]] == ends and line[3] == ESTABLISHED for line in lines)
+
+    async with asyncio.timeout(DEADLINE):
+        while is_open():  # noqa: ASYNC110 - no event reports it
+            await asyncio.sleep(0.02)
 
 
 class Wire:
