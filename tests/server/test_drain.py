@@ -50,20 +50,27 @@ async def connected_clients(node: NodeClients, url: str, count: int) -> list[Cli
 
 async def test_connections_end_one_by_one(node: NodeClients, tmp_path: Path) -> None:
     """Clients are served until their turn, leave one by one, and recover at the next start."""
-    with draining(tmp_path, 4.0) as server:
+    with draining(tmp_path, 5.0) as server:
         clients = await connected_clients(node, server.url, 6)
-        ending = asyncio.create_task(asyncio.to_thread(server.terminate))
+        publisher = await node.control(server.url)  # the youngest connection, whose turn is the last
+        await publisher.pump("publish", {"name": "numbered"}, window=1)
+        await publisher.has_acknowledged(1)
+        assert (await asyncio.to_thread(server.terminate)).code == 0
+        assert "draining 7 connections over 5.0 s" in server.log
         assert await clients[0].gone() == "transport close"
-        assert sum(client.is_connected for client in clients) >= 2
-        await clients[-1].call("say", "during the drain")
-        for client in clients:
+        for client in (*clients, publisher):
             await client.gone()
-        assert (await ending).code == 0
-        assert "draining 6 connections over 4.0 s" in server.log
+        await publisher.stop()
+        counts = [len(client.by_name["numbered"]) for client in clients]
+        assert min(counts) < max(counts) and min(counts) < len(publisher.acknowledged), counts
         server.start()
+        await publisher.recovered_again()
+        await publisher.call("publish", {"name": "last"})
         for client in clients:
             await client.recovered_again()
-            assert [event.data for event in await client.received("said")] == [["during the drain"]]
+            await client.received("last")
+            numbers = [event.data[0]["number"] for event in client.by_name["numbered"]]
+            assert numbers == sorted(set(numbers)) and publisher.acknowledged.keys() <= set(numbers)
 
 
 async def test_new_connections_are_refused(node: NodeClients, tmp_path: Path) -> None:
