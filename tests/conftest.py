@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 from asyncio.selector_events import BaseSelectorEventLoop
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -41,6 +42,12 @@ async def accept(loop: Any, factory: Any, connection: Any, extra: Any, *args: An
 
 asyncio_accepts = BaseSelectorEventLoop._accept_connection2  # type: ignore[attr-defined]
 BaseSelectorEventLoop._accept_connection2 = accept  # type: ignore[attr-defined]
+
+
+def pytest_configure() -> None:
+    """Let servers have SIGHUP: under ``nohup make test`` they would inherit that it is ignored."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
