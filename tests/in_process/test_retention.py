@@ -16,6 +16,7 @@ from socketio_eventstore.core.options import Options
 from socketio_eventstore.core.retention import IDEMPOTENCY_KEYS_KEPT_SECONDS
 from socketio_eventstore.core.session_operations import EndSession
 from socketio_eventstore.core.sessions import State
+from socketio_eventstore.core.slices import SLICE_LENGTH
 from support.core import Core, Recorder
 from support.embedded import Seen
 from support.retaining import LIMIT_SECONDS, Kept, emit, keeping, sequences
@@ -68,12 +69,27 @@ async def test_unconfirmed_events_are_not_pruned(core: Core, kept: Kept) -> None
     await kept.all_events_are_old()
     one.confirm(7)
     two.confirm(4)
-    assert kept.retention.floor(kept.uptime) == 4
+    assert await kept.retention.floor(kept.uptime) == 4
     assert await kept.sweep() == 4
     assert await sequences(core.log) == [5, 6, 7, 8, 9, 10]
     two.confirm(9)
     assert await kept.sweep() == 3
     assert core.log.pruned_through == 7
+
+
+async def test_a_sweep_over_many_sessions_lets_others_run(core: Core, kept: Kept) -> None:
+    """The looks at all sessions are divided: with many of them, the event loop serves others in between."""
+    session = await core.open()
+    await emit(core, 3)
+    await kept.all_events_are_old()
+    many = range(2 * SLICE_LENGTH)
+    core.registry.namespaces["/many"] = {str(number): session for number in many}
+    rounds: list[int] = []
+    for look in (kept.retention.floor(kept.uptime), kept.retention.expiry.start()):
+        asyncio.get_running_loop().call_soon(rounds.append, 1)
+        await look
+    assert len(rounds) == 2
+    del core.registry.namespaces["/many"]
 
 
 @pytest.mark.parametrize("state", [State.CONNECTING, State.REPLAYING, State.LIVE, State.AWAY])
@@ -117,13 +133,13 @@ async def test_ended_and_expired_sessions_keep_no_events(core: Core, kept: Kept)
     await emit(core, 3)
     await core.queue.submit(EndSession(session, SessionEnd.REVOKED))
     assert list(core.registry) == [session]
-    assert kept.retention.floor(kept.uptime) == 3
+    assert await kept.retention.floor(kept.uptime) == 3
     gone, _ = await core.live("gone")
     await emit(core, 3)
     await core.away(gone)
-    assert kept.retention.floor(kept.uptime) == 3
+    assert await kept.retention.floor(kept.uptime) == 3
     await kept.pass_time(LIMIT_SECONDS + 1.0)
-    assert kept.retention.floor(kept.uptime) == 6
+    assert await kept.retention.floor(kept.uptime) == 6
     session.running_disconnect_handlers = 0
 
 

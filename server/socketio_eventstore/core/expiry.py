@@ -23,6 +23,7 @@ from socketio_eventstore.core.repeated_failures import RepeatedFailures
 from socketio_eventstore.core.senders import Sender, current_sender
 from socketio_eventstore.core.session_operations import EndSession
 from socketio_eventstore.core.sessions import Session
+from socketio_eventstore.core.slices import in_slices
 
 logger = logging.getLogger(__name__)
 
@@ -66,10 +67,12 @@ class Expiry:
         self.expired = 0
         """The number of sessions that ended since their clients did not return."""
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """Begin to end the sessions that have expired by now."""
-        now = self._context.uptime
-        self._due = deque(session for session in self._context.registry if self._is_due(session, now))
+        now, due = self._context.uptime, deque[Session]()
+        async for sessions in in_slices(self._context.registry):
+            due += [session for session in sessions if self._is_due(session, now)]
+        self._due = due
         self._continue()
 
     def cancel(self) -> None:

@@ -23,6 +23,7 @@ from socketio_eventstore.core.receipts import covering
 from socketio_eventstore.core.recovery import Recovery
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
 from socketio_eventstore.core.sessions import State
+from socketio_eventstore.core.slices import in_slices
 
 logger = logging.getLogger(__name__)
 
@@ -100,15 +101,15 @@ class Retention:
         async with self._sweeping:
             now = await self._advance()
             if self._context.nodes.is_first:
-                self.expiry.start()
-            elif not self._is_neglected(now):
+                await self.expiry.start()
+            elif not await self._is_neglected(now):
                 return 0
             return await self._delete_old(now)
 
-    def _is_neglected(self, now: float) -> bool:
+    async def _is_neglected(self, now: float) -> bool:
         """Whether the first node has not deleted what could be deleted some sweeps ago."""
         due, pruned = self._deletable, self._context.log.pruned_through
-        due.append(self._old_through(now))
+        due.append(await self._old_through(now))
         if len(due) <= NEGLECTED_SWEEPS or due[0] <= pruned:
             return False
         text = f"The first node has deleted no events after number {pruned}; this one does it"
@@ -138,7 +139,7 @@ class Retention:
         context = self._context
         await self._prune_idempotency_keys(now)
         begun = time.perf_counter()
-        pruned = await self._prune(self._old_through(now))
+        pruned = await self._prune(await self._old_through(now))
         pruned += await self._make_room(now)
         if pruned:
             self._pruned(pruned, time.perf_counter() - begun)
@@ -181,7 +182,7 @@ class Retention:
             while log.room.is_scarce and await log.prune_session_history(now, PRUNE_EVENTS):
                 pass
         first, step = log.pruned_through, PRUNE_EVENTS
-        through = min(self.floor(now), self._positions.passed(now))
+        through = min(await self.floor(now), self._positions.passed(now))
         while log.room.is_scarce and log.pruned_through < through:
             try:
                 await self._queue.submit(Prune(min(through, log.pruned_through + step)))
@@ -200,22 +201,25 @@ class Retention:
             await self._queue.submit(Prune(min(through, log.pruned_through + PRUNE_EVENTS)))
         return log.pruned_through - first
 
-    def _old_through(self, now: float) -> int:
+    async def _old_through(self, now: float) -> int:
         """Return the sequence up to which events are old, and confirmed."""
-        return min(self.floor(now), self._context.position_history.passed(now))
+        return min(await self.floor(now), self._context.position_history.passed(now))
 
-    def floor(self, now: float) -> int:
+    async def floor(self, now: float) -> int:
         """Return the sequence up to which every unexpired session has confirmed its events.
 
         Pruning by age alone would be wrong: after a downtime, a half-open connection or an interrupted
         replay, a client lacks events although they are old.
+
+        The sessions are looked at in slices. What is true at a look stays true: positions and floors only
+        grow, and a session that opens meanwhile begins behind the position that was noted first.
         """
-        recovery, context = self._recovery, self._context
-        confirmed = [
-            session.confirmed
-            for session in context.registry
-            if session.state is not State.ENDED
-            and not recovery.is_expired(session, now)
-            and covering(session, context.nodes) is None
-        ]
-        return min([context.position, *confirmed, *(record.floor for record in context.nodes.others)])
+        recovery, nodes = self._recovery, self._context.nodes
+        floor = min([self._context.position, *(record.floor for record in nodes.others)])
+        async for sessions in in_slices(self._context.registry):
+            for session in sessions:
+                if session.state is State.ENDED or recovery.is_expired(session, now):
+                    continue
+                record = covering(session, nodes)  # of a node that may be dead at the next slice
+                floor = min(floor, session.confirmed if record is None else record.floor)
+        return floor
