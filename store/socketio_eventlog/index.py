@@ -61,8 +61,25 @@ class Index:
             newest = Segment(self._first_of_next(sequence))
             self.add_segment(newest, on_disk=False)
         newest.add(sequence, namespace, rooms, size_bytes)
+        self._close_when_full(newest, sequence)
+
+    def add_run(self, last: int, namespace: str, rooms: Sequence[Room] | None, sizes: Sequence[int]) -> None:
+        """Add consecutive events of one address: the sequence of the last one, and the bytes of each."""
+        first, added = last + 1 - len(sizes), 0
+        is_one_list = rooms is None or len(rooms) == 1
+        while added < len(sizes):
+            self.add(first + added, namespace, rooms, sizes[added])
+            added += 1
+            newest = self._newest
+            if is_one_list and newest is not None:
+                stop = min(len(sizes), newest.end - first)
+                newest.extend((namespace, rooms[0] if rooms else None), first + added, sizes[added:stop])
+                self._close_when_full(newest, first + stop - 1)
+                added = stop
+
+    def _close_when_full(self, newest: Segment, last: int) -> None:
         if newest.memory_bytes > self._full_segment_bytes:
-            newest.close_after(sequence)
+            newest.close_after(last)
             self._older_bytes += newest.memory_bytes
             self._newest = None
 

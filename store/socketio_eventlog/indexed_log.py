@@ -15,7 +15,7 @@ from typing import Final
 from socketio_eventlog import offsets
 from socketio_eventlog.altered import AlteredRange, AlteredRanges
 from socketio_eventlog.changes import Batch, Pruned
-from socketio_eventlog.events import Event, Missed, MissedSummary, Offset
+from socketio_eventlog.events import Event, Missed, MissedSummary, Offset, Room
 from socketio_eventlog.index import Index
 from socketio_eventlog.offsets import Epochs
 from socketio_eventlog.segment import (
@@ -82,16 +82,25 @@ class IndexedLog(ABC):
     def _add_to_index(self, batch: Batch, chunks: Sequence[SegmentChunk]) -> int:
         """Add the events of the next batch, whose commit wrote the chunks; return the size in bytes."""
         index, total_bytes = self._index, 0
+        address: tuple[str, Sequence[Room] | None] = "", None
+        sizes: list[int] = []  # those of the last events, which are consecutive and all have this address
         for change, position, _, _ in batch.changes:
             if type(change) is Event:
-                size_bytes = change.size_bytes if change.attachments else len(change.payload)
-                index.add(position, change.namespace, change.rooms, size_bytes)
+                namespace, _, payload, attachments, rooms, _, _ = change
+                if (namespace, rooms) != address or position != self._head + 1:
+                    index.add_run(self._head, *address, sizes)
+                    address, sizes = (namespace, rooms), []
+                size_bytes = change.size_bytes if attachments else len(payload)
+                sizes.append(size_bytes)
                 total_bytes += size_bytes
                 self._head = position
             elif type(change) is Pruned:
+                index.add_run(self._head, *address, sizes)
+                sizes = []
                 self._pruned_through = max(self._pruned_through, min(change.through, position))
                 index.drop_through(self._pruned_through)
                 self._altered.drop_through(self._pruned_through)
+        index.add_run(self._head, *address, sizes)
         for chunk in chunks:
             index.mark_written(chunk)
         index.evict()

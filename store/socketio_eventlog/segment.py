@@ -140,6 +140,21 @@ class Segment:
                 memory_bytes += _REMAINDER_BYTES
         self.memory_bytes = memory_bytes
 
+    def extend(self, audience: Audience, first: int, sizes: Sequence[int]) -> None:
+        """Add consecutive events for an audience that has a list, of the sequences from ``first`` on."""
+        start = first - self.first
+        stop = start + len(sizes)
+        if start == stop:
+            return
+        if max(sizes) > _MAX_SIZE_BYTES:
+            sizes = [min(size_bytes, _MAX_SIZE_BYTES) for size_bytes in sizes]
+        clipped = array("I", sizes)
+        self.sizes[start:stop] = clipped
+        remainders = self.lists[audience]
+        remainders.extend(range(start, stop))
+        remainders.size_bytes += sum(clipped)
+        self.memory_bytes += len(clipped) * _REMAINDER_BYTES
+
     def close_after(self, last: int) -> None:
         """End the segment with the sequence ``last``."""
         covered = len(self.sizes)

@@ -190,6 +190,28 @@ def test_a_limited_search_stops_early() -> None:
     assert len(find_missed(index.segments_in_memory(ranges), ranges, at_most=5000).sequences) == 5001
 
 
+@given(data=st.data(), entries=logs(), full_bytes=FULL_BYTES)
+def test_a_run_is_as_its_events(data: st.DataObject, entries: list[Entry], full_bytes: int) -> None:
+    """Events that the index takes at once are found like those that it takes one by one."""
+    one_by_one, at_once, last = Index(0, full_bytes), Index(0, full_bytes), 0
+    for step, namespace, rooms, size_bytes in entries[:5]:
+        sizes = data.draw(st.lists(st.just(size_bytes), min_size=1, max_size=5))
+        if data.draw(st.sampled_from([True, False, False, False])):
+            sizes *= SEGMENT_LENGTH // 3
+        first = last + step
+        for sequence, size in enumerate(sizes, first):
+            one_by_one.add(sequence, namespace, rooms, size)
+        last = first + len(sizes) - 1
+        at_once.add_run(last, namespace, rooms, sizes)
+    memberships = [Membership(room, 0, None) for room in data.draw(st.lists(st.none() | ROOMS, max_size=3))]
+    for namespace in ("/", "/admin"):
+        assert find(one_by_one, namespace, memberships, 0, last) == find(
+            at_once, namespace, memberships, 0, last
+        )
+    if full_bytes == ENOUGH_BYTES:
+        assert abs(one_by_one.memory_bytes - at_once.memory_bytes) <= 1
+
+
 def fill(index: Index, segments: int, room: Callable[[int], Room]) -> None:
     for sequence in range(segments * SEGMENT_LENGTH):
         index.add(sequence, "/", [room(sequence)], 1)
