@@ -22,6 +22,9 @@ def cluster_sql(url: str, statement: str) -> None:
     postgres.shared_cluster().sql(url.partition("@/")[2].partition("?")[0], statement)
 
 
+IN_A_ROW = event("with attachments, so the events of its batch are read as rows", attachments=(b"x",))
+
+
 @pytest.fixture
 def url() -> str:
     return postgres.new_url()
@@ -38,7 +41,7 @@ async def test_another_node_learns_what_is_gone(url: str, monkeypatch: pytest.Mo
 
     async with joined_node(url) as one, joined_node(url) as other:
         monkeypatch.setattr(tail, "read_ranges", deleted_before)
-        await other.until((await one.commit(event("gone", rooms=("a",)))).number)
+        await other.until((await one.commit(event("gone", rooms=("a",)), IN_A_ROW)).number)
         await one.commit(event("kept"))
         assert list(one.log._altered) == [AlteredRange(None, 1, 1, is_audience_lost=True)]
 
@@ -64,7 +67,7 @@ async def test_a_page_of_another_history_is_refused(url: str, monkeypatch: pytes
 
     async with joined_node(url) as one, joined_node(url) as other:
         monkeypatch.setattr(tail, "read_ranges", replaced_before)
-        appending = one.log.append([event()])
+        appending = one.log.append([IN_A_ROW])
         with pytest.raises(HistoryLost):
             async for _ in other.log.batches():
                 pass

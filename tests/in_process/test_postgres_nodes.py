@@ -48,7 +48,7 @@ from socketio_eventlog.session_changes import (
 )
 from support import postgres
 from support.postgres_nodes import joined_node
-from support.storing import Clock, always, event, joined, left, opened_postgres, session
+from support.storing import BEAT, Clock, always, event, joined, left, opened_postgres, session
 
 EVERYTHING: list[Change] = [
     event("first", rooms=("a", 7), skip=("s9",), attachments=(b"\x00\xff", b"")),
@@ -92,6 +92,9 @@ EVERYTHING: list[Change] = [
     event("last"),
 ]
 """Every kind of change, with effect and without."""
+
+
+IN_A_ROW = event("with attachments, so the events of its batch are read as rows", attachments=(b"x",))
 
 
 def cluster_sql(url: str, statement: str) -> str:
@@ -290,7 +293,7 @@ async def test_an_event_is_gone_before_it_is_read(url: str, monkeypatch: pytest.
 
     async with joined_node(url) as one, joined_node(url) as other:
         monkeypatch.setattr(tail, "read_ranges", deleted_before)
-        batch = await one.commit(event("kept"), event("gone", rooms=("a",)), event("kept"))
+        batch = await one.commit(IN_A_ROW, event("gone", rooms=("a",)), event("kept"))
         foreign = await other.until(batch.number)
         assert [done.position for done in foreign.changes] == [1, 2, 3]
         assert foreign.changes[1].change == GONE
@@ -299,6 +302,35 @@ async def test_an_event_is_gone_before_it_is_read(url: str, monkeypatch: pytest.
                 "/", always(room), after, 3, max_events=9, max_bytes=9000
             )
             assert summary.is_incomplete == (after < 2), "this node does not know for whom it was"
+
+
+async def test_texts_may_have_the_separators(url: str) -> None:
+    """Whatever is in the names and rooms of events, another node gets the same events."""
+    addressed = [(), ("a",), ("a\x1e", "b"), None]
+    plain = [event(str(number), rooms=rooms) for number, rooms in enumerate(addressed)]
+    odd = [
+        plain[0]._replace(namespace="/a\x1eb"),
+        plain[1]._replace(name="a\x1db"),
+        plain[2]._replace(skip=("x\x1dy", "z")),
+        plain[3]._replace(name="", emitted_at=0.1 + 0.2),
+    ]
+    async with joined_node(url) as one, joined_node(url) as other:
+        for changes in (plain, odd[:1], odd[1:2], odd[2:], plain[:1] + odd, [*odd, BEAT, *plain]):
+            batch = await one.commit(*changes)
+            foreign = await other.until(batch.number)
+            assert foreign.changes == batch.changes
+
+
+async def test_events_beyond_one_read_come_later(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that lags reads the events of some batches with each read, also of one that is larger."""
+    monkeypatch.setattr(tail, "MAX_EVENTS_ALONG", 5)
+    monkeypatch.setattr(tail, "LONGEST_PAUSE_SECONDS", 3600.0)
+    async with joined_node(url) as one, joined_node(url) as other:
+        sizes = (2, 3, 1, 9, 4, 2)
+        batches = [await one.commit(*[event(str(size))] * size) for size in sizes]
+        await other.until(batches[-1].number)
+        taken = {batch.number: batch.changes for batch in other.batches}
+        assert [taken[batch.number] for batch in batches] == [batch.changes for batch in batches]
 
 
 # Nudges ----------------------------------------------------------------------------------------------

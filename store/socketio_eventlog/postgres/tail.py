@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from socketio_eventlog.altered import AlteredRange
@@ -19,6 +19,7 @@ from socketio_eventlog.offsets import Epochs
 from socketio_eventlog.postgres import altered, start
 from socketio_eventlog.postgres.connection import Connection, Link, reporting_failed_flush
 from socketio_eventlog.postgres.decoding import GONE, decode_stored
+from socketio_eventlog.postgres.event_columns import events_from
 from socketio_eventlog.postgres.events import Seen, read_ranges
 from socketio_eventlog.postgres.order import Order, Row
 
@@ -31,8 +32,10 @@ MAX_BATCHES: Final = 100
 MAX_EVENTS: Final = 2048
 MAX_BYTES: Final = 8_000_000
 """Bounds of one read: that of the batches, and that of their events. One batch is read in any case."""
+MAX_EVENTS_ALONG: Final = 4 * MAX_EVENTS
+"""The events that are read together with their batches; they are decoded ``MAX_EVENTS`` at once."""
 
-FOLLOW: Final = "SELECT * FROM eventstore.follow(%s, %s, %s, %s, %s, %s)"
+FOLLOW: Final = "SELECT * FROM eventstore.follow_with_events(%s, %s, %s, %s, %s, %s, %s, %s)"
 _IS_MEMBER: Final = "SELECT EXISTS (SELECT FROM eventstore.nodes WHERE node = %s)"
 
 
@@ -118,9 +121,12 @@ class Tail:
                 order.take_altered(await altered.ranges(connection), numbers)
             position = 1
             while position < len(rows) and not (position > 1 and self._stream.is_full):
+                if position > 1:
+                    await asyncio.sleep(0)  # events that came along need no wait
                 position += await self._give_out(connection, _page(rows, position))
         had_news = any(row[3] != order.node for row in rows[1:])
-        has_more = position < len(rows) or len(rows) > MAX_BATCHES or _size(rows) > MAX_BYTES
+        is_cut = end is not None and end[13] is not None
+        has_more = is_cut or position < len(rows) or len(rows) > MAX_BATCHES or _size(rows) > MAX_BYTES
         return had_news, has_more
 
     def _is_same_history(self, row: Any, seen: Seen) -> bool:
@@ -128,7 +134,8 @@ class Tail:
         return Seen(*row[:2]) == seen
 
     async def _follow(self, connection: Connection, seen: Seen, own: int) -> list[Any]:
-        parameters = (self._order.node, seen.batch, own, MAX_BATCHES + 1, MAX_BYTES, self._flushes)
+        bounds = (MAX_BATCHES + 1, MAX_BYTES, self._flushes, MAX_EVENTS_ALONG, MAX_BYTES)
+        parameters = (self._order.node, seen.batch, own, *bounds)
         async with reporting_failed_flush(connection):
             return await (await connection.execute(FOLLOW, parameters)).fetchall()
 
@@ -141,17 +148,15 @@ class Tail:
     async def _give_out(self, connection: Connection, rows: list[Any]) -> int:
         """Read what the batches of other nodes consist of, and give out as many as are read: at least one."""
         order = self._order
-        last = Seen(*rows[-1][:2])
-        ranges = [(row[5] + 1, row[6]) for row in rows if row[9] is not None and row[6] > row[5]]
-        events: Mapping[int, Event] = {}
-        if ranges:
-            events, reached = await read_ranges(connection, ranges, last, MAX_BYTES)
-            rows = [row for row in rows if row[6] <= reached]
+        along = [_events_along(row) for row in rows]
+        if any(events is None for events in along):
+            rows, along = await self._read_events(connection, rows, along)
         begun = await start.epochs_begun(connection) if _begins_epoch(rows, order.epoch) else []
-        for row in rows:
-            batch, chain, epoch, node, number, before, end, uptime, outcomes, text, digest, _, _ = row
-            changes = () if text is None else decode_stored(text, before, end, outcomes, events)
-            await self._note_gone(connection, changes)
+        for row, events in zip(rows, along, strict=True):
+            batch, chain, epoch, node, number, before, _, uptime, outcomes, text, digest, *_ = row
+            changes = () if text is None else decode_stored(text, before, outcomes, events or ())
+            if row[13] is None:
+                await self._note_gone(connection, changes)
             epochs = None
             if epoch != order.epoch and batch > order.seen.batch:
                 epochs = Epochs((one, after) for one, after, in_batch in begun if in_batch <= batch)
@@ -162,6 +167,21 @@ class Tail:
                 epochs,
             )
         return len(rows)
+
+    async def _read_events(
+        self, connection: Connection, rows: list[Any], along: list[Sequence[Event] | None]
+    ) -> tuple[list[Any], list[Sequence[Event] | None]]:
+        """Read the events that did not come with their batches; return the batches whose events are here."""
+        missing = [row for row, events in zip(rows, along, strict=True) if events is None]
+        ranges = [(row[5] + 1, row[6]) for row in missing]
+        found, reached = await read_ranges(connection, ranges, Seen(*missing[-1][:2]), MAX_BYTES)
+        read = list[Sequence[Event] | None]()
+        for row, events in zip(rows, along, strict=True):
+            if events is None and row[6] > reached:
+                break
+            numbers = range(row[5] + 1, row[6] + 1)
+            read.append([found.get(one, GONE) for one in numbers] if events is None else events)
+        return rows[: len(read)], read
 
     async def _note_gone(self, connection: Connection, changes: Sequence[Committed]) -> None:
         """Note the events whose rows are gone: this node does not know to whom they were addressed."""
@@ -181,6 +201,14 @@ def _page(rows: Sequence[Any], first: int) -> list[Any]:
             break
         page.append(row)
     return page
+
+
+def _events_along(row: Any) -> Sequence[Event] | None:
+    """Return the events of a batch of another node that came with it; None when they must be read."""
+    before, last, changes, text = row[5], row[6], row[9], row[13]
+    if changes is None or last <= before:
+        return ()
+    return None if text is None else events_from(text, last - before)
 
 
 def _size(rows: Sequence[Any]) -> int:
