@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextvars import ContextVar
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -40,7 +41,7 @@ from socketio_eventstore.core.position_history import PositionHistory
 from socketio_eventstore.core.recent_events import RecentEvents
 from socketio_eventstore.core.recovery import Recovery, RecoveryLimits
 from socketio_eventstore.core.registry import Registry
-from socketio_eventstore.core.replay import Replayer
+from socketio_eventstore.core.replay import Replayer, frames_of
 from socketio_eventstore.core.retention import Retention
 from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.session_operations import EndSession
@@ -84,7 +85,7 @@ class SimulatedServer:
         for stored in snapshot.sessions:
             self.registry.add(Session.restore(stored))
         encoder, fan_out = TextEncoder(), FanOut(self.registry)
-        recent_events = RecentEvents(snapshot.position, 60)
+        recent_events = RecentEvents(snapshot.position, 60, encode=partial(frames_of, log, encoder))
         replayer = Replayer(log, self.registry, recent_events, fan_out, encoder, max_unsent_bytes=60)
         self.context = Context(
             log,

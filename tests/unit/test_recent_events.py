@@ -7,6 +7,16 @@ from support.storing import event
 SENT = Frames("as it was sent")
 
 
+def test_frames_are_made_when_asked_for() -> None:
+    """An event that was sent to nobody here has frames when a session turns out to have missed it."""
+    recent = RecentEvents(0, limit_bytes=60, encode=lambda sequence, one: Frames(f"{sequence} {one.name}"))
+    recent.append(1, event(), SENT)
+    recent.extend([(2, event(), None, 20), (3, event(), None, 20), (4, event(), None, 20)])
+    recent.extend([])
+    assert (recent.position, recent.begins_after, recent.total) == (4, 1, 4)
+    assert [recent.frames_of(one).packets for one in recent.after(2)] == [("3 message",), ("4 message",)]
+
+
 def test_events_after_a_sequence_oldest_first() -> None:
     """``after`` gives the events after a sequence, oldest first."""
     recent = RecentEvents(4, limit_bytes=1_000)

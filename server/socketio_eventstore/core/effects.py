@@ -7,7 +7,7 @@ operations.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -27,7 +27,7 @@ from socketio_eventlog.changes import (
     Redacted,
     Volatile,
 )
-from socketio_eventlog.events import Event
+from socketio_eventlog.events import Event, Room
 from socketio_eventlog.session_changes import (
     DataSaved,
     IdentityRevoked,
@@ -46,6 +46,7 @@ from socketio_eventlog.session_changes import (
 from socketio_eventlog.snapshot import NodeRecord
 from socketio_eventstore.core import unstored
 from socketio_eventstore.core.context import Context
+from socketio_eventstore.core.recent_events import RecentEvent
 from socketio_eventstore.core.sessions import Session, State
 
 
@@ -68,6 +69,29 @@ def emitted(
     context.fan_out.broadcast((namespace, rooms, skip), frames)
     recent_events.append(position, event, frames, weight_bytes)
     return offset
+
+
+def pass_by(context: Context, changes: Sequence[Committed], start: int) -> int:
+    """Let the next events take effect that have no recipients here; return the index of the next change.
+
+    A node gets the events of all nodes, and has members for few of them: those cost it no frames.
+    """
+    registry, passed = context.registry, list[RecentEvent]()
+    nobody: tuple[str, Sequence[Room] | None] | None = None
+    for index in range(start, len(changes)):
+        event, position, _, _ = changes[index]
+        if type(event) is not Event:
+            break
+        namespace, _, payload, attachments, rooms, skip, _ = event
+        if (namespace, rooms) != nobody:
+            if registry.has_recipients(namespace, rooms):
+                break
+            nobody = namespace, rooms
+        is_light = not attachments and not skip and (rooms is None or len(rooms) < 2)
+        passed.append((position, event, None, len(payload) if is_light else event.weight_bytes))
+    context.recent_events.extend(passed)
+    context.fan_out.broadcasts += len(passed)
+    return start + len(passed)
 
 
 def _redacted(context: Context, batch: Batch, committed: Committed) -> bool:

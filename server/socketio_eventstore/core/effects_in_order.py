@@ -11,7 +11,7 @@ from socketio_eventlog.changes import Batch, Committed
 from socketio_eventlog.errors import LogFull, StoreClosed, StoreError
 from socketio_eventlog.events import Event
 from socketio_eventstore.core.context import Context
-from socketio_eventstore.core.effects import take_effect
+from socketio_eventstore.core.effects import pass_by, take_effect
 from socketio_eventstore.core.faults import Faults
 from socketio_eventstore.core.flush_schedule import FlushSchedule
 from socketio_eventstore.core.groups import Appended, Group, Unsettled, fail
@@ -110,12 +110,14 @@ class EffectsInOrder:
 
     async def _take_foreign(self, batch: Batch, changes: Sequence[Committed]) -> None:
         """Let changes take effect for which no operation of this node waits."""
-        fan_out = self._context.fan_out
-        for committed in changes:
+        context, fan_out, index = self._context, self._context.fan_out, 0
+        while (index := pass_by(context, changes, index)) < len(changes):
+            committed = changes[index]
+            index += 1
             try:
                 if type(committed.change) is not Event:
                     fan_out.end_run()
-                take_effect(self._context, batch, committed)
+                take_effect(context, batch, committed)
             except Exception as error:  # noqa: BLE001 -- a fault in one change must not stop the order for all others
                 self._faults.after((committed,), error)
             if fan_out.waiting_bytes > SLICE_BYTES:

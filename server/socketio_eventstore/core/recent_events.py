@@ -3,32 +3,46 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from typing import TypeAlias
 
 from socketio_eventlog.events import Event
 from socketio_eventstore.core.frames import Frames
+
+RecentEvent: TypeAlias = tuple[int, Event, Frames | None, int]
+"""Sequence, event, the frames if they were made, and the weight in bytes."""
 
 
 class RecentEvents:
     """The newest events: a session that has missed only these needs no read from disk."""
 
-    def __init__(self, position: int, limit_bytes: int, limit_events: int = 4096) -> None:
+    def __init__(
+        self,
+        position: int,
+        limit_bytes: int,
+        limit_events: int = 4096,
+        *,
+        encode: Callable[[int, Event], Frames] | None = None,
+    ) -> None:
+        """``encode`` makes the frames of an event that was sent to nobody here."""
         self.position = position
         """The sequence of the last event that has taken effect."""
         self.begins_after = position
         """Every event after this sequence is here."""
         self._limit_bytes = limit_bytes
         self._limit_events = limit_events
-        self._events: deque[tuple[int, Event, Frames, int]] = deque()
-        """Each with its weight in bytes."""
+        self._encode = encode
+        self._events: deque[RecentEvent] = deque()
         self._size_bytes = 0
         self.replaced = 0
         """The number of events that were replaced; the position does not tell."""
         self.total = 0
         """The number of events since the start."""
 
-    def append(self, sequence: int, event: Event, frames: Frames, weight_bytes: int | None = None) -> None:
+    def append(
+        self, sequence: int, event: Event, frames: Frames | None, weight_bytes: int | None = None
+    ) -> None:
         """Add the newest event with the frames that were sent, and drop the oldest beyond the limits.
 
         ``weight_bytes`` is the event's, if known.
@@ -36,11 +50,33 @@ class RecentEvents:
         if weight_bytes is None:
             weight_bytes = event.weight_bytes
         self._events.append((sequence, event, frames, weight_bytes))
-        self._size_bytes += weight_bytes
         self.total += 1
-        while self._size_bytes > self._limit_bytes or len(self._events) > self._limit_events:
-            self.begins_after, _, _, weight_bytes = self._events.popleft()
-            self._size_bytes -= weight_bytes
+        self._drop_oldest(self._size_bytes + weight_bytes)
+
+    def extend(self, events: Sequence[RecentEvent]) -> None:
+        """Add the newest events of a batch that were sent to nobody here; nothing for none."""
+        if not events:
+            return
+        self.position = events[-1][0]
+        self._events.extend(events)
+        self.total += len(events)
+        self._drop_oldest(self._size_bytes + sum([weight_bytes for _, _, _, weight_bytes in events]))
+
+    def _drop_oldest(self, size_bytes: int) -> None:
+        events = self._events
+        while size_bytes > self._limit_bytes or len(events) > self._limit_events:
+            self.begins_after, _, _, weight_bytes = events.popleft()
+            size_bytes -= weight_bytes
+        self._size_bytes = size_bytes
+
+    def frames_of(self, recent: RecentEvent) -> Frames:
+        """Return the frames of one of the events. Raises TypeError or ValueError, as ``encode``."""
+        sequence, event, frames, _ = recent
+        if frames is not None:
+            return frames
+        if self._encode is None:
+            raise ValueError("there are no frames")
+        return self._encode(sequence, event)
 
     def replace(self, sequence: int, event: Event, frames: Frames) -> None:
         """Put another event in the place of one, if it is here."""
@@ -61,8 +97,8 @@ class RecentEvents:
         self._size_bytes = 0
         self.begins_after = self.position
 
-    def after(self, sequence: int) -> Iterator[tuple[int, Event, Frames, int]]:
-        """Iterate over the events beyond a sequence, oldest first: each with its frames and its weight.
+    def after(self, sequence: int) -> Iterator[RecentEvent]:
+        """Iterate over the events beyond a sequence, oldest first.
 
         The sequence must be at least ``begins_after``.
         """

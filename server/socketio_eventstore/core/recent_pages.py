@@ -35,7 +35,7 @@ class RecentPages:
     def page(self, session: Session, after: int) -> Page | None:
         """Return the events after a sequence that a session receives; None for none.
 
-        The sequence must be at least ``RecentEvents.begins_after``.
+        The sequence must be at least ``RecentEvents.begins_after``. Raises as ``RecentEvents.frames_of``.
         """
         recent = self._recent_events
         if self._state != (recent.position, recent.replaced) or self._kept_bytes > MAX_KEPT_BYTES:
@@ -70,11 +70,8 @@ class RecentPages:
         return found
 
     def _make(self, session: Session, after: int) -> Page | None:
-        received = [
-            (sequence, frames)
-            for sequence, event, frames, _ in self._recent_events.after(after)
-            if session.receives(event, sequence)
-        ]
+        recent = self._recent_events
+        received = [one for one in recent.after(after) if session.receives(one[1], one[0])]
         if not received:
             return None
-        return received[0][0], Frames.join([frames for _, frames in received]), len(received)
+        return received[0][0], Frames.join(list(map(recent.frames_of, received))), len(received)

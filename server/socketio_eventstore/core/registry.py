@@ -112,6 +112,14 @@ class Registry:
             return [connection for sid, connection in found.items() if sid not in skip]
         return list(found.values())  # a copy: a write may take a session off its connection
 
+    def has_recipients(self, namespace: str, rooms: Sequence[Room] | None) -> bool:
+        """Whether there are recipients of an address, skipped sids included."""
+        live = self._live
+        everyone = live.get((namespace, None))
+        if everyone is None or rooms is None:
+            return everyone is not None
+        return any((namespace, room) in live or room in everyone for room in rooms)
+
     def _live_in(self, namespace: str, rooms: Sequence[Room], everyone: _Live) -> _Live:
         no_sessions: _Live = {}
         if len(rooms) == 1 and rooms[0] not in everyone:

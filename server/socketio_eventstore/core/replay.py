@@ -7,7 +7,7 @@ import logging
 from collections import deque
 from dataclasses import dataclass, field
 
-from socketio_eventlog.events import LoggedEvent
+from socketio_eventlog.events import Event, LoggedEvent
 from socketio_eventlog.log import Log
 from socketio_eventstore.core.bounded_lines import BoundedLines
 from socketio_eventstore.core.fan_out import FanOut
@@ -47,6 +47,12 @@ class Replay:
     def is_over(self) -> bool:
         """Whether the connection ended or lost the session meanwhile."""
         return self.session.current is not self.attached or self.session.state is not State.REPLAYING
+
+
+def frames_of(log: Log, encoder: PacketEncoder, sequence: int, event: Event) -> Frames:
+    """Return the frames of an event that has taken effect. Raises what the encoder raises."""
+    offset = str(log.offset_of(sequence)) if log.is_durable else None
+    return encoder.event(event.namespace, event.payload, event.attachments, offset)
 
 
 class Replayer:
@@ -167,7 +173,7 @@ class Replayer:
             if session.sid not in logged.event.skip:
                 if sequence not in built:
                     try:
-                        built[sequence] = self._frames(logged)
+                        built[sequence] = frames_of(self._log, self._encoder, *logged)
                     except Exception as error:  # noqa: BLE001 -- a fault of the server; the others get theirs
                         self._cannot_be_sent(session, sequence, error)
                         return
@@ -215,18 +221,28 @@ class Replayer:
         current, recent_events = session.current, self._recent_events
         if current.sent < recent_events.begins_after:
             return False
-        if current.deferred_packets:
-            for sequence, event, frames, _ in recent_events.after(current.sent):
-                if session.receives(event, sequence):
-                    self._put(session, sequence, frames)
-            self._release_deferred(session, recent_events.position)
-        elif (page := self._recent_pages.page(session, current.sent)) is not None:
-            self._put(session, *page)
+        try:
+            self._put_recent(session)
+        except (TypeError, ValueError):  # an event of another node, for which there were no frames yet
+            recent_events.clear()
+            return False
         current.sent = recent_events.position
         self._registry.go_live(session)
         if current.recovered and self._lines.admit():
             self._log_recovery(session)
         return True
+
+    def _put_recent(self, session: Session) -> None:
+        """Send all recent events that the session has missed, or none. Raises TypeError or ValueError."""
+        current, recent = session.current, self._recent_events
+        if current.deferred_packets:
+            missed = [one for one in recent.after(current.sent) if session.receives(one[1], one[0])]
+            frames = list(map(recent.frames_of, missed))
+            for (sequence, *_), its_frames in zip(missed, frames, strict=True):
+                self._put(session, sequence, its_frames)
+            self._release_deferred(session, recent.position)
+        elif (page := self._recent_pages.page(session, current.sent)) is not None:
+            self._put(session, *page)
 
     def _log_recovery(self, session: Session) -> None:
         current = session.current
@@ -239,11 +255,6 @@ class Replayer:
             offset,
             extra=extra | {"missed": current.replayed, "offset": offset},
         )
-
-    def _frames(self, logged: LoggedEvent) -> Frames:
-        event = logged.event
-        offset = str(self._log.offset_of(logged.sequence)) if self._log.is_durable else None
-        return self._encoder.event(event.namespace, event.payload, event.attachments, offset)
 
     def _put(self, session: Session, sequence: int, frames: Frames, count: int = 1) -> None:
         """Send events from a sequence on, behind the deferred packets that belong before them."""

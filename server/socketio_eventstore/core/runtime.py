@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import Final
 
 from socketio_eventlog.log import LEASE_SECONDS, Log
@@ -26,7 +27,7 @@ from socketio_eventstore.core.position_history import PositionHistory
 from socketio_eventstore.core.recent_events import RecentEvents
 from socketio_eventstore.core.recovery import Recovery, RecoveryLimits
 from socketio_eventstore.core.registry import Registry
-from socketio_eventstore.core.replay import Replayer
+from socketio_eventstore.core.replay import Replayer, frames_of
 from socketio_eventstore.core.retention import (
     HISTORY_KEPT_SECONDS,
     IDEMPOTENCY_KEYS_KEPT_SECONDS,
@@ -67,7 +68,9 @@ class Runtime:
         for stored in snapshot.sessions:
             self.registry.add(Session.restore(stored))
         page_bytes = options.max_client_buffer // 4
-        recent_events = RecentEvents(snapshot.position, min(RECENT_EVENTS_BYTES, page_bytes))
+        recent_events = RecentEvents(
+            snapshot.position, min(RECENT_EVENTS_BYTES, page_bytes), encode=partial(frames_of, log, encoder)
+        )
         fan_out = FanOut(self.registry)
         replayer = Replayer(log, self.registry, recent_events, fan_out, encoder, max_unsent_bytes=page_bytes)
         self.replayer = replayer
