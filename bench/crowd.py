@@ -75,6 +75,18 @@ class Crowd:
             if self.lost:
                 raise ConnectionError(f"The server ended {self.lost} connections.")
 
+    def begin(self, clients: Sequence[Client], *, missed: int = 0) -> None:
+        """Begin to connect clients as ``connect`` does, while other crowds do, too."""
+        for client in clients:
+            self._begin(client, missed)
+
+    @property
+    def is_connecting(self) -> bool:
+        """Whether a client has no CONNECT, or not all events that it has missed. Raises ConnectionError."""
+        if self.lost:
+            raise ConnectionError(f"The server ended {self.lost} connections.")
+        return self._shaking > 0
+
     def _begin(self, client: Client, missed: int) -> None:
         client.sock = sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

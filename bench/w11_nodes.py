@@ -59,7 +59,10 @@ def die(bench: Bench, dying: Server, others: list[Server], size: int) -> None:
         fill(crowds[0], control, MISSED, ROOM, MISSED)
         begun = time.monotonic()
         for number, crowd in enumerate(crowds):
-            crowd.connect(clients[number :: len(crowds)], missed=MISSED)
+            crowd.begin(clients[number :: len(crowds)], missed=MISSED)
+        while any(crowd.is_connecting for crowd in crowds):
+            for crowd in crowds:
+                crowd.step(0.002)
         wall = time.monotonic() - begun
         for server, crowd in zip(others, crowds, strict=True):
             settle([server.pid])
