@@ -13,6 +13,8 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from socketio_eventstore.core import repeated_failures
+from socketio_eventstore.core.repeated_failures import RepeatedFailures
 from support import order, postgres
 from support.clients import NodeClients, node_command
 from support.core import Core, running
@@ -69,6 +71,12 @@ def pytest_collection_finish() -> None:
 
 def pytest_sessionfinish() -> None:
     postgres.stop_shared_cluster()
+
+
+@pytest.fixture(autouse=True)
+def an_hour_between_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no failure be reported once more during a test in this process, however slow the machine is."""
+    monkeypatch.setattr(RepeatedFailures.__init__, "__defaults__", (3600.0, repeated_failures.MAX_KINDS))
 
 
 @pytest.fixture(autouse=True)

@@ -37,6 +37,9 @@ COVERAGE = "COVERAGE_PROCESS_CONFIG"
 MEASURED = 3
 """Coverage measures every third server, since a measured one takes a quarter longer."""
 
+REPORTS = (" more times within ", ": Ended after ")
+"""Parts of the lines that count how often a failure was repeated, each ten seconds."""
+
 _starts = itertools.count()
 
 
@@ -100,6 +103,11 @@ class ServerCommand:
     def log(self) -> str:
         """The output of all starts of this server."""
         return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines of the log without those that a failure has each ten seconds."""
+        return [line for line in self.log.splitlines() if not any(part in line for part in REPORTS)]
 
     @property
     def running(self) -> bool:
