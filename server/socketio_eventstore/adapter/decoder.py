@@ -100,11 +100,19 @@ class Decoder:
         Raises InvalidPacket.
         """
         try:
-            pkt = self._add(connection_id, data)
+            match = _PLAIN.fullmatch(data) if self._is_standard and isinstance(data, str) else None
+            if match is None or connection_id in self._incomplete:
+                pkt = self._add_rare(connection_id, data)
+                if pkt is None:
+                    return None
+            else:
+                digit, namespace, ack_id, content = match.groups()
+                kind = _EVENT if digit == "2" else _ACK
+                ack_id = None if ack_id is None else int(ack_id)
+                # As ``ClientPacket(...)``, without the function that a named tuple calls.
+                pkt = tuple.__new__(ClientPacket, (kind, namespace or "/", ack_id, _decode(content)))
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
             raise InvalidPacket("not a Socket.IO packet") from error
-        if pkt is None:
-            return None
         kind, _, _, values = pkt
         if kind in _EVENTS:
             name = values[0] if isinstance(values, list) and values else None
@@ -120,20 +128,14 @@ class Decoder:
         """Drop the incomplete packets of all connections."""
         self._incomplete.clear()
 
-    def _add(self, connection_id: str, data: str | bytes) -> ClientPacket | None:
+    def _add_rare(self, connection_id: str, data: str | bytes) -> ClientPacket | None:
+        """Decode what is no usual EVENT or ACK."""
         if connection_id in self._incomplete:
             return self._add_attachment(connection_id, data)
-        if self._is_standard and isinstance(data, str):
-            if (match := _PLAIN.fullmatch(data)) is not None:
-                kind, namespace, ack_id, content = match.groups()
-                kind = _EVENT if kind == "2" else _ACK
-                ack_id = None if ack_id is None else int(ack_id)
-                # As ``ClientPacket(...)``, without the function that a named tuple calls.
-                return tuple.__new__(ClientPacket, (kind, namespace or "/", ack_id, _decode(content)))
-            if (match := _CONNECT.fullmatch(data)) is not None:
-                namespace, content = match.groups()
-                auth = None if content is None else _decode(content)
-                return ClientPacket(packet.CONNECT, namespace or "/", None, auth)
+        if self._is_standard and isinstance(data, str) and (match := _CONNECT.fullmatch(data)) is not None:
+            namespace, content = match.groups()
+            auth = None if content is None else _decode(content)
+            return ClientPacket(packet.CONNECT, namespace or "/", None, auth)
         pkt = self._packet_class(encoded_packet=data)
         if pkt.packet_type == packet.CONNECT:
             pkt.data = _auth_of(pkt.data)

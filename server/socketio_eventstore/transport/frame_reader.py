@@ -56,6 +56,9 @@ _LONGEST_CONTROL: Final = 125
 _SHORT_HEAD_BYTES: Final = 6
 """The head of a masked frame whose length is in its second byte."""
 _TWO_BYTES_FOLLOW: Final = 126
+_REPEATED_BYTES: Final = 128
+_REPEATED: Final = int.from_bytes(b"\x01\x00\x00\x00" * (_REPEATED_BYTES // 4), "little")
+"""The factor that repeats a mask of four bytes over the longest short frame."""
 _SENDABLE: Final = (range(1000, 1004), range(1007, 1015), range(3000, 5000))
 """The status codes allowed in a close frame (RFC 6455 section 7.4 and the IANA registry of section 11.7)."""
 _END_OF_BLOCK: Final = b"\x00\x00\xff\xff"
@@ -80,6 +83,7 @@ class FrameReader:
         "_needed_bytes",
         "_short_bytes",
         "_unread",
+        "has_more",
         "inflated_bytes",
     )
 
@@ -94,6 +98,8 @@ class FrameReader:
         self._head = 0  # the first byte of the first fragment
         self._closed = False
         self._unread: tuple[bytes, int] | None = None  # bytes for ``more``, and their start
+        self.has_more = False
+        """Whether complete frames may be left for ``more``."""
         self.inflated_bytes = 0
         """The length of the message that the last call has inflated; 0 if it has inflated none."""
 
@@ -115,29 +121,20 @@ class FrameReader:
             and data[1] == _MASKED | size
             and self._buffer is None
             and self._message is None
-        ):
-            return self._read_short_text(data)
+        ):  # most reads bring one frame of a short text, and nothing else
+            self.inflated_bytes = 0
+            payload = _unmask(data[_SHORT_HEAD_BYTES:], data[2:_SHORT_HEAD_BYTES])
+            try:
+                return [payload.decode()]
+            except UnicodeDecodeError:
+                self._closed = True
+                return [Close(CloseCode.INVALID_TEXT)]
         if self._buffer is not None:
             self._buffer += data
             if len(self._buffer) < self._needed_bytes:
                 return []
             data, self._buffer = bytes(self._buffer), None
         return self._read(data, 0)
-
-    def _read_short_text(self, data: bytes) -> list[Message]:
-        """Read the frame of a short text: most reads bring one such frame, and nothing else."""
-        self.inflated_bytes = 0
-        payload = _unmask(data[_SHORT_HEAD_BYTES:], data[2:_SHORT_HEAD_BYTES])
-        try:
-            return [payload.decode()]
-        except UnicodeDecodeError:
-            self._closed = True
-            return [Close(CloseCode.INVALID_TEXT)]
-
-    @property
-    def has_more(self) -> bool:
-        """Whether complete frames may be left for ``more``."""
-        return self._unread is not None
 
     def more(self) -> list[Message]:
         """Return the messages behind the last step, up to the end of the next step."""
@@ -163,11 +160,24 @@ class FrameReader:
                     self._unread = (data, consumed)
         if messages and type(messages[-1]) is Close:
             self._closed, self._unread = True, None
+        self.has_more = self._unread is not None
         return messages
 
     def _read_frames(self, data: bytes, start: int, messages: list[Message]) -> int:
         """Read the complete frames of a step. Returns the index of the first frame that was not read."""
+        size, short_bytes = len(data), self._short_bytes
         for _ in range(FRAMES_PER_STEP):
+            payload_at = start + _SHORT_HEAD_BYTES
+            if (
+                payload_at <= size
+                and data[start] == _WHOLE_TEXT
+                and 0 <= (length := data[start + 1] - _MASKED) <= short_bytes
+                and (end := payload_at + length) <= size
+                and self._message is None
+            ):  # as in ``feed``
+                messages.append(_unmask(data[payload_at:end], data[payload_at - 4 : payload_at]).decode())
+                start = end
+                continue
             bounds = self._payload_bounds(data, start)
             if bounds is None:
                 break
@@ -266,6 +276,9 @@ def _status_code(payload: bytes) -> int:
 
 def _unmask(payload: bytes, mask: bytes) -> bytes:
     size = len(payload)
+    if size <= _LONGEST_CONTROL:  # nearly all frames, in two thirds of the time
+        repeated = int.from_bytes(mask, "little") * _REPEATED
+        return (int.from_bytes(payload, "little") ^ repeated).to_bytes(_REPEATED_BYTES, "little")[:size]
     key = (mask * (size // 4 + 1))[:size]
     # One exclusive-or of two large integers: a loop over the bytes takes 50 times as long.
     return (int.from_bytes(payload, "little") ^ int.from_bytes(key, "little")).to_bytes(size, "little")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from socketio_eventstore.core.senders import Sender, current_sender
+from socketio_eventstore.core.senders import SENDER_BYTES, SENDER_OPERATIONS, Sender, current_sender
 from socketio_eventstore.transport.inbox_owner import NO_OWNER, InboxOwner, InvalidPacket, Packet
 from socketio_eventstore.transport.shared_rounds import PACKETS_AT_ONCE, SharedRounds
 
@@ -68,9 +68,16 @@ class Inbox:
 
     @property
     def _is_full(self) -> bool:
-        is_crowded = len(self._handlers) >= self._owner.handlers_at_once
-        is_full = is_crowded or self._is_resting or self._running_bytes >= MAX_RUNNING_BYTES
-        return is_full or self._sender.is_held or (self._rounds.is_spent and not self._granted)
+        sender = self._sender
+        return (
+            len(self._handlers) >= self._owner.handlers_at_once
+            or self._is_resting
+            or self._running_bytes >= MAX_RUNNING_BYTES
+            # As ``Sender.is_held``, without a call for each packet.
+            or sender.waiting_operations >= SENDER_OPERATIONS
+            or sender.waiting_bytes >= SENDER_BYTES
+            or (self._rounds.is_spent and not self._granted)
+        )
 
     @property
     def handlers(self) -> Collection[asyncio.Task[None]]:
@@ -202,7 +209,8 @@ class Inbox:
         else:
             if not self._posts:  # a burst below the limit is one step, and its events share a transaction
                 self._left_in_step = PACKETS_AT_ONCE
-            self._end_wait()
+            if self._waiter is not None:
+                self._end_wait()
 
     def _try_queued(self) -> None:
         try:
