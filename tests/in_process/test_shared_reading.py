@@ -73,7 +73,7 @@ async def test_reads_share_rounds() -> None:
     rounds, receiver = SharedRounds(), Receiver(CLIENTS * STEPS * FRAMES_PER_STEP)
     for _ in range(CLIENTS):
         websocket = AiohttpWebSocket(lambda _: receiver, 1000, 0, rounds)
-        websocket.open_on(Tcp(), (b"", False), FRAME * (STEPS * FRAMES_PER_STEP))
+        websocket.begin(Tcp(), (b"", False), FRAME * (STEPS * FRAMES_PER_STEP))
     first = receiver.messages_in.copy()
     await receiver.all_received.wait()
     later = receiver.messages_in - first

@@ -78,7 +78,7 @@ class Admission:
                 self._answers.refuse_address(connection, namespace, connection.place)
                 return
             connection.place.join()
-        connection.is_pending = False
+        connection.ask_for_namespace()
         if namespace in connection.sessions or namespace in self._connecting.get(connection.id, ()):
             # After a CONNECT_ERROR the client would drop a socket that the server goes on sending to. The
             # reference closes the transport, too (socket.io 4.8, Client.ondecoded, "invalid state").

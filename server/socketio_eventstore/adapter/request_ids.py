@@ -22,7 +22,8 @@ class RequestIds:
 
     def of(self, head: RequestHead, access: AccessRules) -> str:
         """Return the ``X-Request-ID`` of a trusted proxy, or a new id."""
-        return request_id_of_proxy(head, access) or f"{self._process}-{next(self._numbers)}"
+        named = request_id_of_proxy(head, access) if head.headers("x-request-id") else None
+        return named or f"{self._process}-{next(self._numbers)}"
 
 
 def request_id_of_proxy(head: RequestHead, access: AccessRules) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from socketio_eventstore.core import event_rules
 from socketio_eventstore.core.frames import Frames, FramesWithOffset
@@ -21,6 +21,10 @@ _escaped = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 _compact = json.encoder.c_make_encoder(  # type: ignore[attr-defined]  # undocumented, present since Python 2.6
     None, _escaped.default, json.encoder.encode_basestring, None, ":", ",", False, False, False
 )
+
+
+quoted: Final[Callable[[str], str]] = json.encoder.encode_basestring_ascii
+"""Encodes a text as JSON. In C, and for ids, which are ASCII as a rule."""
 
 
 def dumps(value: Any) -> str:
@@ -209,8 +213,8 @@ class TextEncoder:
 
     def connect(self, namespace: str, sid: str, pid: str | None) -> Frames:
         """Encode ``40{"sid":…,"pid":…}``."""
-        ids = {"sid": sid} if pid is None else {"sid": sid, "pid": pid}
-        return Frames(f"40{_prefix(namespace)}{dumps(ids)}")
+        private = "" if pid is None else f',"pid":{quoted(pid)}'
+        return Frames(f'40{_prefix(namespace)}{{"sid":{quoted(sid)}{private}}}')
 
     def disconnect(self, namespace: str) -> Frames:
         """Encode ``41``."""

@@ -72,8 +72,8 @@ def apply(sio: AsyncServer, config: Config) -> None:
     sio.eio.cors_credentials = sio.eio.cors_allowed_origins != ANY
     sio.eio.access = AccessRules(engine_hosts(config), config.server.trusted_proxies, sio.eio.access.refused)
     sio.eio.connections = config.limits.connections
-    sio.eio.address_limits.connections = config.limits.connections_per_address
-    sio.eio.address_limits.handshakes = config.limits.handshakes_per_address
+    limits = config.limits
+    sio.eio.address_limits.change(limits.connections_per_address, limits.handshakes_per_address)
     set_level(config.log)
     sio.eio.pending_handshakes = config.limits.pending_handshakes
 

@@ -60,6 +60,8 @@ class AccessRules:
         self.refused: Counter[str] = Counter() if refused is None else refused
         """The number of refused requests: ``host`` or ``origin``."""
         self._hosts = _host_patterns(allowed_hosts)
+        self.checks_hosts = self._hosts is not None
+        """Whether some hosts are refused."""
         self._proxies = TrustedProxies(trusted_proxies)
         self._refusals = RepeatedFailures(logger, max_kinds=MAX_REFUSALS)
 

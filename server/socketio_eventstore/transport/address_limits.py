@@ -75,14 +75,15 @@ class AddressLimits:
 
     def __init__(self, connections: int = 0, handshakes: int = 0) -> None:
         """The limits of one address; 0 is none."""
+        self._counts: dict[str, _Counts] = {}
+        self.change(connections, handshakes)
+
+    def change(self, connections: int, handshakes: int) -> None:
+        """Set the limits, also while there are connections."""
         self.connections = connections
         self.handshakes = handshakes
-        self._counts: dict[str, _Counts] = {}
-
-    @property
-    def is_on(self) -> bool:
+        self.is_on = bool(connections or handshakes)
         """Whether there is a limit."""
-        return bool(self.connections or self.handshakes)
 
     def is_full(self, address: str) -> bool:
         """Whether an address may have no more handshakes at the moment."""

@@ -10,7 +10,8 @@ import asyncio
 import sys
 from collections.abc import Sequence
 from contextvars import Context, copy_context
-from typing import Any, cast
+from operator import attrgetter
+from typing import Any, Final, cast
 
 from aiohttp import web
 
@@ -34,6 +35,7 @@ except ImportError:  # Windows, which does not tell how much a client has acknow
 else:
     HAS_SOCKET_QUEUES = True
 
+_WEBSOCKET: Final = attrgetter("websocket")
 INFLATED_BYTES_PER_STEP = 100_000
 """Bytes of one client that are inflated before the event loop serves others."""
 UNREAD_BYTES_WITHOUT_PONG = 64_000
@@ -90,32 +92,30 @@ class AiohttpWebSocket(asyncio.Protocol):
         acceptance = await accept(request, may_compress=self._compression_threshold > 0)
         if request.transport is None or request.transport.is_closing():
             return _NoResponse()  # the client disconnected during the handshake
-        self._begin(_take_over(request, self), acceptance)
+        transport = _take_over(request, self)
+        self.begin(transport, acceptance, self._early_data)
+        self._early_data = b""
         return _NoResponse()
 
-    def open_on(self, transport: asyncio.Transport, acceptance: Acceptance, early_data: bytes) -> None:
-        """Take over a TCP connection that no request uses.
+    def begin(self, transport: asyncio.Transport, acceptance: Acceptance, early_data: bytes) -> None:
+        """Send the response on a TCP connection whose protocol is this object.
 
         ``early_data`` is what the client sent right behind the handshake.
         """
-        transport.set_protocol(self)
-        self._early_data = early_data
-        self._begin(transport, acceptance)
-
-    def _begin(self, transport: asyncio.Transport, acceptance: Acceptance) -> None:
         response, compresses = acceptance
         if not compresses:
             self._compression_threshold = 0
         self._context = copy_context()  # handlers see the context variables set by middlewares
         self._reader = FrameReader(self._max_message_bytes, inflates=compresses)
         self._transport = transport
-        greeting, self._greeting = self._greeting, None
-        transport.write(response if greeting is None else response + self._encoded(greeting))
+        if (greeting := self._greeting) is not None:
+            self._greeting, threshold = None, self._compression_threshold
+            response += greeting.deflated(threshold) if threshold else greeting.websocket
+        transport.write(response)
         make_receiver, self._make_receiver = self._make_receiver, None
         assert make_receiver is not None
         self.receiver = make_receiver(self)
-        if self._early_data:
-            early_data, self._early_data = self._early_data, b""
+        if early_data:
             self._context.run(self._receive, early_data)  # on uvloop the present one is the listener's
 
     def feed_data(self, data: bytes) -> None:
@@ -124,10 +124,6 @@ class AiohttpWebSocket(asyncio.Protocol):
 
     def feed_eof(self) -> None:
         """Do nothing; ``connection_lost`` tells the end. Called by aiohttp after the takeover."""
-
-    def _encoded(self, frames: Frames) -> bytes:
-        threshold = self._compression_threshold
-        return frames.deflated(threshold) if threshold else frames.websocket
 
     @property
     def unsent_bytes(self) -> int:
@@ -144,7 +140,7 @@ class AiohttpWebSocket(asyncio.Protocol):
         elif len(batch) == 1:
             transport.write(batch[0].websocket)
         else:
-            transport.write(b"".join([frames.websocket for frames in batch]))
+            transport.write(b"".join(map(_WEBSOCKET, batch)))
         return transport.get_write_buffer_size()
 
     def data_received(self, data: bytes) -> None:
@@ -152,9 +148,14 @@ class AiohttpWebSocket(asyncio.Protocol):
         self._context.run(self._receive, data)
 
     def _receive(self, data: bytes) -> None:
-        self._pass_on(self._reader.feed(data))
-        if self._reader.has_more and not self._is_reading_on:
-            self._read_on(self._reader.inflated_bytes or INFLATED_BYTES_PER_STEP)
+        reader = self._reader
+        for message in reader.feed(data):
+            if type(message) is str:  # nearly all of them
+                self.receiver.data_received(message)
+            else:
+                self._pass_on(message)
+        if reader.has_more and not self._is_reading_on:
+            self._read_on(reader.inflated_bytes or INFLATED_BYTES_PER_STEP)
 
     def _read_on(self, inflated_bytes: int = 0) -> None:
         """Read further frames while the receiver reads, a message that is inflated after the one before.
@@ -167,7 +168,8 @@ class AiohttpWebSocket(asyncio.Protocol):
             if inflated_bytes >= INFLATED_BYTES_PER_STEP:
                 self._read_on_later()
                 return
-            self._pass_on(reader.more())
+            for message in reader.more():
+                self._pass_on(message)
             inflated_bytes += reader.inflated_bytes or INFLATED_BYTES_PER_STEP
         if not self._is_paused and not transport.is_closing():
             transport.resume_reading()
@@ -183,18 +185,17 @@ class AiohttpWebSocket(asyncio.Protocol):
         self._context.run(self._read_on)
         return most
 
-    def _pass_on(self, messages: Sequence[Message]) -> None:
-        for message in messages:
-            match message:
-                case str() | bytes():
-                    self.receiver.data_received(message)
-                case Ping(payload):
-                    self._send_pong(payload)
-                case Close(code):
-                    is_written = not self.unsent_bytes and not _unacknowledged_bytes(self._transport)
-                    in_order = code in CLOSED_BY_APPLICATION and is_written
-                    self._close(code)
-                    self.receiver.connection_lost(in_order=in_order)
+    def _pass_on(self, message: Message) -> None:
+        match message:
+            case str() | bytes():
+                self.receiver.data_received(message)
+            case Ping(payload):
+                self._send_pong(payload)
+            case Close(code):
+                is_written = not self.unsent_bytes and not _unacknowledged_bytes(self._transport)
+                in_order = code in CLOSED_BY_APPLICATION and is_written
+                self._close(code)
+                self.receiver.connection_lost(in_order=in_order)
 
     def _send_pong(self, payload: bytes) -> None:
         # While the client does not read, pongs stop: RFC 6455 section 5.5.3 requires only the newest.

@@ -83,7 +83,8 @@ class EngineConnection(ClientConnection):
         self.upgraded = False
         self.upgrading = False
         self.closed = False
-        self._is_pending = False
+        engine.pending += 1
+        self._is_pending = True
         self._engine = engine
         self._heartbeat = Heartbeat(self, engine)
         self._websocket: WebSocket | None = None
@@ -102,15 +103,11 @@ class EngineConnection(ClientConnection):
         self.place: AddressPlace | None = None
         """The place in the counts of the client's address; None where it does not count."""
 
-    @property
-    def is_pending(self) -> bool:
-        """Whether the client has not asked for a namespace yet. Pending connections are limited."""
-        return self._is_pending
-
-    @is_pending.setter
-    def is_pending(self, value: bool) -> None:
-        self._engine.pending += value - self._is_pending
-        self._is_pending = value
+    def ask_for_namespace(self) -> None:
+        """Note that the client has asked for a namespace, or never will. Pending connections are limited."""
+        if self._is_pending:
+            self._is_pending = False
+            self._engine.pending -= 1
 
     @property
     def unsent_bytes(self) -> int:
@@ -208,7 +205,7 @@ class EngineConnection(ClientConnection):
             self._release(reason)
 
     def _release(self, reason: str) -> None:
-        self.is_pending = False
+        self.ask_for_namespace()
         if self.place is not None:
             self.place.free()
         self._heartbeat.stop()

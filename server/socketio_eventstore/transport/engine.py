@@ -20,7 +20,7 @@ import engineio
 
 from socketio_eventstore.core.frames import Frames, polling_body
 from socketio_eventstore.core.options import Offsets
-from socketio_eventstore.core.packets import dumps
+from socketio_eventstore.core.packets import quoted
 from socketio_eventstore.core.random_ids import random_id
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
 from socketio_eventstore.transport.access_rules import AccessRefused, AccessRules, AllowedHosts
@@ -203,9 +203,10 @@ class Engine(OriginChecks, HandshakeLimits, engineio.AsyncServer):  # type: igno
 
     def _look_at_log_level(self) -> None:
         # Asked for each connection and not for each packet: the level may change, and packets are many.
-        log = self.logger if self.logger.isEnabledFor(logging.INFO) else None
-        is_needed = log is not None or self._traffic is not None
-        self.packet_log = PacketLog(log, self._traffic) if is_needed else None
+        log = self.logger  # its own level answers without a call
+        has_lines = getattr(log, "level", 0) <= logging.INFO and log.isEnabledFor(logging.INFO)
+        is_needed = has_lines or self._traffic is not None
+        self.packet_log = PacketLog(log if has_lines else None, self._traffic) if is_needed else None
 
     def attach(self, app: Any, engineio_path: str = "engine.io") -> None:
         """Attach to an aiohttp or ASGI application.
@@ -225,9 +226,8 @@ class Engine(OriginChecks, HandshakeLimits, engineio.AsyncServer):  # type: igno
         connection: EngineConnection | None = self.sockets.get(connection_id)
         return connection
 
-    def generate_id(self) -> str:
-        """Return the id of a connection or session; an application may replace this method."""
-        return random_id()
+    generate_id = staticmethod(random_id)
+    """Returns the id of a connection or session; an application may replace this method."""
 
     async def handle_request(self, *args: Any, **kwargs: Any) -> Any:
         """Answer an HTTP request, or open a WebSocket."""
@@ -293,7 +293,7 @@ class Engine(OriginChecks, HandshakeLimits, engineio.AsyncServer):  # type: igno
     async def _open(self, head: RequestHead, transport: str, query: Mapping[str, str]) -> Any:
         check_handshake(head, transport, query)
         self._look_at_log_level()
-        self._forget_ended_loop()
+        self.forget_ended_loop()
         self._check_limits()
         connection = self._new_connection(head, query)
         try:
@@ -325,25 +325,20 @@ class Engine(OriginChecks, HandshakeLimits, engineio.AsyncServer):  # type: igno
     ) -> bool:
         """Open a WebSocket on a TCP connection without waiting, for a handshake that nothing refuses.
 
-        ``headers`` are those of ``head``; ``early_data`` is what the client sent behind it. Returns False,
-        without any effect, for every other request: ``handle_request`` answers it.
+        ``head`` is that of a GET without a body, and ``headers`` are its headers; ``early_data`` is what the
+        client sent behind it. Returns False, without any effect, for every other request:
+        ``handle_request`` answers it.
         """
         query = parse_query(head.query)
-        if query.get("transport") != "websocket" or "sid" in query or not self.allows(head):
-            return False
-        try:
-            check_handshake(head, "websocket", query)
-        except RequestRefused:
-            return False
-        self._look_at_log_level()
-        self._forget_ended_loop()
-        if self._is_beyond_limits(head):
+        is_handshake = query.get("transport") == "websocket" and query.get("EIO") == "4"
+        if not is_handshake or "sid" in query or not self.allows(head) or self._is_beyond_limits(head):
             return False
         try:
             extensions = head.headers("sec-websocket-extensions")
             acceptance = accept_plainly(headers, extensions, may_compress=self.websocket_compression > 0)
         except InvalidHandshake:
             return False
+        self._look_at_log_level()
         connection = self._new_connection(head, query)
         is_opened = False
         try:
@@ -358,7 +353,8 @@ class Engine(OriginChecks, HandshakeLimits, engineio.AsyncServer):  # type: igno
         limits = self.max_http_buffer_size, self.websocket_compression
         websocket = AiohttpWebSocket(make_receiver, *limits, self.shared_rounds, handshake)
         try:
-            websocket.open_on(transport, acceptance, early_data)
+            transport.set_protocol(websocket)
+            websocket.begin(transport, acceptance, early_data)
         finally:
             if not connection.upgraded:
                 connection.abort("the WebSocket handshake failed")
@@ -374,10 +370,9 @@ class Engine(OriginChecks, HandshakeLimits, engineio.AsyncServer):  # type: igno
         if "t" in query and is_python(query):
             connection.poll_packets = PYTHON_POLL_PACKETS
         self.sockets[connection.id] = connection
-        connection.is_pending = True
         return connection
 
-    def _forget_ended_loop(self) -> None:
+    def forget_ended_loop(self) -> None:
         """Forget the connections of an ended event loop: nothing closes them, and they would count."""
         loop = asyncio.get_running_loop()
         if self._loop is not loop and (self._loop is None or not self._loop.is_running()):
@@ -389,7 +384,7 @@ class Engine(OriginChecks, HandshakeLimits, engineio.AsyncServer):  # type: igno
         """Forget a connection that was not accepted, or whose event loop has ended."""
         connection = self.sockets.pop(connection_id, None)
         if connection is not None:
-            connection.is_pending = False
+            connection.ask_for_namespace()
             if connection.place is not None:
                 connection.place.free()
 
@@ -397,7 +392,7 @@ class Engine(OriginChecks, HandshakeLimits, engineio.AsyncServer):  # type: igno
         may_upgrade = self.allow_upgrades and transport != "websocket"
         interval, timeout = self.ping_interval + self.ping_interval_grace_period, self.ping_timeout
         settings = end_of_handshake(may_upgrade, timeout, interval, self.max_http_buffer_size)
-        return Frames(f'0{{"sid":{dumps(connection_id)},{settings}')
+        return Frames(f'0{{"sid":{quoted(connection_id)},{settings}')
 
     def _websocket(
         self, make_receiver: MakeReceiver, head: RequestHead, greeting: Frames | None = None

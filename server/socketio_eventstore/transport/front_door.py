@@ -50,6 +50,7 @@ class FrontDoor:
         }
         """The routes of ``engine``, by path."""
         self._loop = asyncio.get_running_loop()
+        engine.forget_ended_loop()
         self._silent: dict[asyncio.Transport, float] = {}
         """The connections that have sent nothing, with the time at which each is closed; oldest first."""
         self._timer: asyncio.TimerHandle | None = None

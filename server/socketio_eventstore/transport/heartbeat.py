@@ -62,7 +62,8 @@ class Heartbeat:
     def start(self) -> None:
         """Schedule the next ping, unless the heartbeat was stopped."""
         if self._owner is not None:
-            self._schedule(self._settings.ping_interval, self._ping)
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._settings.ping_interval, self._ping)
 
     def stop(self) -> None:
         """End the heartbeat for good; no answer comes any more."""

@@ -39,10 +39,11 @@ class OriginChecks:
 
     def allows(self, head: RequestHead) -> bool:
         """Whether ``check_access`` refuses nothing; False also where only the application can tell."""
-        if not self.access.allows_host(head, self._listed_origins):
+        if self.access.checks_hosts and not self.access.allows_host(head, self._listed_origins):
             return False
-        origin = head.header("origin")
-        return not origin or (not callable(self.cors_allowed_origins) and self._may_connect(origin, head))
+        if not head.headers("origin"):
+            return True
+        return not callable(self.cors_allowed_origins) and self._may_connect(head.header("origin"), head)
 
     def _may_connect(self, origin: str, head: RequestHead) -> bool:
         allowed = self.cors_allowed_origins

@@ -27,20 +27,17 @@ LAST_SECONDS: Final = 1.0
 class RateLimits:
     """The limits for one client; 0 is none."""
 
-    __slots__ = ("bytes_per_second", "events_per_second", "patience_seconds", "pauses")
+    __slots__ = ("bytes_per_second", "events_per_second", "is_on", "patience_seconds", "pauses")
 
     def __init__(self, events_per_second: float, bytes_per_second: float, patience_seconds: float) -> None:
         """``patience_seconds``: how long a client may go on above a limit."""
         self.events_per_second = events_per_second
         self.bytes_per_second = bytes_per_second
         self.patience_seconds = patience_seconds
+        self.is_on = bool(events_per_second or bytes_per_second)
+        """Whether there is a limit."""
         self.pauses = 0
         """How often a client was held back."""
-
-    @property
-    def is_on(self) -> bool:
-        """Whether there is a limit."""
-        return bool(self.events_per_second or self.bytes_per_second)
 
 
 class TokenBucket:

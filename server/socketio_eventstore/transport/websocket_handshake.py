@@ -84,8 +84,7 @@ def _accepting(asked: Mapping[str, str], *, compresses: bool) -> dict[str, str]:
 
 
 def _response(headers: Iterable[tuple[str, str]]) -> bytes:
-    lines = [f"{name}: {value}" for name, value in headers]
-    return "\r\n".join(["HTTP/1.1 101 Switching Protocols", *lines, "", ""]).encode()
+    return "\r\n".join(["HTTP/1.1 101 Switching Protocols", *map(": ".join, headers), "", ""]).encode()
 
 
 async def _prepare(request: web.Request, headers: Mapping[str, str]) -> Iterable[tuple[str, str]]:
