@@ -26,6 +26,8 @@ LEAST_FULL_SEGMENT_BYTES = 2_000_000
 """The least weight at which a segment is complete, in bytes."""
 _SEGMENTS_IN_MEMORY = 8
 _MIN_CHUNK_LISTS = 256
+_LISTS_PER_EVENT = 4
+"""Lists of a chunk for each event of its commit, beside those that the last commit has brought."""
 _FIRST, _LAST = attrgetter("first"), attrgetter("last")
 
 
@@ -48,6 +50,8 @@ class Index:
         self._on_disk: set[int] = set()
         self._newest: Segment | None = None
         self._older_bytes: float = 0
+        self._older_lists = 0  # of all segments that were the newest one
+        self._counted_lists = 0
 
     @property
     def memory_bytes(self) -> int:
@@ -80,8 +84,7 @@ class Index:
     def _close_when_full(self, newest: Segment, last: int) -> None:
         if newest.memory_bytes > self._full_segment_bytes:
             newest.close_after(last)
-            self._older_bytes += newest.memory_bytes
-            self._newest = None
+            self._retire(newest)
 
     def _first_of_next(self, sequence: int) -> int:
         """Return the first sequence of the next segment: the sequence of the next event."""
@@ -91,11 +94,16 @@ class Index:
     def add_segment(self, segment: Segment, *, on_disk: bool) -> None:
         """Add a segment and the segment's lists, newer than every segment before."""
         if self._newest is not None:
-            self._older_bytes += self._newest.memory_bytes
+            self._retire(self._newest)
         self._newest = self._loaded[segment.first] = segment
         self._keys.append(segment.first)
         if on_disk:
             self._on_disk.add(segment.first)
+
+    def _retire(self, newest: Segment) -> None:
+        self._older_bytes += newest.memory_bytes
+        self._older_lists += len(newest.lists)
+        self._newest = None
 
     def add_stored_segment(self, key: int) -> None:
         """Add the key of a segment whose lists stay on disk, newer than every segment before."""
@@ -107,21 +115,28 @@ class Index:
 
         The oldest segment comes first. A segment of direct messages has a list for each event, and all lists
         in one commit would delay the commit. A chunk grows with ``events``, since in the end the store must
-        write a segment faster than the events of the commits arrive. Only the excess over the memory limit is
-        written at once.
+        write a segment faster than the events of the commits arrive. A segment of few events with thousands
+        of rooms each would be one chunk: the store writes such lists as fast as further lists arrive, and
+        commits of other events do not wait. Only the excess over the memory limit is written at once.
         """
         chunks: list[SegmentChunk] = []
+        most = 2 * self._lists_since_last_call() + _LISTS_PER_EVENT * events
         excess_bytes: float = self.memory_bytes - self._max_unwritten_bytes
         for segment in self._unwritten():
             if chunks and excess_bytes <= 0:
                 break
             start, end = segment.lists_written, len(segment.lists)
-            share = 2 * end * events // len(segment.sizes)
+            share = min(2 * end * events // len(segment.sizes), most)
             excess = int(end * min(excess_bytes / segment.memory_bytes, 1))
             stop = min(start + max(share, excess, _MIN_CHUNK_LISTS), end)
             chunks.append(SegmentChunk(segment, start, stop))
             excess_bytes -= segment.memory_bytes
         return chunks
+
+    def _lists_since_last_call(self) -> int:
+        count = self._older_lists + (0 if self._newest is None else len(self._newest.lists))
+        since, self._counted_lists = count - self._counted_lists, count
+        return since
 
     def _unwritten(self) -> list[Segment]:
         """Return the complete segments without a copy on disk, oldest first."""
@@ -167,6 +182,7 @@ class Index:
     def _unload(self, segment: Segment) -> None:
         del self._loaded[segment.first]
         if segment is self._newest:
+            self._older_lists += len(segment.lists)
             self._newest = None
         else:
             self._older_bytes -= segment.memory_bytes

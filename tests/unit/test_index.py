@@ -267,6 +267,19 @@ def test_the_index_is_written_faster_than_it_grows(rooms: int) -> None:
     assert len(in_memory) <= 2 or index.memory_bytes < 4 * LEAST_FULL_SEGMENT_BYTES
 
 
+def test_few_events_with_many_rooms_are_written_slowly() -> None:
+    """A segment of few events with thousands of rooms does not delay the commits of other events."""
+    index = Index(4 * LEAST_FULL_SEGMENT_BYTES)
+    sequence = 0
+    while not index.next_chunks(0):
+        sequence += 1
+        index.add(sequence, "/", [f"{sequence}-{room}" for room in range(2_000)], 1)
+    assert sequence < 20
+    index.add(sequence + 1, "/", ["lobby"], 1)
+    lengths = [chunk.stop - chunk.start for events in (1, 100) for chunk in index.next_chunks(events)]
+    assert lengths == [256, 400]
+
+
 def test_a_segment_without_lists_is_written() -> None:
     """A segment without addressed rooms is written, too."""
     index = Index(0)
