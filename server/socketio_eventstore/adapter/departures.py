@@ -28,7 +28,7 @@ from socketio_eventstore.core.sessions import ClientConnection, Session, State
 
 logger = logging.getLogger(__name__)
 
-SESSIONS_PER_STEP = 50
+SESSIONS_PER_STEP = 25
 """Sessions of one connection that leave before the event loop serves others; a thousand take 20 ms."""
 
 

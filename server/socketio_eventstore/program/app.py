@@ -68,11 +68,11 @@ else:
 
 logger = logging.getLogger(__name__)
 
-GARBAGE_THRESHOLDS = (3_000, 4, 100)
+GARBAGE_THRESHOLDS = (1_500, 3, 250)
 """The thresholds of the three generations of garbage (by default 700, 10, 10).
 
-A run takes up to 0.5 µs for each object in the generation, and the whole process waits: mostly 2 ms, up to 20
-ms for the objects of several runs, and a full run comes after 1.2 million allocations, if ever. Python 3.14
+A run takes up to 0.5 µs for each object in the generation, and the whole process waits: mostly 1 ms, up to 5
+ms for the objects of several runs, and a full run comes after 1.5 million allocations, if ever. Python 3.14
 has no third generation: each run checks a part of the older objects.
 """
 CLOSE_SECONDS = 10.0
