@@ -207,7 +207,7 @@ class Crowd:
     @staticmethod
     def _receive_noting(client: Client) -> bytes:
         data, notes, _, _ = client.sock.recvmsg(_READ_BYTES, socket.CMSG_SPACE(_TIMESPEC.size))
-        client.arrived_at = 0.0  # not the time of an earlier read, if the kernel tells none
+        client.arrived_at = time.time()  # the kernel notes none in the moments after it was asked to
         for level, kind, content in notes:
             if (level, kind) == (socket.SOL_SOCKET, _SO_TIMESTAMPNS):
                 seconds, nanoseconds = _TIMESPEC.unpack(content)

@@ -38,6 +38,13 @@ def claim_load_core() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def move(pids: Iterable[int], core: int) -> None:
+    """Put processes with all their threads on a core."""
+    for pid in pids:
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), {core})
+
+
 def cpu_seconds(pids: Iterable[int]) -> float:
     """Processor time that the processes have used, user and system, their ended threads included."""
     return sum(_cpu_seconds(pid) for pid in pids)

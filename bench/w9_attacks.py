@@ -2,8 +2,11 @@
 
 The attacks are those of ``tests/support/twenty_attacks.py``. They run in a process of their own, on cores
 of their own where the machine has more than two. On two cores the process shares one with the load
-generator and gives way to it. A control shows what the two cores alone cost: the same attacks on a second
-server, which shares its core with the one that is measured.
+generator and gives way to it.
+
+Two controls show what else the attackers cost: the same attacks on a second server. On the core of the
+load generator, it shares caches, kernel and disk with the one that is measured. On the core of the measured
+server, it takes processor time from it, too, as any other program would.
 
 A latency begins when the publisher has sent its event, and ends when the kernel has it for the receiving
 client: what the load generator itself comes late does not count.
@@ -21,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench import machine, wire
+from bench import by_attack, machine, wire
 from bench.client import Client
 from bench.crowd import Crowd
 from bench.handlers import summary_ms
@@ -36,7 +39,8 @@ RATE = 40.0
 """Events a second."""
 LONGEST_SECONDS = 120.0
 QUIET, ATTACKED = "honest clients, no attack", "honest clients, twenty attacks"
-CONTROL = "honest clients, attacks on another server"
+BESIDE = "honest clients, attacks on a server beside"
+SAME_CORE = "honest clients, attacks on a server on the same core"
 CONFIG = """
 [server]
 port = {port}
@@ -75,21 +79,23 @@ class Honest:
     clients: Sequence[Client]
     sent: int = 0
     received: dict[Client, list[int]] = field(default_factory=dict)
-    latencies: list[float] = field(default_factory=list)
+    latencies: list[tuple[float, float]] = field(default_factory=list)
+    """When an event was sent, by the wall clock, and how long it took, both in seconds."""
 
     def __call__(self, client: Client, payload: bytes, size: int) -> None:
         """Take a frame: an event, a heartbeat or an acknowledgement."""
         if payload == b"2":
             client.send(wire.text_frame("3"))
         elif match := _TOLD.match(payload):
-            latency_seconds = client.arrived_at - int(match[2]) / 1e6
+            sent_at = int(match[2]) / 1e6
+            latency_seconds = client.arrived_at - sent_at
             if latency_seconds < 0:
                 raise RuntimeError(
                     f"The kernel noted that event {int(match[1])} had arrived at {client.arrived_at} s, "
                     f"{-latency_seconds} s before it was sent."
                 )
             self.received[client].append(int(match[1]))
-            self.latencies.append(latency_seconds)
+            self.latencies.append((sent_at, latency_seconds))
 
     @property
     def wrong(self) -> int:
@@ -122,8 +128,8 @@ class Honest:
             data = {"n": self.sent, "t": round(time.time() * 1e6)}
             self.clients[0].send(wire.event("tell", data))
 
-    def take_latencies(self, crowd: Crowd) -> list[float]:
-        """Wait for the events on the way; return all latencies since the last call, in seconds."""
+    def take_latencies(self, crowd: Crowd) -> list[tuple[float, float]]:
+        """Wait for the events on the way; return all latencies since the last call."""
         crowd.until(lambda: all(len(numbers) >= self.sent for numbers in self.received.values()))
         latencies, self.latencies = self.latencies, []
         return latencies
@@ -136,18 +142,18 @@ class Attackers:
         self._output = output
 
     @property
-    def rounds(self) -> int:
-        """How often all twenty attacks have run. Raises RuntimeError once the process has ended."""
+    def said(self) -> str:
+        """The output of the process. Raises RuntimeError once the process has ended."""
         text = self._output.read_text()
         if self._process.poll() is not None:
             raise RuntimeError(f"The attackers have ended:\n{text[-2000:]}")
-        return text.count("round\n")
+        return text
 
     @contextmanager
     def attacking(self, port: int) -> Iterator[None]:
         """Run the process."""
         paths = [PROJECT / name for name in ("tests", "server", "store", "migrations")]
-        with self._output.open("ab") as output:
+        with self._output.open("wb") as output:
             self._process = subprocess.Popen(
                 [*_ATTACKERS_PLACE, sys.executable, "-m", "support.twenty_attacks", str(port)],
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))},
@@ -165,6 +171,8 @@ class Attackers:
 def measure(bench: Bench, server: Server, other: Server, rounds: int, quiet_seconds: float) -> None:
     """The latencies on one server: before attacks, during them, during those on ``other``, and afterwards."""
     name = server.kind.name
+    latencies: dict[str, list[tuple[float, float]]] = {}
+    during = ""
     with Crowd(server.port) as crowd:
         honest = Honest([Client() for _ in range(CLIENTS)])
         honest.join(crowd)
@@ -174,34 +182,43 @@ def measure(bench: Bench, server: Server, other: Server, rounds: int, quiet_seco
             honest.send(crowd, quiet_seconds / 2)
             quiet = honest.take_latencies(crowd)
         bench.results.spend(QUIET, name, calm.server_cpu, len(quiet) // CLIENTS)
-        with Meter(server.pids) as meter:
-            attacked = _under_attack(honest, crowd, server, rounds)
-        bench.note_load(f"W9 {ATTACKED}, {server.kind.label}", meter)
-        bench.results.spend(ATTACKED, name, meter.server_cpu, len(attacked) // CLIENTS)
-        with Meter(server.pids) as beside:
-            control = _under_attack(honest, crowd, other, rounds)
-        bench.results.spend(CONTROL, name, beside.server_cpu, len(control) // CLIENTS)
+        for case, attacked, core in (
+            (ATTACKED, server, None),
+            (BESIDE, other, machine.LOAD_CORE),
+            (SAME_CORE, other, machine.SERVER_CORE),
+        ):
+            if core is not None:
+                machine.move(attacked.pids, core)
+            with Meter(server.pids) as meter:
+                latencies[case], said = _under_attack(honest, crowd, attacked, rounds)
+            bench.results.spend(case, name, meter.server_cpu, len(latencies[case]) // CLIENTS)
+            if case == ATTACKED:
+                bench.note_load(f"W9 {case}, {server.kind.label}", meter)
+                during = said
         honest.send(crowd, quiet_seconds / 2)
         quiet += honest.take_latencies(crowd)
         honest.send(crowd, 0.5)
         honest.take_latencies(crowd)
-    for case, latencies in ((QUIET, quiet), (ATTACKED, attacked), (CONTROL, control)):
-        p50, p99 = summary_ms(latencies)
+    for case, measured in ((QUIET, quiet), *latencies.items()):
+        p50, p99 = summary_ms([seconds for _, seconds in measured])
         bench.results.add(case, name, p50=p50, p99=p99)
     bench.results.add(ATTACKED, name, wrong=float(honest.wrong))
+    quiet_p99 = summary_ms([seconds for _, seconds in quiet])[1]
+    bench.say("\n".join([server.kind.label, *by_attack.table(during, latencies[ATTACKED], quiet_p99)]))
 
 
-def _under_attack(honest: Honest, crowd: Crowd, attacked: Server, rounds: int) -> list[float]:
-    """The latencies while a server is attacked, theirs or another one."""
+def _under_attack(
+    honest: Honest, crowd: Crowd, attacked: Server, rounds: int
+) -> tuple[list[tuple[float, float]], str]:
+    """The latencies while a server is attacked, theirs or another one, and the output of the attackers."""
     attackers = Attackers(attacked.folder / "attackers.log")
     with attackers.attacking(attacked.port):
         deadline = time.monotonic() + LONGEST_SECONDS
-        while attackers.rounds < rounds and time.monotonic() < deadline:
+        while by_attack.rounds(said := attackers.said) < rounds and time.monotonic() < deadline:
             honest.send(crowd, 0.5)
-        finished = attackers.rounds
-    if finished < rounds:
+    if (finished := by_attack.rounds(said)) < rounds:
         raise TimeoutError(f"The attacks have run {finished} times within {LONGEST_SECONDS:g} s.")
-    return honest.take_latencies(crowd)
+    return honest.take_latencies(crowd), said
 
 
 def run(bench: Bench) -> None:
@@ -216,10 +233,11 @@ def run(bench: Bench) -> None:
             measure(bench, server, other, rounds, quiet_seconds)
     for kind in kinds:
         name = kind.name
-        for case, p99 in ((ATTACKED, "≤ 3×"), (CONTROL, "")):
+        for case, p99 in ((ATTACKED, "≤ 3×"), (BESIDE, ""), (SAME_CORE, "")):
             for metric, required in (("p50", ""), ("p99", p99)):
                 row = Row("W9", case, metric, "ms", name, name, reference_case=QUIET, required=required)
                 bench.results.compare(row)
-        row = Row("W9", ATTACKED, "p99", "ms", name, name, reference_case=CONTROL)
-        bench.results.compare(row)
+        for control in (BESIDE, SAME_CORE):
+            row = Row("W9", ATTACKED, "p99", "ms", name, name, reference_case=control)
+            bench.results.compare(row)
         bench.results.compare(Row("W9", ATTACKED, "wrong", "events", kind.name, required="0"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import Awaitable, Callable
 
 import aiohttp
@@ -51,21 +52,33 @@ CONFIG: dict[str, dict[str, object]] = {
 """Short and small bounds, since the tests wait for them."""
 
 
-async def attack(port: int, attacks: tuple[Callable[[Attacker], Awaitable[None]], ...] = ATTACKS) -> Attacker:
-    """Run the attacks; the returned attacker keeps its connections."""
+async def attack(
+    port: int,
+    attacks: tuple[Callable[[Attacker], Awaitable[None]], ...] = ATTACKS,
+    begins: Callable[[str], None] = lambda _: None,
+) -> Attacker:
+    """Run the attacks, and tell of the begin of each; the returned attacker keeps its connections."""
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
         attacker = Attacker(port, http)
         for one in attacks:
+            begins(one.__name__)
             await one(attacker)
         return attacker
 
 
 async def attack_for_ever(port: int) -> None:
-    """Run the attacks again and again; a line on standard output ends each round."""
+    """Run the attacks again and again; a line on standard output begins each attack, and ends each round."""
     while True:
-        (await attack(port)).hang_up()
-        print("round", flush=True)
+        attacker = await attack(port, begins=say)
+        say("waiting")
+        attacker.hang_up()
         await accepts_handshakes(port)
+        say("round")
+
+
+def say(name: str) -> None:
+    """Print the time, in seconds since 1970, and what begins."""
+    print(f"{time.time():.6f} {name}", flush=True)
 
 
 async def accepts_handshakes(port: int) -> None:
