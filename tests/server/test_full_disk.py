@@ -18,7 +18,8 @@ import pytest
 
 from support.processes import DEADLINE
 from support.small_disks import KINDS, fill, small_disk
-from support.visitor import Faulty, Visitor, is_closed_without_a_packet, make_server, visiting
+from support.steered_clocks import REAL, SteeredServer
+from support.visitor import Faulty, Visitor, is_closed_without_a_packet, make, visiting
 
 MEGABYTE = 1_000_000
 AWAY_SECONDS = 3.0
@@ -27,24 +28,30 @@ LINES_AT_THE_BEGINNING = 5
 """One each of the store, the heartbeat, the pruning, a handler and a connection."""
 
 
+class FaultyAndSteered(Faulty, SteeredServer):
+    """A server on a small disk, whose uptime stands still while its client is away."""
+
+
 @pytest.fixture(params=KINDS)
-def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Faulty]:
+def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[FaultyAndSteered]:
     """A server whose database is on a disk of its own."""
-    server = make_server(
+    server = make(
+        FaultyAndSteered,
         tmp_path,
         connection_state_recovery={"max_disconnection_duration": AWAY_SECONDS},
         # A full disk overrules it.
         store={"prune_interval": 0.2, "retention": 3600.0},
     )
+    server.set_speed(REAL)
     with small_disk(server.database.parent, request.param, 16 * MEGABYTE):
         yield server
 
 
-def reserve(server: Faulty) -> Path:
+def reserve(server: FaultyAndSteered) -> Path:
     return server.database.with_name("events.db-reserve")
 
 
-def ballast(server: Faulty) -> Path:
+def ballast(server: FaultyAndSteered) -> Path:
     return server.database.with_name("ballast")
 
 
@@ -78,13 +85,14 @@ async def fill_until_unready(visitor: Visitor, http: aiohttp.ClientSession) -> s
                 return text
 
 
-async def test_log_fills_its_disk(server: Faulty, http: aiohttp.ClientSession) -> None:
+async def test_log_fills_its_disk(server: FaultyAndSteered, http: aiohttp.ClientSession) -> None:
     """Emits fail, sessions go on, and old events go until emits succeed again."""
     async with visiting(server, http) as visitor:
         for _ in range(3):
             assert f"The disk of {server.database} is full" in await fill_until_unready(visitor, http)
-            await visitor.client.leave()
-            assert await visitor.come_back()
+            with server.time_stands_still():
+                await visitor.client.leave()
+                assert await visitor.come_back()
             await visitor.publish_until_success()
             await visitor.receive_acknowledged()
         await is_ready(visitor, http)
@@ -93,21 +101,24 @@ async def test_log_fills_its_disk(server: Faulty, http: aiohttp.ClientSession) -
         assert is_healthy(server)
 
 
-async def test_starts_on_the_disk_that_the_log_filled(server: Faulty, http: aiohttp.ClientSession) -> None:
+async def test_starts_on_the_disk_that_the_log_filled(
+    server: FaultyAndSteered, http: aiohttp.ClientSession
+) -> None:
     """A kill on the full disk loses nothing, and the next server goes on by itself."""
     async with visiting(server, http) as visitor:
         assert "The disk of" in await fill_by_emits(visitor)
-        await visitor.leave()
-        server.restart()
-        await visitor.take_control()
-        assert await visitor.come_back()
+        with server.time_stands_still():
+            await visitor.leave()
+            server.restart()
+            await visitor.take_control()
+            assert await visitor.come_back()
         await visitor.publish_until_success()
         await visitor.receive_acknowledged()
         await is_ready(visitor, http)
         assert is_healthy(server)
 
 
-async def test_disk_filled_by_another_file(server: Faulty, http: aiohttp.ClientSession) -> None:
+async def test_disk_filled_by_another_file(server: FaultyAndSteered, http: aiohttp.ClientSession) -> None:
     """The reserve serves the sessions; when the file goes, the server goes on and makes a reserve again."""
     async with visiting(server, http) as visitor:
         assert await visitor.publish() is None
@@ -115,8 +126,9 @@ async def test_disk_filled_by_another_file(server: Faulty, http: aiohttp.ClientS
         fill(ballast(server))
         assert "The disk of" in await fill_by_emits(visitor)
         assert not reserve(server).exists()
-        await visitor.client.leave()
-        assert await visitor.come_back()
+        with server.time_stands_still():
+            await visitor.client.leave()
+            assert await visitor.come_back()
         ballast(server).unlink()
         await visitor.publish_until_success()
         await visitor.receive_acknowledged()
@@ -124,17 +136,18 @@ async def test_disk_filled_by_another_file(server: Faulty, http: aiohttp.ClientS
         assert reserve(server).exists()
 
 
-async def test_starts_with_the_reserve(server: Faulty, http: aiohttp.ClientSession) -> None:
+async def test_starts_with_the_reserve(server: FaultyAndSteered, http: aiohttp.ClientSession) -> None:
     """On a disk without a free block the start gives up the reserve, after a kill and after a clean stop."""
     async with visiting(server, http) as visitor:
         assert await visitor.publish() is None
         await visitor.receive_acknowledged()
         for stop in (server.kill, server.terminate):
-            stop()
-            fill(ballast(server))
-            server.start()
-            await visitor.take_control()
-            assert await visitor.come_back()
+            with server.time_stands_still():
+                stop()
+                fill(ballast(server))
+                server.start()
+                await visitor.take_control()
+                assert await visitor.come_back()
             assert "The disk of" in await fill_by_emits(visitor)
             assert not reserve(server).exists()
             ballast(server).unlink()
@@ -144,7 +157,7 @@ async def test_starts_with_the_reserve(server: Faulty, http: aiohttp.ClientSessi
             assert reserve(server).exists()
 
 
-async def test_start_without_reserve_says_the_bytes(server: Faulty) -> None:
+async def test_start_without_reserve_says_the_bytes(server: FaultyAndSteered) -> None:
     """Without a reserve a start on a full disk fails with one line: how many bytes must be freed."""
     with server:
         server.terminate()
@@ -158,7 +171,7 @@ async def test_start_without_reserve_says_the_bytes(server: Faulty) -> None:
     server.terminate()
 
 
-async def test_start_where_no_block_is_freed(server: Faulty) -> None:
+async def test_start_where_no_block_is_freed(server: FaultyAndSteered) -> None:
     """Where a snapshot keeps the blocks of the reserve, the start says how many bytes must be freed.
 
     A second name of the file stands for the snapshot.
@@ -175,7 +188,7 @@ async def test_start_where_no_block_is_freed(server: Faulty) -> None:
     server.terminate()
 
 
-async def test_used_reserve_says_the_bytes(server: Faulty, http: aiohttp.ClientSession) -> None:
+async def test_used_reserve_says_the_bytes(server: FaultyAndSteered, http: aiohttp.ClientSession) -> None:
     """When nothing can be written any more, the log and the probe say how many bytes must be freed.
 
     The reserve is used up, and a reader keeps the WAL from being written from the start again.
@@ -200,7 +213,7 @@ async def test_used_reserve_says_the_bytes(server: Faulty, http: aiohttp.ClientS
         await is_ready(visitor, http)
 
 
-def is_healthy(server: Faulty) -> bool:
+def is_healthy(server: FaultyAndSteered) -> bool:
     with closing(sqlite3.connect(server.database)) as connection:
         result: tuple[Any, ...] = connection.execute("PRAGMA integrity_check").fetchone()
     return result == ("ok",)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from support.processes import ServerProcess
+from support.processes import HANDLERS, ServerProcess
 
 PROGRAM = """
 import sys
@@ -38,8 +38,8 @@ from socketio_eventstore.__main__ import main
 main()
 """
 """The server, with a wall clock that is replaced before its first import."""
-STILL, REAL, FAST = 0.0, 1.0, 200.0
-"""Speeds of the uptime clock."""
+STILL, REAL, FAST = 0.0, 1.0, 30.0
+"""Speeds of the uptime clock. A client that answers a ping each second must not be taken for a silent one."""
 
 
 class SteeredServer(ServerProcess):
@@ -52,10 +52,11 @@ class SteeredServer(ServerProcess):
         self,
         folder: Path,
         config: Mapping[str, Mapping[str, object] | None] | None = None,
+        handlers: Path = HANDLERS,
         *,
         speed: float = STILL,
     ) -> None:
-        super().__init__(folder, {"store": {"prune_interval": 0.05}, **(config or {})})
+        super().__init__(folder, {"store": {"prune_interval": 0.05}, **(config or {})}, handlers)
         self._program = folder / "program.py"
         self._program.write_text(PROGRAM)
         self._ahead, self._speed = folder / "ahead", folder / "speed"
@@ -82,6 +83,15 @@ class SteeredServer(ServerProcess):
             yield
         finally:
             self.set_speed(STILL)
+
+    @contextmanager
+    def time_stands_still(self) -> Iterator[None]:
+        """Let the uptime stand still inside the block, in which the test must be back in time."""
+        self.set_speed(STILL)
+        try:
+            yield
+        finally:
+            self.set_speed(REAL)
 
 
 def _write(file: Path, number: float) -> None:

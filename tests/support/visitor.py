@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
+from typing import TypeVar
 
 import aiohttp
 
@@ -152,12 +153,19 @@ class Visitor:
         await self._clock.send("3")
 
 
+Server = TypeVar("Server", bound=Faulty)
+
+
 def make_server(tmp_path: Path, **config: dict[str, object]) -> Faulty:
+    return make(Faulty, tmp_path, **config)
+
+
+def make(kind: type[Server], tmp_path: Path, **config: dict[str, object]) -> Server:
     handlers = tmp_path / "handlers_of_faults.py"
     handlers.write_text(HANDLERS)
     folder = tmp_path / "server"
     folder.mkdir()
-    server = Faulty(folder, {**CONFIG, **config}, handlers)
+    server = kind(folder, {**CONFIG, **config}, handlers)
     server.has_database = False  # the WAL of its migrations is a part of the faults of disks
     return server
 
