@@ -11,12 +11,13 @@ import pytest
 from socketio import exceptions
 
 from socketio_eventlog.events import Event
+from socketio_eventstore.core import suspicion
 from socketio_eventstore.core.operations import Emit
 from socketio_eventstore.core.recovery import RecoveryResult
 from socketio_eventstore.core.sessions import Session, State
 from support.clients import Client, NodeClients
 from support.embedded import Server, results, serving, until
-from support.processes import EmbeddedServer
+from support.processes import DEADLINE, EmbeddedServer
 
 TRANSPORTS = [
     pytest.param(("websocket",), id="websocket"),
@@ -63,8 +64,10 @@ async def test_stored_poison_is_noticed(
     caplog: pytest.LogCaptureFixture,
     poison: tuple[str, str, tuple[bytes, ...]],
     transports: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A client that cannot read an event gets a new session within seconds; the log names the offset."""
+    monkeypatch.setattr(suspicion, "CLOSE_SECONDS", DEADLINE)  # the client may be slow
     async with serving(path) as server:
         client = await node.client(url_of(server), transports=transports)
         first = await client.connected()
@@ -265,8 +268,10 @@ import uvicorn
 
 from socketio_eventlog.events import Event
 from socketio_eventstore import RecoveryManager
+from socketio_eventstore.core import suspicion
 from socketio_eventstore.core.operations import Emit
 
+suspicion.CLOSE_SECONDS = 60.0  # the client may be slow
 port, database = int(sys.argv[1]), sys.argv[2]
 manager = RecoveryManager(database)
 sio = socketio.AsyncServer(async_mode="asgi", client_manager=manager)
