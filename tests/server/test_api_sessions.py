@@ -84,7 +84,7 @@ async def test_session_over_its_life(server: ServerProcess, node: NodeClients) -
     result(call(server.port, "POST", "/emit", events))
     shown = get(server, path_of(client.sid))
     assert (shown["state"], shown["missed"], shown["connected_at"]) == ("away", 3, None)
-    assert shown["away_seconds"] + shown["remaining_seconds"] == pytest.approx(60.0)
+    assert shown["away_seconds"] + shown["remaining_seconds"] == pytest.approx(600.0)
     assert client.sid in sids(server, state="away") and client.sid not in sids(server, state="connected")
     act(server, client.sid, "leave", {"room": "red"})
     await client.connect()

@@ -233,9 +233,10 @@ class ServerProcess(ServerCommand):
 
     def _config_text(self, handlers: str, changes: Mapping[str, Mapping[str, object] | None]) -> str:
         tables: dict[str, dict[str, object] | None] = {
-            # Frequent pings confirm the events; the long timeout is for slow machines.
+            # Frequent pings confirm the events. The other times are for slow machines: sessions that are
+            # away, and the events that a module's server has from its first test, must stay.
             "server": {"port": self.port, "handlers": handlers, "ping_interval": 1.0, "ping_timeout": 20.0},
-            "connection_state_recovery": {"max_disconnection_duration": 60.0},
+            "connection_state_recovery": {"max_disconnection_duration": 600.0},
             "store": {"path": "data/events.db"},
         }
         for name, change in changes.items():

@@ -56,7 +56,11 @@ class SteeredServer(ServerProcess):
         *,
         speed: float = STILL,
     ) -> None:
-        super().__init__(folder, {"store": {"prune_interval": 0.05}, **(config or {})}, handlers)
+        usual = {
+            "store": {"prune_interval": 0.05},
+            "connection_state_recovery": {"max_disconnection_duration": 60.0},
+        }
+        super().__init__(folder, {**usual, **(config or {})}, handlers)
         self._program = folder / "program.py"
         self._program.write_text(PROGRAM)
         self._ahead, self._speed = folder / "ahead", folder / "speed"
