@@ -41,7 +41,9 @@ async def test_servers_are_upgraded_one_by_one(node: NodeClients, tmp_path: Path
             await publisher.has_acknowledged(len(publisher.acknowledged) + 20)
             assert (await asyncio.to_thread(one.terminate)).code == 0
             await clients[0].recovered_again()
-            one.start()  # the old version joins beside the new one: the schema is newer, and not the format
+            # The old version joins beside the new one: the schema is newer, and not the format. The clients'
+            # connections pass this process, which must not stand still.
+            await asyncio.to_thread(one.start)
             assert not clients[1].disconnects, "the old server has left out what it may leave out"
             assert await writer.call("write", "Renamed") == "Renamed"
             assert await clients[1].gone() == "transport close"
