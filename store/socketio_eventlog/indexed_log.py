@@ -14,6 +14,7 @@ from typing import Final
 
 from socketio_eventlog import offsets
 from socketio_eventlog.altered import AlteredRange, AlteredRanges
+from socketio_eventlog.changed_sessions import ChangedSessions
 from socketio_eventlog.changes import Batch, Pruned
 from socketio_eventlog.events import Event, Missed, MissedSummary, Offset, Room
 from socketio_eventlog.index import Index
@@ -57,6 +58,10 @@ class IndexedLog(ABC):
     @property
     def contact_at(self) -> float:
         return time.monotonic()
+
+    @property
+    def changed_sessions(self) -> ChangedSessions | None:
+        return None
 
     @property
     def index_memory_bytes(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
+from socketio_eventlog.changed_sessions import ChangedSessions
 from socketio_eventlog.changes import Batch, Change
 from socketio_eventlog.events import LoggedEvent, Missed, MissedSummary, Offset, Publication
 from socketio_eventlog.snapshot import Membership, Snapshot
@@ -57,6 +58,11 @@ class Log(Protocol):
     @property
     def room(self) -> Room:
         """The remaining room for events."""
+        ...
+
+    @property
+    def changed_sessions(self) -> ChangedSessions | None:
+        """The sessions that recent changes concern; None where the process alone writes the log."""
         ...
 
     @property

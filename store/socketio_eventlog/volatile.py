@@ -44,6 +44,7 @@ class VolatileLog:
 
     is_durable: Final = False
     index_memory_bytes: Final = 0
+    changed_sessions: Final = None
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.node = "volatile"

@@ -225,7 +225,7 @@ class Seen:
 
 @asynccontextmanager
 async def serving(
-    path: Path | None,
+    path: Path | str | None,
     *,
     recovery: Mapping[str, Any] | None = None,
     register: Callable[[Any], None] = lambda _: None,
@@ -234,7 +234,7 @@ async def serving(
     **options: Any,
 ) -> AsyncIterator[Server]:
     """Run a server; ``recovery`` are options of the manager, ``options`` those of ``AsyncServer``."""
-    if path is not None:
+    if isinstance(path, Path):
         create_database(path)
     manager = RecoveryManager(path, **(recovery or {}))
     sio = server_class(async_mode="aiohttp", client_manager=manager, **options)

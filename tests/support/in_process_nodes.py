@@ -34,6 +34,7 @@ class NodeLog(Handle):
     """The log as a server opens it; a closed one has left the cluster."""
 
     index_memory_bytes = 0
+    changed_sessions = None
 
     def __init__(self, shared: SharedLog, node: str) -> None:
         super().__init__(shared, node, time.monotonic)

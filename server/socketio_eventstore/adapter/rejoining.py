@@ -12,6 +12,7 @@ import logging
 from typing import TYPE_CHECKING, Final, Protocol
 
 from socketio_eventlog.errors import StoreClosed, StoreError
+from socketio_eventstore.core.lost_changes import LostSessions
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
 from socketio_eventstore.core.runtime import Runtime
 
@@ -55,6 +56,7 @@ class Rejoining:
         self._is_stopped = False
         self.failure: StoreError | None = None
         """Why the last try to join failed."""
+        self._lost_sessions = LostSessions()
         self.count = 0
         """How often this process has begun another life."""
 
@@ -90,7 +92,7 @@ class Rejoining:
         self._clients.stop()
         await self._store.end_life()
         while True:
-            if await self._has_joined():
+            if await self._has_joined(runtime):
                 break
             await asyncio.sleep(PAUSE_SECONDS)
         self.count += 1
@@ -101,7 +103,7 @@ class Rejoining:
             if number % CLOSED_AT_ONCE == CLOSED_AT_ONCE - 1:
                 await asyncio.sleep(0)
 
-    async def _has_joined(self) -> bool:
+    async def _has_joined(self, former: Runtime) -> bool:
         try:
             runtime = await self._store.start()
         except StoreClosed:  # the server ends
@@ -116,6 +118,7 @@ class Rejoining:
             return False
         self._failures.succeeded("join")
         self.failure = None
+        self._lost_sessions.follow_on(former, runtime)
         self._clients.start(runtime)
         logger.info("joined anew as node %s", runtime.log.node)
         return True

@@ -12,6 +12,7 @@ from typing import Final
 from socketio_eventlog import offsets
 from socketio_eventlog.altered import AlteredRange, AlteredRanges
 from socketio_eventlog.batch_stream import BatchStream
+from socketio_eventlog.changed_sessions import KINDS, ChangedSessions
 from socketio_eventlog.changes import (
     Answered,
     Asked,
@@ -97,6 +98,7 @@ class PostgresLog(IndexedLog):
         self._lengths = dict(state.segments)
         """The length of each segment that is stored, by its first sequence."""
         self._batches = BatchStream(self._given_out)
+        self._changed_sessions = ChangedSessions(state.begun)
         self._appends = 0
         self._has_begun = False
         self._link, self._tail_link = link, Link(conninfo)
@@ -167,6 +169,10 @@ class PostgresLog(IndexedLog):
         return cls(node, state, link, conninfo, new_epoch, clock, options, lease_seconds)
 
     @property
+    def changed_sessions(self) -> ChangedSessions:
+        return self._changed_sessions
+
+    @property
     def contact_at(self) -> float:
         return self._order.contact_at
 
@@ -220,6 +226,8 @@ class PostgresLog(IndexedLog):
         if not size and not kinds.isdisjoint(_UNSTORED):
             size = sum(map(_unstored_bytes, batch.changes))
         self._batches.put(batch, weight_bytes + size)
+        if not kinds.isdisjoint(KINDS):
+            self._changed_sessions.note(batch)
         if not kinds.isdisjoint(_OF_NODES):
             self._take_nodes(batch)
         if batch.node == self.node and self._others:
@@ -250,6 +258,7 @@ class PostgresLog(IndexedLog):
         offset from a lost part of the former epoch would count as older than the session.
         """
         self._epochs = epochs
+        self._changed_sessions.epoch_begun(epoch, batch)
         self._begun.append((batch, epoch, self._head))
 
     def _given_out(self, batch: int) -> None:

@@ -46,6 +46,8 @@ class InitialState:
     seen: Seen
     epoch: str
     epochs: Epochs
+    begun: Sequence[tuple[str, int]]
+    """All epochs, each with its first batch."""
     head: int
     pruned_through: int
     uptime: float
@@ -107,11 +109,13 @@ async def _read(connection: Connection, node: str, options: StoreOptions) -> Ini
     row: Any = await (await connection.execute(_HEAD)).fetchone()
     batch, chain, epoch, head, uptime, pruned_through = row
     others: Any = await (await connection.execute(_OTHERS, (node,))).fetchall()
+    begun = await epochs_begun(connection)
     index, stored = await segments.load(connection, pruned_through, options.index_memory)
     return InitialState(
         Seen(batch, chain),
         epoch,
-        Epochs((one, after) for one, after, _ in await epochs_begun(connection)),
+        Epochs((one, after) for one, after, _ in begun),
+        [(one, in_batch) for one, _, in_batch in begun],
         head,
         pruned_through,
         uptime,
