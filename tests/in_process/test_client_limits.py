@@ -169,8 +169,7 @@ async def test_a_client_is_held_back(path: Path, limit: dict[str, float], transp
         packets = [f'42{number}["count",{number}]' for number in range(300)]
         if transport == "websocket":
             client = await server.client()
-            for packet in packets:
-                await client.send(packet)
+            await asyncio.gather(*(client.send(packet) for packet in packets))  # in one round of the loop
             received = [await client.packet() for _ in packets]
             assert received == [f"43{number}[{number}]" for number in range(300)]
         else:
@@ -218,7 +217,7 @@ async def test_official_clients_meet_the_limits(path: Path, node: NodeClients) -
     recovery: dict[str, Any] = {
         "handshakes_per_address": 1,
         "connections_per_address": 1,
-        "events_per_second": 100.0,
+        "events_per_second": 10.0,
         "trusted_proxies": PROXY,
     }
     options: dict[str, Any] = {
@@ -236,8 +235,8 @@ async def test_official_clients_meet_the_limits(path: Path, node: NodeClients) -
         first = await client.connected()
         second = await node.client(url, **options)
         assert (await second.refused())["data"] == {"code": "connections_per_address"}
-        calls = (client.call("count", number) for number in range(300))
-        assert await asyncio.gather(*calls) == list(range(300))
+        calls = (client.call("count", number) for number in range(50))  # many more than a slow machine makes
+        assert await asyncio.gather(*calls) == list(range(50))
         assert server.engine.rate_limits.pauses > 0
         await client.cut()
         assert (await client.recovered_again()).sid == first.sid
