@@ -187,24 +187,22 @@ class Index:
         else:
             self._older_bytes -= segment.memory_bytes
 
-    def segments_in_memory(self, ranges: Sequence[AudienceRange]) -> list[Segment]:
-        """Return the segments in memory that overlap the ranges, oldest first."""
-        loaded = self._loaded
-        return [loaded[key] for key in self._overlapping_keys(ranges) if key in loaded]
+    def overlapping(self, ranges: Sequence[AudienceRange]) -> tuple[list[Segment], list[int]]:
+        """Return the segments in memory that overlap the ranges, and the keys of the others, oldest first.
 
-    def keys_on_disk_only(self, ranges: Sequence[AudienceRange]) -> list[int]:
-        """Return the keys of the segments on disk only that overlap the ranges, ascending."""
-        loaded = self._loaded
-        if len(loaded) == len(self._keys):
-            return []
-        return [key for key in self._overlapping_keys(ranges) if key not in loaded]
-
-    def _overlapping_keys(self, ranges: Sequence[AudienceRange]) -> list[int]:
+        All of the others are older than those in memory.
+        """
         if not ranges:
-            return []
-        first = min(map(_FIRST, ranges))
-        last = max(map(_LAST, ranges))
-        start = bisect_right(self._keys, first)
-        if start and self._end_at_the_latest(start - 1) > first:
-            start -= 1
-        return self._keys[start : bisect_right(self._keys, last)]
+            return [], []
+        keys, loaded = self._keys, self._loaded
+        first, last = min(map(_FIRST, ranges)), max(map(_LAST, ranges))
+        start = bisect_right(keys, first)
+        if start:
+            before = loaded.get(keys[start - 1])
+            if (self._end_at_the_latest(start - 1) if before is None else before.end) > first:
+                start -= 1
+        found = keys[start : bisect_right(keys, last)]
+        if len(loaded) == len(keys):  # unless the index exceeds its limit
+            return list(map(loaded.__getitem__, found)), []
+        in_memory = [loaded[key] for key in found if key in loaded]
+        return in_memory, [key for key in found if key not in loaded]

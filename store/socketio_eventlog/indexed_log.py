@@ -46,7 +46,7 @@ class IndexedLog(ABC):
         self._index = index
         self._altered = altered
         self._head = head
-        self._pruned_through = pruned_through
+        self.pruned_through = pruned_through
         self._summaries = Summaries()
         self._loop = asyncio.get_running_loop()
         self._report_after = 0.0
@@ -70,10 +70,6 @@ class IndexedLog(ABC):
     @property
     def head(self) -> int:
         return self._head
-
-    @property
-    def pruned_through(self) -> int:
-        return self._pruned_through
 
     def offset_of(self, sequence: int) -> Offset:
         return Offset(self._epochs.epoch_of(sequence), sequence)
@@ -102,9 +98,9 @@ class IndexedLog(ABC):
             elif type(change) is Pruned:
                 index.add_run(self._head, *address, sizes)
                 sizes = []
-                self._pruned_through = max(self._pruned_through, min(change.through, position))
-                index.drop_through(self._pruned_through)
-                self._altered.drop_through(self._pruned_through)
+                self.pruned_through = max(self.pruned_through, min(change.through, position))
+                index.drop_through(self.pruned_through)
+                self._altered.drop_through(self.pruned_through)
         index.add_run(self._head, *address, sizes)
         for chunk in chunks:
             index.mark_written(chunk)
@@ -133,7 +129,7 @@ class IndexedLog(ABC):
         *,
         at_most: int | None = None,
     ) -> Missed:
-        ranges = audience_ranges(namespace, memberships, max(after, self._pruned_through), through)
+        ranges = audience_ranges(namespace, memberships, max(after, self.pruned_through), through)
         sequences: list[int] = []
         size_bytes, left = 0, at_most
         async with aclosing(self._segments(ranges)) as parts:
@@ -155,11 +151,10 @@ class IndexedLog(ABC):
         max_events: int,
         max_bytes: int,
     ) -> MissedSummary:
-        ranges = audience_ranges(namespace, memberships, max(after, self._pruned_through), through)
-        if self._index.keys_on_disk_only(ranges):
+        ranges = audience_ranges(namespace, memberships, max(after, self.pruned_through), through)
+        found, on_disk = self._index.overlapping(ranges)
+        if on_disk:
             found = [segment async for segments_ in self._segments(ranges) for segment in segments_]
-        else:
-            found = self._index.segments_in_memory(ranges)
         summary = self._summaries.summarise(found, ranges, through, max_events, max_bytes)
         if self._altered.concern(namespace, ranges, found):
             return replace(summary, is_incomplete=True)
@@ -167,8 +162,7 @@ class IndexedLog(ABC):
 
     async def _segments(self, ranges: Sequence[AudienceRange]) -> AsyncGenerator[list[Segment], None]:
         """Give out the segments that overlap the ranges, oldest first, a few at a time."""
-        newest = self._index.segments_in_memory(ranges)
-        keys = self._index.keys_on_disk_only(ranges)  # older than all segments in memory
+        newest, keys = self._index.overlapping(ranges)
         audiences = {range_.audience for range_ in ranges}
         for start in range(0, len(keys), _SEGMENTS_PER_READ):
             yield await self._read_segments(keys[start : start + _SEGMENTS_PER_READ], audiences)
@@ -183,7 +177,6 @@ class IndexedLog(ABC):
         *,
         at_most: int | None = None,
     ) -> Missed | None:
-        ranges = audience_ranges(namespace, memberships, max(after, self._pruned_through), through)
-        if self._index.keys_on_disk_only(ranges):
-            return None
-        return find_missed(self._index.segments_in_memory(ranges), ranges, at_most)
+        ranges = audience_ranges(namespace, memberships, max(after, self.pruned_through), through)
+        found, on_disk = self._index.overlapping(ranges)
+        return None if on_disk else find_missed(found, ranges, at_most)

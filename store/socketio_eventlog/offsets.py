@@ -59,10 +59,13 @@ class Epochs:
         this database. The part of the log below an epoch's beginning belongs to another epoch: a different
         history of the same epoch gave out an offset with such a sequence.
         """
-        rank = self._rank(offset.epoch)
-        is_last = rank + 1 == len(self._began_after)
-        end = head if is_last else self._began_after[rank + 1]
-        if not self._began_after[rank] <= offset.sequence <= end:
+        epoch, sequence = offset
+        rank = self._ranks.get(epoch)
+        if rank is None:
+            raise _unknown(epoch)
+        began_after = self._began_after
+        end = head if rank + 1 == len(began_after) else began_after[rank + 1]
+        if not began_after[rank] <= sequence <= end:
             raise OffsetRolledBack(f"Epoch {offset.epoch} did not write {offset.sequence} in this database.")
         return offset
 
@@ -82,7 +85,11 @@ class Epochs:
         return self._rank(earlier) < self._rank(later)
 
     def _rank(self, epoch: str) -> int:
-        try:
-            return self._ranks[epoch]
-        except KeyError:
-            raise OffsetUnknown(f"The epoch is {epoch!r}.") from None
+        rank = self._ranks.get(epoch)
+        if rank is None:
+            raise _unknown(epoch)
+        return rank
+
+
+def _unknown(epoch: str) -> OffsetUnknown:
+    return OffsetUnknown(f"The epoch is {epoch!r}.")

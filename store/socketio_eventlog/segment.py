@@ -59,8 +59,8 @@ def audience_ranges(
     for membership in memberships:
         first = max(after, membership.after) + 1
         last = through if membership.through is None else min(through, membership.through)
-        if first <= last:
-            ranges.append(AudienceRange((namespace, membership.room), first, last))
+        if first <= last:  # as ``AudienceRange(...)``, without the function that a named tuple calls
+            ranges.append(tuple.__new__(AudienceRange, ((namespace, membership.room), first, last)))
     return ranges
 
 

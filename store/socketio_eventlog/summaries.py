@@ -38,18 +38,13 @@ class Summaries:
         if self._through != through or self._kept_ranges >= KEPT_RANGES:
             self._through, self._kept_ranges = through, 0
             self._kept.clear()
-        found = _with_events(segments, ranges)
+        audiences, addressed = set(map(_AUDIENCE, ranges)), set[Audience]()
+        for segment in segments:
+            addressed |= segment.lists.keys() & audiences
+        found = tuple([range_ for range_ in ranges if range_.audience in addressed])
         key = found, max_events, max_bytes
         summary = self._kept.get(key)
         if summary is None:
             summary = self._kept[key] = summarise(segments, found, max_events, max_bytes)
             self._kept_ranges += 1 + len(found)
         return summary
-
-
-def _with_events(segments: Sequence[Segment], ranges: Sequence[AudienceRange]) -> tuple[AudienceRange, ...]:
-    """Return the ranges of audiences with events in the segments."""
-    audiences, found = set(map(_AUDIENCE, ranges)), set[Audience]()
-    for segment in segments:
-        found |= segment.lists.keys() & audiences
-    return tuple([range_ for range_ in ranges if range_.audience in found])

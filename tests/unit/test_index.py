@@ -56,7 +56,7 @@ def indexed(entries: list[Entry], full_segment_bytes: int = ENOUGH_BYTES) -> Ind
 
 def find(index: Index, namespace: str, memberships: list[Membership], after: int, through: int) -> Missed:
     ranges = audience_ranges(namespace, memberships, after, through)
-    return find_missed(index.segments_in_memory(ranges), ranges)
+    return find_missed(index.overlapping(ranges)[0], ranges)
 
 
 def filtered(
@@ -102,7 +102,7 @@ def test_a_summary_agrees_with_a_search(data: st.DataObject, entries: list[Entry
     missed = find(index, namespace, memberships, after, through)
     max_events = data.draw(st.integers(0, 60))
     max_bytes = data.draw(st.integers(0, 2**33) | st.integers(missed.size_bytes - 1, missed.size_bytes + 1))
-    summary = summarise(index.segments_in_memory(ranges), ranges, max_events, max_bytes)
+    summary = summarise(index.overlapping(ranges)[0], ranges, max_events, max_bytes)
     expected = summary_of(missed, max_events, max_bytes)
     assert summary.exceeds is expected.exceeds
     ends = [end for range_ in summary.ranges for end in range_]
@@ -117,12 +117,12 @@ def test_long_lists_are_counted(room: Callable[[int], list[Room]]) -> None:
     entries: list[Entry] = [(n, "/", room(n), n % 7) for n in range(3 * SEGMENT_LENGTH)]
     index = indexed(entries)
     ranges = audience_ranges("/", [Membership("a", 100, None), Membership("b", 200, 9000)], 0, 10**6)
-    missed = find_missed(index.segments_in_memory(ranges), ranges)
+    missed = find_missed(index.overlapping(ranges)[0], ranges)
     events, size_bytes = len(missed.sequences), missed.size_bytes
     for less_events in (0, 1, 1000, events):
         for less_bytes in (0, 1, 1000, size_bytes):
             limits = (events - less_events, size_bytes - less_bytes)
-            summary = summarise(index.segments_in_memory(ranges), ranges, *limits)
+            summary = summarise(index.overlapping(ranges)[0], ranges, *limits)
             assert summary.exceeds is (less_events > 0 or less_bytes > 0), limits
 
 
@@ -149,7 +149,7 @@ def test_full_segments_are_dropped(entries: list[Entry], through: int, full_byte
     kept = [entry for entry in entries if entry[0] > through]
     assert find(index, "/", everything, through, 10**9) == filtered(kept, "/", everything, through, 10**9)
     ranges = audience_ranges("/", everything, 0, through)
-    assert len(list(index.segments_in_memory(ranges))) <= 1
+    assert len(index.overlapping(ranges)[0]) <= 1
 
 
 def test_events_to_many_rooms_are_bounded() -> None:
@@ -164,9 +164,7 @@ def test_events_to_many_rooms_are_bounded() -> None:
         heaviest = max(heaviest, index.memory_bytes)
     assert heaviest < 5.5 * LEAST_FULL_SEGMENT_BYTES
     everything = audience_ranges("/", [Membership(None, 0, None)], 0, 150)
-    assert (
-        20 < len(index.keys_on_disk_only(everything)) + len(list(index.segments_in_memory(everything))) < 60
-    )
+    assert 20 < len(index.overlapping(everything)[1]) + len(index.overlapping(everything)[0]) < 60
 
 
 def test_a_number_and_its_text_are_different_rooms() -> None:
@@ -186,8 +184,8 @@ def test_a_limited_search_stops_early() -> None:
     entries: list[Entry] = [(sequence, "/", None, 1) for sequence in range(3 * SEGMENT_LENGTH)]
     index = indexed(entries)
     ranges = audience_ranges("/", [Membership(None, 0, None)], 0, len(entries))
-    assert find_missed(index.segments_in_memory(ranges), ranges, at_most=10).sequences == tuple(range(1, 12))
-    assert len(find_missed(index.segments_in_memory(ranges), ranges, at_most=5000).sequences) == 5001
+    assert find_missed(index.overlapping(ranges)[0], ranges, at_most=10).sequences == tuple(range(1, 12))
+    assert len(find_missed(index.overlapping(ranges)[0], ranges, at_most=5000).sequences) == 5001
 
 
 @given(data=st.data(), entries=logs(), full_bytes=FULL_BYTES)
@@ -250,7 +248,7 @@ def test_chunks_cover_a_segment_without_a_gap() -> None:
         index.mark_written(chunk)  # two commits at the same time may carry the same chunk
         index.evict()
     assert written == list(range(SEGMENT_LENGTH))
-    assert index.keys_on_disk_only(audience_ranges("/", [Membership(5, 0, None)], 0, 10)) == [0]
+    assert index.overlapping(audience_ranges("/", [Membership(5, 0, None)], 0, 10))[1] == [0]
 
 
 @pytest.mark.parametrize("rooms", [1, 20])
@@ -263,7 +261,7 @@ def test_the_index_is_written_faster_than_it_grows(rooms: int) -> None:
                 index.mark_written(chunk)
             index.evict()
     ranges = audience_ranges("/", [Membership(None, 0, None)], 0, 20 * SEGMENT_LENGTH)
-    in_memory = list(index.segments_in_memory(ranges))
+    in_memory = index.overlapping(ranges)[0]
     assert len(in_memory) <= 2 or index.memory_bytes < 4 * LEAST_FULL_SEGMENT_BYTES
 
 
@@ -294,11 +292,11 @@ def test_only_stored_segments_are_evicted() -> None:
     fill(index, 5, lambda _: "lobby")
     index.evict()
     ranges = audience_ranges("/", [Membership("lobby", 0, None)], 0, 5 * SEGMENT_LENGTH)
-    assert index.keys_on_disk_only(ranges) == []
+    assert index.overlapping(ranges)[1] == []
     write_all(index)
     index.evict()
-    assert index.keys_on_disk_only(ranges) == [0]
-    in_memory = [segment.first for segment in index.segments_in_memory(ranges)]
+    assert index.overlapping(ranges)[1] == [0]
+    in_memory = [segment.first for segment in index.overlapping(ranges)[0]]
     assert in_memory == [number * SEGMENT_LENGTH for number in (1, 2, 3, 4)]
     assert index.memory_bytes <= 3 * 40_000
 
@@ -323,7 +321,7 @@ def test_a_stored_segment_continues() -> None:
     index.add(SEGMENT_LENGTH + 1, "/", None, 6)
     everyone = [Membership(None, 0, None)]
     assert find(index, "/", everyone, 0, 10**6) == Missed((SEGMENT_LENGTH, SEGMENT_LENGTH + 1), 11)
-    assert index.keys_on_disk_only(audience_ranges("/", everyone, 0, 10**6)) == [0]
+    assert index.overlapping(audience_ranges("/", everyone, 0, 10**6))[1] == [0]
 
 
 @pytest.mark.parametrize(

@@ -242,7 +242,7 @@ class PostgresLog(IndexedLog):
             elif type(change) is Heartbeat and batch.node == self.node:
                 self._prune_batches(batch.number)
             elif type(change) is Pruned:
-                self._space.pruned(self._pruned_through)
+                self._space.pruned(self.pruned_through)
                 for first in [first for first in self._lengths if first <= change.through - SEGMENT_LENGTH]:
                     del self._lengths[first]
 

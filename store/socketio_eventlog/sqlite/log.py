@@ -158,10 +158,10 @@ class EventLog(IndexedLog):
         noted, sessions = await self._reader_database.run(
             lambda connection: (
                 nodes.positions(connection),
-                stored_sessions.load(connection, self._pruned_through),
+                stored_sessions.load(connection, self.pruned_through),
             )
         )
-        node = NodeRecord(self.node, self._uptime, applied=self._last_batch, floor=self._pruned_through)
+        node = NodeRecord(self.node, self._uptime, applied=self._last_batch, floor=self.pruned_through)
         return Snapshot(
             self._last_batch, self._head, self._uptime, (node,), positions=noted, sessions=tuple(sessions)
         )
