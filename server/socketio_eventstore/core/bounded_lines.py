@@ -28,14 +28,14 @@ class BoundedLines:
 
     def admit(self) -> bool:
         """Whether the caller is to log a line at the level INFO now. Call this on the event loop."""
-        if not self.logger.isEnabledFor(logging.INFO):
-            return False
-        loop = asyncio.get_running_loop()
+        loop, logger = asyncio.get_running_loop(), self.logger
         if self._loop is not loop:
+            if not logger.isEnabledFor(logging.INFO):
+                return False
             self._loop, self._lines, self._left_out = loop, 0, 0
             loop.call_later(1.0, self._end_second)
         self._lines += 1
-        if self._lines <= self._lines_per_second or self.logger.isEnabledFor(logging.DEBUG):
+        if self._lines <= self._lines_per_second or logger.isEnabledFor(logging.DEBUG):
             return True
         self._left_out += 1
         return False

@@ -7,7 +7,7 @@ operations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -47,7 +47,7 @@ from socketio_eventlog.snapshot import NodeRecord
 from socketio_eventstore.core import unstored
 from socketio_eventstore.core.context import Context
 from socketio_eventstore.core.recent_events import RecentEvent
-from socketio_eventstore.core.sessions import Session, State
+from socketio_eventstore.core.sessions import CONNECTED, Session, State
 
 
 def take_effect(context: Context, batch: Batch, committed: Committed) -> Any:
@@ -142,12 +142,14 @@ def _note_claim(context: Context, batch: Batch, session: Session) -> None:
         session.departing = (*others, (batch.node, session.claim))
 
 
-def _claimed(context: Context, batch: Batch, committed: Committed) -> Session | None:
+def claimed(context: Context, batch: Batch, committed: Committed) -> Session | None:
     """Take the session off its connection to this node, if any; return the session, None after its end."""
     session = _session(context, committed)
     if session is None:
         return None
-    was_accepted, former = session.is_connected, context.registry.detach(session)
+    former, was_accepted = session.current.connection, session.state in CONNECTED
+    if former is not None:
+        context.registry.detach(session)
     session.claim, session.claimed_in, session.node = committed.claim, batch.number, batch.node
     if session.away_since is None:
         session.away_since = batch.uptime
@@ -163,7 +165,7 @@ def _claimed(context: Context, batch: Batch, committed: Committed) -> Session | 
     return session
 
 
-def _resumed(context: Context, batch: Batch, committed: Committed) -> Session | None:
+def resumed(context: Context, batch: Batch, committed: Committed) -> Session | None:
     """Return the session, or None when another claim or the end of the session came between."""
     session, change = _session(context, committed), committed.change
     assert isinstance(change, SessionResumed)
@@ -265,7 +267,7 @@ def _identity_revoked(context: Context, batch: Batch, committed: Committed) -> l
 def _session(context: Context, committed: Committed) -> Session | None:
     """The session of a change that took effect; None when there is none any more."""
     change: Any = committed.change
-    session = context.registry.get(change.namespace, change.sid)
+    session = context.registry.namespaces.get(change.namespace, _NO_SESSIONS).get(change.sid)
     if session is None or session.state is State.ENDED:
         return None
     if committed.took_effect:
@@ -281,6 +283,9 @@ def _is_row_gone(session: Session, change: Any) -> bool:
     Its claim is the last one, and there was no end in the log.
     """
     return getattr(change, "claim", None) in (None, session.claim)
+
+
+_NO_SESSIONS: Final[Mapping[str, Session]] = {}
 
 
 # Rooms and data ---------------------------------------------------------------------------------------
@@ -379,8 +384,8 @@ _Effect = Callable[[Context, Batch, Committed], object]
 _EFFECTS: Final[dict[type[Change], _Effect]] = {
     Event: emitted,
     SessionOpened: _opened,
-    SessionClaimed: _claimed,
-    SessionResumed: _resumed,
+    SessionClaimed: claimed,
+    SessionResumed: resumed,
     SessionAway: _away,
     SessionEnded: _ended,
     IdentityRevoked: _identity_revoked,

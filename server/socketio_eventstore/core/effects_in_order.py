@@ -180,9 +180,10 @@ class EffectsInOrder:
         result: asyncio.Future[object] | None,
     ) -> None:
         try:
-            if operation.changes_recipients:
-                self._context.fan_out.end_run()
-            value = operation.apply(self._context, batch, committed)
+            context = self._context
+            if operation.changes_recipients and context.fan_out.address is not None:
+                context.fan_out.end_run()
+            value = operation.apply(context, batch, committed)
         except Exception as error:  # noqa: BLE001 -- as in _take_foreign
             value = self._faults.after(committed, error)
             if value is None and result is not None and not result.done():
@@ -192,9 +193,10 @@ class EffectsInOrder:
 
     def send(self, operation: Operation, result: asyncio.Future[object] | None) -> None:
         try:
-            if operation.changes_recipients:
-                self._context.fan_out.end_run()
-            value = operation.send(self._context)
+            context = self._context
+            if operation.changes_recipients and context.fan_out.address is not None:
+                context.fan_out.end_run()
+            value = operation.send(context)
         except Exception as error:  # noqa: BLE001 -- as in _take_foreign
             text = f"An operation could not take effect: {type(operation).__name__}"
             self._failures.failed((type(operation), type(error)), text, error=error)

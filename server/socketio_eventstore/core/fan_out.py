@@ -8,7 +8,7 @@ per batch, however many events the batch has.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from socketio_eventlog.events import Room
 from socketio_eventstore.core.frames import Frames
@@ -27,7 +27,8 @@ class FanOut:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._waiting: dict[ClientConnection, list[Frames]] = {}
-        self._address: Address | None = None
+        self.address: Address | None = None
+        """The address of the events that wait for ``end_run``; None when there are none."""
         self._run: list[Frames] = []
         self.waiting_bytes = 0
         """The bytes gathered since the last flush; a broadcast counts once."""
@@ -46,22 +47,22 @@ class FanOut:
         ``end_run`` or ``flush`` looks up the recipients. Until then no session may join, leave or change
         its state.
         """
-        if address != self._address:
+        if address != self.address:
             self.end_run()
-            self._address = address
+            self.address = address
         self._run.append(frames)
         self.broadcasts += 1
         self.waiting_bytes += frames.size_bytes
 
     def end_run(self) -> None:
         """Give the consecutive events for one address, joined, to each live member."""
-        if self._address is not None:
-            recipients, joined = self._take_run(self._address)
+        if self.address is not None:
+            recipients, joined = self._take_run(self.address)
             self._put(recipients, joined)
 
     def put(self, connection: ClientConnection, frames: Frames) -> None:
         """Add frames for one connection, behind everything added before."""
-        if self._address is not None:
+        if self.address is not None:
             self.end_run()
         self.waiting_bytes += frames.size_bytes
         self.sent_bytes += frames.size_bytes
@@ -74,20 +75,26 @@ class FanOut:
     def flush(self) -> None:
         """Hand all gathered frames to the connections."""
         self.waiting_bytes = 0
-        if self._address is not None and not self._waiting:
-            recipients, joined = self._take_run(self._address)  # the whole batch is one run
+        if self.address is not None and not self._waiting:
+            recipients, joined = self._take_run(self.address)  # the whole batch is one run
             batch = (joined,)
             for connection in recipients:
-                _write(connection, batch)
+                try:
+                    connection.write(batch)
+                except Exception as error:  # noqa: BLE001 -- see ``_not_written``
+                    _not_written(connection, error)
             return
         self.end_run()
         waiting, self._waiting = self._waiting, {}
         for connection, frames in waiting.items():
-            _write(connection, frames)
+            try:
+                connection.write(frames)
+            except Exception as error:  # noqa: BLE001 -- see ``_not_written``
+                _not_written(connection, error)
 
     def _take_run(self, address: Address) -> tuple[Iterable[ClientConnection], Frames]:
         """End the run; return the recipients and the joined frames."""
-        run, self._run, self._address = self._run, [], None
+        run, self._run, self.address = self._run, [], None
         recipients, joined = self._registry.recipients(*address), Frames.join(run)
         count = len(recipients)
         self.deliveries += count * len(run)
@@ -103,9 +110,7 @@ class FanOut:
                 waiting[connection] = [frames]
 
 
-def _write(connection: ClientConnection, batch: Sequence[Frames]) -> None:
-    try:
-        connection.write(batch)
-    except Exception:  # frames that cannot be encoded, for instance; the other clients must get theirs
-        logger.exception("%s could not be written to", connection.id)
-        connection.abort("the frames could not be written")
+def _not_written(connection: ClientConnection, error: Exception) -> None:
+    """End a connection: its frames cannot be encoded, for instance. The other clients must get theirs."""
+    logger.error("%s could not be written to", connection.id, exc_info=error)
+    connection.abort("the frames could not be written")

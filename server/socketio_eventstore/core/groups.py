@@ -63,4 +63,5 @@ def leave(groups: Iterable[Group]) -> None:
             sender.waiting_bytes -= size_bytes
             senders.add(sender)
     for sender in senders:
-        sender.look_at_room()
+        if sender.awaited is not None:
+            sender.look_at_room()

@@ -28,5 +28,5 @@ class Heartbeats:
     def floor(self) -> int:
         """Return the sequence up to which the sessions of this node have confirmed their events."""
         context, own = self._context, self._context.nodes.own
-        confirmed = (session.confirmed for session in context.registry if session.node == own)
+        confirmed = [session.confirmed for session in context.registry if session.node == own]
         return min(confirmed, default=context.position)

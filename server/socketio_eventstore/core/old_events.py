@@ -28,16 +28,17 @@ class OldEvents:
         """``log``: just opened, so its head ends the events of earlier nodes."""
         self._log = log
         self._encoder = encoder
-        self._through = log.head
+        self.through = log.head
+        """The sequence of the last of these events."""
         self._checked: set[int] = set()
         self._unreadable: list[int] = []
         self._checking = asyncio.Lock()
 
     async def unreadable(self, ranges: Sequence[tuple[int, int]]) -> list[int]:
         """Return the sequences in the ranges (ascending) whose events clients cannot read."""
-        if not ranges or ranges[0][0] > self._through:
+        if not ranges or ranges[0][0] > self.through:
             return []
-        old = [(first, min(last, self._through)) for first, last in ranges if first <= self._through]
+        old = [(first, min(last, self.through)) for first, last in ranges if first <= self.through]
         segments = {
             segment
             for first, last in old
@@ -64,7 +65,7 @@ class OldEvents:
 
     async def _check(self, segment: int) -> None:
         first = segment * SEGMENT_EVENTS
-        last = min(first + SEGMENT_EVENTS - 1, self._through)
+        last = min(first + SEGMENT_EVENTS - 1, self.through)
         found = await self._log.unreadable(first, last, self._encoder.is_readable)
         self._checked.add(segment)
         if found:

@@ -23,6 +23,7 @@ from socketio_eventstore.core.position_history import PositionHistory
 from socketio_eventstore.core.registry import Registry
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
 from socketio_eventstore.core.sessions import Session, State
+from socketio_eventstore.core.suspicion import NO_SUSPICION
 
 logger = logging.getLogger(__name__)
 
@@ -135,8 +136,9 @@ class Recovery:
             text = f"reconnection of an unknown session: {result}"
             self._failures.failed(result, text, level=logging.INFO, extra={"result": str(result)})
             return
-        level = logging.DEBUG if result is RecoveryResult.RECOVERED else logging.INFO
-        if level == logging.DEBUG or self._lines.admit():  # a recovered client has a line after its replay
+        is_recovered = result is RecoveryResult.RECOVERED  # such a client has a line after its replay
+        if logger.isEnabledFor(logging.DEBUG) if is_recovered else self._lines.admit():
+            level = logging.DEBUG if is_recovered else logging.INFO
             extra = {"sid": sid, "result": str(result)}
             logger.log(level, "reconnection of %s: %s", sid, result, extra=extra)
 
@@ -229,7 +231,7 @@ class Recovery:
 
     async def _is_poisoned(self, session: Session, cursor: int, missed: MissedSummary) -> bool:
         """Whether the client cannot read one of the missed events."""
-        if session.suspected.is_confirmed(cursor):
+        if session.suspected is not NO_SUSPICION and session.suspected.is_confirmed(cursor):
             sequence, times = session.suspected
             offset = self._log.offset_of(sequence)
             text = (
@@ -238,8 +240,10 @@ class Recovery:
             )
             self._failures.failed(sequence, text, level=logging.WARNING)
             return True
-        unreadable = [] if self._old_events is None else await self._old_events.unreadable(missed.ranges)
-        if not unreadable:
+        ranges, old_events = missed.ranges, self._old_events
+        if not ranges or old_events is None or ranges[0][0] > old_events.through:
+            return False
+        if not (unreadable := await old_events.unreadable(ranges)):
             return False
         addressed = await self._missed(session, max(cursor, unreadable[0] - 1), unreadable[-1])
         found = sorted(set(unreadable).intersection(addressed))

@@ -8,7 +8,7 @@ own: the others cost an event nothing.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Final
 
 from socketio_eventlog.events import Room
@@ -32,8 +32,7 @@ class Registry:
         """By namespace and room; None stands for the whole namespace."""
 
     def __iter__(self) -> Iterator[Session]:
-        for sessions in self.namespaces.values():
-            yield from sessions.values()
+        return chain.from_iterable(map(dict[str, Session].values, self.namespaces.values()))
 
     def add(self, session: Session) -> None:
         """Add a session with the joined rooms."""
@@ -87,8 +86,10 @@ class Registry:
     def go_live(self, session: Session) -> None:
         """Let a session whose replay has ended receive every event as soon as the event takes effect."""
         session.move(State.LIVE)
-        for room in (None, *session.joined):
-            self._add_live(session, room)
+        namespace, sid, connection = session.namespace, session.sid, session.current.connection
+        if connection is not None:
+            for room in (None, *session.joined):
+                self._live.setdefault((namespace, room), {})[sid] = connection
 
     def detach(self, session: Session) -> ClientConnection | None:
         """Take a session off its connection, which falls silent for the namespace; return the connection."""
@@ -131,11 +132,6 @@ class Registry:
                 found[room] = everyone[room]
         return found
 
-    def _add_live(self, session: Session, room: Room | None) -> None:
-        connection = session.current.connection
-        if connection is not None:
-            self._live.setdefault((session.namespace, room), {})[session.sid] = connection
-
     def _drop_live(self, session: Session, room: Room | None) -> None:
         key = (session.namespace, room)
         members = self._live.get(key)
@@ -150,8 +146,9 @@ class Registry:
         """Put a session into a room for the events after the position."""
         session.enter(room, position)
         self.rooms.setdefault((session.namespace, room), {})[session] = None
-        if session.state is State.LIVE:
-            self._add_live(session, room)
+        connection = session.current.connection
+        if session.state is State.LIVE and connection is not None:
+            self._live.setdefault((session.namespace, room), {})[session.sid] = connection
 
     def leave(self, session: Session, room: Room, position: int) -> None:
         """Take a session out of a room; events up to the position are still for the session."""

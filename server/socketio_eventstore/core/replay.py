@@ -92,7 +92,8 @@ class Replayer:
 
     def begin(self, session: Session) -> None:
         """Send an accepted session the missed events: at once when the recent events are enough."""
-        if self._skip_to_recent_events(session) and self._go_live(session):
+        is_near = session.current.sent >= self._recent_events.begins_after
+        if (is_near or self._skip_to_recent_events(session)) and self._go_live(session):
             return
         self._replays.append(Replay(session, session.current))
         self._wake.set()
@@ -207,13 +208,12 @@ class Replayer:
     def _skip_to_recent_events(self, session: Session) -> bool:
         """Whether the session has missed nothing from before the recent events."""
         current, begins_after = session.current, self._recent_events.begins_after
-        if current.sent < begins_after:
-            missed = self._log.missed_in_memory(
-                session.namespace, session.memberships(), current.sent, begins_after, at_most=0
-            )
-            if missed is None or missed.sequences:
-                return False
-            current.sent = begins_after
+        missed = self._log.missed_in_memory(
+            session.namespace, session.memberships(), current.sent, begins_after, at_most=0
+        )
+        if missed is None or missed.sequences:
+            return False
+        current.sent = begins_after
         return True
 
     def _go_live(self, session: Session) -> bool:

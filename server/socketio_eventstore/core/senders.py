@@ -20,14 +20,15 @@ SENDER_BYTES: Final = 4_000_000
 class Sender:
     """A client whose handlers put operations into the commit queue, which counts them here."""
 
-    __slots__ = ("_most_operations", "_ready", "waiting_bytes", "waiting_operations")
+    __slots__ = ("_most_operations", "awaited", "waiting_bytes", "waiting_operations")
 
     def __init__(self, most_operations: int = SENDER_OPERATIONS) -> None:
         """The sender is held from ``most_operations`` on that wait."""
         self._most_operations = most_operations
         self.waiting_operations = 0
         self.waiting_bytes = 0
-        self._ready: asyncio.Future[None] | None = None
+        self.awaited: asyncio.Future[None] | None = None
+        """The future of ``ready``; None while nothing waits for it."""
 
     @property
     def is_held(self) -> bool:
@@ -39,14 +40,14 @@ class Sender:
 
         All callers share it: none may cancel it.
         """
-        if self._ready is None:
-            self._ready = asyncio.get_running_loop().create_future()
-        return self._ready
+        if self.awaited is None:
+            self.awaited = asyncio.get_running_loop().create_future()
+        return self.awaited
 
     def look_at_room(self) -> None:
         """End the wait for a sender that is not held any more."""
-        if self._ready is not None and not self.is_held:
-            ready, self._ready = self._ready, None
+        if self.awaited is not None and not self.is_held:
+            ready, self.awaited = self.awaited, None
             ready.set_result(None)
 
 

@@ -20,7 +20,7 @@ from socketio_eventlog.session_changes import (
     SessionResumed,
 )
 from socketio_eventstore.core.context import Context
-from socketio_eventstore.core.effects import end, step_back, take_effect
+from socketio_eventstore.core.effects import claimed, end, resumed, step_back, take_effect
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.operation import Operation, UnstoredOperation
 from socketio_eventstore.core.operations import SessionOperation
@@ -94,7 +94,7 @@ class ClaimSession(Operation):
     def apply(
         self, context: Context, batch: Batch, committed: Sequence[Committed]
     ) -> SessionConnection | None:
-        session: Session | None = take_effect(context, batch, committed[0])
+        session = claimed(context, batch, committed[0])
         return None if session is None else session.attach(self.connection, recovered=True)
 
     def outcome(self, context: Context, committed: Sequence[Committed]) -> SessionConnection | None:
@@ -143,8 +143,8 @@ class ResumeSession(Operation):
         return (SessionResumed(namespace, sid, claim, self.resumed_at, deferred, self.missed),)
 
     def apply(self, context: Context, batch: Batch, committed: Sequence[Committed]) -> bool:
-        resumed = take_effect(context, batch, committed[0])
-        return resumed is not None and _accept(context, self.session, self.attached, self.pid)
+        session = resumed(context, batch, committed[0])
+        return session is not None and _accept(context, session, self.attached, self.pid)
 
     def refused(self, context: Context, error: StoreError) -> None:
         if self.session.is_claimed_by(self.attached) and self.attached.connection is not None:
@@ -152,13 +152,13 @@ class ResumeSession(Operation):
 
 
 def _accept(context: Context, session: Session, attached: SessionConnection, pid: str | None) -> bool:
-    if not session.is_claimed_by(attached) or attached.connection is None:
+    connection = attached.connection
+    if session.current is not attached or session.state is not State.CONNECTING or connection is None:
         return False
-    if attached.is_over(time.time()):  # without CONNECT_ERROR: the client comes back with a new token
-        attached.connection.abort(ENDED_MEANWHILE)
+    if attached.expires_at is not None and attached.is_over(time.time()):
+        connection.abort(ENDED_MEANWHILE)  # without CONNECT_ERROR: the client comes back with a new token
         return False
-    connect = context.encoder.connect(session.namespace, session.sid, pid)
-    context.fan_out.put(attached.connection, connect)
+    context.fan_out.put(connection, context.encoder.connect(session.namespace, session.sid, pid))
     session.move(State.REPLAYING)
     session.confirm(attached.sent)
     context.begin_replay(session)

@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from functools import partial
 from typing import Any, Final
 
 from socketio_eventlog.events import Event, Offset, Room
@@ -149,6 +150,9 @@ class SessionConnection:
 
 PID_HASH_BYTES: Final = 32
 """The length of a SHA-256. A session without private id has fewer random bytes in place of the hash."""
+
+_MEMBERSHIP: Final[Callable[[tuple[Any, ...]], Membership]] = partial(tuple.__new__, Membership)
+"""Makes a membership in C."""
 
 NOT_CONNECTED: Final = SessionConnection()
 """Stands for the connection of a session that never had one; shared, and never changed."""
@@ -329,11 +333,10 @@ class Session:
     def memberships(self) -> list[Membership]:
         """Return all ranges of the log that hold events for this session."""
         start = self.start.sequence
-        found = [Membership(None, start, None), Membership(self.sid, start, None)]
+        found: list[tuple[Room | None, int, int | None]] = [(None, start, None), (self.sid, start, None)]
         for room, after in self.joined.items():
-            found.append(Membership(room, after, None))
-        found += self.left
-        return found
+            found.append((room, after, None))
+        return [*map(_MEMBERSHIP, found), *self.left]
 
     def receives(self, event: Event, sequence: int) -> bool:
         """Whether a twin that never disconnected was sent this event."""
