@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -36,6 +37,7 @@ from socketio_eventstore.transport.connection import EngineConnection
 
 NAMESPACES: Final = "namespaces_per_connection"
 """The name of a limit."""
+_NONE: Final[Mapping[str, Any]] = {}
 
 
 class Admission:
@@ -79,26 +81,28 @@ class Admission:
                 return
             connection.place.join()
         connection.ask_for_namespace()
-        if namespace in connection.sessions or namespace in self._connecting.get(connection.id, ()):
+        sessions, connecting = connection.sessions, self._connecting.get(connection.id, _NONE)
+        if namespace in sessions or namespace in connecting:
             # After a CONNECT_ERROR the client would drop a socket that the server goes on sending to. The
             # reference closes the transport, too (socket.io 4.8, Client.ondecoded, "invalid state").
             connection.close_after_flush(self._application.reason.TRANSPORT_ERROR)
             return
-        if self._has_all_namespaces(connection):
+        limit = self._runtime.options.namespaces_per_connection
+        # A namespace may be in both for a moment.
+        if len(sessions) + len(connecting) >= limit and len(sessions.keys() | connecting.keys()) >= limit:
             self._refused[NAMESPACES] += 1
             reason = {"message": "Too many namespaces", "data": {"code": NAMESPACES}}
             self._answers.send(connection, namespace, self._application.connect_error(namespace, reason))
             return
         pid, offset = None, None
-        if self._new_sessions.recovers(connection, namespace) and isinstance(auth, dict):
-            pid, offset = auth.get("pid"), auth.get("offset")
-            auth = {key: value for key, value in auth.items() if key not in ("pid", "offset")}
+        if isinstance(auth, dict) and self._new_sessions.recovers(connection, namespace):
+            auth = auth.copy()
+            pid, offset = auth.pop("pid", None), auth.pop("offset", None)
         if pid is None and connection.place is not None and not connection.place.may_open:
             self._answers.refuse_address(connection, namespace, connection.place)
             return
         answer: asyncio.Future[Any]
-        is_open = not self._application.needs_token(namespace)
-        if pid is None and is_open and not self._application.handles("connect", namespace):
+        if pid is None and self._accepts_all(namespace):
             answer = self._new_sessions.open_accepted(connection, namespace, offset, auth or None)
         else:
             begun = asyncio.get_running_loop().time()
@@ -107,12 +111,10 @@ class Admission:
             self._connecting.setdefault(connection.id, {})[namespace] = answer
             answer.add_done_callback(partial(self._answered, connection, namespace))
 
-    def _has_all_namespaces(self, connection: EngineConnection) -> bool:
-        joined, connecting = connection.sessions, self._connecting.get(connection.id)
-        limit = self._runtime.options.namespaces_per_connection
-        if connecting is None or len(joined) + len(connecting) < limit:
-            return len(joined) >= limit
-        return len(joined.keys() | connecting.keys()) >= limit  # a namespace may be in both for a moment
+    def _accepts_all(self, namespace: str) -> bool:
+        """Whether nothing asks the clients of a namespace who they are."""
+        application = self._application
+        return not application.needs_token(namespace) and not application.handles("connect", namespace)
 
     def _opens(self, namespace: str, pid: object) -> bool:
         """Whether a private id opens a session of a namespace."""

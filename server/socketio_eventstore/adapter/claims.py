@@ -16,7 +16,6 @@ from socketio_eventstore.adapter.handlers import HandlerCalls
 from socketio_eventstore.adapter.new_sessions import NewSessions
 from socketio_eventstore.adapter.token_renewal import renewal
 from socketio_eventstore.adapter.tracing import Tracing
-from socketio_eventstore.core.handler_transaction import Reservations
 from socketio_eventstore.core.operations import SessionOperation
 from socketio_eventstore.core.recovery import Cursor, RecoveryResult, hash_pid
 from socketio_eventstore.core.runtime import Runtime
@@ -53,36 +52,35 @@ class Claims:
 
         ``begun`` is that of ``Claim``: the check of the token may have waited for keys.
         """
-        if pid is not None:
-            recovery = self._runtime.recovery
-            auth_hash = partial(self._new_sessions.hash_of, connection, pid, auth)
-            context = self._runtime.context
-            found = recovery.find(namespace, pid, offset, context.uptime, auth_hash)
-            # The session that the client names, before it may end.
-            named = found if isinstance(found, Session) else recovery.session_of(namespace, pid)
-            if isinstance(found, RecoveryResult) and await catch_up(self._runtime):
-                found = recovery.find(namespace, pid, offset, context.uptime, auth_hash)
-            if isinstance(found, Session) and token is not None and found.identity != token.identity:
-                found = RecoveryResult.REFUSED  # before the claim: the owner does not notice
-            if connection.closed:
-                return None
-            answer: Attempt | RecoveryResult | None = (
-                await self._decide_on(Claim(found, connection, pid, offset, auth, auth_hash, token, begun))
-                if isinstance(found, Session)
-                else found
-            )
-            if connection.closed:
-                return None
-            if answer is None or isinstance(answer, Attempt):
-                return answer
-            recovery.count(answer, found.sid if isinstance(found, Session) else None)
-            refused = RefusedRecovery(str(answer), *_names(named or found, pid))
-            return await self._new_sessions.open(connection, namespace, offset, auth, token, refused)
-        return await self._new_sessions.open(connection, namespace, offset, auth, token)
-
-    def _decide_on(self, claim: Claim) -> Awaitable[Attempt | RecoveryResult | None]:
-        tracing = self._calls.tracing
-        return self._take_over(claim) if tracing is None else self._take_over_traced(claim, tracing)
+        if pid is None:
+            return await self._new_sessions.open(connection, namespace, offset, auth, token)
+        recovery, nodes = self._runtime.recovery, self._runtime.context.nodes
+        auth_hash = partial(self._new_sessions.hash_of, connection, pid, auth)
+        found = recovery.find(namespace, pid, offset, nodes.uptime, auth_hash)
+        # The session that the client names, before it may end.
+        named = found if isinstance(found, Session) else recovery.session_of(namespace, pid)
+        if isinstance(found, RecoveryResult) and await catch_up(self._runtime):
+            found = recovery.find(namespace, pid, offset, nodes.uptime, auth_hash)
+        if isinstance(found, Session) and token is not None and found.identity != token.identity:
+            found = RecoveryResult.REFUSED  # before the claim: the owner does not notice
+        if connection.closed:
+            return None
+        answer: Attempt | RecoveryResult | None
+        if isinstance(found, RecoveryResult):
+            answer = found
+        else:
+            claim = Claim(found, connection, pid, offset, auth, auth_hash, token, begun)
+            if (tracing := self._calls.tracing) is None:
+                answer = await self._take_over(claim)
+            else:
+                answer = await self._take_over_traced(claim, tracing)
+        if connection.closed:
+            return None
+        if answer is None or isinstance(answer, Attempt):
+            return answer
+        recovery.count(answer, found.sid if isinstance(found, Session) else None)
+        refused = RefusedRecovery(str(answer), *_names(named or found, pid))
+        return await self._new_sessions.open(connection, namespace, offset, auth, token, refused)
 
     async def _take_over_traced(self, claim: Claim, tracing: Tracing) -> Attempt | RecoveryResult | None:
         with tracing.recovery(claim.session.namespace) as span:
@@ -138,7 +136,6 @@ class Claims:
             renewed,
             is_slow,
             answer.missed if isinstance(answer, Cursor) else 0,
-            Reservations(),
         )
 
     async def _renew(self, claim: Claim, token: Token, attached: SessionConnection) -> list[SessionOperation]:
@@ -146,12 +143,12 @@ class Claims:
         context = self._runtime.context
         return await renewal(claim.session, token, context.log, context.position)
 
-    async def _decide(self, claim: Claim) -> int | RecoveryResult:
+    def _decide(self, claim: Claim) -> Awaitable[int | RecoveryResult]:
         context = self._runtime.context
-        return await self._runtime.recovery.decide(
+        return self._runtime.recovery.decide(
             claim.session,
             claim.offset,
-            context.position,
+            context.recent_events.position,
             partial(getattr, context.nodes, "uptime"),
             claim.auth_hash,
         )

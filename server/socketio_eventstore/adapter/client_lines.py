@@ -26,9 +26,9 @@ class ClientLines:
         self._disconnected = BoundedLines(logger, "disconnected clients")
 
     def connected(self, session: Session) -> None:
-        """Log a new session; the replay has a line for a recovered one."""
+        """Log a new session."""
         current = session.current
-        if current.recovered or not self._connected.admit():
+        if not self._connected.admit():
             return
         connection_id = None if current.connection is None else current.connection.id
         extra = self._fields(session, connection_id) | {"former_session": current.refusal}

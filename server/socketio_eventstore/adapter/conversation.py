@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 from socketio_eventlog.session_changes import SessionEnd
@@ -13,7 +12,7 @@ from socketio_eventstore.adapter.attempt import NOT_ASKED, Attempt, Decision, Ou
 from socketio_eventstore.adapter.departures import Departures
 from socketio_eventstore.adapter.handlers import HandlerCalls
 from socketio_eventstore.adapter.token_ends import TokenEnds
-from socketio_eventstore.core.handler_transaction import handler_transaction
+from socketio_eventstore.core.handler_transaction import Reservations, handler_transaction
 from socketio_eventstore.core.operation import Operation
 from socketio_eventstore.core.operations import SessionOperation
 from socketio_eventstore.core.recovery import RecoveryResult
@@ -25,7 +24,7 @@ from socketio_eventstore.core.session_operations import (
     RefuseSession,
     ResumeSession,
 )
-from socketio_eventstore.core.sessions import State
+from socketio_eventstore.core.sessions import CONNECTED, State
 
 
 class Conversation:
@@ -54,7 +53,7 @@ class Conversation:
         # handler has saved and joined, to clean up.
         session.running_disconnect_handlers += 1
         try:
-            if attempt.slot.has_predecessor:
+            if attempt.slot.before is not None:
                 await attempt.slot.wait()
             if session.departing and attempt.is_current:
                 await self._departures.departed_elsewhere(session, lambda: attempt.is_current)
@@ -71,8 +70,13 @@ class Conversation:
         return outcome
 
     async def _admit(self, attempt: Attempt) -> Outcome:
-        decision = await self._ask_handler(attempt)
-        if attempt.is_current and _is_other_identity(attempt, decision):
+        if self._application.handles("connect", attempt.session.namespace):
+            decision = await self._ask_handler(attempt)
+        else:
+            decision = (
+                Decision(None, attempt.renewal, handler_was_called=False) if attempt.renewal else NOT_ASKED
+            )
+        if _is_other_identity(attempt, decision) and attempt.is_current:
             is_last_claim = await self._return_to_owner(attempt)
             return Outcome.OTHER_IDENTITY if is_last_claim else Outcome.SUPERSEDED
         if decision.refusal is not None:
@@ -98,8 +102,6 @@ class Conversation:
 
     async def _ask_handler(self, attempt: Attempt) -> Decision:
         session = attempt.session
-        if not self._application.handles("connect", session.namespace):
-            return Decision(deferred=attempt.renewal, handler_was_called=False)
         if not attempt.attached.recovered:
             return Decision(await self._call_handler(attempt))
         # Without a token, only the connect handler can tell whether the client owns a bound session.
@@ -107,6 +109,7 @@ class Conversation:
         if self._runtime.options.skip_middlewares and is_known:
             return Decision(deferred=attempt.renewal, handler_was_called=False)
         # A refusal leaves the session as before.
+        attempt.reservations = Reservations()
         with handler_transaction(only=session, reservations=attempt.reservations) as deferred:
             deferred += attempt.renewal  # the handler sees the new rooms
             refusal = await self._call_handler(attempt)
@@ -117,18 +120,27 @@ class Conversation:
         return await self._calls.connect(attempt.session, attempt.attached, connection_id, attempt.auth)
 
     async def _accept(self, attempt: Attempt, decision: Decision) -> bool:
-        session, accepted = attempt.session, False
+        session, attached, accepted = attempt.session, attempt.attached, False
         try:
-            if await self._may_accept(attempt):
-                acceptance = self._acceptance(attempt, decision.deferred)
+            may_end = attempt.needs_proof_of_life or attached.expires_at is not None
+            if not may_end or await self._may_accept(attempt):
+                now = attached.connected_at = time.time()
+                attached.accepted_at = time.monotonic()
+                acceptance: Operation
+                if attached.recovered:
+                    assert attempt.pid is not None  # the client has named the session by it
+                    deferred, missed = decision.deferred, attempt.missed
+                    acceptance = ResumeSession(session, attached, attempt.pid, now, deferred, missed)
+                else:
+                    acceptance = AcceptSession(session, attached, attempt.pid)
                 accepted = bool(await self._runtime.queue.submit(acceptance))
         finally:
             if not accepted and decision.handler_was_called:  # the application counts the client as connected
                 reason = self._application.reason.TRANSPORT_CLOSE
                 await self._calls.disconnect(session, attempt.connection.id, reason)
-        if accepted and attempt.attached.recovered:
+        if accepted and attached.recovered:
             self._runtime.recovery.count(RecoveryResult.RECOVERED, session.sid)
-        if accepted and session.is_connected:  # the client may have left meanwhile
+        if accepted and session.state in CONNECTED:  # the client may have left meanwhile
             self._application.accepted(session)
             if attempt.token is not None:
                 self._token_ends.watch(attempt.connection)
@@ -137,18 +149,11 @@ class Conversation:
     async def _may_accept(self, attempt: Attempt) -> bool:
         if attempt.needs_proof_of_life and not await attempt.connection.answers_ping():
             return False
-        if attempt.attached.is_over(time.time()):  # the connect handler took longer than the token lasted
+        attached = attempt.attached  # its token may have ended while the connect handler ran
+        if attached.expires_at is not None and attached.is_over(time.time()):
             attempt.connection.abort(ENDED_MEANWHILE)
             return False
         return True
-
-    def _acceptance(self, attempt: Attempt, deferred: Sequence[SessionOperation]) -> Operation:
-        session, attached = attempt.session, attempt.attached
-        attached.accepted_at, attached.connected_at = time.monotonic(), time.time()
-        if not attached.recovered:
-            return AcceptSession(session, attached, attempt.pid)
-        assert attempt.pid is not None  # the client has named the session by it
-        return ResumeSession(session, attached, attempt.pid, time.time(), deferred, attempt.missed)
 
     async def _refuse(self, attempt: Attempt, refusal: Any) -> None:
         session = attempt.session

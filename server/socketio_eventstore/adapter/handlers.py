@@ -74,19 +74,15 @@ class HandlerSlot:
         self._last = last
         self._session = session
         self._failures = failures
-        self._before = last.get(session)
+        self.before = last.get(session)
+        """The end of the call of the session that ran or waited when the slot was reserved, if one did."""
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         last[session] = self._done
 
-    @property
-    def has_predecessor(self) -> bool:
-        """Whether another call of the session was running or waiting when the slot was reserved."""
-        return self._before is not None
-
     async def wait(self) -> None:
         """Wait for the end of the call before, but not longer than ``HANDLER_TIMEOUT_SECONDS``."""
-        if self._before is not None:
-            _, late = await asyncio.wait([self._before], timeout=HANDLER_TIMEOUT_SECONDS)
+        if self.before is not None:
+            _, late = await asyncio.wait([self.before], timeout=HANDLER_TIMEOUT_SECONDS)
             if late:
                 text = f"A handler of {self._session.sid} is still running; not waiting any longer"
                 self._failures.failed("late", text, level=logging.WARNING)
@@ -122,7 +118,8 @@ class HandlerCalls:
     def start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run work that calls handlers, in a task of its own: a slow handler delays no other client."""
         task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(work)
-        self.keep(task)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         return task
 
     def keep(self, running: asyncio.Future[Any]) -> None:

@@ -144,7 +144,7 @@ class NewSessions:
         return pid, opened
 
     def recovers(self, connection: EngineConnection, namespace: str) -> bool:
-        is_possible = self._runtime.is_enabled and connection.takes_offsets
+        is_possible = self._runtime.log.is_durable and connection.takes_offsets
         return is_possible and self._application.recovers(namespace)
 
     def hash_of(self, connection: EngineConnection, pid: str, auth: Any) -> bytes:

@@ -65,7 +65,8 @@ class ServerApplication(socketio.AsyncServer):  # type: ignore[misc]  # python-s
     def accepted(self, session: Session) -> None:
         """Report a client that was accepted."""
         self.accepted_clients += 1
-        self._clients.calls.lines.connected(session)
+        if not session.current.recovered:  # a recovered session has a line after its replay
+            self._clients.calls.lines.connected(session)
         if self.admin_ui is not None:
             self.admin_ui.accepted(session)
 
