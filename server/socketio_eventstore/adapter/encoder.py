@@ -158,8 +158,6 @@ def rooms_of(room: Any) -> tuple[Room, ...] | None:
     """
     if room is None:
         return None
-    if type(room) is str and room.isascii() and len(room) <= event_rules.MAX_NAME_CHARACTERS:
-        return (room,)
     # The items of bytes are integers, which would be other rooms.
     is_one = isinstance(room, str | bytes | bytearray) or not hasattr(room, "__len__")
     rooms = (room,) if is_one else tuple(room)

@@ -14,7 +14,12 @@ from socketio_eventstore.adapter.acknowledgements import current_call
 from socketio_eventstore.adapter.manager_store import ManagerStore
 from socketio_eventstore.adapter.messages import Message
 from socketio_eventstore.core.commit_queue import CommitQueue
-from socketio_eventstore.core.event_rules import check_event_name, check_names, check_text
+from socketio_eventstore.core.event_rules import (
+    MAX_NAME_CHARACTERS,
+    check_event_name,
+    check_names,
+    check_text,
+)
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.handler_transaction import submit_or_defer
 from socketio_eventstore.core.operations import (
@@ -115,7 +120,9 @@ class ManagerEmits(ManagerStore):
         if not isinstance(namespace, str):
             check_text(namespace, "a namespace")
         check_names(event, namespace)
-        rooms = encoder.rooms_of(room)
+        # A usual room is as ``rooms_of`` returns it.
+        is_usual = type(room) is str and room.isascii() and len(room) <= MAX_NAME_CHARACTERS
+        rooms = (room,) if is_usual else encoder.rooms_of(room)
         skip = () if skip_sid is None else encoder.skipped_sids(skip_sid)
         encoding = runtime.encoder
         is_one = data is not None and type(data) is not tuple

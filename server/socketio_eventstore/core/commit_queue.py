@@ -103,7 +103,8 @@ class CommitQueue:
             raise self._full()
         if not self._put((operation,), None):
             self.effects.send(operation, None)
-            self._flush_schedule.flush_soon()
+            if not self._flush_schedule.is_scheduled:
+                self._flush_schedule.flush_soon()
 
     def submit(self, *group: Operation) -> asyncio.Future[Any]:
         """Append operations to the order; the future ends when they have taken effect.

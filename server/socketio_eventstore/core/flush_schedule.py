@@ -16,7 +16,8 @@ class FlushSchedule:
 
     def __init__(self, fan_out: FanOut) -> None:
         self._fan_out = fan_out
-        self._is_scheduled = False
+        self.is_scheduled = False
+        """Whether a flush follows the present round of the event loop."""
         self._expects_one_reply = False
 
     def flush(self) -> None:
@@ -29,17 +30,17 @@ class FlushSchedule:
         The handlers of one batch end in the same round, and each of them replies. After a batch of one
         operation there is nothing to wait for, so the flush happens at once.
         """
-        if self._is_scheduled:
+        if self.is_scheduled:
             return
         if self._expects_one_reply:
             self._expects_one_reply = False
             self._fan_out.flush()
         else:
-            self._is_scheduled = True
+            self.is_scheduled = True
             asyncio.get_running_loop().call_soon(self._scheduled_flush)
 
     def _scheduled_flush(self) -> None:
-        self._is_scheduled = False
+        self.is_scheduled = False
         self._fan_out.flush()
 
     def begin_batch(self, operations: int) -> None:

@@ -53,7 +53,9 @@ class Emit(Operation):
 
     def __init__(self, event: Event) -> None:
         self.event = event
-        self.size_bytes = event.weight_bytes
+        _, _, payload, attachments, rooms, skip, _ = event
+        is_usual = not attachments and not skip and (rooms is None or len(rooms) < 2)
+        self.size_bytes = len(payload) if is_usual else event.weight_bytes
 
     def changes(self) -> Sequence[Change]:
         return (self.event,)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, Final, Protocol
 
 from socketio_eventstore.core import event_rules
@@ -53,11 +53,6 @@ def payload_of(
     Returns the JSON array, with a placeholder for each binary argument, and the binary arguments. Raises
     TypeError or ValueError for values that clients cannot read.
     """
-    if encode is dumps:
-        try:
-            return dumps(values), ()
-        except TypeError:
-            pass  # some value is binary; a search for binary values first would cost more than the encoding
     taken = BinaryTaken()
     try:
         text = encode(taken.out_of(list(values)))
@@ -168,11 +163,17 @@ class TextEncoder:
 
     def __init__(self, encode: Dumps = dumps, max_attachments: int | None = None) -> None:
         """``encode`` makes the JSON; ``max_attachments``: binary arguments that clients take in a packet."""
+        self._encode = encode
         self._max_attachments = max_attachments
-        self.payload: Callable[[Sequence[Any]], tuple[str, tuple[bytes, ...]]] = partial(
-            payload_of, encode=encode, max_attachments=max_attachments
-        )
-        """Encodes as ``payload_of`` does."""
+
+    def payload(self, values: Sequence[Any]) -> tuple[str, tuple[bytes, ...]]:
+        """Encode as ``payload_of`` does."""
+        if self._encode is dumps:
+            try:
+                return dumps(values), ()
+            except TypeError:
+                pass  # some value is binary; to look for one first would cost more than the encoding
+        return payload_of(values, self._encode, self._max_attachments)
 
     def values(self, payload: str, attachments: Sequence[bytes]) -> list[Any]:
         """Decode as ``with_binary`` does."""
