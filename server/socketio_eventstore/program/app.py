@@ -144,7 +144,8 @@ async def build(config: Config, *, is_stored: bool = True) -> Built:
     """
     settings, recovery = config.server, config.connection_state_recovery
     recovery_arguments: dict[str, Any] = {} if recovery is None else recovery.model_dump()
-    store_arguments: dict[str, Any] = config.store.model_dump(exclude={"path", "url"})
+    without_meaning = {"path", "url"} if recovery is not None else {"path", "url", "retention"}
+    store_arguments: dict[str, Any] = config.store.model_dump(exclude=without_meaning)
     sio = AsyncServer(
         (config.store.url or config.store.path) if is_stored and recovery is not None else None,
         async_mode="aiohttp",
@@ -290,9 +291,13 @@ class _Server:
         if door.is_needed and not self._config.log.access:
             self._front_doors.append(door)
             accept = door
-        for listening in listener.sockets:
+        for url, listening in zip(listener.urls(), listener.sockets, strict=True):
             is_file = listening.family == getattr(socket, "AF_UNIX", None)
             context = None if self._tls is None or is_file else self._tls.context
+            try:  # two sockets may have one address until one of them listens; uvloop does not raise then
+                listening.listen(LISTEN_BACKLOG)
+            except OSError as error:
+                raise StartError(f"cannot listen on {url}: {error.strerror or error}") from error
             serving = await asyncio.get_running_loop().create_server(
                 accept, sock=listening, backlog=LISTEN_BACKLOG, ssl=context
             )

@@ -21,7 +21,9 @@ LIKELY_MILLISECONDS: Final = {
     ("server", "ping_timeout"): 1000.0,
     ("server", "connect_timeout"): 1000.0,
     ("server", "shutdown_grace"): 1000.0,
+    ("server", "drain"): 10_000.0,
     ("store", "prune_interval"): 3600.0,
+    ("store", "retention"): 31_536_000.0,
 }
 """Durations from which on a number of seconds is likely a number of milliseconds."""
 NO_FILE_SYSTEMS: Final = frozenset(
@@ -71,7 +73,7 @@ def check_durations(config: Config) -> Iterator[str]:
 
 def _milliseconds(table: str, key: str, seconds: float) -> str:
     return (
-        f"[{table}] {key} = {seconds:g} is {seconds / 3600:.1f} hours; "
+        f"[{table}] {key} = {seconds:.12g} is {seconds / 3600:.1f} hours; "
         f"durations are in seconds: {seconds / 1000:g}?"
     )
 

@@ -63,7 +63,8 @@ def _proxy(text: str) -> str:
 
 
 def _file(path: Path) -> Path:
-    if not path.name or "\0" in str(path):
+    is_other = str(path).startswith((":memory:", "file:"))  # SQLite's names for what is no file, or a URI
+    if not path.name or "\0" in str(path) or is_other:
         raise ValueError(path)
     try:
         return path.expanduser()

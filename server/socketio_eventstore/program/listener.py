@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 import stat
+import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,10 @@ from socketio_eventstore.program.http_settings import CONTROL_SUFFIX, parse_addr
 # Browsers cannot open the address of all interfaces.
 REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
 """The address to open in a browser, for a host that stands for all interfaces."""
+
+
+LONGEST_SOCKET_PATH_BYTES = 103 if sys.platform == "darwin" else 107
+"""The longest path of a Unix socket: ``sun_path`` without the zero at its end."""
 
 
 class Listener:
@@ -122,25 +127,53 @@ async def stop_listening(servers: Sequence[asyncio.Server]) -> None:
 
 def check_addresses(config: Config) -> Iterator[str]:
     """Return one line for each host without a possible listener; a port in use is no fault."""
-    yield from _check_hosts(config.server.hosts, config.server.port, config.folder)
-    address = parse_address(config.http.listen)
-    if address is not None:
-        yield from _check_hosts(address[:1], address[1], config.folder)
-
-
-def _check_hosts(hosts: Sequence[str], port: int, base: Path) -> Iterator[str]:
-    for host in hosts:
+    server, address = config.server, parse_address(config.http.listen)
+    hosts = [(host, server.port) for host in server.hosts]
+    taken: list[tuple[str, str, int]] = []
+    for host, port in [*hosts, address] if address is not None else hosts:
         if host.startswith(UNIX):
-            folder = (base / host.removeprefix(UNIX)).parent
-            if not folder.is_dir():
-                yield f"cannot listen on {host}: there is no folder {folder}"
-            continue
-        try:
-            _listen(host, port, beside=hosts).close()
-        except PortInUse:  # by the running server
-            pass
-        except StartError as error:
-            yield str(error)
+            place = str(config.folder / host.removeprefix(UNIX))
+            problem = _problem_of_file(host, Path(place))
+        else:
+            place, problem = _bind(host, port, beside=server.hosts)
+        other = next((name for name, where, at in taken if at == port and _overlap(where, place)), None)
+        # The hosts of [server] share the port that the system chooses; [http] gets another one.
+        has_own_port = port == 0 and len(taken) == len(hosts) and not host.startswith(UNIX)
+        if problem:
+            yield problem
+        elif other is not None and not has_own_port:
+            yield f"cannot listen on {host}: {other} takes the same address"
+        taken.append((host, place, port))
+
+
+def _bind(host: str, port: int, beside: Collection[str]) -> tuple[str, str]:
+    """Return the numeric address of a host, and why nothing can listen there, if so."""
+    try:
+        with _listen(host, port, beside) as listening:
+            return str(listening.getsockname()[0]), ""
+    except PortInUse:  # by the running server
+        return host, ""
+    except StartError as error:
+        return host, str(error)
+
+
+def _problem_of_file(host: str, path: Path) -> str:
+    folder = path.parent
+    if not folder.is_dir():
+        return f"cannot listen on {host}: there is no folder {folder}"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return f"cannot listen on {host}: the folder {folder} is not writable"
+    if len(os.fsencode(path)) > LONGEST_SOCKET_PATH_BYTES:
+        return f"cannot listen on {host}: the path has more than {LONGEST_SOCKET_PATH_BYTES} bytes"
+    return ""
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether two paths or numeric addresses are the same, or one stands for all of its kind."""
+    if one == other:
+        return True
+    is_same_kind = (":" in one) == (":" in other) and "/" not in one + other
+    return is_same_kind and not {one, other}.isdisjoint(REACHABLE)
 
 
 def _listen(host: str, port: int, beside: Collection[str]) -> socket.socket:
