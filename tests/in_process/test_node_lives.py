@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from socketio_eventlog.changes import NodeDied
-from socketio_eventlog.errors import StoreClosed, StoreError, StoreNotUsable, StoreUnavailable
+from socketio_eventlog.errors import (
+    NodeOutdated,
+    StoreClosed,
+    StoreError,
+    StoreNotUsable,
+    StoreUnavailable,
+)
 from socketio_eventlog.events import Event
 from socketio_eventlog.log import Log
 from socketio_eventstore.adapter import rejoining
@@ -217,6 +224,22 @@ async def test_server_that_ends_begins_no_other_life(two: Nodes) -> None:
     await a.sio.shutdown()
     assert a.manager.runtime is None
     await a.sio.start()
+
+
+async def test_outdated_node_stays_out(two: Nodes, caplog: pytest.LogCaptureFixture) -> None:
+    """A node that has met a change of a newer version joins no other time, although the log would take it."""
+    a, b = two.servers
+    client = await a.client()
+    a.manager.runtime.queue.store_health.failed(NodeOutdated("There is a change “renamed”."))  # type: ignore[union-attr]
+    assert await client.packet() is None
+    await until(lambda: a.sio.rejoining.failure)
+    assert problems(a.sio)[1].startswith("A newer version of this program writes the log")
+    with pytest.raises(StoreUnavailable, match="joining the log anew"):
+        await a.sio.emit("refused")
+    assert await b.sio.emit("taken")
+    assert len(two.shared.state.nodes) == 1
+    stays = "stays out of the log until a newer version replaces it. .* There is a change “renamed”"
+    assert [record.levelname for record in caplog.records if re.search(stays, record.message)] == ["ERROR"]
 
 
 async def test_rejoining_node_refuses_clients_and_is_not_ready(

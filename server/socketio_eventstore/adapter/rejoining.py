@@ -11,7 +11,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final, Protocol
 
-from socketio_eventlog.errors import StoreClosed, StoreError
+from socketio_eventlog.errors import NodeOutdated, StoreClosed, StoreError
 from socketio_eventstore.core.lost_changes import LostSessions
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
 from socketio_eventstore.core.runtime import Runtime
@@ -97,6 +97,17 @@ class Rejoining:
             await asyncio.sleep(PAUSE_SECONDS)
         self.count += 1
 
+    async def _stay_out(self, error: NodeOutdated) -> None:
+        """Leave the log until the server is stopped: this program has met a change that it does not know.
+
+        The newer version has not said in the log that it demands newer programs. This one could join again,
+        and would meet the next such change.
+        """
+        await self._store.end_life()
+        self.failure = error
+        logger.error("This server stays out of the log until a newer version replaces it. %s", error)
+        await asyncio.get_running_loop().create_future()
+
     async def _close_transports(self, reason: str) -> None:
         for number, connection in enumerate(list(self._engine.sockets.values())):
             connection.abort(reason)
@@ -117,6 +128,8 @@ class Rejoining:
             self._failures.failed("join", text, error=error, ends_when_quiet=False)
             return False
         self._failures.succeeded("join")
+        if isinstance(fatal := former.queue.store_health.fatal, NodeOutdated):
+            await self._stay_out(fatal)
         self.failure = None
         self._lost_sessions.follow_on(former, runtime)
         self._clients.start(runtime)
