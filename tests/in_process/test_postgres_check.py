@@ -94,6 +94,8 @@ EVENTS = "UPDATE eventstore.events SET attachments = 1"
 BREAKS = (
     ('DELETE FROM eventstore.events WHERE "offset" IN (2, 3)', "events 2 to 3 are gone without a note"),
     (f'{EVENTS} WHERE "offset" = 5', "event 5 has not the attachments 0 to 1"),
+    ('UPDATE eventstore.events SET size_bytes = 1 WHERE "offset" = 4', "event 4 has another size than its"),
+    ("UPDATE eventstore.events SET rooms = 'a' WHERE \"offset\" = 1", "event 1 has a payload, rooms or sids"),
     ("UPDATE eventstore.sessions SET node = 'gone'", "s1 of / belongs to the server gone, which is gone"),
     ("UPDATE eventstore.rooms SET joined_after = 99", 'room "room" of s1 of / does not fit the log'),
     ("UPDATE eventstore.batches SET before = 1, last = 1 WHERE batch = 2", "batch 2 does not continue"),

@@ -184,12 +184,22 @@ async def test_text_that_postgres_lacks_is_refused(url: str) -> None:
     assert sql(url, "SELECT rooms FROM eventstore.recent_events") == 'a\ufffdb, q"\\, 7\n'
 
 
+async def test_a_server_that_does_not_flush(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The log names a database that a loss of power may destroy, unless that was accepted."""
+    async with opened_postgres(url, synchronous="normal"):
+        assert caplog.messages == []
+    async with opened_postgres(url):
+        (line,) = caplog.messages
+        assert line.endswith("has fsync = off: a loss of power may destroy the whole database.")
+
+
 def test_an_abandoned_log_leaves_no_tasks(url: str, caplog: pytest.LogCaptureFixture) -> None:
     """After the end of its event loop a log is closed on another one, as in test suites."""
     loop = asyncio.new_event_loop()
     log = loop.run_until_complete(open_log(StoreOptions(path=None, url=url)))
     loop.run_until_complete(log.append([event()]))
     loop.close()
+    caplog.clear()
 
     async def rest() -> None:
         log.abandon()

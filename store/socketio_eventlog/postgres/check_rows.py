@@ -57,6 +57,24 @@ SELECT lower(r), upper(r) - 1 FROM unnest(coalesce((
         ),
         RowCheck(
             """
+SELECT e."offset", e.size_bytes FROM eventstore.events AS e
+LEFT JOIN (SELECT "offset", sum(length(content)) AS content FROM eventstore.attachments
+           GROUP BY "offset") AS a USING ("offset")
+WHERE e.size_bytes <> length(e.payload) + coalesce(a.content, 0)
+  AND NOT EXISTS (SELECT FROM eventstore.altered_ranges WHERE e."offset" BETWEEN first AND last)
+""",
+            "event {} has another size than its size_bytes, {}",
+        ),
+        RowCheck(
+            """
+SELECT "offset" FROM eventstore.events AS e
+WHERE (payload NOT LIKE '[%]' OR rooms NOT LIKE '[%]' OR skip NOT LIKE '[%]')
+  AND NOT EXISTS (SELECT FROM eventstore.altered_ranges WHERE e."offset" BETWEEN first AND last)
+""",
+            "event {} has a payload, rooms or sids to skip that are no JSON array",
+        ),
+        RowCheck(
+            """
 SELECT e."offset", e.attachments FROM eventstore.events AS e
 LEFT JOIN (SELECT "offset", count(*) AS count, max(num) + 1 AS next FROM eventstore.attachments
            GROUP BY "offset") AS a USING ("offset")

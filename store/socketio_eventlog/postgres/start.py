@@ -34,6 +34,7 @@ ORDER BY batch DESC LIMIT 1
 """
 _OTHERS: Final = "SELECT node FROM eventstore.nodes WHERE node <> %s"
 _EPOCHS: Final = "SELECT epoch, began_after, began_in FROM eventstore.epochs ORDER BY number"
+_FSYNC: Final = "SELECT current_setting('fsync')"
 _LOST: Final = (
     "%s has lost the events %s to %s: rows were deleted. A client that missed one of them gets a new session."
 )
@@ -75,6 +76,8 @@ async def begin(
     """
     known = (options.session_history, max_disconnection_seconds)
     async with link.use(LONG_SECONDS) as connection:
+        if options.synchronous == "full":
+            await _warn_without_flush(connection, name)
         for first, last in await _join(connection, node, new_epoch(), clock, known):
             logger.warning(_LOST, name, first, last)
         async with reporting_failed_flush(connection), connection.transaction():
@@ -82,6 +85,12 @@ async def begin(
             state = await _read(connection, node, options)
             await flush(connection)
         return state
+
+
+async def _warn_without_flush(connection: Connection, name: str) -> None:
+    row: Any = await (await connection.execute(_FSYNC)).fetchone()
+    if row == ("off",):
+        logger.warning("%s has fsync = off: a loss of power may destroy the whole database.", name)
 
 
 async def _join(
