@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 import pytest_asyncio
+from hypothesis import HealthCheck, settings
 
 from socketio_eventstore.core import repeated_failures
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
@@ -27,6 +28,13 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
     from support.browser import OpenTab
+
+
+# An example may take longer than 200 ms, and the making of the first ones longer than a second.
+settings.register_profile(
+    "slow machine", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("slow machine")
 
 
 async def accept(loop: Any, factory: Any, connection: Any, extra: Any, *args: Any, **kwargs: Any) -> None:
