@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from socketio_eventlog.errors import StoreNotUsable
 from socketio_eventlog.sqlite.lock import Lock
 from socketio_eventstore import RecoveryManager
 from support.storing import commit, event, open_and_write, opened, put_back, sqlite
@@ -89,6 +90,35 @@ async def test_left_over_files_are_narrowed(path: Path) -> None:
     async with opened(link, file_mode=0o640) as log:
         assert log.head == 1
         assert set(modes(copied).values()) == {0o640}
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-lock", "-reserve"])
+@pytest.mark.parametrize("kind", ["link", "folder", "pipe"])
+@pytest.mark.parametrize("exists", [True, False])
+async def test_a_link_beside_the_database(path: Path, suffix: str, kind: str, exists: bool) -> None:
+    """A link in the place of a side file is refused, and its target keeps mode and content."""
+    path.parent.mkdir()
+    if exists:
+        async with opened(path) as log:
+            await commit(log, [event()])
+    target, side = path.parent.parent / "other", path.with_name(path.name + suffix)
+    target.write_text("content of another program")
+    target.chmod(0o644)
+    side.unlink(missing_ok=True)
+    match kind:
+        case "link":
+            side.symlink_to(target)
+        case "folder":
+            side.mkdir(0o755)
+        case _:
+            os.mkfifo(side, 0o644)
+    with pytest.raises(StoreNotUsable, match=f"{side} is not a file, but a link, a folder or a device"):
+        async with opened(path):
+            pass
+    assert target.read_text() == "content of another program"
+    assert stat.S_IMODE(target.stat().st_mode) == 0o644
+    if kind != "link":
+        assert stat.S_IMODE(side.stat().st_mode) & 0o044 == 0o044
 
 
 def test_narrower_files_stay(path: Path) -> None:

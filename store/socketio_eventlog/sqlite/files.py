@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +19,7 @@ SUFFIXES: Final = ("", "-wal", "-shm", "-lock", "-reserve")
 
 
 def check_links(path: Path) -> None:
-    """Raise StoreNotUsable for symbolic links in a circle."""
+    """Raise StoreNotUsable for symbolic links in a circle, or in the place of a side file."""
     try:
         path.resolve()
         path.stat()
@@ -28,8 +29,21 @@ def check_links(path: Path) -> None:
         if error.errno != errno.ELOOP:
             return  # the opening of the file names the error
     else:
+        check_side_files(path)
         return
     raise StoreNotUsable(f"The symbolic links of {path} lead in a circle.")
+
+
+def check_side_files(path: Path) -> None:
+    """Raise StoreNotUsable for a file beside the database that is a symbolic link, or no file.
+
+    SQLite follows no link to a WAL. The server would change the mode of the target, or its content.
+    """
+    path = path.resolve()
+    for file in (path.with_name(path.name + suffix) for suffix in SUFFIXES if suffix):
+        with suppress(OSError):  # mostly there is none
+            if not stat.S_ISREG(file.lstat().st_mode):
+                raise StoreNotUsable(f"{file} is not a file, but a link, a folder or a device: remove it.")
 
 
 def create(path: Path, mode: int) -> None:
@@ -39,6 +53,7 @@ def create(path: Path, mode: int) -> None:
         raise StoreNotUsable(f"{path} is a directory; the path of a file is needed.")
     if path.exists() and not path.is_file():
         raise StoreNotUsable(f"{path} is not a file, but a device, a pipe or a socket.")
+    check_side_files(path)
     missing = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
