@@ -7,10 +7,11 @@ other changes are JSON, in runs of one kind.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from hashlib import sha256
 from itertools import groupby
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from socketio_eventlog.changes import (
@@ -72,8 +73,7 @@ def encode(changes: Sequence[Change]) -> Body:
         if kind is Event:
             events += run  # type: ignore[arg-type]  # all of one type
         elif kind in _ROWS:
-            name, row = _ROWS[kind]
-            runs.append((name, len(events), [row(change) for change in run]))
+            runs += [(name, len(events), rows) for name, rows in _runs(kind, run)]
         else:
             raise StoreRejected("A node joins by join, and by no change.")
     text = json.dumps(runs, separators=(",", ":"))
@@ -170,6 +170,18 @@ def room_text(room: Room) -> str:
     return json.dumps(room, ensure_ascii=False)
 
 
+def _runs(kind: type, run: Iterable[Any]) -> list[tuple[str, list[tuple[object, ...]]]]:
+    """Return the name of a kind with the rows of its changes, which one statement writes.
+
+    Of two leaves of one room in one statement, PostgreSQL would take any: the first one must count. So the
+    leaves of a run have the same last event.
+    """
+    name, row = _ROWS[kind]
+    if kind is RoomLeft:
+        return [(name, list(map(row, leaves))) for _, leaves in groupby(run, attrgetter("through"))]
+    return [(name, [row(change) for change in run])]
+
+
 def _opened(change: SessionOpened) -> tuple[object, ...]:
     auth_hash = None if change.auth_hash is None else change.auth_hash.hex()
     session = change.namespace, change.sid, change.pid_hash.hex()
@@ -182,8 +194,7 @@ def _opened(change: SessionOpened) -> tuple[object, ...]:
 def _resumed(change: SessionResumed) -> tuple[object, ...]:
     deferred = []
     for kind, run in groupby(change.deferred, type):
-        name, row = _ROWS[kind]
-        deferred.append((name, [row(one) for one in run]))
+        deferred += _runs(kind, run)
     return change.namespace, change.sid, change.claim, change.resumed_at, deferred, change.missed
 
 
