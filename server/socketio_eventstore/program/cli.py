@@ -54,13 +54,13 @@ def serve(path: Path | None, host: str | None, port: int | None, log_level: str 
 
     log_to_stderr(config.log)
     absolute = (path or DEFAULT_CONFIG).absolute()  # handlers may change the present folder
-    from socketio_eventstore.program import app
+    from socketio_eventstore.program import serving
     from socketio_eventstore.program.config import Config
 
     def load() -> Config:
         return Config.load(absolute, flags, os.environ)
 
-    code = _run(lambda config: app.run(config, load), config)
+    code = _run(lambda config: serving.run(config, load), config)
     click.get_current_context().exit(code)
 
 
@@ -101,19 +101,19 @@ def migrate(path: Path | None, as_json: bool) -> None:
     serve does the same at its start, but makes no backup before.
     """
     config = load_config(path)
-    from socketio_eventstore.program import app
+    from socketio_eventstore.program import schema
 
     backup = None if config.store.url else file_commands.back_up_before_migration(config.store.path)
     if backup is not None:
         click.echo(f"{backup} is a backup of the former state", err=as_json)  # also if the next line fails
-    _run(app.migrate, config)
+    _run(schema.migrate, config)
     if as_json:
         import json
 
         former = None if backup is None else str(backup)
         click.echo(json.dumps({"database": str(config.store.name), "backup": former}))
         return
-    click.echo(f"{config.store.name} has {app.schema_text(config)}")
+    click.echo(f"{config.store.name} has {schema.description(config)}")
 
 
 @commands.command()
