@@ -7,16 +7,15 @@ room for new events, since no page ever returns to the disk.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
-from socketio_eventlog.changes import Change, EventHandled, Published
+from socketio_eventlog.changes import Change
 from socketio_eventlog.errors import LogFull, StoreUnavailable
-from socketio_eventlog.events import Event
 from socketio_eventlog.room import Room, grows, may_grow
-from socketio_eventlog.session_changes import DataSaved
+from socketio_eventlog.sqlite.change_sizes import have_longer_data, max_bytes
 from socketio_eventlog.sqlite.reserve import Reserve
 from socketio_eventlog.sqlite.schema import WAL_BYTES
 
@@ -29,8 +28,6 @@ BYTES_PER_APPEND: Final = 64_000_000
 WAL and then in the database. Counting costs more than 5 µs, so a small log is not counted at each append."""
 OVERSHOOT: Final = 8
 """The log may exceed the limit by 1/OVERSHOOT, until all deletable events are deleted."""
-
-_SESSION_DATA: Final = "SELECT length(data) FROM sessions WHERE namespace = ? AND sid = ?"
 
 
 class _NoRoom(Exception):
@@ -109,7 +106,7 @@ class Space:
         if is_counted:
             self.count(connection)
         refusal = self._refusal()
-        if refusal is not None and (grows(changes) or _have_longer_data(connection, changes)):
+        if refusal is not None and (grows(changes) or have_longer_data(connection, changes)):
             raise LogFull(refusal)
         if is_counted and grows(changes) and not self._has_room_for(max_bytes(changes)):
             raise _NoRoom
@@ -224,36 +221,3 @@ class Space:
         self._reported = report
         with suppress(RuntimeError):  # a closed event loop
             self._call_on_loop(lambda: self._room.report(is_scarce=report[0], refusal=report[1]))
-
-
-def max_bytes(changes: Iterable[Change]) -> int:
-    """Return an upper bound of the bytes of events and acknowledgements in pages."""
-    total = 0
-    for change in changes:
-        if type(change) is Event:
-            names = sum(len(name) if isinstance(name, str) else 20 for name in change.rooms or ())
-            size = _in_utf8(change.payload) + sum(map(len, change.attachments)) + 4 * names
-            size += sum(map(len, change.skip)) + 300
-        elif type(change) is EventHandled:
-            size = _in_utf8(change.acknowledgement) + 4 * len(change.key) + 300
-        elif type(change) is Published:
-            size = 4 * (len(change.publisher) + len(change.key)) + 300
-        else:
-            continue
-        # A row of more than half a page leaves up to half a page empty, and a long row the last page.
-        total += min(2 * size, size + 8192)
-    return total
-
-
-def _in_utf8(text: str) -> int:
-    return len(text) * (1 if text.isascii() else 4)
-
-
-def _have_longer_data(connection: sqlite3.Connection, changes: Sequence[Change]) -> bool:
-    """Whether the changes save longer data than the present data."""
-    for change in changes:
-        if type(change) is DataSaved:
-            row = connection.execute(_SESSION_DATA, (change.namespace, change.sid)).fetchone()
-            if row is not None and len(change.data) > row[0]:
-                return True
-    return False
