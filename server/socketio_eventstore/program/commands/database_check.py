@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from socketio_eventstore.program.command_error import CommandError
+from socketio_eventstore.program.commands import check_output
 from socketio_eventstore.program.commands.progress import bars
-from socketio_eventstore.program.commands.tables import TABLES, Columns, printable, seconds_text, show
+from socketio_eventstore.program.commands.tables import Columns, seconds_text, show
 
 if TYPE_CHECKING:
     from socketio_eventlog.postgres.check_report import Report
@@ -54,17 +55,10 @@ def check(url: str | None, config: Config | None, *, as_json: bool) -> bool:
 
 def _as_json(name: str, report: Report) -> dict[str, Any]:
     return {
-        "database": name,
-        "is_sound": report.is_sound,
-        "problems": report.problems,
-        "notes": report.notes,
-        "revision": report.revision,
-        "head": report.head,
-        "pruned_through": report.pruned_through,
+        **check_output.as_json(name, report),
         "epoch": report.epoch,
         "losses": report.losses,
         "nodes": [node._asdict() for node in report.nodes],
-        "tables": {table.name: {"rows": table.rows, "bytes": table.size_bytes} for table in report.tables},
         **report.figures,
     }
 
@@ -75,10 +69,5 @@ def _show(name: str, report: Report) -> None:
         show(report.losses.items(), _LOSSES, as_json=False)
     if report.nodes:
         show(report.nodes, _NODES, as_json=False)
-    if report.tables:
-        show(report.tables, TABLES, as_json=False)
-    for note in report.notes:
-        click.echo(f"note: {printable(note)}")
-    for problem in report.problems:
-        click.echo(f"problem: {printable(problem)}")
-    click.echo(f"{name} is sound" if report.is_sound else f"{name} is NOT sound")
+    check_output.show_tables(report.tables)
+    check_output.show_findings(name, report)

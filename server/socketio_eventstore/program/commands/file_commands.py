@@ -10,16 +10,16 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from socketio_eventstore.program.command_config import config_option, load_config
 from socketio_eventstore.program.command_error import CommandError
-from socketio_eventstore.program.commands import database_check
+from socketio_eventstore.program.commands import check_output, database_check
 from socketio_eventstore.program.commands.connection import control_of, file_of, is_served
 from socketio_eventstore.program.commands.progress import bars
-from socketio_eventstore.program.commands.tables import TABLES, bytes_text, show
+from socketio_eventstore.program.commands.tables import bytes_text
 
 if TYPE_CHECKING:
     from socketio_eventlog.sqlite.check import Report
@@ -79,7 +79,7 @@ def backup(
         return
     checked = "not checked" if report is None else f"checked, up to event {report.head}"
     click.echo(f"{file} is a backup of {source}: {bytes_text(size)}, {checked}")
-    _show_notes(report)
+    check_output.show_notes(() if report is None else report.notes)
 
 
 @click.command()
@@ -112,7 +112,7 @@ def restore(file: Path, database: Path | None, path: Path | None, as_json: bool)
     click.echo(f"{database} has the state of {file}, up to event {done.report.head}")
     if done.replaced is not None:
         click.echo(f"The former database is {done.replaced}, until the next restore; delete it to save space")
-    _show_notes(done.report)
+    check_output.show_notes(done.report.notes)
 
 
 @click.command()
@@ -147,40 +147,19 @@ def _check_file(database: Path, *, is_named: bool, as_json: bool) -> bool:
     with _errors(database), bars() as shown, opened as connection:
         report = check.check(connection, shown.checked)
     if as_json:
-        click.echo(json.dumps(_as_json(database, report)))
+        result = check_output.as_json(str(database), report) | {"unused_bytes": report.unused_bytes}
+        click.echo(json.dumps(result))
     else:
         _show_report(database, report)
     return report.is_sound
 
 
-def _as_json(database: Path, report: Report) -> dict[str, Any]:
-    return {
-        "database": str(database),
-        "is_sound": report.is_sound,
-        "problems": report.problems,
-        "notes": report.notes,
-        "revision": report.revision,
-        "head": report.head,
-        "pruned_through": report.pruned_through,
-        "unused_bytes": report.unused_bytes,
-        "tables": {table.name: {"rows": table.rows, "bytes": table.size_bytes} for table in report.tables},
-    }
-
-
 def _show_report(database: Path, report: Report) -> None:
+    check_output.show_tables(report.tables)
     if report.tables:
-        show(report.tables, TABLES, as_json=False)
         click.echo(f"{bytes_text(report.unused_bytes)} of the file are free for new events")
         click.echo(f"The log ends at event {report.head}, and is pruned up to {report.pruned_through}")
-    _show_notes(report)
-    for problem in report.problems:
-        click.echo(f"problem: {problem}")
-    click.echo(f"{database} is sound" if report.is_sound else f"{database} is NOT sound")
-
-
-def _show_notes(report: Report | None) -> None:
-    for note in () if report is None else report.notes:
-        click.echo(f"note: {note}")
+    check_output.show_findings(str(database), report)
 
 
 def back_up_before_migration(database: Path) -> Path | None:
