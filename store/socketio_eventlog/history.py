@@ -29,7 +29,7 @@ ENTRIES_READ: Final = 1000
 """The most entries in a read, newest first; a read also returns entries before their pruning."""
 ROOM_CLOSED: Final = "the room was closed"
 ROOM_NOT_NAMED: Final = "the client's new token does not name the room"
-UNKEPT: Final = frozenset({SessionEnd.REFUSED, SessionEnd.NEVER_ACCEPTED})
+ENDS_WITHOUT_HISTORY: Final = frozenset({SessionEnd.REFUSED, SessionEnd.NEVER_ACCEPTED})
 """The ends of a session that delete the history: refused clients must not use up the space for histories."""
 NODE_GONE: Final = "the server is gone"
 """The reason for sessions of a dead server, such as after ``kill -9``."""
@@ -112,7 +112,7 @@ def away(change: SessionAway, _: str) -> Note:
     return Note(_AWAY, change.disconnected_at, None, change.reason or None)
 
 
-def left_behind() -> Note:
+def node_gone() -> Note:
     """Return the note of a session of a dead node."""
     return Note(_AWAY, None, None, NODE_GONE)
 

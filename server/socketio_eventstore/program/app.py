@@ -42,7 +42,7 @@ from socketio_eventstore.transport.addresses import ANY
 
 
 @dataclass(frozen=True)
-class Built:
+class ServerParts:
     """The parts of a server before the start."""
 
     app: web.Application
@@ -57,7 +57,7 @@ class Built:
     links: Links
 
 
-async def build(config: Config, *, is_stored: bool = True) -> Built:
+async def build(config: Config, *, is_stored: bool = True) -> ServerParts:
     """Return the web applications and the Socket.IO server, with registered handlers.
 
     Without ``is_stored`` the server has no store, and nothing is written.
@@ -110,7 +110,7 @@ async def build(config: Config, *, is_stored: bool = True) -> Built:
     add_routes(app, settings.path, pages_of(module, settings.handlers), sio)
     add_metrics(app, private_app, sio, keys)
     sio.attach(app, settings.path)
-    return Built(app, private_app, owner_app, sio, keys, inspector, links)
+    return ServerParts(app, private_app, owner_app, sio, keys, inspector, links)
 
 
 def _web_application(config: Config, sio: AsyncServer) -> web.Application:

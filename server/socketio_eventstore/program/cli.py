@@ -67,7 +67,10 @@ def serve(path: Path | None, host: str | None, port: int | None, log_level: str 
 @commands.command()
 @config_option
 def init(path: Path | None) -> None:
-    """Write a config file with every key, its default and its meaning."""
+    """Write a config file with every key.
+
+    The file shows the default and the meaning of each key.
+    """
     from socketio_eventstore.program.shipped_config import shipped_config
 
     path = path or DEFAULT_CONFIG

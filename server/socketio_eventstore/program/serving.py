@@ -16,7 +16,7 @@ from socketio_eventlog.errors import StoreError
 from socketio_eventstore.adapter.async_server import AsyncServer
 from socketio_eventstore.program import access_log, garbage_collection
 from socketio_eventstore.program.access_log import access_logger_of
-from socketio_eventstore.program.app import Built, build
+from socketio_eventstore.program.app import ServerParts, build
 from socketio_eventstore.program.banner import announce
 from socketio_eventstore.program.check import check_durations
 from socketio_eventstore.program.config import Config
@@ -55,7 +55,7 @@ def run(config: Config, load: Callable[[], Config]) -> int:
 
 async def _serve(config: Config, load: Callable[[], Config]) -> int:
     signals = Signals()
-    server, systemd = _Server(config), Systemd(os.environ)
+    server, systemd = RunningServer(config), Systemd(os.environ)
     try:
         signals.on_reload = lambda: server.reload(load)  # the server answers before the end of the start
         if await signals.run_start(server.start()):
@@ -71,13 +71,13 @@ async def _serve(config: Config, load: Callable[[], Config]) -> int:
     return signals.exit_code
 
 
-class _Server:
+class RunningServer:
     """The running program: listeners, web applications and Socket.IO server."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self._listeners: list[Listener] = []
-        self._built: Built | None = None
+        self._parts: ServerParts | None = None
         self._early_reload: Callable[[], Config] | None = None
         """How to load the configuration, if a reload was asked for before there were parts to change."""
         self._tls: Tls | None = None
@@ -90,30 +90,30 @@ class _Server:
         config = self._config
         for line in check_durations(config):
             logger.warning("%s", line)
-        built = await build(config)
+        parts = await build(config)
         self._tls = Tls.configured(config)
         self._listeners.append(Listener.of_server(config))
         self._listeners.append(Listener.of_api(config))
-        self._built = built
+        self._parts = parts
         if self._early_reload is not None:
             self.reload(self._early_reload)
         try:
-            await built.sio.start()
+            await parts.sio.start()
         except StoreError as error:
             raise StartError(str(error)) from error
         logging.getLogger("aiohttp.server").addFilter(_is_server_error)
         garbage_collection.configure()
-        built.links.address = self._listeners[bool(config.http.listen)].url_for_browsers()
+        parts.links.address = self._listeners[bool(config.http.listen)].url_for_browsers()
         # The addresses of clients come last: once open, the commands work, and the server can be stopped.
         public, private = self._listeners
-        await self._serve_owner(built.owner_app, built.sio)
-        await self._serve(built.private_app, built.sio, private)
-        await self._serve(built.app, built.sio, public)
+        await self._serve_owner(parts.owner_app, parts.sio)
+        await self._serve(parts.private_app, parts.sio, private)
+        await self._serve(parts.app, parts.sio, public)
 
     async def announce(self) -> None:
         """Print the banner."""
-        assert self._built is not None
-        await announce(self._config, self._built.sio, *self._listeners[:2])
+        assert self._parts is not None
+        await announce(self._config, self._parts.sio, *self._listeners[:2])
 
     async def _serve_owner(self, app: web.Application, sio: AsyncServer) -> None:
         """Serve the commands of the database's owner, if possible."""
@@ -165,10 +165,10 @@ class _Server:
 
         While the handlers register, this waits for the end of the registration.
         """
-        if self._built is None:
+        if self._parts is None:
             self._early_reload = load
         else:
-            self._config = reload(self._built.sio, self._built.api_keys, self._config, load)
+            self._config = reload(self._parts.sio, self._parts.api_keys, self._config, load)
             if self._tls is not None:
                 self._tls.reload()
 
@@ -185,8 +185,8 @@ class _Server:
     async def drain(self) -> None:
         """Close the connections over the configured time; new connections are refused meanwhile."""
         seconds = self._config.server.drain
-        if self._built is not None and seconds > 0:
-            engine = self._built.sio.eio
+        if self._parts is not None and seconds > 0:
+            engine = self._parts.sio.eio
             connections = len(engine.sockets)
             extra = {"connections": connections, "seconds": seconds}
             logger.info("draining %s connections over %s s", connections, seconds, extra=extra)
@@ -194,8 +194,8 @@ class _Server:
 
     async def stop(self, reason: str = "") -> None:
         """Stop listening, close all transports and the store; ``reason`` is the name of a signal."""
-        if self._built is not None:
-            self._built.sio.eio.is_draining = True  # a probe over an open connection gets the answer 503
+        if self._parts is not None:
+            self._parts.sio.eio.is_draining = True  # a probe over an open connection gets the answer 503
         if self._servers:
             logger.info("stopping: %s", reason or "an error", extra={"reason": reason})
         await stop_listening(self._servers)
@@ -203,10 +203,10 @@ class _Server:
             door.close()
         for listener in self._listeners:
             listener.close()
-        if self._built is not None:
-            sio = self._built.sio
+        if self._parts is not None:
+            sio = self._parts.sio
             sio.manager.reopens = False  # not even for a handshake on an open connection
-            await self._built.inspector.close()
+            await self._parts.inspector.close()
             grace = self._config.server.shutdown_grace
             try:
                 await asyncio.wait_for(sio.shutdown(), grace)

@@ -15,7 +15,7 @@ from typing import Final
 
 from socketio_eventlog.errors import NothingChanged
 from socketio_eventlog.maintenance import Compacted
-from socketio_eventlog.sqlite import left_over
+from socketio_eventlog.sqlite import leftover_wal
 from socketio_eventlog.sqlite.lock import Lock
 
 COPIES: Final = 2
@@ -54,7 +54,7 @@ def compact_stopped(path: Path) -> Compacted:
         lock = Lock.if_free(path)
         if lock is None:
             raise NothingChanged(f"Another program uses {path}.")
-        left_over.check(path, lock.note)
+        leftover_wal.check(path, lock.note)
         uri = f"{path.as_uri()}?mode=rw"
         with closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=1.0)) as connection:
             return compact(connection, path)[0]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from socketio_eventlog.errors import NothingChanged
-from socketio_eventlog.sqlite import left_over
+from socketio_eventlog.sqlite import leftover_wal
 from socketio_eventlog.sqlite.lock import Lock
 from socketio_eventlog.sqlite.schema import OPENING_TIMEOUT_SECONDS
 
@@ -35,7 +35,7 @@ def snapshot(path: Path) -> Iterator[sqlite3.Connection]:
     """
     if not path.exists():
         raise NothingChanged(f"There is no database {path}.")
-    _check_left_over(path)
+    _check_leftover_wal(path)
     with closing(_connect(path, "mode=ro")) as connection:
         connection.execute("BEGIN")
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # the snapshot begins here
@@ -64,11 +64,11 @@ def is_in_use(path: Path) -> bool:
     return _noted(path) is None
 
 
-def _check_left_over(path: Path) -> None:
+def _check_leftover_wal(path: Path) -> None:
     """Refuse a WAL of another database, as a start does; a running server has done the check."""
     note = _noted(path)
     if note is not None:
-        left_over.check(path, note)
+        leftover_wal.check(path, note)
 
 
 def _noted(path: Path) -> str | None:

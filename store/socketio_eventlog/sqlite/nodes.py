@@ -22,8 +22,10 @@ _DELETE_POSITIONS: Final = "DELETE FROM positions WHERE number <= (SELECT max(nu
 _POSITIONS: Final = "SELECT uptime, position FROM positions ORDER BY number"
 
 
-def beat(connection: sqlite3.Connection, heartbeat: Heartbeat, point: Point, alive_at: float) -> None:
-    """Record that the node is alive; ``alive_at`` is a wall-clock time."""
+def write_heartbeat(
+    connection: sqlite3.Connection, heartbeat: Heartbeat, point: Point, alive_at: float
+) -> None:
+    """Record a heartbeat of the node; ``alive_at`` is a wall-clock time."""
     values = (alive_at, point.uptime, heartbeat.applied, heartbeat.floor, point.node)
     connection.execute(_HEARTBEAT, values)
     if heartbeat.notes_position:

@@ -16,7 +16,7 @@ from typing import Final
 
 from socketio_eventlog.errors import NothingChanged
 from socketio_eventlog.options import DEFAULT_FILE_MODE
-from socketio_eventlog.sqlite import copies, files, left_over
+from socketio_eventlog.sqlite import copies, files, leftover_wal
 from socketio_eventlog.sqlite.backup import checked
 from socketio_eventlog.sqlite.check import OnStep, Report
 from socketio_eventlog.sqlite.copies import HEADER, SIDE_FILES, OnCopied
@@ -154,7 +154,7 @@ def _take_in_wal(path: Path, note: str) -> bool:
     """
     busy: int
     try:
-        left_over.check(path, note)
+        leftover_wal.check(path, note)
         uri = f"{path.as_uri()}?mode=rw"
         with closing(
             sqlite3.connect(uri, uri=True, isolation_level=None, timeout=CHECKPOINT_TIMEOUT_SECONDS)

@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 from socketio_eventlog.errors import DatabaseTooNew, StoreError, StoreNotUsable
 from socketio_eventlog.options import DEFAULT_FILE_MODE, Synchronous
-from socketio_eventlog.sqlite import files, left_over
+from socketio_eventlog.sqlite import files, leftover_wal
 from socketio_eventlog.sqlite.database import StoreConnection
 from socketio_eventlog.sqlite.lock import Lock
 
@@ -68,7 +68,7 @@ def open_writer(
             # (https://sqlite.org/howtocorrupt.html, "POSIX advisory locks").
             if _has_our_header(path):  # SQLite gives a new -wal and -shm the mode of the file
                 files.narrow(path, file_mode)
-            _check_left_over_wal(path, connection.lock)
+            _check_leftover_wal(path, connection.lock)
             _check_application(connection)
             files.narrow(path, file_mode)  # the header may have been in the WAL only
             _retry_while_busy(lambda: connection.execute("PRAGMA journal_mode = WAL"))
@@ -92,10 +92,10 @@ def _has_our_header(path: Path) -> bool:
         return int.from_bytes(file.read(72)[68:], "big") == APPLICATION_ID
 
 
-def _check_left_over_wal(path: Path, lock: Lock) -> None:
+def _check_leftover_wal(path: Path, lock: Lock) -> None:
     """Refuse the WAL of another database, before SQLite reads either. Raises StoreNotUsable."""
     try:
-        left_over.check(path, lock.note)
+        leftover_wal.check(path, lock.note)
     except BaseException:
         lock.release(keep_file=True)  # the next start must refuse as well
         raise
@@ -112,7 +112,7 @@ def note_epoch(connection: StoreConnection, path: Path, epoch: str) -> None:
     except sqlite3.OperationalError:  # a full disk, on which the WAL may still take the ends of sessions
         return
     if not busy and pages == written and connection.lock is not None:
-        connection.lock.note = left_over.note_of(path, epoch)
+        connection.lock.note = leftover_wal.note_of(path, epoch)
 
 
 def check_sqlite_version() -> None:

@@ -151,7 +151,7 @@ class HistoryRows(NoHistory):
         self._pruning = HistoryPruning(max_rows)
 
     def begin(self, connection: sqlite3.Connection, now: float, uptime: float, head: int) -> None:
-        kind, _, _, reason, _, _ = history.left_behind()
+        kind, _, _, reason, _, _ = history.node_gone()
         connection.execute(_NOTE_LEFT_BEHIND, (kind, now, uptime, head, reason))
 
     def before(self, connection: sqlite3.Connection, changes: Sequence[Any], point: Point) -> None:
@@ -210,7 +210,7 @@ class HistoryRows(NoHistory):
 
     def ending(self, connection: sqlite3.Connection, change: SessionEnded, point: Point) -> None:
         session = (change.namespace, change.sid)
-        if change.reason in history.UNKEPT:
+        if change.reason in history.ENDS_WITHOUT_HISTORY:
             connection.execute(_FORGET, (*session, change.claim))
         elif connection.execute(_KEEP, (*session, change.claim)).rowcount:
             connection.execute(_NOTE, (*_values(history.ended(change.reason), point), *session))

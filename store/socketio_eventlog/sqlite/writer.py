@@ -219,7 +219,7 @@ class Writer:
         self._wal.check_frames()
         connection.execute(_NOTE_HEAD, (point.position,))
         for heartbeat in heartbeats:
-            nodes.beat(connection, heartbeat, point, point.now)
+            nodes.write_heartbeat(connection, heartbeat, point, point.now)
 
     def prune_idempotency_keys(
         self, connection: sqlite3.Connection, handled_before: float, limit: int

@@ -97,11 +97,11 @@ def is_served(control: Path) -> bool:
 def _stopped(config: Config) -> ApiClient:
     """Return a client of the stopped store, which is closed with the command."""
     from socketio_eventstore.program.api_client import ApiClient
+    from socketio_eventstore.program.api_without_server import serve_without_server
     from socketio_eventstore.program.errors import DatabaseInUse, StartError
-    from socketio_eventstore.program.stopped import serve_stopped
 
     try:
-        url, end = serve_stopped(config)
+        url, end = serve_without_server(config)
     except DatabaseInUse as error:  # such as with an overlong path of a socket
         control = control_of(config.store.path)
         raise CommandError(f"{error} Commands reach it with --url: it has no socket {control}.") from error

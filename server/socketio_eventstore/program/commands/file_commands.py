@@ -56,9 +56,10 @@ def add_to(commands: click.Group) -> None:
 def backup(
     file: Path, force: bool, is_unchecked: bool, database: Path | None, path: Path | None, as_json: bool
 ) -> None:
-    """Copy the database into FILE, also while the server runs.
+    """Copy the database into FILE.
 
-    The copy shows the log at one moment. The copy gets its name after the checks, on disk; the mode is 0600.
+    The server may run meanwhile. The copy shows the log at one moment. The copy gets its name after the
+    checks, on disk; the mode is 0600.
     """
     from socketio_eventlog.sqlite.backup import back_up
 
@@ -120,10 +121,12 @@ def restore(file: Path, database: Path | None, path: Path | None, as_json: bool)
 @config_option
 @json_option
 def check_store(place: str | None, path: Path | None, as_json: bool) -> None:
-    """Check the database, also while servers run; or FILE, such as a backup; or a postgresql:// URL.
+    """Check the database, or a backup.
 
-    In a file: the pages, the schema, and the promises of the log. In PostgreSQL also the server: settings,
-    standbys, clocks, old transactions, rights, and the servers on the log. The exit code is 1 for a problem.
+    Without an argument, the database of the configuration is checked, also while servers run. FILE is another
+    database, such as a backup; URL begins with postgresql://. In a file, the command checks the pages, the
+    schema, and the promises of the log. In PostgreSQL also the server: settings, standbys, clocks, old
+    transactions, rights, and the servers on the log. The exit code is 1 for a problem.
     """
     from socketio_eventlog.opening import is_url
 

@@ -178,7 +178,10 @@ def _sessions(client: ApiClient, limit: int, query: Mapping[str, str | None]) ->
 @config_option
 @json_option
 def session(sid: str, namespace: str, limit: int, url: str | None, path: Path | None, as_json: bool) -> None:
-    """Show the history of a session, ended or not, and the client's events."""
+    """Show the history of a session.
+
+    The session may have ended. The output also has the events of the session's client.
+    """
     from socketio_eventstore.core.event_pages import MAX_EVENTS
 
     where = f"/sessions/{quote(namespace, safe='')}/{quote(sid, safe='')}"

@@ -71,7 +71,7 @@ def _quoted(text: str) -> str:
 def redact(
     offset: str, args: tuple[str, ...], event: str, url: str | None, path: Path | None, as_json: bool
 ) -> None:
-    """Replace the arguments of the event at OFFSET by ARGS.
+    """Replace the event at OFFSET by a new name and ARGS.
 
     Each of ARGS is JSON, or a text if it is not JSON. Clients without the event receive the replacement; the
     sessions go on. Backups keep the former content.

@@ -44,7 +44,7 @@ class _Server(AsyncServer):
         raise StoreUnavailable("The handlers are not here.")
 
 
-def serve_stopped(config: Config) -> tuple[str, Callable[[], None]]:
+def serve_without_server(config: Config) -> tuple[str, Callable[[], None]]:
     """Serve the interface from another thread; return the address, and the function to stop.
 
     Raises DatabaseInUse when a server or another command has the database, StartError for an older schema.
