@@ -87,6 +87,9 @@ class Wire(ClientConnection):
             self.server.scene.check_packets(self, packets)
             self.in_flight.extend(packets)
 
+    def ask_for_namespace(self) -> None:
+        """Pending connections are not limited here."""
+
     def abort(self, reason: str) -> None:
         self.close("transport error")
 
