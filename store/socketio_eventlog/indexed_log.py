@@ -63,6 +63,9 @@ class IndexedLog(ABC):
     def changed_sessions(self) -> ChangedSessions | None:
         return None
 
+    async def may_live(self, node: str) -> bool:
+        return True
+
     @property
     def index_memory_bytes(self) -> int:
         return self._index.memory_bytes

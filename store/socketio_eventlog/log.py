@@ -270,6 +270,13 @@ class Log(Protocol):
         """
         ...
 
+    async def may_live(self, node: str) -> bool:
+        """Return False for a node that has ended, as far as the store knows. Raises StoreError.
+
+        A node may live again for the store, after a moment without a connection.
+        """
+        ...
+
     async def counts(self) -> tuple[int, int]:
         """Return the number of sessions and the number of events. Raises StoreUnavailable, StoreClosed."""
         ...

@@ -221,6 +221,9 @@ class VolatileLog:
     async def scrub(self) -> bool:
         return True
 
+    async def may_live(self, node: str) -> bool:
+        return True
+
     async def counts(self) -> tuple[int, int]:
         return 0, 0
 

@@ -13,8 +13,8 @@ from socketio_eventstore.adapter import departure_barrier
 from socketio_eventstore.adapter.messages import Message
 from socketio_eventstore.adapter.publishing import Publisher
 from socketio_eventstore.program.metric_families import ServerCollector
-from support.embedded import Seen, Socket
-from support.in_process_nodes import Nodes, nodes
+from support.embedded import Seen, Socket, until
+from support.in_process_nodes import NodeLog, Nodes, nodes
 from support.processes import DEADLINE
 
 
@@ -213,6 +213,29 @@ async def test_disconnect_handler_comes_before_connect_elsewhere(monkeypatch: py
             ("connect", b.sio),
         ]
         assert two.count(Departed) == 1
+
+
+async def test_killed_node_delays_no_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node without connections to the store has no handlers: nobody waits until its heartbeat is old."""
+    monkeypatch.setattr(departure_barrier, "DEPARTURE_TIMEOUT_SECONDS", 10 * DEADLINE)
+    ended = set[str]()
+
+    async def may_live(log: NodeLog, node: str) -> bool:
+        return node not in ended
+
+    monkeypatch.setattr(NodeLog, "may_live", may_live)
+    async with nodes(monkeypatch, lambda sio: sio.on("connect", lambda sid, environ: None)) as two:
+        a, b = two.servers
+        answer = await (await a.socket()).connect()
+        await two.until_applied()
+        two.log(0).deliveries.close()
+        moved = await b.socket()
+        connecting = asyncio.create_task(moved.connect(auth={"pid": answer["pid"]}))
+        await until(lambda: two.node(1).registry.get("/", answer["sid"]).departing)  # type: ignore[union-attr]
+        assert not connecting.done()
+        ended.add(two.log(0).node)
+        assert (await connecting)["sid"] == answer["sid"]
+        two.log(0).deliveries.open()
 
 
 async def test_stuck_handler_elsewhere_delays_no_client(

@@ -8,6 +8,7 @@ import pytest
 
 from socketio_eventlog.postgres import altered
 from socketio_eventlog.postgres.connection import Connection
+from socketio_eventlog.postgres.writer import Writer
 from support import postgres
 from support.postgres_nodes import joined_node
 from support.storing import event
@@ -46,3 +47,21 @@ async def test_a_cut_node_is_alive_for_a_joiner(url: str) -> None:
         async with joined_node(url) as other:
             assert [node.node for node in other.snapshot.nodes] == [one.log.node, other.log.node]
             await one.commit(event())
+
+
+async def test_a_node_without_connections_has_ended(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database knows which nodes have no connection any more, before they are declared dead."""
+
+    async def killed(writer: Writer) -> None:
+        """The end of a process writes nothing."""
+
+    async with joined_node(url) as one:
+        with monkeypatch.context() as patch:
+            patch.setattr(Writer, "leave", killed)
+            async with joined_node(url) as other:
+                assert await one.log.may_live(other.log.node)
+        connected = f"SELECT FROM pg_stat_activity WHERE application_name LIKE '% {other.log.node}'"
+        postgres.shared_cluster().until("postgres", f"SELECT 1 WHERE NOT EXISTS ({connected})")
+        assert not await one.log.may_live(other.log.node)
+        assert await one.log.may_live(one.log.node)
+        assert not await one.log.may_live("unknown")

@@ -113,6 +113,9 @@ class SimulatedReads:
     pruned_through: int
     is_durable = True
 
+    async def may_live(self, node: str) -> bool:
+        return True
+
     def missed_in_memory(
         self,
         namespace: str,

@@ -1,7 +1,8 @@
 """Disconnect handlers on one node before the connect handler on another.
 
 A node that reads the claim of another node for a session of its own appends ``Departed`` when its handlers
-have ended. The other node waits for it, but not for a node that may be dead.
+have ended. The other node waits for it, but not for a node that may be dead: one that is silent for long, or
+that has no connection to the store any more.
 """
 
 from __future__ import annotations
@@ -11,13 +12,18 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+from socketio_eventlog.errors import StoreError
 from socketio_eventlog.log import HEARTBEAT_SECONDS
-from socketio_eventstore.core.nodes import Nodes
-from socketio_eventstore.core.repeated_failures import RepeatedFailures
+from socketio_eventstore.adapter.handlers import HandlerCalls
+from socketio_eventstore.core.context import Context
 from socketio_eventstore.core.sessions import Session
 
 DEPARTURE_TIMEOUT_SECONDS: Final = 1.0
 """How long a connect handler waits for the handlers of another node."""
+LOOK_AFTER_SECONDS: Final = 0.1
+"""The time until the store is asked for the nodes that are waited for: those that live answer sooner."""
+LOOK_AGAIN_SECONDS: Final = 0.4
+"""The time between two such questions. A node whose connections were cut has another one before."""
 SILENT_SECONDS: Final = 2 * HEARTBEAT_SECONDS
 """A node whose last heartbeat is so old, on the uptime clock, is not waited for."""
 
@@ -25,40 +31,65 @@ SILENT_SECONDS: Final = 2 * HEARTBEAT_SECONDS
 class DepartureBarrier:
     """The connect handlers that wait for other nodes."""
 
-    def __init__(self, nodes: Nodes, failures: RepeatedFailures) -> None:
-        self._nodes = nodes
-        self._failures = failures
+    def __init__(self, context: Context, calls: HandlerCalls) -> None:
+        self._context = context
+        self._calls = calls
         self._waiting: dict[Session, asyncio.Event] = {}
+        self._ended = set[str]()
+        """The nodes that have ended, and are not declared dead yet: nobody has to wait for them."""
+        self._looking: asyncio.Task[None] | None = None
 
     async def wait(self, session: Session, is_needed: Callable[[], bool]) -> None:
         """Wait until no node has handlers of earlier claims, for ``DEPARTURE_TIMEOUT_SECONDS`` at most.
 
         ``is_needed``: whether the connect handler is to be called at all; asked again after ``look_again``.
         """
-        if not self._has_departing(session):
+        if not self._departing(session):
             return
         changed = self._waiting.setdefault(session, asyncio.Event())
+        look = asyncio.get_running_loop().call_later(LOOK_AFTER_SECONDS, self._look_for_ended_nodes)
         try:
             async with asyncio.timeout(DEPARTURE_TIMEOUT_SECONDS):
-                while is_needed() and self._has_departing(session):
+                while is_needed() and self._departing(session):
                     changed.clear()
                     await changed.wait()
         except TimeoutError:
             text = f"The handlers of {session.sid} may still run on another node; not waiting any longer"
-            self._failures.failed("departure barrier", text, level=logging.WARNING)
+            self._calls.failures.failed("departure barrier", text, level=logging.WARNING)
         finally:
+            look.cancel()
             if self._waiting.get(session) is changed:
                 del self._waiting[session]
+
+    def _look_for_ended_nodes(self) -> None:
+        if self._looking is None or self._looking.done():
+            self._looking = self._calls.start(self._note_ended_nodes())
+
+    async def _note_ended_nodes(self) -> None:
+        """Ask the store for the nodes that are waited for; believe the second answer that one has ended."""
+        suspected = set[str]()
+        while waited_for := {node for session in self._waiting for node in self._departing(session)}:
+            try:
+                silent = {node for node in waited_for if not await self._context.log.may_live(node)}
+            except StoreError:
+                return
+            if ended := silent & suspected:
+                self._ended |= ended
+                for changed in self._waiting.values():
+                    changed.set()
+            suspected = silent
+            await asyncio.sleep(LOOK_AGAIN_SECONDS)
 
     def look_again(self, session: Session) -> None:
         """Take note that something has happened to a session that may be waited for."""
         if (changed := self._waiting.get(session)) is not None:
             changed.set()
 
-    def _has_departing(self, session: Session) -> bool:
-        nodes = self._nodes
+    def _departing(self, session: Session) -> set[str]:
+        """Return the nodes that may still have handlers of earlier claims."""
+        nodes, found = self._context.nodes, set[str]()
         for node, _ in session.departing:
             record = nodes.get(node)
             if record is not None and nodes.uptime - record.alive <= SILENT_SECONDS:
-                return True
-        return False
+                found.add(node)
+        return found - self._ended

@@ -39,7 +39,7 @@ class Departures:
         self._application = application
         self._runtime = runtime
         self._calls = calls
-        self._barrier = DepartureBarrier(runtime.context.nodes, calls.failures)
+        self._barrier = DepartureBarrier(runtime.context, calls)
         self._promised: dict[Session, int] = {}
         """The claims for which another node waits until the handlers of the session have ended."""
 

@@ -325,6 +325,9 @@ class PostgresLog(IndexedLog):
         await self._maintenance.run(stored.vacuum)
         return True
 
+    async def may_live(self, node: str) -> bool:
+        return await self._reads.run(partial(stored.may_live, node=node))
+
     async def counts(self) -> tuple[int, int]:
         return await self._maintenance.run(stored.counts)
 

@@ -50,6 +50,12 @@ _HEAD: Final = """
 SELECT batch, chain, last, uptime, pruned_through FROM eventstore.batches, eventstore.log_state
 ORDER BY batch DESC LIMIT 1
 """
+# As eventstore.other_nodes: it shows only where the connections of a node reach this server directly.
+_MAY_LIVE: Final = """
+SELECT backend IS NULL OR coalesce(backend_start < pg_postmaster_start_time(), true) OR EXISTS (
+  SELECT FROM pg_stat_activity AS a WHERE right(a.application_name, length(n.node) + 1) = ' ' || n.node)
+FROM eventstore.nodes AS n WHERE node = %s
+"""
 _NODES: Final = "SELECT node, uptime, applied, floor FROM eventstore.living_nodes() ORDER BY number"
 _REPEATABLE: Final = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
 
@@ -120,6 +126,12 @@ async def prune_batches(connection: Connection, through: int) -> None:
 async def vacuum(connection: Connection) -> None:
     """Take deleted and replaced rows out of the tables of events, as far as no other program reads them."""
     await connection.execute("VACUUM eventstore.events, eventstore.attachments")
+
+
+async def may_live(connection: Connection, node: str) -> bool:
+    """Return False for a node that is gone, or whose connections are all closed."""
+    row: Any = await (await connection.execute(_MAY_LIVE, (node,))).fetchone()
+    return row is not None and bool(row[0])
 
 
 async def counts(connection: Connection) -> tuple[int, int]:
