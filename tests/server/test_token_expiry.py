@@ -85,11 +85,16 @@ async def ended_and_recovered(server: ServerProcess, client: Client) -> None:
     assert client.errors == [] and client.disconnects[0].startswith("transport ")  # close, or error of a poll
 
 
-def run_example(server: ServerProcess, tokens: list[str]) -> None:
+def tokens_of(issuer: Issuer) -> list[str]:
+    """A token that ends soon, but not before its client is connected, and the next one."""
+    return [issuer.token("ann", 10.0), issuer.token("ann", 900.0)]
+
+
+def run_example(server: ServerProcess, issuer: Issuer) -> None:
     """The client of the documentation recovers with its next token."""
     node = node_command()
     assert not isinstance(node, str)
-    command = [node[0], "-e", RUN_EXAMPLE % block("js"), node[-1], server.url, *tokens]
+    command = [node[0], "-e", RUN_EXAMPLE % block("js"), node[-1], server.url, *tokens_of(issuer)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         sid, recovered = json.loads(process.stdout.readline())
@@ -104,14 +109,13 @@ async def test_clients_recover_with_new_tokens(
     server: ServerProcess, issuer: Issuer, node: NodeClients
 ) -> None:
     """At the end of a token an official client comes back with a new one, and has missed nothing."""
-    tokens = [issuer.token("ann", 10.0), issuer.token("ann", 900.0)]
-    options: dict[str, Any] = {"tokens": tokens, "reconnectionDelay": 100}
-    clients = [
-        await node.client(server.url, transports=(name,), **options) for name in ("websocket", "polling")
-    ]
+    clients = []
+    for name in ("websocket", "polling"):
+        options: dict[str, Any] = {"tokens": tokens_of(issuer), "reconnectionDelay": 100}
+        clients.append(await node.client(server.url, transports=(name,), **options))
     await asyncio.gather(
         *(ended_and_recovered(server, client) for client in clients),
-        asyncio.to_thread(run_example, server, tokens),
+        asyncio.to_thread(run_example, server, issuer),
     )
     metrics = ask(server.port, "/metrics", Host="localhost").body.decode()
     assert re.search(r"^tokens_ended_total [3-9]", metrics, re.MULTILINE)
