@@ -249,7 +249,7 @@ async def test_handlers_get_the_request_of_aiohttp(path: Path) -> None:
 
 async def test_silent_connection_is_closed(path: Path) -> None:
     """A connection that sends nothing is closed after the timeout; one that has sent its bytes is not."""
-    async with door(path, timeout_seconds=0.01) as front:
+    async with door(path, timeout_seconds=1.0) as front:
         await front.sio.start()
         client = await front.server.client()
         host, _, port = front.server.url.split("/")[2].partition(":")

@@ -12,6 +12,7 @@ import pytest
 from socketio_eventstore.adapter import identity_limit
 from socketio_eventstore.core.sessions import State
 from support.embedded import Socket, answering_pings, away, serving, until
+from support.processes import DEADLINE
 from support.tokens import authentication, token_of
 
 
@@ -116,7 +117,7 @@ async def test_a_half_open_tab_locks_nobody_out(
     path: Path, monkeypatch: pytest.MonkeyPatch, binds: bool
 ) -> None:
     """While a client of the user does not answer, the next one tries again, and then takes its place."""
-    monkeypatch.setattr(identity_limit, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(identity_limit, "ANSWER_SECONDS", 0.5)
 
     def register(sio: Any) -> None:
         if binds:
@@ -126,7 +127,7 @@ async def test_a_half_open_tab_locks_nobody_out(
 
     auth = {"user": "ann"} if binds else {"token": token_of()}
     recovery = {"sessions_per_identity": 1}
-    async with serving(path, recovery=recovery, register=register, ping_timeout=1) as server:
+    async with serving(path, recovery=recovery, register=register, ping_timeout=3) as server:
         silent = await server.client(auth)
         for _ in range(2):
             early = await server.socket()
@@ -139,5 +140,6 @@ async def test_a_half_open_tab_locks_nobody_out(
         await until(lambda: session.state is not State.LIVE)
         second = await server.client(auth)
         assert [one.sid for one in registry if one.sid == second.sid or one.identity] == [second.sid]
+        monkeypatch.setattr(identity_limit, "ANSWER_SECONDS", DEADLINE)
         async with answering_pings(second):
             assert await answer_of(await server.socket(), "/", auth) == "sessions_per_identity"

@@ -45,7 +45,7 @@ async def test_isolated_node_closes_clients_and_joins_anew(
     pid = (await client.connect())["pid"]
     await two.until_applied()
     former = two.log(0)
-    monkeypatch.setattr(lease, "CONTACT_SECONDS", 0.5)
+    monkeypatch.setattr(lease, "CONTACT_SECONDS", 2.0)
     former.cut_off()
     assert await client.packet() is None
     monkeypatch.setattr(lease, "CONTACT_SECONDS", 9.0)
@@ -65,7 +65,7 @@ async def test_lonely_node_gives_up_too(monkeypatch: pytest.MonkeyPatch) -> None
         (server,) = one.servers
         client = await server.client()
         former = one.log(0)
-        monkeypatch.setattr(lease, "CONTACT_SECONDS", 0.5)
+        monkeypatch.setattr(lease, "CONTACT_SECONDS", 2.0)
         former.cut_off()
         assert await client.packet() is None
         monkeypatch.setattr(lease, "CONTACT_SECONDS", 9.0)
@@ -81,7 +81,7 @@ async def test_node_whose_effects_hang_joins_anew(two: Nodes, monkeypatch: pytes
     former = two.node(0)
     async with former.queue.effects.lock:
         await two.node(1).lease.beat()
-        monkeypatch.setattr(lease, "CONTACT_SECONDS", 0.5)
+        monkeypatch.setattr(lease, "CONTACT_SECONDS", 2.0)
         assert await client.packet() is None
         monkeypatch.setattr(lease, "CONTACT_SECONDS", 9.0)
         await until(lambda: a.manager.runtime is not None and two.node(0) is not former)

@@ -103,7 +103,7 @@ async def test_client_that_is_gone_gets_no_session(path: Path) -> None:
 async def test_silent_client_gets_no_session(path: Path) -> None:
     """A half-open connection with a slow claim answers no ping: the session goes to the next claim."""
     async with (
-        serving(path, ping_interval=1_000.0, ping_timeout=0.2) as server,
+        serving(path, ping_interval=1_000.0, ping_timeout=2.0) as server,
         pausable_commits(server) as commits,
     ):
         owner = await server.socket()
