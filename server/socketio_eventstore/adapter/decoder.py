@@ -18,9 +18,10 @@ _REFUSED_EVENTS: Final = RESERVED_EVENTS | {"*", "session_expired"}
 """The reserved names, the catch-all name, and the event that only the server raises; a client that sends
 one of them is disconnected."""
 
-_PLAIN: Final = re.compile(r"([23])(?:(/[^,?]*),)?([0-9]{1,15})?(\[.*)", re.DOTALL)
-"""A usual EVENT or ACK (Socket.IO protocol 5, "Packet encoding"). python-socketio's packet class takes five
-times as long to decode one."""
+_HEAD: Final = re.compile(r"([23])(?:(/[^,?]*),)?([0-9]{1,15})?(?=\[)")
+"""The part before the array of a usual EVENT or ACK (Socket.IO protocol 5, "Packet encoding").
+
+python-socketio's packet class takes five times as long to decode such a packet."""
 
 _CONNECT: Final = re.compile(r"0(?:(/[^,?]*),)?(\{.*)?", re.DOTALL)
 """A usual CONNECT, with or without ``auth``."""
@@ -47,13 +48,13 @@ _decoder = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
 _scan: Callable[[str, int], tuple[Any, int]] = _decoder.scan_once  # type: ignore[attr-defined]  # undocumented
 
 
-def _decode(text: str) -> Any:
-    """Decode a text that begins with the value.
+def _decode(text: str, start: int = 0) -> Any:
+    """Decode the value that begins at an index and ends with the text.
 
     ``JSONDecoder.decode`` first looks for white space, which takes as long as the rest. Raises ValueError.
     """
     try:
-        value, end = _scan(text, 0)
+        value, end = _scan(text, start)
     except StopIteration as error:
         raise ValueError("no value") from error
     if end < len(text) and text[end:].strip(_JSON_SPACE):
@@ -100,17 +101,19 @@ class Decoder:
         Raises InvalidPacket.
         """
         try:
-            match = _PLAIN.fullmatch(data) if self._is_standard and isinstance(data, str) else None
+            match = _HEAD.match(data) if self._is_standard and isinstance(data, str) else None
             if match is None or connection_id in self._incomplete:
                 pkt = self._add_rare(connection_id, data)
                 if pkt is None:
                     return None
             else:
-                digit, namespace, ack_id, content = match.groups()
+                digit, namespace, ack_id = match.groups()
                 kind = _EVENT if digit == "2" else _ACK
                 ack_id = None if ack_id is None else int(ack_id)
                 # As ``ClientPacket(...)``, without the function that a named tuple calls.
-                pkt = tuple.__new__(ClientPacket, (kind, namespace or "/", ack_id, _decode(content)))
+                pkt = tuple.__new__(
+                    ClientPacket, (kind, namespace or "/", ack_id, _decode(match.string, match.end()))
+                )
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
             raise InvalidPacket("not a Socket.IO packet") from error
         kind, _, _, values = pkt
