@@ -15,8 +15,8 @@ from socketio_eventlog.changed_sessions import LostChanges
 from socketio_eventlog.errors import StoreError
 from socketio_eventlog.session_changes import SessionEnd
 from socketio_eventstore.core.context import Context
-from socketio_eventstore.core.effects import end
 from socketio_eventstore.core.runtime import Runtime
+from socketio_eventstore.core.session_effects import end
 from socketio_eventstore.core.session_operations import EndSession
 from socketio_eventstore.core.sessions import Session
 

@@ -20,10 +20,11 @@ from socketio_eventlog.session_changes import (
     SessionResumed,
 )
 from socketio_eventstore.core.context import Context
-from socketio_eventstore.core.effects import claimed, end, resumed, step_back, take_effect
+from socketio_eventstore.core.effects import take_effect
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.operation import Operation, UnstoredOperation
 from socketio_eventstore.core.operations import SessionOperation
+from socketio_eventstore.core.session_effects import claimed, end, resumed, step_back
 from socketio_eventstore.core.sessions import ClientConnection, Session, SessionConnection, State
 
 ENDED_MEANWHILE: Final = "the token ended while the client connected"
