@@ -67,7 +67,7 @@ async def test_ping_timeout(path: Path, over: str) -> None:
     def register(sio: Any) -> None:
         sio.on("disconnect", lambda _, reason: seen(reason))
 
-    async with serving(path, register=register, ping_interval=0.25, ping_timeout=1.0) as server:
+    async with serving(path, register=register, ping_interval=0.25, ping_timeout=2.0) as server:
         if over == "polling":
             await (await server.polling()).connect()
         else:
