@@ -27,7 +27,7 @@ MAX_GROWTH_KIB = 150_000
 
 CONFIG: dict[str, dict[str, object]] = {
     "server": {"max_payload": MAX_PAYLOAD, "connect_timeout": 3.0, "ping_interval": 5.0},
-    "connection_state_recovery": {"max_disconnection_duration": 1.0},
+    "connection_state_recovery": {"max_disconnection_duration": 20.0},
     "store": {"prune_interval": 0.5},
     "limits": {"rooms_per_session": MANY + 1, "namespaces_per_connection": 2_000},
 }
