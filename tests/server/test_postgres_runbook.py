@@ -99,7 +99,7 @@ async def test_runbook(server: ServerProcess, primary: Cluster, standby: Cluster
     server.terminate()
     assert "events on" in await shell.run("Restore")
     await asyncio.to_thread(server.start)
-    again = await client.connected()
+    again = await client.reconnected()
     assert not again.recovered and again.sid != first.sid, "its offset is from beyond the backup"
     assert "rolled_back" in server.log
     await shell.run("Restore", 1)
