@@ -59,6 +59,7 @@ async def test_truth_after_a_restore(tmp_path: Path, node: NodeClients) -> None:
         await asyncio.to_thread(server.start)
 
         for client in (behind, ahead, quiet):
+            await client.gone()
             await client.connect()
         await behind.recovered_again()
         await behind.until(lambda: len(behind.events) == 3, "the missed events")

@@ -48,6 +48,7 @@ async def test_a_life_over_a_kill(server: ServerProcess, node: NodeClients) -> N
     live = emit(server, "live", room="red")
     await client.received("live", 1)
     server.kill()
+    await client.gone()
     server.start()
     missed = emit(server, "missed", "other", room="red")
     emit(server, "elsewhere", room="blue")
