@@ -1,4 +1,4 @@
-"""A chat with one room; the server calls ``register`` at its start."""
+"""A chat with a single room; the server calls ``register`` at the start."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from socketio_eventstore import AsyncServer, chat
 
 PAGES = chat.PAGES
-"""The page of the built-in chat; a folder with an ``index.html`` takes its place."""
+"""The page of the built-in chat; a folder with an ``index.html`` may replace the page."""
 
 LOBBY = "lobby"
 
@@ -21,7 +21,7 @@ def register(sio: AsyncServer) -> None:
     async def chat_message(sid: str, text: object) -> dict[str, str | None]:
         if not chat.is_message(text):
             return {"status": "refused", "reason": chat.REFUSAL}
-        # `await` ends when the event is on disk; the client gets the offset as its acknowledgement.
+        # `await` ends when the event is on disk; the client gets the offset as the acknowledgement.
         offset = await sio.emit("chat message", text, room=LOBBY)
         return {"status": "ok", "offset": offset}
 

@@ -19,7 +19,7 @@ PAGE = Path(__file__).with_name("index.html")
 
 
 class News(BaseModel):
-    """What is published with one request."""
+    """The body of a request that publishes."""
 
     topic: str
     text: str
@@ -36,7 +36,7 @@ sio.on("connect", connect)
 
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-    await sio.start()  # a database that cannot be opened ends the start here, with one clear line
+    await sio.start()  # an unusable database ends the start here, with one clear line
     yield
     await sio.shutdown()
 
@@ -53,7 +53,7 @@ async def page() -> FileResponse:
 async def publish(news: News) -> dict[str, str | None]:
     try:
         offset = await sio.emit("news", news.text, room=news.topic)
-    except StoreError as error:  # the event was not stored, so no client has received it
+    except StoreError as error:  # the event was not stored, so no client has received the event
         raise HTTPException(status_code=503, detail=str(error)) from error
     return {"offset": offset}
 
