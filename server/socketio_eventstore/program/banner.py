@@ -62,7 +62,7 @@ async def _banner(config: Config, sio: AsyncServer, listener: Listener, api_list
         lines += [
             f"Store {store.name} ({engine})",
             f"Durable: synchronous = {store.synchronous!r}, survives {_survives(store)}",
-            f"Found {sessions} sessions and {events} events",
+            f"Sessions: {sessions}, events: {events}",
         ]
     has_page = getattr(sys.modules[config.server.handlers], "PAGES", None) is not None
     url = listener.url_for_browsers()
