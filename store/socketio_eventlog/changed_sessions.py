@@ -7,6 +7,7 @@ applied it knows.
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Final, Generic, NamedTuple, TypeVar
 
@@ -58,13 +59,14 @@ class _LastChanges(Generic[_Key]):
     """By key the number of the last batch with a change, the oldest change first."""
 
     def __init__(self) -> None:
-        self._batches: dict[_Key, int] = {}
+        # Not a dict: to find its first key takes a look at all keys that were deleted before it.
+        self._batches: OrderedDict[_Key, int] = OrderedDict()
 
     def note(self, key: _Key, batch: int) -> None:
         self._batches.pop(key, None)
         self._batches[key] = batch
         while len(self._batches) > MAX_CHANGED:
-            del self._batches[next(iter(self._batches))]
+            self._batches.popitem(last=False)
 
     def since(self, batch: float) -> frozenset[_Key]:
         """Return the keys with a change in a batch or a later one."""
@@ -73,8 +75,10 @@ class _LastChanges(Generic[_Key]):
     def put_before(self, former: _LastChanges[_Key], batch: float) -> None:
         """Add the changes of a former life from before a batch."""
         mine = self._batches
-        kept = {key: number for key, number in former._batches.items() if number < batch and key not in mine}
-        self._batches = kept | mine
+        kept = [(key, number) for key, number in former._batches.items() if number < batch]
+        self._batches = OrderedDict(kept)
+        for key, number in mine.items():
+            self.note(key, number)
 
 
 class ChangedSessions:

@@ -61,3 +61,13 @@ def test_the_oldest_changes_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> No
     for number, sid in enumerate(("s1", "s2", "s1", "s3"), 2):
         former.note(batch(number, DataSaved("/", sid, "{}")))
     assert sids(ChangedSessions([("e1", 1), ("e2", 2)]), former) == {"s1", "s3"}
+
+
+def test_as_many_sessions_are_known_as_promised() -> None:
+    """Of more changed sessions than the bound, the newest are known."""
+    former = ChangedSessions([("e1", 1)])
+    count = changed_sessions.MAX_CHANGED + 1000
+    former.note(batch(2, *[DataSaved("/", str(number), "{}") for number in range(count)]))
+    lost = ChangedSessions([("e1", 1), ("e2", 2)]).follow_on(former)
+    assert lost is not None
+    assert lost.sessions == {("/", str(number)) for number in range(1000, count)}
