@@ -35,6 +35,10 @@ class NodeOutdated(NodeFenced):
     """A newer version of this program writes the log, and this one does not know how; nothing was stored."""
 
 
+class BatchNotTaken(NodeFenced):
+    """This server could not take a batch of the log, and has to begin anew."""
+
+
 class HistoryLost(StoreUnavailable):
     """The database has lost what took effect: an older state is back; nothing was stored."""
 

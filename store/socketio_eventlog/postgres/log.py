@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
@@ -26,6 +27,7 @@ from socketio_eventlog.changes import (
     Volatile,
 )
 from socketio_eventlog.errors import (
+    BatchNotTaken,
     HistoryLost,
     LogFull,
     NodeFenced,
@@ -63,6 +65,8 @@ from socketio_eventlog.room import Room, grows
 from socketio_eventlog.search import Found, Search
 from socketio_eventlog.segment import SEGMENT_LENGTH, Audience, Segment, SegmentChunk
 from socketio_eventlog.snapshot import Snapshot
+
+logger = logging.getLogger(__name__)
 
 _OF_NODES: Final = frozenset({NodeJoined, NodeDied, Heartbeat, Pruned})
 _UNSTORED: Final = frozenset({Volatile, Asked, Answered})
@@ -274,6 +278,8 @@ class PostgresLog(IndexedLog):
 
     def ended(self, error: NodeFenced | HistoryLost) -> None:
         """Give out nothing more."""
+        if isinstance(error, BatchNotTaken):
+            logger.error("%s", error, exc_info=error.__cause__)
         self._batches.fail(error)
 
     def _nudged(self) -> None:

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, Protocol
 
 from socketio_eventlog.altered import AlteredRange, AlteredRanges
 from socketio_eventlog.changes import Batch, Change, Committed, NodeDied
-from socketio_eventlog.errors import HistoryLost, NodeFenced
+from socketio_eventlog.errors import BatchNotTaken, HistoryLost, NodeFenced
 from socketio_eventlog.offsets import Epochs
 from socketio_eventlog.postgres.encoding import decode
 from socketio_eventlog.postgres.events import Seen
@@ -183,10 +183,19 @@ class Order:
     def _give_out(
         self, row: Row, own: int | None, changes: Sequence[Committed], chunks: Sequence[SegmentChunk]
     ) -> None:
+        """Give out the next batch. Raises BatchNotTaken, and then the order has ended."""
         self.seen = row.seen
         if self._chains is not None:
             self._chains[row.seen.batch] = row.seen.chain
-        self._receiver.committed(Batch(row.seen.batch, row.node, own, row.uptime, changes), chunks, row.size)
+        batch = Batch(row.seen.batch, row.node, own, row.uptime, changes)
+        try:
+            self._receiver.committed(batch, chunks, row.size)
+        except Exception as error:
+            # Given out in part, perhaps. Whoever went on would miss the batch without a sign.
+            fault = BatchNotTaken(f"Batch {batch.number}: {error!r}.")
+            fault.__cause__ = error
+            self.fail(fault)
+            raise fault from error
         self._progress.set()
 
     def take_altered(self, ranges: Sequence[AlteredRange], numbers: tuple[int, int]) -> None:

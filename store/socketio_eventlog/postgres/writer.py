@@ -20,6 +20,7 @@ import psycopg
 
 from socketio_eventlog.changes import Change, NodeDied
 from socketio_eventlog.errors import (
+    BatchNotTaken,
     HistoryLost,
     NodeFenced,
     NodeOutdated,
@@ -314,7 +315,7 @@ class Writer:
         order = self._order
         if isinstance(order.failure, HistoryLost):
             await self._begin_epoch()
-        if order.failure is not None and not isinstance(order.failure, NodeOutdated):
+        if order.failure is not None and not isinstance(order.failure, NodeOutdated | BatchNotTaken):
             return
         with suppress(StoreError):  # the lease ends without a word, too
             async with self._link.use(CLOSING_SECONDS) as connection:
