@@ -23,9 +23,11 @@ CREATE FUNCTION eventstore.follow_with_events(
   altered bigint, altered_through bigint, events text
 ) LANGUAGE plpgsql AS $$
 -- The rows of eventstore.follow, which flushes. The batches of other nodes have their events, in six columns
--- with chr(29) between them, their values with chr(30); but not a batch whose rows are not all there, or that
--- has attachments. A batch with which the events are more than p_events, or have more than p_bytes, is left
--- out, with all batches after it, and the last row, which is no batch, says so; but not if it is the first.
+-- with chr(29) between them, their values with chr(30); but not a batch whose rows are not all there, that
+-- has attachments or more than p_bytes, or that another history has replaced: each statement sees what was
+-- committed before it. A batch with which the events are more than p_events, or have more than p_bytes, is
+-- left out, with all batches after it, and the last row, which is no batch, says so; but not if it is the
+-- first.
 DECLARE
   v_events bigint := 0;
   v_bytes bigint := 0;
@@ -40,7 +42,11 @@ BEGIN
     CONTINUE WHEN v_more AND batch IS NOT NULL;
     events := CASE WHEN v_more THEN 'more' END;
     IF changes IS NOT NULL AND last > before THEN
-      SELECT count(*) FILTER (WHERE e.attachments = 0), sum(e.size_bytes) INTO v_plain, v_size
+      -- Of what is sent, rooms included: size_bytes is the size for clients. 0 if all rows are gone.
+      SELECT count(*) FILTER (WHERE e.attachments = 0),
+             coalesce(sum(octet_length(e.namespace) + octet_length(e.event) + octet_length(e.payload)
+                          + octet_length(coalesce(e.rooms, '')) + octet_length(coalesce(e.skip, ''))), 0)
+      INTO v_plain, v_size
       FROM eventstore.events AS e WHERE e."offset" > before AND e."offset" <= last;
       v_events := v_events + last - before;
       v_bytes := v_bytes + v_size;
@@ -55,7 +61,10 @@ BEGIN
         FROM (
           SELECT * FROM eventstore.events AS i WHERE i."offset" > before AND i."offset" <= last
           ORDER BY i."offset"
-        ) AS e;
+        ) AS e
+        HAVING EXISTS (
+          SELECT FROM eventstore.batches AS b
+          WHERE b.batch = follow_with_events.batch AND b.chain = follow_with_events.chain);
       END IF;
     END IF;
     RETURN NEXT;
