@@ -70,7 +70,7 @@ class RecentEvents:
         self._size_bytes = size_bytes
 
     def frames_of(self, recent: RecentEvent) -> Frames:
-        """Return the frames of one of the events. Raises TypeError or ValueError, as ``encode``."""
+        """Return the frames of one of the events. Raises what ``encode`` raises."""
         sequence, event, frames, _ = recent
         if frames is not None:
             return frames
