@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from socketio_eventlog.events import Event
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.recent_events import RecentEvents
 from support.storing import event
@@ -15,6 +16,29 @@ def test_frames_are_made_when_asked_for() -> None:
     recent.extend([])
     assert (recent.position, recent.begins_after, recent.total) == (4, 1, 4)
     assert [recent.frames_of(one).packets for one in recent.after(2)] == [("3 message",), ("4 message",)]
+
+
+def test_frames_are_made_once() -> None:
+    """All sessions that have missed an event share its frames, which go with the event."""
+    made: list[int] = []
+
+    def encode(sequence: int, one: Event) -> Frames:
+        made.append(sequence)
+        return Frames(str(sequence))
+
+    recent = RecentEvents(0, limit_bytes=1_000, limit_events=2, encode=encode)
+    recent.extend([(1, event(), None, 20), (2, event(), None, 20)])
+    first, second = recent.after(0)
+    assert recent.frames_of(first) is recent.frames_of(first)
+    assert recent.frames_of(second) is recent.frames_of(second)
+    assert made == [1, 2]
+    recent.extend([(3, event(), None, 20)])
+    assert list(recent._made) == [2]
+    recent.replace(2, event("redacted"), SENT)
+    assert [recent.frames_of(one).packets for one in recent.after(1)] == [SENT.packets, ("3",)]
+    assert list(recent._made) == [3]
+    recent.clear()
+    assert recent._made == {}
 
 
 def test_events_after_a_sequence_oldest_first() -> None:

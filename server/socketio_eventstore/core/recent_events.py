@@ -34,6 +34,8 @@ class RecentEvents:
         self._limit_events = limit_events
         self._encode = encode
         self._events: deque[RecentEvent] = deque()
+        self._made: dict[int, Frames] = {}
+        """The frames that were made later, by the sequences of their events: all sessions share them."""
         self._size_bytes = 0
         self.replaced = 0
         """The number of events that were replaced; the position does not tell."""
@@ -65,24 +67,30 @@ class RecentEvents:
     def _drop_oldest(self, size_bytes: int) -> None:
         events = self._events
         while size_bytes > self._limit_bytes or len(events) > self._limit_events:
-            self.begins_after, _, _, weight_bytes = events.popleft()
+            self.begins_after, _, frames, weight_bytes = events.popleft()
             size_bytes -= weight_bytes
+            if frames is None:
+                self._made.pop(self.begins_after, None)
         self._size_bytes = size_bytes
 
     def frames_of(self, recent: RecentEvent) -> Frames:
         """Return the frames of one of the events. Raises what ``encode`` raises."""
         sequence, event, frames, _ = recent
+        if frames is None:
+            frames = self._made.get(sequence)
         if frames is not None:
             return frames
         if self._encode is None:
             raise ValueError("there are no frames")
-        return self._encode(sequence, event)
+        frames = self._made[sequence] = self._encode(sequence, event)
+        return frames
 
     def replace(self, sequence: int, event: Event, frames: Frames) -> None:
         """Put another event in the place of one, if it is here."""
         for place, (found, _, _, weight_bytes) in enumerate(self._events):
             if found == sequence:
                 self._events[place] = (sequence, event, frames, event.weight_bytes)
+                self._made.pop(sequence, None)
                 self._size_bytes += event.weight_bytes - weight_bytes
                 self.replaced += 1
                 return
@@ -94,6 +102,7 @@ class RecentEvents:
     def clear(self) -> None:
         """Forget all events, since one of them is missing: replays read the store."""
         self._events.clear()
+        self._made.clear()
         self._size_bytes = 0
         self.begins_after = self.position
 
