@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from socketio_eventstore.core.sessions import State
-from socketio_eventstore.transport.engine import COMPRESSED_AT_ONCE_BYTES
+from socketio_eventstore.transport.http_responses import COMPRESSED_AT_ONCE_BYTES
 from support.embedded import Polling, Seen, Server, serving, until
 
 # Handshake ------------------------------------------------------------------------------------------

@@ -9,22 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from base64 import b64decode
-from collections import Counter
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, Protocol
+from collections.abc import Collection, Sequence
+from typing import Any
 
 from socketio_eventstore.core.frames import CLOSE, NOOP, PING, RECORD_SEPARATOR, Frames
-from socketio_eventstore.core.repeated_failures import RepeatedFailures
 from socketio_eventstore.core.sessions import ClientConnection
 from socketio_eventstore.transport.address_limits import AddressPlace
+from socketio_eventstore.transport.engine_server import EngineServer
 from socketio_eventstore.transport.heartbeat import Heartbeat
 from socketio_eventstore.transport.inbox import Inbox
 from socketio_eventstore.transport.inbox_owner import InvalidPacket
-from socketio_eventstore.transport.packet_log import PacketLog
 from socketio_eventstore.transport.poll_buffer import PollBuffer
-from socketio_eventstore.transport.rate_limits import RateLimitedInbox, RateLimits
+from socketio_eventstore.transport.rate_limits import RateLimitedInbox
 from socketio_eventstore.transport.request_head import RequestHead
-from socketio_eventstore.transport.shared_rounds import SharedRounds
 from socketio_eventstore.transport.websocket import Receiver, WebSocket
 
 logger = logging.getLogger(__name__)
@@ -34,34 +31,6 @@ POSTED_PACKETS_PER_STEP = 25
 allow fewer where many clients send."""
 HANDLERS_AT_ONCE = 10_000
 """The most running handlers of one connection. Further packets are queued, and at last reading pauses."""
-
-
-HandleMessage = Callable[["EngineConnection", "str | bytes"], "asyncio.Task[None] | None"]
-"""Handles an Engine.IO message. Returns the task of the started handler, if any."""
-
-
-class EngineServer(Protocol):
-    """The Engine.IO server as its connections see it. ``engine.Engine`` describes the attributes."""
-
-    ping_interval: float
-    ping_timeout: float
-    max_client_buffer: int
-    handlers_at_once: int
-    slow_clients: int
-    received_bytes: int
-    pending: int
-    rate_limits: RateLimits
-    shared_rounds: SharedRounds
-    refused_handshakes: Counter[str]
-    failures: RepeatedFailures
-    sockets: dict[str, EngineConnection]
-    reason: Any
-    connection_closed: Callable[[EngineConnection, str], None]
-    handle_message: HandleMessage
-    ping_written: Callable[[EngineConnection], None]
-    sessions_left: Callable[[EngineConnection], None]
-    flush: Callable[[], None]
-    packet_log: PacketLog | None
 
 
 class InvalidRequest(Exception):

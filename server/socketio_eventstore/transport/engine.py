@@ -9,7 +9,6 @@ Source: Engine.IO protocol 4, "HTTP long-polling" and "Upgrade".
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -25,18 +24,18 @@ from socketio_eventstore.transport.access_rules import AccessRefused, AccessRule
 from socketio_eventstore.transport.address_limits import AddressLimits
 from socketio_eventstore.transport.aiohttp_websocket import AiohttpWebSocket
 from socketio_eventstore.transport.asgi_environ import translate_request
-from socketio_eventstore.transport.asgi_transport import find_transport
-from socketio_eventstore.transport.asgi_websocket import AsgiWebSocket, can_deny, deny
+from socketio_eventstore.transport.asgi_websocket import AsgiWebSocket
 from socketio_eventstore.transport.connection import (
     HANDLERS_AT_ONCE,
     EngineConnection,
-    HandleMessage,
     InvalidRequest,
 )
+from socketio_eventstore.transport.engine_server import HandleMessage
 from socketio_eventstore.transport.handshakes import (
     parse_query,
     wants_websocket,
 )
+from socketio_eventstore.transport.http_responses import HttpResponses
 from socketio_eventstore.transport.opening import Opening
 from socketio_eventstore.transport.polls_at_shutdown import PollsAtShutdown
 from socketio_eventstore.transport.rate_limits import RateLimits
@@ -47,18 +46,12 @@ from socketio_eventstore.transport.responses import (
     UNKNOWN_SESSION,
     UNKNOWN_TRANSPORT,
     RequestRefused,
-    Response,
     plain_response,
 )
 from socketio_eventstore.transport.shared_rounds import SharedRounds
 from socketio_eventstore.transport.unread_responses import UnreadResponses
 from socketio_eventstore.transport.upgrade import Upgrade
 from socketio_eventstore.transport.websocket import Environ
-
-COMPRESSED_AT_ONCE_BYTES: Final = 50_000
-"""The largest response that is compressed on the event loop, in 1 to 2 ms. A response to a poll may have some
-megabytes, and a thread compresses them without the GIL."""
-
 
 _HOOKS: Final = (
     "_generate_sid_cookie",
@@ -69,7 +62,7 @@ _HOOKS: Final = (
 """The private methods of python-engineio that ``Engine`` calls or replaces."""
 
 
-class Engine(Opening, engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is not typed
+class Engine(Opening, HttpResponses, engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is not typed
     """python-engineio's server with ``EngineConnection`` and with replaced request handling.
 
     ``adopt`` turns an existing server object into this class: applications may have made the server
@@ -88,8 +81,6 @@ class Engine(Opening, engineio.AsyncServer):  # type: ignore[misc]  # python-eng
     """The bytes of all packets from clients."""
     polls_at_shutdown: PollsAtShutdown
     """The polls that wait on uvicorn."""
-    unread: UnreadResponses
-    """The TCP connections whose client has not read a response."""
     connection_closed: Callable[[EngineConnection, str], None]
     """Called at once when a connection closes, with python-engineio's reason."""
     handle_message: HandleMessage
@@ -211,17 +202,6 @@ class Engine(Opening, engineio.AsyncServer):  # type: ignore[misc]  # python-eng
         await self._compress(response, environ)
         return await self._send_response(response, environ)
 
-    async def _send_response(self, response: Response, environ: Environ) -> Any:
-        """Send a response. A client that does not read the response loses its TCP connection."""
-        timeout = self.ping_interval + self.ping_timeout  # by then a client without a ping has given up
-        send = environ.get("asgi.send")
-        transport = find_transport(send) if send is not None else environ["aiohttp.request"].transport
-        if transport is not None:
-            self.unread.watch(transport, timeout)
-        if send is not None and can_deny(environ["asgi.scope"]):
-            return await deny(environ, response, self._cors_headers(environ))
-        return await self._make_response(response, environ)
-
     async def _respond(self, head: RequestHead) -> Any:
         self.check_access(head)
         method = head.method
@@ -261,18 +241,6 @@ class Engine(Opening, engineio.AsyncServer):  # type: ignore[misc]  # python-eng
                 connection.abort("the client sent more than max_payload")
                 raise InvalidRequest
         return body
-
-    async def _compress(self, response: Response, environ: Environ) -> None:
-        if not self.http_compression or len(response["response"]) < self.compression_threshold:
-            return
-        for encoding in environ.get("HTTP_ACCEPT_ENCODING", "").split(","):
-            method = encoding.split(";")[0].strip()
-            if method in self.compression_methods:
-                compress, body = getattr(self, "_" + method), response["response"]
-                is_large = len(body) > COMPRESSED_AT_ONCE_BYTES
-                response["response"] = await asyncio.to_thread(compress, body) if is_large else compress(body)
-                response["headers"].append(("Content-Encoding", method))
-                return
 
 
 def _kind(driver: dict[str, Any]) -> str:

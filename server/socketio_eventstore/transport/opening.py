@@ -14,7 +14,8 @@ from socketio_eventstore.core.packets import quoted
 from socketio_eventstore.core.random_ids import random_id
 from socketio_eventstore.transport.aiohttp_websocket import AiohttpWebSocket
 from socketio_eventstore.transport.asgi_websocket import AsgiWebSocket
-from socketio_eventstore.transport.connection import EngineConnection, EngineServer
+from socketio_eventstore.transport.connection import EngineConnection
+from socketio_eventstore.transport.engine_server import EngineServer
 from socketio_eventstore.transport.handshake_limits import HandshakeLimits
 from socketio_eventstore.transport.handshakes import (
     PYTHON_POLL_PACKETS,
