@@ -62,15 +62,30 @@ class Nudges:
             # The answer may bring older hints: PgBouncer gives the connection of another listener to LISTEN.
             self._listens += 1
             self.send()  # to itself, too
-            report_at = asyncio.get_running_loop().time() + PROBE_SECONDS
-            while True:
-                async for notification in connection.notifies(timeout=PROBE_SECONDS, stop_after=1):
-                    self._take(notification.payload)
-                # Hints of other nodes end the iteration at any time.
-                if not self.are_alive and asyncio.get_running_loop().time() >= report_at:
+            async for notification in connection.notifies(timeout=0):  # those that came with the answer
+                self._take(notification.payload)
+            loop = asyncio.get_running_loop()
+            # Not by connection.notifies, which takes 0.3 ms of processor time for each hint that comes alone.
+            ended = loop.create_future()
+            descriptor = connection.fileno()
+            loop.add_reader(descriptor, self._receive, connection.pgconn, ended)
+            try:
+                await asyncio.wait([ended], timeout=PROBE_SECONDS)
+                if not self.are_alive and not ended.done():
                     self._report()
-                if connection.closed:
-                    raise ConnectionLost
+                await ended
+            finally:
+                loop.remove_reader(descriptor)
+
+    def _receive(self, connection: psycopg.pq.abc.PGconn, ended: asyncio.Future[None]) -> None:
+        """Take the hints that have arrived; end the listening with the connection."""
+        try:
+            connection.consume_input()
+            while (notification := connection.notifies()) is not None:
+                self._take(notification.extra.decode())
+        except psycopg.Error:
+            if not ended.done():
+                ended.set_exception(ConnectionLost())
 
     def _take(self, hint: str) -> None:
         if hint == self._hint:
