@@ -68,6 +68,47 @@ async def test_audience_of_older_segments_is_known(store: Store) -> None:
         assert not await is_incomplete(log, "a", after=1003)
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM index_lists",
+        'DELETE FROM index_lists WHERE audience = \'["/","a"]\'',
+        "UPDATE index_lists SET offsets = substr(offsets, 1, 10)",
+        'UPDATE index_lists SET audience = \'["/","c"]\' WHERE audience = \'["/","a"]\'',
+    ],
+)
+async def test_changes_of_the_index_are_noticed(path: Path, statement: str) -> None:
+    """Without a list of the index, clients of the room would miss events: all of the segment are altered."""
+    async with opened(path) as log:
+        await commit(log, [event(rooms=(room,)) for room in "ab" * (SEGMENT_LENGTH // 2)])
+        await commit(log, [event(rooms=("a",))] * 2)
+        await commit(log, [event(rooms=("a",))])
+    assert sqlite(path, "SELECT count(*) FROM index_lists") == "2\n"
+    sqlite(path, statement)
+    assert (
+        sqlite(path, "SELECT first, last, audience_lost FROM altered_ranges") == f"0|{SEGMENT_LENGTH - 1}|1\n"
+    )
+    async with opened(path) as log:
+        assert await is_incomplete(log, "a")
+        assert not await is_incomplete(log, "a", after=SEGMENT_LENGTH)
+
+
+async def test_the_server_prunes_its_index(path: Path) -> None:
+    """The server's own deletion of a segment, and of an unfinished one, is no change of another program."""
+    async with opened(path) as log:
+        for _ in range(2):
+            await commit(log, [event(rooms=(room,)) for room in "ab" * (SEGMENT_LENGTH // 2)])
+        await commit(log, [event(rooms=("a",))])
+        await commit(log, [event(rooms=("a",)), Pruned(SEGMENT_LENGTH - 1)])
+    sqlite(path, f"INSERT INTO index_lists VALUES ({3 * SEGMENT_LENGTH}, '[\"/\",\"a\"]', x'0000', 1)")
+    async with opened(path) as log:
+        assert (
+            sqlite(path, "SELECT group_concat(DISTINCT generation) FROM index_lists") == f"{SEGMENT_LENGTH}\n"
+        )
+        assert sqlite(path, "SELECT count(*) FROM altered_ranges") == "0\n"
+        assert not await is_incomplete(log, "a")
+
+
 async def test_ranges_are_pruned_with_their_events(path: Path) -> None:
     """Pruning deletes the notes with the events, and later notes are found all the same."""
     async with opened(path) as log:

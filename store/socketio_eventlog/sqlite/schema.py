@@ -19,7 +19,7 @@ from socketio_eventlog.sqlite import files, leftover_wal
 from socketio_eventlog.sqlite.database import StoreConnection
 from socketio_eventlog.sqlite.lock import Lock
 
-HEAD_REVISION: Final = "0010"
+HEAD_REVISION: Final = "0011"
 """The newest migration. A database of the newest revision opens without the import of alembic (0.3 s)."""
 APPLICATION_ID: Final = 0x53696F45
 """The number in the file's header, written by the first migration."""
