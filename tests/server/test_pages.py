@@ -21,6 +21,10 @@ def folder(tmp_path: Path) -> Path:
     (pages / "index.html").write_text("index")
     (pages / "css" / "deep" / "a.css").write_text("style")
     (pages / "css" / "index.html").write_text("index of css")
+    (folder / "data").mkdir(exist_ok=True)
+    for hidden in (".env", ".git/config", "css/.secret", ".well-known/a"):
+        (pages / hidden).parent.mkdir(exist_ok=True)
+        (pages / hidden).write_text("hidden")
     return folder
 
 
@@ -48,6 +52,7 @@ def test_pages(folder: Path, pages: str) -> None:
         assert get(address, "/pages/index.html") == (200, "index")
         assert get(address, "/pages/css/deep/a.css") == (200, "style")
         assert get(address, "/pages/css/") == (200, "index of css")
+        assert get(address, "/pages/.well-known/a") == (200, "hidden")
         nothing = (404, "There is no such page.")
         for path in (
             "/pages/css",
@@ -61,6 +66,10 @@ def test_pages(folder: Path, pages: str) -> None:
             "/pages/%2fetc/passwd",
             "/pages/a%00b",
             "/pages/index.html/a",
+            "/pages/.env",
+            "/pages/.git/config",
+            "/pages/css/.secret",
+            "/pages/%2eenv",
         ):
             assert get(address, path) in (nothing, (404, "404: Not Found")), path
     assert "Traceback" not in (folder / "log").read_text()
@@ -69,8 +78,10 @@ def test_pages(folder: Path, pages: str) -> None:
 @pytest.mark.parametrize(
     ("pages", "error"),
     [
-        ('""', "PAGES is empty; '.' is the folder of the module"),
+        ('""', "PAGES is empty; name a folder of its own"),
         ("42", "PAGES must be the path of a folder, not int"),
+        ('"."', "PAGES: {folder} is public, and {folder} is in it"),
+        ('"data"', "PAGES: {folder}/data is public, and {folder}/data/events.db is in it"),
         ('"none"', "PAGES: there is no folder {folder}/none"),
         ('"handlers.py"', "PAGES: there is no folder {folder}/handlers.py"),
         ("'a' * 300", "PAGES cannot be used: [Errno 36] File name too long: '{folder}/" + "a" * 300 + "'"),

@@ -107,7 +107,8 @@ async def build(config: Config, *, is_stored: bool = True) -> ServerParts:
             private_app.add_subapp(path, mounted)
         elif not settings.path.startswith(path):
             app.add_subapp(path, mounted)
-    add_routes(app, settings.path, pages_of(module, settings.handlers), sio)
+    pages = pages_of(module, settings.handlers, private=(config.folder, config.store.path))
+    add_routes(app, settings.path, pages, sio)
     add_metrics(app, private_app, sio, keys)
     sio.attach(app, settings.path)
     return ServerParts(app, private_app, owner_app, sio, keys, inspector, links)

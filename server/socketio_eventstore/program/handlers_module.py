@@ -6,7 +6,7 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -57,11 +57,11 @@ async def register_handlers(module: ModuleType, sio: AsyncServer, name: str) -> 
         raise _failed(name, error) from error
 
 
-def pages_of(module: ModuleType, name: str) -> Path | None:
+def pages_of(module: ModuleType, name: str, private: Iterable[Path] = ()) -> Path | None:
     """Return the absolute folder ``PAGES`` of the module; None without pages.
 
-    ``PAGES`` is a path or a text. A relative path counts from the folder of the module's file. Raises
-    HandlersError.
+    ``PAGES`` is a path or a text. A relative path counts from the folder of the module's file. Everything in
+    the folder is public, so it must not contain the ``private`` paths. Raises HandlersError.
     """
     pages = getattr(module, "PAGES", None)
     if pages is None:
@@ -70,7 +70,7 @@ def pages_of(module: ModuleType, name: str) -> Path | None:
         kind = type(pages).__name__
         raise HandlersError(f"handlers = {name!r}: PAGES must be the path of a folder, not {kind}")
     if not os.fspath(pages):
-        raise HandlersError(f"handlers = {name!r}: PAGES is empty; '.' is the folder of the module")
+        raise HandlersError(f"handlers = {name!r}: PAGES is empty; name a folder of its own")
     home = Path(module.__file__ or "").absolute().parent
     try:
         folder = (home / Path(os.fsdecode(pages)).expanduser()).resolve()
@@ -79,6 +79,9 @@ def pages_of(module: ModuleType, name: str) -> Path | None:
         raise HandlersError(f"handlers = {name!r}: PAGES cannot be used: {error}") from error
     if not is_folder:
         raise HandlersError(f"handlers = {name!r}: PAGES: there is no folder {folder}")
+    for path in private:
+        if path.resolve().is_relative_to(folder):
+            raise HandlersError(f"handlers = {name!r}: PAGES: {folder} is public, and {path} is in it")
     return folder
 
 

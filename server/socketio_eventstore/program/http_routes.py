@@ -83,10 +83,11 @@ def add_routes(app: web.Application, path: str, pages: Path | None, sio: AsyncSe
 def _file_in(folder: Path, name: str) -> Path | None:
     """Return the file of a request in a folder or its subfolders; None for an absent file.
 
-    A name that ends in a slash stands for the ``index.html`` of a subfolder.
+    A name that ends in a slash stands for the ``index.html`` of a subfolder. Names that begin with a dot are
+    hidden, such as ``.env`` and ``.git``; only ``.well-known`` is not.
     """
     path = PurePosixPath(f"{name}index.html" if name.endswith("/") else name)
-    if path.is_absolute() or ".." in path.parts:
+    if path.is_absolute() or any(part.startswith(".") and part != ".well-known" for part in path.parts):
         return None
     file = folder / path
     try:
