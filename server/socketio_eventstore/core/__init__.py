@@ -1,1 +1,1 @@
-"""Sessions, the commit queue and the fan-out: what python-socketio and the transports stand on."""
+"""Sessions, the commit queue and the fan-out: the base of the adapter and the transports."""

@@ -1,4 +1,4 @@
-"""Batches are appended to the log, again while it is locked; a bad group fails alone."""
+"""The appends of batches to the log, with retries while the log is locked; a bad group fails alone."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BUSY_PAUSE_SECONDS = 0.01
 
 
 class Appending:
-    """Appends the changes of one batch after the other, and waits for their effects."""
+    """Appends the changes of one batch after the other, and waits for the effects."""
 
     def __init__(
         self,
@@ -54,10 +54,10 @@ class Appending:
         self.is_closing = False
         """Whether a locked log is no more waited for."""
         self.failed_commits = 0
-        """The number of appends that failed, those for the search of a bad group included."""
+        """The number of failed appends, including the search for a bad group."""
 
     async def process(self, groups: Sequence[Group]) -> None:
-        """Append the changes of groups as one batch; what cannot be stored is refused."""
+        """Append the changes of groups as one batch; refuse the groups that cannot be stored."""
         changes: list[Change] = [*self._pending.by_session.values()]
         pending, counts = len(changes), []
         for operations, _, _, _ in groups:
@@ -82,9 +82,10 @@ class Appending:
         self.failures_in_a_row = 0
 
     async def _append_parts(self, groups: Sequence[Group], error: StoreError) -> None:
-        """Find the bad group by halves: it fails alone, and the good groups keep their order.
+        """Find the bad group by halves: the bad group fails alone, and the good groups keep their order.
 
-        One bad group costs the others two transactions for each halving, and not one for each group.
+        A bad group costs the others two transactions for each halving, instead of a transaction for each
+        group.
         """
         if isinstance(error, StoreRejected) and self._pending.by_session:
             try:
@@ -118,7 +119,7 @@ class Appending:
                 await self.process(list(run))
 
     async def _append_pending(self, changes: Sequence[SessionChange]) -> None:
-        """Store pending changes without other operations, and put aside each that the store rejects."""
+        """Store pending changes without other operations, and put aside each rejected change."""
         try:
             await self._append_with_retry(changes, (), (), len(changes))
         except StoreRejected as error:
@@ -133,7 +134,7 @@ class Appending:
     async def _append_with_retry(
         self, changes: Sequence[Change], groups: Sequence[Group], counts: Sequence[int], pending: int
     ) -> None:
-        """Append changes and wait until they have taken effect. Raises StoreError."""
+        """Append changes and wait for their effects. Raises StoreError."""
         loop = self._loop
         deadline = loop.time() + BUSY_TIMEOUT_SECONDS
         while True:
@@ -166,7 +167,7 @@ class Appending:
         try:
             await taken_effect
         except asyncio.CancelledError:
-            # Also in the middle of its effects, which may end later than this task.
+            # Also during the effects, which may end later than this task.
             if taken_effect.cancelled() or taken_effect.exception() is not None:
                 self._effects.unsettled = Unsettled(appended, place)
             raise

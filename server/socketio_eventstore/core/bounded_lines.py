@@ -1,4 +1,4 @@
-"""Log lines about single clients, bounded: thousands of them may come, or go, within a second."""
+"""Log lines about single clients, bounded: thousands of clients may connect or disconnect within a second."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ LINES_PER_SECOND: Final = 20
 
 
 class BoundedLines:
-    """Lets a number of lines pass in each second, and counts the others in one line at its end.
+    """Lets a number of lines pass in each second, and counts the others in a line at the second's end.
 
-    At the level DEBUG all lines pass. A line costs up to a tenth of a connection; the question whether it
-    may pass costs next to nothing.
+    At the level DEBUG all lines pass. A line costs up to a tenth of a connection; the check costs next to
+    nothing.
     """
 
     def __init__(self, logger: logging.Logger, what: str, lines_per_second: int = LINES_PER_SECOND) -> None:
-        """``what`` names the things that have lines, in the plural."""
+        """``what`` names the subject of the lines, in the plural."""
         self.logger = logger
         self._what = what
         self._lines_per_second = lines_per_second
         self._lines = 0
         self._left_out = 0
         self._loop: asyncio.AbstractEventLoop | None = None
-        """The event loop whose timer ends the present second; None between two of them."""
+        """The event loop whose timer ends the present second; None between two such seconds."""
 
     def admit(self) -> bool:
         """Whether the caller is to log a line at the level INFO now. Call this on the event loop."""

@@ -1,9 +1,10 @@
-"""One queue and one order: operations are appended in batches, and take effect as they come out of the log.
+"""One queue and one order: operations are appended in batches, and take effect in the order of the log.
 
-Everything that changes the view of a client is an operation (see ``operation``). The queue drains the
-waiting operations and appends the changes of all of them to the log in one transaction. There is no timer:
-during one append the next batch gathers (group commit). Effects come from the log alone, in its order, own
-ones and those of other nodes; unstored operations take effect at their place between the own ones.
+Everything that changes the view of a client is an operation (see ``operation``). The queue drains the waiting
+operations and appends the changes of all of them to the log in one transaction. There is no timer: during one
+append the next batch gathers (group commit). Effects come from the log alone, in the order of the log, for
+own changes and changes of other nodes; unstored operations take effect at their place between the own
+operations.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ logger = logging.getLogger(__name__)
 
 QUEUE_OPERATIONS = 100_000
 QUEUE_BYTES = 256_000_000
-"""Limits of the queue. An emit beyond them raises QueueFull instead of growing the memory. A client whose
-handlers have more waiting than there is room left is refused before the queue is full, so that its neighbours
-find room: one such client gets a half, two get a third each, and so on."""
+"""Limits of the queue. An emit beyond the limits raises QueueFull instead of growing the memory. A client
+with more waiting operations than the remaining room is refused before the queue is full, which leaves room
+for other clients: a single such client gets a half, two get a third each, and so on."""
 
 
 class QueueFull(StoreUnavailable):
@@ -44,7 +45,7 @@ class QueueFull(StoreUnavailable):
 
 
 class CommitQueue:
-    """Appends operations in batches, and lets the batches of the log take effect in their order."""
+    """Appends operations in batches, and lets the batches of the log take effect in order."""
 
     def __init__(self, context: Context, flush_schedule: FlushSchedule) -> None:
         self.context = context
@@ -56,7 +57,7 @@ class CommitQueue:
         self._is_full = False
         self._is_half_full = False
         self._wake: asyncio.Future[None] | None = None
-        """What ``run`` waits for while nothing waits to be appended."""
+        """The future on which ``run`` waits while no operation waits."""
         self._is_closed = False
         self._failures = RepeatedFailures(logger)
         self.store_health = StoreHealth()
@@ -70,21 +71,21 @@ class CommitQueue:
 
     @property
     def position(self) -> int:
-        """The sequence of the last event that has taken effect."""
+        """The sequence of the last event in effect."""
         return self.context.recent_events.position
 
     @property
     def waiting_operations(self) -> int:
-        """The number of operations that wait for their batch."""
+        """The number of waiting operations."""
         return self._waiting_operations
 
     @property
     def waiting_bytes(self) -> int:
-        """The weight of the operations that wait for their batch."""
+        """The weight of the waiting operations."""
         return self._waiting_bytes
 
     def enqueue(self, *group: Operation) -> None:
-        """Append operations to the order without waiting; all of them are stored, or none.
+        """Append operations to the order without waiting; all are stored, or none.
 
         For facts that must be recorded, such as a lost connection, also when the queue is full. Raises
         StoreClosed after ``close``.
@@ -109,7 +110,7 @@ class CommitQueue:
     def submit(self, *group: Operation) -> asyncio.Future[Any]:
         """Append operations to the order; the future ends when they have taken effect.
 
-        The call itself takes the place in the order, so the order of calls is the order of the log. The
+        The call itself fixes the place in the order, so the order of calls is the order of the log. The
         future gives the result of the last operation, and raises StoreError when the changes could not be
         stored. Cancelling the future leaves the operations in the order. Raises QueueFull when too many
         operations wait, or too many of the client whose packet is handled; StoreClosed after ``close``.
@@ -140,7 +141,7 @@ class CommitQueue:
                 leave(self._waiting)
 
     async def take_effects(self) -> None:
-        """Let the batches of the log take effect, until the log is closed or this node has to end."""
+        """Let the batches of the log take effect, until the log is closed or the node has to end."""
         try:
             async for batch in self.context.log.batches():
                 await self.effects.take_effects_of(batch)
@@ -148,7 +149,7 @@ class CommitQueue:
             self.store_health.failed(error)
 
     def retry_pending_changes(self) -> None:
-        """Try again to store the session changes that an earlier commit could not store."""
+        """Try again to store pending session changes."""
         if not self._is_closed and self._pending.retry():
             self._put((), None)
 
@@ -158,7 +159,7 @@ class CommitQueue:
         self._wake_up()
 
     def _put(self, group: Sequence[Operation], result: asyncio.Future[object] | None) -> bool:
-        """Let a group wait for its batch. Return False if nothing has to be stored before it takes effect.
+        """Let a group wait for its batch. Return False if the group can take effect without a commit.
 
         Raises StoreClosed.
         """
@@ -200,7 +201,7 @@ class CommitQueue:
         self._is_full = operations >= QUEUE_OPERATIONS or size_bytes >= QUEUE_BYTES
 
     def _check_room(self) -> None:
-        """Raise QueueFull if the queue is full, or if the client has more in it than there is room left."""
+        """Raise QueueFull for a full queue, or if the client's waiting operations exceed the room left."""
         if self._is_full:
             raise self._full()
         sender = current_sender.get()
@@ -216,7 +217,7 @@ class CommitQueue:
             )
 
     def _full(self) -> QueueFull:
-        """Count a refusal, and return the error for it."""
+        """Count a refusal, and return the error."""
         operations, size_bytes = self._waiting_operations, self._waiting_bytes
         self.refused["queue_full"] += 1
         return QueueFull(f"{operations} operations of {size_bytes} bytes are waiting.")

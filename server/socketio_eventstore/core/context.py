@@ -29,17 +29,17 @@ class Context:
     position_history: PositionHistory
     """The positions by which events are old enough to be deleted."""
     begin_replay: Callable[[Session], None]
-    """Called with a session that was just accepted, to send the missed events."""
+    """Called with a newly accepted session, to send the missed events."""
     listener: SessionListener
 
     @property
     def position(self) -> int:
-        """The sequence of the last event that has taken effect."""
+        """The sequence of the last event in effect."""
         return self.recent_events.position
 
     @property
     def uptime(self) -> float:
-        """The uptime in seconds of the last batch that has taken effect."""
+        """The uptime in seconds of the last batch in effect."""
         return self.nodes.uptime
 
     @property

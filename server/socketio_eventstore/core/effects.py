@@ -1,7 +1,7 @@
-"""The effects of changes on this node, for own changes and those of other nodes.
+"""The effects of changes on this node, for own changes and changes of other nodes.
 
 A change takes effect when it comes out of the log: the registry is a fold of the log up to the position, the
-same on every node. Only the connections differ. What only the submitter of a change gets is in the
+same on every node. Only the connections differ. The results for the submitter of a change are in the
 operations.
 """
 
@@ -60,7 +60,7 @@ def take_effect(context: Context, batch: Batch, committed: Committed) -> Any:
 def emitted(
     context: Context, batch: Batch, committed: Committed, weight_bytes: int | None = None
 ) -> str | None:
-    """Send an event to its live members; return the offset. ``weight_bytes`` is the event's, if known."""
+    """Send an event to the live members; return the offset. ``weight_bytes``: of the event, if known."""
     event, position = committed.change, committed.position
     assert type(event) is Event
     log, recent_events = context.log, context.recent_events
@@ -97,7 +97,7 @@ def pass_by(context: Context, changes: Sequence[Committed], start: int) -> int:
 
 
 def _redacted(context: Context, batch: Batch, committed: Committed) -> bool:
-    """Replace an event among the recent ones; return whether there was such an event in the log."""
+    """Replace an event among the recent events; return whether the event was in the log."""
     change, recent_events = committed.change, context.recent_events
     assert isinstance(change, Redacted)
     event = recent_events.find(change.sequence) if committed.took_effect else None
@@ -117,7 +117,7 @@ def _nothing(context: Context, batch: Batch, committed: Committed) -> None:
 
 
 def _node_joined(context: Context, batch: Batch, committed: Committed) -> None:
-    floor = context.log.pruned_through  # no session of this node has lost more
+    floor = context.log.pruned_through  # no session of this node has lost more events
     context.nodes.set(NodeRecord(batch.node, batch.uptime, batch.number, floor))
 
 
@@ -138,11 +138,11 @@ def _node_died(context: Context, batch: Batch, committed: Committed) -> None:
         return
     for session in list(context.registry):
         if session.node == change.node and session.state is not State.ENDED:
-            # The floor says nothing about a session which the node had not claimed yet when it wrote it.
+            # The floor does not cover a session that the node claimed after the write of the floor.
             if record.applied >= session.claimed_in:
                 session.confirm(record.floor)
             if (connection := session.current.connection) is not None:
-                # This node was declared dead, and its clients must go to another one.
+                # This node was declared dead: its clients must go to another node.
                 connection.abort("the other nodes took this node for dead")
             leave_node(context, session, batch.uptime)
         if any(node == change.node for node, _ in session.departing):

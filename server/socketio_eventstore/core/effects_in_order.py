@@ -1,4 +1,4 @@
-"""The effects of the log's batches, in its order: own operations, and changes of other nodes."""
+"""The effects of the log's batches, in order: own operations, and changes of other nodes."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from socketio_eventstore.core.repeated_failures import RepeatedFailures
 from socketio_eventstore.core.sessions import Session
 
 SLICE_BYTES = 1_000_000
-"""Bytes that a batch may gather before the frames are written and the event loop serves others."""
+"""The bytes of a batch after which the frames are written and the event loop serves others."""
 SLICE_OPERATIONS = 64
-"""The same for operations that do more than broadcast: a thousand sessions take 10 ms, and as long again for
-the connect handlers that go on in the next round."""
+"""The same limit for operations other than broadcasts: a thousand sessions take 10 ms, and as long again for
+the connect handlers in the next round."""
 
 
 class EffectsInOrder:
-    """Lets batches take effect, and gives the results to those who wait for them."""
+    """Lets batches take effect, and gives the results to the waiting callers."""
 
     def __init__(
         self,
@@ -51,11 +51,11 @@ class EffectsInOrder:
         self.lock = asyncio.Lock()
         """Held while effects take place: a large batch yields to the event loop in between."""
         self.appended: Appended | None = None
-        """The batch of this node that has not taken effect yet."""
+        """The batch of this node before its effect."""
         self.unsettled: Unsettled | None = None
-        """The batch that was on its way when the life of this node ended."""
+        """The unanswered batch at the end of this node's life."""
         self.taking: Batch | None = None
-        """The last batch that came out of the log."""
+        """The last batch out of the log."""
         self.busy_since: float | None = None
         """The time of the last progress in the effects of a batch, in seconds of the monotonic clock; None
         between two batches."""
@@ -64,11 +64,11 @@ class EffectsInOrder:
         operation does not wait for the task that empties the queue: the handlers of a batch reply in the next
         round of the event loop."""
         self.commit_durations = Histogram(DURATIONS_SECONDS)
-        """The seconds from each append to the moment at which its batch is durable and known here."""
+        """The seconds from each append to the arrival of the durable batch on this node."""
         self.batch_sizes = Histogram(SIZES)
         """The number of changes in each batch of this node."""
         self.on_commit: Callable[[float, int], None] | None = None
-        """Called soon after each commit of this node with its seconds and the number of its changes."""
+        """Called soon after each commit of this node with the seconds and the number of changes."""
         self.refused: Counter[str] = Counter()
         """The number of refused operations by the name of the limit: ``queue_full`` or ``max_size``."""
 
@@ -89,15 +89,15 @@ class EffectsInOrder:
             seconds, changes = time.perf_counter() - appended.begun, len(batch.changes)
             self.commit_durations.measured(seconds)
             self.batch_sizes.measured(changes)
-            if self.on_commit is not None:  # soon: its exception must not stop the order
+            if self.on_commit is not None:  # soon: an exception of the callback must not stop the order
                 asyncio.get_running_loop().call_soon(self.on_commit, seconds, changes)
-            self._store_health.written()  # before any caller learns that the batch is stored
+            self._store_health.written()  # before any caller gets a result
             try:
                 if self._pending.any_kept:
                     self._pending.stored([committed.change for committed in batch.changes])
                 await self._take_foreign(batch, batch.changes[: appended.pending])
                 await self.take_own(batch, appended.groups, appended.counts, appended.pending)
-            except Exception as error:  # the rest of the batch has no effect: no client may go on without it
+            except Exception as error:  # no client may go on without the rest of the batch
                 fail(appended.groups, error)
                 self._faults.after(batch.changes, error)
                 raise
@@ -109,7 +109,7 @@ class EffectsInOrder:
                     appended.taken_effect.set_result(None)
 
     async def _take_foreign(self, batch: Batch, changes: Sequence[Committed]) -> None:
-        """Let changes take effect for which no operation of this node waits."""
+        """Let changes take effect without an operation of this node."""
         context, fan_out, index = self._context, self._context.fan_out, 0
         while (index := pass_by(context, changes, index)) < len(changes):
             committed = changes[index]
@@ -126,7 +126,7 @@ class EffectsInOrder:
     async def take_own(
         self, batch: Batch | None, groups: Sequence[Group], counts: Sequence[int], start: int
     ) -> None:
-        """Let operations take effect, with their changes in the batch from index ``start`` on."""
+        """Let operations take effect; the changes are in the batch from index ``start`` on."""
         schedule, fan_out = self._flush_schedule, self._context.fan_out
         schedule.begin_batch(len(counts))
         count_of_next, others = iter(counts), 0
@@ -148,11 +148,11 @@ class EffectsInOrder:
 
     async def _yield(self) -> None:
         await self._flush_schedule.flush_and_yield()
-        if self.busy_since is not None:  # not for packets that are in no batch of the log
+        if self.busy_since is not None:  # not for packets outside the log
             self.busy_since = time.monotonic()
 
     def settle(self, appended: Appended, batch: Batch) -> None:
-        """Give results to the callers of a stored batch that has no effect on this node."""
+        """Give results to the callers of a stored batch without effect on this node."""
         start = appended.pending
         count_of_next = iter(appended.counts)
         for operations, result, _, _ in appended.groups:
@@ -166,7 +166,7 @@ class EffectsInOrder:
         self, operation: Operation, committed: Sequence[Committed], result: asyncio.Future[object]
     ) -> None:
         try:
-            if not committed:  # packets that are not in the log
+            if not committed:  # packets outside the log
                 raise StoreClosed
             result.set_result(operation.outcome(self._context, committed))
         except StoreError as error:
@@ -207,10 +207,10 @@ class EffectsInOrder:
             result.set_result(value)
 
     async def refuse(self, groups: Sequence[Group], error: StoreError) -> None:
-        """Fail the operations with changes. The others take effect all the same, in their place.
+        """Fail the operations with changes. The others take effect at their places.
 
-        The callers get the same error when the node begins to join anew: with StoreClosed, the callers would
-        believe that nothing is stored, and OutcomeUnknown says something else.
+        The callers get the same error when the node begins to join anew: StoreClosed would say that nothing
+        is stored, and OutcomeUnknown says something else.
         """
         try:
             await self._refuse(groups, error)

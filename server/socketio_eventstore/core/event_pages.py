@@ -1,8 +1,8 @@
-"""Pages of the log, for people and programs: some events that fit a filter, forwards or backwards.
+"""Pages of the log, for people and programs: some events of a filter, forwards or backwards.
 
-A page has bounds for its events, its bytes and the work behind it. A page may therefore have few events, or
-none, although there are more: its end says where to continue. The rooms come from the index, so a page of a
-quiet room in a long log costs what the room has, and not what the log has.
+A page has bounds for events, bytes and work. A page may therefore have few events, or none, although there
+are more: the end of the page says where to continue. The rooms come from the index, so the cost of a page of
+a quiet room depends on the events of the room, not on the length of the log.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ class PageLimits:
     """The bounds of a page, beside the number of events."""
 
     size_bytes: int = 1_000_000
-    """The bytes of a page, unless its only event is larger."""
+    """The bytes of a page, unless the only event is larger."""
     rows_per_search: int = 1000
-    """Rows that one job of the reader looks at: replays wait for it."""
+    """The most rows for a job of the reader: replays wait for the job."""
     searches: int = 20
     """Jobs of the reader for one page."""
     window: int = 16_384
-    """Sequences whose index is searched at once."""
+    """Sequences in a search of the index."""
     windows: int = 100
     """Searches of the index for one page."""
 
 
 @dataclass(frozen=True, slots=True)
 class EventFilter:
-    """What events to show; None shows all."""
+    """The events to show; None shows all."""
 
     namespace: str | None = None
     rooms: tuple[Room, ...] | None = None
-    """Events that are addressed to one of these rooms, of the namespace."""
+    """Events for any of the rooms, in the namespace."""
     name: str | None = None
     emitted_from: float | None = None
-    """Events that were emitted at this time or later, in seconds since 1970."""
+    """Events emitted at this time or later, in seconds since 1970."""
     emitted_before: float | None = None
-    """Events that were emitted before this time, in seconds since 1970."""
+    """Events emitted before this time, in seconds since 1970."""
     text: str | None = None
-    """Events whose payload contains this text, in the form of JSON."""
+    """Events with the text in the payload, in the form of JSON."""
 
     def __post_init__(self) -> None:
         if self.rooms is not None and self.namespace is None:
@@ -64,13 +64,13 @@ class EventPage:
     events: list[LoggedEvent]
     """Ascending: the newest is the last."""
     reached: int
-    """The sequence that was reached, itself included; the next page continues beyond it."""
+    """The last sequence of the search; the next page continues beyond the sequence."""
     is_end: bool
-    """Whether the page has reached the end of the log, or its beginning."""
+    """Whether the page has reached the end or the beginning of the log."""
 
 
 class EventPages:
-    """Reads pages of a log, up to the position that has taken effect."""
+    """Reads pages of a log, up to the position in effect."""
 
     def __init__(self, context: Context, limits: PageLimits | None = None) -> None:
         self._context = context
@@ -82,8 +82,8 @@ class EventPages:
     ) -> EventPage:
         """Return the last events below a sequence, None for the last of all, and above ``after``.
 
-        With ``thorough`` the work is not bounded, and fewer than ``limit`` events are all that there are,
-        unless they fill the page. Raises StoreError.
+        With ``thorough`` the work is not bounded: fewer than ``limit`` events are all events, unless the page
+        is full. Raises StoreError.
         """
         position = self._context.position
         last = position if before is None else min(before - 1, position)
@@ -150,7 +150,7 @@ class EventPages:
 
 
 class _Bounds:
-    """What is left for a page."""
+    """The rest of the bounds of a page."""
 
     def __init__(self, limit: int, limits: PageLimits, *, thorough: bool) -> None:
         self.events = min(limit, MAX_EVENTS)
@@ -166,6 +166,6 @@ class _Bounds:
         return self.events > 0 and self.size_bytes > 0 and has_work_left
 
     def take(self, found: Found) -> None:
-        """Take note of events that were found."""
+        """Take note of found events."""
         self.events -= len(found.events)
         self.size_bytes -= sum(logged.event.size_bytes for logged in found.events)

@@ -1,4 +1,4 @@
-"""The rules for events that official clients can read. Pure, without I/O.
+"""The rules for events, from the limits of official clients. Pure, without I/O.
 
 An event that a client cannot parse makes the client close the transport with ``parse error``. The client
 comes back, is sent the event again, and so on. So the rules are checked before an event has an offset.
@@ -15,7 +15,7 @@ from typing import Any, Final, NoReturn
 RESERVED_EVENTS: Final = frozenset(
     {"connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"}
 )
-"""Names that official clients refuse (socket.io-parser 4, RESERVED_EVENTS)."""
+"""Names refused by official clients (socket.io-parser 4, RESERVED_EVENTS)."""
 
 LOOKALIKE: Final = (
     "an object with the key '_placeholder' cannot be sent together with bytes: "
@@ -24,7 +24,7 @@ LOOKALIKE: Final = (
 
 
 def check_event_name(name: object) -> None:
-    """Check the name of an event. Raises TypeError unless it is a str, ValueError for a reserved name."""
+    """Check the name of an event. Raises TypeError for non-str, ValueError for a reserved name."""
     if isinstance(name, str) and name in RESERVED_EVENTS:
         raise ValueError(f"event name {name!r} is reserved: official clients close the connection on it")
     check_text(name, "an event's name")
@@ -32,9 +32,9 @@ def check_event_name(name: object) -> None:
 
 @lru_cache(maxsize=1024)
 def check_names(event: str, namespace: str) -> None:
-    """Check the names of an event and its namespace, as ``check_event_name`` and ``check_text`` do.
+    """Check the names of an event and a namespace, as ``check_event_name`` and ``check_text`` do.
 
-    What was found for the names in use is kept, since each event asks.
+    The results for used names are cached, since each event needs the check.
     """
     check_event_name(event)
     check_text(namespace, "a namespace")
@@ -45,9 +45,9 @@ MAX_NAME_CHARACTERS: Final = 1000
 
 
 def check_text(text: object, what: str) -> None:
-    """Check that the store can keep a name: it is not too long, and UTF-8 has no lone surrogates.
+    """Check that the store can keep a name: not too long, and without lone surrogates, which UTF-8 lacks.
 
-    Raises TypeError unless it is a str, ValueError.
+    Raises TypeError for another type than str, ValueError.
     """
     if not isinstance(text, str):
         raise TypeError(f"{what} must be str, not {type(text).__name__}: {text!r:.100}")
@@ -61,7 +61,7 @@ def check_text(text: object, what: str) -> None:
 
 
 def check_payload(payload: str, attachments: int) -> None:
-    """Check the text of an event: a JSON array whose placeholders are those of its attachments.
+    """Check the text of an event: a JSON array with a placeholder for each attachment.
 
     Clients take any object with the key ``_placeholder`` for a placeholder when a packet has attachments.
     Raises ValueError.
@@ -96,7 +96,7 @@ def _refuse(constant: str) -> NoReturn:
 
 
 def _placeholders(value: Any) -> Iterator[Any]:
-    """Yield the number of each object that clients take for a placeholder, in order."""
+    """Yield the number in each object that counts as a placeholder, in order."""
     if isinstance(value, dict):
         if value.get("_placeholder"):
             yield value.get("num")

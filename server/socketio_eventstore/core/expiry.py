@@ -1,9 +1,9 @@
-"""The end of sessions whose clients did not return in time.
+"""The end of sessions of clients that did not return in time.
 
-The log has no entry before the call of a handler, and needs none. A session is found overdue by the uptime of
-a batch that has taken effect. The uptime only grows, and a claim does not end the absence, so the claim of a
-client that returns later is found overdue on every node. Only the first node calls handlers; another one
-becomes the first after the death of this one, and repeats a call whose end is not in the log.
+The log has no entry before the call of a handler. A session is overdue by the uptime of a batch in effect.
+The uptime only grows, and a claim does not end the absence, so the later claim of a returning client is
+overdue on every node. Only the first node calls handlers; after the death of the first node, the next node
+becomes the first, and repeats a call without an end in the log.
 """
 
 from __future__ import annotations
@@ -30,17 +30,16 @@ logger = logging.getLogger(__name__)
 EXPIRING_AT_ONCE = 100
 """Calls of ``session_expired`` handlers at a time."""
 ENDING_AT_ONCE = 25
-"""Ends of sessions that wait for their batch at a time. Each takes the store up to 80 µs, before the changes
-of others."""
+"""The most waiting ends of sessions. Each end takes the store up to 80 µs, before the changes of others."""
 EXPIRY_ATTEMPTS = 8
-"""Calls of a ``session_expired`` handler that fails, before the session ends without it."""
+"""Calls of a failing ``session_expired`` handler, before the session ends without the handler."""
 LONGEST_EXPIRY_PAUSE_SECONDS = 3600.0
 """The longest pause between two such calls. The pauses double, from two prune intervals on."""
 
 
 @dataclass(frozen=True, slots=True)
 class FailedExpiry:
-    """An expired session whose handler failed."""
+    """An expired session with a failed handler."""
 
     attempts: int
     retry_at: float
@@ -60,15 +59,15 @@ class Expiry:
         self._sender = Sender(ENDING_AT_ONCE)
         self._is_scheduled = False  # the call of _continue_later
         self.running: dict[Session, asyncio.Task[None]] = {}
-        """The sessions whose handler is running."""
+        """The sessions with a running handler."""
         self._failed: dict[Session, FailedExpiry] = {}
         self._failures = RepeatedFailures(logger)
         self._lines = BoundedLines(logger, "expired sessions")
         self.expired = 0
-        """The number of sessions that ended since their clients did not return."""
+        """The number of sessions ended by expiry."""
 
     async def start(self) -> None:
-        """Begin to end the sessions that have expired by now."""
+        """Begin to end the expired sessions."""
         now, due = self._context.uptime, deque[Session]()
         async for sessions in in_slices(self._context.registry):
             due += [session for session in sessions if self._is_due(session, now)]
@@ -76,7 +75,7 @@ class Expiry:
         self._continue()
 
     def cancel(self) -> None:
-        """Cancel the handlers that are running."""
+        """Cancel the running handlers."""
         self._due.clear()
         for task in list(self.running.values()):
             task.cancel()
@@ -88,7 +87,7 @@ class Expiry:
         return failed is None or failed.retry_at <= now
 
     def _continue(self) -> None:
-        """Start handlers, some at a time, while the store has taken enough of the ends that wait."""
+        """Start handlers, some at a time, while few ends wait for the store."""
         if self._is_scheduled:
             return
         for _ in range(ENDING_AT_ONCE):
@@ -105,7 +104,7 @@ class Expiry:
     def _start(self, session: Session) -> None:
         if self._is_due(session, self._context.uptime):
             task = asyncio.create_task(self._expire(session))
-            if not task.done():  # where tasks begin at once (asyncio.eager_task_factory), it may be over
+            if not task.done():  # with asyncio.eager_task_factory, the task may have ended
                 self.running[session] = task
                 task.add_done_callback(partial(self._ended, session))
 
@@ -122,7 +121,7 @@ class Expiry:
         self._continue()
 
     async def _expire(self, session: Session) -> None:
-        current_sender.set(self._sender)  # of this task alone
+        current_sender.set(self._sender)  # for this task alone
         try:
             await self._context.listener.expired(session)
         except Exception as error:  # noqa: BLE001 -- of the application's handler or of the store
@@ -138,7 +137,7 @@ class Expiry:
             logger.info("expired: %s, whose client did not return in time", session.sid, extra=extra)
 
     async def _expiry_failed(self, session: Session, error: Exception) -> None:
-        """Retry the expiry later, with growing pauses, or end the session without its handler."""
+        """Retry the expiry later, with growing pauses, or end the session without the handler."""
         place = f"of {session.namespace} failed for {session.sid}"
         text = (
             f"The session_expired handler {place}; the session has expired but could not be ended: {error!r}"

@@ -1,8 +1,8 @@
-"""Fan-out: the frames of a batch for each connection, joined, so that each connection is written to once.
+"""Fan-out: the frames of a batch for each connection, joined for a single write to the connection.
 
 This is the fast path. A write per client and event would cost six to nine microseconds. Here consecutive
-events for one address are joined into one buffer, which all clients share, and a client costs one write
-per batch, however many events the batch has.
+events for an address are joined into a buffer that all clients share, and a client costs one write per batch,
+for any number of events.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from socketio_eventstore.core.sessions import ClientConnection
 logger = logging.getLogger(__name__)
 
 Address = tuple[str, tuple[Room, ...] | None, tuple[str, ...]]
-"""Namespace, rooms (None: the whole namespace), and the sids that are skipped."""
+"""Namespace, rooms (None: the whole namespace), and the skipped sids."""
 
 
 class FanOut:
-    """Gathers frames in the order of the log until ``flush`` hands them to the connections."""
+    """Gathers frames in the order of the log; ``flush`` hands the frames to the connections."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -33,9 +33,9 @@ class FanOut:
         self.waiting_bytes = 0
         """The bytes gathered since the last flush; a broadcast counts once."""
         self.broadcasts = 0
-        """The number of events for the live members of an address, stored and volatile ones."""
+        """The number of stored and volatile events for the live members of an address."""
         self.asking_events = 0
-        """The number of events that ask for an acknowledgement; they are not broadcasts."""
+        """The number of events with acknowledgements, which are not broadcasts."""
         self.deliveries = 0
         """The number of events for clients: a broadcast counts for each recipient."""
         self.sent_bytes = 0
@@ -45,7 +45,7 @@ class FanOut:
         """Add an event for the live members of an address.
 
         ``end_run`` or ``flush`` looks up the recipients. Until then no session may join, leave or change
-        its state.
+        state.
         """
         if address != self.address:
             self.end_run()
@@ -55,7 +55,7 @@ class FanOut:
         self.waiting_bytes += frames.size_bytes
 
     def end_run(self) -> None:
-        """Give the consecutive events for one address, joined, to each live member."""
+        """Give the consecutive events for an address, joined, to each live member."""
         if self.address is not None:
             recipients, joined = self._take_run(self.address)
             self._put(recipients, joined)
@@ -76,7 +76,7 @@ class FanOut:
         """Hand all gathered frames to the connections."""
         self.waiting_bytes = 0
         if self.address is not None and not self._waiting:
-            recipients, joined = self._take_run(self.address)  # the whole batch is one run
+            recipients, joined = self._take_run(self.address)  # the whole batch has a single address
             batch = (joined,)
             for connection in recipients:
                 try:

@@ -1,7 +1,7 @@
 """Faults of the server between a commit and its effect: no client stays connected without the change.
 
-The change is in the log, so it has happened; only this node failed to act on it. A client that stayed
-connected would never get the event.
+The change is in the log; only the effect on this node failed. A client that stayed connected would never get
+the event.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from socketio_eventstore.core.sessions import ClientConnection, Session
 
 
 class Faults:
-    """Ends what a change did not reach, and logs the fault.
+    """Ends the connections or sessions that a change did not reach, and logs the fault.
 
-    After an event, the connections are ended: their clients come back for it. After another change, the
-    sessions are: this node has them wrong, and a new session is the truth.
+    After an event, the connections end: the clients come back for the event. After another change, the
+    sessions end: their state on this node is wrong, and the clients get new sessions.
     """
 
     def __init__(
@@ -33,9 +33,9 @@ class Faults:
         self._end_session = end_session
 
     def after(self, committed: Sequence[Committed], error: Exception) -> str | None:
-        """Act on an exception in the effects of these changes.
+        """Act on an exception in the effects of changes.
 
-        Return what the submitter gets all the same: the offset when one of the changes is an event.
+        Return the result for the submitter: the offset when one of the changes is an event.
         """
         text = f"A change is stored and could not take effect; its clients reconnect. {_named(committed)}"
         self._failures.failed((type(committed[0].change), type(error)), text, error=error)
@@ -50,14 +50,14 @@ class Faults:
                     _abort(connection)
             else:
                 self._end_sessions(one.change)
-        context.recent_events.clear()  # they lack the event: replays read the store
+        context.recent_events.clear()  # the recent events lack the event: replays read the store
         return offset
 
     def _end_sessions(self, change: Any) -> None:
         for session in list(self._concerned(change)):
             if (connection := session.current.connection) is not None:
                 _abort(connection)
-            if isinstance(change, SessionEnded):  # its end is in the log already
+            if isinstance(change, SessionEnded):  # the end is in the log already
                 self._context.registry.remove(session)
             else:
                 self._end_session(session)

@@ -12,7 +12,7 @@ from socketio_eventstore.core.fan_out import FanOut
 
 
 class FlushSchedule:
-    """Decides when the fan-out is flushed, so that consecutive packets share one write."""
+    """Decides the time of a flush of the fan-out: consecutive packets share a write."""
 
     def __init__(self, fan_out: FanOut) -> None:
         self._fan_out = fan_out
@@ -25,10 +25,10 @@ class FlushSchedule:
         self._fan_out.flush()
 
     def flush_soon(self) -> None:
-        """Flush after the present round of the event loop, which may add further replies.
+        """Flush after the present round of the event loop, since the round may add further replies.
 
-        The handlers of one batch end in the same round, and each of them replies. After a batch of one
-        operation there is nothing to wait for, so the flush happens at once.
+        The handlers of one batch end in the same round, and each handler replies. After a batch of a single
+        operation, the flush happens at once.
         """
         if self.is_scheduled:
             return
@@ -44,7 +44,7 @@ class FlushSchedule:
         self._fan_out.flush()
 
     def begin_batch(self, operations: int) -> None:
-        """Note the number of operations in the batch that takes effect now."""
+        """Note the number of operations in the present batch."""
         self._expects_one_reply = operations == 1
 
     async def flush_and_yield(self) -> None:

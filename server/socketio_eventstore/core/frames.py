@@ -17,16 +17,16 @@ RECORD_SEPARATOR: Final = "\x1e"
 
 _TEXT, _BINARY = 0x81, 0x82  # the FIN bit and the opcode
 _COMPRESSED: Final = 0x40  # RSV1 (RFC 7692 section 7.2.3)
-_LONG: Final = 126  # bytes of a payload from which its size takes more than one byte
+_LONG: Final = 126  # payloads from this size on have a longer length field
 _SHORT_TEXT: Final = tuple(bytes((_TEXT, size)) for size in range(_LONG))
 """The beginnings of short text frames, by the size of the payload."""
 
 
 class Frames:
-    """Engine.IO packets that belong together, encoded once for each kind of transport.
+    """A sequence of Engine.IO packets, encoded once for each kind of transport.
 
-    A text packet starts with the type digit; a binary packet is always a message. A binary event is one
-    text packet followed by the attachments, without any packet between them.
+    A text packet starts with the type digit; a binary packet is always a message. A binary event is a text
+    packet followed by the attachments, without other packets in between.
     """
 
     __slots__ = ("_deflated", "_in_base64", "_polling", "_websocket", "packets", "size_bytes")
@@ -42,17 +42,17 @@ class Frames:
 
     @staticmethod
     def join(parts: Sequence[Frames]) -> Frames:
-        """Join several frames into one object, for recipients that all get the same frames."""
+        """Join several frames into one object, for recipients of the same frames."""
         return parts[0] if len(parts) == 1 else _JoinedFrames(parts)
 
     @property
     def without_offset(self) -> Frames:
-        """The same packets for a client that takes no offsets; only events have an offset."""
+        """The same packets for a client without offsets; only events have an offset."""
         return self
 
     @property
     def in_base64(self) -> Frames:
-        """The same packets, binary ones as text, as on long-polling."""
+        """The same packets, with binary packets as text, as on long-polling."""
         try:
             return self._in_base64
         except AttributeError:
@@ -95,11 +95,11 @@ class FramesWithOffset(Frames):
     """Frames with offsets of events, and the same frames without, made once and only when asked for."""
 
     __slots__ = ("_without_offset",)
-    _without_offset: Frames  # missing until asked for: an assignment for each event would cost its time
+    _without_offset: Frames  # absent until the first use: an assignment for each event would cost time
 
     @property
     def without_offset(self) -> Frames:
-        """The frames for all clients that take no offsets."""
+        """The frames for all clients without offsets."""
         try:
             return self._without_offset
         except AttributeError:
@@ -158,7 +158,7 @@ def _websocket_frame(packet: str | bytes) -> bytes:
 def _deflated_frame(head: int, payload: bytes, threshold_bytes: int) -> bytes:
     if len(payload) < threshold_bytes:
         return _frame(head, payload)
-    # No reference to earlier messages, so that one frame serves all clients (RFC 7692 section 7.2.1).
+    # No reference to earlier messages, so a frame serves all clients (RFC 7692 section 7.2.1).
     deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     deflated = deflater.compress(payload) + deflater.flush(zlib.Z_SYNC_FLUSH)
     return _frame(head | _COMPRESSED, deflated.removesuffix(b"\x00\x00\xff\xff"))
@@ -179,7 +179,7 @@ def close_frame(code: int) -> bytes:
 
 
 def pong_frame(payload: bytes) -> bytes:
-    """Return the WebSocket pong frame for a ping with this payload (RFC 6455 section 5.5.3)."""
+    """Return the WebSocket pong frame for a ping with a payload (RFC 6455 section 5.5.3)."""
     return _frame(0x8A, payload)
 
 

@@ -1,4 +1,4 @@
-"""Groups of operations, from the queue to their effect."""
+"""Groups of operations, from the queue to the effect."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from socketio_eventstore.core.senders import Sender
 
 BATCH_OPERATIONS = 1024
 BATCH_BYTES = 8_000_000
-"""Limits of one transaction. A larger one is not faster and delays the operations behind. A group is never
-divided: a group beyond the limits is a batch of its own."""
+"""Limits of one transaction. A larger transaction is not faster and delays the operations behind. A group is
+never divided: a group beyond the limits is a separate batch."""
 
 
 Group: TypeAlias = tuple[Sequence[Operation], "asyncio.Future[object] | None", int, Sender | None]
-"""Operations that are stored together or not at all; the future for the result of the last operation, None
-when no caller waits; the weight in bytes; and the client whose handler has submitted them, if any. A plain
-tuple takes a fifth of the time of a named one."""
+"""Operations to be stored together or not at all; the future for the result of the last operation, None
+without a waiting caller; the weight in bytes; and the client as the sender, if any. A plain tuple takes a
+fifth of the time of a named tuple."""
 
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """A batch of this node that was appended and has not taken effect yet."""
+    """An appended batch of this node, before its effect."""
 
     own: int
-    """Which call of ``Log.append`` it was."""
+    """The number of the call of ``Log.append``."""
     groups: Sequence[Group]
     counts: Sequence[int]
     """The number of changes of each operation."""
     pending: int
-    """The number of pending changes in front of those of the operations."""
+    """The number of pending changes in front of the operations' changes."""
     taken_effect: asyncio.Future[None]
     begun: float
     """The time of the append on the performance counter, in seconds."""
@@ -40,7 +40,7 @@ class Appended:
 
 @dataclass(frozen=True, slots=True)
 class Unsettled:
-    """A batch that was on its way when the life of this node ended: perhaps it is in the log."""
+    """An unanswered batch at the end of this node's life, perhaps in the log."""
 
     appended: Appended
     place: asyncio.Future[int]
@@ -48,14 +48,14 @@ class Unsettled:
 
 
 def fail(groups: Iterable[Group], error: Exception) -> None:
-    """Raise an error in all callers that wait for a result."""
+    """Raise an error in all waiting callers."""
     for _, result, _, _ in groups:
         if result is not None and not result.done():
             result.set_exception(error)
 
 
 def leave(groups: Iterable[Group]) -> None:
-    """Take groups that do not wait any more off their senders."""
+    """Subtract groups that do not wait any more from their senders."""
     senders: set[Sender] = set()
     for operations, _, size_bytes, sender in groups:
         if sender is not None:  # without a call for each event

@@ -15,7 +15,7 @@ from socketio_eventstore.core.sessions import Session
 
 
 class Reservations:
-    """What a handler has reserved for its deferred operations, until they are stored or dropped."""
+    """The reservations for deferred operations of a handler, until the operations are stored or dropped."""
 
     def __init__(self) -> None:
         self._releases: list[Callable[[], None]] = []
@@ -54,9 +54,9 @@ class HandlerTransaction:
         return isinstance(operation, SessionOperation) and operation.session is self._only
 
     def submitted(self, operation: Operation) -> None:
-        """Take note of an operation that overtakes the deferred ones.
+        """Take note of an operation that overtakes the deferred operations.
 
-        A room that was closed for all sessions must not be joined by a deferred operation afterwards.
+        After a room was closed for all sessions, no deferred operation may join the room.
         """
         if self.is_open and isinstance(operation, CloseRoom):
             closed = (operation.namespace, operation.room)
@@ -78,7 +78,7 @@ def handler_transaction(
 ) -> Iterator[list[Operation]]:
     """Defer the operations of this context; the caller submits the yielded list.
 
-    With ``only``, the changes of that session alone are deferred. Operations of a task that outlives the
+    With ``only``, just the changes of the given session are deferred. Operations of a task that outlives the
     block are submitted as usual. The caller releases ``reservations`` when the operations are stored.
     """
     transaction = HandlerTransaction(only, reservations)
@@ -114,9 +114,10 @@ def is_deferred(operation: Operation) -> bool:
 
 
 def keep_until_stored(operation: Operation, release: Callable[[], None]) -> bool:
-    """Call a function when an operation of this context is stored or dropped, if it would be deferred.
+    """Call a function when a deferred operation of this context is stored or dropped.
 
-    Return whether it would. The result of ``submit_or_defer`` comes before the operation is stored then.
+    Return whether the operation would be deferred: the result of ``submit_or_defer`` then comes before the
+    commit.
     """
     transaction = _present.get()
     if transaction is None or transaction.reservations is None or not transaction.defers(operation):
@@ -126,7 +127,7 @@ def keep_until_stored(operation: Operation, release: Callable[[], None]) -> bool
 
 
 def deferred_changes(session: Session) -> Iterator[SessionOperation | CloseRoom]:
-    """Iterate over the changes of a session that this context has deferred."""
+    """Iterate over the deferred changes of a session in this context."""
     transaction = _present.get()
     if transaction is None or not transaction.is_open:
         return

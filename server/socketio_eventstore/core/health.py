@@ -30,7 +30,7 @@ class StoreHealth:
         self._failure: StoreError | None = None
         self._failures = RepeatedFailures(logger)
         self.fatal: StoreError | None = None
-        """The error after which this node cannot write any more."""
+        """The error that ended the writes of this node."""
 
     def written(self) -> None:
         """Record a successful write."""
@@ -40,16 +40,16 @@ class StoreHealth:
             self._failures.succeeded("store")
 
     def failed(self, error: StoreError) -> None:
-        """Record a write that failed because the store is not available."""
+        """Record a failed write to an unavailable store."""
         if isinstance(error, NodeFenced | HistoryLost):
             self.fatal = error
-        # A lock that lasts is noticed by the age of the last write; a full log takes other writes.
+        # A lasting lock shows in the age of the last write; a full log takes other writes.
         if not isinstance(error, StoreBusy | LogFull):
             self._failure = error
             self._failures.failed("store", f"The store cannot be written. {error}", ends_when_quiet=False)
 
     def problem(self) -> str | None:
-        """Return why the store is not available; None when it is."""
+        """Return why the store is not available; None for an available store."""
         if self._failure is not None:
             return str(self._failure)
         age = self._monotonic() - self._written_at
@@ -57,7 +57,7 @@ class StoreHealth:
 
 
 class Health:
-    """The task that writes the heartbeats, and the answer to the readiness probe."""
+    """The task for heartbeats, and the answer to the readiness probe."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Health:
         room: Room,
         path: Path | None = None,
     ) -> None:
-        """``heartbeat`` writes one; ``path`` is the database whose WAL is watched."""
+        """``heartbeat`` writes a heartbeat; ``path`` is the database with the watched WAL."""
         self._store = store
         self._heartbeat = heartbeat
         self._room = room
@@ -77,7 +77,8 @@ class Health:
     async def run(self) -> None:
         """Write a heartbeat again and again, until cancelled.
 
-        The first one comes at once: before it, the other nodes wait longer until they take this one for dead.
+        The first heartbeat comes at once: without a heartbeat, other nodes wait longer before they declare
+        this node dead.
         """
         while True:
             try:
@@ -92,28 +93,28 @@ class Health:
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
     def task_failed(self, name: str) -> None:
-        """Report that a task of the server has ended, until ``task_runs``."""
+        """Report the end of a task of the server, until ``task_runs``."""
         self._failing[name] = f"the task {name} has ended"
 
     def task_runs(self, name: str) -> None:
-        """Take back the report of a task that was started again."""
+        """Take back the report of a restarted task."""
         self._failing.pop(name, None)
 
     def _watch_wal(self) -> None:
         text = None if self._path is None else wal.growth(self._path)
         if text is None:
             self._failures.succeeded("wal")
-        elif not self._failures.goes_on("wal"):  # its size alone is no new failure
+        elif not self._failures.goes_on("wal"):  # another size is no new failure
             self._failures.failed("wal", text, level=logging.WARNING, ends_when_quiet=False)
 
     def _watch_room(self) -> None:
         refusal = self._room.refusal
         if refusal is None:
             self._failures.succeeded("room")
-        elif not self._failures.goes_on("room"):  # the refused callers have heard of it
+        elif not self._failures.goes_on("room"):  # the refused callers have the error
             self._failures.failed("room", refusal, ends_when_quiet=False)
 
     def problems(self) -> list[str]:
-        """Return why the server is not ready; an empty list when it is."""
+        """Return the reasons why the server is not ready; an empty list for a ready server."""
         problems = [self._store.problem(), self._room.refusal, *self._failing.values()]
         return [problem for problem in problems if problem is not None]

@@ -1,4 +1,4 @@
-"""The heartbeats of this node, by which the uptime clock runs; they say what the clients have confirmed."""
+"""The heartbeats of this node, which move the uptime clock and contain the confirmed floor."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Heartbeats:
         self._context = queue.context
 
     def write(self) -> asyncio.Future[object]:
-        """Write a heartbeat; the future ends when it has taken effect, or raises StoreError."""
+        """Write a heartbeat; the future ends with the heartbeat's effect, or raises StoreError."""
         return self._queue.submit(WriteHeartbeat(self._next))
 
     def _next(self) -> Heartbeat:
@@ -26,7 +26,7 @@ class Heartbeats:
         return Heartbeat(context.nodes.batch, self.floor(), notes_position=is_due)
 
     def floor(self) -> int:
-        """Return the sequence up to which the sessions of this node have confirmed their events."""
+        """Return the sequence up to which all sessions of this node have confirmed events."""
         context, own = self._context, self._context.nodes.own
         confirmed = [session.confirmed for session in context.registry if session.node == own]
         return min(confirmed, default=context.position)

@@ -1,4 +1,4 @@
-"""Histograms as plain numbers: they are kept where something is measured, and read by those that look."""
+"""Histograms as plain numbers: written at a measurement, and read at a scrape."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ SIZES: Final = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500)
 
 
 class Histogram:
-    """The number of measured values up to each of some bounds, and their sum.
+    """The number of measured values up to each of some bounds, and the sum of the values.
 
-    One measurement costs a quarter of a microsecond. Measure once for each commit, and not for each event.
+    One measurement costs a quarter of a microsecond. Measure once for each commit, not for each event.
     """
 
     __slots__ = ("bounds", "sum", "values")
 
     def __init__(self, bounds: Sequence[float]) -> None:
-        """``bounds``: the upper bounds, ascending; a bound belongs to its range."""
+        """``bounds``: the upper bounds, ascending; a bound belongs to the range below."""
         self.bounds = bounds
         self.values = [0] * (len(bounds) + 1)
         """The number of values in each range; the last range has no upper bound."""

@@ -1,8 +1,8 @@
-"""The lease of a node: others declare a node dead that is silent, and a node without contact gives up first.
+"""The lease of a node: other nodes declare a silent node dead, and a node without contact gives up before.
 
-A node that the others may take for dead must not keep its clients: they would be connected and get nothing.
-So it closes their transports a little earlier, and joins the log anew, as another node. A node whose effects
-hang does the same.
+A node that others may declare dead must not keep clients: the clients would be connected and get nothing. So
+the node closes all transports a little earlier, and joins the log anew, as another node. A node with hanging
+effects does the same.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from socketio_eventstore.core.heartbeats import Heartbeats
 from socketio_eventstore.core.operations import DeclareDead
 
 CONTACT_SECONDS: Final = 0.9 * LEASE_SECONDS
-"""A node gives up after so long without contact, also when it knows of no other nodes: one may have begun
-meanwhile, and have taken this one for dead. A log that only this node writes is always in contact."""
+"""The time without contact after which a node gives up, even without other known nodes: a new node may have
+begun meanwhile, and have declared this node dead. A log with a single writer is always in contact."""
 LOOK_SECONDS: Final = 0.5
 """The time between two looks at the contact."""
 
 
 class Lease:
-    """Writes the heartbeats, declares silent nodes dead, and notices when this node has to give up."""
+    """Writes the heartbeats, declares silent nodes dead, and decides when this node gives up."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class Lease:
         lost: Callable[[str], None],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``lost`` is called once, with the reason, when the life of this node is over."""
+        """``lost`` is called once, with the reason, at the end of this node's life."""
         self._queue = queue
         self._context = queue.context
         self._heartbeats = heartbeats
@@ -44,7 +44,7 @@ class Lease:
         self._is_over = False
 
     async def run(self) -> None:
-        """Look at the contact until this node has to give up, or is cancelled."""
+        """Check the contact until this node gives up, or is cancelled."""
         while not self._is_over:
             await asyncio.sleep(LOOK_SECONDS)
             self.look()
@@ -52,8 +52,8 @@ class Lease:
     async def beat(self) -> None:
         """Write a heartbeat, then declare the oldest silent node dead. Raises StoreError.
 
-        A node whose own appends are slow declares nobody dead: when the database is slow or was away, the
-        heartbeats of all others are late, too. One death in each interval leaves the others time.
+        A node with slow appends declares no node dead: when the database is slow or was away, the heartbeats
+        of all nodes are late. One death in each interval leaves the others time.
         """
         await self._heartbeats.write()
         context = self._context
@@ -65,7 +65,7 @@ class Lease:
                 await self._queue.submit(DeclareDead(min(silent, key=lambda one: one.alive).node))
 
     def look(self) -> None:
-        """Call ``lost`` when the life of this node is over, or may be for the others."""
+        """Call ``lost`` when the life of this node is over, or may be over for the other nodes."""
         reason = self._reason()
         if reason is not None and not self._is_over:
             self._is_over = True
@@ -80,7 +80,7 @@ class Lease:
         now, busy_since = self._monotonic(), self._queue.effects.busy_since
         if (seconds := now - context.log.contact_at) > CONTACT_SECONDS:
             return f"no contact to the log for {seconds:.0f} s"
-        # A node that writes and lets nothing take effect would keep its clients, and they would get nothing.
+        # A node that writes without effects would keep clients that get nothing.
         if busy_since is not None and (seconds := now - busy_since) > CONTACT_SECONDS:
             return f"the effects of a batch have not gone on for {seconds:.0f} s"
         return None

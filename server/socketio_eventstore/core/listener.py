@@ -1,4 +1,4 @@
-"""The calls by which the core tells the application what has happened to sessions."""
+"""The calls of the core to the application about sessions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class SessionListener(Protocol):
-    """The handlers of the application, as the core calls them; the calls do not wait."""
+    """The application's handlers for the core; the calls do not wait."""
 
     def superseded(self, session: Session, connection: ClientConnection) -> None:
         """Call the disconnect handler: an accepted connection to this node lost the session to a claim."""
@@ -24,10 +24,10 @@ class SessionListener(Protocol):
     def ended(
         self, session: Session, connection: ClientConnection | None, reason: SessionEnd, *, was_accepted: bool
     ) -> asyncio.Future[None] | None:
-        """Take note of the end of a session, on whatever node its client was.
+        """Take note of the end of a session, on any node.
 
-        ``connection``: what the session had until now; None when it was gone already. Return a future for
-        the end of the disconnect handler, if one is called. The handler counts in
+        ``connection``: the session's connection until now; None without a connection. Return a future for the
+        end of the disconnect handler, if a handler is called. The handler counts in
         ``Session.running_disconnect_handlers`` from here on.
         """
         ...
@@ -35,23 +35,23 @@ class SessionListener(Protocol):
     def claimed_elsewhere(self, session: Session, claim: int) -> None:
         """Append Departed when the handlers of a session have ended on this node.
 
-        Another node has claimed the session, and waits. ``claim``: the last one of this node.
+        Another node has claimed the session, and waits. ``claim``: the last claim of this node.
         """
         ...
 
     def departed(self, session: Session) -> None:
-        """Take note that another node has no handlers of a session any more."""
+        """Take note of the end of another node's handlers of a session."""
         ...
 
     def asked(self, node: str, asked: Asked) -> Callable[[Session], Frames]:
-        """Return the function that makes the packets for an event of another node.
+        """Return the function that makes packets for an event of another node.
 
         An acknowledgement of a packet is appended as Answered.
         """
         ...
 
     def answered(self, answered: Answered) -> None:
-        """Call the callback of this node for an acknowledgement of a client of another node."""
+        """Call the callback of this node for an acknowledgement from another node."""
         ...
 
     def lost(self, reason: str) -> None:

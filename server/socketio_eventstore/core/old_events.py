@@ -1,7 +1,7 @@
-"""Stored events that official clients cannot read: rows that are older than the rules of ``emit``.
+"""Stored events that official clients cannot read: rows older than the rules of ``emit``.
 
-An earlier version, or an earlier configuration of the server, may have stored them. They are looked for only
-where a returning client has missed events, once for each segment.
+An earlier version, or an earlier configuration of the server, may have stored such events. The check covers
+only the missed events of returning clients, once for each segment.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from socketio_eventstore.core.packets import PacketEncoder
 logger = logging.getLogger(__name__)
 
 SEGMENT_EVENTS: Final = 4096
-"""Events that one look checks: the first client that missed one of them waits for all."""
+"""Events in a check: the first client with such a missed event waits for the whole check."""
 
 
 class OldEvents:
-    """Checks the events of earlier nodes; ``emit`` has checked the events of this one."""
+    """Checks the events of earlier nodes; ``emit`` has checked the events of this node."""
 
     def __init__(self, log: Log, encoder: PacketEncoder) -> None:
-        """``log``: just opened, so its head ends the events of earlier nodes."""
+        """``log``: just opened, so the head is the last event of earlier nodes."""
         self._log = log
         self._encoder = encoder
         self.through = log.head
@@ -35,7 +35,7 @@ class OldEvents:
         self._checking = asyncio.Lock()
 
     async def unreadable(self, ranges: Sequence[tuple[int, int]]) -> list[int]:
-        """Return the sequences in the ranges (ascending) whose events clients cannot read."""
+        """Return the sequences of unreadable events in the ranges (ascending)."""
         if not ranges or ranges[0][0] > self.through:
             return []
         old = [(first, min(last, self.through)) for first, last in ranges if first <= self.through]
@@ -56,9 +56,9 @@ class OldEvents:
         ]
 
     async def replaced(self, sequence: int) -> None:
-        """Take note that an event was replaced by one that clients can read.
+        """Take note of an event's replacement by a readable event.
 
-        A check that runs may have read the former event: it ends before.
+        A running check may have read the former event, so the call waits for the end of the check.
         """
         async with self._checking:
             self._unreadable = [one for one in self._unreadable if one != sequence]

@@ -1,8 +1,8 @@
 """The base classes of operations.
 
-A stored operation asks for changes of the log, and knows what its submitter gets. The commit queue appends
-the changes; they take effect when they come out of the log, as those of other nodes do (see ``effects``).
-An unstored operation takes effect at its place between them. Operations know no event loop and never wait.
+A stored operation has changes for the log, and a result for the submitter. The commit queue appends the
+changes, which take effect when they come out of the log, as changes of other nodes do (see ``effects``). An
+unstored operation takes effect at its place in between. Operations use no event loop and never wait.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ class Operation:
     is_stored: ClassVar[bool] = True
     """Whether the operation has changes. An operation without changes need not wait."""
     changes_recipients: ClassVar[bool] = True
-    """Whether a session may join, leave or change its state by the effect. The events before it then need a
-    look-up of their own; else neighbours share one."""
+    """Whether a session may join, leave or change state by the effect. The events before then need a separate
+    look-up of recipients; otherwise neighbours share a look-up."""
     passes_full_queue: ClassVar[bool] = False
-    """Whether the operation is taken although the queue is full: it makes room, or cannot be left out."""
+    """Whether a full queue accepts the operation: the operation makes room, or cannot be left out."""
     has_happened: ClassVar[bool] = False
-    """Whether the changes describe the end of a connection or session, which no error can undo.
+    """Whether the changes describe the end of a connection or session, which stays true after an error.
 
     When the store refuses such changes (SessionAway, SessionEnded), the commit queue writes them as soon as
     the store is back.
@@ -37,17 +37,17 @@ class Operation:
     """The weight of the operation while the operation waits in the queue."""
 
     def changes(self) -> Sequence[Change]:
-        """Return the changes to append, at least one if the operation is stored; asked for each append.
+        """Return the changes to append, at least one for a stored operation; called for each append.
 
         Must not raise: an exception here would fail the whole batch.
         """
         return ()
 
     def apply(self, context: Context, batch: Batch, committed: Sequence[Committed]) -> object:
-        """Let the changes of this operation take effect; return what the submitter gets.
+        """Let the changes of the operation take effect; return the result for the submitter.
 
-        ``committed`` are the changes as they came out of the log. By default the submitter gets the result
-        of the last effect.
+        ``committed`` are the changes out of the log. By default the submitter gets the result of the last
+        effect.
         """
         result: object = None
         for change in committed:
@@ -55,9 +55,9 @@ class Operation:
         return result
 
     def outcome(self, context: Context, committed: Sequence[Committed]) -> object:
-        """Return what the submitter gets when the changes are stored, and this life of the node is over.
+        """Return the result for the submitter when the changes are stored after this life of the node.
 
-        They have no effect here any more: the connections are closed. Raises StoreError.
+        The changes have no effect here any more: the connections are closed. Raises StoreError.
         """
         return None
 
@@ -66,11 +66,11 @@ class Operation:
         return
 
     def send(self, context: Context) -> object:
-        """Take effect on connections, for an unstored operation; return what the submitter gets."""
+        """Take effect on connections, for an unstored operation; return the result for the submitter."""
         raise NotImplementedError
 
 
 class UnstoredOperation(Operation):
-    """Packets that are not stored, at one point of the order."""
+    """Unstored packets, at a point of the order."""
 
     is_stored = False

@@ -70,12 +70,12 @@ class Emit(Operation):
 
 
 def offset_of(context: Context, position: int) -> str | None:
-    """Return the offset of an event of this node's last batch; None without recovery."""
+    """Return the offset of an event in this node's last batch; None without recovery."""
     return context.log.offset_text(position) if context.log.is_durable else None
 
 
 class EmitVolatile(UnstoredOperation):
-    """An event that is not stored, for clients of this node alone.
+    """An unstored event for the clients of this node only.
 
     The frames end in the present offset (see ``unstored.volatile``).
     """
@@ -91,7 +91,7 @@ class EmitVolatile(UnstoredOperation):
 
 
 class EmitVolatileEverywhere(Operation):
-    """An event that is not stored, for clients of several nodes."""
+    """An unstored event for the clients of several nodes."""
 
     changes_recipients = False
 
@@ -104,7 +104,7 @@ class EmitVolatileEverywhere(Operation):
 
 
 class EmitWithAck(UnstoredOperation):
-    """An event that asks for an acknowledgement: each recipient gets a packet of its own; not stored."""
+    """An event with acknowledgements: each recipient gets a separate packet; not stored."""
 
     def __init__(self, event: Event, packet_for: Callable[[Session], Frames]) -> None:
         self.event = event
@@ -153,7 +153,7 @@ class SendPacket(UnstoredOperation):
 
 @dataclass(eq=False)
 class SessionOperation(Operation):
-    """A change of one session by the handlers."""
+    """A change of a session by the handlers."""
 
     size_bytes = NAME_BYTES
     session: Session
@@ -182,7 +182,7 @@ class LeaveRoom(SessionOperation):
 
     room: Room
     through: int | None = None
-    """The sequence of the last event that is still for the session, if that is an earlier one."""
+    """The sequence of the last event for the session, if earlier than this point."""
 
     def change(self) -> RoomLeft:
         return RoomLeft(self.session.namespace, self.session.sid, self.room, self.through)
@@ -217,7 +217,7 @@ class BindIdentity(SessionOperation):
     """A session belongs to an identity from here on."""
 
     attached: SessionConnection
-    """The connection that has authenticated as the identity."""
+    """The connection authenticated as the identity."""
     identity: str
 
     def __post_init__(self) -> None:
@@ -259,7 +259,7 @@ class StoreIdempotencyKey(Operation):
 
 @dataclass(eq=False)
 class WriteHeartbeat(Operation):
-    """The node is alive, and its uptime goes on."""
+    """The node is alive, and the uptime goes on."""
 
     passes_full_queue = True
     heartbeat: Callable[[], Heartbeat]
@@ -271,7 +271,7 @@ class WriteHeartbeat(Operation):
 
 @dataclass(eq=False)
 class DeclareDead(Operation):
-    """A node that has written no heartbeat for too long is gone; its sessions are away."""
+    """A node without a heartbeat for too long is dead; its sessions are away."""
 
     passes_full_queue = True
     node: str
@@ -282,7 +282,7 @@ class DeclareDead(Operation):
 
 @dataclass(eq=False)
 class SayDeparted(Operation):
-    """The handlers of a session have ended on this node; another node waits for it."""
+    """The handlers of a session have ended on this node; another node waits for the end."""
 
     passes_full_queue = True
     departed: Departed
@@ -334,7 +334,7 @@ class Redact(Operation):
 
 @dataclass(eq=False)
 class CatchUp(Operation):
-    """Everything that was appended before has taken effect on this node when the submitter goes on."""
+    """The submitter goes on when all earlier changes have taken effect on this node."""
 
     def changes(self) -> Sequence[Change]:
         return (Pruned(0),)  # deletes nothing

@@ -25,7 +25,7 @@ class Options(StoreOptions):
     recover_client_disconnect: bool = True
     """Whether a session can be recovered after the client itself called ``disconnect()``."""
     offsets: Offsets = "auto"
-    """Which clients get offsets and can recover: all but stock Python clients, or all of them."""
+    """The clients with offsets, which can recover: all but stock Python clients, or all."""
     max_missed_packets: int = 100_000
     """A client that has missed more events gets a new session."""
     max_missed_bytes: int = 64_000_000
@@ -39,31 +39,31 @@ class Options(StoreOptions):
     connections: int = 50_000
     """Open connections; beyond, handshakes get 503."""
     pending_handshakes: int = 20_000
-    """Connections that have not asked for a namespace; beyond, handshakes get 503."""
+    """Connections without a namespace; beyond, handshakes get 503."""
     connections_per_address: int = 0
-    """Connections of one address that have joined a namespace; beyond, CONNECT_ERROR, except for a valid
-    private id. 0 is no limit."""
+    """Connections of one address with a namespace; beyond, CONNECT_ERROR, except for a valid private id. 0 is
+    no limit."""
     handshakes_per_address: int = 0
-    """Connections of one address that have not asked for a namespace; beyond, 429. 0 is no limit."""
+    """Connections of one address without a namespace; beyond, 429. 0 is no limit."""
     events_per_second: float = 0.0
-    """Packets of one client without attachments; beyond, they are read later. 0 is no limit."""
+    """Packets of one client without attachments; packets beyond are read later. 0 is no limit."""
     bytes_per_second: float = 0.0
-    """Bytes of one client; beyond, they are read later. 0 is no limit."""
+    """Bytes of one client; bytes beyond are read later. 0 is no limit."""
     sessions_per_identity: int = 0
-    """Sessions of one identity, also those that are away; beyond, the one that is away for the longest time
+    """Sessions of one identity, connected or away; beyond, the session that is away for the longest time
     ends, or CONNECT_ERROR. 0 is no limit."""
     namespaces_per_connection: int = 1000
     """Namespaces of one connection; beyond, CONNECT_ERROR."""
     rooms_per_session: int = 1000
-    """Rooms of one session, its own sid not counted; beyond, ``enter_room`` raises ValueError."""
+    """Rooms of one session, without the sid's own room; beyond, ``enter_room`` raises ValueError."""
     allowed_hosts: Sequence[str] | None = None
     """Names of the server, beside IP addresses, ``localhost`` and the hosts of allowed origins. A request to
     another host gets 421. None and "*" allow every host; "*" is logged."""
     trusted_proxies: Sequence[str] = ()
-    """IP addresses and networks of proxies whose forwarding headers count; a Unix socket's peer is one."""
+    """IP addresses and networks of trusted proxies; the peer of a Unix socket is always trusted."""
     node_name: str = ""
-    """The name of this server among several on one database: the ids of its connections begin with it and a
-    dot, so that a proxy sends the requests of a polling client to its server. "" begins none."""
+    """The name of the server among several on a database. Connection ids begin with the name and a dot, so a
+    proxy can send the requests of a polling client to the same server. "" for no name."""
     heartbeat: float = 45.0
     """How long a connection may be dead before the server notices: ping interval plus ping timeout."""
 
@@ -82,5 +82,5 @@ class Options(StoreOptions):
 
     @property
     def max_event_bytes(self) -> int:
-        """The largest event; a larger one alone could overflow the buffer of a client."""
+        """The largest event; a larger event alone could overflow the buffer of a client."""
         return self.max_client_buffer // 2

@@ -2,7 +2,7 @@
 
 The append of the batch had no answer yet, so the batch may be in the log or not. The history of the log names
 each batch by node and number. The node never appends the batch again. The batch has no effect on this node,
-because all connections are closed. The callers get offsets, or an error that says that nothing is stored.
+because all connections are closed. The callers get offsets, or an error: nothing is stored.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ HANDLERS_HEAR_SECONDS: Final = 4.0
 
 
 def not_on_their_way(groups: Sequence[Group], effects: EffectsInOrder) -> list[Group]:
-    """Return the groups whose changes were not appended yet, or whose append has ended."""
+    """Return the groups without an unanswered append: not appended yet, or answered."""
     unsettled = effects.unsettled
     on_their_way = set(map(id, () if unsettled is None else unsettled.appended.groups))
     return [group for group in groups if id(group) not in on_their_way]
 
 
 async def settle(log: Log, effects: EffectsInOrder) -> None:
-    """Give results to the callers as soon as the log knows the outcome; a closed log knows the outcome.
+    """Give results to the callers as soon as the log has the outcome; a closed log has the outcome.
 
-    Call this after the end of the tasks for appends and for effects. The callers get OutcomeUnknown when this
-    is cancelled. Handlers of clients get OutcomeUnknown after ``HANDLERS_HEAR_SECONDS``.
+    Call this after the end of the tasks for appends and for effects. The callers get OutcomeUnknown after a
+    cancellation. Handlers of clients get OutcomeUnknown after ``HANDLERS_HEAR_SECONDS``.
     """
     unsettled = effects.unsettled
     if unsettled is None:

@@ -17,7 +17,7 @@ Dumps = Callable[[Any], str]
 """Encodes a value as compact JSON, as the ``json`` argument of python-socketio's server does."""
 
 _escaped = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
-# JSONEncoder.encode makes this function anew for each value, which takes twice as long as the encoding.
+# JSONEncoder.encode makes the function anew for each value, which takes twice as long as the encoding.
 _compact = json.encoder.c_make_encoder(  # type: ignore[attr-defined]  # undocumented, present since Python 2.6
     None, _escaped.default, json.encoder.encode_basestring, None, ":", ",", False, False, False
 )
@@ -98,13 +98,13 @@ class BinaryTaken:
                 return value
 
     def placeholder(self, content: bytes | bytearray | memoryview) -> dict[str, Any]:
-        """Take one binary value, and return the placeholder."""
+        """Take a binary value, and return the placeholder."""
         self.attachments.append(bytes(content))
         return {"_placeholder": True, "num": len(self.attachments) - 1}
 
 
 def with_binary(value: Any, attachments: Sequence[bytes]) -> Any:
-    """Put binary arguments in place of their placeholders: the inverse of ``payload_of``."""
+    """Put binary arguments in place of the placeholders: the inverse of ``payload_of``."""
     match value:
         case {"_placeholder": True, "num": int(index)} if 0 <= index < len(attachments):
             return attachments[index]
@@ -142,7 +142,7 @@ class PacketEncoder(Protocol):
         offset: str | None,
         ack_id: int | None = None,
     ) -> Frames:
-        """Encode an EVENT, the offset as last argument; with ``ack_id`` it asks for an acknowledgement."""
+        """Encode an EVENT with the offset as last argument; ``ack_id`` asks for an acknowledgement."""
         ...
 
     def ack(self, namespace: str, ack_id: int, values: Sequence[Any]) -> Frames:
@@ -162,7 +162,7 @@ class TextEncoder:
     """The standard encoding (Socket.IO protocol 5, "Packet encoding")."""
 
     def __init__(self, encode: Dumps = dumps, max_attachments: int | None = None) -> None:
-        """``encode`` makes the JSON; ``max_attachments``: binary arguments that clients take in a packet."""
+        """``encode`` makes the JSON; ``max_attachments``: the most binary arguments in a packet."""
         self._encode = encode
         self._max_attachments = max_attachments
 
@@ -193,7 +193,7 @@ class TextEncoder:
     ) -> Frames:
         """Encode an EVENT or BINARY_EVENT. The offset is spliced into the stored text, without parsing.
 
-        Clients take the last argument as their offset (socket.io 4.6, connectionStateRecovery).
+        Clients take the last argument as the offset (socket.io 4.6, connectionStateRecovery).
         """
         if offset is None:
             text, frames = payload, Frames
@@ -223,7 +223,7 @@ class TextEncoder:
 
 
 class _TextEvent(FramesWithOffset):
-    """An event of the standard encoding whose last argument is the offset."""
+    """An event in the standard encoding, with the offset as the last argument."""
 
     __slots__ = ()
 

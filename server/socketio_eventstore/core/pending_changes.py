@@ -1,4 +1,4 @@
-"""Session changes that have happened and could not be stored yet. Pure, without I/O."""
+"""Session changes that have happened and are not stored yet. Pure, without I/O."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ SessionKey: TypeAlias = tuple[str, str]
 
 
 def _claim(change: SessionChange) -> float:
-    """The claim of a change; a change without one is newer than all claims."""
+    """The claim of a change; a change without a claim is newer than all claims."""
     return math.inf if change.claim is None else change.claim
 
 
 class PendingChanges:
-    """The last change of each session, until a commit has stored it."""
+    """The last change of each session, until the commit."""
 
     def __init__(self) -> None:
         self.by_session: dict[SessionKey, SessionChange] = {}
-        """Stored with the next commit, before the changes of its operations."""
+        """Stored with the next commit, before the changes of the operations."""
         self._rejected: dict[SessionKey, SessionChange] = {}
-        """Rejected by the store when tried alone; they must not fail the operations of others."""
+        """Changes rejected by the store when tried alone, which must not fail other operations."""
 
     @property
     def due(self) -> list[SessionChange]:
@@ -39,7 +39,7 @@ class PendingChanges:
         return bool(self.by_session or self._rejected)
 
     def keep(self, changes: Sequence[Change]) -> None:
-        """Keep the changes that no error can undo. The end of a session stays its last change."""
+        """Keep the changes that no error can undo. The end of a session stays the last change."""
         for change in changes:
             if isinstance(change, SessionAway | SessionEnded):
                 key = (change.namespace, change.sid)
@@ -49,7 +49,7 @@ class PendingChanges:
                     self.by_session[key] = change
 
     def stored(self, changes: Sequence[Change]) -> None:
-        """Forget the due changes among these, and the rejected changes that these replace."""
+        """Forget the due changes among the stored changes, and replaced rejected changes."""
         for change in changes:
             if isinstance(change, SessionAway | SessionEnded | SessionResumed):
                 key = (change.namespace, change.sid)
@@ -59,7 +59,7 @@ class PendingChanges:
                     self._rejected.pop(key, None)
 
     def reject(self, change: SessionChange) -> None:
-        """Put a due change aside until ``retry``, since the store rejects it."""
+        """Put a due change aside until ``retry``, since the store rejects the change."""
         key = (change.namespace, change.sid)
         self._rejected[key] = self.by_session.pop(key)
 

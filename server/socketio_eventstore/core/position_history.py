@@ -1,4 +1,4 @@
-"""The positions of the log at earlier times, as far as pruning and recovery need them."""
+"""The positions of the log at earlier times, for pruning and recovery."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ POSITIONS_KEPT: Final = 64
 
 
 class PositionHistory:
-    """The position that was reached a certain time ago, on the uptime clock.
+    """The position at earlier times on the uptime clock.
 
-    The events carry the wall-clock time of their emit, but the wall clock may have been set meanwhile.
-    Events from before the first noted position count from then on.
+    The events carry the wall-clock time of their emit, but the wall clock may have been set meanwhile. Events
+    from before the first noted position count from then on.
     """
 
     def __init__(self, reach_seconds: float, noted: Iterable[tuple[float, int]] = ()) -> None:
@@ -22,7 +22,7 @@ class PositionHistory:
         self._noted = deque(noted)
 
     def is_due(self, now: float, position: int) -> bool:
-        """Whether a position is worth a note: it is new, and the last note is old enough."""
+        """Whether a position is worth a note: the position is new, and the last note is old enough."""
         if not self._noted:
             return True
         at, last = self._noted[-1]

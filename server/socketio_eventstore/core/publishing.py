@@ -16,7 +16,7 @@ from socketio_eventstore.core.operations import offset_of
 
 @dataclass(eq=False)
 class Publish(Operation):
-    """Events that are stored in one batch, with the idempotency key of their publisher, if any.
+    """Events stored in one batch, with the idempotency key of the publisher, if any.
 
     The result is the offset of the last event (see ``offsets_of``), None without recovery.
     """
@@ -42,7 +42,7 @@ class Publish(Operation):
 
 
 def offsets_of(events: int, last: object) -> list[str | None]:
-    """Return the offsets of so many events that were published together, from the offset of the last one."""
+    """Return the offsets of events that were published together, from the last offset."""
     if not isinstance(last, str):
         return [None] * events
     return list(Publication(b"", parse(last), events).offsets)

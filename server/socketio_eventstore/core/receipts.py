@@ -8,9 +8,9 @@ from socketio_eventstore.core.sessions import Session, State
 
 
 def covering(session: Session, nodes: Nodes) -> NodeRecord | None:
-    """Return the other node whose floor speaks for a session, if there is one.
+    """Return the other node with a floor that covers a session, if any.
 
-    The floor that a node wrote before it had applied its claim says nothing about the session.
+    A floor from before the node's claim does not cover the session.
     """
     if session.state is not State.ELSEWHERE:
         return None
@@ -19,9 +19,9 @@ def covering(session: Session, nodes: Nodes) -> NodeRecord | None:
 
 
 def confirmed(session: Session, nodes: Nodes) -> int:
-    """Return the sequence up to which the client is known to have all events for it.
+    """Return the confirmed position of a session's client.
 
-    A client of another node has confirmed at least the floor that its node wrote last.
+    A client of another node has confirmed at least the last floor of that node.
     """
     record = covering(session, nodes)
     return max(session.confirmed, session.start.sequence, 0 if record is None else record.floor)

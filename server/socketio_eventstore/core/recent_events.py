@@ -15,7 +15,7 @@ RecentEvent: TypeAlias = tuple[int, Event, Frames | None, int]
 
 
 class RecentEvents:
-    """The newest events: a session that has missed only these needs no read from disk."""
+    """The newest events: a session that has missed only recent events needs no read from disk."""
 
     def __init__(
         self,
@@ -27,9 +27,9 @@ class RecentEvents:
     ) -> None:
         """``encode`` makes the frames of an event that was sent to nobody here."""
         self.position = position
-        """The sequence of the last event that has taken effect."""
+        """The sequence of the last event in effect."""
         self.begins_after = position
-        """Every event after this sequence is here."""
+        """Every event after this sequence is in memory."""
         self._limit_bytes = limit_bytes
         self._limit_events = limit_events
         self._encode = encode
@@ -38,16 +38,16 @@ class RecentEvents:
         """The frames that were made later, by the sequences of their events: all sessions share them."""
         self._size_bytes = 0
         self.replaced = 0
-        """The number of events that were replaced; the position does not tell."""
+        """The number of replaced events, since a replacement does not change the position."""
         self.total = 0
         """The number of events since the start."""
 
     def append(
         self, sequence: int, event: Event, frames: Frames | None, weight_bytes: int | None = None
     ) -> None:
-        """Add the newest event with the frames that were sent, and drop the oldest beyond the limits.
+        """Add the newest event with the sent frames, and drop the oldest events beyond the limits.
 
-        ``weight_bytes`` is the event's, if known.
+        ``weight_bytes`` is the weight of the event, if known.
         """
         if weight_bytes is None:
             weight_bytes = event.weight_bytes
@@ -86,7 +86,7 @@ class RecentEvents:
         return frames
 
     def replace(self, sequence: int, event: Event, frames: Frames) -> None:
-        """Put another event in the place of one, if it is here."""
+        """Replace an event in memory, if present."""
         for place, (found, _, _, weight_bytes) in enumerate(self._events):
             if found == sequence:
                 self._events[place] = (sequence, event, frames, event.weight_bytes)
@@ -96,11 +96,11 @@ class RecentEvents:
                 return
 
     def find(self, sequence: int) -> Event | None:
-        """Return the event with a sequence, None if it is not here."""
+        """Return the event with a sequence; None for an event not in memory."""
         return next((event for found, event, _, _ in self._events if found == sequence), None)
 
     def clear(self) -> None:
-        """Forget all events, since one of them is missing: replays read the store."""
+        """Forget all events, since an event is missing: replays read the store."""
         self._events.clear()
         self._made.clear()
         self._size_bytes = 0

@@ -1,4 +1,4 @@
-"""The recent events that sessions have missed, gathered once for all sessions that miss the same."""
+"""The missed recent events of sessions, shared by all sessions with the same missed events."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from socketio_eventstore.core.recent_events import RecentEvents
 from socketio_eventstore.core.sessions import Session
 
 MAX_KEPT_BYTES = 4_000_000
-"""Bytes of kept pages; beyond the limit all of them are dropped."""
+"""Bytes of kept pages; beyond the limit all pages are dropped."""
 
 Page = tuple[int, Frames, int]
-"""The sequence of the first event, the joined frames of all, and their number."""
+"""The sequence of the first event, the joined frames of all events, and the number of events."""
 ADDRESS_BYTES = 64
-"""What an addressed room takes in memory, beside its name."""
+"""The memory of an addressed room, beside the name."""
 
 
 class RecentPages:
-    """Answers which recent events a session has missed.
+    """Finds the missed recent events of a session.
 
-    A crowd that returns has missed the same events of the same rooms. Between two events, sessions with the
-    same cursor and the same of the addressed rooms share a page.
+    The clients of a returning crowd have missed the same events of the same rooms. Between two events,
+    sessions with the same cursor and the same addressed rooms share a page.
     """
 
     def __init__(self, recent_events: RecentEvents) -> None:
@@ -28,7 +28,7 @@ class RecentPages:
         self._state = (-1, 0)
         """The position to which everything below belongs, and the number of replaced events."""
         self._addressed: dict[tuple[str, int], set[Room]] = {}
-        """The rooms and sids that the events of a namespace after a cursor name."""
+        """The rooms and sids addressed by the events of a namespace after a cursor."""
         self._pages: dict[tuple[str, int, frozenset[Room]], Page | None] = {}
         self._kept_bytes = 0
 

@@ -1,9 +1,8 @@
-"""The recipients of one event: sessions that have it, were sent it, or still miss it.
+"""The recipients of an event, with a receipt each: confirmed, sent or missed.
 
 Nothing records single deliveries. The answer is derived: from the memberships of the sessions, as a recovery
-derives the missed events, and from the confirmed position of each session. Sessions that have ended are not
-among the recipients, nor those that have left the room and have confirmed the event: no memory of their
-membership is kept.
+derives the missed events, and from the confirmed position of each session. Ended sessions are not among the
+recipients, nor sessions that have left the room and confirmed the event: their memberships are deleted.
 """
 
 from __future__ import annotations
@@ -24,26 +23,26 @@ from socketio_eventstore.core.receipts import confirmed
 from socketio_eventstore.core.sessions import Session, State
 
 SLICE: Final = 500
-"""Sessions that are looked at before the event loop serves others."""
+"""Sessions to check before the event loop serves others."""
 
 
 class Receipt(StrEnum):
-    """The knowledge about an event and one of its recipients."""
+    """The state of an event for a recipient."""
 
     CONFIRMED = "confirmed"
     """The client has answered a heartbeat behind the event, or has named a later offset."""
     SENT = "sent"
-    """The event was written to the connected client, whose next heartbeat confirms it.
+    """The event was written to the connected client; the next heartbeat confirms the event.
 
-    Of a client of another node, it is only known that it is not away: it may still be in a replay.
+    A client of another node counts as sent when not away, although a replay may not have reached the event.
     """
     MISSED = "missed"
-    """The client is away, or in a replay that has not reached the event."""
+    """The client is away, or in a replay before the event."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipients:
-    """A page of the recipients of an event, and the number of all of them."""
+    """A page of the recipients of an event, and the number of all recipients."""
 
     counts: Counter[Receipt]
     page: list[tuple[Session, Receipt]]
@@ -68,7 +67,7 @@ def receipt(session: Session, logged: LoggedEvent, nodes: Nodes) -> Receipt | No
 async def recipients(
     context: Context, logged: LoggedEvent, wanted: Receipt | None, after: str | None, limit: int
 ) -> Recipients:
-    """Return the recipients behind a sid, with one receipt or with any, and the counts of all receipts."""
+    """Return the recipients behind a sid, with a given receipt or any, and the counts of all receipts."""
     counts: Counter[Receipt] = Counter()
     page: list[tuple[str, Session, Receipt]] = []
     sessions = iter(list(context.registry.members(logged.event.namespace, None)))
@@ -87,7 +86,7 @@ async def recipients(
 
 
 def _candidates(sessions: Iterable[Session], rooms: Sequence[Room] | None) -> Iterable[Session]:
-    """Return the sessions that may be recipients; a fifth of the time of asking each of them."""
+    """Return the possible recipients, in a fifth of the time of a check of each session."""
     if rooms is None:
         return sessions
     wanted = set(rooms)

@@ -1,7 +1,7 @@
-"""The decision on a reconnection: whether the client recovers its session, and from which position.
+"""The decision on a reconnection: recovery or not, and the position.
 
-Recovered or not, never half: a reconnection is recovered only when every missed event can be sent. The
-reason for every other result is counted and logged.
+Recovered or not, never half: a reconnection is recovered only when every missed event can be sent. The reason
+for every other result is counted and logged.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 OVERDUE_EVENTS = 256
 OVERDUE_BYTES = 1_000_000
-"""Limits of the read that finds out whether a client was to receive any overdue event."""
+"""Limits of the read for overdue events of a client."""
 
 
 class RecoveryResult(StrEnum):
@@ -60,11 +60,11 @@ class RecoveryLimits:
 
     @property
     def max_unconfirmed_seconds(self) -> float:
-        """How long an event is offered to a client that returns again and again and confirms nothing.
+        """The longest time to offer an event to a client that returns repeatedly and confirms nothing.
 
-        An honest client answers a heartbeat, or names the received events by its offset when the client
-        comes back. The longest honest case: a dead connection (one heartbeat), the maximum disconnection
-        duration, a connection too short for a heartbeat, and the maximum disconnection duration again.
+        An honest client answers a heartbeat, or names the received events by the offset on return. The
+        longest honest case: a dead connection (one heartbeat), the maximum disconnection duration, a
+        connection too short for a heartbeat, and the maximum disconnection duration again.
         """
         return 2 * self.max_disconnection_seconds + self.heartbeat_seconds
 
@@ -83,10 +83,10 @@ def _no_hash() -> None:
 
 
 def _may_return(session: Session, auth_hash: AuthHash) -> bool:
-    """Whether a client with these credentials may recover a session whose client has left by itself.
+    """Whether credentials allow the recovery of a session after the client's own ``disconnect()``.
 
     ``disconnect(); auth = …; connect()`` is how a page logs in as another user. The connect handler decides
-    about a session that is bound to an identity.
+    about a session bound to an identity.
     """
     if session.identity is not None:
         return True
@@ -94,7 +94,7 @@ def _may_return(session: Session, auth_hash: AuthHash) -> bool:
 
 
 class Cursor(int):
-    """A position from which a replay sends events, and how many events it has to send."""
+    """A position from which a replay sends events, and the number of events to send."""
 
     missed = 0
     """The number of events, at most (see ``MissedSummary.at_most``)."""
@@ -108,12 +108,12 @@ class Cursor(int):
 
 
 class Recovery:
-    """Decides whether a reconnection recovers its session."""
+    """Decides whether a reconnection recovers the session."""
 
     def __init__(
         self, log: Log, registry: Registry, limits: RecoveryLimits, old_events: OldEvents | None = None
     ) -> None:
-        """``old_events``: None when this node has stored all events."""
+        """``old_events``: None if this node has stored all events."""
         self._log = log
         self._registry = registry
         self._limits = limits
@@ -144,7 +144,7 @@ class Recovery:
 
     def is_expired(self, session: Session, uptime: float) -> bool:
         """Whether a session has been away for longer than the maximum disconnection duration."""
-        # As the log has it: an acceptance may come out of it before the end of the connection does.
+        # From the state of the log: an acceptance may come out of the log before the end of the connection.
         is_away = session.state is State.AWAY and session.node is None
         return is_away and self._is_overdue(session, uptime)
 
@@ -154,14 +154,14 @@ class Recovery:
         return away_since is not None and uptime - away_since > self._limits.max_disconnection_seconds
 
     async def replaced(self, sequence: int) -> None:
-        """Take note that an event was replaced by one that clients can read."""
+        """Take note of an event's replacement by a readable event."""
         if self._old_events is not None:
             await self._old_events.replaced(sequence)
 
     def find(
         self, namespace: str, pid: object, offset: object, uptime: float, auth_hash: AuthHash = _no_hash
     ) -> Session | RecoveryResult:
-        """Return the session that a client with this private id and offset may claim.
+        """Return the session that a client with a private id and an offset may claim.
 
         ``uptime`` is in seconds; ``auth_hash`` returns the hash of the client's credentials. Any
         RecoveryResult means a new session, and names the reason. ``decide`` has the last word, after the
@@ -179,7 +179,7 @@ class Recovery:
         return session if may_return else RecoveryResult.AUTH_CHANGED
 
     def session_of(self, namespace: str, pid: object) -> Session | None:
-        """Return the session that a private id opens; it belongs to its namespace."""
+        """Return the session of a private id in the namespace."""
         session = self._registry.with_pid(hash_pid(pid)) if isinstance(pid, str) else None
         return session if session is not None and session.namespace == namespace else None
 
@@ -191,10 +191,10 @@ class Recovery:
         uptime: Callable[[], float],
         auth_hash: AuthHash = _no_hash,
     ) -> int | RecoveryResult:
-        """Decide whether the client that has claimed a session recovers it; return the cursor.
+        """Decide whether the client that has claimed a session recovers; return the cursor.
 
-        Events beyond the cursor are to be sent. Asked when the claim has taken effect: ``position`` and
-        ``uptime``, in seconds, are those of the log at this node, and no batch before the claim is missing.
+        Events beyond the cursor are to be sent. Called after the effect of the claim: ``position`` and
+        ``uptime``, in seconds, are the log's values on this node, and no batch before the claim is missing.
         Any RecoveryResult means a new session, and names the reason. The decision changes nothing. The cursor
         is a ``Cursor``.
         """
@@ -225,12 +225,13 @@ class Recovery:
             session, auth_hash
         ):  # asked last: the client may have left during the search
             return RecoveryResult.AUTH_CHANGED
-        # Events for other sessions need not be kept for this one: a quiet client must not hold up pruning.
+        # Events for other sessions need not be kept for this session: a quiet client must not hold up
+        # pruning.
         position = max(cursor, reached, session.confirmed, self._log.pruned_through)
         return Cursor.before(position, missed.at_most)
 
     async def _is_poisoned(self, session: Session, cursor: int, missed: MissedSummary) -> bool:
-        """Whether the client cannot read one of the missed events."""
+        """Whether a missed event is unreadable for clients."""
         if session.suspected is not NO_SUSPICION and session.suspected.is_confirmed(cursor):
             sequence, times = session.suspected
             offset = self._log.offset_of(sequence)
@@ -258,8 +259,8 @@ class Recovery:
     ) -> int | None:
         """Return the sequence before the first event to send; None when the session is overdue.
 
-        A client that has come back for the same event for too long, and answers no heartbeat, would keep
-        pruning from deleting the event for ever.
+        A client that returns for the same event again and again, and answers no heartbeat, would otherwise
+        prevent the pruning of the event for ever.
         """
         if not missed.ranges:
             return position
@@ -293,7 +294,7 @@ class Recovery:
             return RecoveryResult.ROLLED_BACK
         except OffsetRolledBack:
             epoch = offset.partition(".")[0]
-            # The client keeps the offset of its former session until an event arrives.
+            # The client keeps the offset of the former session until an event arrives.
             is_former = self._log.precedes_epoch(epoch, session.start.epoch)
             return known if is_former else RecoveryResult.ROLLED_BACK
         except OffsetRefused:

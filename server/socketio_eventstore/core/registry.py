@@ -1,8 +1,8 @@
-"""All sessions that are not over, by sid, by room and by private id; and the live ones of this node.
+"""All sessions before their end, by sid, by room and by private id; and the live sessions of this node.
 
-Sessions that are away, and those of other nodes, are included: rooms can be changed meanwhile, and questions
-are answered for all of them. Events go to the live sessions of this node only, which have an index of their
-own: the others cost an event nothing.
+Sessions that are away, and sessions of other nodes, are included: rooms can be changed meanwhile, and
+questions cover all sessions. Events go only to the live sessions of this node, which have a separate index:
+other sessions cost an event nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from socketio_eventlog.events import Room
 from socketio_eventstore.core.sessions import ClientConnection, Session, State
 
 LOOKED_AT: Final = 100
-"""The members of a room that are looked at for one on another node."""
+"""The members of a room to check for a session on another node."""
 _Live = dict[str, ClientConnection]
 """The connections of live sessions, by sid."""
 
@@ -44,7 +44,7 @@ class Registry:
             self.rooms.setdefault((session.namespace, room), {})[session] = None
 
     def remove(self, session: Session) -> None:
-        """Forget a session that has no connection; events for its sid reach no client from now on."""
+        """Forget a session without a connection; events for the sid reach no client from now on."""
         sessions = self.namespaces.get(session.namespace, {})
         if sessions.pop(session.sid, None) is None:
             return
@@ -56,11 +56,11 @@ class Registry:
             self._drop(session, room)
 
     def get(self, namespace: str, sid: object) -> Session | None:
-        """Return the session with this sid, wherever its client is."""
+        """Return the session with a sid, on any node."""
         return self.namespaces.get(namespace, {}).get(sid) if isinstance(sid, str) else None
 
     def with_pid(self, pid_hash: bytes) -> Session | None:
-        """Return the session that a private id opens, in any namespace; None when the session is over."""
+        """Return the session of a private id, in any namespace; None after the session's end."""
         session = self._by_pid.get(pid_hash)
         return None if session is None or session.state is State.ENDED else session
 
@@ -71,7 +71,7 @@ class Registry:
         self._by_identity.setdefault(identity, {})[session] = None
 
     def of_identity(self, identity: str) -> list[Session]:
-        """Return the sessions of an identity in all namespaces, also those that are away."""
+        """Return the sessions of an identity in all namespaces, connected or away."""
         return list(self._by_identity.get(identity, ()))
 
     def _unbind(self, session: Session) -> None:
@@ -84,7 +84,7 @@ class Registry:
     # Connections of this node -------------------------------------------------------------------------
 
     def go_live(self, session: Session) -> None:
-        """Let a session whose replay has ended receive every event as soon as the event takes effect."""
+        """Let a session receive every event at its effect, after the end of the replay."""
         session.move(State.LIVE)
         namespace, sid, connection = session.namespace, session.sid, session.current.connection
         if connection is not None:
@@ -92,7 +92,7 @@ class Registry:
                 self._live.setdefault((namespace, room), {})[sid] = connection
 
     def detach(self, session: Session) -> ClientConnection | None:
-        """Take a session off its connection, which falls silent for the namespace; return the connection."""
+        """Take a session off the connection, which falls silent for the namespace; return the connection."""
         if session.state is State.LIVE:
             for room in (None, *session.joined):
                 self._drop_live(session, room)
@@ -101,7 +101,7 @@ class Registry:
     def recipients(
         self, namespace: str, rooms: Sequence[Room] | None, skip: Sequence[str] = ()
     ) -> Collection[ClientConnection]:
-        """Return the connections of the live sessions of an address, each once, but those of skipped sids.
+        """Return the connections of the live sessions of an address, each once, without skipped sids.
 
         ``rooms``: None stands for the whole namespace; a sid is a room, too.
         """
@@ -177,7 +177,8 @@ class Registry:
     def may_have_elsewhere(self, namespace: str, rooms: Sequence[Room] | None) -> bool:
         """Whether a session in any of the rooms may be connected to another node.
 
-        A look at a few members: beyond, one of them surely is, and an answer that is wrong costs little.
+        Checks a few members: in a larger room a member on another node is likely, and a wrong answer costs
+        little.
         """
         members = iter(self.members(namespace, rooms))
         looked_at = list(islice(members, LOOKED_AT))

@@ -1,7 +1,7 @@
 """Pages of the registry: sessions and rooms in a fixed order, some at a time.
 
-A registry may have 50,000 sessions. A page looks at all of them, in slices, between which the event loop
-serves others; what changes meanwhile may or may not show.
+A registry may have 50,000 sessions. A page checks all sessions, in slices, between which the event loop
+serves others; changes meanwhile may or may not show.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from socketio_eventstore.core.registry import Registry
 from socketio_eventstore.core.sessions import Session, State
 
 SLICE: Final = 2000
-"""Entries that are looked at before the event loop serves others: less than a millisecond."""
+"""Entries to check before the event loop serves others: less than a millisecond."""
 
 T = TypeVar("T")
 SessionKey = tuple[str, str]
@@ -28,12 +28,12 @@ RoomKey = tuple[str, bool, str | int]
 
 @dataclass(frozen=True, slots=True)
 class SessionFilter:
-    """What sessions to show; None shows all."""
+    """The sessions to show; None shows all."""
 
     states: frozenset[State] | None = None
     namespace: str | None = None
     rooms: tuple[Room, ...] | None = None
-    """Sessions in one of these rooms, of the namespace."""
+    """Sessions in any of the rooms, in the namespace."""
     identity: str | None = None
 
     def fits(self, session: Session) -> bool:
@@ -71,7 +71,7 @@ async def sessions(
 async def rooms(
     registry: Registry, namespace: str | None, after: RoomKey | None, limit: int
 ) -> tuple[list[RoomMembers], RoomKey | None]:
-    """Return the rooms behind a key, in the order of their keys, and the key of the next page."""
+    """Return the rooms behind a key, in the order of the keys, and the key of the next page."""
     page = await _smallest(
         list(registry.rooms),
         lambda room: _room_key(*room),

@@ -1,4 +1,4 @@
-"""Log lines for failures that repeat: a full disk or a broken handler must not fill the log."""
+"""Log lines for repeated failures: a full disk or a broken handler must not fill the log."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from typing import Final
 
 REPORT_SECONDS: Final = 10.0
-"""The time between two lines about a failure that goes on, and the quiet time after which it has ended."""
+"""The time between two lines about a continuing failure, and the quiet time after which a failure has
+ended.
+"""
 MAX_KINDS: Final = 1000
-"""Kinds of failures that are counted apart, by default. Later kinds are counted together."""
+"""Kinds of failures with a separate count, by default. Later kinds share a count."""
 
 
 @dataclass(slots=True)
 class _Failure:
-    """A failure that goes on."""
+    """A continuing failure."""
 
     level: int
     text: str
@@ -28,7 +30,7 @@ class _Failure:
 
 
 class RepeatedFailures:
-    """Logs a failure once when it begins, every ten seconds with a count, and once when it ends."""
+    """Logs a failure once at the beginning, every ten seconds with a count, and once at the end."""
 
     def __init__(
         self, logger: logging.Logger, report_seconds: float = REPORT_SECONDS, max_kinds: int = MAX_KINDS
@@ -48,7 +50,7 @@ class RepeatedFailures:
         ends_when_quiet: bool = True,
         extra: Mapping[str, object] | None = None,
     ) -> None:
-        """Count a failure. Failures of one ``kind`` share their lines; the last text is shown.
+        """Count a failure. Failures of the same ``kind`` share the lines; the last text is shown.
 
         ``error`` adds the traceback to the first line, and ``extra`` the fields of a structured log. Without
         ``ends_when_quiet`` only ``succeeded`` ends the failure. Call this on the event loop.
@@ -71,7 +73,7 @@ class RepeatedFailures:
         return kind in self._failures
 
     def succeeded(self, kind: Hashable) -> None:
-        """End a failure, if it goes on."""
+        """End a continuing failure, if any."""
         failure = self._failures.pop(kind, None)
         if failure is not None:
             failure.timer.cancel()

@@ -1,4 +1,4 @@
-"""The replay: recovered sessions are sent the missed events until they are live again."""
+"""The replay: recovered sessions are sent the missed events, and then become live again."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from socketio_eventstore.core.suspicion import TIMES_IN_A_ROW, Suspicion
 logger = logging.getLogger(__name__)
 
 PAGE_EVENTS = 256
-"""Events that one session is sent from the log before the next session is served."""
+"""The most events from the log for a session, before the next session is served."""
 LOOK_UP_EVENTS = 1024
-"""Missed events that one look-up finds for a session; later ones are found by the next look-up."""
+"""The most missed events in a look-up for a session; the next look-up finds later events."""
 READ_EVENTS = 4096
-"""Events that one read of the log brings for all sessions of a round together."""
+"""The most events in a read of the log, for all sessions of a round together."""
 CROWDED_PAUSE_SECONDS = 0.02
 """Pause before a replay looks again whether the client has read enough for the next page."""
 
 
 @dataclass(eq=False, slots=True)
 class Replay:
-    """The progress of one session through the log."""
+    """The progress of a session through the log."""
 
     session: Session
     attached: SessionConnection
     sequences: deque[int] = field(default_factory=deque)
     """The events found by the last look-up and not sent yet."""
     through: int = -1
-    """The end of the range of the last look-up; -1 before the first one."""
+    """The end of the range of the last look-up; -1 before the first look-up."""
 
     @property
     def is_over(self) -> bool:
@@ -56,10 +56,10 @@ def frames_of(log: Log, encoder: PacketEncoder, sequence: int, event: Event) -> 
 
 
 class Replayer:
-    """Sends recovered sessions the missed events, all of them from shared reads of the log.
+    """Sends recovered sessions the missed events, from shared reads of the log.
 
     Live events are not buffered for a session in replay. The session reads the log until only the recent
-    events are left, which are in memory, and goes live at one point of the order.
+    events in memory are left, and goes live at a point of the order.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Replayer:
         self._failures = RepeatedFailures(logger)
         self._served: list[tuple[Replay, list[int]]] = []
         self.events = 0
-        """The number of missed events that were sent."""
+        """The number of missed events sent."""
         self.unsendable_events = 0
         """How often an event could not be sent, and ended a connection."""
         self._lines = BoundedLines(logger, "recovered clients")
@@ -114,7 +114,7 @@ class Replayer:
                     await asyncio.sleep(CROWDED_PAUSE_SECONDS)
 
     async def _round(self) -> bool:
-        """Send one page to each session that can take one; return whether no session could."""
+        """Send a page to each session with room for a page; return whether no session had room."""
         chosen = await self._choose()
         if not self._served:
             return bool(self._replays)
@@ -134,7 +134,7 @@ class Replayer:
         return False
 
     async def _choose(self) -> set[int]:
-        """Take one page of sequences for each session that can be served; return all of them."""
+        """Take a page of sequences for each session that can be served; return all sequences."""
         chosen: set[int] = set()
         for _ in range(len(self._replays)):
             replay = self._replays.popleft()
@@ -187,7 +187,7 @@ class Replayer:
             self._replays.append(replay)
 
     def _is_gone(self, session: Session, sequence: int) -> None:
-        """End a connection that needs an event that is gone; on its return the client gets a new session."""
+        """End a connection that needs a lost event; on return the client gets a new session."""
         text = f"The event at offset {self._log.offset_of(sequence)} is gone: its row was deleted"
         self._failures.failed(sequence, text, level=logging.WARNING)
         session.lacks = sequence
@@ -196,7 +196,7 @@ class Replayer:
             connection.abort("an event is gone")
 
     def _cannot_be_sent(self, session: Session, sequence: int, error: Exception) -> None:
-        """End a connection to which an event cannot be sent; on its return the client gets a new session."""
+        """End a connection after a failed send of an event; on return the client gets a new session."""
         text = f"The event at offset {self._log.offset_of(sequence)} cannot be sent"
         self._failures.failed(sequence, text, error=error)
         self.unsendable_events += 1
@@ -217,7 +217,7 @@ class Replayer:
         return True
 
     def _go_live(self, session: Session) -> bool:
-        """Send the recent events that the session has missed, and make the session live."""
+        """Send the missed recent events, and make the session live."""
         current, recent_events = session.current, self._recent_events
         if current.sent < recent_events.begins_after:
             return False
@@ -257,7 +257,7 @@ class Replayer:
         )
 
     def _put(self, session: Session, sequence: int, frames: Frames, count: int = 1) -> None:
-        """Send events from a sequence on, behind the deferred packets that belong before them."""
+        """Send events from a sequence on, behind the earlier deferred packets."""
         current = session.current
         if current.deferred_packets:
             self._release_deferred(session, sequence - 1)
@@ -268,7 +268,7 @@ class Replayer:
             self.events += count
 
     def _release_deferred(self, session: Session, position: int) -> None:
-        """Send the deferred packets that belong before the event after this position."""
+        """Send the deferred packets up to a position, before the next event."""
         current = session.current
         while current.deferred_packets and current.deferred_packets[0][0] <= position:
             _, frames = current.deferred_packets.popleft()

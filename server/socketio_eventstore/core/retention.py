@@ -1,4 +1,4 @@
-"""Retention: expired sessions are ended, and events that no unexpired session needs are deleted."""
+"""Retention: the end of expired sessions, and the deletion of events that no unexpired session needs."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from socketio_eventstore.core.slices import in_slices
 logger = logging.getLogger(__name__)
 
 PRUNE_EVENTS = 1000
-"""Sequences whose events one transaction deletes: few enough that emits are not delayed."""
+"""The sequences in a transaction that deletes events: few enough not to delay emits."""
 IDEMPOTENCY_KEYS_KEPT_SECONDS = 3600.0
 """How much longer than a session an idempotency key is kept: clients repeat events in the next session."""
 NEGLECTED_SWEEPS: Final = 3
-"""Sweeps of another node in which the first one has not deleted what it could; then that node does it."""
+"""Sweeps without a possible deletion by the first node, after which another node deletes."""
 HISTORY_KEPT_SECONDS = 3600.0
-"""How much longer than events the histories of sessions are kept: people ask some time after it happened."""
+"""The time that histories of sessions are kept longer than events: people look some time afterwards."""
 
 
 class Retention:
@@ -64,15 +64,15 @@ class Retention:
         self._history_retention_seconds = history_retention_seconds
         self._lines = BoundedLines(logger, "prunings")
         self.durations = Histogram(DURATIONS_SECONDS)
-        """The seconds that each deletion of old events took."""
+        """The seconds of each deletion of old events."""
         self.pruned_sequences = 0
         """How far all deletions came together, in sequences."""
         self._sweeping = asyncio.Lock()
         self._deletable: deque[int] = deque(maxlen=NEGLECTED_SWEEPS + 1)
-        """How far the deletion could have come, at the last sweeps of a node that is not the first."""
+        """The possible ends of a deletion at the last sweeps, on a node other than the first."""
 
     async def run(self) -> None:
-        """Sweep at every interval, until cancelled. A store that is unavailable is tried again."""
+        """Sweep at every interval, until cancelled. An unavailable store is tried again."""
         try:
             while True:
                 await self._pause()
@@ -94,9 +94,10 @@ class Retention:
     async def sweep(self) -> int:
         """End the expired sessions, then delete old events in small steps.
 
-        Return how far the deletion came, in sequences. One sweep runs at a time. Only the first of the nodes
-        does this; after its death, the next one (see ``lease``). While its deletions fail, the others delete,
-        too: that is harmless at any time, unlike a second call of a ``session_expired`` handler.
+        Return the end of the deletion as a sequence. One sweep runs at a time. Only the first of the nodes
+        sweeps; after its death, the next node (see ``lease``). While the first node's deletions fail, the
+        others delete, too: a second deletion is harmless, unlike a second call of a ``session_expired``
+        handler.
         """
         async with self._sweeping:
             now = await self._advance()
@@ -107,7 +108,7 @@ class Retention:
             return await self._delete_old(now)
 
     async def _is_neglected(self, now: float) -> bool:
-        """Whether the first node has not deleted what could be deleted some sweeps ago."""
+        """Whether the first node has not deleted the events that were deletable some sweeps ago."""
         due, pruned = self._deletable, self._context.log.pruned_through
         due.append(await self._old_through(now))
         if len(due) <= NEGLECTED_SWEEPS or due[0] <= pruned:
@@ -122,11 +123,11 @@ class Retention:
             return await self._delete_old(await self._advance())
 
     async def _advance(self) -> float:
-        """Let the uptime go on; return it."""
+        """Let the uptime go on; return the uptime."""
         self._queue.retry_pending_changes()
         await self._heartbeats.write()
-        # Expiry and pruning go by the uptime of a batch that has taken effect. The session of a client that
-        # another node lets in later is then found overdue there, too.
+        # Expiry and pruning use the uptime of a batch in effect. If the client returns to another node later,
+        # the session is overdue there, too.
         context = self._context
         now, position = context.uptime, context.position
         if self._recovery.position_history.is_due(now, position):
@@ -172,10 +173,10 @@ class Retention:
                 await room.until_scarce()
 
     async def _make_room(self, now: float) -> int:
-        """Delete events before their retention has passed, as long as the log has no room.
+        """Delete events before the end of the retention, as long as the log has no room.
 
-        No client that may come back needs them: they are older than a client may be away, and confirmed. The
-        histories of sessions go first: no client ever needs them.
+        No returning client needs the events: all are confirmed, and older than the longest absence. The
+        histories of sessions are deleted first: no client needs histories.
         """
         log = self._context.log
         with suppress(StoreUnavailable):  # a full disk may have no room for so large a deletion
@@ -206,10 +207,10 @@ class Retention:
         return min(await self.floor(now), self._context.position_history.passed(now))
 
     async def floor(self, now: float) -> int:
-        """Return the sequence up to which every unexpired session has confirmed its events.
+        """Return the sequence up to which every unexpired session has confirmed all events.
 
         Pruning by age alone would be wrong: after a downtime, a half-open connection or an interrupted
-        replay, a client lacks events although they are old.
+        replay, a client may lack old events.
 
         The sessions are looked at in slices. What is true at a look stays true: positions and floors only
         grow, and a session that opens meanwhile begins behind the position that was noted first.

@@ -39,15 +39,15 @@ from socketio_eventstore.core.supervisor import Supervisor
 logger = logging.getLogger(__name__)
 
 RECENT_EVENTS_BYTES: Final = 1_000_000
-"""Bytes of recent events in memory; a quarter of a client's buffer when that is less."""
+"""Bytes of recent events in memory; a quarter of a client's buffer if smaller."""
 
 
 SETTLE_SECONDS: Final = 1.0
-"""How long a closed log may take to say whether it has stored the last batch; it knows."""
+"""The time for a closed log to tell the outcome of the last batch."""
 
 
 class Runtime:
-    """A log, the sessions and recent events in memory, and the tasks that work on both."""
+    """A log, the sessions and recent events in memory, and the tasks for both."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Runtime:
         self.options = options
         self._settling: asyncio.Task[None] | None = None
         self.is_over = False
-        """Whether this life of the node has ended, and another one may begin."""
+        """Whether this life of the node has ended, and another life may begin."""
         self.log = log
         self.encoder = encoder
         self.registry = Registry()
@@ -129,14 +129,14 @@ class Runtime:
     ) -> Runtime:
         """Open the store, bring the schema up to date and join the log.
 
-        ``listener`` calls the application's handlers. ``lock_timeout_seconds`` is that of
-        ``open_log``. Raises StoreNotUsable.
+        ``listener`` calls the application's handlers. ``lock_timeout_seconds`` is as in ``open_log``. Raises
+        StoreNotUsable.
         """
         log = await open_log(
             options, lock_timeout_seconds, max_disconnection_seconds=options.max_disconnection_duration
         )
         try:
-            snapshot = await log.join()  # before any event that the sessions need is pruned
+            snapshot = await log.join()  # before the pruning of any event for the sessions
         except BaseException:
             await log.close()
             raise
@@ -148,7 +148,7 @@ class Runtime:
         return self.log.is_durable
 
     async def close(self) -> None:
-        """Append the waiting operations and let them take effect, stop the tasks, close the store."""
+        """Append the waiting operations, wait for the effects, stop the tasks, close the store."""
         if self.is_over:
             await self.end()
             return
@@ -156,16 +156,16 @@ class Runtime:
         self._heartbeats.write().add_done_callback(_report_failure)
         self._supervisor.stop(*self._tasks)
         self.queue.close()
-        # Without the task of the effects the appending would wait for ever, as on a store that hangs.
+        # Without the task of the effects the appends would wait for ever, as on a hanging store.
         tasks = [self._appending, self._taking_effects]
         await asyncio.wait(tasks, timeout=LEASE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         await self.end()
 
     def give_up(self) -> None:
-        """Stop all work: the callers that wait get StoreClosed, as does every later call.
+        """Stop all work: the waiting callers get StoreClosed, as does every later call.
 
-        What was appended without an answer may be in the log. It is never appended again, and its callers
-        wait until the log knows, or is closed.
+        An unanswered batch may be in the log. The batch is never appended again, and the callers wait until
+        the outcome is known or the log is closed.
         """
         if self.is_over:
             return

@@ -1,7 +1,7 @@
-"""The clients as senders: how much of what waits in the commit queue each of them has caused.
+"""The clients as senders: the waiting operations in the commit queue, by client.
 
-A packet of some bytes may let its handler emit thousands of events. While much of a client's waits, its
-next packets are not handled, and a client that fills the queue is refused before its neighbours are.
+A handler may emit thousands of events for a packet of some bytes. While many operations of a client wait, the
+client's next packets are not handled, and a client that fills the queue is refused before other clients are.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from contextvars import ContextVar
 from typing import Final
 
 SENDER_OPERATIONS: Final = 128
-"""Operations of one client that wait for their batch, from which on its packets are not handled. More would
-make no commit better, and each operation before the others' takes up to 40 µs to store."""
+"""The most waiting operations of a client; beyond, the client's packets are not handled. More would not
+improve a commit, and each operation takes up to 40 µs of the store, before the operations of others."""
 SENDER_BYTES: Final = 4_000_000
-"""The same for their weight."""
+"""The same limit for the weight of the operations."""
 
 
 class Sender:
-    """A client whose handlers put operations into the commit queue, which counts them here."""
+    """A client with operations in the commit queue, which counts the operations here."""
 
     __slots__ = ("_most_operations", "awaited", "waiting_bytes", "waiting_operations")
 
     def __init__(self, most_operations: int = SENDER_OPERATIONS) -> None:
-        """The sender is held from ``most_operations`` on that wait."""
+        """The sender is held from ``most_operations`` waiting operations on."""
         self._most_operations = most_operations
         self.waiting_operations = 0
         self.waiting_bytes = 0
@@ -36,24 +36,25 @@ class Sender:
         return self.waiting_operations >= self._most_operations or self.waiting_bytes >= SENDER_BYTES
 
     def ready(self) -> asyncio.Future[None]:
-        """Return the future that ends once a held sender is not held any more.
+        """Return the future for the end of a sender's hold.
 
-        All callers share it: none may cancel it.
+        All callers share the future: no caller may cancel the future.
         """
         if self.awaited is None:
             self.awaited = asyncio.get_running_loop().create_future()
         return self.awaited
 
     def look_at_room(self) -> None:
-        """End the wait for a sender that is not held any more."""
+        """End the wait for a released sender."""
         if self.awaited is not None and not self.is_held:
             ready, self.awaited = self.awaited, None
             ready.set_result(None)
 
 
 current_sender: Final[ContextVar[Sender | None]] = ContextVar("sender", default=None)
-"""The client whose packet is handled, or who departs; one sender stands for all sessions that expire.
+"""The client of the handled packet or of the running disconnect handlers; all expiring sessions share a
+sender.
 
-Tasks that the handlers start have it, too. None for the application's own tasks, those of
+Tasks started by handlers have the same sender. None for the application's own tasks,
 ``start_background_task`` included, and for the HTTP interface.
 """

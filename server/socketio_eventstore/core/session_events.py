@@ -1,6 +1,7 @@
-"""The events of a session, derived from its memberships and the log: received, sent, or missed.
+"""The events of a session, derived from memberships and the log: received, sent, or missed.
 
-Nothing is stored for it. The work for a page is bounded, as for the pages of the log (see ``event_pages``).
+The answer needs no stored data of its own. The work for a page is bounded, as for the pages of the log (see
+``event_pages``).
 """
 
 from __future__ import annotations
@@ -25,19 +26,19 @@ _IS_AWAY: Final = (HistoryKind.AWAY, HistoryKind.REFUSED)
 
 
 class EventState(StrEnum):
-    """How far an event has come on its way to the client of a session."""
+    """The state of an event for the client of a session."""
 
     RECEIVED = "received"
     """The client is known to have the event."""
     SENT = "sent"
     """The event was written to the client's connection, and no heartbeat has confirmed it."""
     MISSED = "missed"
-    """The client was away, or is in a replay that has not come so far."""
+    """The client was away, or is in a replay before the event."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionReach:
-    """Which events are for a session, and which of them its client has."""
+    """The events for a session, and the position of the client."""
 
     namespace: str
     sid: str
@@ -47,7 +48,7 @@ class SessionReach:
     through: int
     """The last sequence of the session, or of the log."""
     confirmed: int
-    """The client is known to have all events up to this sequence."""
+    """The confirmed position: the client has all events up to this sequence."""
     sent: int
     """The events up to this sequence were written to the client's connection."""
 
@@ -63,15 +64,15 @@ class SessionEvents:
     """A page of the events of a session."""
 
     events: list[LoggedEvent]
-    """Ascending: the newest is the last one."""
+    """Ascending: the newest event is last."""
     reached: int
-    """The sequence that was reached, itself included; the page before this one ends before it."""
+    """The first sequence of the search; the previous page ends before the sequence."""
     is_end: bool
     """Whether no older event of the session is in the log."""
 
 
 def reach_of(session: Session, entries: Sequence[HistoryEntry], context: Context) -> SessionReach:
-    """Return the reach of a session that is not over."""
+    """Return the reach of a session before its end."""
     start, position = session.start.sequence, context.position
     past = [one for one in memberships_of(entries, start) if one.through is not None]
     if session.state is State.REPLAYING:
@@ -86,9 +87,9 @@ def reach_of(session: Session, entries: Sequence[HistoryEntry], context: Context
 
 
 def memberships_of(entries: Iterable[HistoryEntry], start: int) -> list[Membership]:
-    """Return the memberships that the entries of a history tell of; the first ones may be missing.
+    """Return the memberships from the entries of a history; the first memberships may be missing.
 
-    A room whose join the entries lack is left out: nothing tells since when the session was in it.
+    A room without a join among the entries is left out: the beginning of the membership is unknown.
     """
     joined: dict[str | int, int] = {}
     found: list[Membership] = []
@@ -106,7 +107,7 @@ def memberships_of(entries: Iterable[HistoryEntry], start: int) -> list[Membersh
 
 
 def left_at(entries: Iterable[HistoryEntry]) -> int | None:
-    """Return the sequence at which the client went away; None if it did not, or the entries lack it."""
+    """Return the sequence at which the client went away; None without such an entry."""
     left: int | None = None
     for entry in entries:
         if entry.kind in _BEGINS_CONNECTED:

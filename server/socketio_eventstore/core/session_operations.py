@@ -32,15 +32,15 @@ ENDED_MEANWHILE: Final = "the token ended while the client connected"
 
 @dataclass(eq=False)
 class OpenSession(Operation):
-    """A new session, which begins at this point of the order and is on disk before its CONNECT.
+    """A new session, which begins at this point of the order and is on disk before the CONNECT packet.
 
-    The submitter gets the session, which has its connection already.
+    The submitter gets the session, connection included.
     """
 
     opened: SessionOpened
     connection: ClientConnection
     more: Sequence[Change] = field(default=(), kw_only=True)
-    """Changes of the new session in the same transaction: what its client's token says."""
+    """Changes of the new session in the same transaction, from the client's token."""
 
     def changes(self) -> Sequence[Change]:
         return (self.opened, *self.more)
@@ -58,9 +58,9 @@ class OpenSession(Operation):
 
 @dataclass(eq=False)
 class OpenAcceptedSession(OpenSession):
-    """A new session whose client nobody can refuse: opened and accepted in one transaction.
+    """A new session without a connect handler: opened and accepted in one transaction.
 
-    A session whose connection was closed before stays unaccepted.
+    A session with a closed connection stays unaccepted.
     """
 
     pid: str | None
@@ -168,9 +168,9 @@ def _accept(context: Context, session: Session, attached: SessionConnection, pid
 
 @dataclass(eq=False)
 class RefuseSession(Operation):
-    """The connect handler has refused. A new session ends; a recovered one stays as before.
+    """The connect handler has refused. A new session ends; a recovered session stays as before.
 
-    The submitter gets whether that had an effect: another claim may have come before.
+    The submitter gets whether the refusal had an effect: another claim may have come before.
     """
 
     has_happened = passes_full_queue = True
@@ -224,13 +224,13 @@ class RefuseSession(Operation):
 class MarkAway(Operation):
     """A transport ended in a recoverable way; the session waits for its client.
 
-    The session is AWAY on this node already: its connection is gone.
+    The session is AWAY on this node already: the connection has ended.
     """
 
     has_happened = passes_full_queue = True
     session: Session
     claim: int
-    """The claim of the connection that has ended."""
+    """The claim of the ended connection."""
     disconnected_at: float
     """Wall-clock time in seconds."""
     left_by_client: bool = False
@@ -280,14 +280,14 @@ class EndSession(Operation):
 
 @dataclass(eq=False)
 class EndWithTransport(EndSession):
-    """A transport ended in a way that is not recoverable.
+    """A transport ended unrecoverably.
 
     When the store refuses the change, the session ends in memory all the same.
     """
 
     has_happened = passes_full_queue = True
     claim: int
-    """The claim of the connection that has ended."""
+    """The claim of the ended connection."""
 
     def changes(self) -> Sequence[Change]:
         return (SessionEnded(self.session.namespace, self.session.sid, self.reason, self.claim),)
@@ -315,5 +315,5 @@ class RevokeIdentity(Operation):
         return self.caller.run(super().apply, context, batch, committed)
 
     def changes(self) -> Sequence[Change]:
-        # Not the sessions of this moment: an earlier operation of the batch may bind one more.
+        # Not the present sessions: an earlier operation of the batch may bind another session.
         return (IdentityRevoked(self.identity),)

@@ -1,8 +1,8 @@
 """Sessions in memory: identity, rooms, progress of the client, and the present connection.
 
 Pure state without I/O and without an event loop. The store has the durable copy of a session. A change is
-made here when it comes out of the log, in its order (see ``effects``). Only what this node knows first is
-made at once: a connection that has ended leaves its session AWAY before the log says so.
+made here when the change comes out of the log (see ``effects``). Only the end of a connection counts at once:
+the session is AWAY before the log has the change.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class ClientConnection(ABC):
         self.closed_in_order = False
         """Whether the client closed the connection after all bytes had arrived; never known for polling."""
         self.takes_offsets = True
-        """Whether events end in their offset; without offsets a client cannot recover its session."""
+        """Whether events end in the offset; without offsets a client cannot recover a session."""
         self.sessions: dict[str, Session] = {}
         """The sessions on this connection, by namespace."""
 
@@ -76,22 +76,22 @@ class ClientConnection(ABC):
 
     @abstractmethod
     def abort(self, reason: str) -> None:
-        """End the transport at once, without any packet that would keep the client from returning."""
+        """End the transport at once, without a packet that would prevent the client's return."""
 
     @property
     @abstractmethod
     def unsent_bytes(self) -> int:
-        """Bytes that were handed over and have not left yet."""
+        """Bytes handed over and not sent yet."""
 
     def sessions_left(self) -> None:
-        """Take note that the last session was taken off the connection."""
+        """Called after the last session was taken off the connection."""
         return
 
     def ping_written(self, position: int, now: float) -> None:
-        """Record the position that lies before a ping; ``now`` is the uptime in seconds.
+        """Record the position before a ping; ``now`` is the uptime in seconds.
 
-        Engine.IO heartbeats are receipts: everything written before a ping has arrived when the pong
-        comes (Engine.IO protocol 4, "Heartbeat"). Nothing is written for a session that is not accepted.
+        Engine.IO heartbeats are receipts: everything written before a ping has arrived when the pong comes
+        (Engine.IO protocol 4, "Heartbeat"). Nothing is written for an unaccepted session.
         """
         for session in self.sessions.values():
             current = session.current
@@ -109,38 +109,38 @@ class ClientConnection(ABC):
 
 @dataclass(eq=False, slots=True)
 class SessionConnection:
-    """The part of a session that belongs to one connection; made anew for each, compared by identity."""
+    """The part of a session that belongs to a connection; compared by identity."""
 
     connection: ClientConnection | None = None
     """None before the first connection, and after the session was taken off the connection."""
     claim: int = 0
-    """The number of the claim that the connection made."""
+    """The number of the connection's claim."""
     recovered: bool = False
     """Whether this connection recovered the session."""
     refusal: str | None = None
-    """Why the client got a new session although it named an earlier one (see ``RecoveryResult``)."""
+    """The reason for a new session instead of the requested session (see ``RecoveryResult``)."""
     authenticated_as: str | None = None
-    """The identity that the connect handler of this connection has bound."""
+    """The identity bound by the connect handler of the connection."""
     claims: Mapping[str, Any] | None = None
-    """The claims of the token that this connection has shown; None without a token."""
+    """The claims of the connection's token; None without a token."""
     expires_at: float | None = None
-    """The wall-clock time in seconds at which the connection ends, since its token does; None for never."""
+    """The wall-clock time in seconds at which the token and the connection end; None for never."""
     sent: int = 0
     """During a replay: events up to this sequence need not be sent (again)."""
     first_sent: int = 0
-    """The first event that the replay has sent; 0 for none."""
+    """The first event sent by the replay; 0 for none."""
     replayed: int = 0
-    """The number of events that the replay has sent."""
+    """The number of events sent by the replay."""
     accepted_at: float = 0.0
     """The monotonic time in seconds at which the connection was accepted."""
     connected_at: float = 0.0
     """The wall-clock time in seconds at which the connection was accepted, for people; 0 before."""
     pinged_position: int = 0
-    """The position that the outstanding heartbeat confirms."""
+    """The position confirmed by the outstanding heartbeat."""
     pinged_at: float = 0.0
-    """The uptime in seconds at which that heartbeat was written."""
+    """The uptime in seconds at which the outstanding heartbeat was written."""
     deferred_packets: deque[tuple[int, Frames]] | None = None
-    """Unstored packets, each with its position in the replay; None before the first one."""
+    """Unstored packets with their positions in the replay; None before the first packet."""
     deferred_bytes: int = 0
 
     def is_over(self, now: float) -> bool:
@@ -155,7 +155,7 @@ _MEMBERSHIP: Final[Callable[[tuple[Any, ...]], Membership]] = partial(tuple.__ne
 """Makes a membership in C."""
 
 NOT_CONNECTED: Final = SessionConnection()
-"""Stands for the connection of a session that never had one; shared, and never changed."""
+"""The value for a session without any connection so far; shared, and never changed."""
 
 
 @dataclass(eq=False, slots=True)
@@ -168,65 +168,65 @@ class Session:
     start: Offset
     """The position at which the session began."""
     former_offset: str | None = None
-    """The offset of an earlier session, which the client sends until it receives an event."""
+    """The offset of an earlier session, sent by the client until the first event."""
     identity: str | None = None
     """The identity to which the handlers have bound the session."""
     auth_hash: bytes | None = None
-    """A hash of the credentials with which the session was opened; None when they are not known."""
+    """A hash of the credentials at the opening of the session; None for unknown credentials."""
     left_by_client: bool = False
-    """Whether the client itself called ``disconnect()``, after which it may log in as another user."""
+    """Whether the client itself called ``disconnect()``, perhaps to log in as another user."""
     token_expires_at: float | None = None
     """The wall-clock time in seconds at which the client's last token ends; None without an end."""
     token_rooms: Sequence[Room] | None = None
-    """The rooms that the client's last token named; None for a session without a token."""
+    """The rooms in the client's last token; None for a session without a token."""
     data: str = "{}"
     """The saved data of the handlers, a JSON object."""
     saving: str | None = None
-    """The data saved last, until they are on disk: handlers see their own changes at once."""
+    """The last saved data, until the commit: handlers see their own changes at once."""
     state: State = State.CONNECTING
     current: SessionConnection = NOT_CONNECTED
-    """The present connection, or the last one while the client is away."""
+    """The present connection, or the last connection while the client is away."""
     node: str | None = None
-    """The node that has the session, since a client connected to the node; None while no node has it."""
+    """The node of the session, from a client's connection on; None while no node has the session."""
     claim: int = 1
     """The number of claims so far, which the store gives out: a fencing token."""
     claimed_in: int = 0
     """The number of the batch with the last claim."""
     claimed_here: int = 0
-    """The last claim of this node; 0 when this node has promised to say when its handlers end."""
+    """The last claim of this node; 0 after this node has promised to report the end of the handlers."""
     departing: tuple[tuple[str, int], ...] = ()
-    """Other nodes with their last claims, as long as they have not said that their handlers have ended.
+    """Other nodes with their last claims, until their reports that the handlers have ended.
 
-    A node that has died since may be among them."""
+    A dead node may be among these nodes."""
     superseded: tuple[ClientConnection, ...] = ()
-    """Connections to this node that lost the session to a claim that is not decided yet."""
+    """Connections to this node that lost the session to an undecided claim."""
     joined: dict[Room, int] = field(default_factory=dict)
     """The rooms of the session, each with the position of the log at the join."""
     left: list[Membership] = field(default_factory=list)
     """Ended memberships that a replay may still need."""
     confirmed: int = 0
-    """Events up to this sequence are known to have reached the client."""
+    """The confirmed position: events up to this sequence have reached the client."""
     pong_at: float = 0.0
     """The uptime in seconds at which the last answered heartbeat was written."""
     away_since: float | None = None
     """The uptime in seconds since which no accepted client has the session; None for a connected session.
 
-    As the log has it: the end of a transport counts from its place in the order.
+    In the order of the log: the end of a transport counts from its place in the order.
     """
     suspected: Suspicion = NO_SUSPICION
     """The event on which the client may be closing its connections."""
     lacks: int = 0
-    """An event that a replay did not find in the log any more; 0 for none."""
+    """An event that a replay did not find in the log; 0 for none."""
     running_disconnect_handlers: int = 0
-    """Disconnect handlers that run or are about to; meanwhile they can ask for rooms and data."""
+    """Running or scheduled disconnect handlers, which can still ask for rooms and data."""
     disconnected_by_server: bool = False
-    """Whether ``disconnect`` ended the session, so that the client does not come back by itself."""
+    """Whether ``disconnect`` ended the session: the client then does not come back by itself."""
 
     @classmethod
     def restore(cls, stored: StoredSession) -> Session:
-        """Make a session from a snapshot; a node that begins has no sessions of its own.
+        """Make a session from a snapshot; a new node has no sessions of its own.
 
-        A session without private id has ended with its transport.
+        A session without private id has ended with the transport.
         """
         is_recoverable = len(stored.pid_hash) == PID_HASH_BYTES or stored.node is not None
         return cls(
@@ -259,9 +259,9 @@ class Session:
 
     @property
     def is_elsewhere(self) -> bool:
-        """Whether the client was accepted by another node and is connected to it, as the log has it.
+        """Whether the client is accepted by and connected to another node, in the state of the log.
 
-        A new session counts as accepted from its beginning.
+        A new session counts as accepted from the beginning.
         """
         return self.state is State.ELSEWHERE and self.away_since is None
 
@@ -276,7 +276,7 @@ class Session:
         self.state = state
 
     def attach(self, connection: ClientConnection, *, recovered: bool = False) -> SessionConnection:
-        """Give the session to the connection that made the last claim."""
+        """Give the session to the connection of the last claim."""
         self.current = SessionConnection(
             connection,
             self.claim,
@@ -289,7 +289,7 @@ class Session:
         return self.current
 
     def detach(self) -> ClientConnection | None:
-        """Take the session off its connection, which falls silent for this namespace."""
+        """Take the session off the connection, which falls silent for the namespace."""
         current = self.current
         connection = current.connection
         if connection is not None:
@@ -314,7 +314,7 @@ class Session:
             self.suspected = NO_SUSPICION
 
     def confirm(self, sequence: int) -> None:
-        """Record that the client has all events up to a sequence; older memberships are forgotten."""
+        """Record the confirmed position; forget older memberships."""
         if sequence > self.confirmed:
             self.confirmed = sequence
             if self.left:
@@ -331,7 +331,7 @@ class Session:
             self.left.append(Membership(room, after, position))
 
     def memberships(self) -> list[Membership]:
-        """Return all ranges of the log that hold events for this session."""
+        """Return all ranges of the log with events for the session."""
         start = self.start.sequence
         found: list[tuple[Room | None, int, int | None]] = [(None, start, None), (self.sid, start, None)]
         for room, after in self.joined.items():
@@ -339,7 +339,7 @@ class Session:
         return [*map(_MEMBERSHIP, found), *self.left]
 
     def receives(self, event: Event, sequence: int) -> bool:
-        """Whether a twin that never disconnected was sent this event."""
+        """Whether a twin without disconnections was sent the event."""
         if event.namespace != self.namespace or self.sid in event.skip or sequence <= self.start.sequence:
             return False
         if event.rooms is None or self.sid in event.rooms:

@@ -1,4 +1,4 @@
-"""The tasks of a server: one that fails is started again, and the readiness probe tells of it meanwhile."""
+"""The tasks of a server: a failed task is restarted; the readiness probe reports the failure meanwhile."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from socketio_eventstore.core.repeated_failures import RepeatedFailures
 logger = logging.getLogger(__name__)
 
 RESTART_PAUSE_SECONDS: Final = 1.0
-"""The pause before a task that failed is started again."""
+"""The pause before the restart of a failed task."""
 
 
 class Supervisor:
-    """Runs tasks until ``stop``. Each keeps its state in its object, so it can be started again."""
+    """Runs tasks until ``stop``. The state of a task is in an object, so the task can be restarted."""
 
     def __init__(self, health: Health) -> None:
         self._health = health
         self._failures = RepeatedFailures(logger)
         self._is_stopping = False
         self.tasks: dict[str, asyncio.Task[None]] = {}
-        """All tasks that were started, by name."""
+        """All started tasks, by name."""
 
     def start(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
         """Start a task; ``work`` makes the coroutine, again after each failure."""
-        # Without the context variables of the caller, who only happens to be the first to open the store.
+        # Without the context variables of the caller, which only happens to open the store.
         task = asyncio.create_task(self._run(name, work), context=contextvars.Context())
         task.add_done_callback(lambda _: self._ended(name))
         self.tasks[name] = task

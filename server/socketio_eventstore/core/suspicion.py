@@ -1,9 +1,9 @@
-"""The net under the rules of ``emit``: an event on which a client closes the connection again and again.
+"""A second check behind the rules of ``emit``: an event at which a client closes the connection repeatedly.
 
 An official client that cannot parse a packet closes the transport in order, comes back within a second or
-two, and is sent the same event first. Only that counts. Time-outs, resets, unwritten bytes and closes of a
-client that has taken the event never count: a large event on a bad line is no poison. Only the client itself
-is told, because a client that lies must not harm others.
+two, and is sent the same event first. Only this pattern counts. Time-outs, resets, unwritten bytes and closes
+after the event never count: a large event on a bad line is no poison. Only the client itself gets a new
+session, since a lying client must not harm others.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Suspicion(NamedTuple):
     times: int = 0
 
     def after_close(self, first_sent: int, connected_seconds: float) -> Suspicion:
-        """Return the suspicion after the client has closed one more connection in order."""
+        """Return the suspicion after another orderly close by the client."""
         if not first_sent or connected_seconds > CLOSE_SECONDS:
             return NO_SUSPICION
         return Suspicion(first_sent, self.times + 1 if self.sequence == first_sent else 1)

@@ -1,7 +1,7 @@
-"""Waiting for the log to grow, for readers that follow it.
+"""The wait for new events, for readers that follow the log.
 
 Emits must not pay for readers, so nothing is called when an event takes effect: while readers wait, one timer
-looks at the position for all of them.
+checks the position for all readers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from socketio_eventstore.core.event_pages import MAX_EVENTS, EventFilter, EventP
 
 LOOK_SECONDS: Final = 0.05
 MAX_RECENT: Final = 100
-"""Events in memory that a reader looks at before the event loop serves others."""
+"""Events in memory for a reader to check before the event loop serves others."""
 
 
 class EventsDeleted(Exception):
@@ -25,14 +25,14 @@ class EventsDeleted(Exception):
 
 
 class Tail:
-    """The end of the log, for all readers that wait for it."""
+    """The end of the log, for all waiting readers."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._grown: asyncio.Future[None] | None = None
         self._seen = 0
         self._waiting = 0
-        """The readers that wait."""
+        """The number of waiting readers."""
         self._timer: asyncio.TimerHandle | None = None
 
     async def beyond(self, sequence: int) -> None:
@@ -71,7 +71,7 @@ class Tail:
 
 
 class Follower:
-    """One reader that follows the log: it holds a position, and no events."""
+    """A reader that follows the log, with a position and without events in memory."""
 
     def __init__(self, context: Context, tail: Tail, wanted: EventFilter, after: int) -> None:
         """Raises EventsDeleted."""
@@ -81,7 +81,7 @@ class Follower:
         self._wanted = wanted
         self._pages = EventPages(context)
         self.reached = after
-        """The reader has got all events up to this sequence."""
+        """The last sequence of the reader."""
         self._check()
 
     async def grown(self) -> None:
@@ -89,10 +89,10 @@ class Follower:
         await self._tail.beyond(self.reached)
 
     async def next(self) -> list[LoggedEvent]:
-        """Return the next events that fit the filter; perhaps none.
+        """Return the next events of the filter; perhaps none.
 
-        A cancelled call loses nothing, but its search begins anew. Raises EventsDeleted for a reader that is
-        slower than the retention, StoreError.
+        A cancelled call loses nothing, but the search begins anew. Raises EventsDeleted for a reader slower
+        than the retention, StoreError.
         """
         await asyncio.sleep(0)  # events in memory need no wait: others come between two calls
         page = self._recent() or await self._pages.after(self.reached, self._wanted, MAX_EVENTS)
@@ -101,7 +101,7 @@ class Follower:
         return page.events
 
     def _recent(self) -> EventPage | None:
-        """Return the next events from memory; None when they are older."""
+        """Return the next events from memory; None for older events."""
         recent = self._context.recent_events
         if self.reached < recent.begins_after:
             return None

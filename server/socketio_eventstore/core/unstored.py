@@ -1,7 +1,7 @@
-"""Packets that are not in the log: volatile events, and events that ask for an acknowledgement.
+"""Packets outside the log: volatile events, and events with acknowledgements.
 
-Those for clients of other nodes go there as changes that only their batch has. They are made only where the
-registry knows such a client, so a node that is alone appends none of them.
+Packets for clients of other nodes go there as changes in a batch only. Such changes need a client of another
+node in the registry, so a single node never appends such changes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.sessions import Session, State
 
 MAX_DEFERRED_PACKETS: Final = 1000
-"""Packets outside the log that may wait for the replay of a session. Beyond, the transport is closed."""
+"""The most packets outside the log that wait for a session's replay; beyond, the transport is closed."""
 MAX_DEFERRED_BYTES: Final = 1_000_000
 
 
@@ -28,7 +28,7 @@ def broadcast(context: Context, event: Event, offset: str | None) -> None:
 
 
 def ask(context: Context, event: Event, packet_for: Callable[[Session], Frames]) -> None:
-    """Send an event to the recipients on this node, in a packet of its own for each of them."""
+    """Send an event to the recipients on this node, in a separate packet for each recipient."""
     context.fan_out.asking_events += 1
     for session in context.registry.members(event.namespace, event.rooms):
         if session.current.connection is not None and session.sid not in event.skip:
@@ -37,7 +37,7 @@ def ask(context: Context, event: Event, packet_for: Callable[[Session], Frames])
 
 
 def send_or_defer(context: Context, session: Session, frames: Frames) -> None:
-    """Send a packet that is not in the log, or keep the packet until the replay reaches its position."""
+    """Send a packet outside the log, or keep the packet until the replay reaches the packet's position."""
     current = session.current
     connection = current.connection
     if session.state is State.LIVE and connection is not None:
@@ -56,9 +56,9 @@ def send_or_defer(context: Context, session: Session, frames: Frames) -> None:
 
 
 def volatile(context: Context, batch: Batch, committed: Committed) -> None:
-    """Send a volatile event to its live members on this node.
+    """Send a volatile event to the live members on this node.
 
-    The frames end in the present offset, because a client takes any last text argument as its offset
+    The frames end in the present offset, because a client takes any last text argument as the offset
     (socket.io-client 4.6, ``_lastOffset``).
     """
     change = committed.change
@@ -74,7 +74,7 @@ def asked(context: Context, batch: Batch, committed: Committed) -> None:
 
 
 def answered(context: Context, batch: Batch, committed: Committed) -> None:
-    """Hand an acknowledgement to the node that has asked for it."""
+    """Hand an acknowledgement to the requesting node."""
     change = committed.change
     assert isinstance(change, Answered)
     if change.node == context.nodes.own:
