@@ -1,1 +1,1 @@
-"""python-socketio above the core: the only part that knows python-socketio."""
+"""python-socketio above the core: the only part that imports python-socketio."""

@@ -1,4 +1,4 @@
-"""The callbacks of emits whose acknowledgements have not come."""
+"""The callbacks of emits without an acknowledgement so far."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ Callbacks = dict[str, dict[int, Callable[..., Any]]]
 
 
 REQUESTS: Final = 10_000
-"""The most emits whose acknowledgements may come from other nodes. Beyond, the oldest is forgotten."""
+"""The most emits that wait for acknowledgements from other nodes. Beyond, the oldest is forgotten."""
 
 
 @dataclass(eq=False, slots=True)
 class Call:
-    """A ``call`` that waits for its acknowledgement."""
+    """A waiting ``call``."""
 
     issued: list[tuple[str, int]] = field(default_factory=list)
     """The sid and the id of each packet."""
     requests: list[int] = field(default_factory=list)
-    """What was asked of the clients of other nodes."""
+    """The requests to clients of other nodes."""
     is_over: bool = False
 
 
 current_call: ContextVar[Call | None] = ContextVar("call", default=None)
-"""The ``call`` in whose context an emit happens."""
+"""The ``call`` of the present emit."""
 
 
 class AcknowledgementIds:
@@ -40,8 +40,8 @@ class AcknowledgementIds:
 
     def __init__(self, callbacks: Callbacks) -> None:
         self._callbacks = callbacks
-        # The sid outlives a restart, so the ids of acknowledgements must not begin anew after one. They stay
-        # below 2**53, the largest exact integer of JavaScript.
+        # The sid outlives a restart, so the ids of acknowledgements must not begin anew after a restart. The
+        # ids stay below 2**53, the largest exact integer of JavaScript.
         self._ids = itertools.count(secrets.randbelow(2**21) << 31)
         self._requests: dict[int, Callable[..., Any]] = {}
         """The callbacks of emits to the clients of other nodes, by the number of the request."""
@@ -70,11 +70,11 @@ class AcknowledgementIds:
         return number
 
     def requested(self, number: int) -> Callable[..., Any] | None:
-        """Return the callback of a request; each client of a room may call it."""
+        """Return the callback of a request; each client of a room may acknowledge."""
         return self._requests.get(number)
 
     def end(self, call: Call) -> None:
-        """Take back the callbacks of a call that got its answer or was given up."""
+        """Remove the callbacks of an answered or abandoned call."""
         call.is_over = True
         for number in call.requests:
             self._requests.pop(number, None)

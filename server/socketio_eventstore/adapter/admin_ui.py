@@ -1,8 +1,8 @@
 """The reports for the Socket.IO Admin UI (``instrument()``), sent past the log.
 
-python-socketio's own reports are emits: with a log each of them would be a commit, and the headers of every
-client would be on disk. Here they are packets for the connected admins, and without an admin there are none.
-Source of the events: socket.io Admin UI, https://socket.io/docs/v4/admin-ui/.
+python-socketio's own reports are emits: with a log each report would be a commit, and the headers of every
+client would be on disk. Here reports are packets for the connected admins; without an admin there are no
+reports. Source of the events: socket.io Admin UI, https://socket.io/docs/v4/admin-ui/.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.sessions import ClientConnection, Session
 
 MAX_SHOWN_CLIENTS: Final = 1000
-"""Clients that an admin is told about when the admin connects, and recipients of one event.
+"""The most clients in the report for a new admin, and the most recipients in the report of an event.
 
 The reports on 50,000 clients would stall the event loop for seconds, and fill the buffer of the admin.
 """
@@ -39,10 +39,10 @@ _COMMANDS: Final = ("EMIT", "JOIN", "LEAVE", "DISCONNECT", "MJOIN", "MLEAVE", "M
 
 
 class AdminUi(InstrumentedAsyncServer):  # type: ignore[misc]  # python-socketio is not typed
-    """The reports of one server, and the commands of its admins.
+    """The reports of a server, and the commands of the admins.
 
-    The constructor's arguments, ``uninstrument`` and ``shutdown`` are those of python-socketio. The server
-    calls ``accepted``, ``handler_called``, ``emitted``, ``joined`` and ``left``; the engine reports traffic.
+    The constructor's arguments, ``uninstrument`` and ``shutdown`` are as in python-socketio. The server calls
+    ``accepted``, ``handler_called``, ``emitted``, ``joined`` and ``left``; the engine reports traffic.
     """
 
     def instrument(self) -> None:
@@ -90,7 +90,7 @@ class AdminUi(InstrumentedAsyncServer):  # type: ignore[misc]  # python-socketio
     # What the server reports ----------------------------------------------------------------------
 
     def accepted(self, session: Session) -> None:
-        """Report a client that was accepted; an admin is told about all the others, too."""
+        """Report an accepted client; for an admin, report all the other clients, too."""
         if self._is_detailed:
             others = [admin for admin in self._admins() if admin is not session]
             self._send(others, "socket_connected", self._socket(session), admin_views.iso(time.time()))
@@ -110,13 +110,13 @@ class AdminUi(InstrumentedAsyncServer):  # type: ignore[misc]  # python-socketio
             self._report("event_received", namespace, sid, [event, *arguments], now)
 
     async def emitted(self, runtime: Runtime, event: Event) -> None:
-        """Report an event that was sent to its recipients, or was deferred by a handler transaction."""
+        """Report an event that was sent, or was deferred by a handler transaction."""
         if self._is_detailed and event.namespace != self.admin_namespace and self._admins():
             with suppress(StoreError):  # the event itself was stored
                 await submit_or_defer(runtime.queue, Report(self, event))
 
     def report_recipients(self, event: Event) -> None:
-        """Report an event that has been sent. The report has the stored text of the event in it."""
+        """Report a sent event. The report includes the stored text of the event."""
         runtime, admins = self.sio.manager.runtime, self._admins()
         if runtime is None or not admins:
             return
@@ -129,7 +129,7 @@ class AdminUi(InstrumentedAsyncServer):  # type: ignore[misc]  # python-socketio
             self._send_encoded(runtime, admins, payload, event.attachments)
 
     def joined(self, session: Session, room: object) -> None:
-        """Report a room of a connected client. A client that comes later is reported with its rooms."""
+        """Report a room of a connected client. The report of a later client includes the rooms."""
         self._report_room("room_joined", session, room)
 
     def left(self, session: Session, room: object) -> None:
@@ -151,7 +151,7 @@ class AdminUi(InstrumentedAsyncServer):  # type: ignore[misc]  # python-socketio
         self.event_buffer.push("rawDisconnection")
 
     def upgraded(self, connection: ClientConnection) -> None:
-        """Report that the clients of a connection use a WebSocket now."""
+        """Report the upgrade of a connection's clients to a WebSocket."""
         if self._is_detailed:
             for session in connection.sessions.values():
                 update = {"id": session.sid, "nsp": session.namespace, "transport": "websocket"}
@@ -223,7 +223,7 @@ class AdminUi(InstrumentedAsyncServer):  # type: ignore[misc]  # python-socketio
             return
         try:
             payload, attachments = runtime.encoder.payload([event, *arguments])
-        except (TypeError, ValueError):  # a client may send what a server must not
+        except (TypeError, ValueError):  # a client may send values that a server must not
             shown = [ascii(argument)[:MAX_SHOWN_CHARACTERS] for argument in arguments]
             payload, attachments = runtime.encoder.payload([event, *shown])
         self._send_encoded(runtime, admins, payload, attachments)

@@ -1,4 +1,4 @@
-"""What the Socket.IO Admin UI shows of a server and of its clients.
+"""The data of a server and its clients for the Socket.IO Admin UI.
 
 Source: socket.io Admin UI, https://socket.io/docs/v4/admin-ui/, the types ``SerializedSocket`` and
 ``ServerStats``.
@@ -43,7 +43,7 @@ def server(sio: Any, runtime: Runtime) -> dict[str, Any]:
 
 
 def socket(sio: Any, runtime: Runtime, session: Session) -> dict[str, Any]:
-    """Describe a connected client, with the headers of its handshake."""
+    """Describe a connected client, with the headers of the handshake."""
     connection = session.current.connection
     assert isinstance(connection, EngineConnection)
     return {

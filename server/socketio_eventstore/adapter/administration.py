@@ -1,7 +1,7 @@
-"""Questions about a running server, and changes of it, for people and programs that operate it.
+"""Questions about a running server, and changes of the server, for operators and their programs.
 
-The HTTP interface asks here. This class knows no HTTP. The answers come from the registry and the log, which
-are the same on every node; each change is an operation as one of the handlers would make it.
+The HTTP interface uses this module, which is independent of HTTP. The answers come from the registry and the
+log, which are the same on every node; each change is an operation, as a change by a handler.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ class Stats:
     recoveries: dict[str, int]
     """Reconnections since the start of the process, by result."""
     problems: list[str]
-    """Why the server is not ready, as ``/readyz`` says; empty if it is."""
+    """The reasons why the server is not ready, as in ``/readyz``; empty for a ready server."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecipientsPage:
-    """A page of the recipients of an event, as operators see them."""
+    """A page of the recipients of an event, for operators."""
 
     counts: Mapping[Receipt, int]
     """The number of all recipients by receipt."""
@@ -72,7 +72,7 @@ class RecipientsPage:
 
 
 class Administration:
-    """Answers questions, and makes changes, on a server that has been started."""
+    """Answers questions, and makes changes, on a started server."""
 
     def __init__(self, server: RecoveryServer) -> None:
         self._server = server
@@ -90,15 +90,15 @@ class Administration:
     async def events(
         self, wanted: EventFilter, *, after: str | None, before: str | None, limit: int
     ) -> History:
-        """Return a page of stored events: the last ones, or with ``after`` the first ones beyond it.
+        """Return a page of stored events: the last events, or with ``after`` the first events beyond.
 
-        The work for a page is bounded, so a page may have few events although there are more: the cursors
-        say where to go on. Raises CursorRefused, StoreError, and EventsDeleted if the first events beyond
+        The work for a page is bounded, so a page may have few events although there are more: the cursors say
+        where to go on. Raises CursorRefused, StoreError, and EventsDeleted if the first events beyond
         ``after`` were deleted.
         """
         runtime = await self._runtime()
         start, end = await located(runtime, "after", after), await located(runtime, "before", before)
-        if wanted.text is not None:  # the log has texts as JSON has them
+        if wanted.text is not None:  # the log has texts in the form of JSON
             wanted = replace(wanted, text=runtime.encoder.payload([wanted.text])[0][2:-2])
         pages = EventPages(runtime.context)
         if start is None:
@@ -119,9 +119,9 @@ class Administration:
     async def recipients(
         self, offset: str, wanted: Receipt | None, after: str | None, limit: int
     ) -> tuple[StoredEvent, RecipientsPage]:
-        """Return an event, and a page of its recipients behind a sid.
+        """Return an event, and a page of the recipients behind a sid.
 
-        Raises KeyError for an event that is not in the log, CursorRefused for a text that is no offset.
+        Raises KeyError for an event outside the log, CursorRefused for an invalid offset.
         """
         runtime = await self._runtime()
         sequence = await located(runtime, "offset", offset) or 0
@@ -155,7 +155,7 @@ class Administration:
     async def session(
         self, namespace: str, sid: str, *, after: int = 0, before: str | None = None, limit: int
     ) -> tuple[SessionDetails, Timeline]:
-        """Return a session, also one that is over and whose history is there, with its timeline.
+        """Return a session with the timeline; also an ended session with a history.
 
         The timeline has entries behind the number ``after``, and the last events below ``before``. Raises
         KeyError, CursorRefused, StoreError.
@@ -163,7 +163,7 @@ class Administration:
         runtime = await self._runtime()
         end = await located(runtime, "before", before)
         history = await runtime.log.session_history(namespace, sid)
-        session = runtime.registry.get(namespace, sid)  # after the read, during which it may end
+        session = runtime.registry.get(namespace, sid)  # after the read, since the session may end meanwhile
         if history is not None and history.ended is not None:
             reach = reach_of_ended(namespace, sid, history, history.ended)
             shown = await ended_details(runtime, history, history.ended, reach)
@@ -198,7 +198,7 @@ class Administration:
     async def rooms(
         self, namespace: str | None, after: RoomKey | None, limit: int
     ) -> tuple[list[RoomMembers], RoomKey | None]:
-        """Return a page of rooms in the order of their keys, and the key of the next page."""
+        """Return a page of rooms in the order of the keys, and the key of the next page."""
         return await registry_pages.rooms((await self._runtime()).registry, namespace, after, limit)
 
     async def stats(self) -> Stats:

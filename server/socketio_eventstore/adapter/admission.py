@@ -2,7 +2,7 @@
 
 A session is on disk before the connect handler runs. Nothing is written to the client before the handler
 accepts the client. Operations decide everything in between (see ``session_operations``), so every decision
-has one place in the order of the log.
+has a single place in the order of the log.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Admission:
         identity_limit: IdentityLimit,
         refused: Counter[str],
     ) -> None:
-        """``refused`` counts the CONNECT packets beyond a limit, by its name."""
+        """``refused`` counts the CONNECT packets beyond a limit, by the name of the limit."""
         self._application = application
         self._runtime = runtime
         self._calls = calls
@@ -65,10 +65,10 @@ class Admission:
         self._claims = Claims(runtime, calls, self._new_sessions)
         self._conversation = Conversation(application, runtime, calls, departures, token_ends, self._answers)
         self._connecting: dict[str, dict[str, asyncio.Future[Any]]] = {}
-        """The answers that connections wait for: by connection id, then by namespace."""
+        """The pending answers to connections: by connection id, then by namespace."""
 
     def connect(self, connection: EngineConnection, namespace: str, auth: Any) -> None:
-        """Answer a CONNECT packet; in a task of its own where there may be something to wait for."""
+        """Answer a CONNECT packet; in a separate task if the answer may have to wait."""
         if len(namespace) > MAX_NAME_CHARACTERS or not self._application.serves(namespace):
             error = self._application.connect_error(namespace, {"message": "Invalid namespace"})
             self._answers.send(connection, namespace, error)
@@ -83,8 +83,8 @@ class Admission:
         connection.ask_for_namespace()
         sessions, connecting = connection.sessions, self._connecting.get(connection.id, _NONE)
         if namespace in sessions or namespace in connecting:
-            # After a CONNECT_ERROR the client would drop a socket that the server goes on sending to. The
-            # reference closes the transport, too (socket.io 4.8, Client.ondecoded, "invalid state").
+            # After a CONNECT_ERROR the client would drop a socket that the server still uses. The reference
+            # closes the transport, too (socket.io 4.8, Client.ondecoded, "invalid state").
             connection.close_after_flush(self._application.reason.TRANSPORT_ERROR)
             return
         limit = self._runtime.options.namespaces_per_connection
@@ -107,7 +107,7 @@ class Admission:
         else:
             begun = asyncio.get_running_loop().time()
             answer = self._calls.start(self._answer(connection, namespace, pid, offset, auth or None, begun))
-        if not answer.done():  # where tasks begin at once (asyncio.eager_task_factory), it may be over
+        if not answer.done():  # with asyncio.eager_task_factory, the task may have ended
             self._connecting.setdefault(connection.id, {})[namespace] = answer
             answer.add_done_callback(partial(self._answered, connection, namespace))
 
@@ -128,11 +128,11 @@ class Admission:
             del self._connecting[connection.id]
 
     def is_connecting(self, connection: EngineConnection) -> bool:
-        """Whether a CONNECT packet of this connection waits for the answer."""
+        """Whether a CONNECT packet of the connection waits for the answer."""
         return connection.id in self._connecting
 
     def answers_for(self, connection: EngineConnection) -> list[asyncio.Future[Any]]:
-        """Return the futures for the answers to CONNECT packets of this connection."""
+        """Return the futures for the answers to CONNECT packets of the connection."""
         return list(self._connecting.get(connection.id, {}).values())
 
     async def _answer(
@@ -156,13 +156,13 @@ class Admission:
         except TooManySessions as error:
             refusal = self._application.connect_error(namespace, error.reason)
             self._answers.send(connection, namespace, refusal)
-        except PerhapsGone:  # without CONNECT_ERROR, so that the client comes back by itself
+        except PerhapsGone:  # without CONNECT_ERROR: the client then comes back by itself
             connection.abort(PERHAPS_GONE)
         except Exception as error:  # noqa: BLE001 -- a fault of the store or of the server
             self._answers.failed(connection, namespace, error)
 
     async def _check_token(self, connection: EngineConnection, namespace: str, auth: Any) -> Token | None:
-        """Return the valid token of a client; None for a client that has got its answer."""
+        """Return the valid token of a client; None for an answered client."""
         authentication = self._application.authentication
         assert authentication is not None  # a namespace needs a token
         try:
@@ -174,7 +174,7 @@ class Admission:
             error = self._application.connect_error(namespace, refusal.reason)
             self._answers.send(connection, namespace, error)
             return None
-        except KeysNotAvailable:  # without CONNECT_ERROR, so that the client comes back by itself
+        except KeysNotAvailable:  # without CONNECT_ERROR: the client then comes back by itself
             connection.abort("the keys for tokens are not available")
             return None
         return token

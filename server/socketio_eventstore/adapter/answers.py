@@ -1,4 +1,4 @@
-"""Answers to CONNECT without a session: refusals, and the end of a connection that could not be answered."""
+"""Answers to CONNECT without a session: refusals, and the end of a connection after a failed answer."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from socketio_eventstore.transport.address_limits import CONNECTIONS, AddressPla
 from socketio_eventstore.transport.connection import EngineConnection
 
 REFUSED_SECONDS: Final = 2.0
-"""How long a connection stays open after its address had too many."""
+"""The time until the close of a connection from an address with too many connections."""
 
 
 class Answers:
-    """Answers clients that get no session."""
+    """Answers clients without a session."""
 
     def __init__(
         self, application: Application, runtime: Runtime, calls: HandlerCalls, refused: Counter[str]
@@ -31,9 +31,9 @@ class Answers:
         self._refused = refused
 
     def refuse_address(self, connection: EngineConnection, namespace: str, place: AddressPlace) -> None:
-        """Refuse a client whose address has too many connections, and close its own soon.
+        """Refuse a client from an address with too many connections, and close the connection soon.
 
-        Not at once: a client that polls fetches the answer with its next request.
+        Not at once: a polling client fetches the answer with the next request.
         """
         self._refused[CONNECTIONS] += 1
         reason = {"message": "Too many connections from this address", "data": {"code": CONNECTIONS}}
@@ -44,7 +44,7 @@ class Answers:
             loop.call_later(REFUSED_SECONDS, _close_unless_used, connection, end)
 
     def failed(self, connection: EngineConnection, namespace: str, error: BaseException) -> None:
-        """End a connection whose CONNECT could not be answered; without CONNECT_ERROR, so that it returns."""
+        """End a connection after a failed answer to CONNECT; without CONNECT_ERROR, so the client returns."""
         text = f"{connection.id} could not connect to {namespace}"
         if isinstance(error, StoreError):
             self._failures.failed(type(error).__name__, f"{text}. {error}")
@@ -54,7 +54,7 @@ class Answers:
             connection.abort("CONNECT could not be answered")
 
     def send(self, connection: EngineConnection, namespace: str, frames: Frames) -> None:
-        """Send a packet at its place in the order."""
+        """Send a packet at the present place in the order."""
         try:
             self._runtime.queue.enqueue(SendPacket(connection, namespace, frames))
         except StoreError as error:
@@ -63,6 +63,6 @@ class Answers:
 
 
 def _close_unless_used(connection: EngineConnection, reason: str) -> None:
-    """Close a connection whose address has too many, unless a session was recovered on it."""
+    """Close a connection from an address with too many, unless the connection recovered a session."""
     if not connection.sessions:
         connection.close_after_flush(reason)

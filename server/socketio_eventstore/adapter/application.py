@@ -1,7 +1,6 @@
-"""The application as the parts of the adapter use it: handlers, environ, packets for clients.
+"""The interface between application and adapter: handlers, environ, packets for clients.
 
-``server.RecoveryServer`` implements this Protocol. The Protocol keeps the imports of the adapter in one
-direction.
+``server.RecoveryServer`` implements the Protocol, which keeps the imports of the adapter in one direction.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ from socketio_eventstore.core.sessions import Session
 
 
 class Application(Protocol):
-    """The handlers of an application and the settings that decide about clients."""
+    """The handlers of an application and the settings about clients."""
 
     acknowledgements: AcknowledgementIds
-    """The ids of acknowledgements, and the callbacks that wait for them."""
+    """The ids of acknowledgements, and the waiting callbacks."""
     authentication: Authentication | None
     """The check of the tokens of clients; None where no token is needed."""
     always_connect: bool
@@ -33,7 +32,7 @@ class Application(Protocol):
     not_handled: object
     """The result of a handler call for an event without handler, which gets no acknowledgement."""
     own_cookie: str | None
-    """The name of the cookie that the server itself sets for each connection; None for none."""
+    """The name of the server's own cookie for each connection; None without a cookie."""
     reason: Any
     """The texts of the disconnect reasons (``socketio.AsyncServer.reason``)."""
 
@@ -46,7 +45,7 @@ class Application(Protocol):
         ...
 
     def new_sid(self) -> str:
-        """Make a session id that was never used before."""
+        """Make a new, unique session id."""
         ...
 
     def handles(self, event: str, namespace: str) -> bool:
@@ -54,7 +53,7 @@ class Application(Protocol):
         ...
 
     def registered_names(self, event: str, namespace: str) -> tuple[str, str]:
-        """Return the event and the namespace under which its handler is registered, ``"*"`` for any."""
+        """Return the event and the namespace of the registered handler, ``"*"`` for any."""
         ...
 
     def call_handler(self, event: str, *arguments: Any) -> Awaitable[Any]:
@@ -68,7 +67,7 @@ class Application(Protocol):
     def handle_ack(
         self, connection_id: str, namespace: str, ack_id: int | None, arguments: list[Any]
     ) -> Coroutine[Any, Any, None]:
-        """Call the callback of an acknowledgement that has arrived."""
+        """Call the callback of an arrived acknowledgement."""
         ...
 
     def lost(self, reason: str) -> None:
@@ -76,7 +75,7 @@ class Application(Protocol):
         ...
 
     def forget_callbacks(self, sid: str) -> None:
-        """Drop the callbacks of acknowledgements that can no longer arrive."""
+        """Drop the callbacks of impossible acknowledgements."""
         ...
 
     async def session_expired(self, session: Session) -> None:
@@ -88,9 +87,9 @@ class Application(Protocol):
         ...
 
     def accepted(self, session: Session) -> None:
-        """Take note that a client was accepted."""
+        """Called for each accepted client."""
         ...
 
     def connect_error(self, namespace: str, reason: Any) -> Frames:
-        """Encode a CONNECT_ERROR packet; a reason that clients cannot read is left out."""
+        """Encode a CONNECT_ERROR packet; a reason unreadable for clients is left out."""
         ...

@@ -14,7 +14,7 @@ from socketio_eventstore.adapter.server import RecoveryServer
 
 
 class ServerArguments(RecoveryArguments, total=False):
-    """The keyword arguments of ``AsyncServer``: those of ``RecoveryManager`` and of python-socketio."""
+    """The keyword arguments of ``AsyncServer``, from ``RecoveryManager`` and python-socketio."""
 
     async_mode: Literal["aiohttp", "asgi"]
     logger: bool | logging.Logger
@@ -38,10 +38,10 @@ class ServerArguments(RecoveryArguments, total=False):
 
 
 class AsyncServer(RecoveryServer):
-    """``socketio.AsyncServer`` whose clients recover their sessions.
+    """``socketio.AsyncServer`` with recovery of sessions.
 
     ``path`` is the database file, or the URL of a PostgreSQL database (``postgresql://…``); None disables
-    recovery. The keyword arguments are those of ``RecoveryManager`` and of ``socketio.AsyncServer``, except
+    recovery. The keyword arguments are as in ``RecoveryManager`` and ``socketio.AsyncServer``, except
     ``client_manager``. Raises TypeError for any other name.
     """
 

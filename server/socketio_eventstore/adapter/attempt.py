@@ -1,4 +1,4 @@
-"""A client that sent CONNECT, on its way to a session: the claim, the attempt, the decision, the outcome."""
+"""The way from a CONNECT packet to a session: the claim, the attempt, the decision, the outcome."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from socketio_eventstore.transport.connection import EngineConnection
 
 
 class Outcome(Enum):
-    """The end of the conversation with a client that sent CONNECT."""
+    """The end of the conversation after a CONNECT packet."""
 
     ACCEPTED = auto()
     """CONNECT was sent."""
     REFUSED = auto()
     """The connect handler has refused, and the client was told so."""
     OTHER_IDENTITY = auto()
-    """The client does not own the session that the private id opens, and is to get a new session."""
+    """The client does not own the session of the private id, and gets a new session."""
     SUPERSEDED = auto()
     """Another connection has claimed the session, or the connection was closed."""
     ENDED = auto()
@@ -33,7 +33,7 @@ class Outcome(Enum):
 
 @dataclass(eq=False, slots=True)
 class Attempt:
-    """A session that a connection has claimed, until the connect handler has decided."""
+    """A claimed session, until the decision of the connect handler."""
 
     session: Session
     connection: EngineConnection
@@ -45,17 +45,17 @@ class Attempt:
     auth: Any
     """The ``auth`` of the client without pid and offset; None when nothing is left."""
     offset: object = None
-    """The offset that the client sent, and goes on sending until an event arrives."""
+    """The offset from the client, which sends the same offset until an event arrives."""
     token: Token | None = None
-    """The token that the client has shown, where one is needed."""
+    """The client's token, where a token is needed."""
     renewal: Sequence[SessionOperation] = ()
-    """What the token changes in a recovered session."""
+    """The token's changes of a recovered session."""
     needs_proof_of_life: bool = False
-    """Whether the claim took so long that the client may have a newer connection."""
+    """Whether the client may have a newer connection after a long claim."""
     missed: int = 0
     """The number of missed events, at most."""
     reservations: Reservations | None = None
-    """What the connect handler of a recovered session has reserved, until the end of the conversation."""
+    """The reservations of a recovered session's connect handler, until the end of the conversation."""
 
     @property
     def is_current(self) -> bool:
@@ -65,7 +65,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A client that wants its session back."""
+    """The request of a client for a former session."""
 
     session: Session
     connection: EngineConnection
@@ -85,7 +85,7 @@ class Decision:
     refusal: Any = None
     """The reason of a refusal, for CONNECT_ERROR; None when the handler has accepted."""
     deferred: Sequence[SessionOperation] = ()
-    """The changes of a recovered session that the handler asked for."""
+    """The handler's changes of a recovered session."""
     handler_was_called: bool = True
 
 

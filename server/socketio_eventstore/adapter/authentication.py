@@ -1,4 +1,4 @@
-"""Tokens of clients, as the adapter uses them; the program reads and checks them (see ``program.auth``)."""
+"""Tokens of clients in the adapter; the program reads and checks tokens (see ``program.auth``)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from socketio_eventstore.core.sessions import SessionConnection
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What a valid token says about its client."""
+    """The contents of a valid token."""
 
     identity: str
     """The identity to which the session is bound."""
     claims: Mapping[str, Any] = field(repr=False)
     """All claims, for the handlers."""
     rooms: tuple[Room, ...] = ()
-    """The rooms that the session is in while the client has this token."""
+    """The rooms of the session while the client has this token."""
     expires_at: float | None = None
     """The end of the token, a wall-clock time in seconds; None for a token without an end."""
     leeway_seconds: float = 0.0
@@ -34,7 +34,7 @@ class Token:
         return None if self.expires_at is None else self.expires_at + self.leeway_seconds
 
     def opening(self, namespace: str, sid: str) -> tuple[Change, ...]:
-        """Return the changes of a new session, in its own transaction."""
+        """Return the changes of a new session, for the transaction of the opening."""
         return (
             SessionBound(namespace, sid, self.identity),
             TokenAccepted(namespace, sid, self.expires_at, self.rooms),
@@ -42,7 +42,7 @@ class Token:
         )
 
     def shown_on(self, attached: SessionConnection) -> None:
-        """Note the token on the connection that has shown it."""
+        """Note the token on the connection."""
         attached.authenticated_as = self.identity
         attached.claims, attached.expires_at = self.claims, self.connection_ends_at
 
@@ -63,7 +63,7 @@ class TokenRefused(Exception):
 
 
 class KeysNotAvailable(Exception):
-    """The keys that would check the token cannot be had at the moment. The client is to try again."""
+    """The keys for the check of the token are not available at the moment. The client is to try again."""
 
 
 class Authentication(Protocol):

@@ -1,4 +1,4 @@
-"""Offsets of events that other nodes have appended, and that this node may not have applied yet."""
+"""Offsets of events from other nodes, which this node may not have applied yet."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from socketio_eventstore.core.runtime import Runtime
 
 
 async def catch_up(runtime: Runtime) -> bool:
-    """Apply what other nodes have appended until now; return whether there are other nodes.
+    """Apply all changes of other nodes up to now; return whether there are other nodes.
 
     Raises StoreError.
     """
@@ -21,8 +21,8 @@ async def catch_up(runtime: Runtime) -> bool:
 async def locate(runtime: Runtime, offset: str) -> int:
     """Return the sequence of an offset. Raises OffsetRefused, StoreError.
 
-    Each node gives out offsets, and a program may show the offset of one node to another one that is a few
-    milliseconds behind. So an offset is refused when it is not known after a catch-up, either.
+    A program may send the offset from one node to another node that is a few milliseconds behind. So only an
+    offset that is unknown after a catch-up is refused.
     """
     try:
         sequence = runtime.log.locate(offset).sequence

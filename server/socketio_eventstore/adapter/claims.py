@@ -1,4 +1,4 @@
-"""Claims of stored sessions: the session of a private id, and the decision whether the client recovers it."""
+"""Claims of stored sessions: the session of a private id, and the decision about its recovery."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from socketio_eventstore.core.sessions import Session, SessionConnection, State
 from socketio_eventstore.transport.connection import EngineConnection
 
 PROMPT_CLAIM_SECONDS: Final = 1.0
-"""A claim that takes longer may come after a newer one of the same client, which has waited less."""
+"""A claim that takes longer may come after a newer claim of the same client with a shorter wait."""
 
 
 class Claims:
-    """Claims the sessions that clients want back."""
+    """Claims the sessions requested by clients."""
 
     def __init__(self, runtime: Runtime, calls: HandlerCalls, new_sessions: NewSessions) -> None:
         self._runtime = runtime
@@ -48,16 +48,16 @@ class Claims:
         token: Token | None,
         begun: float,
     ) -> Attempt | None:
-        """Claim the session of a private id, or open a new one; None when the connection is closed.
+        """Claim the session of a private id, or open a new session; None for a closed connection.
 
-        ``begun`` is that of ``Claim``: the check of the token may have waited for keys.
+        ``begun`` is as in ``Claim``: the check of the token may have waited for keys.
         """
         if pid is None:
             return await self._new_sessions.open(connection, namespace, offset, auth, token)
         recovery, nodes = self._runtime.recovery, self._runtime.context.nodes
         auth_hash = partial(self._new_sessions.hash_of, connection, pid, auth)
         found = recovery.find(namespace, pid, offset, nodes.uptime, auth_hash)
-        # The session that the client names, before it may end.
+        # The requested session, before its possible end.
         named = found if isinstance(found, Session) else recovery.session_of(namespace, pid)
         if isinstance(found, RecoveryResult) and await catch_up(self._runtime):
             found = recovery.find(namespace, pid, offset, nodes.uptime, auth_hash)
@@ -90,10 +90,10 @@ class Claims:
         return answer
 
     async def _take_over(self, claim: Claim) -> Attempt | RecoveryResult | None:
-        """Claim a session, and decide with everything that was appended before the claim.
+        """Claim a session, and decide with all changes from before the claim.
 
-        After a decision other than a recovery, no client has the session, and the owner may come back.
-        Return None after another claim: the outcome of that claim ends this connection, too.
+        After a decision other than a recovery, no client has the session, and the owner may come back. Return
+        None after another claim: the outcome of the other claim ends this connection, too.
         """
         runtime, session = self._runtime, claim.session
         if session.state is not State.AWAY:  # a client without prospects must not disturb the owner
@@ -155,6 +155,6 @@ class Claims:
 
 
 def _names(asked: object, pid: object) -> tuple[str | None, bytes | None]:
-    """Return the names of the session that a client asked for: its sid, or else what the log may know."""
+    """Return the names of the requested session: the sid, or else the hash for the log."""
     sid = asked.sid if isinstance(asked, Session) else None
     return sid, hash_pid(pid) if sid is None and isinstance(pid, str) else None

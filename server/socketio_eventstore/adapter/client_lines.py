@@ -1,7 +1,7 @@
-"""The log lines about clients that come and go; bounded, since many may do so within a second.
+"""The log lines about connections and disconnections of clients; bounded, for many clients in a second.
 
-A line has the ids of the session and of the request that opened the connection. It has nothing that a client
-sent: no private id, no auth, no cookie.
+A line has the ids of the session and of the request that opened the connection. A line has no data from a
+client: no private id, no auth, no cookie.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class ClientLines:
     """Logs each connect, refusal and disconnection."""
 
     def __init__(self, request_id: Callable[[str], str | None]) -> None:
-        """``request_id``: returns the id of the request that opened a connection, by the connection's id."""
+        """``request_id``: returns the id of the request behind a connection, by the connection's id."""
         self._request_id = request_id
         self._connected = BoundedLines(logger, "connected clients")
         self._refused = BoundedLines(logger, "refused clients")
@@ -35,14 +35,14 @@ class ClientLines:
         logger.info("connected: %s to %s", session.sid, session.namespace, extra=extra)
 
     def refused(self, session: Session, connection_id: str) -> None:
-        """Log a client that the connect handler has refused; the handler's words may be secret."""
+        """Log a client refused by the connect handler; the handler's reason may be secret."""
         if self._refused.admit():
             extra = self._fields(session, connection_id)
             text = "refused by the connect handler: %s to %s"
             logger.info(text, session.sid, session.namespace, extra=extra)
 
     def disconnected(self, session: Session, connection_id: str | None, reason: str) -> None:
-        """Log an accepted client that has gone, with python-engineio's reason."""
+        """Log the disconnection of an accepted client, with python-engineio's reason."""
         if self._disconnected.admit():
             extra = self._fields(session, connection_id) | {"reason": reason}
             logger.info("disconnected: %s from %s: %s", session.sid, session.namespace, reason, extra=extra)

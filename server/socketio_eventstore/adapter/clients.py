@@ -1,4 +1,4 @@
-"""The clients of a server: their packets, heartbeats and transports, as the transport reports them."""
+"""The clients of a server: packets, heartbeats and transports, as reported by the transport."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Clients:
         self.events = 0
         """The number of events of clients."""
         self._orphaned_handlers: set[asyncio.Task[None]] = set()
-        """Handlers that are still running although their connection has ended."""
+        """Running handlers of ended connections."""
 
     def start(self, runtime: Runtime) -> None:
         """Accept clients from now on. May be called again."""
@@ -79,7 +79,7 @@ class Clients:
         self.admission = self.departures = self._runtime = None
 
     async def finish(self, seconds: float) -> None:
-        """Wait for all handlers, those of lost connections included; cancel them after so many seconds."""
+        """Wait for all handlers, also of lost connections; cancel running handlers after ``seconds``."""
         try:
             async with asyncio.timeout(seconds):
                 await self.calls.finish()
@@ -91,7 +91,7 @@ class Clients:
                 handler.cancel()
 
     def forget(self) -> None:
-        """Forget the clients, since their event loop has ended."""
+        """Forget the clients, since the event loop has ended."""
         self.stop()
         self.calls = HandlerCalls(self._application)
         self.token_ends = TokenEnds(self._application)
@@ -114,7 +114,7 @@ class Clients:
     def ended(
         self, session: Session, connection: ClientConnection | None, reason: SessionEnd, *, was_accepted: bool
     ) -> asyncio.Future[None] | None:
-        """Call the disconnect handler of a session that was connected (see ``SessionListener``)."""
+        """Call the disconnect handler of a formerly connected session (see ``SessionListener``)."""
         if self.departures is None:
             return None
         return self.departures.ended(session, connection, reason, was_accepted=was_accepted)
@@ -125,7 +125,7 @@ class Clients:
             self.departures.claimed_elsewhere(session, claim)
 
     def departed(self, session: Session) -> None:
-        """Let a connect handler begin that waits for another node (see ``SessionListener``)."""
+        """Start the connect handlers that wait for another node (see ``SessionListener``)."""
         if self.departures is not None:
             self.departures.departed(session)
 
@@ -134,7 +134,7 @@ class Clients:
         return self._acknowledgements.asked(node, asked)
 
     def answered(self, answered: Answered) -> None:
-        """Call the callback of this node (see ``SessionListener``)."""
+        """Call this node's callback (see ``SessionListener``)."""
         self._acknowledgements.answered(answered)
 
     def lost(self, reason: str) -> None:
@@ -148,7 +148,7 @@ class Clients:
     # Callbacks of the transport -----------------------------------------------------------------------
 
     def connection_closed(self, connection: EngineConnection, reason: str) -> None:
-        """Take the sessions off a transport that has ended."""
+        """Take the sessions off an ended transport."""
         self._decoder.forget(connection.id)
         self.token_ends.forget(connection)
         for handler in connection.handlers:  # the event loop alone would not keep the tasks alive
@@ -157,7 +157,7 @@ class Clients:
         running = set[asyncio.Future[Any]]()
         if self.departures is not None:
             running.update(self.departures.transport_closed(connection, reason))
-        if self.admission is not None:  # their connect and disconnect handlers may ask for the environ
+        if self.admission is not None:  # connect and disconnect handlers may ask for the environ
             running.update(self.admission.answers_for(connection))
         if not running:
             self._application.environ.pop(connection.id, None)
@@ -171,7 +171,7 @@ class Clients:
             task.add_done_callback(ended)
 
     def ping_written(self, connection: EngineConnection) -> None:
-        """Record the position that the heartbeat of a connection confirms."""
+        """Record the position of a connection's heartbeat."""
         if self._runtime is not None:
             context = self._runtime.context
             connection.ping_written(context.position, context.uptime)
@@ -182,7 +182,7 @@ class Clients:
             self._runtime.flush_schedule.flush()
 
     def handle_message(self, connection: EngineConnection, data: str | bytes) -> asyncio.Task[None] | None:
-        """Act on a Socket.IO packet; return the task of the handler that was started.
+        """Act on a Socket.IO packet; return the task of a started handler.
 
         Raises InvalidPacket; the connection is closed then.
         """

@@ -1,4 +1,4 @@
-"""The conversation with a client whose session is on disk: the connect handler, acceptance or refusal."""
+"""The conversation with a client after the commit of the session: connect handler, acceptance or refusal."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ class Conversation:
         self._answers = answers
 
     async def hold(self, attempt: Attempt) -> Outcome:
-        """Ask the connect handler and carry out the decision, once it is the turn of this attempt."""
+        """Ask the connect handler and carry out the decision, when this attempt is next for the session."""
         outcome, session = Outcome.SUPERSEDED, attempt.session
-        # The client may leave meanwhile. Its disconnect handler must find the session, and what the connect
-        # handler has saved and joined, to clean up.
+        # The client may leave meanwhile. The disconnect handler must find the session, and the connect
+        # handler's data and rooms, to clean up.
         session.running_disconnect_handlers += 1
         try:
             if attempt.slot.before is not None:
@@ -89,8 +89,8 @@ class Conversation:
     async def _admit_before_handler(self, attempt: Attempt) -> Outcome:
         """Accept first and ask afterwards (``always_connect``); a refusal is a DISCONNECT packet.
 
-        A recovered session belongs to its owner, and only the connect handler can tell whether this client
-        is the owner. Recovered sessions are therefore never accepted first.
+        A recovered session belongs to its owner, and only the connect handler can identify the owner.
+        Recovered sessions are therefore never accepted first.
         """
         if not await self._accept(attempt, NOT_ASKED):
             return Outcome.SUPERSEDED
@@ -128,7 +128,7 @@ class Conversation:
                 attached.accepted_at = time.monotonic()
                 acceptance: Operation
                 if attached.recovered:
-                    assert attempt.pid is not None  # the client has named the session by it
+                    assert attempt.pid is not None  # the client has named the session by its pid
                     deferred, missed = decision.deferred, attempt.missed
                     acceptance = ResumeSession(session, attached, attempt.pid, now, deferred, missed)
                 else:
@@ -166,7 +166,7 @@ class Conversation:
     async def _return_to_owner(self, attempt: Attempt) -> bool:
         """Leave the session to the owner, unchanged, without an answer to the client.
 
-        Return whether this client may get a new session: no other one has claimed this session meanwhile.
+        Return whether the client may get a new session: no other client has claimed the session meanwhile.
         """
         session = attempt.session
         self._runtime.recovery.count(RecoveryResult.REFUSED, session.sid)
@@ -174,11 +174,11 @@ class Conversation:
         return bool(await self._runtime.queue.submit(refusal)) or session.state is State.ENDED
 
     def _explain_end(self, attempt: Attempt) -> Outcome:
-        """Answer a client whose session the application ended during the connect handler."""
+        """Answer a client after the application ended the session during the connect handler."""
         session = attempt.session
         if session.state is not State.ENDED:
             return Outcome.SUPERSEDED
-        if session.disconnected_by_server:  # for the client this is a refusal
+        if session.disconnected_by_server:  # a refusal for the client
             error = self._application.connect_error(session.namespace, {"message": "Unable to connect"})
             self._answers.send(attempt.connection, session.namespace, error)
         else:

@@ -1,4 +1,4 @@
-"""The credentials of a client, as a hash: two connections of one user have the same, two users do not.
+"""The credentials of a client, as a hash: equal for two connections of a user, different for two users.
 
 A page calls ``disconnect(); socket.auth = …; connect()`` to log in as another user, and the official client
 sends the former pid again. So after a client's own ``disconnect()`` the pid alone proves nothing.
@@ -14,9 +14,9 @@ from socketio_eventstore.transport.request_head import RequestHead
 
 
 def hash_credentials(pid: str, auth: Any, head: RequestHead, own_cookie: str | None) -> bytes:
-    """Return the SHA-256 of the pid, the ``auth`` and the request headers that identify a user.
+    """Return the SHA-256 of the pid, the ``auth`` and the identifying request headers.
 
-    ``auth`` is without pid and offset. The cookie of this server changes with every connection and does not
+    ``auth`` is without pid and offset. The server's own cookie changes with every connection and does not
     count. The pid makes the hashes of one user's sessions differ.
     """
     cookies = [cookie.strip() for cookie in head.header("cookie").split(";")]
@@ -26,10 +26,10 @@ def hash_credentials(pid: str, auth: Any, head: RequestHead, own_cookie: str | N
 
 
 def _canonical(auth: Any) -> str:
-    """Encode ``auth`` as JSON with sorted keys; an empty one is like none."""
+    """Encode ``auth`` as JSON with sorted keys; an empty ``auth`` is the same as none."""
     if not auth:
         return ""
     try:
         return json.dumps(auth, sort_keys=True, default=repr)
-    except TypeError:  # msgpack allows keys of several types in one object, which have no order
+    except TypeError:  # msgpack allows keys of several types in an object, and such keys have no order
         return repr(auth)

@@ -1,4 +1,4 @@
-"""Decoding: the packets of clients, assembled from their parts within limits, and checked."""
+"""Decoding: the packets of clients, assembled from parts within limits, and checked."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from socketio_eventstore.core.event_rules import RESERVED_EVENTS
 from socketio_eventstore.transport.inbox_owner import InvalidPacket
 
 _REFUSED_EVENTS: Final = RESERVED_EVENTS | {"*", "session_expired"}
-"""The reserved names, the catch-all name, and the event that only the server raises; a client that sends
-one of them is disconnected."""
+"""The reserved names, the catch-all name, and the event of the server itself; a client that sends any of
+these is disconnected."""
 
 _HEAD: Final = re.compile(r"([23])(?:(/[^,?]*),)?([0-9]{1,15})?(?=\[)")
 """The part before the array of a usual EVENT or ACK (Socket.IO protocol 5, "Packet encoding").
@@ -87,16 +87,16 @@ class Decoder:
     """Decodes packets, and waits for the attachments of binary packets."""
 
     def __init__(self, packet_class: Any, max_bytes: int, max_attachments: int) -> None:
-        """``max_attachments``: the limit for one packet. ``max_bytes``: for its attachments together."""
+        """``max_attachments``: per packet. ``max_bytes``: for all attachments of a packet together."""
         self._is_standard = packet_class is packet.Packet and has_default_json(packet_class)
         self._packet_class = _StrictPacket if self._is_standard else packet_class
         self._max_bytes = max_bytes
         self._max_attachments = max_attachments
         self._incomplete: dict[str, tuple[Any, int]] = {}
-        """Packets that lack attachments, each with the remaining bytes, by connection id."""
+        """Incomplete packets with the remaining bytes, by connection id."""
 
     def add(self, connection_id: str, data: str | bytes) -> ClientPacket | None:
-        """Return the packet that these data complete, None while attachments are missing.
+        """Return the packet completed by the data; None while attachments are missing.
 
         Raises InvalidPacket.
         """
@@ -110,7 +110,7 @@ class Decoder:
                 digit, namespace, ack_id = match.groups()
                 kind = _EVENT if digit == "2" else _ACK
                 ack_id = None if ack_id is None else int(ack_id)
-                # As ``ClientPacket(...)``, without the function that a named tuple calls.
+                # As ``ClientPacket(...)``, without the function of a named tuple.
                 pkt = tuple.__new__(
                     ClientPacket, (kind, namespace or "/", ack_id, _decode(match.string, match.end()))
                 )
@@ -124,7 +124,7 @@ class Decoder:
         return pkt
 
     def forget(self, connection_id: str) -> None:
-        """Drop the incomplete packet of a connection that has ended."""
+        """Drop the incomplete packet of an ended connection."""
         self._incomplete.pop(connection_id, None)
 
     def clear(self) -> None:
@@ -162,7 +162,7 @@ class Decoder:
 
 
 def _auth_of(payload: Any) -> dict[str, Any] | None:
-    """Return the ``auth`` of a CONNECT packet. Raises ValueError unless it is an object (socket.io-parser 4).
+    """Return the ``auth`` of a CONNECT packet. Raises ValueError for other types (socket.io-parser 4).
 
     Encoders of msgpack write JavaScript's undefined as an extension type; JSON leaves undefined out.
     """

@@ -25,7 +25,7 @@ LOOK_AFTER_SECONDS: Final = 0.1
 LOOK_AGAIN_SECONDS: Final = 0.4
 """The time between two such questions. A node whose connections were cut has another one before."""
 SILENT_SECONDS: Final = 2 * HEARTBEAT_SECONDS
-"""A node whose last heartbeat is so old, on the uptime clock, is not waited for."""
+"""The age of a node's last heartbeat, on the uptime clock, beyond which no handler waits for the node."""
 
 
 class DepartureBarrier:
@@ -81,7 +81,7 @@ class DepartureBarrier:
             await asyncio.sleep(LOOK_AGAIN_SECONDS)
 
     def look_again(self, session: Session) -> None:
-        """Take note that something has happened to a session that may be waited for."""
+        """Check the wait for a session again, after a change of the session."""
         if (changed := self._waiting.get(session)) is not None:
             changed.set()
 

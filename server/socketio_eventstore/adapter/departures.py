@@ -1,4 +1,4 @@
-"""How clients go: lost transports, DISCONNECT packets, sessions that the application ends."""
+"""Disconnections: lost transports, DISCONNECT packets, sessions ended by the application."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from socketio_eventstore.core.sessions import ClientConnection, Session, State
 logger = logging.getLogger(__name__)
 
 SESSIONS_PER_STEP = 25
-"""Sessions of one connection that leave before the event loop serves others; a thousand take 20 ms."""
+"""Sessions of a connection in a step, before the event loop serves others; a thousand take 20 ms."""
 
 
 class Departures:
-    """Takes sessions off their connections and calls the disconnect handlers."""
+    """Takes sessions off connections and calls the disconnect handlers."""
 
     def __init__(self, application: Application, runtime: Runtime, calls: HandlerCalls) -> None:
         self._application = application
@@ -44,9 +44,9 @@ class Departures:
         """The claims for which another node waits until the handlers of the session have ended."""
 
     def transport_closed(self, connection: ClientConnection, reason: str) -> Sequence[asyncio.Task[None]]:
-        """Mark the sessions of a closed transport as away, at once unless they are very many.
+        """Mark the sessions of a closed transport as away; very many sessions in steps.
 
-        Return the tasks that call the disconnect handlers.
+        Return the tasks of the disconnect handlers.
         """
         sessions = list(connection.sessions.values())
         now = time.monotonic()
@@ -67,9 +67,9 @@ class Departures:
     async def _depart_in_steps(
         self, connection: ClientConnection, sessions: Sequence[Session], reason: str
     ) -> None:
-        """Mark sessions as away, some at a time, and wait for their disconnect handlers.
+        """Mark sessions as away, some at a time, and wait for the disconnect handlers.
 
-        The store takes 10 µs for each: between the steps, the changes of others find their place.
+        The store takes 10 µs for each session: between the steps, the changes of others are appended.
         """
         sender = Sender(SESSIONS_PER_STEP)
         current_sender.set(sender)
@@ -85,7 +85,7 @@ class Departures:
                 for session in sessions[start : start + SESSIONS_PER_STEP]
                 if connection.sessions.get(session.namespace) is session
             ]
-            # To wait for one that is done, too, would take a step of the event loop for all at once.
+            # Waiting for finished tasks, too, would take a step of the event loop for all at once.
             tasks = [task for task in tasks if not task.done()]
             tasks += self._depart_all(connection, left, reason)
         if tasks:
@@ -101,17 +101,17 @@ class Departures:
             self._depart(session, reason, is_recoverable=is_recoverable, by_client=True)
 
     def never_accepted(self, session: Session) -> None:
-        """End a new session whose connection was closed before the acceptance, if it was."""
+        """End a new session if the connection was closed before the acceptance."""
         if session.state is State.CONNECTING:
             self._enqueue(EndWithTransport(session, SessionEnd.NEVER_ACCEPTED, session.claim))
 
     def superseded(self, session: Session, connection: ClientConnection) -> None:
-        """Call the disconnect handler for a connection that has just lost the session to a claim."""
+        """Call the disconnect handler for a connection that lost the session to a claim."""
         self._application.forget_callbacks(session.sid)
         _ = self._start_handler(session, connection.id, self._application.reason.TRANSPORT_CLOSE)
 
     def claimed_elsewhere(self, session: Session, claim: int) -> None:
-        """Tell the node that has claimed a session when the handlers for a claim have ended here."""
+        """Tell the claiming node of a session when the handlers for the former claim have ended here."""
         self._barrier.look_again(session)
         if session.running_disconnect_handlers:
             self._promised[session] = claim
@@ -119,7 +119,7 @@ class Departures:
             self._say_departed(session, claim)
 
     def departed(self, session: Session) -> None:
-        """Take note that the handlers of a session have ended on another node."""
+        """Take note of the end of a session's handlers on another node."""
         self._barrier.look_again(session)
 
     async def departed_elsewhere(self, session: Session, is_needed: Callable[[], bool]) -> None:
@@ -132,7 +132,7 @@ class Departures:
     def ended(
         self, session: Session, connection: ClientConnection | None, reason: SessionEnd, *, was_accepted: bool
     ) -> asyncio.Task[None] | None:
-        """Call the disconnect handler for a session that the application has ended, if it was connected."""
+        """Call the disconnect handler for a session that the application has ended, if connected."""
         self._application.forget_callbacks(session.sid)
         may_return = reason in (SessionEnd.REVOKED, SessionEnd.EXPIRED)
         if not was_accepted:
@@ -150,7 +150,7 @@ class Departures:
         return self._calls.start(self._call_handler(slot, session, connection_id, reason))
 
     async def end(self, operation: EndSession | RevokeIdentity) -> None:
-        """End sessions, connected or away, and wait for the disconnect handlers of those of this node.
+        """End sessions, connected or away, and wait for the disconnect handlers on this node.
 
         Raises StoreError; then the sessions are unchanged.
         """
@@ -179,7 +179,7 @@ class Departures:
         if is_recoverable and (was_accepted or attached.recovered):
             left = by_client and was_accepted
             self._enqueue(MarkAway(session, attached.claim, time.time(), left_by_client=left, reason=reason))
-        else:  # a client that never received CONNECT does not know the private id
+        else:  # a client without a CONNECT packet has no private id
             was_ever = was_accepted or attached.recovered
             reason_of_end = SessionEnd.TRANSPORT if was_ever else SessionEnd.NEVER_ACCEPTED
             self._enqueue(EndWithTransport(session, reason_of_end, attached.claim))
@@ -204,7 +204,7 @@ class Departures:
             self.handler_ended(session)
 
     def handler_ended(self, session: Session) -> bool:
-        """Forget an ended session after the last disconnect handler; return whether that happened."""
+        """Forget an ended session after the last disconnect handler; return whether it is forgotten."""
         session.running_disconnect_handlers -= 1
         if not session.running_disconnect_handlers and session in self._promised:
             self._say_departed(session, self._promised.pop(session))

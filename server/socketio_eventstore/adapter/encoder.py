@@ -63,7 +63,7 @@ class PacketClassEncoder:
         return _Event(frames, lambda: self.event(namespace, payload, attachments, None, ack_id))
 
     def ack(self, namespace: str, ack_id: int, values: Sequence[Any]) -> Frames:
-        """Encode the acknowledgement of a client's event. Raises whatever the packet class raises."""
+        """Encode the acknowledgement of a client's event. Raises the errors of the packet class."""
         if self._splits_binary:
             self.payload(values)  # clients refuse the same packets as acknowledgements
         return self._encode(packet.ACK, namespace, list(values), ack_id)
@@ -85,7 +85,7 @@ class PacketClassEncoder:
 
 
 class _Event(FramesWithOffset):
-    """An event of a packet class whose last argument is the offset."""
+    """An event of a packet class, with the offset as the last argument."""
 
     __slots__ = ("_make",)
 
@@ -105,12 +105,12 @@ def encoder_for(packet_class: Any, max_attachments: int) -> PacketEncoder:
 
 
 def has_default_json(packet_class: Any) -> bool:
-    """Whether the application has set no ``json`` module of its own."""
+    """Whether the application uses the default ``json`` module."""
     return packet_class.json in (json, engineio.json)
 
 
 def dumps_for(packet_class: Any) -> Dumps:
-    """Return the ``dumps`` of the application's ``json`` module, or the own one where none was set."""
+    """Return the ``dumps`` of the application's ``json`` module, or the server's own ``dumps``."""
     if has_default_json(packet_class):
         return packets.dumps
     module = packet_class.json
@@ -123,7 +123,7 @@ def dumps_for(packet_class: Any) -> Dumps:
 
 
 def frames_of(pkt: Any) -> Frames:
-    """Encode one of python-socketio's packets as frames."""
+    """Encode a packet of python-socketio as frames."""
     encoded = pkt.encode()
     parts = encoded if isinstance(encoded, list) else [encoded]
     return Frames(*("4" + part if isinstance(part, str) else bytes(part) for part in parts))
@@ -131,7 +131,7 @@ def frames_of(pkt: Any) -> Frames:
 
 def connect_error(packet_class: Any, namespace: str, reason: Any) -> Frames:
     """Encode a CONNECT_ERROR packet. Raises TypeError, ValueError or OverflowError for other than JSON."""
-    if not isinstance(reason, str | dict):  # the only types that official clients take
+    if not isinstance(reason, str | dict):  # the only valid types for official clients
         raise TypeError(f"the reason is of type {type(reason).__name__}")
     if packet_class.uses_binary_events:
         encode_json = dumps_for(packet_class)
@@ -169,7 +169,7 @@ def rooms_of(room: Any) -> tuple[Room, ...] | None:
 def checked_room(room: Any) -> Room:
     """Return the room if the store can keep the name.
 
-    Raises TypeError unless it is str or int, ValueError for a lone surrogate and beyond 64 bits.
+    Raises TypeError for other types than str and int, ValueError for a lone surrogate and beyond 64 bits.
     """
     return _checked_name(room, "a room's name", "; emit and enter_room take str(room)")
 
@@ -186,9 +186,9 @@ def _checked_name(name: Any, what: str, hint: str = "") -> Room:
 
 
 def skipped_sids(skip_sid: Any) -> tuple[str, ...]:
-    """Return the sids that an emit leaves out. None, False and numbers are the sids of no session.
+    """Return the skipped sids of an emit. None, False and numbers are the sids of no session.
 
-    Raises TypeError for values that are no room either, ValueError for one that the store cannot keep, and
+    Raises TypeError for values that are no room either, ValueError for a name that the store cannot keep, and
     for more than MAX_ADDRESSES.
     """
     if skip_sid is None:
@@ -203,7 +203,7 @@ def skipped_sids(skip_sid: Any) -> tuple[str, ...]:
 
 
 def session_json(value: Any, limit_bytes: int) -> str:
-    """Encode the data of a session as JSON that reads back the same.
+    """Encode the data of a session as JSON that decodes to the same data.
 
     Raises TypeError, which names the path and the type without JSON equivalent, and ValueError beyond
     ``limit_bytes``.
@@ -217,10 +217,10 @@ def session_json(value: Any, limit_bytes: int) -> str:
 
 
 def json_text(value: Any, path: str) -> str:
-    """Encode a value as JSON that reads back the same. Raises TypeError, which names the path and the type.
+    """Encode a value as JSON that decodes to the same value. Raises TypeError with the path and the type.
 
-    ``path`` is the name of the value in the error, such as ``session``. Raises ValueError for a value that
-    contains itself.
+    ``path`` is the name of the value in the error, such as ``session``. Raises ValueError for a circular
+    value.
     """
     try:
         _check_json(value, path)

@@ -1,4 +1,4 @@
-"""The environ of each connection, made for the first handler that asks for it."""
+"""The environ of each connection, made at the first access."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from socketio_eventstore.transport.websocket import Environ
 
 
 class Environs(dict[str, Any]):
-    """The environs by Engine.IO connection id; ``python-socketio`` and the handlers read them.
+    """The environs by Engine.IO connection id, for ``python-socketio`` and the handlers.
 
-    A value is a request, whose environ is made when somebody reads it: an environ takes a tenth of the time
-    of a handshake, and most applications read none.
+    A value is a request until the first access makes the environ: an environ takes a tenth of the time of a
+    handshake, and most applications read none.
     """
 
     def __getitem__(self, connection_id: str) -> Environ:
@@ -20,7 +20,7 @@ class Environs(dict[str, Any]):
         return environ
 
     def request_id(self, connection_id: str) -> str | None:
-        """Return the id of the request that opened a connection; None for an unknown connection."""
+        """Return the id of the request behind a connection; None for an unknown connection."""
         found = super().get(connection_id)
         if isinstance(found, RequestHead):
             return found.request_id
@@ -34,7 +34,7 @@ class Environs(dict[str, Any]):
             return default
 
     def pop(self, connection_id: str, *default: Any) -> Any:
-        """Remove an environ and return it."""
+        """Remove and return an environ."""
         return _environ_of(super().pop(connection_id, *default))
 
     def values(self) -> Any:
@@ -42,7 +42,7 @@ class Environs(dict[str, Any]):
         return [_environ_of(found) for found in super().values()]
 
     def items(self) -> Any:
-        """Return the connection ids with their environs."""
+        """Return the connection ids and environs."""
         return [(connection_id, _environ_of(found)) for connection_id, found in super().items()]
 
     def copy(self) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Events of clients that are handled exactly once, although clients repeat unacknowledged events.
+"""Exactly-once handling of clients' events, although clients repeat unacknowledged events.
 
-The official client repeats with its options ``retries`` and ``ackTimeout``. A repeat is recognised by the
-idempotency key of the event. The operations of the handler are stored in one transaction with the key and
-the acknowledgement, before the acknowledgement leaves.
+The official client repeats with the options ``retries`` and ``ackTimeout``. A repeat is recognised by the
+idempotency key of the event. The operations of the handler are stored in one transaction with the key and the
+acknowledgement, before the acknowledgement leaves.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class ExactlyOnce:
         key: object,
         handler: Callable[[], Awaitable[Any]],
     ) -> tuple[Any, ...]:
-        """Return the arguments of the acknowledgement, as the first run of the handler gave them.
+        """Return the arguments of the acknowledgement from the first run of the handler.
 
-        A repeat during the first run waits for that run. An exception of the handler is raised here;
-        nothing is stored then, and the next repeat of the client runs the handler again. Raises
+        A repeat during the first run waits for the end of the run. An exception of the handler is raised
+        here; nothing is stored then, and the next repeat of the client runs the handler again. Raises
         InvalidIdempotencyKey, TypeError for an acknowledgement that is not JSON, StoreError.
         """
         if not isinstance(key, str) or not 0 < len(key) <= MAX_KEY_CHARACTERS:
@@ -82,7 +82,7 @@ class ExactlyOnce:
         handler: Callable[[], Awaitable[Any]],
         before: asyncio.Task[list[Any]] | None,
     ) -> list[Any]:
-        if before is not None:  # the data that an earlier handler saves must be there for this one
+        if before is not None:  # the data saved by an earlier handler must be visible to this handler
             await asyncio.wait([before])
         if (stored := await self._stored(runtime, scope)) is not None:
             return stored
@@ -102,7 +102,7 @@ class ExactlyOnce:
         handled = EventHandled(*scope, json_text(arguments, "acknowledgement"))
         try:
             await runtime.queue.submit(*operations, StoreIdempotencyKey(handled))
-        except ConditionFailed:  # another run came first: its emits are stored, and those of this one are not
+        except ConditionFailed:  # another run came first: only the emits of the other run are stored
             stored = await self._stored(runtime, scope)
             return arguments if stored is None else stored
         return arguments

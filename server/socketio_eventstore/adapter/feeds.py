@@ -17,11 +17,11 @@ class History:
     """A page of stored events."""
 
     events: list[StoredEvent]
-    """The newest is the last one."""
+    """The newest event is last."""
     older: str | None
-    """The ``before`` of the page before this one; None at the beginning of the log."""
+    """The ``before`` of the previous page; None at the beginning of the log."""
     newer: str | None
-    """The ``after`` of the page behind this one, which may be empty; None without recovery."""
+    """The ``after`` of the next page, which may be empty; None without recovery."""
 
 
 class CursorRefused(ValueError):
@@ -51,7 +51,7 @@ class Feed:
         await self._follower.grown()
 
     async def next(self) -> list[LoggedEvent]:
-        """Return the next events that fit the filter; perhaps none. Raises EventsDeleted, StoreError."""
+        """Return the next events of the filter; perhaps none. Raises EventsDeleted, StoreError."""
         return await self._follower.next()
 
     def offset_of(self, logged: LoggedEvent) -> str:

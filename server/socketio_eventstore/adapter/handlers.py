@@ -1,7 +1,7 @@
 """Calls of the connect and disconnect handlers, one at a time for each session.
 
-An application relies on a disconnection before the next connection of the same session, although the
-client may be back before its disconnect handler has ended.
+An application relies on a disconnection before the next connection of the same session, although the client
+may be back before the end of the disconnect handler.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from socketio_eventstore.core.sessions import Session, SessionConnection
 logger = logging.getLogger(__name__)
 
 HANDLER_TIMEOUT_SECONDS = 5.0
-"""How long a returning client waits for the handlers of its former connection."""
+"""The longest wait of a returning client for the handlers of the former connection."""
 LONGEST_NAME_SHOWN = 100
 
 
 NAMED_HANDLERS: Final = frozenset({"connect", "disconnect", "acknowledgement"})
-"""The handlers that are counted apart."""
+"""The handlers with a separate count."""
 
 
 class RunningDisconnect:
-    """A disconnect handler that is running."""
+    """A running disconnect handler."""
 
     def __init__(self, session: Session, connection_id: str | None) -> None:
         self.session = session
@@ -46,9 +46,10 @@ _connecting: ContextVar[tuple[Session, SessionConnection] | None] = ContextVar("
 
 
 def connecting_as(session: Session) -> SessionConnection:
-    """Return the connection for which a handler speaks: inside a connect handler, the one that it decides on.
+    """Return the connection of the running handler: inside a connect handler, the connection to accept.
 
-    Another connection may have claimed the session meanwhile; a handler must not authenticate that one.
+    Another connection may have claimed the session meanwhile; a handler must not authenticate the other
+    connection.
     """
     connecting = _connecting.get()
     return connecting[1] if connecting is not None and connecting[0] is session else session.current
@@ -58,7 +59,7 @@ _running: ContextVar[RunningDisconnect | None] = ContextVar("running_disconnect"
 
 
 def running_disconnect_of(session: Session) -> RunningDisconnect | None:
-    """Return the running disconnect handler of a session, inside that handler; None everywhere else."""
+    """Return the running disconnect handler of a session, inside the handler; None everywhere else."""
     running = _running.get()
     if running is not None and running.is_open and running.session is session:
         return running
@@ -66,7 +67,7 @@ def running_disconnect_of(session: Session) -> RunningDisconnect | None:
 
 
 class HandlerSlot:
-    """A slot in the sequence of handler calls of one session; reserved at once, released after the call."""
+    """A slot in the sequence of a session's handler calls; reserved at once, released after the call."""
 
     def __init__(
         self, last: dict[Session, asyncio.Future[None]], session: Session, failures: RepeatedFailures
@@ -96,7 +97,7 @@ class HandlerSlot:
 
 
 class HandlerCalls:
-    """The connect and disconnect handlers of an application, and the tasks in which they run."""
+    """The connect and disconnect handlers of an application, and their tasks."""
 
     def __init__(self, application: Application) -> None:
         self._application = application
@@ -107,7 +108,7 @@ class HandlerCalls:
         self.errors: Counter[str] = Counter()
         """The number of exceptions by kind of handler; the name of an event comes from the client."""
         self.disconnects: Counter[str] = Counter()
-        """The number of accepted clients that have gone, by python-engineio's reason."""
+        """The number of disconnections of accepted clients, by python-engineio's reason."""
         self._last: dict[Session, asyncio.Future[None]] = {}
         self._tasks: set[asyncio.Future[Any]] = set()
 
@@ -116,7 +117,7 @@ class HandlerCalls:
         return HandlerSlot(self._last, session, self.failures)
 
     def start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Run work that calls handlers, in a task of its own: a slow handler delays no other client."""
+        """Run work that calls handlers, in a separate task: a slow handler delays no other client."""
         task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -130,8 +131,8 @@ class HandlerCalls:
     def handler_failed(self, event: str, session: Session, error: Exception) -> None:
         """Log the exception of a handler, with the event, the namespace and the sid.
 
-        A client may give any names to a handler that is registered for all events, or all namespaces: its
-        exceptions share their lines.
+        A client may give any names to a handler for all events, or for all namespaces: the exceptions of such
+        a handler share the log lines.
         """
         is_named = event in NAMED_HANDLERS
         self.errors[event if is_named else "event"] += 1
@@ -142,12 +143,12 @@ class HandlerCalls:
         self.failures.failed(kind, text, error=error, extra=extra)
 
     async def finish(self) -> None:
-        """Wait for the tasks that are running."""
+        """Wait for the running tasks."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
     def cancel(self) -> None:
-        """Cancel the tasks that are running."""
+        """Cancel the running tasks."""
         for task in self._tasks:
             task.cancel()
 
@@ -199,7 +200,7 @@ class HandlerCalls:
                 raise first from None
 
     async def disconnect(self, session: Session, connection_id: str | None, reason: str) -> None:
-        """Call the disconnect handler of an accepted client that has gone."""
+        """Call the disconnect handler of an accepted client."""
         self.disconnects[reason] += 1
         self.lines.disconnected(session, connection_id, reason)
         running = RunningDisconnect(session, connection_id)

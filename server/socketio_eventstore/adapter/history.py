@@ -1,4 +1,4 @@
-"""The log as handlers and operators read it: stored events with their arguments, and sessions."""
+"""The log for handlers and operators: stored events with arguments, and sessions."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ class StoredEvent:
     """An event of the log."""
 
     offset: str
-    """The offset, as clients see it."""
+    """The offset, in the form of clients."""
     namespace: str
     event: str
     """The name of the event."""
     args: list[Any]
-    """The arguments, binary ones as ``bytes``.
+    """The arguments, binary arguments as ``bytes``.
 
-    Empty when the row was changed and cannot be read, or when they are nested too deeply to be shown: more
-    than 400 levels. Clients receive them nevertheless.
+    Empty for an unreadable changed row, and for arguments nested in more than 400 levels, which clients
+    receive nevertheless.
     """
     rooms: tuple[Room, ...] | None
     """The addressed rooms; None for the whole namespace."""
     skip: tuple[str, ...]
-    """The sids that did not receive it."""
+    """The skipped sids."""
     emitted_at: float
     """Seconds since 1970, by the server's clock."""
 
@@ -49,7 +49,7 @@ class SessionInfo:
     sid: str
     namespace: str
     is_connected: bool
-    """Whether the client is connected; otherwise the session waits for its return."""
+    """Whether the client is connected; otherwise the session waits for the client's return."""
     rooms: tuple[Room, ...]
     """The joined rooms, without the sid."""
     identity: str | None
@@ -97,11 +97,11 @@ async def _sequence(runtime: Runtime, offset: str | None, name: str) -> int | No
 
 
 def stored_event(runtime: Runtime, logged: LoggedEvent) -> StoredEvent:
-    """Return an event with its offset and decoded arguments."""
+    """Return an event with offset and decoded arguments."""
     event = logged.event
     try:
         _, *arguments = runtime.encoder.values(event.payload, event.attachments)
-    except (ValueError, TypeError, RecursionError):  # another program changed the row, or it is too deep
+    except (ValueError, TypeError, RecursionError):  # changed by another program, or nested too deeply
         arguments = []
     return StoredEvent(
         offset=str(runtime.log.offset_of(logged.sequence)),

@@ -20,32 +20,32 @@ NAME: Final = "sessions_per_identity"
 ANSWER_SECONDS: Final = 2.0
 """The time in which the client of a session answers a ping."""
 MOST_ASKED: Final = 20
-"""The most clients that are asked for one that wants to connect."""
+"""The most pinged clients for a connecting client."""
 
 
 PERHAPS_GONE: Final = "another client of this user does not answer, and may be gone soon"
 
 
 class TooManySessions(Exception):
-    """All sessions of the identity are connected, and they are as many as it may have."""
+    """All sessions of the identity are connected, and the limit is reached."""
 
     reason: Final[dict[str, Any]] = {"message": "Too many sessions of this user", "data": {"code": NAME}}
     """The content of CONNECT_ERROR."""
 
 
 class PerhapsGone(Exception):
-    """A client of the identity does not answer; its transport may be half-open, and its session free soon.
+    """A client of the identity does not answer; the transport may be half-open, and the session free soon.
 
-    The client that asks for a session is to try again.
+    The connecting client is to try again.
     """
 
 
 class IdentityLimit:
-    """Lets an identity have a number of sessions.
+    """Limits the number of sessions of an identity.
 
-    A new session takes the place of the one that has been away for the longest time: a page that is
-    reloaded leaves sessions behind, and must not lock its user out. Where all seem to be connected, they are
-    asked: the transport of a computer that went to sleep looks open until its heartbeat fails.
+    A new session replaces the session that has been away for the longest time: a reloaded page leaves
+    sessions behind, and must not lock the user out. If all sessions seem to be connected, the server pings
+    the clients: the transport of a sleeping computer looks open until a heartbeat fails.
     """
 
     def __init__(self, limit: int, registry: Registry, departures: Departures, refused: Counter[str]) -> None:
@@ -55,9 +55,9 @@ class IdentityLimit:
         self._departures = departures
         self._refused = refused
         self._opening: dict[str, list[str]] = {}
-        """The sids of the sessions that are about to be bound, by identity, in the order of their arrival.
+        """The sids of sessions before their binding, by identity, in the order of arrival.
 
-        Such a session may be bound already: its change takes effect before its coroutine goes on.
+        Such a session may be bound already: the change takes effect before the coroutine goes on.
         """
 
     @property
@@ -67,7 +67,7 @@ class IdentityLimit:
 
     @asynccontextmanager
     async def reserved(self, identity: str, sid: str) -> AsyncIterator[None]:
-        """Keep a place for a session that is bound inside the block. Raises as ``reserve``."""
+        """Keep a place for a session to be bound inside the block. Raises as ``reserve``."""
         release = await self.reserve(identity, sid)
         try:
             yield
@@ -97,7 +97,7 @@ class IdentityLimit:
         while True:
             sessions = [one for one in self._registry.of_identity(identity) if one.state is not State.ENDED]
             opening = self._opening[identity]
-            # Those that came later do not count, or the last place would be refused to all of them.
+            # Later sessions do not count, or the last place would be refused to all.
             before = opening[: opening.index(sid) + 1]
             if len({session.sid for session in sessions}.union(before)) <= self._limit:
                 return
@@ -111,7 +111,7 @@ class IdentityLimit:
 
 
 async def _all_answer(sessions: Iterable[Session]) -> bool:
-    """Whether the clients of the sessions answer a ping soon; those that were heard last are not asked."""
+    """Whether the clients of the sessions answer a ping soon; recently heard clients are not pinged."""
     connections = {session.current.connection: session.pong_at for session in sessions}
     silent = sorted(connections, key=lambda connection: connections[connection])[:MOST_ASKED]
     asked = [asyncio.ensure_future(one.answers_ping()) for one in silent if isinstance(one, EngineConnection)]
@@ -126,5 +126,5 @@ async def _all_answer(sessions: Iterable[Session]) -> bool:
 
 
 def _since(session: Session) -> float:
-    """The uptime since which a session is away; one whose end the log has not yet is away last."""
+    """The uptime at which a session became away; sessions without a committed end come last."""
     return float("inf") if session.away_since is None else session.away_since

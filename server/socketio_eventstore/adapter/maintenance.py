@@ -1,4 +1,4 @@
-"""What an operator does to the log of a running server: prune, redact, compact."""
+"""An operator's changes of a running server's log: prune, redact, compact."""
 
 from __future__ import annotations
 
@@ -20,30 +20,32 @@ if TYPE_CHECKING:
     from socketio_eventstore.adapter.server import RecoveryServer
 
 REDACTED: Final = "redacted"
-"""The name that an event gets in the place of what it was; handlers of clients may recognise it."""
+"""The default name of a redacted event, for the handlers of clients."""
 SCRUB_ATTEMPTS: Final = 20
 SCRUB_PAUSE_SECONDS: Final = 0.05
-"""Readers such as a replay need the WAL for a moment only; a backup needs it for longer."""
+"""Readers such as a replay need the WAL for a moment only; a backup needs the WAL for longer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pruning:
-    """What a pruning has deleted."""
+    """The result of a pruning."""
 
     events: int
     """How many offsets the deleted events span; a failed emit leaves an offset without an event."""
     pruned_through: int
-    """The number of the last event that is pruned."""
+    """The sequence of the last pruned event."""
 
 
 @dataclass(frozen=True, slots=True)
 class Redaction:
-    """What a redaction has done."""
+    """The result of a redaction."""
 
     offset: str
     """The offset of the event, which stays."""
     is_scrubbed: bool
-    """Whether the former content is out of the WAL; otherwise a reader or a full disk keeps it there."""
+    """Whether the former content is out of the WAL; otherwise a reader or a full disk keeps the content
+    there.
+    """
 
 
 class EventNotFound(LookupError):
@@ -61,14 +63,14 @@ class Maintenance:
         self._server = server
 
     async def prune(self) -> Pruning:
-        """Delete what is older than the retention now, and what no session needs, as the server does."""
+        """Delete the events older than the retention that no session needs, as the server does, now."""
         runtime = await self._runtime()
-        assert runtime.retention is not None  # with recovery there is one
+        assert runtime.retention is not None  # never None with recovery
         events = await runtime.retention.prune()
         return Pruning(events, runtime.log.pruned_through)
 
     async def redact(self, offset: str, name: str = REDACTED, arguments: Sequence[Any] = ()) -> Redaction:
-        """Replace name and arguments of an event, for all who have not received it, and in the file.
+        """Replace name and arguments of an event, for all clients without the event, and in the file.
 
         Raises CursorRefused for an offset of another log, EventNotFound, MessageRefused.
         """
@@ -84,7 +86,7 @@ class Maintenance:
         if not await runtime.queue.submit(Redact(Redacted(sequence, event.name, event.payload))):
             raise EventNotFound(offset)
         await runtime.recovery.replaced(sequence)
-        # Reads are answered in order: a replay that has read the former content has sent it by now.
+        # Reads are answered in order: a replay that has read the former content has sent the content by now.
         await runtime.log.read([sequence])
         try:
             is_scrubbed = await self._scrub(runtime)
@@ -115,7 +117,7 @@ class Maintenance:
     async def compact(self, *, is_forced: bool = False) -> Compacted:
         """Give the space of deleted events back to the disk; no commit is possible meanwhile.
 
-        Raises NothingChanged: for much content unless it is forced, without room on the disk, and while a
+        Raises NothingChanged: for much content without ``is_forced``, without room on the disk, and while a
         program reads.
         """
         runtime = await self._runtime()

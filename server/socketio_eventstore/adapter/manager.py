@@ -1,4 +1,4 @@
-"""The client manager: emits, rooms, and the questions of python-socketio about its clients."""
+"""The client manager: emits, rooms, and python-socketio's questions about clients."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ from socketio_eventstore.core.sessions import Session
 
 
 class RecoveryManager(ManagerEmits):
-    """A client manager that stores events and sessions, so that clients recover.
+    """A client manager that stores events and sessions for recovery.
 
     ``path`` is the database file, or the URL of a PostgreSQL database (``postgresql://…``); None disables
-    recovery. The keyword arguments are the keys of
-    ``[connection_state_recovery]``, ``[store]`` and ``[limits]`` in the configuration, and some of
-    ``[server]``; durations are in seconds, sizes
-    in bytes. ``start`` opens the store, at the latest for the first connection or emit; the server's
-    ``shutdown`` closes it. ``start``, a handshake and another event loop open it again. Tests that need no
-    store take ``RecoveryManager(None)``.
+    recovery. The keyword arguments are the keys of ``[connection_state_recovery]``, ``[store]`` and
+    ``[limits]`` in the configuration, and some of ``[server]``; durations are in seconds, sizes in bytes.
+    ``start`` opens the store, at the latest for the first connection or emit; the server's ``shutdown``
+    closes it. ``start``, a handshake and another event loop open the store again. Tests without a store use
+    ``RecoveryManager(None)``.
     """
 
     def _generate_ack_id(self, sid: str, callback: Callable[..., Any]) -> int:
@@ -39,7 +38,7 @@ class RecoveryManager(ManagerEmits):
         """Put a session into a room, connected or away; on disk when the call returns.
 
         Raises, as python-socketio does, KeyError for an unknown sid, ValueError for a namespace without
-        sessions and for a room that is the sid of another session; and ValueError beyond rooms_per_session.
+        sessions and for another session's sid as the room; and ValueError beyond rooms_per_session.
         """
         self.check_loop()
         session = self._session(sid, namespace)
@@ -62,13 +61,13 @@ class RecoveryManager(ManagerEmits):
         self.check_loop()
         session = self._session(sid, namespace)
         if session is None or running_disconnect_of(session) is not None:
-            return  # existing disconnect handlers tidy up, but the session is to come back with its rooms
+            return  # existing disconnect handlers tidy up, but the session must keep the rooms
         await submit_or_defer(self._running.queue, LeaveRoom(session, encoder.checked_room(room)))
         if self.server.admin_ui is not None:
             self.server.admin_ui.left(session, room)
 
     async def close_room(self, room: Any, namespace: str) -> None:
-        """Take all sessions out of a room. Raises ValueError for a room that is the sid of a session."""
+        """Take all sessions out of a room. Raises ValueError for the sid of a session."""
         if self.is_sid_room(namespace, room):
             raise ValueError("cannot close a sid room")
         check_text(namespace, "a namespace")
@@ -81,7 +80,7 @@ class RecoveryManager(ManagerEmits):
                 self.server.admin_ui.left(session, room)
 
     def get_rooms(self, sid: str, namespace: str) -> list[Any]:
-        """Return the rooms of a session, connected or away; the sid is one of them."""
+        """Return the rooms of a session, connected or away, including the sid."""
         session = self._session(sid, namespace)
         if session is None:
             return []
@@ -103,7 +102,7 @@ class RecoveryManager(ManagerEmits):
         return self._session(sid, namespace) is not None
 
     def is_connected(self, sid: str | None, namespace: str) -> bool:
-        """Whether the client is connected and accepted, on whatever node."""
+        """Whether the client is connected and accepted, on any node."""
         session = self._session(sid, namespace)
         return session is not None and (session.is_connected or session.is_elsewhere)
 
@@ -120,7 +119,7 @@ class RecoveryManager(ManagerEmits):
     def eio_sid_from_sid(self, sid: str, namespace: str) -> str | None:
         """Return the Engine.IO connection id of a session, None while the client is away.
 
-        Inside a disconnect handler this is the id of the lost connection.
+        Inside a disconnect handler, the id of the lost connection.
         """
         session = self._session(sid, namespace)
         if session is None:
@@ -131,7 +130,7 @@ class RecoveryManager(ManagerEmits):
         return None if connection is None else connection.id
 
     def get_namespaces(self) -> list[str]:
-        """Return the namespaces that have sessions."""
+        """Return the namespaces with sessions."""
         return [] if self.runtime is None else list(self.runtime.registry.namespaces)
 
     def get_participants(self, namespace: str, room: Any) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""The emits of a client manager: each becomes one operation, and fails before it has an offset."""
+"""The emits of a client manager: an emit is one operation; an invalid emit fails before it has an offset."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ from socketio_eventstore.core.sessions import Session
 _Emit: TypeAlias = Emit | EmitVolatile | EmitVolatileEverywhere | EmitWithAck | EmitWithAckEverywhere
 
 LARGE_BYTES = 20_000
-"""The size of an event whose encoding keeps others waiting, if a handler emits many in a row."""
+"""The size of an event from which on a series of emits gives way to other tasks."""
 
 
 class ManagerEmits(ManagerStore):
-    """The part of ``RecoveryManager`` that emits."""
+    """The emits of ``RecoveryManager``."""
 
     async def emit(
         self,
@@ -54,11 +54,10 @@ class ManagerEmits(ManagerStore):
         volatile: bool = False,
         **kwargs: Any,
     ) -> str | None:
-        """Store an event and send it to its rooms; return the offset when the event is durable.
+        """Store and send an event; return the offset when the event is durable.
 
-        With a callback, or when volatile, the event is sent without being stored and None is returned.
-        Raises TypeError or ValueError for an event that cannot be sent, StoreError for one that cannot be
-        stored.
+        An event with a callback and a volatile event are sent without being stored; None is returned. Raises
+        TypeError or ValueError for an invalid event, StoreError after a failure of the store.
         """
         return await self.begin_emit(event, data, namespace, room, skip_sid, callback, to, volatile)
 
@@ -75,9 +74,9 @@ class ManagerEmits(ManagerStore):
         to: Any = None,
         volatile: bool = False,
     ) -> Awaitable[str | None]:
-        """Begin ``emit``, a coroutine less for each event; the result is that of ``emit``.
+        """Begin ``emit``, with a coroutine less for each event; the result is the same.
 
-        The call itself gives the event its place in the order, if the store is open. Raises as ``emit``.
+        The call itself fixes the place of the event in the order, if the store is open. Raises as ``emit``.
         """
         if asyncio.get_running_loop() is not self._loop:
             self.check_loop()
@@ -130,7 +129,7 @@ class ManagerEmits(ManagerStore):
         payload, attachments = encoding.payload(values)
         if payload[:2] != '["':
             raise ValueError(f"the server's json made {payload[:20]!r} of an array of strings")
-        # An event as ``Event(...)``, without the function that a named tuple calls.
+        # An event as ``Event(...)``, without the function of a named tuple.
         record = tuple.__new__(Event, (namespace, event, payload, attachments, rooms, skip, time.time()))
         operation: _Emit
         if callback is not None:
@@ -146,12 +145,12 @@ class ManagerEmits(ManagerStore):
                 f"at most {self._max_event_bytes} can be sent"
             )
         if not isinstance(encoding, TextEncoder):
-            # A value that the serializer cannot encode must fail here, not after the commit.
+            # An unencodable value must fail here, not after the commit.
             encoding.event(namespace, payload, attachments, "")
         return operation
 
     def volatile_emit_of(self, runtime: Runtime, message: Message) -> EmitVolatile | EmitVolatileEverywhere:
-        """Make the operation that emits a message without storing it; ``Publish`` stores its event.
+        """Make the operation for a message that is not stored; ``Publish`` stores events.
 
         Raises TypeError or ValueError.
         """

@@ -1,4 +1,4 @@
-"""The client manager as the server uses it; ``manager.RecoveryManager`` implements this Protocol."""
+"""The interface of the client manager for the server; ``manager.RecoveryManager`` implements the Protocol."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Manager(Protocol):
         ...
 
     async def start(self, lock_timeout_seconds: float | None = None) -> Runtime:
-        """Open the store, unless it is open, also after ``close``. Raises StoreNotUsable, StoreClosed."""
+        """Open a closed store, also after ``close``. Raises StoreNotUsable, StoreClosed."""
         ...
 
     async def opened(self) -> Runtime:
@@ -39,22 +39,22 @@ class Manager(Protocol):
         ...
 
     async def end_life(self) -> None:
-        """Close the store without appending what waits."""
+        """Close the store without appending the waiting operations."""
         ...
 
     async def emit(self, event: str, data: Any, namespace: str, **kwargs: Any) -> str | None:
-        """Store an event and send it to its rooms; return the offset."""
+        """Store and send an event; return the offset."""
         ...
 
     usual_emit: Callable[..., Awaitable[str | None]]
-    """The function of ``emit``, unless an application has replaced it."""
+    """The original function of ``emit``, to detect a replacement by an application."""
 
     def begin_emit(
         self, event: str, data: Any, namespace: str, *args: Any, **kwargs: Any
     ) -> Awaitable[str | None]:
-        """Begin ``emit``; the result is that of ``emit``."""
+        """Begin ``emit``; the result is the same."""
         ...
 
     def volatile_emit_of(self, runtime: Runtime, message: Message) -> EmitVolatile | EmitVolatileEverywhere:
-        """Make the operation that emits a message without storing it. Raises TypeError or ValueError."""
+        """Make the operation for a message that is not stored. Raises TypeError or ValueError."""
         ...

@@ -20,7 +20,7 @@ from socketio_eventstore.core.runtime import Runtime
 
 
 class ManagerStore(AsyncManager):  # type: ignore[misc]  # python-socketio is not typed
-    """The part of ``RecoveryManager`` that belongs to the server and opens the store."""
+    """The store of ``RecoveryManager``, and the set-up of the server."""
 
     server: RecoveryServer
 
@@ -37,17 +37,17 @@ class ManagerStore(AsyncManager):  # type: ignore[misc]  # python-socketio is no
         self._closing: asyncio.Future[None] | None = None
         self._is_between_lives = False
         self.reopens = True
-        """Whether ``start`` opens the store again after ``close``; a program that ends sets False."""
+        """Whether ``start`` opens the store again after ``close``; an ending program sets False."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self.acknowledgements = AcknowledgementIds(self.callbacks)
         self.refused_rooms = 0
-        """The number of rooms that were refused because of ``rooms_per_session``."""
+        """The number of rooms refused because of ``rooms_per_session``."""
 
     def set_server(self, server: Any) -> None:
-        """Set up the server that was given this manager; called by the constructor of the server.
+        """Set up the server of the manager; called by the constructor of the server.
 
         Raises TypeError for a server without event loop, RuntimeError for a second server, for an
-        ``async_mode`` without recovery, and for a python-socketio without the methods that it needs.
+        ``async_mode`` without recovery, and for a python-socketio without the required methods.
         """
         RecoveryServer.check(server)
         if self.server is not None:
@@ -82,10 +82,10 @@ class ManagerStore(AsyncManager):  # type: ignore[misc]  # python-socketio is no
         self.server.forget_clients()
 
     async def start(self, lock_timeout_seconds: float | None = None) -> Runtime:
-        """Open the store, unless it is open, also after ``close``.
+        """Open a closed store, also after ``close``.
 
-        While another server has the database, the call waits for its end: for 10 seconds, or for
-        ``lock_timeout_seconds``. Raises StoreNotUsable, RuntimeError on another event loop, StoreClosed
+        While another server has the database, the call waits for the other server's end: for 10 seconds, or
+        for ``lock_timeout_seconds``. Raises StoreNotUsable, RuntimeError on another event loop, StoreClosed
         unless ``reopens``.
         """
         self.check_loop()
@@ -94,10 +94,10 @@ class ManagerStore(AsyncManager):  # type: ignore[misc]  # python-socketio is no
         return await self._open_once(lock_timeout_seconds)
 
     async def opened(self, lock_timeout_seconds: float | None = 0.0) -> Runtime:
-        """Open the store for the first call on this event loop; a call after ``close`` is too late.
+        """Open the store for the first call on the event loop; a call after ``close`` is too late.
 
         By default the call does not wait for the end of another server: in an application with several
-        workers, every request to all but one of them would wait. Raises StoreClosed after ``close``,
+        workers, every request to all but one worker would wait. Raises StoreClosed after ``close``,
         StoreUnavailable until the ``start`` after ``end_life``, and as ``start``.
         """
         self.check_loop()
@@ -137,7 +137,7 @@ class ManagerStore(AsyncManager):  # type: ignore[misc]  # python-socketio is no
             await asyncio.shield(self._closing)
 
     async def end_life(self) -> None:
-        """Close the store without appending what waits; ``start`` opens it again, as another node."""
+        """Close the store without appending the waiting operations; ``start`` then begins another node."""
         runtime, self.runtime = self.runtime, None
         self._is_between_lives = True
         if runtime is not None:

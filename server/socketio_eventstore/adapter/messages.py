@@ -1,4 +1,4 @@
-"""The messages that are published from outside of the handlers."""
+"""Messages from publishers outside of the handlers."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from socketio_eventlog.events import Room
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """An event to be published; the fields are those of ``emit``."""
+    """An event to be published, with the fields of ``emit``."""
 
     event: str
     arguments: Sequence[Any]
     rooms: Sequence[Room] | None = None
     """None addresses the whole namespace."""
     skip: Sequence[str] = ()
-    """The sids of sessions that do not receive it."""
+    """The sids of sessions to skip."""
     namespace: str = "/"
     is_volatile: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
-    """A key under which a request takes effect once, however often it is repeated."""
+    """A key under which a request takes effect once, for any number of repeats."""
 
     publisher: str
-    """The name of the publisher; each publisher has its own keys."""
+    """The name of the publisher; publishers have separate keys."""
     key: str
     digest: bytes
     """SHA-256 of the request."""
 
 
 class MessageRefused(ValueError):
-    """A message cannot be sent. ``index`` counts the messages, ``field`` is the field that is wrong."""
+    """A message cannot be sent. ``index`` counts the messages, ``field`` is the wrong field."""
 
     def __init__(self, index: int, field: str, detail: str) -> None:
         super().__init__(detail)
@@ -44,4 +44,4 @@ class MessageRefused(ValueError):
 
 
 class KeyRefused(ValueError):
-    """The idempotency key cannot be used: for another request, for an event that is not stored, or at all."""
+    """The idempotency key cannot be used: for another request, for an unstored event, or at all."""

@@ -1,7 +1,7 @@
-"""Values of serializers that take bytes and extension types as they are, such as msgpack, as stored.
+"""The stored form of values of serializers with bytes and extension types, such as msgpack.
 
 The store keeps JSON. Bytes and extension types become placeholders, and the contents are attachments. An
-object of the application with the key of a placeholder gets a longer key, so that it arrives as it was.
+application's object with the key of a placeholder gets a longer key, and is restored at the encoding.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _KEY: Final = re.compile("_+placeholder")
 
 
 def payload_of(values: Sequence[Any], encode: Dumps) -> tuple[str, tuple[bytes, ...]]:
-    """Encode the name and arguments of an event as JSON with placeholders, and the contents of these.
+    """Encode the name and arguments of an event as JSON with placeholders, and the contents.
 
     Raises TypeError or ValueError for values that cannot be stored.
     """
@@ -40,7 +40,7 @@ def payload_of(values: Sequence[Any], encode: Dumps) -> tuple[str, tuple[bytes, 
 
 
 def restored(value: Any, attachments: Sequence[bytes]) -> Any:
-    """Put the contents in place of their placeholders: the inverse of ``payload_of``."""
+    """Put the contents in place of the placeholders: the inverse of ``payload_of``."""
     if not attachments:
         return value
     match value:
@@ -70,7 +70,7 @@ class _ValuesTaken(BinaryTaken):
         super().__init__()
         self._escapes = escapes
         self.has_key = False
-        """Whether some object of the application has the key of a placeholder, or an escaped one."""
+        """Whether an object of the application has the key of a placeholder, or an escaped key."""
 
     def out_of(self, value: Any) -> Any:
         if ExtType is not None:

@@ -1,4 +1,4 @@
-"""New transports: they are accepted once the store is open, and closed unless they join a namespace."""
+"""New transports: accepted once the store is open, and closed unless they join a namespace."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from socketio_eventstore.transport.engine import Engine
 
 
 class NewConnections(socketio.AsyncServer):  # type: ignore[misc]  # python-socketio is not typed
-    """The part of ``RecoveryServer`` that is called for new transports."""
+    """The part of ``RecoveryServer`` for new transports."""
 
     manager: Manager
     eio: Engine
     connect_timeout: float
     """Seconds in which a connection must join a namespace."""
     rejoining: Rejoining
-    """The end of this node's life in a process that goes on."""
+    """The end of this node's life in a running process."""
     _clients: Clients
     _request_ids: RequestIds
 
@@ -32,7 +32,7 @@ class NewConnections(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         raise NotImplementedError
 
     async def _connection_opened(self, connection: EngineConnection) -> bool:
-        """Accept a new transport; False refuses it for now, so that the client tries again."""
+        """Accept a new transport; False refuses the transport for now, and the client tries again."""
         self.manager.check_loop()
         if self.rejoining.is_running:  # the client tries again, perhaps at another node
             return False
@@ -48,7 +48,8 @@ class NewConnections(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
     def _opened_at_once(self, connection: EngineConnection) -> bool:
         """Accept a new transport; False while the store is not open, which ``_connection_opened`` opens.
 
-        A life that ends accepts nothing, either: its clients are closed once, and nothing answers them later.
+        An ending life accepts no transport, either: clients are closed once, and later clients would get no
+        answer.
         """
         if self._clients.admission is None or self.rejoining.is_running:
             return False
@@ -59,11 +60,11 @@ class NewConnections(socketio.AsyncServer):  # type: ignore[misc]  # python-sock
         return True
 
     def _start_idle_timer(self, connection: EngineConnection) -> None:
-        """Close a connection in a while, unless its client joins a namespace."""
+        """Close a connection in a while, unless the client joins a namespace."""
         if connection.idle_timer is not None:
             connection.idle_timer.cancel()
         place, seconds = connection.place, self.connect_timeout
-        if place is not None and not place.may_open:  # its session went to a newer connection
+        if place is not None and not place.may_open:  # the session went to a newer connection
             seconds = min(seconds, REFUSED_SECONDS)
         loop = asyncio.get_running_loop()
         connection.idle_timer = loop.call_later(seconds, self._close_if_idle, connection.id)

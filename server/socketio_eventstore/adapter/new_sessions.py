@@ -1,4 +1,4 @@
-"""New sessions: opened on disk, and accepted in the same transaction where no handler could refuse them."""
+"""New sessions: opened on disk, and accepted in the same transaction without a connect handler."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from socketio_eventstore.core.sessions import PID_HASH_BYTES, Session
 from socketio_eventstore.transport.connection import EngineConnection
 
 MAX_FORMER_OFFSET_CHARACTERS: Final = 100
-"""A longer text is no offset of this server and is not kept."""
+"""A longer text is no offset of the server and is not kept."""
 
 
 class NewSessions:
-    """Opens sessions for clients that have none, or must not have theirs."""
+    """Opens sessions for clients without a session, or without the right to the former session."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class NewSessions:
         token: Token | None,
         refused: RefusedRecovery | None = None,
     ) -> Attempt | None:
-        """Open a new session, on disk before the connect handler runs; None for a client that may not."""
+        """Open a new session, on disk before the connect handler runs; None for a refused client."""
         if connection.place is not None and not connection.place.may_open:
             self._answers.refuse_address(connection, namespace, connection.place)
             return None
@@ -82,7 +82,7 @@ class NewSessions:
     def open_accepted(
         self, connection: EngineConnection, namespace: str, offset: Any, auth: Any
     ) -> asyncio.Future[Any]:
-        """Open and accept a new session in one transaction: there is no handler that could refuse it.
+        """Open and accept a new session in one transaction, without a connect handler.
 
         Returns the future for the answer, for which a shutdown waits.
         """

@@ -20,29 +20,29 @@ if TYPE_CHECKING:
     from socketio_eventstore.adapter.server import RecoveryServer
 
 MAX_MESSAGES: Final = 1000
-"""The most events that are published together."""
+"""The most events in a publication."""
 MAX_KEY_CHARACTERS: Final = 200
 SLICE: Final = 20
-"""Events that are made before the event loop serves others: about a millisecond.
+"""Events to encode before the event loop serves others: about a millisecond.
 
-The others may take longer than that, so a slice of one event would make a large group slow.
+The others may take longer, so slices of a single event would make a large group slow.
 """
 
 Offsets = list[str | None]
-"""The offset of each event; None for an event that is not stored."""
+"""The offset of each event; None for an unstored event."""
 
 
 class Publisher:
-    """Publishes messages; the order of calls is their order in the log."""
+    """Publishes messages; the order of calls is the order in the log."""
 
     def __init__(self, server: RecoveryServer) -> None:
         self._server = server
         self._running: dict[tuple[str, str], tuple[bytes, asyncio.Task[Offsets]]] = {}
         self._order = asyncio.Lock()
-        """Held until the events have their place in the log: the lock is given in the order of the calls."""
+        """Held until the events have a place in the log: the lock is given in the order of the calls."""
 
     async def publish(self, messages: Sequence[Message], key: IdempotencyKey | None = None) -> Offsets:
-        """Store the messages in one transaction, or none of them, and send them; return their offsets.
+        """Store the messages in one transaction, all or none, and send the events; return the offsets.
 
         With a key, a repeat returns the offsets of the first call and publishes nothing; during the first
         call the repeat waits. Raises MessageRefused, KeyRefused, StoreError.
@@ -62,7 +62,7 @@ class Publisher:
     def _ended(self, task: asyncio.Task[Offsets], scope: tuple[str, str]) -> None:
         del self._running[scope]
         if not task.cancelled():
-            task.exception()  # the caller may have gone, and nobody else asks for it
+            task.exception()  # the caller may be gone, and the exception would stay unread
 
     def _check(self, key: IdempotencyKey, messages: Sequence[Message]) -> None:
         if not 0 < len(key.key) <= MAX_KEY_CHARACTERS:
@@ -135,13 +135,13 @@ class Publisher:
 
 
 async def between_slices(index: int) -> None:
-    """Serve others after the event ``index`` of a group, if it is the last of its slice."""
+    """Serve others after the event ``index`` of a group, at the end of each slice."""
     if index % SLICE == SLICE - 1:
         await asyncio.sleep(0)
 
 
 def _are_volatile(messages: Sequence[Message]) -> bool:
-    """Whether the only message is volatile. Raises MessageRefused for a volatile one among others."""
+    """Whether the only message is volatile. Raises MessageRefused for a volatile message among others."""
     for index, message in enumerate(messages):
         if message.is_volatile and len(messages) > 1:
             raise MessageRefused(index, "volatile", "events that are published together are all stored")

@@ -1,8 +1,8 @@
-"""The end of a node's life in a process that goes on: it joins the log anew, as another node.
+"""The end of a node's life in a running process, which joins the log anew, as another node.
 
-First all transports are closed, without a packet that would keep the clients from returning. Then the store
-takes nothing more of the old life: what was appended without an answer may be in the log, and is never
-appended again. The handlers of the old life end with the errors of its store, before the new life begins.
+First all transports are closed, without a packet that would prevent the clients' return. Then the store
+accepts no more changes of the old life: an unanswered batch may be in the log, and is never appended again.
+The handlers of the old life end with the errors of the old store, before the new life begins.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HANDLERS_SECONDS: Final = 5.0
-"""How long the handlers of the old life may take to end; then they are cancelled."""
+"""The time for the handlers of the old life to end; then the handlers are cancelled."""
 PAUSE_SECONDS: Final = 1.0
 """The time between two tries to join."""
 CLOSED_AT_ONCE: Final = 100
-"""Transports that are closed before the event loop serves others."""
+"""Transports to close before the event loop serves others."""
 
 
 class Store(Protocol):
-    """The manager, as far as it opens and closes the store."""
+    """The manager's calls that open and close the store."""
 
     runtime: Runtime | None
 
@@ -40,12 +40,12 @@ class Store(Protocol):
         ...
 
     async def end_life(self) -> None:
-        """Close the store without appending what waits."""
+        """Close the store without appending the waiting operations."""
         ...
 
 
 class Rejoining:
-    """Ends the life of this node, and begins another one."""
+    """Ends the life of this node, and begins another life."""
 
     def __init__(self, store: Store, clients: Clients, engine: Engine) -> None:
         self._store = store
@@ -58,11 +58,11 @@ class Rejoining:
         """Why the last try to join failed."""
         self._lost_sessions = LostSessions()
         self.count = 0
-        """How often this process has begun another life."""
+        """The number of further lives in this process."""
 
     @property
     def is_running(self) -> bool:
-        """Whether the old life is over and the new one has not begun."""
+        """Whether the old life is over and the new life has not begun."""
         return self._task is not None and not self._task.done()
 
     def begin(self, reason: str) -> None:
@@ -72,7 +72,7 @@ class Rejoining:
             self._task = asyncio.create_task(self._rejoin(runtime, reason))
 
     def allow(self) -> None:
-        """Take note that the server starts."""
+        """Called at the start of the server."""
         self._is_stopped = False
 
     async def stop(self) -> None:
@@ -87,7 +87,7 @@ class Rejoining:
         logger.warning("This node (%s) has to join anew, and its clients reconnect: %s", node, reason)
         await self._close_transports(reason)
         runtime.give_up()
-        await self._close_transports(reason)  # those whose handshake began before, and ended meanwhile
+        await self._close_transports(reason)  # handshakes that began before, and ended meanwhile
         await self._clients.finish(HANDLERS_SECONDS)
         self._clients.stop()
         await self._store.end_life()

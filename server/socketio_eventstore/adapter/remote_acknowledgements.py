@@ -1,4 +1,4 @@
-"""Acknowledgements between nodes: of the clients of this node, and of those of others."""
+"""Acknowledgements between nodes: of the clients of this node, and of other nodes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from socketio_eventstore.core.sessions import Session
 
 
 class RemoteAcknowledgements:
-    """Takes the acknowledgements of events of other nodes there, and those for this node from the log."""
+    """Sends acknowledgements to the nodes of the events, and receives acknowledgements for this node."""
 
     def __init__(self, runtime: Runtime, ids: AcknowledgementIds, calls: HandlerCalls) -> None:
         self._runtime = runtime
@@ -26,7 +26,7 @@ class RemoteAcknowledgements:
         self._calls = calls
 
     def asked(self, node: str, asked: Asked) -> Callable[[Session], Frames]:
-        """Return the function that makes the packets for an event of another node."""
+        """Return the function that makes packets for an event of another node."""
         event, encode = asked.event, self._runtime.encoder.event
         answer = partial(self._answer, node, asked.request)
 
@@ -37,7 +37,7 @@ class RemoteAcknowledgements:
         return packet_for
 
     def _answer(self, node: str, request: int, *arguments: Any) -> None:
-        """Append the acknowledgement of a client of this node; one that cannot be sent on is lost."""
+        """Append the acknowledgement of a client of this node; an invalid acknowledgement is lost."""
         try:
             text, attachments = self._runtime.encoder.payload(arguments)
             self._runtime.queue.post(Answer(Answered(node, request, text, attachments)))

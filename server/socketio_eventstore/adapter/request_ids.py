@@ -1,4 +1,4 @@
-"""The ids of requests that open connections, for log lines: an id of its own, or that of a trusted proxy."""
+"""The ids of requests that open connections, for log lines: a new id, or the id from a trusted proxy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _VALID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 
 
 class RequestIds:
-    """Gives each handshake an id that is no secret, unlike the id of its connection."""
+    """Gives each handshake an id that is no secret, unlike the connection id."""
 
     def __init__(self) -> None:
         self._process = secrets.token_hex(3)

@@ -38,10 +38,10 @@ logger = logging.getLogger(__name__)
 H = TypeVar("H", bound=Callable[..., Any])
 
 _HOOKS: Final = ("_handle_ack", "_trigger_event", "_send_packet")
-"""The methods of python-socketio on which this class builds, proven on 5.12 to 5.18."""
+"""The required methods of python-socketio, proven on 5.12 to 5.18."""
 
 ATTACHMENTS_OF_CLIENTS: Final = 10
-"""Attachments that a client takes in a packet (socket.io-parser 4.2.6 and later, ``maxAttachments``)."""
+"""The most attachments in a packet for a client (socket.io-parser 4.2.6 and later, ``maxAttachments``)."""
 
 
 ASYNC_MODES: Final = ("aiohttp", "asgi")
@@ -49,7 +49,7 @@ ASYNC_MODES: Final = ("aiohttp", "asgi")
 
 
 class RecoveryServer(SessionCalls, ServerApplication, NewConnections):
-    """``socketio.AsyncServer`` with recovery. ``RecoveryManager`` turns an existing server into this class.
+    """``socketio.AsyncServer`` with recovery. ``RecoveryManager`` changes an existing server to this class.
 
     All of python-socketio works. Room and session calls also work for sids that are away.
     """
@@ -58,7 +58,7 @@ class RecoveryServer(SessionCalls, ServerApplication, NewConnections):
 
     @classmethod
     def check(cls, server: object) -> None:
-        """Raise an error that names the reason when a server cannot recover sessions."""
+        """Raise an error with the reason when a server cannot recover sessions."""
         if not isinstance(server, socketio.AsyncServer):
             raise TypeError(
                 f"recovery needs a socketio.AsyncServer; {type(server).__name__} has no event loop. "
@@ -73,7 +73,7 @@ class RecoveryServer(SessionCalls, ServerApplication, NewConnections):
 
     @classmethod
     def adopt(cls, server: socketio.AsyncServer, manager: Manager) -> RecoveryServer:
-        """Set up a server that passed ``check`` and has no clients yet, and turn it into this class."""
+        """Set up a server after ``check`` and before any clients, and change the server to this class."""
         if not isinstance(server, cls):
             own = type(server)
             server.__class__ = cls if own is socketio.AsyncServer else type(own.__name__, (own, cls), {})
@@ -127,7 +127,7 @@ class RecoveryServer(SessionCalls, ServerApplication, NewConnections):
 
     @property
     def clients(self) -> Clients:
-        """The clients, with the counts of their events and of the calls of handlers."""
+        """The clients, with the counts of events and of handler calls."""
         return self._clients
 
     @property
@@ -138,8 +138,8 @@ class RecoveryServer(SessionCalls, ServerApplication, NewConnections):
     async def start(self) -> None:
         """Open the store, also after ``shutdown``. Without this call the first connection or emit opens it.
 
-        While another server has the database, this call waits up to 10 seconds for its end; the first
-        connection or emit does not wait. Raises StoreNotUsable.
+        While another server has the database, the call waits up to 10 seconds for the other server's end; the
+        first connection or emit does not wait. Raises StoreNotUsable.
         """
         await self._start()
 
@@ -151,10 +151,10 @@ class RecoveryServer(SessionCalls, ServerApplication, NewConnections):
         self.rejoining.allow()
 
     def forget_clients(self) -> None:
-        """Forget all connections, since their event loop has ended."""
+        """Forget all connections, since the event loop has ended."""
         if self.admin_ui is not None:
             self.admin_ui.stop()
-        for connection_id in self.environ:  # the connection whose handshake is running has none yet
+        for connection_id in self.environ:  # the connection of a running handshake has none yet
             self.eio.forget(connection_id)
         self.environ.clear()
         self._clients.forget()
@@ -162,10 +162,10 @@ class RecoveryServer(SessionCalls, ServerApplication, NewConnections):
         self._exactly_once = ExactlyOnce()
 
     async def shutdown(self) -> None:
-        """Close all transports, so that the clients come back, and close the store.
+        """Close all transports in a way that lets clients come back, and close the store.
 
-        No client gets a DISCONNECT packet. Disconnect handlers run to their end. Cancel this call to stop
-        waiting for them; all emits are committed even then.
+        No client gets a DISCONNECT packet. Disconnect handlers run to their end. Cancel the call to stop the
+        wait; all emits are committed even then.
         """
         self.manager.check_loop()
         await self.rejoining.stop()
@@ -185,7 +185,7 @@ class RecoveryServer(SessionCalls, ServerApplication, NewConnections):
 
     # For handlers -----------------------------------------------------------------------------------
 
-    if TYPE_CHECKING:  # python-socketio is not typed; type checkers need the signatures of its methods
+    if TYPE_CHECKING:  # python-socketio is not typed; type checkers need the signatures of the methods
 
         @overload
         def on(self, event: str, handler: None = None, namespace: str | None = None) -> Callable[[H], H]: ...
@@ -217,12 +217,13 @@ class RecoveryServer(SessionCalls, ServerApplication, NewConnections):
         *,
         volatile: bool = False,
     ) -> str | None:
-        """Emit an event, as ``socketio.AsyncServer.emit`` does, and store it before it is sent.
+        """Store and emit an event, as ``socketio.AsyncServer.emit`` does.
 
-        An empty collection of rooms addresses no client; 0 and "" are rooms. ``to`` wins over ``room``.
-        Returns the offset, the string that clients see, once the event is durable. An event with a callback
-        and a volatile event are not stored, and None is returned. Raises TypeError or ValueError for an
-        event that cannot be sent, and StoreError for one that cannot be stored; no client receives either.
+        An empty collection of rooms addresses no client; 0 and "" are rooms. ``to`` wins over ``room``. The
+        event is durable before it is sent. Returns the offset, the string that clients see, once the event is
+        durable. An event with a callback and a volatile event are not stored, and None is returned. Raises
+        TypeError or ValueError for an event that cannot be sent, and StoreError for an event that cannot be
+        stored; no client receives such an event.
         """
         namespace, addressed = namespace or "/", room if to is None else to
         log = self.logger
@@ -248,13 +249,13 @@ class RecoveryServer(SessionCalls, ServerApplication, NewConnections):
         )
 
     async def send(self, data: Any, *args: Any, **kwargs: Any) -> str | None:
-        """Emit the event ``message``; arguments and result are those of ``emit``."""
+        """Emit the event ``message``; arguments and result are as in ``emit``."""
         return await self.emit("message", data, *args, **kwargs)
 
     async def call(
         self, event: str, data: Any = None, to: Any = None, sid: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
-        """Emit an event with acknowledgement and wait for it, as ``socketio.AsyncServer.call`` does.
+        """Emit an event and wait for the acknowledgement, as ``socketio.AsyncServer.call`` does.
 
         ``to`` wins over ``sid``; an empty collection addresses no client.
         """
@@ -280,11 +281,11 @@ class RecoveryServer(SessionCalls, ServerApplication, NewConnections):
     ) -> list[StoredEvent]:
         """Return the last stored events of a room or namespace, the newest last: the history of a chat.
 
-        ``room``: only events that are addressed to this room, or to one of several; ``event``: only events
-        with this name. ``before`` and ``after`` are offsets, which are not included: the page before a page
-        is ``before=page[0].offset``. With ``after`` the first events after it are returned. ``limit`` is at
-        most 1000; a page also ends at about 1 MB. Events are there as long as the log keeps them. Raises
-        ValueError for an offset that is not of this log, StoreError.
+        ``room``: only events to a room, or to any of several rooms; ``event``: only events with the name.
+        ``before`` and ``after`` are offsets, which are not included: the page before a page is
+        ``before=page[0].offset``. With ``after`` the first events after the offset are returned. ``limit`` is
+        at most 1000; a page also ends at about 1 MB. Events are there as long as the log keeps them. Raises
+        ValueError for an offset of another log, StoreError.
         """
         runtime = await self.manager.opened()
         return await history.events(
@@ -296,12 +297,11 @@ class RecoveryServer(SessionCalls, ServerApplication, NewConnections):
         return history.sessions(await self.manager.opened(), room, namespace)
 
     def exactly_once(self, event: str, namespace: str | None = None) -> Callable[[H], H]:
-        """Decorate the handler of an event whose last argument is an idempotency key.
+        """Decorate the handler of an event with an idempotency key as the last argument.
 
-        The handler, a coroutine function, runs once for each key, however often the client repeats the
-        event; a repeat gets the first acknowledgement. The emits of the handler are stored in one
-        transaction with the key when the handler returns (so emits return no offset), or not at all when
-        the handler raises.
+        The handler, a coroutine function, runs once for each key, for any number of repeats of the event; a
+        repeat gets the first acknowledgement. The emits of the handler are stored in one transaction with the
+        key when the handler returns (so emits return no offset), or not at all when the handler raises.
         """
         check_text(event, "an event's name")
 
@@ -325,9 +325,9 @@ class RecoveryServer(SessionCalls, ServerApplication, NewConnections):
         return decorate
 
     def instrument(self, *args: Any, **kwargs: Any) -> AdminUi:
-        """Report to the Socket.IO Admin UI; the arguments are those of ``socketio.AsyncServer``.
+        """Report to the Socket.IO Admin UI; the arguments are as in ``socketio.AsyncServer``.
 
-        Nothing of the namespace of the admins is stored, and its sessions are not recovered.
+        Nothing of the admins' namespace is stored, and sessions of admins are not recovered.
         """
         names = ("auth", "mode", "read_only", "server_id", "namespace", "server_stats_interval")
         arguments = dict(zip(names, args, strict=False)) | kwargs
@@ -342,7 +342,7 @@ class RecoveryServer(SessionCalls, ServerApplication, NewConnections):
     def start_background_task(self, target: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Start a task of the application, as ``socketio.AsyncServer.start_background_task`` does.
 
-        What the task emits counts to no client, also when a handler starts the task.
+        The emits of the task count to no client, also when a handler starts the task.
         """
         token = current_sender.set(None)
         try:

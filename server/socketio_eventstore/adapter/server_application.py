@@ -41,7 +41,7 @@ class ServerApplication(socketio.AsyncServer):  # type: ignore[misc]  # python-s
     authentication: Authentication | None
     """The check of the tokens of clients; None where no token is needed."""
     connect_errors: int
-    """The number of CONNECT packets that were refused."""
+    """The number of refused CONNECT packets."""
     rejoining: Rejoining
     _clients: Clients
 
@@ -55,15 +55,15 @@ class ServerApplication(socketio.AsyncServer):  # type: ignore[misc]  # python-s
         )
 
     def needs_token(self, namespace: str) -> bool:
-        """Whether the clients of a namespace must show a token; admins have a login of their own."""
+        """Whether the clients of a namespace must send a token; admins have a separate login."""
         return self.authentication is not None and self.recovers(namespace)
 
     def recovers(self, namespace: str) -> bool:
-        """Whether the sessions of a namespace can be recovered; those of admins cannot."""
+        """Whether the sessions of a namespace can be recovered; sessions of admins cannot."""
         return self.admin_ui is None or namespace != self.admin_ui.admin_namespace
 
     def accepted(self, session: Session) -> None:
-        """Report a client that was accepted."""
+        """Report an accepted client."""
         self.accepted_clients += 1
         if not session.current.recovered:  # a recovered session has a line after its replay
             self._clients.calls.lines.connected(session)
@@ -72,12 +72,12 @@ class ServerApplication(socketio.AsyncServer):  # type: ignore[misc]  # python-s
 
     @property
     def acknowledgements(self) -> AcknowledgementIds:
-        """The ids of acknowledgements, and the callbacks that wait for them."""
+        """The ids of acknowledgements, and the waiting callbacks."""
         return self.manager.acknowledgements
 
     @property
     def own_cookie(self) -> str | None:
-        """The name of the cookie that the server itself sets for each connection; None for none."""
+        """The name of the server's own cookie for each connection; None without a cookie."""
         cookie = self.eio.cookie
         name = cookie.get("name", "io") if isinstance(cookie, dict) else cookie
         return name if isinstance(name, str) and name else None
@@ -97,7 +97,7 @@ class ServerApplication(socketio.AsyncServer):  # type: ignore[misc]  # python-s
         return False
 
     def registered_names(self, event: str, namespace: str) -> tuple[str, str]:
-        """Return the event and the namespace under which its handler is registered, ``"*"`` for any."""
+        """Return the event and the namespace of the registered handler, ``"*"`` for any."""
         for name in (namespace, "*"):
             if name in self.namespace_handlers:
                 return event, name
@@ -108,7 +108,7 @@ class ServerApplication(socketio.AsyncServer):  # type: ignore[misc]  # python-s
 
     @property
     def _has_own_trigger(self) -> bool:
-        """Whether the application, or a tool that observes it, calls handlers in a way of its own."""
+        """Whether the application, or an observing tool, calls handlers in another way."""
         return _IS_PATCHED or getattr(self._trigger_event, "__func__", None) is not _TRIGGER_EVENT
 
     def call_handler(self, event: str, *arguments: Any) -> Awaitable[Any]:
@@ -128,7 +128,7 @@ class ServerApplication(socketio.AsyncServer):  # type: ignore[misc]  # python-s
         if not is_usual or self.admin_ui is not None:
             return self.call_handler(event, namespace, *arguments)
         handler, passed = self.handlers.get(namespace, _NONE).get(event), arguments
-        if handler is None:  # there may be one for all events, or for all namespaces
+        if handler is None:  # there may be a handler for all events, or for all namespaces
             handler, passed = self._get_event_handler(event, namespace, arguments)
         if type(handler) is FunctionType and handler.__code__.co_flags & CO_COROUTINE:
             calling: Awaitable[Any] = handler(*passed)
@@ -138,7 +138,7 @@ class ServerApplication(socketio.AsyncServer):  # type: ignore[misc]  # python-s
     def handle_ack(
         self, connection_id: str, namespace: str, ack_id: int | None, arguments: list[Any]
     ) -> Coroutine[Any, Any, None]:
-        """Call the callback of an acknowledgement that has arrived."""
+        """Call the callback of an arrived acknowledgement."""
         handling: Coroutine[Any, Any, None] = self._handle_ack(connection_id, namespace, ack_id, arguments)
         return handling
 
@@ -151,7 +151,7 @@ class ServerApplication(socketio.AsyncServer):  # type: ignore[misc]  # python-s
         self.manager.callbacks.pop(sid, None)
 
     def connect_error(self, namespace: str, reason: Any) -> Frames:
-        """Encode a CONNECT_ERROR packet; a reason that clients cannot read is left out and logged."""
+        """Encode a CONNECT_ERROR packet; a reason unreadable for clients is left out and logged."""
         self.connect_errors += 1
         try:
             return encoder.connect_error(self.packet_class, namespace, reason)
@@ -163,12 +163,13 @@ class ServerApplication(socketio.AsyncServer):  # type: ignore[misc]  # python-s
         return encoder.connect_error(self.packet_class, namespace, {"message": text})
 
     async def session_expired(self, session: Session) -> None:
-        """Call the handler of ``session_expired`` and end the session in the transaction of its emits.
+        """Call the handler of ``session_expired``; end the session in the transaction of the handler.
 
-        Only an exception or a crash inside the handler therefore repeats the call. A claim meanwhile keeps no
-        session: it finds the session overdue, too. Raises StoreError.
+        Only an exception or a crash inside the handler therefore repeats the call. A claim meanwhile does not
+        keep the session: the session is overdue for the claim, too. Raises StoreError.
         """
-        # The life in which the session has expired: when history is lost, it may be alive in the next one.
+        # The life in which the session has expired: after a loss of history, the session may be alive in the
+        # next life.
         queue = (await self.manager.opened()).queue
         with Reservations() as reservations:
             with handler_transaction(reservations=reservations) as operations:

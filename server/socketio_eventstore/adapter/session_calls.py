@@ -1,4 +1,4 @@
-"""The calls of handlers for one session, or for the sessions of an identity, connected or away."""
+"""The calls of handlers for a session, or for the sessions of an identity, connected or away."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ from socketio_eventstore.transport.engine import Engine
 
 
 class SessionCalls(socketio.AsyncServer):  # type: ignore[misc]  # python-socketio is not typed
-    """The part of ``RecoveryServer`` that looks at sessions and changes them."""
+    """The part of ``RecoveryServer`` with the calls about sessions."""
 
     manager: Manager
     eio: Engine
     _clients: Clients
 
     def recovered(self, sid: str, namespace: str | None = None) -> bool:
-        """Whether the present connection of a client recovered its session. Raises KeyError."""
+        """Whether the present connection of a client recovered the session. Raises KeyError."""
         return self._known(sid, namespace).current.recovered
 
     def recovery_result(self, sid: str, namespace: str | None = None) -> str | None:
         """Return why the present connection of a client did, or did not, recover an earlier session.
 
         ``"recovered"``, the reason for a new session (see "Reasons for a new session" in the guarantees), or
-        None for a client that named no earlier session. Raises KeyError.
+        None for a client without an earlier session. Raises KeyError.
         """
         current = self._known(sid, namespace).current
         return str(RecoveryResult.RECOVERED) if current.recovered else current.refusal
 
     def claims(self, sid: str, namespace: str | None = None) -> dict[str, Any] | None:
-        """Return the claims of the token that the client of a session has shown last, to this process.
+        """Return the claims of the last token from a session's client to this process.
 
-        None where no token is needed, and for a client that has not come back since the start of the server.
+        None if no token is needed, and for a client that has not come back since the start of the server.
         Raises KeyError.
         """
         claims = connecting_as(self._known(sid, namespace)).claims
@@ -67,8 +67,8 @@ class SessionCalls(socketio.AsyncServer):  # type: ignore[misc]  # python-socket
     async def save_session(self, sid: str, session: dict[str, Any], namespace: str | None = None) -> None:
         """Replace the saved data of a session, connected or away; on disk when the call returns.
 
-        Raises KeyError for an unknown sid, TypeError for data that are not JSON, ValueError for data that
-        are too large, StoreError.
+        Raises KeyError for an unknown sid, TypeError for data other than JSON, ValueError for too much data,
+        StoreError.
         """
         text = encoder.session_json(session, self.eio.max_http_buffer_size)
         runtime = await self.manager.opened()
@@ -96,9 +96,9 @@ class SessionCalls(socketio.AsyncServer):  # type: ignore[misc]  # python-socket
     async def revoke(self, sid: str, namespace: str | None = None) -> None:
         """End a session for good: the private id opens nothing any more.
 
-        A client that is away gets a new session when the client returns. The transport of a connected client
-        is closed; the client returns at once and passes the connect handler as a new client. An unknown sid
-        is ignored. Raises StoreError.
+        A client that is away gets a new session on return. The transport of a connected client is closed; the
+        client returns at once and passes the connect handler as a new client. An unknown sid is ignored.
+        Raises StoreError.
         """
         self.manager.check_loop()
         session, departures = self._find(sid, namespace), self._clients.departures
@@ -106,11 +106,11 @@ class SessionCalls(socketio.AsyncServer):  # type: ignore[misc]  # python-socket
             await departures.end(EndSession(session, SessionEnd.REVOKED))
 
     async def revoke_identity(self, identity: str) -> None:
-        """End all sessions that are bound to an identity, in every namespace: a logout everywhere.
+        """End all sessions bound to an identity, in every namespace: a logout everywhere.
 
-        Sessions that are away end, too; what ``revoke`` does to a client happens to each of them. One
-        operation ends all of them. Raises TypeError unless the identity is a str that is not empty,
-        ValueError for a lone surrogate, StoreError; then no session has ended.
+        Sessions that are away end, too; clients are treated as by ``revoke``. A single operation ends all
+        sessions. Raises TypeError unless the identity is a nonempty str, ValueError for a lone surrogate,
+        StoreError; then no session has ended.
         """
         if not _is_identity(identity):
             raise TypeError(f"an identity must be a str that is not empty, not {identity!r}")
@@ -125,10 +125,10 @@ class SessionCalls(socketio.AsyncServer):  # type: ignore[misc]  # python-socket
 
         Call this in the connect handler, after authentication. When the connect handler of a reconnection
         does not bind the same identity, the client gets a new session and nothing of the old one, and the
-        handler is called again. Raises KeyError for an unknown sid, TypeError unless the identity is a str
-        that is not empty, ValueError for a lone surrogate, StoreError, and ConnectionRefusedError in the
-        connect handler of another identity, or beyond ``sessions_per_identity``; the handler must not catch
-        the latter. Where clients need a token, the token binds the session, and any other identity raises
+        handler is called again. Raises KeyError for an unknown sid, TypeError unless the identity is a
+        nonempty str, ValueError for a lone surrogate, StoreError, and ConnectionRefusedError in the connect
+        handler of another identity, or beyond ``sessions_per_identity``; the handler must not catch the
+        latter. Where clients need a token, the token binds the session, and any other identity raises
         ConnectionRefusedError.
         """
         self.manager.check_loop()

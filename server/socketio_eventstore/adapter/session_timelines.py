@@ -1,4 +1,4 @@
-"""The timeline of a session for operators: its history, and its events, also when the session is over."""
+"""The timeline of a session for operators: history and events, also after the session's end."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from socketio_eventstore.core.session_events import (
 
 @dataclass(frozen=True, slots=True)
 class TimelineEntry:
-    """An entry of a timeline. What does not belong to its kind is None."""
+    """An entry of a timeline. Fields of other kinds are None."""
 
     kind: HistoryKind
     at: float
     """Wall-clock time in seconds since 1970."""
     offset: str | None
-    """The offset of the last event before it."""
+    """The offset of the last event before the entry."""
     text: str
     """A sentence for people."""
     reason: str | None
@@ -37,14 +37,14 @@ class TimelineEntry:
     """The node to which the client connected."""
     identity: str | None = None
     sid: str | None = None
-    """The other session: the new one of ``replaced``, the former one of ``opened``."""
+    """The other session: the new session of ``replaced``, the former session of ``opened``."""
     missed: int | None = None
-    """How many events the client had missed, at most, when it recovered."""
+    """An upper bound of the missed events at the recovery."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionEvent:
-    """An event of the session, derived from its memberships and the log."""
+    """An event of the session, derived from memberships and the log."""
 
     offset: str
     event: str
@@ -57,18 +57,18 @@ class SessionEvent:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """A page of the history of a session, and a page of its events."""
+    """A page of a session's history, and a page of the session's events."""
 
     entries: list[TimelineEntry]
-    """The newest is the last one."""
+    """The newest entry is last."""
     following: int | None
-    """The number behind which the next page of entries begins; None on the last one."""
+    """The number behind which the next page of entries begins; None on the last page."""
     is_complete: bool
     """Whether the history goes back to the opening of the session."""
     events: list[SessionEvent]
-    """The newest is the last one."""
+    """The newest entry is last."""
     events_older: str | None
-    """The end of the page of events before this one; None when there is none."""
+    """The end of the previous page of events; None without a previous page."""
 
 
 async def timeline(
@@ -104,7 +104,7 @@ async def timeline(
 
 
 def reach_of_ended(namespace: str, sid: str, history: SessionHistory, ended: EndedState) -> SessionReach:
-    """Return the reach of a session that is over."""
+    """Return the reach of an ended session."""
     ends = [entry.sequence for entry in history.entries if entry.kind is HistoryKind.ENDED]
     through = ends[-1] if ends else ended.start
     own = [Membership(None, ended.start, None), Membership(sid, ended.start, None)]
@@ -118,7 +118,7 @@ def reach_of_ended(namespace: str, sid: str, history: SessionHistory, ended: End
 async def ended_details(
     runtime: Runtime, history: SessionHistory, ended: EndedState, reach: SessionReach
 ) -> SessionDetails:
-    """Return a session that is over, with what its client missed. Raises StoreError."""
+    """Return an ended session, with the client's missed events. Raises StoreError."""
     missed = await runtime.log.missed(
         reach.namespace,
         reach.memberships,

@@ -1,4 +1,4 @@
-"""Sessions as operators see them."""
+"""Sessions in the form for operators."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ STATES: Final[dict[State, SessionState]] = {
     State.ELSEWHERE: "connected",
     State.AWAY: "away",
 }
-"""The states of sessions that are not over."""
+"""The states of sessions before their end."""
 MISSED_COUNTED: Final = 1000
-"""Missed events of a session that are counted."""
+"""The largest count of missed events."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +32,12 @@ class SessionSummary:
     namespace: str
     sid: str
     state: SessionState | Literal["ended"]
-    """A session that is over is shown by itself only."""
+    """Lists have no ended sessions."""
     identity: str | None
     rooms: int
     """The number of joined rooms, without the sid."""
     connected_at: float | None
-    """When the present connection was accepted, in seconds since 1970; None if this process does not know."""
+    """When the present connection was accepted, in seconds since 1970; None if unknown to this process."""
     away_seconds: float | None
     """How long no accepted client has had the session, on the uptime clock; None for a connected session."""
     remaining_seconds: float | None
@@ -51,22 +51,22 @@ class SessionDetails(SessionSummary):
     joined: tuple[Room, ...]
     """The joined rooms, without the sid."""
     is_recovered: bool
-    """Whether the present connection, or the last one, recovered the session."""
+    """Whether the present or last connection recovered the session."""
     confirmed_offset: str | None
-    """The client is known to have received all events up to this one; None without recovery."""
+    """The offset of the confirmed position; None without recovery."""
     missed: int
-    """Events behind it that are for the session, by its memberships; counted up to MISSED_COUNTED."""
+    """Events for the session beyond the confirmed position; counted up to MISSED_COUNTED."""
     is_missed_complete: bool
-    """Whether there are no more missed events than that."""
+    """Whether ``missed`` is the exact number."""
 
 
 def summary(runtime: Runtime, session: Session) -> SessionSummary:
-    """Return a session that is not over."""
+    """Return a session before its end."""
     return SessionSummary(*_fields(runtime, session))
 
 
 async def details(runtime: Runtime, session: Session) -> SessionDetails:
-    """Return a session that is not over, with what it misses. Raises StoreError."""
+    """Return a session before its end, with missed events. Raises StoreError."""
     fields = _fields(runtime, session)  # before the search, during which the session may end
     log, position = runtime.log, runtime.context.position
     through = confirmed(session, runtime.context.nodes)

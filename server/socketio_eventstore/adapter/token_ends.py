@@ -1,4 +1,4 @@
-"""The end of connections whose tokens end while the client is connected."""
+"""The end of connections at the end of their tokens."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from socketio_eventstore.transport.connection import EngineConnection
 logger = logging.getLogger(__name__)
 
 ENDS_PER_STEP: Final = 100
-"""Connections that are closed before the event loop serves others; an issuer may end many tokens at once."""
+"""Connections to close before the event loop serves others; many tokens may end at once."""
 LONGEST_WAIT_SECONDS: Final = 600.0
-"""The wall clock is asked again at the latest after this time, since it may be set."""
+"""The longest time between two reads of the wall clock, which may be set."""
 
 
 class TokenEnds:
-    """Closes the transport of a client whose token ends.
+    """Closes the transport of a client at the end of the token.
 
-    The transport alone, without a DISCONNECT packet: the official client then comes back by itself, asks its
-    function ``auth`` for a new token, and recovers. After a DISCONNECT packet it would stay away.
+    The transport alone, without a DISCONNECT packet: the official client then comes back by itself, calls the
+    function ``auth`` for a new token, and recovers. After a DISCONNECT packet the client would stay away.
     """
 
     def __init__(self, application: Application) -> None:
         self._application = application
         self._timers: dict[EngineConnection, asyncio.TimerHandle] = {}
         self._due: dict[EngineConnection, None] = {}
-        """The connections that are closed in the next steps."""
+        """The connections to close in the next steps."""
         self._lines = BoundedLines(logger, "tokens that ended")
         self.ended = 0
-        """The number of connections that were closed."""
+        """The number of closed connections."""
 
     def watch(self, connection: EngineConnection) -> None:
-        """End a connection when the first token of its sessions ends; call again for a further session."""
+        """End a connection at the end of its sessions' first token; call again for a further session."""
         self.forget(connection)
         ends = [session.current.expires_at for session in connection.sessions.values()]
         known = [end for end in ends if end is not None]
@@ -54,7 +54,7 @@ class TokenEnds:
         self._timers[connection] = timer
 
     def forget(self, connection: EngineConnection) -> None:
-        """Forget a connection that has ended."""
+        """Forget an ended connection."""
         self._due.pop(connection, None)
         timer = self._timers.pop(connection, None)
         if timer is not None:

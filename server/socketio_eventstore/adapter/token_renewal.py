@@ -1,4 +1,4 @@
-"""What a new token changes in a recovered session: its rooms, and where the memberships of lost rooms end."""
+"""The changes of a new token in a recovered session: rooms, and the ends of memberships in lost rooms."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from socketio_eventstore.core.sessions import Session
 async def renewal(
     session: Session, token: Token, log: Log, position: int, now: Callable[[], float] = time.time
 ) -> list[SessionOperation]:
-    """Return the changes of a session that the client of a token has claimed and recovers.
+    """Return the changes of a claimed session for the client's new token.
 
-    The session leaves the rooms of the former token that the new one lacks. Nothing that was emitted there
-    after the end of the former token is for the client, nor anything after ``position``, the log's position
-    now. ``now`` returns the wall-clock time in seconds. Raises StoreError.
+    The session leaves the rooms that only the former token names. Events emitted there after the end of the
+    former token are not for the client, nor are events after ``position``, the log's position now. ``now``
+    returns the wall-clock time in seconds. Raises StoreError.
     """
     kept, joined = set(token.rooms), session.joined
     lost = [room for room in session.token_rooms or () if room not in kept and room in joined]
@@ -37,15 +37,16 @@ async def _ends_of_memberships(
 ) -> dict[Room, int]:
     """Return the sequence of the last event in each room from before the end of the former token.
 
-    Publishers that worked at the same time may have their events out of order by a little. The first event
-    that was emitted later counts, so nothing from after the end is sent.
+    Simultaneous publishers may have events slightly out of order. The first later event counts, so no event
+    from after the end is sent.
     """
     expires_at, joined = session.token_expires_at, dict(session.joined)
     if expires_at is None or expires_at >= now():
         return dict.fromkeys(rooms, position)
     missed: dict[Room, Sequence[int]] = {}
     for room in rooms:
-        # What lies before the cursor is not sent again, and the decision has bounded the number of others.
+        # Events before the cursor are not sent again, and the decision has bounded the number of other
+        # events.
         begin, membership = max(joined[room], session.current.sent), Membership(room, joined[room], None)
         missed[room] = (await log.missed(session.namespace, [membership], begin, position)).sequences
     times = dict(await log.emission_times(sorted(set().union(*missed.values()))))

@@ -1,8 +1,8 @@
 """Spans of OpenTelemetry: for each connect, event, emit, commit and recovery.
 
-The API is an extra (``otel``). Without it, or without a provider that the application has configured, there
-is no ``Tracing``, and each place costs one comparison. A span has ids, names and results; it has nothing that
-a client sent but the name of an event.
+The API is an extra (``otel``). Without the extra, or without a configured provider, there is no ``Tracing``,
+and each place costs a comparison. A span has ids, names and results; the only data from a client is the name
+of an event.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Tracing:
 
     @classmethod
     def configured(cls) -> Tracing | None:
-        """Return the tracing of the global provider; None unless the application has set one."""
+        """Return the tracing of the global provider; None without a provider from the application."""
         try:
             from opentelemetry import trace
         except ImportError:
@@ -58,7 +58,7 @@ class Tracing:
             yield span
 
     def traced(self, emit: Callable[..., Awaitable[str | None]]) -> Callable[..., Awaitable[str | None]]:
-        """Return a function that emits in a span, which lasts until the event is durable."""
+        """Return a function that emits in a span; the span lasts until the event is durable."""
 
         async def emit_in_span(name: str, data: Any, namespace: str, **options: Any) -> str | None:
             attributes = {"socketio.event": str(name)[:LONGEST_NAME], "socketio.namespace": namespace}
@@ -71,13 +71,13 @@ class Tracing:
 
     @contextmanager
     def recovery(self, namespace: str) -> Iterator[Span]:
-        """Span the decision about a client that names a former session."""
+        """Span the decision about a client with a former session."""
         attributes = {"socketio.namespace": namespace}
         with self._start("socketio recovery", self._kinds.INTERNAL, attributes) as span:
             yield span
 
     def committed(self, seconds: float, changes: int) -> None:
-        """Make a span of a commit that has just become durable."""
+        """Make a span of a durable commit."""
         end = time.time_ns()
         attributes = {"socketio.changes": changes}
         kind, start = self._kinds.INTERNAL, end - round(seconds * 1e9)
