@@ -52,6 +52,10 @@ class Rejoining:
         self._clients = clients
         self._engine = engine
         self._task: asyncio.Task[None] | None = None
+        self._ending: Runtime | None = None
+        """The life whose store is still open, although it is over."""
+        self._next_reason: str | None = None
+        """Why the new life is over already, before its clients could come."""
         self._failures = RepeatedFailures(logger)
         self._is_stopped = False
         self.failure: StoreError | None = None
@@ -66,10 +70,22 @@ class Rejoining:
         return self._task is not None and not self._task.done()
 
     def begin(self, reason: str) -> None:
-        """End the present life; called by the core."""
+        """End the present life; called by the core, which calls once for each life."""
         runtime = self._store.runtime
-        if runtime is not None and not self.is_running and not self._is_stopped:
+        if runtime is None or self._is_stopped:
+            return
+        if not self.is_running:
+            self._ending = runtime
             self._task = asyncio.create_task(self._rejoin(runtime, reason))
+            self._task.add_done_callback(self._ended)
+        elif runtime is not self._ending:
+            self._next_reason = reason
+
+    def _ended(self, _: asyncio.Task[None]) -> None:
+        """End the new life, too, if it is over already."""
+        reason, self._next_reason = self._next_reason, None
+        if reason is not None:
+            self.begin(reason)
 
     def allow(self) -> None:
         """Called at the start of the server."""
@@ -91,6 +107,7 @@ class Rejoining:
         await self._clients.finish(HANDLERS_SECONDS)
         self._clients.stop()
         await self._store.end_life()
+        self._ending = None
         while True:
             if await self._has_joined(runtime):
                 break
@@ -131,7 +148,7 @@ class Rejoining:
         if isinstance(fatal := former.queue.store_health.fatal, NodeOutdated):
             await self._stay_out(fatal)
         self.failure = None
-        self._lost_sessions.follow_on(former, runtime)
+        await self._lost_sessions.follow_on(former, runtime)
         self._clients.start(runtime)
         logger.info("joined anew as node %s", runtime.log.node)
         return True

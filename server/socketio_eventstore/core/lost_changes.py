@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from socketio_eventlog.changed_sessions import LostChanges
 from socketio_eventlog.errors import StoreError
@@ -19,8 +19,12 @@ from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.session_effects import end
 from socketio_eventstore.core.session_operations import EndSession
 from socketio_eventstore.core.sessions import Session
+from socketio_eventstore.core.slices import in_slices
 
 logger = logging.getLogger(__name__)
+
+ENDING_AT_ONCE: Final = 100
+"""Sessions that are looked at, and perhaps ended, before the event loop serves others: a millisecond."""
 
 
 @dataclass(eq=False)
@@ -38,30 +42,56 @@ class LostSessions:
 
     def __init__(self) -> None:
         self._lost: list[LostChanges] = []
-        self._ending: asyncio.Future[Any] | None = None
 
-    def follow_on(self, former: Runtime, present: Runtime) -> None:
+    async def follow_on(self, former: Runtime, present: Runtime) -> None:
         """Begin to end the sessions of a new life that lack changes, before all that clients begin.
 
-        The operations come first in the order of this node. A life that ends before they have taken effect
-        leaves them to the next one.
+        The operations come before those of clients: no client may connect during this call. A life that ends
+        before they have taken effect leaves them to the next one.
         """
         if former.log.changed_sessions is None or present.log.changed_sessions is None:
             return
         lost = present.log.changed_sessions.follow_on(former.log.changed_sessions)
         self._lost += [] if lost is None else [lost]
-        concerned = [one for one in present.registry if any(_lacks(one, lost) for lost in self._lost)]
-        if concerned:
+        if not self._lost:
+            return
+        count, ends = 0, _Ends(self._lost)
+        async for sessions in in_slices(present.registry, ENDING_AT_ONCE):
+            concerned = [one for one in sessions if any(_lacks(one, lost) for lost in self._lost)]
+            count += len(concerned)
+            for session in concerned:
+                ends.add(present.queue.submit(EndChanged(session, SessionEnd.REVOKED)))
+        ends.are_all_begun()
+        if count:
             logger.warning(
                 "The database has lost changes of %d sessions. They end, and their clients get new ones.",
-                len(concerned),
+                count,
             )
-        operations = [EndChanged(session, SessionEnd.REVOKED) for session in concerned]
-        self._ending = asyncio.gather(*map(present.queue.submit, operations))
-        self._ending.add_done_callback(self._ended)
+
+
+class _Ends:
+    """The ends of sessions in one life; when all of them have taken effect, nothing is left to do."""
+
+    def __init__(self, lost: list[LostChanges]) -> None:
+        self._lost = lost
+        self._waiting = 1  # until all are begun
+        self._has_failed = False
+
+    def add(self, ending: asyncio.Future[Any]) -> None:
+        self._waiting += 1
+        ending.add_done_callback(self._ended)
+
+    def are_all_begun(self) -> None:
+        self._one_less()
 
     def _ended(self, ending: asyncio.Future[Any]) -> None:
-        if not ending.cancelled() and ending.exception() is None:
+        if ending.cancelled() or ending.exception() is not None:
+            self._has_failed = True
+        self._one_less()
+
+    def _one_less(self) -> None:
+        self._waiting -= 1
+        if not self._waiting and not self._has_failed:
             self._lost.clear()
 
 

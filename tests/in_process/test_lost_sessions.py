@@ -1,0 +1,89 @@
+"""The sessions that lack changes, which the database has lost, end in steps."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from socketio_eventlog.changed_sessions import ChangedSessions
+from socketio_eventlog.changes import Batch, Committed
+from socketio_eventlog.session_changes import DataSaved
+from socketio_eventstore.core import lost_changes
+from socketio_eventstore.core.lost_changes import LostSessions
+from socketio_eventstore.core.sessions import State
+from support.core import Core, running
+from support.embedded import until
+from support.in_process_nodes import nodes
+
+
+class Rounds:
+    """Counts the rounds of the event loop."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._next()
+
+    def _next(self) -> None:
+        self.count += 1
+        self._handle = asyncio.get_running_loop().call_soon(self._next)
+
+    def stop(self) -> None:
+        self._handle.cancel()
+
+
+def life(core: Core, *epochs: tuple[str, int]) -> Any:
+    """A life of a node, as far as the sessions that lack changes need it."""
+    log = SimpleNamespace(changed_sessions=ChangedSessions(epochs))
+    return SimpleNamespace(log=log, registry=core.registry, queue=core.queue)
+
+
+async def test_lost_sessions_end_in_steps(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the looks at some sessions, and the ends of some, the event loop serves others."""
+    monkeypatch.setattr(lost_changes, "ENDING_AT_ONCE", 5)
+    async with running(path) as core:
+        sessions = await asyncio.gather(*(core.open(f"s{number}") for number in range(40)))
+        lost = [session for session in sessions if int(session.sid[1:]) % 2]
+        former = life(core, ("boot", 1))
+        changes = [Committed(DataSaved("/", session.sid, "{}"), 1) for session in lost]
+        former.log.changed_sessions.note(Batch(9, "other", None, 0.0, changes))
+        rounds, submits, submit = Rounds(), Counter[int](), core.queue.submit
+
+        def counted(*operations: Any) -> Any:
+            submits[rounds.count] += 1
+            return submit(*operations)
+
+        monkeypatch.setattr(core.queue, "submit", counted)
+        before = rounds.count
+        await LostSessions().follow_on(former, life(core, ("boot", 1), ("next", 9)))
+        passed = rounds.count - before
+        rounds.stop()
+        assert passed >= 40 / 5 - 1 and max(submits.values()) <= 5
+        await core.emit("behind the ends")
+        assert [session for session in sessions if session.state is State.ENDED] == lost
+
+
+async def test_life_that_ends_during_the_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new life that is over before its clients could come is followed by another one, and no more."""
+    async with nodes(monkeypatch, count=1) as one:
+        (server,) = one.servers
+        rejoining, lives = server.sio.rejoining, []
+
+        async def follow_on(_: object, present: object) -> None:
+            lives.append(present)
+            if len(lives) == 1:
+                rejoining.begin("over again")  # as its lease does
+                await asyncio.sleep(0)
+
+        monkeypatch.setattr(rejoining._lost_sessions, "follow_on", follow_on)
+        for _ in range(2):
+            rejoining.begin("over")
+        await until(lambda: rejoining.count == 2 and not rejoining.is_running)
+        assert lives[1] is one.node(0) is not lives[0]
+        client = await server.client()
+        assert await client.event_of(server.sio.emit("live")) == ["live"]
+        assert len(lives) == rejoining.count == 2
