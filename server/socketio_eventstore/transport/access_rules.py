@@ -1,8 +1,8 @@
-"""The hosts for which the server answers, and the origins whose pages may connect.
+"""The hosts of the server, and the allowed origins of pages.
 
-Both rules protect the browsers of people who can reach the server. A page of another origin would use their
-cookies and their network. A page on a name that its owner lets lead to this server (DNS rebinding) would
-have the server's own origin, so the name itself has to be known.
+Both rules protect the browsers of users who can reach the server. A page of another origin would use the
+cookies and the network of the user. A foreign name that leads to this server (DNS rebinding) would give a
+foreign page the server's own origin, so the name itself has to be known.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ logger = logging.getLogger(__name__)
 AllowedHosts: TypeAlias = Sequence[str] | Literal["*"] | None
 LOCALHOST: Final = "localhost"
 MAX_REFUSALS: Final = 20
-"""Refused hosts and origins that are logged apart. Strangers choose them, so later ones share their lines."""
+"""Refused hosts and origins with separate log lines. Strangers choose the names, so later names share
+lines.
+"""
 MAX_TEXT_IN_LOG: Final = 200
 MAX_EXPECTED_IN_LOG: Final = 10
 
@@ -66,7 +68,7 @@ class AccessRules:
         self._refusals = RepeatedFailures(logger, max_kinds=MAX_REFUSALS)
 
     def check_host(self, head: RequestHead, origins: Iterable[str]) -> None:
-        """Raise AccessRefused for a host that is not allowed.
+        """Raise AccessRefused for a forbidden host.
 
         IP addresses, ``localhost`` and the hosts of ``origins`` are allowed, too. No browser sends a request
         without a host; some probes do.
@@ -97,7 +99,7 @@ class AccessRules:
         return _is_allowed(opened.host.host, self._hosts, tuple(origins))
 
     def expects_proxy(self, head: RequestHead) -> bool:
-        """Whether a request may come from a proxy: there are trusted ones, or it is a Unix socket's."""
+        """Whether a request may come from a proxy: with trusted proxies, or from a Unix socket."""
         return self._proxies.has_some or self._proxies.trust(head.peer)
 
     def trusts(self, head: RequestHead) -> bool:
@@ -105,11 +107,11 @@ class AccessRules:
         return self._proxies.trust(head.peer)
 
     def client_address(self, head: RequestHead) -> str | None:
-        """Return the address that counts for the limits; None for a client of this machine."""
+        """Return the client's address for the limits; None for a client of this machine."""
         return self._proxies.client_address(head)
 
     def is_own(self, origin: str, head: RequestHead) -> bool:
-        """Whether an origin is that of the pages of this server."""
+        """Whether an origin is the origin of the server's own pages."""
         found = parse_origin(origin)
         return found is not None and found in self._proxies.opened_address(head).origins
 
@@ -118,8 +120,8 @@ class AccessRules:
     ) -> AccessRefused:
         """Log the refusal of an origin. Returns the error to raise.
 
-        ``allowed`` are the expected origins, beside the own one if it ``has_own``. ``advice`` says how to let
-        the page in.
+        ``allowed`` are the expected origins, beside the own origin with ``has_own``. ``advice`` says how to
+        let the page in.
         """
         opened = self._proxies.opened_address(head)
         own = [f"{expected} (the server's own)" for expected in opened.origins] if has_own else []
@@ -133,7 +135,7 @@ class AccessRules:
         self._refusals.failed(kind, line, level=logging.WARNING, extra={"reason": reason})
 
     def _hint(self, head: RequestHead) -> str:
-        """Return the hint at headers of a proxy that is not trusted."""
+        """Return the hint about headers of an untrusted proxy."""
         ignored = self._proxies.ignored_headers(head)
         if not ignored:
             return ""
@@ -143,13 +145,13 @@ class AccessRules:
 
 @lru_cache(maxsize=256)
 def _is_allowed(host: str, hosts: tuple[str, ...], origins: tuple[str, ...]) -> bool:
-    """Whether a host is allowed. Nearly all requests are for the same one."""
+    """Whether a host is allowed. Nearly all requests are for the same host."""
     is_named = any(host_matches(name, host) for name in _names(hosts, origins))
     return is_named or host == LOCALHOST or is_address(host)
 
 
 def _names(hosts: Sequence[str], origins: Sequence[str]) -> list[str]:
-    """Return the patterns of hosts, also those of origins."""
+    """Return the patterns of hosts, origins included."""
     return [*hosts, *[origin.host for origin in map(parse_pattern, origins) if origin is not None]]
 
 

@@ -1,9 +1,8 @@
-"""Limits for the clients of one address.
+"""Limits for the clients of an address.
 
-A handshake takes a place among the handshakes of its address until its client asks for a namespace. Then
-the connection takes a place among the connections. So a client that returns with a valid private id gets
-as far as naming it, and passes, although its address has no more connections to give. It opens no new
-session then.
+A handshake has a place among the handshakes of the address until the client asks for a namespace. Then the
+connection has a place among the connections. So a client with a valid private id can name the private id and
+pass, although the address is at the limit of connections. Such a client opens no new session.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ CONNECTIONS = "connections_per_address"
 
 @dataclass(slots=True)
 class _Counts:
-    """The connections of one address."""
+    """The connections of an address."""
 
     handshakes: int = 0
     connections: int = 0
@@ -24,17 +23,17 @@ class _Counts:
 
 @dataclass(eq=False, slots=True)
 class AddressPlace:
-    """The place of one connection in the counts of its address."""
+    """The place of a connection in the counts of the address."""
 
     address: str
     _limits: AddressLimits = field(repr=False)
     _counts: _Counts = field(repr=False)
     is_joined: bool = False
-    """Whether the connection counts as one, and no longer as a handshake."""
+    """Whether the place is among the connections, and no longer among the handshakes."""
     is_refused: bool = False
-    """Whether the client was refused, and its connection is about to end."""
+    """Whether the client was refused, and the connection is about to end."""
     is_extra: bool = False
-    """Whether the client was let in above the limit, to return to its session."""
+    """Whether the client was let in above the limit, to return to a session."""
     _is_free: bool = False
 
     @property
@@ -45,7 +44,7 @@ class AddressPlace:
 
     @property
     def may_join(self) -> bool:
-        """Whether the address may have one more connection."""
+        """Whether the address may have another connection."""
         limit = self._limits.connections
         return not limit or self._counts.connections < limit
 
@@ -74,7 +73,7 @@ class AddressLimits:
     """Counts the connections of each address, while there is a limit."""
 
     def __init__(self, connections: int = 0, handshakes: int = 0) -> None:
-        """The limits of one address; 0 is none."""
+        """The limits of an address; 0 is none."""
         self._counts: dict[str, _Counts] = {}
         self.change(connections, handshakes)
 

@@ -1,4 +1,4 @@
-"""Hosts and origins as browsers write them, and patterns for them.
+"""Hosts and origins in the form of browsers, and patterns for both.
 
 A ``Host`` header is an authority: a host with an optional port. An origin is a scheme and an authority.
 Sources: RFC 9110 section 7.2, RFC 6454 section 6.
@@ -13,7 +13,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Final, NamedTuple
 
 ANY: Final = "*"
-"""The entry of a list that allows everything."""
+"""The entry of a list that allows all."""
 ANY_SUBDOMAIN: Final = "*."
 """The start of a pattern for all names below a domain, at any depth, without the domain itself."""
 
@@ -31,12 +31,12 @@ class Authority(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """An origin, or a pattern whose host starts with ``ANY_SUBDOMAIN``."""
+    """An origin, or a pattern with a host that starts with ``ANY_SUBDOMAIN``."""
 
     scheme: str
     host: str
     port: int | None
-    """The default port of the scheme, if the text has none; None for a scheme without one."""
+    """The default port of the scheme, if the text has none; None for a scheme without a default port."""
 
     def __str__(self) -> str:
         is_default = self.port in (None, DEFAULT_PORTS.get(self.scheme))
@@ -46,7 +46,7 @@ class Origin(NamedTuple):
 
 @lru_cache(maxsize=256)
 def parse_authority(text: str) -> Authority | None:
-    """Return the host and the port of a ``Host`` header; None for an invalid one."""
+    """Return the host and the port of a ``Host`` header; None for an invalid header."""
     found = _AUTHORITY.fullmatch(text)
     if found is None:
         return None
@@ -88,14 +88,14 @@ def parse_host_pattern(text: str) -> str | None:
 
 
 def host_matches(pattern: str, host: str) -> bool:
-    """Whether a host is the host of a pattern, or one of its subdomains."""
+    """Whether a host is the host of a pattern, or a subdomain."""
     if not pattern.startswith(ANY_SUBDOMAIN):
         return pattern == host
     return host.endswith(pattern[1:]) and len(host) >= len(pattern)
 
 
 def matches_any(origin: str, patterns: Iterable[str]) -> bool:
-    """Whether an ``Origin`` header is that of one of the patterns. Equal texts match, whatever they are."""
+    """Whether an ``Origin`` header matches any pattern. Equal texts always match."""
     found = parse_origin(origin)
     return any(pattern in (ANY, origin) or _matches(parse_pattern(pattern), found) for pattern in patterns)
 

@@ -37,7 +37,7 @@ else:
 
 _WEBSOCKET: Final = attrgetter("websocket")
 INFLATED_BYTES_PER_STEP = 100_000
-"""Bytes of one client that are inflated before the event loop serves others."""
+"""Bytes of a client to inflate before the event loop serves others."""
 UNREAD_BYTES_WITHOUT_PONG = 64_000
 """Unsent bytes of one client beyond which its WebSocket pings get no pong."""
 
@@ -71,7 +71,8 @@ class AiohttpWebSocket(asyncio.Protocol):
     ) -> None:
         """``compression_threshold`` is the smallest payload to compress, in bytes; 0 compresses none.
 
-        ``rounds``: those of all clients of the server. ``greeting`` is written with the handshake's response.
+        ``rounds``: shared by all clients of the server. ``greeting`` is written with the handshake's
+        response.
         """
         self._make_receiver: MakeReceiver | None = make_receiver
         self._max_message_bytes = max_message_bytes
@@ -100,7 +101,7 @@ class AiohttpWebSocket(asyncio.Protocol):
     def begin(self, transport: asyncio.Transport, acceptance: Acceptance, early_data: bytes) -> None:
         """Send the response on a TCP connection whose protocol is this object.
 
-        ``early_data`` is what the client sent right behind the handshake.
+        ``early_data`` are the client's bytes right behind the handshake.
         """
         response, compresses = acceptance
         if not compresses:
@@ -116,10 +117,10 @@ class AiohttpWebSocket(asyncio.Protocol):
         assert make_receiver is not None
         self.receiver = make_receiver(self)
         if early_data:
-            self._context.run(self._receive, early_data)  # on uvloop the present one is the listener's
+            self._context.run(self._receive, early_data)  # uvloop's present context is the listener's
 
     def feed_data(self, data: bytes) -> None:
-        """Keep what the client sent right behind the handshake. Called by aiohttp at the takeover."""
+        """Keep the client's bytes right behind the handshake. Called by aiohttp at the takeover."""
         self._early_data = data
 
     def feed_eof(self) -> None:
@@ -158,9 +159,10 @@ class AiohttpWebSocket(asyncio.Protocol):
             self._read_on(reader.inflated_bytes or INFLATED_BYTES_PER_STEP)
 
     def _read_on(self, inflated_bytes: int = 0) -> None:
-        """Read further frames while the receiver reads, a message that is inflated after the one before.
+        """Read further frames while the receiver reads, one inflated message after the other.
 
-        ``inflated_bytes``: those of this round of the event loop; a full step of frames counts as many.
+        ``inflated_bytes``: the inflated bytes of this round of the event loop; a full step of frames counts
+        as a full step of bytes.
         """
         reader, transport = self._reader, self._transport
         self._is_reading_on = False
@@ -181,7 +183,7 @@ class AiohttpWebSocket(asyncio.Protocol):
             self._rounds.wait(self._read_in_round, floods=True)
 
     def _read_in_round(self, most: int) -> int:
-        """Read the next step. It takes about as long as ``most`` packets of a client that floods."""
+        """Read the next step, in about the time for ``most`` packets of a flooding client."""
         self._context.run(self._read_on)
         return most
 
@@ -211,7 +213,7 @@ class AiohttpWebSocket(asyncio.Protocol):
         self._context.run(receiver.connection_lost)
 
     def pause_reading(self) -> None:
-        """Stop reading, so that TCP flow control slows the client."""
+        """Stop reading: TCP flow control then slows the client."""
         self._is_paused = True
         self._transport.pause_reading()
 
@@ -244,7 +246,7 @@ class AiohttpWebSocket(asyncio.Protocol):
 
 
 def _unacknowledged_bytes(transport: asyncio.Transport) -> int:
-    """Return the bytes that the operating system still holds for the client; 0 where that is unknown."""
+    """Return the client's bytes in the operating system; 0 if unknown."""
     if not HAS_SOCKET_QUEUES:
         return 0
     try:

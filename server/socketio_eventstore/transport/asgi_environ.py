@@ -1,7 +1,7 @@
 """The environ of an ASGI request, with the keys of python-engineio's.
 
-python-engineio defines a class for each request. A class is a circle: it stays in memory, with the request in
-it, until the cyclic garbage collector runs.
+python-engineio defines a class for each request. A class is a reference cycle: class and request stay in
+memory until the cyclic garbage collector runs.
 """
 
 from __future__ import annotations

@@ -13,11 +13,11 @@ from types import FunctionType, MethodType
 from typing import Any, Final
 
 MAX_WRAPPERS: Final = 20
-"""Middlewares between the ASGI server and this package that are searched."""
+"""The most middlewares to search between the ASGI server and this package."""
 
 
 def find_transport(send: Any) -> asyncio.Transport | None:
-    """Return the transport below an ASGI ``send``; None if the server or a middleware hides it."""
+    """Return the transport below an ASGI ``send``; None if the server or a middleware hides the transport."""
     owner = find_owner(send, "transport")
     transport: asyncio.Transport | None = getattr(owner, "transport", None)
     return transport if callable(getattr(transport, "abort", None)) else None
@@ -26,7 +26,8 @@ def find_transport(send: Any) -> asyncio.Transport | None:
 def find_owner(send: Any, attribute: str) -> Any:
     """Return the object of the ASGI server that has ``send`` as a method and has an attribute, or None.
 
-    Middlewares wrap ``send`` in functions, methods and partials. Each wrapper is searched for the next one.
+    Middlewares wrap ``send`` in functions, methods and partials. Each wrapper is searched for the next
+    wrapper.
     """
     found, seen = [send], set[int]()
     while found and len(seen) < MAX_WRAPPERS:

@@ -115,7 +115,7 @@ class AsgiWebSocket:
 
     def close(self) -> None:
         """Close the WebSocket after sending the queued packets."""
-        if not self._closing:  # a client that does not read delays the writer and the close frame for ever
+        if not self._closing:  # a client without reads delays the writer and the close frame for ever
             self._closing = True
             if self._writer is not None:
                 timer = asyncio.get_running_loop().call_later(CLOSE_TIMEOUT_SECONDS, self.abort)
@@ -149,7 +149,7 @@ class AsgiWebSocket:
                     await self._wake_writer.wait()
             await self._send({"type": "websocket.close", "code": CloseCode.GOING_AWAY.value})
         except (OSError, RuntimeError):
-            # Each ASGI server has an exception of its own for a lost client; receive() reports the loss, too.
+            # Each ASGI server has another exception for a lost client; receive() reports the loss, too.
             self._queue.clear()
 
 
@@ -162,7 +162,7 @@ def can_deny(scope: dict[str, Any]) -> bool:
 
 
 async def deny(environ: Environ, response: dict[str, Any], headers: Sequence[tuple[str, str]]) -> None:
-    """Answer the handshake of a WebSocket with a response, as python-engineio's drivers take it."""
+    """Answer the handshake of a WebSocket with a response, in the form for python-engineio's drivers."""
     send, kind = environ["asgi.send"], "websocket.http.response"
     encoded = [(name.lower().encode(), value.encode()) for name, value in [*response["headers"], *headers]]
     await send({"type": f"{kind}.start", "status": int(response["status"].split()[0]), "headers": encoded})

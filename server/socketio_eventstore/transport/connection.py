@@ -27,10 +27,10 @@ from socketio_eventstore.transport.websocket import Receiver, WebSocket
 logger = logging.getLogger(__name__)
 
 POSTED_PACKETS_PER_STEP = 25
-"""Packets of one POST, pongs too, that are handled before the event loop runs other tasks. The shared rounds
-allow fewer where many clients send."""
+"""The most packets of a POST, pongs too, in a row before the event loop runs other tasks. The shared rounds
+allow fewer packets if many clients send."""
 HANDLERS_AT_ONCE = 10_000
-"""The most running handlers of one connection. Further packets are queued, and at last reading pauses."""
+"""The most running handlers of a connection. Further packets are queued, and at last reading pauses."""
 
 
 class InvalidRequest(Exception):
@@ -70,7 +70,7 @@ class EngineConnection(ClientConnection):
         rates, rounds = engine.rate_limits, engine.shared_rounds
         self._inbox = RateLimitedInbox(self, rates, rounds) if rates.is_on else Inbox(self, rounds)
         self.place: AddressPlace | None = None
-        """The place in the counts of the client's address; None where it does not count."""
+        """The place in the counts of the client's address; None without a count."""
 
     def ask_for_namespace(self) -> None:
         """Note that the client has asked for a namespace, or never will. Pending connections are limited."""
@@ -126,7 +126,7 @@ class EngineConnection(ClientConnection):
         self._engine.ping_written(self)
 
     async def answers_ping(self) -> bool:
-        """Whether the client answers a ping that is written from now on; False when the transport ends."""
+        """Whether the client answers a ping from now on; False when the transport ends."""
         return not self.closed and await self._heartbeat.prove()
 
     def sessions_left(self) -> None:
@@ -139,7 +139,7 @@ class EngineConnection(ClientConnection):
     def abort(self, reason: str, detail: str = "") -> None:
         """Close the transport at once, drop the unsent bytes, and send no packet. Logs ``reason``.
 
-        Aborts for one reason share their lines; what differs from one to the next belongs into ``detail``.
+        Aborts with the same reason share log lines; varying parts belong into ``detail``.
         """
         extra = {"sids": [session.sid for session in self.sessions.values()], "reason": reason}
         text = f"{self.id}: transport aborted: {reason}{detail and f': {detail}'}"
@@ -147,7 +147,7 @@ class EngineConnection(ClientConnection):
         self._abort(self._engine.reason.TRANSPORT_ERROR)
 
     def close_after_flush(self, reason: str) -> None:
-        """Close the transport after sending the unsent bytes. ``reason`` is one of python-engineio's."""
+        """Close the transport after sending the unsent bytes. ``reason`` is a reason of python-engineio."""
         if not self.closed:
             self._engine.flush()  # writes the dispatched frames, and aborts if the frames are too many
         if not self.closed:
@@ -242,7 +242,7 @@ class EngineConnection(ClientConnection):
         self.close_after_flush(self._engine.reason.TRANSPORT_CLOSE)
 
     def rate_exceeded(self, limit: str) -> None:
-        """Close the connection after what is unsent: its client goes on above a limit of what it may send."""
+        """Close the connection after the unsent bytes: the client goes on sending above a limit."""
         self._engine.refused_handshakes[limit] += 1
         text = f"{self.id}: the client goes on above {limit}"
         self._engine.failures.failed(limit, text, level=logging.INFO, extra={"reason": limit})
@@ -276,7 +276,7 @@ class EngineConnection(ClientConnection):
         return self._poll_buffer.take(self.poll_packets) or [self._final_packet if self.closed else NOOP]
 
     def end_poll(self) -> None:
-        """Answer the poll that waits, if one waits."""
+        """Answer the waiting poll, if any."""
         self._poll_buffer.wake_poll()
 
     async def post(self, body: bytes) -> None:
@@ -301,7 +301,7 @@ class EngineConnection(ClientConnection):
     # WebSocket --------------------------------------------------------------------------------------
 
     def open_websocket(self, handshake: Frames, websocket: WebSocket) -> Receiver:
-        """Use a WebSocket that has sent the handshake. Returns the connection as its receiver."""
+        """Use a WebSocket after the handshake. Returns the connection as the receiver."""
         self._websocket = websocket
         self.upgraded = True
         if self.closed:  # during the opening of the WebSocket

@@ -1,4 +1,4 @@
-"""The end of all connections, spread over a time: their clients do not all reconnect at the same moment."""
+"""The end of all connections, spread over a time, so the clients do not all reconnect at the same moment."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ STEP_SECONDS: Final = 0.05
 
 
 async def drain(engine: Engine, seconds: float) -> None:
-    """Refuse new connections from now on, and close the open ones evenly over ``seconds``.
+    """Refuse new connections from now on, and close the open connections evenly over ``seconds``.
 
-    No client gets a DISCONNECT packet, so each comes back, to another server or to the next one. Connections
-    that wait for their turn are served as before. The whole time passes, also without connections: a load
+    No client gets a DISCONNECT packet, so each client comes back, to another server or to the restarted
+    server. Waiting connections are served as before. The whole time passes, also without connections: a load
     balancer has to see that the server is not ready before the server stops listening.
     """
     engine.is_draining = True

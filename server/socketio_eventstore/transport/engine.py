@@ -1,8 +1,8 @@
 """Engine.IO over HTTP: handshakes, polls and upgrades.
 
 python-engineio does the work that depends on the framework: request translation, responses and cookies.
-``Engine`` replaces python-engineio's request handling, which deviates from the protocol in status codes
-and in closing, and its check of origins, which believes the forwarding headers of every client.
+``Engine`` replaces python-engineio's request handling, which deviates from the protocol in status codes and
+in closing, and the check of origins, which trusts the forwarding headers of every client.
 
 Source: Engine.IO protocol 4, "HTTP long-polling" and "Upgrade".
 """
@@ -59,20 +59,20 @@ _HOOKS: Final = (
     "_cors_headers",
     "_cors_allowed_origins",
 )
-"""The private methods of python-engineio that ``Engine`` calls or replaces."""
+"""The private methods of python-engineio used or replaced by ``Engine``."""
 
 
 class Engine(Opening, HttpResponses, engineio.AsyncServer):  # type: ignore[misc]  # python-engineio is not typed
     """python-engineio's server with ``EngineConnection`` and with replaced request handling.
 
-    ``adopt`` turns an existing server object into this class: applications may have made the server
-    through python-socketio. ``configure`` completes the object in any case.
+    ``adopt`` changes an existing server object to this class: applications may have made the server through
+    python-socketio. ``configure`` completes the object in any case.
     """
 
     max_client_buffer: int
-    """The most unsent bytes of one connection; a connection with more is aborted."""
+    """The most unsent bytes of a connection; a connection with more is aborted."""
     handlers_at_once: int
-    """The most running handlers of one connection; further packets of the client are queued."""
+    """The most running handlers of a connection; further packets of the client are queued."""
     rate_limits: RateLimits
     """The limits for what one client may send in a second."""
     slow_clients: int
@@ -88,7 +88,7 @@ class Engine(Opening, HttpResponses, engineio.AsyncServer):  # type: ignore[misc
     ping_written: Callable[[EngineConnection], None]
     """Called after a ping has been written behind the frames sent before."""
     sessions_left: Callable[[EngineConnection], None]
-    """Called when the last session of an open connection was taken off it."""
+    """Called after the last session was taken off an open connection."""
     flush: Callable[[], None]
     """Writes the dispatched frames to the connections."""
 
@@ -96,7 +96,7 @@ class Engine(Opening, HttpResponses, engineio.AsyncServer):  # type: ignore[misc
     def adopt(cls, engine: engineio.AsyncServer) -> Engine:
         """Turn a server without connections into an ``Engine``; return the same object.
 
-        Raises RuntimeError for a python-engineio without the private methods that ``Engine`` calls.
+        Raises RuntimeError for a python-engineio without the required private methods.
         """
         for name in _HOOKS:
             if not callable(getattr(engine, name, None)):
@@ -139,7 +139,7 @@ class Engine(Opening, HttpResponses, engineio.AsyncServer):  # type: ignore[misc
         self.connections = connections
         self.pending_handshakes = pending_handshakes
         self.address_limits = address_limits
-        # Its heartbeat would end a client that is held back for longer, since its pongs are read late.
+        # A longer pause would end the client by the heartbeat, since pongs are read late.
         self.rate_limits = RateLimits(events_per_second, bytes_per_second, self.ping_timeout)
         self.shared_rounds = SharedRounds()
         self.pending = 0

@@ -1,12 +1,12 @@
 """The reader of WebSocket frames sent by a client: pure, without I/O.
 
-The readers of aiohttp and websockets pass each message on through a queue and a task wake-up; both
-together cost more than all other work for one client event. ``FrameReader.feed`` returns the messages
-with the bytes that complete the messages.
+The readers of aiohttp and websockets pass each message on through a queue and a task wake-up; both together
+cost more than all other work for one client event. ``FrameReader.feed`` returns each message at the message's
+last byte.
 
-A compressed message may be a thousand times as long as its frame, and one read may bring 40,000 frames. So
-``feed`` and ``more`` end with the first message that they inflate, or after FRAMES_PER_STEP frames. The
-caller decides when the next step follows.
+A compressed message may be a thousand times as long as the frame, and a read may bring 40,000 frames. So
+``feed`` and ``more`` end with the first inflated message, or after FRAMES_PER_STEP frames. The caller decides
+when the next step follows.
 
 Sources: RFC 6455 sections 5 and 7.4; RFC 7692 section 7.2 for compressed messages.
 """
@@ -42,7 +42,7 @@ class Close(NamedTuple):
 
 
 FRAMES_PER_STEP: Final = 128
-"""The most frames that a call reads; they take 0.5 ms at most."""
+"""The most frames in a call, which take 0.5 ms at most."""
 
 Message: TypeAlias = "str | bytes | Ping | Close"
 
@@ -54,7 +54,7 @@ _CONTROL: Final = 0x08
 _MASKED: Final = 0x80
 _LONGEST_CONTROL: Final = 125
 _SHORT_HEAD_BYTES: Final = 6
-"""The head of a masked frame whose length is in its second byte."""
+"""The size of the head of a masked frame with the length in the second byte."""
 _TWO_BYTES_FOLLOW: Final = 126
 _REPEATED_BYTES: Final = 128
 _REPEATED: Final = int.from_bytes(b"\x01\x00\x00\x00" * (_REPEATED_BYTES // 4), "little")
@@ -101,7 +101,7 @@ class FrameReader:
         self.has_more = False
         """Whether complete frames may be left for ``more``."""
         self.inflated_bytes = 0
-        """The length of the message that the last call has inflated; 0 if it has inflated none."""
+        """The length of the message inflated by the last call; 0 without an inflated message."""
 
     def feed(self, data: bytes) -> list[Message]:
         """Return the messages completed by ``data``, up to the end of a step; see ``more``.
@@ -164,7 +164,7 @@ class FrameReader:
         return messages
 
     def _read_frames(self, data: bytes, start: int, messages: list[Message]) -> int:
-        """Read the complete frames of a step. Returns the index of the first frame that was not read."""
+        """Read the complete frames of a step. Returns the index of the first unread frame."""
         size, short_bytes = len(data), self._short_bytes
         for _ in range(FRAMES_PER_STEP):
             payload_at = start + _SHORT_HEAD_BYTES

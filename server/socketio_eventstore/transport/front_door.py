@@ -1,9 +1,9 @@
-"""The handshakes of WebSockets on a listening socket of aiohttp, without aiohttp where nothing needs it.
+"""The handshakes of WebSockets on a listening socket of aiohttp, without aiohttp where possible.
 
-For each TCP connection aiohttp makes a protocol, a task, a request, a route and a response; together they
-cost half of a handshake. ``FrontDoor`` reads the first bytes of a connection. A valid handshake of a
-WebSocket that nothing refuses is opened at once. With everything else the connection goes to aiohttp, as if
-it had just been accepted.
+For each TCP connection aiohttp makes a protocol, a task, a request, a route and a response; together half of
+the cost of a handshake. ``FrontDoor`` reads the first bytes of a connection. A valid, acceptable handshake of
+a WebSocket is opened at once. With other bytes the connection goes to aiohttp, like a newly accepted
+connection.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from socketio_eventstore.transport.request_head import RequestHead, peer_of
 from socketio_eventstore.transport.websocket_handshake import IGNORES_WEBSOCKETS
 
 READ_BYTES: Final = 2**16
-"""The size that aiohttp's parser takes for the buffer of a body; a handshake has none."""
+"""The buffer size for a body in aiohttp's parser; a handshake has no body."""
 HEAD_END: Final = b"\r\n\r\n"
 CHECK_SECONDS: Final = 1.0
-"""The time between two looks for connections that send nothing."""
+"""The time between two checks for silent connections."""
 
 
 class FrontDoor:
@@ -37,7 +37,7 @@ class FrontDoor:
     ) -> None:
         """``server`` is aiohttp's protocol factory of ``app``, to which ``engine`` is attached.
 
-        A connection that sends nothing is closed after the timeout.
+        A silent connection is closed after the timeout.
         """
         self._engine = engine
         self._app = app
@@ -52,13 +52,13 @@ class FrontDoor:
         self._loop = asyncio.get_running_loop()
         engine.forget_ended_loop()
         self._silent: dict[asyncio.Transport, float] = {}
-        """The connections that have sent nothing, with the time at which each is closed; oldest first."""
+        """The silent connections, with the time of the close; oldest first."""
         self._timer: asyncio.TimerHandle | None = None
         self._no_protocol: Any = None  # a request without a body needs none
 
     @property
     def is_needed(self) -> bool:
-        """Whether the application opens WebSockets, and nothing else in it looks at their handshakes."""
+        """Whether the application opens WebSockets, and has no other code for their handshakes."""
         steps: Iterable[object] = chain(self._app.middlewares, self._app.on_response_prepare)
         return bool(self._routes) and all(getattr(step, IGNORES_WEBSOCKETS, False) for step in steps)
 
@@ -67,7 +67,7 @@ class FrontDoor:
         return _FirstBytes(self)
 
     def close(self) -> None:
-        """Close the connections that have sent nothing."""
+        """Close the silent connections."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -81,7 +81,7 @@ class FrontDoor:
             self._timer = self._loop.call_later(CHECK_SECONDS, self._close_silent)
 
     def closed(self, transport: asyncio.Transport) -> None:
-        """Note the end of a connection that has sent nothing."""
+        """Note the end of a silent connection."""
         self._silent.pop(transport, None)
 
     def received(self, transport: asyncio.Transport, data: bytes) -> None:
@@ -120,7 +120,7 @@ class FrontDoor:
         return self._engine.open_at_once(head, transport, message.headers, data[end:])
 
     def _request(self, message: RawRequestMessage, transport: asyncio.Transport) -> web.Request:
-        """Make the request of aiohttp, for the handlers that ask for it."""
+        """Make the request of aiohttp, for handlers that need the request."""
         handler = self._server()
         handler.transport = transport
         nothing = cast("Any", None)
@@ -144,7 +144,7 @@ class FrontDoor:
 
 
 class _FirstBytes(asyncio.Protocol):
-    """A TCP connection that has sent nothing yet."""
+    """A silent TCP connection."""
 
     __slots__ = ("_door", "_transport")
 
@@ -158,7 +158,7 @@ class _FirstBytes(asyncio.Protocol):
         self._door.opened(transport)
 
     def data_received(self, data: bytes) -> None:
-        """Let the front door decide who goes on with the connection."""
+        """Let the front door decide how the connection goes on."""
         self._door.received(self._transport, data)
 
     def connection_lost(self, error: Exception | None) -> None:

@@ -1,4 +1,4 @@
-"""The limits for handshakes, of the server and of the clients of one address."""
+"""The limits for handshakes, of the server and of the clients of an address."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ class HandshakeLimits:
     connections: int
     """The most open connections; a handshake beyond the limit is refused."""
     pending_handshakes: int
-    """The most connections whose client has not asked for a namespace."""
+    """The most connections without a namespace so far."""
     pending: int
-    """The number of connections whose client has not asked for a namespace."""
+    """The number of connections without a namespace so far."""
     is_draining: bool
     """Whether handshakes are refused, since the server is about to end."""
     address_limits: AddressLimits
-    """The limits for the clients of one address."""
+    """The limits for the clients of an address."""
     refused_handshakes: Counter[str]
-    """The number of refused handshakes, and of clients that sent too much, by the name of the limit."""
+    """The number of refused handshakes and of clients above a rate, by the name of the limit."""
     failures: RepeatedFailures
     """The log lines about clients."""
 
     def _is_beyond_limits(self, head: RequestHead) -> bool:
-        """Whether a handshake would be refused; it is not counted."""
+        """Whether a handshake would be refused; without a count."""
         is_full = self.is_draining or len(self.sockets) >= self.connections
         if is_full or self.pending >= self.pending_handshakes:
             return True

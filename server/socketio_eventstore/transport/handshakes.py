@@ -1,4 +1,4 @@
-"""The handshakes of Engine.IO 4: which are valid, what their queries say, and the answer."""
+"""The handshakes of Engine.IO 4: validity, query, and answer."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ milliseconds in base 36 or 64 when polling, and no ``t`` on WebSocket."""
 
 
 def takes_offsets(query: Mapping[str, str]) -> bool:
-    """Whether the client of a handshake takes an offset as last argument of each event.
+    """Whether the client of a handshake accepts an offset as the last argument of each event.
 
-    Handlers on python-socketio's client would get one argument too many. ``offsets=0`` and ``offsets=1``
-    in the query of the handshake override the recognition.
+    Handlers on python-socketio's client would get one argument too many. ``offsets=0`` and ``offsets=1`` in
+    the query of the handshake override the recognition.
     """
     match query.get("offsets"):
         case "0":
@@ -47,14 +47,14 @@ PYTHON_POLL_PACKETS: Final = 16
 
 
 def check_handshake(head: RequestHead, transport: str, query: Mapping[str, str]) -> None:
-    """Raise RequestRefused for a handshake that no client sends."""
+    """Raise RequestRefused for a handshake unlike any client's."""
     if query.get("EIO") != "4":
         raise RequestRefused(UNSUPPORTED_VERSION)
     if head.method != "GET":
         raise RequestRefused(BAD_METHOD)
     if transport == "websocket" and not wants_websocket(head):
         raise RequestRefused(BAD_REQUEST)
-    # The request lives as long as the connection, and a body in it would, too.
+    # The request lives as long as the connection, and so would a body.
     if head.header("content-length") not in ("", "0") or head.headers("transfer-encoding"):
         raise RequestRefused(BAD_REQUEST)
 

@@ -1,4 +1,4 @@
-"""The heartbeat of one connection. Source: Engine.IO protocol 4, "Heartbeat"."""
+"""The heartbeat of a connection. Source: Engine.IO protocol 4, "Heartbeat"."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ class HeartbeatOwner(Protocol):
 
 
 LATE_SECONDS: Final = 0.1
-"""How late a timer may be; a later one means that the process stood still."""
+"""The usual delay of a timer; a longer delay means that the process stood still."""
 READING_SECONDS: Final = 1.0
-"""The time to read what arrived while the process stood still, before a missing pong counts."""
+"""The time to read the backlog after a standstill of the process, before a missing pong counts."""
 
 
 class Heartbeat:
     """The timer of a connection's pings, and of the deadline for each pong.
 
-    A stopped heartbeat does not know its owner any more: a circle would keep closed connections in memory
-    until the cyclic garbage collector runs.
+    A stopped heartbeat has no reference to the owner: a reference cycle would keep closed connections in
+    memory until the cyclic garbage collector runs.
     """
 
     __slots__ = ("_awaits_pong", "_owner", "_pinged_at", "_pings", "_proofs", "_settings", "_timer")
@@ -75,13 +75,13 @@ class Heartbeat:
         self._proofs = ()
 
     def prove(self) -> asyncio.Future[bool]:
-        """Return a future for whether the client answers a ping that is written from now on."""
+        """Return a future for whether the client answers a ping from now on."""
         proof: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         if self._owner is None:
             proof.set_result(False)
             return proof
         self._proofs = (*self._proofs, (self._pings + 1, proof))
-        if not self._awaits_pong:  # otherwise the ping follows the pong of the outstanding one
+        if not self._awaits_pong:  # otherwise the ping follows the pong of the outstanding ping
             self._ping_now()
         return proof
 
@@ -103,7 +103,7 @@ class Heartbeat:
             self.start()
 
     def _is_behind(self) -> bool:
-        """Whether the pong was read after its deadline, since the process stood still.
+        """Whether the pong was read after the deadline, since the process stood still.
 
         The client has waited for a ping meanwhile, and waits no longer than interval and timeout together.
         """
@@ -130,7 +130,7 @@ class Heartbeat:
         self._owner.send_ping()
 
     def _judge(self) -> None:
-        """Close the connection, unless its pong may have arrived while the process stood still.
+        """Close the connection, unless the pong may have arrived during a standstill of the process.
 
         A frozen process (SIGSTOP, a suspended machine, a stall of the event loop) wakes up with all deadlines
         passed and all pongs unread; uvloop runs the timers before it reads.

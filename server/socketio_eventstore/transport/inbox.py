@@ -1,4 +1,4 @@
-"""The inbox of one client: packets handled in order, with a limit on running handlers."""
+"""The inbox of a client: packets handled in order, with a limit on running handlers."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from socketio_eventstore.transport.shared_rounds import PACKETS_AT_ONCE, SharedR
 MAX_QUEUED_BYTES = 100_000
 """Bytes of queued packets from one client; beyond the limit, reading pauses and TCP slows the client."""
 QUEUED_PACKET_BYTES: Final = 64
-"""What a queued packet takes beside its content: 75 bytes for one of two bytes."""
+"""The memory of a queued packet beside the content: 75 bytes for a packet of two bytes."""
 MAX_RUNNING_BYTES = 4_000_000
-"""Bytes of the packets of one client whose handlers run; beyond the limit, further packets are queued."""
+"""Bytes of a client's packets with running handlers; beyond the limit, further packets are queued."""
 
 
 class Inbox:
-    """Handles the packets of one client in order, and queues packets while too many handlers run.
+    """Handles the packets of a client in order, and queues packets while too many handlers run.
 
-    After ``close`` the inbox does not know its owner any more: a circle would keep closed connections in
-    memory until the cyclic garbage collector runs.
+    After ``close`` the inbox has no reference to the owner: a reference cycle would keep closed connections
+    in memory until the cyclic garbage collector runs.
     """
 
     __slots__ = (
@@ -45,18 +45,18 @@ class Inbox:
     )
 
     def __init__(self, owner: InboxOwner, rounds: SharedRounds) -> None:
-        """``rounds``: those of all clients of the server."""
+        """``rounds``: shared by all clients of the server."""
         self._owner: InboxOwner = owner
         self._rounds = rounds
-        self._handlers: dict[asyncio.Task[None], int] = {}  # each with the bytes of its packets
+        self._handlers: dict[asyncio.Task[None], int] = {}  # by task, the bytes of the packets
         self._running_bytes = 0
-        self._partial_bytes = 0  # of a packet whose attachments are arriving
+        self._partial_bytes = 0  # of a packet without all attachments so far
         self._queued: deque[Packet | Callable[[], None]] | None = None
         self._queued_bytes = 0
         self._left_in_step = PACKETS_AT_ONCE  # packets until the client's next rest
         self._granted = 0  # packets of the step that a round has already counted
         self._is_resting = False  # until the client's turn in a round
-        self._posts = 0  # POSTs whose packets are handled
+        self._posts = 0  # POSTs with packets under way
         self._sender = Sender()
         self._is_waiting_for_store = False
         self._waiter: asyncio.Future[None] | None = None  # ends when the inbox is not busy any more
@@ -104,7 +104,7 @@ class Inbox:
 
     async def wait_until_idle(self) -> None:
         """Wait until the next packet does not have to be queued."""
-        # One future: a wait for ten thousand handlers would take 10 ms for each of them that ends.
+        # A single future: a wait for ten thousand handlers would take 10 ms for each ended handler.
         while self.is_busy:
             self._granted = 0  # a POST that waits loses the rest of the turn
             self._go_on_later()
@@ -135,7 +135,7 @@ class Inbox:
                     self._left_in_step = PACKETS_AT_ONCE
 
     def _go_on_later(self) -> None:
-        """Arrange the call that continues, when the store has room again or in a later round.
+        """Arrange the next call, when the store has room again or in a later round.
 
         The end of a handler and the end of a pause have callbacks already.
         """
@@ -156,7 +156,7 @@ class Inbox:
         self._try_queued()
 
     def close(self) -> None:
-        """Drop the queued packets, since the connection is closed. Running handlers run to their end."""
+        """Drop the queued packets, since the connection is closed. Running handlers run to the end."""
         self._owner = NO_OWNER
         self._queued = None
         self._queued_bytes = 0
@@ -175,7 +175,7 @@ class Inbox:
         self._left_in_step -= 1
         if not self._left_in_step:
             self._rest()
-        if current_sender.get() is not self._sender:  # the context is one of this client's alone
+        if current_sender.get() is not self._sender:  # the context belongs to this client alone
             current_sender.set(self._sender)
         handler = self._owner.handle_packet(packet)
         size_bytes = len(packet)
@@ -198,7 +198,7 @@ class Inbox:
         waiter = self._waiter
         self._try_queued()
         if self._posts and waiter is not None and waiter.done():
-            return most  # its task wakes up in a later round
+            return most  # the task wakes up in a later round
         unused, self._granted = self._granted, 0
         return most - unused
 
@@ -207,7 +207,7 @@ class Inbox:
         if self._queued:
             self._try_queued()
         else:
-            if not self._posts:  # a burst below the limit is one step, and its events share a transaction
+            if not self._posts:  # a burst below the limit is one step, so the events share a transaction
                 self._left_in_step = PACKETS_AT_ONCE
             if self._waiter is not None:
                 self._end_wait()

@@ -1,4 +1,4 @@
-"""The connection of an inbox, as the inbox sees it."""
+"""The interface of the connection for the inbox."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Packet = str | bytes
 
 
 class InvalidPacket(ValueError):
-    """The client sent data that is not a packet of the protocol; its connection is closed."""
+    """The client sent data that is not a packet of the protocol; the connection is closed."""
 
 
 class InboxOwner(Protocol):
@@ -37,7 +37,7 @@ class InboxOwner(Protocol):
 
 
 class _NoOwner:
-    """The owner of an inbox whose connection is closed."""
+    """The owner of an inbox after the close of the connection."""
 
     handlers_at_once = sys.maxsize
 
@@ -55,4 +55,4 @@ class _NoOwner:
 
 
 NO_OWNER: Final = _NoOwner()
-"""The owner of every inbox whose connection is closed."""
+"""The owner of all inboxes of closed connections."""

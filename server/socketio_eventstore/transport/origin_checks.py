@@ -11,25 +11,25 @@ from socketio_eventstore.transport.websocket import Environ
 
 
 class OriginChecks:
-    """The part of ``Engine`` that decides which hosts and origins are answered.
+    """The part of ``Engine`` with the decision about hosts and origins.
 
     ``cors_allowed_origins`` is None for the server's own origin, [] for no check, "*", one origin, a list of
-    origins, or a function. The own origin may connect beside a list.
+    origins, or a function. The server's own origin is always allowed beside a list.
     """
 
     access: AccessRules
     cors_allowed_origins: str | Sequence[str] | Callable[..., object] | None
     cors_credentials: bool
     origin_advice: str = "cors_allowed_origins adds origins"
-    """What the log says about a refused origin: how to let its pages in."""
+    """The advice of the log for a refused origin: how to let the pages in."""
     _cors_allowed_origins: Callable[[Environ], Sequence[str] | None]
 
     def check_host(self, head: RequestHead) -> None:
-        """Raise AccessRefused for a request to a host that is not allowed."""
+        """Raise AccessRefused for a request to a forbidden host."""
         self.access.check_host(head, self._listed_origins)
 
     def check_access(self, head: RequestHead) -> None:
-        """Raise AccessRefused for a request to another host, and for a page that may not connect."""
+        """Raise AccessRefused for a request to another host, and for a page of a forbidden origin."""
         self.check_host(head)
         origin = head.header("origin")
         if origin and not self._may_connect(origin, head):
@@ -55,7 +55,7 @@ class OriginChecks:
 
     @property
     def _listed_origins(self) -> Sequence[str]:
-        """The origins that may connect beside the server's own one; none for a function."""
+        """The allowed origins beside the server's own origin; none for a function."""
         allowed = self.cors_allowed_origins
         if allowed is None or callable(allowed):
             return ()

@@ -13,7 +13,7 @@ from socketio_eventstore.core.sessions import ClientConnection
 
 
 class Traffic(Protocol):
-    """Takes note of the transports and of their packets."""
+    """Counts transports and packets."""
 
     def opened(self) -> None:
         """Take note of a new transport."""
@@ -28,7 +28,7 @@ class Traffic(Protocol):
         ...
 
     def sent(self, packets: int, size_bytes: int) -> None:
-        """Take note of packets for one client."""
+        """Count packets for a client."""
         ...
 
     def received(self, size_bytes: int) -> None:
@@ -92,7 +92,7 @@ def _log_packets(log: logging.Logger, connection_id: str, what: str, packets: It
 def _parts(packet: str | bytes) -> tuple[str, str | None]:
     if isinstance(packet, bytes):
         return "MESSAGE", "<binary>"
-    if packet.startswith("40"):  # CONNECT: auth of the client, or its private id; the rest says who it is
+    if packet.startswith("40"):  # CONNECT: auth of the client, or its private id; the rest names it
         namespace, has_data, _ = packet[1:].partition("{")
         return "MESSAGE", f"{namespace}{{…}}" if has_data else namespace
     kind = packet[:1]

@@ -1,4 +1,4 @@
-"""The frames of one connection between two polls. Source: Engine.IO protocol 4, "HTTP long-polling"."""
+"""The frames of a connection between two polls. Source: Engine.IO protocol 4, "HTTP long-polling"."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from socketio_eventstore.core.frames import Frames
 
 
 class PollBuffer:
-    """The frames to be sent by the next poll, and the poll that waits for frames."""
+    """The frames for the next poll, and the waiting poll."""
 
     __slots__ = ("_frames", "_poll", "unsent_bytes")
 
@@ -40,7 +40,7 @@ class PollBuffer:
                 self._poll = None
 
     def wake_poll(self) -> None:
-        """End the waiting of a poll, if one waits."""
+        """End the wait of a poll, if any."""
         if self._poll is not None and not self._poll.done():
             self._poll.set_result(None)
 

@@ -19,18 +19,18 @@ request with False, and a shutdown would show nothing; uvicorn itself only asks 
 
 
 class PollingConnection(Protocol):
-    """A connection with a poll that waits."""
+    """A connection with a waiting poll."""
 
     def end_poll(self) -> None:
-        """Answer the poll that waits."""
+        """Answer the waiting poll."""
         ...
 
 
 class PollsAtShutdown:
     """Ends waiting polls when uvicorn shuts down.
 
-    uvicorn waits for the last request before it tells the application, and a poll waits for a ping. But
-    first it turns off ``keep_alive`` of every request. Other ASGI servers show nothing of a shutdown.
+    uvicorn waits for the last request before it tells the application, and a poll waits for a ping. But first
+    uvicorn turns off ``keep_alive`` of every request. Other ASGI servers show nothing of a shutdown.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class PollsAtShutdown:
 
     @contextmanager
     def watching(self, connection: PollingConnection, send: Any) -> Iterator[None]:
-        """Watch the request of a poll; ``send`` is that of ASGI, None on another server."""
+        """Watch the request of a poll; ``send`` is the ``send`` of ASGI, None on another server."""
         request = None if send is None else find_owner(send, "keep_alive")
         if request is None:
             yield

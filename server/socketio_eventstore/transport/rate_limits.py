@@ -1,8 +1,8 @@
-"""Limits for what one client may send in a second.
+"""Limits for a client's packets and bytes in a second.
 
-The server first reads more slowly: TCP, or the response to a POST that comes later, holds the client back,
-and nothing is lost. A client that goes on above the limit is disconnected before its heartbeat would fail
-for no visible reason. It has got the acknowledgement of everything that was handled.
+The server first reads more slowly: TCP, or a later response to a POST, slows the client, and nothing is lost.
+A client that goes on above the limit is disconnected before the heartbeat would fail for no visible reason.
+By then the client has the acknowledgements of all handled packets.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from socketio_eventstore.transport.inbox_owner import InboxOwner, Packet
 from socketio_eventstore.transport.shared_rounds import SharedRounds
 
 BURST_SECONDS: Final = 2.0
-"""A client that was quiet may send at once what the limit allows in this time."""
+"""A quiet client may send the amount for this time at once."""
 LEAST_EVENTS: Final = 2.0
-"""A bucket of one event would be empty after each, and its client never in bounds."""
+"""A bucket of a single event would be empty after each event, and the client never within the limit."""
 LAST_SECONDS: Final = 1.0
-"""The longest time before a client is disconnected that went on above a limit."""
+"""The longest time above a limit before a client is disconnected."""
 
 
 class RateLimits:
-    """The limits for one client; 0 is none."""
+    """The limits for a client; 0 is none."""
 
     __slots__ = ("bytes_per_second", "events_per_second", "is_on", "patience_seconds", "pauses")
 
@@ -41,12 +41,12 @@ class RateLimits:
 
 
 class TokenBucket:
-    """What a client may still send; below zero, the client has to wait. Pure, without a clock."""
+    """The amount that a client may still send; below zero, the client has to wait. Pure, without a clock."""
 
     __slots__ = ("_at", "_level", "_most", "_rate", "was_full")
 
     def __init__(self, rate: float, least: float, now: float) -> None:
-        """``rate`` is per second; the bucket holds ``BURST_SECONDS`` of it, and at least ``least``."""
+        """``rate`` is per second; the bucket holds ``BURST_SECONDS`` of the rate, and at least ``least``."""
         self._rate = rate
         self._most = self._level = max(rate * BURST_SECONDS, least)
         self._at = now
@@ -54,7 +54,7 @@ class TokenBucket:
         """Whether the bucket was full before the last ``take``: the client had a rest."""
 
     def take(self, amount: float, now: float) -> float:
-        """Take an amount that has come already; return the seconds until more may come."""
+        """Take a received amount; return the seconds until more may come."""
         refilled = self._level + (now - self._at) * self._rate
         self.was_full = refilled >= self._most
         self._level = min(self._most, refilled) - amount
@@ -71,12 +71,12 @@ class RateLimitedOwner(InboxOwner, Protocol):
     """The connection of a rate-limited inbox."""
 
     def rate_exceeded(self, limit: str) -> None:
-        """Close the connection, since its client goes on above a limit, which is named."""
+        """Close the connection, since the client goes on above the named limit."""
         ...
 
 
 class RateLimitedInbox(Inbox):
-    """An inbox that handles no packet while its client is above a limit."""
+    """An inbox that handles no packet while the client is above a limit."""
 
     __slots__ = ("_buckets", "_limited", "_limits", "_pause", "_since")
 
@@ -92,7 +92,9 @@ class RateLimitedInbox(Inbox):
         self._buckets = [(name, TokenBucket(rate, least, now)) for name, rate, least in rates if rate]
         self._pause: asyncio.TimerHandle | None = None
         self._since: float | None = None
-        """The beginning of the pauses that still go on, on the loop's clock; None for a client in bounds."""
+        """The beginning of the present series of pauses, on the loop's clock; None for a client within the
+        limits.
+        """
 
     @property
     def _is_full(self) -> bool:

@@ -1,7 +1,7 @@
 """The head of a request, equal for aiohttp and ASGI.
 
-A handshake needs few of the values that the drivers of python-engineio put into an environ. So the environ
-is made for the handlers that ask for it, and for requests that python-engineio answers.
+A handshake needs few of the values that the drivers of python-engineio put into an environ. So the environ is
+made only for handlers that need an environ, and for requests that python-engineio answers.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ UNIX_PEER: Final = "unix"
 
 @dataclass(slots=True)
 class RequestHead:
-    """The method, the query and the headers of a request, and its connection."""
+    """The method, the query, the headers and the connection of a request."""
 
     peer: str
-    """The IP address at the other end of the connection, ``UNIX_PEER``, or "" if it is unknown."""
+    """The IP address at the other end of the connection, ``UNIX_PEER``, or "" if unknown."""
     is_tls: bool
     """Whether the connection to this process has TLS."""
     headers: Callable[[str], Sequence[str]]
-    """Returns all values of a header, by its name in lower case."""
+    """Returns all values of a header, by the name in lower case."""
     method: str = "GET"
     query: str = ""
     """The query string, without decoding."""
     request_id: str = ""
     """An id for log lines, which is no secret."""
     request: Any = None
-    """The framework's own request: that of aiohttp, or the environ of an ASGI request; or a function that
-    makes it."""
+    """The framework's request: aiohttp's request, or the environ of an ASGI request; or a function that makes
+    the request."""
     environ: Environ | None = None
     """See ``make_environ``; None before the first call."""
 
     @classmethod
     def of_environ(cls, environ: Environ) -> RequestHead:
-        """Return the head of a request that a driver of python-engineio has translated."""
+        """Return the head of a request translated by a driver of python-engineio."""
         request = environ.get("aiohttp.request")
         return cls.of_scope(environ) if request is None else cls.of_request(request)
 
@@ -69,7 +69,7 @@ class RequestHead:
 
     @classmethod
     def of_scope(cls, environ: Environ) -> RequestHead:
-        """Return the head of a request of ASGI, from its environ."""
+        """Return the head of an ASGI request, from the environ."""
         scope = environ["asgi.scope"]
         # uvicorn replaces the scope's client by the client that a proxy names.
         peer = peer_of(find_transport(environ["asgi.send"]))
@@ -89,7 +89,7 @@ class RequestHead:
         return ",".join(self.headers(name))
 
     def make_environ(self) -> Environ:
-        """Return the request as the drivers of python-engineio translate it; the same each time."""
+        """Return the request in the form of python-engineio's drivers; the same each time."""
         if self.environ is None:
             request = self.request() if callable(self.request) else self.request
             self.environ = request if isinstance(request, dict) else translate_request(request)

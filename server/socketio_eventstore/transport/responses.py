@@ -1,6 +1,6 @@
-"""Responses to HTTP requests, also those that refuse one.
+"""Responses to HTTP requests, refusals included.
 
-Sources: Engine.IO protocol 4, "HTTP long-polling"; the error codes are those of ``BaseServer.verify`` in
+Sources: Engine.IO protocol 4, "HTTP long-polling"; the error codes are from ``BaseServer.verify`` in
 engine.io 6.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 from socketio_eventstore.core.packets import dumps
 
 Response = dict[str, Any]
-"""A response as python-engineio's drivers take it: ``status``, ``headers`` and ``response`` (bytes)."""
+"""A response in the form for python-engineio's drivers: ``status``, ``headers`` and ``response`` (bytes)."""
 
 UNKNOWN_TRANSPORT = (0, "Transport unknown")
 UNKNOWN_SESSION = (1, "Session ID unknown")
@@ -34,7 +34,7 @@ class RequestRefused(Exception):
 
 
 def unavailable() -> RequestRefused:
-    """Return the refusal of a handshake that may be tried again."""
+    """Return the refusal of a handshake with the advice to try again."""
     refusal = RequestRefused(UNAVAILABLE, "503 SERVICE UNAVAILABLE")
     refusal.response["headers"].append(("Retry-After", str(RETRY_AFTER_SECONDS)))
     return refusal

@@ -1,7 +1,7 @@
 """The limit for the packets of all clients in one round of the event loop.
 
 With a limit for each client only, a hundred connections make a round a hundred times as long, and all other
-packets wait. So one round handles at most ``PACKETS_PER_ROUND`` packets of all clients. When a packet arrives
+packets wait. So a round handles at most ``PACKETS_PER_ROUND`` packets of all clients. When a packet arrives
 later in the round, the client waits for the next round. The waiting clients divide the next round into equal
 shares.
 
@@ -24,15 +24,15 @@ PACKETS_AT_ONCE: Final = 100
 UNCOUNTED_PACKETS: Final = 20
 """A round with fewer packets schedules no callback, and the next round continues the same count."""
 PACKETS_PER_ROUND: Final = PACKETS_AT_ONCE + UNCOUNTED_PACKETS
-"""The most packets of all clients in one round. The burst of a single client fits into one round, so the
-events of the burst share a transaction."""
+"""The most packets of all clients in one round. The burst of a single client fits into a round, so the events
+of the burst share a transaction."""
 FLOOD_PACKETS_PER_ROUND: Final = 20
-"""The most packets of all clients that flood in one round."""
+"""The most packets of all flooding clients in a round."""
 PACKETS_PER_STEP: Final = 10
-"""The most packets of one client that floods in one round."""
+"""The most packets of a flooding client in a round."""
 
 GoOn = Callable[[int], int]
-"""Handles packets of one client, at most the given number. Returns the number to count for the round."""
+"""Handles packets of a client, at most the given number. Returns the number to count for the round."""
 
 
 class SharedRounds:
@@ -82,7 +82,7 @@ class SharedRounds:
                 self._let_go_on(self._waiting, most, max(most // len(self._waiting), 1))
             self._let_go_on(self._flooding, FLOOD_PACKETS_PER_ROUND, PACKETS_PER_STEP)
         finally:
-            self.is_spent = bool(self._waiting) or self._left <= 0  # those that wait come first
+            self.is_spent = bool(self._waiting) or self._left <= 0  # waiting clients come first
             # At least once more, to begin the count anew: the next client may be alone.
             if self.is_spent or self._flooding or self._left <= PACKETS_AT_ONCE:
                 self._schedule()

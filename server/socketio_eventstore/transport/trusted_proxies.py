@@ -1,4 +1,4 @@
-"""The address that the client has opened, as the connection or a trusted proxy tells.
+"""The address opened by the client, from the connection or a trusted proxy.
 
 Sources: RFC 7239 for ``Forwarded``; ``X-Forwarded-Host`` and ``X-Forwarded-Proto`` have no standard.
 """
@@ -28,19 +28,19 @@ _PAIR: Final = re.compile(r'\s*([a-z]+)\s*=\s*(?:"([^"\\]*)"|([^\s;,"]+))\s*', r
 
 
 class OpenedAddress(NamedTuple):
-    """The address that the client has opened."""
+    """The address opened by the client."""
 
     host: Authority | None
     """None without a valid host."""
     host_text: str
-    """The host as the request has it; several values are joined with commas; "" for none."""
+    """The host of the request; several values are joined with commas; "" for none."""
     schemes: tuple[str, ...]
-    """The schemes that the client may have used; the first one is the most likely one."""
+    """The schemes that the client may have used, the most likely first."""
     is_named_by_proxy: bool
 
     @property
     def origins(self) -> list[Origin]:
-        """The origins of pages of this address."""
+        """The origins of pages at the address."""
         if self.host is None:
             return []
         host, port = self.host
@@ -48,7 +48,7 @@ class OpenedAddress(NamedTuple):
 
 
 class TrustedProxies:
-    """The proxies whose forwarding headers count."""
+    """The proxies with trusted forwarding headers."""
 
     def __init__(self, proxies: Iterable[str]) -> None:
         """``proxies`` are IP addresses and networks. Raises ValueError for another text."""
@@ -62,7 +62,7 @@ class TrustedProxies:
         return bool(self._networks)
 
     def trust(self, peer: str) -> bool:
-        """Whether the forwarding headers of a peer count. Those of a Unix socket's peer always do."""
+        """Whether the forwarding headers of a peer count. A Unix socket's peer always counts."""
         if peer == UNIX_PEER:
             return True
         if not self._networks:
@@ -78,8 +78,8 @@ class TrustedProxies:
     def opened_address(self, head: RequestHead) -> OpenedAddress:
         """Return the address that the client has opened.
 
-        Without the word of a trusted proxy, the client may have used https although the connection has no
-        TLS: most proxies pass ``Host`` on and name no scheme. It has not used http if there is TLS.
+        Without a trusted proxy's header, the client may have used https although the connection has no TLS:
+        most proxies pass ``Host`` on and name no scheme. With TLS, the client has not used http.
         """
         hosts = head.headers("host")
         schemes = ("https",) if head.is_tls else ("http", "https")
@@ -92,17 +92,17 @@ class TrustedProxies:
         return OpenedAddress(parse_authority(text), text, schemes, named_host is not None)
 
     def client_address(self, head: RequestHead) -> str | None:
-        """Return the address that counts for the limits; None for a client of this machine.
+        """Return the client's address for the limits; None for a client of this machine.
 
-        A trusted proxy names the client. Its name counts whatever it is: a program on the machine of the
-        proxy is no program of this machine. Networks of IPv6 are one address, since a home has a whole one.
+        A trusted proxy names the client. Any such name counts: a program on the machine of the proxy is no
+        program of this machine. A network of IPv6 is a single address, since a home has a whole network.
         """
         if self.trust(head.peer) and (named := self._named_client(head)) is not None:
             return _counted(named)
         return _counted_peer(head.peer)
 
     def _named_client(self, head: RequestHead) -> IPv4Address | IPv6Address | None:
-        """Return the last address that is not a trusted proxy's: those before it may be invented."""
+        """Return the last address that is not a trusted proxy's: earlier addresses may be invented."""
         texts = head.header("x-forwarded-for")
         if texts:
             hops = texts.split(",")
@@ -120,7 +120,7 @@ class TrustedProxies:
         return found
 
     def ignored_headers(self, head: RequestHead) -> list[str]:
-        """Return the forwarding headers that do not count, since no trusted proxy sent them."""
+        """Return the forwarding headers without effect, since no trusted proxy sent the request."""
         if self.trust(head.peer):
             return []
         return [name for name in FORWARDING_HEADERS if head.headers(name)]
@@ -154,10 +154,10 @@ def _without_port(text: str) -> str:
 
 
 def _forwarded(head: RequestHead) -> tuple[str | None, str | None]:
-    """Return the scheme and the host that a proxy names; None for what it does not name.
+    """Return the scheme and the host from a proxy; None for an absent value.
 
-    The last value counts, since a proxy that does not replace a header appends to it. ``Forwarded`` counts
-    only without the other headers: proxies that set those pass on a ``Forwarded`` of the client.
+    The last value counts, since a proxy that does not replace a header appends a value. ``Forwarded`` counts
+    only without the other headers: proxies with the other headers pass on a ``Forwarded`` of the client.
     """
     scheme, host = _last(head, "x-forwarded-proto"), _last(head, "x-forwarded-host")
     if scheme is None and host is None:

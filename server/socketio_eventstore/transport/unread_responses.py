@@ -11,13 +11,13 @@ from socketio_eventstore.core.repeated_failures import RepeatedFailures
 logger = logging.getLogger(__name__)
 
 CHECKS: Final = 8
-"""Checks of a transport within the timeout. A transport that is empty at one of them has read all."""
+"""Checks of a transport within the timeout. An empty transport at any check has no unread bytes."""
 
 
 class UnreadResponses:
-    """Drops TCP connections whose client has not read a response after a timeout.
+    """Drops TCP connections with an unread response after a timeout.
 
-    aiohttp and uvicorn wait for ever, and keep the response in memory, with the connection and its task.
+    aiohttp and uvicorn wait for ever, and keep the response in memory, with the connection and the task.
     """
 
     def __init__(self) -> None:

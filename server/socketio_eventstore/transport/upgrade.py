@@ -13,7 +13,7 @@ UPGRADE_TIMEOUT_SECONDS = 10.0
 
 
 class Upgrade:
-    """The receiver of a WebSocket from its opening to the end of the upgrade.
+    """The receiver of a WebSocket from the opening to the end of the upgrade.
 
     The client sends a probe (``2probe``), then the upgrade packet (``5``). After the upgrade packet the
     ``EngineConnection`` is the receiver. Source: Engine.IO protocol 4, "Upgrade".

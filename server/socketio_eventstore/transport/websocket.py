@@ -13,21 +13,21 @@ from typing import Any, Final, Protocol
 from socketio_eventstore.core.frames import Frames
 
 CLOSE_TIMEOUT_SECONDS = 10.0
-"""Seconds in which a client must read the unsent bytes of a WebSocket that is being closed."""
+"""The time in seconds for a client to read the unsent bytes of a closing WebSocket."""
 
 CLOSED_BY_APPLICATION = frozenset({1000, 1001, 1005})
-"""The status codes of a close that a client wanted: with 1000, by leaving the page, without any code. An
-end without a close frame is 1006 (RFC 6455 section 7.4.1)."""
+"""The status codes of an intended close: 1000, leaving the page, and no code. An end without a close frame is
+1006 (RFC 6455 section 7.4.1)."""
 
 Environ = dict[str, Any]
-"""A request as python-engineio's drivers translate it (WSGI keys, and the framework's own objects)."""
+"""A request in the form of python-engineio's drivers (WSGI keys, and the framework's own objects)."""
 
 
 class Receiver(Protocol):
     """The receiver of a WebSocket's messages."""
 
     def data_received(self, message: str | bytes) -> None:
-        """Handle one complete text (``str``) or binary (``bytes``) message."""
+        """Handle a complete text (``str``) or binary (``bytes``) message."""
         ...
 
     def connection_lost(self, *, in_order: bool = False) -> None:
@@ -47,7 +47,7 @@ class _NoReceiver:
 
 
 NO_RECEIVER: Final = _NoReceiver()
-"""The receiver of a WebSocket that has ended: a circle of WebSocket and receiver would keep both in memory
+"""The receiver of an ended WebSocket: a reference cycle of WebSocket and receiver would keep both in memory
 until the cyclic garbage collector runs."""
 
 
@@ -84,4 +84,4 @@ class WebSocket(Protocol):
 
 
 MakeReceiver = Callable[[WebSocket], Receiver]
-"""Returns the receiver for a WebSocket that has just opened. May close the WebSocket instead of using it."""
+"""Returns the receiver for a newly opened WebSocket. May close the WebSocket instead."""

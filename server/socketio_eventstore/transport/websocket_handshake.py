@@ -1,7 +1,7 @@
 """The handshake of a WebSocket on aiohttp. Sources: RFC 6455 section 4.2, RFC 7692 section 7.1.
 
 aiohttp's ``WebSocketResponse`` makes a reader, a writer and a queue, which ``AiohttpWebSocket`` replaces at
-once; and the response would be a write of its own, before that of the first packet.
+once; and the response would be a separate write, before the write of the first packet.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import SERVER_SOFTWARE
 
 IGNORES_WEBSOCKETS: Final = "ignores_websockets"
-"""The attribute of a signal ``on_response_prepare``, or of a middleware, that has nothing to do for the
-handshake of a WebSocket. Without other ones, no response object is made for it (see also ``front_door``)."""
+"""The attribute of a signal ``on_response_prepare``, or of a middleware, without effect on the handshake of a
+WebSocket. If all have the attribute, no response object is made for a handshake (see also ``front_door``)."""
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _KEY_BYTES: Final = 16
 _VERSIONS: Final = ("13", "8", "7")
@@ -38,14 +38,14 @@ class InvalidHandshake(Exception):
     def __init__(self, text: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(text)
         self.headers = headers
-        """Headers that the response should have."""
+        """The expected headers of the response."""
 
 
 async def accept(request: web.Request, *, may_compress: bool) -> Acceptance:
-    """Return the response that accepts a WebSocket, with the headers that the application adds.
+    """Return the response that accepts a WebSocket, with the headers from the application.
 
-    ``may_compress``: messages are compressed if the client offers it. Raises HTTPBadRequest for an invalid
-    handshake.
+    ``may_compress``: messages are compressed if the client offers compression. Raises HTTPBadRequest for an
+    invalid handshake.
     """
     compresses = may_compress and offers_deflate(request.headers.getall(hdrs.SEC_WEBSOCKET_EXTENSIONS, ()))
     try:
@@ -76,7 +76,7 @@ def _accepting(asked: Mapping[str, str], *, compresses: bool) -> dict[str, str]:
     if compresses:
         headers[hdrs.SEC_WEBSOCKET_EXTENSIONS] = _DEFLATE
     if offered := asked.get(hdrs.SEC_WEBSOCKET_PROTOCOL):
-        # The first subprotocol that the client offers, as the reference accepts it (ws 8).
+        # The first offered subprotocol, as in the reference (ws 8).
         if not offered.isascii():
             raise InvalidHandshake("The header Sec-WebSocket-Protocol is invalid.")
         headers[hdrs.SEC_WEBSOCKET_PROTOCOL] = offered.partition(",")[0].strip()
@@ -89,7 +89,7 @@ def _response(headers: Iterable[tuple[str, str]]) -> bytes:
 
 async def _prepare(request: web.Request, headers: Mapping[str, str]) -> Iterable[tuple[str, str]]:
     """Let the application change the headers, as aiohttp does before each response."""
-    # Applications change or delete them: aiohttp sets them before the signal, too.
+    # Applications change or delete these headers: aiohttp sets both before the signal, too.
     common: dict[str, str] = {hdrs.DATE: rfc822_formatted_time(), hdrs.SERVER: SERVER_SOFTWARE}
     response = web.StreamResponse(status=101, headers=common | dict(headers))
     for app in request.match_info.apps:
@@ -109,7 +109,7 @@ def offers_deflate(extensions: Sequence[str]) -> bool:
 
 
 def _accept_value(headers: Mapping[str, str]) -> str:
-    """Check the request, and return the proof that the server has read it. Raises InvalidHandshake."""
+    """Check the request, and return the value of Sec-WebSocket-Accept. Raises InvalidHandshake."""
     if headers.get(hdrs.UPGRADE, "").strip().lower() != "websocket":
         raise InvalidHandshake("The header Upgrade does not name the WebSocket protocol.")
     if "upgrade" not in headers.get(hdrs.CONNECTION, "").lower():
