@@ -1,4 +1,4 @@
-"""The rows of ``altered_ranges``: what the triggers and a start have noted."""
+"""The rows of ``altered_ranges``: the notes of the triggers and of a start."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from socketio_eventlog.postgres.connection import Connection
 _ALL: Final = """
 SELECT namespace, first, last, audience_lost FROM eventstore.altered_ranges ORDER BY number LIMIT %s
 """
-# A tool that deletes every second event leaves a row for each: more rows than are kept are read in blocks.
+# A tool that deletes every second event leaves a row for each event. Above MAX_RANGES, rows are read in
+# blocks.
 _BLOCKS: Final = """
 SELECT namespace, min(first), max(last), bool_or(audience_lost) FROM eventstore.altered_ranges
 GROUP BY namespace, first / 4096
 """
-# As the functions of the database compute them: a start loses the audience of rows that exist.
+# As in the functions of the database: a start loses the audience of existing rows.
 _NUMBERS: Final = """
 SELECT count(*) + (count(*) FILTER (WHERE audience_lost) << 32), coalesce(max(number), 0)
 FROM eventstore.altered_ranges
@@ -30,8 +31,8 @@ WHERE o > (SELECT pruned_through FROM eventstore.log_state)
 _LOSE_AUDIENCE: Final = """
 UPDATE eventstore.altered_ranges SET audience_lost = true WHERE last >= %s AND NOT audience_lost
 """
-# Every event has the number after the one before; rows that are missing were deleted without the triggers.
-# One statement, and so one state of the database: others append and prune meanwhile.
+# Every event has the number after the one before; missing rows were deleted without the triggers. A single
+# statement reads a single state of the database: others append and prune meanwhile.
 _NOTE_LOST: Final = """
 WITH part AS (
   SELECT greatest(pruned_through, %s) AS after, last AS head FROM eventstore.log_state, (
@@ -50,7 +51,7 @@ RETURNING first, last
 
 
 async def ranges(connection: Connection) -> list[AlteredRange]:
-    """Return all ranges, merged when they are many."""
+    """Return all ranges; many ranges are merged."""
     rows: list[Any] = await (await connection.execute(_ALL, (MAX_RANGES + 1,))).fetchall()
     if len(rows) > MAX_RANGES:
         rows = await (await connection.execute(_BLOCKS)).fetchall()
@@ -58,26 +59,26 @@ async def ranges(connection: Connection) -> list[AlteredRange]:
 
 
 async def numbers(connection: Connection) -> tuple[int, int]:
-    """Return two numbers that together tell of a change.
+    """Return two numbers that together show a change.
 
-    The first is the number of ranges, with the number of those whose audience is lost above 32 bits. The
-    second is the largest number of a range.
+    The first is the number of ranges, with the number of ranges without audience above 32 bits. The second is
+    the largest number of a range.
     """
     row: Any = await (await connection.execute(_NUMBERS)).fetchone()
     return row[0], row[1]
 
 
 async def note_lost(connection: Connection, first_sequence: int) -> list[tuple[int, int]]:
-    """Record the ranges from a sequence on whose events are gone; return those that were not known."""
+    """Record the ranges of lost events from a sequence on; return the new ranges."""
     cursor: Any = await connection.execute(_NOTE_LOST, (first_sequence - 1,))
     return list(await cursor.fetchall())
 
 
 async def note_gone(connection: Connection, sequences: Sequence[int]) -> None:
-    """Record that a node has not found these events: the index that it shares lacks them."""
+    """Record events that a node has not found: the shared index lacks the events."""
     await connection.execute(_NOTE_GONE, (list(sequences),))
 
 
 async def lose_audience(connection: Connection, first_sequence: int) -> None:
-    """Record that the index does not know the audience of altered events from a sequence on."""
+    """Record that the audience of altered events from a sequence on is unknown."""
     await connection.execute(_LOSE_AUDIENCE, (first_sequence,))

@@ -1,6 +1,6 @@
 """Checks of a whole log in PostgreSQL: the server, durability, the log and its rows. Blocking.
 
-The checks change no row. Those of the rows read one snapshot, and no check holds the lock of the log.
+The checks change no row. The checks of rows read a single snapshot, and no check holds the lock of the log.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from socketio_eventlog.postgres.connection import connection_string, describe
 from socketio_eventlog.postgres.failures import first_line
 
 MAX_PROBLEMS: Final = 10
-"""The most problems that one check reports."""
+"""The most reported problems of a check."""
 PROBE_SECONDS: Final = 10
-"""How long one look at the server may take."""
+"""The longest time of a check of the server."""
 ROWS_SECONDS: Final = 600
-"""How long the check of one kind of rows may take."""
+"""The longest time of a check of one kind of rows."""
 
 _SETTINGS: Final = "SELECT name, setting FROM pg_settings"
 _IS_STANDBY: Final = "SELECT pg_is_in_recovery()"
@@ -38,11 +38,11 @@ _SNAPSHOT: Final = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 _TIMEOUT: Final = "SELECT set_config('statement_timeout', %s, true)"
 
 OnStep: TypeAlias = Callable[[str, int, int], object]
-"""Called before each check, with its name, its number from 0 on, and the number of all checks."""
+"""Called before each check, with the check's name, its number from 0 on, and the number of all checks."""
 
 
 def check(url: str, synchronous: Synchronous, on_step: OnStep = lambda *_: None) -> Report:
-    """Check a database. Raises StoreNotUsable when it cannot be reached, with one line that names it.
+    """Check a database. Raises StoreNotUsable, with the name, for an unreachable database.
 
     ``synchronous``: the level at which the servers commit.
     """
@@ -66,7 +66,7 @@ class _Checks:
         self._is_cut = False
 
     def run(self) -> Report:
-        """Run all checks, up to the first one at which PostgreSQL ends the connection."""
+        """Run all checks, up to the first check at which PostgreSQL ends the connection."""
         try:
             self._run_all()
         except psycopg.OperationalError:
@@ -79,14 +79,14 @@ class _Checks:
         probe, report = self._probe, self._probe.report
         for title, step in _OF_THE_SERVER:
             self._run(title, partial(step, probe), PROBE_SECONDS)
-        # A LISTEN and a flush end with their transaction: each statement is one by itself here.
+        # A LISTEN and a flush end with the transaction: each statement is a transaction here.
         self._attempt("notifications", partial(check_server.notifications, probe))
         self._attempt("flush", partial(check_durability.measure_flush, probe, PROBE_SECONDS))
         self._run("schema", partial(check_log.schema, probe), PROBE_SECONDS)
         if check_log.is_checkable(report):
             self._run("objects", partial(check_schema.completeness, probe), PROBE_SECONDS)
             self._run("rights", partial(check_log.rights, probe), PROBE_SECONDS)
-        if check_log.is_checkable(report):  # again: not without the rights that were checked just now
+        if check_log.is_checkable(report):  # again: only with the rights checked before
             self._check_log()
 
     def _check_log(self) -> None:
@@ -108,7 +108,7 @@ class _Checks:
             self._probe.report.problems.append(f"{title}: more problems like these")
 
     def _run(self, title: str, step: Callable[[], None], seconds: int) -> None:
-        """Run one check in a transaction, and so with a limit of time."""
+        """Run a check in a transaction, with a limit of time."""
 
         def limited() -> None:
             with self._probe.connection.transaction():
@@ -118,7 +118,7 @@ class _Checks:
         self._attempt(title, limited)
 
     def _attempt(self, title: str, step: Callable[[], None]) -> None:
-        """Run one check. What the role may not see, and what takes too long, is a note."""
+        """Run a check. A missing right of the role, or too long a time, is a note."""
         report = self._probe.report
         self._on_step(title, self._count, _STEPS)
         self._count += 1
@@ -128,12 +128,12 @@ class _Checks:
             report.notes.append(f"{title}: not checked, since it takes too long.")
         except psycopg.errors.InsufficientPrivilege as error:
             report.notes.append(f"{title}: not checked: {first_line(error)}.")
-        except (psycopg.DataError, psycopg.InternalError) as error:  # such as a page that cannot be read
+        except (psycopg.DataError, psycopg.InternalError) as error:  # such as an unreadable page
             report.problems.append(f"{title}: PostgreSQL says: {first_line(error)}")
-        except psycopg.ProgrammingError as error:  # such as a table that is missing
+        except psycopg.ProgrammingError as error:  # such as a missing table
             report.problems.append(f"{title}: not checked: {first_line(error)}")
         except (psycopg.errors.SerializationFailure, psycopg.errors.AdminShutdown) as error:
-            # A standby ends what is in the way of its primary, as VACUUM there.
+            # A standby ends transactions that block the primary, such as a VACUUM there.
             self._is_cut = bool(self._probe.connection.closed)
             rest = ", nor what comes after" if self._is_cut else ""
             report.notes.append(f"{title}: not checked{rest}: {first_line(error)}.")

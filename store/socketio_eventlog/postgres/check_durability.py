@@ -1,4 +1,4 @@
-"""Checks of durability: what is on which disk before an event leaves a server."""
+"""Checks of durability: the disks with a commit before an event leaves a server."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _FLUSHES: Final = 5
 
 
 class Standbys(NamedTuple):
-    """The standbys of this server, as far as the role may see them."""
+    """The standbys of the server, as far as the role may see."""
 
     needed: int
-    """How many must have flushed a commit before it returns; 0: PostgreSQL waits for none."""
+    """The number of standbys with a flush before a commit returns; 0: PostgreSQL waits for none."""
     synchronous: int
     asynchronous: int
     behind_bytes: int
-    """How much of the WAL the best one has not flushed."""
+    """The bytes of the WAL that the best standby has not flushed."""
     are_hidden: bool
 
 
 def flushing(probe: Probe) -> None:
-    """Check that a commit is on disk when PostgreSQL says so."""
+    """Check that a confirmed commit is on disk."""
     fsync, pages = probe.settings.get("fsync", "on"), probe.settings.get("full_page_writes", "on")
     probe.report.figures |= {"fsync": fsync, "full_page_writes": pages}
     text = f"fsync = {fsync}, full_page_writes = {pages}"
@@ -52,7 +52,7 @@ def flushing(probe: Probe) -> None:
 
 
 def standbys(probe: Probe) -> None:
-    """Check that commits do not wait for a standby that is away, and say what each failure loses."""
+    """Check that commits do not wait for an absent standby, and report the loss of each failure."""
     if probe.is_standby:
         _as_standby(probe)
         return
@@ -127,7 +127,7 @@ def _losses(probe: Probe, found: Standbys) -> dict[str, str]:
 
 
 def measure_flush(probe: Probe, seconds: float) -> None:
-    """Flush a few times, as a server does for each batch; a synchronous standby that is away has a limit."""
+    """Flush a few times, as a server does for each batch; with a limit for an absent synchronous standby."""
     if probe.is_standby or any(text.startswith("standbys:") for text in probe.report.problems):
         return
     connection, failed = probe.connection, FailedFlush()

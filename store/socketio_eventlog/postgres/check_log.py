@@ -1,4 +1,4 @@
-"""Checks of the log as a whole: its schema, the rights of the role, its lock, its epoch, its servers."""
+"""Checks of the log as a whole: schema, rights of the role, lock, epoch, servers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from socketio_eventlog.postgres.schema import HEAD_REVISION, READER
 LOCK_SECONDS: Final = 2.0
 """An append holds the lock of the log for less than a millisecond."""
 FAR_BEHIND: Final = 1000
-"""From so many batches on, a server that lags is worth a note."""
+"""The number of batches behind from which on a lagging server is worth a note."""
 
 _HAS_REVISION: Final = "SELECT to_regclass('eventstore.alembic_version') IS NOT NULL"
 _REVISION: Final = "SELECT version_num FROM eventstore.alembic_version"
@@ -97,7 +97,7 @@ ORDER BY relname
 
 
 def schema(probe: Probe) -> None:
-    """Check the revision and the format; the other checks need a log that this program can use."""
+    """Check the revision and the format; the other checks need a usable log."""
     report = probe.report
     owned = probe.rows(_OWNS)
     if not owned:
@@ -134,7 +134,7 @@ def schema(probe: Probe) -> None:
 
 
 def rights(probe: Probe) -> None:
-    """Check what the role may do, and the triggers that note changes by other programs."""
+    """Check the rights of the role, and the triggers that note changes by other programs."""
     forbidden = [name for (name,) in probe.rows(_FORBIDDEN)]
     if forbidden:
         names = ", ".join(forbidden[:3]) + (" and others" if len(forbidden) > 3 else "")
@@ -147,7 +147,7 @@ def rights(probe: Probe) -> None:
 
 
 def lock(probe: Probe) -> None:
-    """Check that nobody holds the lock of the log for long, for then no server writes."""
+    """Check that no session holds the lock of the log for long, since no server could write."""
     rows = probe.rows(_LOCK)
     holders = [(pid, name) for pid, name, is_granted, _ in rows if is_granted]
     waited = max((since for *_, since in rows if since is not None), default=0.0)
@@ -162,7 +162,7 @@ def lock(probe: Probe) -> None:
 
 
 def state(probe: Probe) -> None:
-    """Read the end of the log and its epoch."""
+    """Read the end and the epoch of the log."""
     report = probe.report
     batch, report.epoch, report.head, at, uptime, report.pruned_through = probe.row(_STATE)
     report.figures |= {"head_batch": batch, "uptime_seconds": round(uptime, 3)}
@@ -185,7 +185,7 @@ def state(probe: Probe) -> None:
 
 
 def nodes(probe: Probe) -> None:
-    """Find the servers on the log, and those that lag or are silent."""
+    """Find the servers on the log, and lagging or silent servers."""
     report = probe.report
     for node, address, reader, silent, applied, behind, sessions, links in probe.rows(_NODES):
         seconds = round(max(silent, 0.0), 3)
@@ -209,7 +209,7 @@ def _silent(node: NodeState, *, others: bool) -> str:
 
 
 def altered(probe: Probe, at_most: int) -> None:
-    """Find the events that other programs have changed."""
+    """Find events changed by other programs."""
     rows = probe.rows(_ALTERED, at_most + 1)
     for first, last in rows[:at_most]:
         events = f"event {first}" if first == last else f"events {first} to {last}"
@@ -222,7 +222,7 @@ def altered(probe: Probe, at_most: int) -> None:
 
 
 def tables(probe: Probe) -> None:
-    """Count the rows of all tables, and read their sizes."""
+    """Count the rows and read the sizes of all tables."""
     found = [TableSize(name, _rows(probe, name), size) for name, size in probe.rows(_TABLES)]
     probe.report.tables = sorted(found, key=lambda table: (-(table.size_bytes or 0), table.name))
     probe.report.figures["log_bytes"] = total = sum(table.size_bytes or 0 for table in found)
@@ -236,7 +236,7 @@ def _rows(probe: Probe, table: str) -> int:
 
 
 def is_checkable(report: Report) -> bool:
-    """Whether this program can read the log, so that its checks can run."""
+    """Whether the program can read the log, for further checks."""
     unreadable = ("format:", "rights:", "objects: the table")
     is_known = report.revision is not None and report.revision >= HEAD_REVISION
     return is_known and not any(problem.startswith(unreadable) for problem in report.problems)

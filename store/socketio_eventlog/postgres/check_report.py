@@ -1,4 +1,4 @@
-"""What the checks of a log in PostgreSQL have found, and how a check asks the database."""
+"""The results of the checks of a log in PostgreSQL, and the statements of a check."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ class NodeState(NamedTuple):
     address: str
     """The host and the process."""
     reader: int
-    """The newest format of the log that it reads."""
+    """The newest readable format of the log."""
     silent_seconds: float
-    """The age of its last batch."""
+    """The age of the last batch."""
     applied: int
-    """The last batch that it had applied, by its last heartbeat."""
+    """The last applied batch, by the last heartbeat."""
     behind: int
-    """How many batches it had not applied when it wrote that heartbeat."""
+    """The number of batches not applied at the last heartbeat."""
     sessions: int
-    """The sessions that it has."""
+    """The number of sessions."""
     connections: int
-    """Its open connections to the database; 0 behind PgBouncer, where nothing shows them."""
+    """The open connections to the database; 0 behind PgBouncer, which hides the connections."""
     is_alive: bool
-    """Whether its last batch is younger than the lease."""
+    """Whether the last batch is younger than the lease."""
 
 
 @dataclass
 class Report:
-    """What the checks have found."""
+    """The results of the checks."""
 
     problems: list[str] = field(default_factory=list)
-    """Promises that are broken, and what keeps a server from its work."""
+    """Broken promises, and obstacles to a server's work."""
     notes: list[str] = field(default_factory=list)
-    """What an operator may want to know, although no promise is broken."""
+    """Remarks for the operator that are no problems."""
     facts: dict[str, str] = field(default_factory=dict)
     """By subject a text for people."""
     figures: dict[str, object] = field(default_factory=dict)
-    """By name what programs may want to know of the facts."""
+    """The facts for programs, by name."""
     losses: dict[str, str] = field(default_factory=dict)
-    """By failure what it loses."""
+    """The loss of each failure, by failure."""
     nodes: list[NodeState] = field(default_factory=list)
-    """The servers on the log, in the order in which they joined."""
+    """The servers on the log, in the order of joining."""
     revision: str | None = None
     """The revision of the schema; None for a database without one."""
     epoch: str | None = None
@@ -58,7 +58,7 @@ class Report:
     head: int = 0
     """The number of the last event."""
     pruned_through: int = 0
-    """The number of the last event that was pruned."""
+    """The sequence of the last pruned event."""
     tables: list[TableSize] = field(default_factory=list)
     """The tables, the largest first."""
 
@@ -70,14 +70,14 @@ class Report:
 
 @dataclass(frozen=True)
 class Probe:
-    """One check at work."""
+    """The connection and the results of a check."""
 
     connection: Connection
     conninfo: str
-    """The parameters of the connection, for another one."""
+    """The parameters of the connection, for another connection."""
     report: Report
     settings: dict[str, str]
-    """The settings of PostgreSQL, as far as the role may read them."""
+    """The settings of PostgreSQL, as far as readable for the role."""
     synchronous: Synchronous
     """The level at which the servers commit."""
     is_standby: bool
@@ -92,7 +92,7 @@ class Probe:
         return row
 
     def number(self, name: str) -> int:
-        """Return a setting that is a number; 0 for one that PostgreSQL does not have."""
+        """Return a setting that is a number; 0 for an unknown setting."""
         return int(self.settings.get(name, "0"))
 
 

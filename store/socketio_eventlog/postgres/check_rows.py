@@ -11,7 +11,7 @@ _HEAD: Final = "(SELECT last FROM eventstore.batches ORDER BY batch DESC LIMIT 1
 
 
 class RowCheck(NamedTuple):
-    """A statement that selects the rows that break a promise, and a sentence about each of them."""
+    """A statement that selects the rows with a broken promise, and a sentence for each row."""
 
     sql: str
     text: str
@@ -155,7 +155,7 @@ WHERE joined_after < former OR joined_after > {_HEAD} OR left_after > {_HEAD}
 
 
 def check(probe: Probe, title: str, at_most: int) -> Iterator[str]:
-    """Yield a sentence for each row that breaks a promise, and no more than so many of a kind."""
+    """Yield a sentence for each row with a broken promise, at most ``at_most`` of a kind."""
     for one in CHECKS[title]:
         for row in probe.rows(f"{one.sql} LIMIT {at_most}"):
             yield f"{title}: {one.text.format(*row)}"

@@ -1,4 +1,4 @@
-"""The check that a schema has what its revision promises: a part may be lost in a restore, or dropped."""
+"""The check that a schema has all parts of its revision: a part may be lost in a restore, or dropped."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ remaining_seconds room_names write_run
 TABLES: Final = frozenset(_TABLES.split())
 VIEWS: Final = frozenset(_VIEWS.split())
 FUNCTIONS: Final = frozenset(_FUNCTIONS.split())
-"""Those of ``HEAD_REVISION``. A newer revision keeps them, for the programs that know this one."""
+"""The functions of ``HEAD_REVISION``. A newer revision keeps the functions, for older programs."""
 
 _FOUND: Final = """
 SELECT CASE relkind WHEN 'v' THEN 'view' ELSE 'table' END, relname::text FROM pg_class
@@ -31,7 +31,7 @@ SELECT 'function', proname::text FROM pg_proc WHERE pronamespace = 'eventstore':
 
 
 def completeness(probe: Probe) -> None:
-    """Check that each table, view and function is there."""
+    """Check the existence of each table, view and function."""
     found = set(probe.rows(_FOUND))
     for kind, names in (("table", TABLES), ("view", VIEWS), ("function", FUNCTIONS)):
         probe.report.problems += [

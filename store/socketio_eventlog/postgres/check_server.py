@@ -1,4 +1,4 @@
-"""Checks of the database server: its version and settings, its clock, and what disturbs the log there."""
+"""Checks of the database server: version, settings, clock, and obstacles for the log."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from socketio_eventlog.postgres.schema import OLDEST_VERSION
 
 CHANNEL: Final = "eventstore_check"
 NOTICE_SECONDS: Final = 2.0
-"""How long the check waits for its own notification."""
+"""The longest wait for the check's own notification."""
 CLOCK_SECONDS: Final = 1.0
 """A larger difference of clocks is worth a note."""
 LONG_SECONDS: Final = 60.0
-"""From this age on, a transaction elsewhere is worth a note."""
+"""The age from which on a transaction elsewhere is worth a note."""
 CONNECTIONS_PER_NODE: Final = 6
 WORN_TRANSACTIONS: Final = 1_600_000_000
 """Of 2^31: there PostgreSQL itself begins to hurry."""
@@ -104,7 +104,7 @@ def notifications(probe: Probe) -> None:
         return
     connection, text = probe.connection, secrets.token_hex(8)
     connection.execute(f"LISTEN {CHANNEL}")
-    # From another connection: PgBouncer passes on what comes in the answer to a statement.
+    # From another connection: PgBouncer forwards a notification in the answer to a statement.
     with psycopg.connect(probe.conninfo, autocommit=True, prepare_threshold=None) as other:
         other.execute(_NOTIFY, (CHANNEL, text))
     arrived = False
@@ -122,7 +122,7 @@ def notifications(probe: Probe) -> None:
 
 
 def clock(probe: Probe) -> None:
-    """Compare the clock of this host with that of the database."""
+    """Compare the clock of this host with the clock of the database."""
     tries = []
     for _ in range(3):
         begun, at = time.perf_counter(), time.time()
@@ -141,7 +141,7 @@ def clock(probe: Probe) -> None:
 
 
 def connections(probe: Probe) -> None:
-    """Check that a server finds the connections that it needs."""
+    """Check that there are enough connections for a server."""
     all_, in_database, of_database, of_role, for_role = probe.row(_CONNECTIONS)
     reserved = probe.number("superuser_reserved_connections") + probe.number("reserved_connections")
     counts = (
@@ -157,7 +157,7 @@ def connections(probe: Probe) -> None:
 
 
 def old_transactions(probe: Probe) -> None:
-    """Find what keeps PostgreSQL from the reuse of deleted rows, and from the deletion of WAL."""
+    """Find the obstacles to the reuse of deleted rows and to the deletion of WAL."""
     report = probe.report
     rows = probe.rows(_OLD)
     oldest = rows[0][2] if rows else 0.0
@@ -193,7 +193,7 @@ def old_transactions(probe: Probe) -> None:
 
 
 def space(probe: Probe) -> None:
-    """Say how large the database is, and how much space is left where that can be known."""
+    """Report the size of the database, and the free space if known."""
     (size,) = probe.row(_SIZE)
     probe.report.figures["database_bytes"] = size
     text = f"the database has {bytes_text(size)}"

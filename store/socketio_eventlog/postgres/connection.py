@@ -1,4 +1,4 @@
-"""A connection to PostgreSQL that is opened again after its loss.
+"""A connection to PostgreSQL that is opened again after a loss.
 
 No setting of the session and no prepared statement outlives a transaction, so PgBouncer may give each
 transaction another connection.
@@ -24,10 +24,10 @@ Connection: TypeAlias = psycopg.AsyncConnection[tuple[object, ...]]
 FLUSH: Final = """
 SELECT set_config('synchronous_commit', 'on', true), pg_logical_emit_message(true, 'eventstore', '')
 """
-"""Makes everything durable that was committed before. A transaction that writes nothing would not wait."""
+"""Makes all earlier commits durable. A transaction without a write would not wait."""
 
 LONG_SECONDS: Final = 600.0
-"""How long one use of a connection may take that reads or cleans up much."""
+"""The longest use of a connection for large reads and clean-up."""
 
 _HAS_BATCH: Final = "SELECT EXISTS (SELECT FROM eventstore.batches WHERE batch = %s AND chain = %s) FROM ("
 _FORM: Final = "The URL must have the form postgresql://user@host/database."
@@ -56,9 +56,9 @@ def connection_string(url: str) -> str:
 
 
 def _parameters(url: str) -> dict[str, Any]:
-    """Return the parts of a URL. Raises StoreNotUsable for one of another form, and never shows it.
+    """Return the parts of a URL. Raises StoreNotUsable for a malformed URL, without showing the URL.
 
-    libpq takes what follows a / or an @ in a password as the name of the database or as the host, which are
+    libpq takes the text after a / or an @ in a password as the name of the database or as the host, which are
     shown to people.
     """
     try:
@@ -74,28 +74,28 @@ def _parameters(url: str) -> dict[str, Any]:
 
 
 def named(conninfo: str, node: str) -> str:
-    """Return the parameters of the connections of a node, by whose name other nodes see that it lives."""
+    """Return the parameters of a node's connections; the name shows other nodes that the node lives."""
     name = str(conninfo_to_dict(conninfo)["application_name"])
-    # PostgreSQL cuts off what is longer than 63 bytes.
+    # PostgreSQL cuts longer names at 63 bytes.
     return make_conninfo(conninfo, application_name=f"{name.encode()[:48].decode(errors='ignore')} {node}")
 
 
 def describe(url: str) -> str:
-    """Return the database and its host for people, without user and password. Raises StoreNotUsable."""
+    """Return the database and the host for people, without user and password. Raises StoreNotUsable."""
     given = _parameters(url)
     host = given.get("host") or given.get("hostaddr") or "the local server"
     return f"{given.get('dbname') or given.get('user') or 'the default database'} on {host}"
 
 
 class Link:
-    """One connection, used from one event loop and by one task at a time."""
+    """A connection, used from a single event loop and by one task at a time."""
 
     def __init__(self, conninfo: str, limit_seconds: float | None = LEASE_SECONDS) -> None:
-        """``limit_seconds``: how long one use may take; None for no limit."""
+        """``limit_seconds``: the longest use; None for no limit."""
         self._conninfo = conninfo
         self._limit_seconds = limit_seconds
         self.on_connected: Callable[[Connection], Awaitable[None]] | None = None
-        """Awaited with each new connection, before its first use."""
+        """Awaited with each new connection, before the first use."""
         self._connection: Connection | None = None
         self._lock = asyncio.Lock()
         self._is_closed = False
@@ -104,7 +104,7 @@ class Link:
     async def use(self, limit_seconds: float | None = None) -> AsyncIterator[Connection]:
         """Lend the connection, opened if needed. Raises StoreError for the errors of the block, too.
 
-        ``limit_seconds``: another limit than that of the link; a longer block raises ConnectionLost.
+        ``limit_seconds`` replaces the limit of the link; a longer block raises ConnectionLost.
         """
         limit_seconds = limit_seconds or self._limit_seconds
         async with self._lock:
@@ -151,20 +151,20 @@ class Link:
             await self._drop()
 
     def stop(self) -> None:
-        """Let the present use fail at once, and every later one."""
+        """Let the present use and every later use fail at once."""
         self._is_closed = True
         if self._connection is not None:
             cut(self._connection)
 
     def abandon(self) -> None:
-        """Close the connection after the end of its event loop."""
+        """Close the connection after the end of the event loop."""
         self._is_closed = True
         if self._connection is not None:
             self._connection.pgconn.finish()
 
 
 class FailedFlush:
-    """A notice that a wait for the standbys was ended, which otherwise looks like success."""
+    """A notice of an ended wait for the standbys, which otherwise looks like success."""
 
     def __init__(self) -> None:
         self.text: str | None = None
@@ -176,7 +176,7 @@ class FailedFlush:
 
 @asynccontextmanager
 async def reporting_failed_flush(connection: Connection) -> AsyncIterator[None]:
-    """Raise ConnectionLost when a flush in the block was given up: it is not known what is durable."""
+    """Raise ConnectionLost after an ended flush in the block: durability is unknown."""
     failed = FailedFlush()
     connection.add_notice_handler(failed)
     try:
@@ -188,17 +188,17 @@ async def reporting_failed_flush(connection: Connection) -> AsyncIterator[None]:
 
 
 async def flush(connection: Connection) -> None:
-    """Make everything durable that was committed before. Raises ConnectionLost when that is not known.
+    """Make all earlier commits durable. Raises ConnectionLost for unknown durability.
 
-    Outside of a transaction it says nothing of what other transactions have read or written: behind PgBouncer
-    the database may have lost that in a crash. In one, ``reporting_failed_flush`` belongs around it.
+    Outside of a transaction, the flush proves nothing about other transactions: behind PgBouncer the database
+    may have lost them in a crash. Inside a transaction, use ``reporting_failed_flush`` around the flush.
     """
     async with reporting_failed_flush(connection):
         await connection.execute(FLUSH)
 
 
 async def flush_batch(connection: Connection, batch: int, chain: bytes) -> None:
-    """Make a batch durable. Raises ConnectionLost when the database does not have it any more."""
+    """Make a batch durable. Raises ConnectionLost when the database has lost the batch."""
     async with reporting_failed_flush(connection):
         row = await (await connection.execute(_HAS_BATCH + FLUSH + ") AS flush", (batch, chain))).fetchone()
     if row is None or not row[0]:

@@ -44,23 +44,23 @@ from socketio_eventlog.session_changes import (
 )
 
 GONE: Final = Event("/", "", '[""]', (), (), (), 0.0)
-"""In the place of an event whose row was deleted: an event for nobody."""
+"""In the place of a deleted event: an event without recipients."""
 
 
 # As ``Committed(*values)``, for a fourth of the time: a batch may have a thousand events.
 _committed: Final[Callable[[Iterable[Any]], Committed]] = partial(tuple.__new__, Committed)
 
 OPTIONAL: Final = "optional_"
-"""Begins the names of kinds of changes that an older program may leave out. They have no outcomes."""
+"""The prefix of kinds of changes that an older program may leave out. Such changes have no outcomes."""
 
 
 def decode_stored(
     changes: str, before: int, outcomes: Sequence[int], events: Sequence[Event]
 ) -> list[Committed]:
-    """Return the changes of a batch with their places and outcomes.
+    """Return the changes of a batch with places and outcomes.
 
     ``before``: the sequence before its ``events``, among which ``GONE`` stands for those that are gone.
-    Raises NodeOutdated for a change of a newer program that must not be left out.
+    Raises NodeOutdated for a mandatory change of a newer program.
     """
     committed, position, left = list[Committed](), before, iter(outcomes)
     for name, count, rows in json.loads(changes):

@@ -1,7 +1,7 @@
-"""The changes of a batch as the parameters of ``eventstore.append``, and its answer as a batch. No I/O.
+"""The changes of a batch as the parameters of ``eventstore.append``, and the answer as a batch. No I/O.
 
 The events are columns: arrays in the text form of PostgreSQL, made by few calls of Python for a batch. The
-other changes are JSON, in runs of one kind.
+other changes are JSON, in runs of the same kind.
 """
 
 from __future__ import annotations
@@ -49,25 +49,25 @@ from socketio_eventlog.session_changes import (
 CONDITIONAL: Final = frozenset(
     {SessionClaimed, SessionResumed, SessionAway, SessionEnded, Redacted, NodeDied}
 )
-"""The changes whose outcome the database decides at their place."""
+"""The changes with an outcome from the database."""
 _BETWEEN: Final = "\x1f"
-"""A character that JSON has only in its escaped form."""
+"""A character that JSON has only in escaped form."""
 
 
 class Body(NamedTuple):
     """The content of a batch, as parameters."""
 
     digest: bytes
-    """SHA-256 of the rest: a number of a batch names one content."""
+    """SHA-256 of the rest: a number of a batch names a single content."""
     changes: str
     events: tuple[str, ...]
-    """Eight arrays, one for each column."""
+    """Eight arrays, an array for each column."""
     contents: tuple[list[int], list[int], list[bytes]]
     """The events, numbers and contents of attachments."""
 
 
 def encode(changes: Sequence[Change]) -> Body:
-    """Return the parameters. Raises StoreRejected for a change that this engine does not have."""
+    """Return the parameters. Raises StoreRejected for a change unknown to this engine."""
     runs, events = list[Any](), list[Event]()
     for kind, run in groupby(changes, type):
         if kind is Event:
@@ -88,7 +88,7 @@ def encode(changes: Sequence[Change]) -> Body:
 
 
 def decode(changes: Sequence[Change], before: int, outcomes: Sequence[int]) -> list[Committed]:
-    """Return the changes with their places after the event ``before``, and their outcomes."""
+    """Return the changes with places after the event ``before``, and with outcomes."""
     position, committed, left = before, list[Committed](), iter(outcomes)
     for change in changes:
         kind = type(change)
@@ -209,7 +209,7 @@ def _token_accepted(change: TokenAccepted) -> tuple[object, ...]:
 
 
 def _unstored(*values: object) -> tuple[object, ...]:
-    """One JSON text in the row: jsonb would refuse some characters, and change numbers."""
+    """A JSON text in the row: jsonb would refuse some characters, and change numbers."""
     return (json.dumps(values),)
 
 

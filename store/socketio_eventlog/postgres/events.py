@@ -1,7 +1,7 @@
 """The reads of ``events`` and ``attachments``.
 
-The rows count only while the history is the one that this node has seen: after the return of an older state,
-another event may have the sequence.
+The rows count only in the history that this node has seen: after the return of an older state, another event
+may have the sequence.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ WHERE "offset" BETWEEN %s AND %s ORDER BY "offset"
 
 
 class Seen(NamedTuple):
-    """The last batch that a node has seen: it names the history."""
+    """The last batch seen by a node, which identifies the history."""
 
     batch: int
     chain: bytes
@@ -55,7 +55,7 @@ class Seen(NamedTuple):
 async def emission_times(
     connection: Connection, sequences: Sequence[int], seen: Seen
 ) -> list[tuple[int, float]]:
-    """Return these sequences, ascending, each with the time of its event."""
+    """Return the sequences, ascending, each with the time of the event."""
     cursor: Any = await connection.execute(_READ_TIMES, (list(set(sequences)), *seen))
     return [(sequence, emitted_at) for sequence, emitted_at in await cursor.fetchall()]
 
@@ -63,7 +63,7 @@ async def emission_times(
 async def read(
     connection: Connection, sequences: Sequence[int], seen: Seen, limit_bytes: int | None = None
 ) -> list[LoggedEvent]:
-    """Read the events with these sequences, ascending, up to the event that exceeds the limit."""
+    """Read the events with the sequences, ascending, up to the first event beyond the limit."""
     cursor = await connection.execute(_READ, (list(set(sequences)), limit_bytes, *seen))
     return await _with_attachments(connection, await cursor.fetchall())
 
@@ -71,11 +71,11 @@ async def read(
 async def read_ranges(
     connection: Connection, ranges: Sequence[tuple[int, int]], seen: Seen, limit_bytes: int
 ) -> tuple[dict[int, Event], int]:
-    """Read the events in ranges of sequences, each with its first and last one; absent events are left out.
+    """Read the events in ranges of sequences, first and last included; absent events are left out.
 
-    Return them, and the sequence that the read has reached: the last one, or that of the event that exceeds
-    the limit. The first range is read whole. Raises HistoryLost when the database does not have the batch
-    ``seen``, which has the last of the events.
+    Return the events, and the end of the read: the last sequence, or the sequence of the event beyond the
+    limit. The first range is read whole. Raises HistoryLost when the database lacks the batch ``seen``, which
+    has the last of the events.
     """
     firsts, lasts = [first for first, _ in ranges], [last for _, last in ranges]
     cursor = await connection.execute(_READ_RANGES, (firsts, lasts, lasts[0], limit_bytes, *seen))
@@ -113,5 +113,5 @@ async def payloads(connection: Connection, first: int, last: int) -> list[Any]:
 
 
 def unreadable(rows: Sequence[Any], is_readable: Callable[[str, int], bool]) -> list[int]:
-    """Return the sequences whose payload and number of attachments fail the check."""
+    """Return the sequences of the rows that fail the check."""
     return [sequence for sequence, payload, attachments in rows if not is_readable(payload, attachments)]

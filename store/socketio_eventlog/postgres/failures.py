@@ -45,7 +45,7 @@ _OWN: Final[dict[str, tuple[type[StoreUnavailable], str | None]]] = {
     "SE006": (StoreUnavailable, "default_transaction_isolation must be 'read committed'."),
     "SE007": (NodeOutdated, None),
 }
-"""By the code that the functions of the database raise; None for the details that they give."""
+"""By the code from the functions of the database; None for the details from the functions."""
 _LOST: Final = ("08", "57P", "25006")
 """Shutdown, crash, and a server that became a standby."""
 _BUSY: Final = ("55P03", "40")

@@ -1,4 +1,4 @@
-"""The event log in PostgreSQL: connections that write, read and maintain, and the index in memory."""
+"""The event log in PostgreSQL: connections for writes, reads and maintenance, and the index in memory."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ _UNSTORED: Final = frozenset({Volatile, Asked, Answered})
 
 
 class PostgresLog(IndexedLog):
-    """The durable ``Log`` of one of the nodes that write the database."""
+    """The durable ``Log`` of one of the nodes on a database."""
 
     is_durable: Final = True
 
@@ -95,12 +95,12 @@ class PostgresLog(IndexedLog):
         """The random id of this node."""
         self.room = Room()
         self._epoch = state.epoch
-        """The epoch of the last batch that was given out."""
+        """The epoch of the last batch given out."""
         self._begun: deque[tuple[int, str, int]] = deque()
-        """The epochs whose first batch was not given out yet: its number, the epoch, the sequence before."""
+        """The epochs before their first batch was given out: number of the batch, epoch, sequence before."""
         self._began_after = self._epochs.began_after(state.epoch)
         self._lengths = dict(state.segments)
-        """The length of each segment that is stored, by its first sequence."""
+        """The length of each stored segment, by first sequence."""
         self._batches = BatchStream(self._given_out)
         self._changed_sessions = ChangedSessions(state.begun)
         self._appends = 0
@@ -108,11 +108,11 @@ class PostgresLog(IndexedLog):
         self._link, self._tail_link = link, Link(conninfo)
         self._reads = Reads(conninfo)
         self._maintenance = Reads(conninfo, connection.LONG_SECONDS)
-        """For what takes longer than a replay should wait."""
+        """For jobs too long for a replay to wait."""
         flushes = options.synchronous == "full"
         self._order = order = Order(node, state, self)
         self._others = set(state.others)
-        """The other nodes that are alive."""
+        """The other living nodes."""
         self._nudges = Nudges(conninfo, node, self._nudged)
         self._tail = Tail(
             self._tail_link, order, self._batches, lambda: self._nudges.are_alive, flushes=flushes
@@ -150,11 +150,11 @@ class PostgresLog(IndexedLog):
         lease_seconds: float = LEASE_SECONDS,
         max_disconnection_seconds: float | None = None,
     ) -> PostgresLog:
-        """Connect, create or migrate the schema if needed, and join as a node, beside others that live.
+        """Connect, create or migrate the schema if needed, and join as a node, beside other nodes.
 
         ``options.url`` must not be None. ``clock`` replaces the clock of the database, for tests.
-        ``lease_seconds`` is that of ``LEASE_SECONDS``, ``max_disconnection_seconds`` that of ``open_log``.
-        Raises StoreNotUsable (DatabaseTooNew included) with one line that names the database.
+        ``lease_seconds`` is as ``LEASE_SECONDS``, ``max_disconnection_seconds`` as in ``open_log``. Raises
+        StoreNotUsable (DatabaseTooNew included) with one line that names the database.
         """
         if options.url is None:
             raise ValueError("this log needs a URL")
@@ -187,7 +187,7 @@ class PostgresLog(IndexedLog):
         return f"{self._epoch_at(sequence)}.{sequence}"
 
     def _epoch_at(self, sequence: int) -> str:
-        """The epoch of the last batch, also for the position at which it began; but not for events before."""
+        """The epoch of the last batch, also for the epoch's first position; but not for events before."""
         return self._epoch if sequence >= self._began_after else self._epochs.epoch_of(sequence)
 
     async def join(self) -> Snapshot:
@@ -256,10 +256,10 @@ class PostgresLog(IndexedLog):
             self._pruning = self._maintenance.start(partial(stored.prune_batches, through=through))
 
     def epoch_begun(self, epochs: Epochs, epoch: str, batch: int) -> None:
-        """Know the new epoch from here on, and name offsets by it once its first batch is given out.
+        """Record the new epoch, and use it in offsets once the epoch's first batch is given out.
 
-        Before, a session of the former epoch that takes effect late would seem to begin in the new one: an
-        offset from a lost part of the former epoch would count as older than the session.
+        Used earlier, a late session of the former epoch would seem to begin in the new epoch: an offset from
+        a lost part of the former epoch would count as older than the session.
         """
         self._epochs = epochs
         self._changed_sessions.epoch_begun(epoch, batch)
@@ -358,7 +358,7 @@ class PostgresLog(IndexedLog):
 
     async def _close(self) -> None:
         self._writer.close()
-        self._batches.lift_limit()  # perhaps nobody takes batches any more, and an own one is behind them
+        self._batches.lift_limit()  # perhaps no task reads batches, and an own batch waits behind
         await self._writing
         self._batches.close()
         self._tail.close()
@@ -378,7 +378,7 @@ class PostgresLog(IndexedLog):
 
 
 def _unstored_bytes(committed: Committed) -> int:
-    """Return the size of what only the batch has."""
+    """Return the size of the unstored changes."""
     change = committed.change
     if isinstance(change, Volatile | Asked):
         return change.event.weight_bytes

@@ -1,7 +1,7 @@
-"""The hints between nodes that there is a new batch: LISTEN and NOTIFY, on connections of their own.
+"""The hints between nodes about new batches: LISTEN and NOTIFY, on separate connections.
 
-A hint carries no batch, and may be lost. It is sent after the commit, outside of the append: a NOTIFY waits
-for those of all other programs, and the lock of the log would then be held for them.
+A hint carries no batch, and may be lost. A hint is sent after the commit, outside of the append: a NOTIFY
+waits for the NOTIFYs of all other programs, and the lock of the log would be held meanwhile.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from socketio_eventlog.postgres.failures import ConnectionLost
 logger = logging.getLogger(__name__)
 
 PROBE_SECONDS: Final = 5.0
-"""How long a node waits for its own hint before it takes the way for dead."""
+"""The longest wait of a node for its own hint; then hints count as lost."""
 PAUSE_SECONDS: Final = 1.0
 
 _LISTEN: Final = "LISTEN eventstore"
@@ -33,18 +33,18 @@ class Nudges:
 
     def __init__(self, conninfo: str, node: str, on_nudge: Callable[[], None]) -> None:
         self.are_alive = False
-        """Whether hints arrive: one has, that this node has sent to itself since it listens."""
+        """Whether hints arrive: a hint of this node to itself has arrived since the last LISTEN."""
         self._listener = Link(conninfo, None)
         self._sender = Link(conninfo, PAUSE_SECONDS)
         self._node = node
         self._listens = 0
-        """How often this node has begun to listen."""
+        """The number of LISTENs of this node."""
         self._on_nudge = on_nudge
         self._due = asyncio.Event()
         self._is_reported = False
 
     def send(self) -> None:
-        """Send a hint soon; several at once are one."""
+        """Send a hint soon; several calls at once send a single hint."""
         self._due.set()
 
     async def listen(self) -> None:
@@ -124,7 +124,7 @@ class Nudges:
                 await self._notify()
 
     def stop(self) -> None:
-        """Send and receive nothing more, so that the tasks can be cancelled at once."""
+        """Send and receive nothing more: the tasks can then be cancelled at once."""
         self._listener.stop()
         self._sender.stop()
 

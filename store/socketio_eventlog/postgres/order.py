@@ -1,7 +1,7 @@
-"""Where a node is in the order of the batches. No I/O.
+"""The position of a node in the order of the batches. No I/O.
 
-A batch comes twice: in the answer to its own append, and out of the table with the batches of all nodes. The
-first of the two that is the next one in the order is given out; the other one is the proof.
+An own batch comes twice: in the answer to the append, and out of the table with the batches of all nodes. The
+first arrival that is next in the order is given out; the second arrival confirms the first.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ EMPTY: Final[Sequence[Committed]] = ()
 
 
 class Receiver(Protocol):
-    """The log, as the order sees it."""
+    """The interface of the log for the order."""
 
     def committed(self, batch: Batch, chunks: Sequence[SegmentChunk], size: int) -> None:
-        """Take the next batch of the order, which is durable.
+        """Take the next batch of the order. The batch is durable.
 
-        ``size``: the characters of a foreign batch without its stored events.
+        ``size``: the characters of a foreign batch without stored events.
         """
         ...
 
     def epoch_begun(self, epochs: Epochs, epoch: str, batch: int) -> None:
-        """Take note of a new epoch and its first batch, after the last batch of the former one."""
+        """Take note of a new epoch and the epoch's first batch, after the last batch of the former epoch."""
         ...
 
     def altered(self, ranges: Sequence[AlteredRange]) -> None:
@@ -42,7 +42,7 @@ class Receiver(Protocol):
         ...
 
     def ended(self, error: NodeFenced | HistoryLost) -> None:
-        """Give out nothing more: this node cannot go on."""
+        """Give out no further batch: this node cannot go on."""
         ...
 
 
@@ -60,60 +60,60 @@ class Beginning(Protocol):
 
 
 class Row(NamedTuple):
-    """A batch, as the database has it."""
+    """A batch in the form of the database."""
 
     seen: Seen
     epoch: str
     node: str
     number: int
-    """The number of the batch among those of its node; 0 for the beginning of an epoch or a node."""
+    """The number of the batch among the node's batches; 0 for the beginning of an epoch or a node."""
     before: int
     """The sequence of the last event before the batch."""
     uptime: float
     outcomes: Sequence[int]
     size: int = 0
-    """The characters of the changes of a foreign batch, without its stored events."""
+    """The characters of the changes of a foreign batch, without stored events."""
 
 
 @dataclass(slots=True, eq=False)
 class Pending:
-    """The own batch that was sent, and is not given out yet."""
+    """The own batch between sending and giving out."""
 
     number: int
     own: int
     changes: Sequence[Change]
     digest: bytes
-    """That of the changes; the batch may have used up its number for nothing instead."""
+    """The digest of the changes; an empty batch may have used up the number instead."""
     chunks: Sequence[SegmentChunk] = ()
-    """The parts of the index that are stored."""
+    """The stored parts of the index."""
     chunks_written: bool = False
     sent_at: float = field(default_factory=time.monotonic)
-    """When it was sent last, on the monotonic clock."""
+    """The time of the last send, on the monotonic clock."""
     taken: asyncio.Future[int] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    """The number of the batch in the order, when it was given out."""
+    """The number of the batch in the order, once given out."""
     is_used_up: bool = False
-    """Whether the batch that was given out is empty."""
+    """Whether the given out batch is empty."""
 
 
 class Order:
-    """Gives out each batch once, in the order, whether the append or the table has shown it."""
+    """Gives out each batch once, in order, from the append or from the table."""
 
     def __init__(self, node: str, state: Beginning, receiver: Receiver) -> None:
         self.node = node
         self.seen = state.seen
-        """The last batch that was given out."""
+        """The last batch given out."""
         self.epoch = state.epoch
-        """The epoch of that batch."""
+        """The epoch of the last batch."""
         self.altered_numbers = state.altered_numbers
-        """The numbers of altered ranges that the receiver knows (see ``altered.numbers``)."""
+        """The numbers of altered ranges, as known to the receiver (see ``altered.numbers``)."""
         self.number = 0
-        """The number of the last own batch that was given out."""
+        """The number of the last own batch given out."""
         self.contact_at = time.monotonic()
-        """When the newest own batch that was given out was sent, on the monotonic clock."""
+        """The sending time of the newest own batch given out, on the monotonic clock."""
         self.failure: NodeFenced | HistoryLost | None = None
-        """Why this node cannot go on."""
+        """The reason why this node cannot go on."""
         self.has_ended = False
-        """Whether the death of this node was given out: no batch of this node comes after it."""
+        """Whether the death of this node was given out: no batch of this node comes afterwards."""
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done with ``failure``."""
         self._receiver = receiver
@@ -124,15 +124,15 @@ class Order:
         self._progress = asyncio.Event()
 
     def expect(self, pending: Pending | None) -> None:
-        """Name the own batch that is about to be sent; None when it is given up."""
+        """Set the own batch before the send; None for an abandoned batch."""
         self._pending = pending
 
     def is_next(self, row: Row) -> bool:
-        """Whether an own batch is the next one, so that the table need not be read for it."""
+        """Whether an own batch is the next batch: the table need not be read then."""
         return row.seen.batch == self.seen.batch + 1 and row.epoch == self.epoch
 
     def take_own(self, row: Row, *, is_used_up: bool) -> bool:
-        """Give out an own batch that is durable; return False if it is not the next one any more."""
+        """Give out a durable own batch; return False if the batch is not the next batch any more."""
         pending = self._pending
         if pending is None or not self.is_next(row):
             return False
@@ -142,10 +142,10 @@ class Order:
     def take(
         self, row: Row, digest: bytes | None, changes: Sequence[Committed], epochs: Epochs | None
     ) -> None:
-        """Give out a batch of the table, unless it was given out. Raises HistoryLost.
+        """Give out a batch of the table, unless already given out. Raises HistoryLost.
 
-        ``digest``: of an own batch, that of its body; ``changes``: those of a foreign one. ``epochs``: those
-        up to the batch, when an epoch begins.
+        ``digest``: the digest of an own batch's body; ``changes``: the changes of a foreign batch.
+        ``epochs``: the epochs up to the batch, at the beginning of an epoch.
         """
         batch, chain = row.seen
         if batch <= self.seen.batch:
@@ -204,7 +204,7 @@ class Order:
         self._receiver.altered([*ranges, *self._gone])
 
     def take_gone(self, range_: AlteredRange) -> None:
-        """Take note of an event that this node could not read."""
+        """Take note of an unreadable event."""
         self._gone.add([range_])
         self._receiver.altered([*self._ranges, *self._gone])
 
@@ -217,7 +217,7 @@ class Order:
             self._progress.set()
 
     async def follows(self, seen: Seen) -> None:
-        """Wait until the batch was given out, and check that it is this one. Raises the failure.
+        """Wait until the batch ``seen`` was given out, and compare. Raises the failure.
 
         Only before ``began``.
         """
@@ -230,5 +230,5 @@ class Order:
             raise HistoryLost(f"Batch {seen.batch} is another one.")
 
     def began(self) -> None:
-        """Forget what only the beginning of a node needs."""
+        """Forget the state for the beginning of a node."""
         self._chains = None

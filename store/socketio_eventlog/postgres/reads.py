@@ -1,4 +1,4 @@
-"""The reads of a log, beside its appends, on a connection of their own."""
+"""The reads of a log, beside the appends, on a separate connection."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS: Final = 5.0
-"""How long a read waits for a database that is not there."""
+"""The longest wait of a read for an absent database."""
 CLOSING_SECONDS: Final = 5.0
 """How long the jobs may take at the end."""
 PAUSE_SECONDS: Final = 0.1
@@ -36,7 +36,7 @@ class Reads:
     async def run(self, job: Callable[[Connection], Awaitable[T]], limit_seconds: float | None = None) -> T:
         """Run a job, again after the loss of the connection. Raises StoreError.
 
-        ``limit_seconds``: another limit than that of all jobs.
+        ``limit_seconds`` replaces the limit of all jobs.
         """
         return await asyncio.shield(self.start(job, limit_seconds))
 
@@ -69,7 +69,7 @@ class Reads:
         logger.error("A read of the log failed: %r", error, exc_info=error)  # perhaps there is no caller
 
     async def close(self) -> None:
-        """Finish the jobs, as far as they take no longer than ``CLOSING_SECONDS``; close the connection."""
+        """Finish the jobs within ``CLOSING_SECONDS``; close the connection."""
         self._is_closed = True
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=CLOSING_SECONDS)
@@ -87,5 +87,5 @@ class Reads:
 
 
 def abandon_task(task: asyncio.Task[Any]) -> None:
-    """Let a task go that its event loop has left behind; no loop can end it."""
+    """Drop a task of an ended event loop, which no loop can end."""
     task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 -- there is no other way

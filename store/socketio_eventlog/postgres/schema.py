@@ -14,11 +14,11 @@ from socketio_eventlog.postgres.failures import first_line
 logger = logging.getLogger(__name__)
 
 HEAD_REVISION: Final = "0009"
-"""The newest migration. A database of this revision opens without the import of alembic (0.3 s)."""
+"""The newest migration. A database of the newest revision opens without the import of alembic (0.3 s)."""
 READER: Final = 1
-"""The newest format that this program reads (``log_state.min_reader``).
+"""The newest format for this program (``log_state.min_reader``).
 
-A newer revision of the schema is no obstacle: migrations keep what the programs of the format use.
+A newer revision of the schema is no obstacle: migrations keep the parts in use by programs of the format.
 """
 OLDEST_VERSION: Final = 140_000
 """The first PostgreSQL with multiranges, 14.0."""
@@ -95,9 +95,9 @@ def _revision(connection: psycopg.Connection[tuple[object, ...]]) -> str | None:
 
 
 def _migrate_patiently(conninfo: str, name: str) -> None:
-    """Migrate, again while another session holds a lock: a wait in its queue would stop the other nodes.
+    """Migrate, again while another session holds a lock: a wait for the lock would stop other nodes.
 
-    A migration and the append of another node may also wait for each other, and PostgreSQL ends one of them.
+    A migration and the append of another node may also wait for each other, and PostgreSQL ends either.
     """
     for tries_left in range(LOCK_TRIES - 1, -1, -1):
         try:
@@ -111,7 +111,7 @@ def _migrate_patiently(conninfo: str, name: str) -> None:
 
 
 def _migrate(conninfo: str, name: str) -> None:
-    """Migrate to the newest revision, in one transaction. Of two simultaneous starts, one waits."""
+    """Migrate to the newest revision, in one transaction. The second of two simultaneous starts waits."""
     from alembic import command
     from alembic.config import Config
     from alembic.script import ScriptDirectory

@@ -1,6 +1,6 @@
 """The search of ``events`` (see ``search.Search``).
 
-The columns before the payload are read without the payload, so rows that do not fit are cheap.
+The columns before the payload are read without the payload, so other rows are cheap.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ _AMONG: Final = """
 SELECT "offset", namespace, event, size_bytes, emitted_at FROM eventstore.events
 WHERE "offset" = ANY(%s) ORDER BY "offset"
 """
-# The collation for which only ASCII letters have capitals. Not ILIKE: a pattern with repetitions costs it
-# seconds.
+# The collation with capitals for ASCII letters only. Not ILIKE: a pattern with repetitions takes seconds.
 _WITH_TEXT: Final = """
 SELECT "offset" FROM eventstore.events WHERE "offset" = ANY(%s) AND strpos(lower(payload COLLATE "C"), %s) > 0
 """
@@ -65,7 +64,7 @@ def _fits(question: Search, _: int, namespace: str, name: str, _size: int, emitt
 async def _with_text(
     connection: Connection, question: Search, text: str, fitting: Sequence[tuple[int, int]], reached: int
 ) -> tuple[list[tuple[int, int]], int]:
-    """Return the rows whose payload contains the text, and how far the search got."""
+    """Return the rows with the text in the payload, and the end of the search."""
     size_bytes = 0
     for count, (offset, row_bytes) in enumerate(fitting):
         size_bytes += row_bytes
@@ -78,12 +77,12 @@ async def _with_text(
 
 
 def _before(question: Search, offset: int) -> int:
-    """Return the sequence that a search has reached which stops before an event."""
+    """Return the end of a search that stops before an event."""
     return offset + 1 if question.newest_first else offset - 1
 
 
 async def _rows(connection: Connection, question: Search) -> tuple[Sequence[Any], int]:
-    """Return the rows to look at, in the order of the search, and the sequence that they reach."""
+    """Return the rows to check, in the order of the search, and the last sequence."""
     end = question.first if question.newest_first else question.last
     cursor: Any
     if question.among is None:

@@ -1,4 +1,4 @@
-"""The segments of the index in their tables, written once when complete."""
+"""The segments of the index in the tables, written once when complete."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from socketio_eventlog.postgres.connection import Connection
 from socketio_eventlog.segment import Audience, Segment, SegmentChunk
 from socketio_eventlog.segment_rows import add_list, audience_text, lists_of, sizes_from_bytes, to_bytes
 
-# Every append receives the chunk until one has succeeded, and again after a crash. Several nodes write the
-# same segments; nodes that divide the log in other ways write segments of other lengths.
+# Every append receives the chunk until an append has succeeded, and again after a crash. Several nodes write
+# the same segments; nodes with another division of the log write segments of other lengths.
 _WRITE_LISTS: Final = """
 INSERT INTO eventstore.index_lists (segment, length, audience, offsets, size_bytes)
 SELECT %s, %s, audience, offsets, size_bytes
@@ -41,7 +41,7 @@ _READ_SOME_SIZES: Final = """
 SELECT segment, sizes FROM eventstore.index_segments
 JOIN unnest(%s::bigint[], %s::integer[]) AS k(segment, length) USING (segment, length) ORDER BY segment
 """
-# Events that were changed through SQL do not tell any more to whom they were addressed.
+# Events changed through SQL may not have the original audience.
 _READ_NEWEST: Final = """
 SELECT "offset", namespace, rooms, size_bytes FROM eventstore.events AS e
 WHERE "offset" >= %s
@@ -51,10 +51,10 @@ ORDER BY "offset"
 
 
 async def write(connection: Connection, node: str, chunks: Sequence[SegmentChunk]) -> list[SegmentChunk]:
-    """Write some lists of complete segments; the last chunk adds the row which makes a segment valid.
+    """Write some lists of complete segments; the last chunk adds the row that makes a segment valid.
 
-    Return what is stored now: a whole segment when another node has written it, nothing while another node
-    writes. Raises NodeFenced.
+    Return the stored lengths: a whole segment if another node has written the segment, nothing while another
+    node writes. Raises NodeFenced.
     """
     written: list[SegmentChunk] = []
     async with connection.transaction():
@@ -82,20 +82,20 @@ async def write(connection: Connection, node: str, chunks: Sequence[SegmentChunk
 
 
 async def end_of_stored(connection: Connection) -> int:
-    """Return the sequence after the stored segments that are read at a start; 0 without any."""
+    """Return the sequence after the stored segments for a start; 0 without any."""
     stored = await _stored(connection)
     return sum(stored[-1]) if stored else 0
 
 
 async def _stored(connection: Connection) -> list[tuple[int, int]]:
-    """Return first sequence and length of the stored segments, while all nodes divide the log in one way."""
+    """Return first sequence and length of the stored segments, if all nodes divide the log alike."""
     found: list[tuple[int, int]] = []
     rows: Any = await (await connection.execute(_KEYS)).fetchall()
     for first, length in rows:
         if found and first == found[-1][0]:
-            continue  # the longest one of the same beginning came first
+            continue  # the longest segment of the same beginning came first
         if found and first < sum(found[-1]):
-            # Of the events from there on, some are in neither; they are read again.
+            # Some of the events from there on are in neither segment, and are read again.
             while found and sum(found[-1]) > first:
                 found.pop()
             break
@@ -106,10 +106,10 @@ async def _stored(connection: Connection) -> list[tuple[int, int]]:
 async def load(
     connection: Connection, pruned_through: int, memory_bytes: int
 ) -> tuple[Index, Sequence[tuple[int, int]]]:
-    """Return the index in its state at the last append, and the first sequences and lengths of its segments.
+    """Return the index at the last append, and the first sequences and lengths of the segments.
 
-    Reads the newest segments up to ``memory_bytes``, and only the keys of older ones. Scans the events after
-    the last complete segment.
+    Reads the newest segments up to ``memory_bytes``, and only the keys of older segments. Scans the events
+    after the last complete segment.
     """
     index = Index(memory_bytes)
     stored = await _stored(connection)
@@ -146,7 +146,7 @@ async def _newest_events(
 async def _read_all(
     connection: Connection, key: tuple[int, int], max_memory_bytes: float = math.inf
 ) -> Segment | None:
-    """Return a segment; it is not complete if it exceeds ``max_memory_bytes``."""
+    """Return a segment, incomplete beyond ``max_memory_bytes``."""
     cursor: Any
     async with connection.cursor(binary=True) as cursor:
         await cursor.execute(_READ_SIZES, key)

@@ -1,7 +1,7 @@
-"""The size of the stored events, and its limit.
+"""The size of the stored events, and the limit.
 
-The size of PostgreSQL's files says nothing about it: they keep the space of deleted rows. So each node adds
-up what the batches bring, and takes off what they delete. All nodes count alike.
+PostgreSQL's files keep the space of deleted rows, so the size of the files does not help. Each node adds the
+sizes of appended events, and subtracts deleted events. All nodes count alike.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from socketio_eventlog.postgres.connection import Connection
 from socketio_eventlog.room import Room
 
 ROW_BYTES: Final = 150
-"""What an event takes besides its payload and attachments, about."""
+"""The approximate size of an event besides payload and attachments."""
 OVERSHOOT: Final = 8
-"""The events may grow beyond the limit by one part in so many, until all that may go have gone."""
+"""The events may exceed the limit by 1/OVERSHOOT, until all deletable events are deleted."""
 _PARTS: Final = 256
 """The events are counted in about so many parts, each of which is deleted as a whole."""
 
@@ -29,14 +29,14 @@ GROUP BY div(through, %s) ORDER BY 1
 
 
 async def count(connection: Connection, head: int, max_size: int) -> list[tuple[int, int]]:
-    """Return the parts of the events up to a sequence: the last sequence of each, and its bytes."""
+    """Return the parts of the events up to a sequence: last sequence and bytes of each part."""
     parameters = (ROW_BYTES, ROW_BYTES, head, max_size // _PARTS)
     rows: list[Any] = await (await connection.execute(_COUNT, parameters)).fetchall()
     return [(last, int(size_bytes)) for last, size_bytes in rows]
 
 
 class EventSpace:
-    """Counts the events, and tells the room when they are too many."""
+    """Counts the events, and reports the limit to the room."""
 
     def __init__(self, max_size: int, room: Room) -> None:
         """``max_size``: the limit in bytes."""
@@ -49,7 +49,7 @@ class EventSpace:
 
     @property
     def refusal(self) -> str | None:
-        """Why new events are refused; None when they are not."""
+        """The reason for the refusal of new events; None when new events are accepted."""
         over = self._used_bytes - self._max_size
         if over <= 0 or (over <= self._max_size // OVERSHOOT and not self._room.is_pruned):
             return None
@@ -64,7 +64,7 @@ class EventSpace:
         self._report()
 
     def add(self, last: int, events: int, size_bytes: int) -> None:
-        """Add the events of a batch: the sequence of the last one, their number, and their bytes."""
+        """Add the events of a batch: the last sequence, the number of events, and the bytes."""
         size_bytes += events * ROW_BYTES
         self._used_bytes += size_bytes
         if self._parts and self._parts[-1][1] + size_bytes <= self._max_size // _PARTS:

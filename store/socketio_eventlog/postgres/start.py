@@ -1,4 +1,4 @@
-"""The start of a node on a database: it joins beside the nodes that live, and reads the stored state."""
+"""The start of a node on a database: the node joins beside living nodes, and reads the stored state."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class InitialState:
     altered: Sequence[AlteredRange]
     altered_numbers: tuple[int, int]
     others: Sequence[str]
-    """The other nodes that are alive."""
+    """The other living nodes."""
 
 
 async def begin(
@@ -70,9 +70,9 @@ async def begin(
     options: StoreOptions,
     max_disconnection_seconds: float | None,
 ) -> InitialState:
-    """Join the log as a node, beside others that live, and read the stored state.
+    """Join the log as a node, beside other nodes, and read the stored state.
 
-    ``name``: the database for people. ``clock`` is that of ``PostgresLog.open``. Raises StoreError.
+    ``name``: the database for people. ``clock`` is as in ``PostgresLog.open``. Raises StoreError.
     """
     known = (options.session_history, max_disconnection_seconds)
     async with link.use(LONG_SECONDS) as connection:
@@ -100,15 +100,15 @@ async def _join(
     clock: Callable[[], float] | None,
     known: tuple[object, ...],
 ) -> list[tuple[int, int]]:
-    """Record the node; return the ranges of events that are gone.
+    """Record the node; return the ranges of lost events.
 
-    Only the first statement holds the lock of the log: a node that is frozen later does not stop others.
+    Only the first statement holds the lock of the log: a node frozen later does not stop others.
     """
     address = f"{socket.gethostname()}, process {os.getpid()}"
     now = None if clock is None else clock()
     await connection.execute(_JOIN, (node, address, connection.info.backend_pid, epoch, now, *known, READER))
     unwritten = await segments.end_of_stored(connection)
-    # An event that a segment names is missed when a client needs it: a count would delay the start.
+    # A lost event in a segment is noticed when a client needs the event: a count would delay the start.
     lost = await altered.note_lost(connection, unwritten)
     await altered.lose_audience(connection, unwritten)
     return lost
@@ -137,6 +137,6 @@ async def _read(connection: Connection, node: str, options: StoreOptions) -> Ini
 
 
 async def epochs_begun(connection: Connection) -> list[tuple[str, int, int]]:
-    """Read all epochs: each with the sequence after which it began, and the batch in which it began."""
+    """Read all epochs: each with the last sequence before the epoch, and the epoch's first batch."""
     rows: list[Any] = await (await connection.execute(_EPOCHS)).fetchall()
     return rows

@@ -1,4 +1,4 @@
-"""The reads of sessions and keys. Each has an effect, so what was read is durable at its return."""
+"""The reads of sessions and keys. Each read has an effect, so the result is durable at the return."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FROM eventstore.rooms JOIN eventstore.sessions USING (namespace, sid)
 WHERE left_after IS NULL OR left_after > greatest(confirmed, %s) ORDER BY joined_after
 """
 _POSITIONS: Final = "SELECT uptime, position FROM eventstore.positions ORDER BY number"
-# With a flush for each row that is found.
+# With a flush for each found row.
 _ACKNOWLEDGEMENT: Final = """
 SELECT answer, set_config('synchronous_commit', 'on', true), pg_logical_emit_message(true, 'eventstore', '')
 FROM eventstore.answers WHERE namespace = %s AND event = %s AND identity = %s AND key = %s
@@ -62,13 +62,13 @@ _REPEATABLE: Final = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
 
 @lru_cache(maxsize=1024)
 def _room(text: str) -> Room:
-    """Return a room from its JSON."""
+    """Return a room from JSON."""
     room: Room = json.loads(text)
     return room
 
 
 async def snapshot(connection: Connection) -> tuple[Seen, Snapshot]:
-    """Read the state at one point of the order; return it with its last batch."""
+    """Read the state at a point of the order; return the last batch and the state."""
     # The wait for a standby is at the end of the transaction.
     async with reporting_failed_flush(connection), connection.transaction():
         await connection.execute(_REPEATABLE)
@@ -83,7 +83,7 @@ async def snapshot(connection: Connection) -> tuple[Seen, Snapshot]:
 
 
 async def _sessions(connection: Connection, pruned_through: int) -> list[StoredSession]:
-    """Load all sessions, in the order of their opening, with the memberships that have events."""
+    """Load all sessions, in the order of opening, with the memberships with events."""
     memberships: defaultdict[tuple[str, str], list[Membership]] = defaultdict(list)
     cursor: Any = await connection.execute(_MEMBERSHIPS, (pruned_through,))
     for namespace, sid, room, joined_after, left_after in await cursor.fetchall():
@@ -102,7 +102,7 @@ async def acknowledgement(
 
 
 async def publication(connection: Connection, publisher: str, key: str) -> Publication | None:
-    """Return what was published under a key; None for a new key."""
+    """Return the publication under a key; None for a new key."""
     async with reporting_failed_flush(connection):
         row: Any = await (await connection.execute(_PUBLICATION, (publisher, key))).fetchone()
     if row is None:
@@ -119,12 +119,12 @@ async def prune_keys(connection: Connection, before: float, limit: int) -> int:
 
 
 async def prune_batches(connection: Connection, through: int) -> None:
-    """Delete batches before a number that are older than a minute, as far as no node needs them."""
+    """Delete batches before a number that are older than a minute and not needed by any node."""
     await connection.execute(_PRUNE_BATCHES, (through,))
 
 
 async def vacuum(connection: Connection) -> None:
-    """Take deleted and replaced rows out of the tables of events, as far as no other program reads them."""
+    """Remove deleted and replaced rows from the tables of events, unless another program reads them."""
     await connection.execute("VACUUM eventstore.events, eventstore.attachments")
 
 

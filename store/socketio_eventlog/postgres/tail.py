@@ -1,6 +1,6 @@
 """The task that reads the order: the batches of all nodes, out of the table.
 
-A nudge of another node (see ``nudges``) is a hint and may be lost, so the table is asked again in any case.
+A nudge of another node (see ``nudges``) is a hint and may be lost, so the table is read again in any case.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ logger = logging.getLogger(__name__)
 
 SHORTEST_PAUSE_SECONDS: Final = 0.005
 LONGEST_PAUSE_SECONDS: Final = 0.25
-"""The bounds of the time between two reads. It begins short after each batch of another node, and grows."""
+"""The bounds of the time between two reads. The pause begins short after each batch of another node, and
+grows.
+"""
 MAX_BATCHES: Final = 100
 MAX_EVENTS: Final = 2048
 MAX_BYTES: Final = 8_000_000
-"""Bounds of one read: that of the batches, and that of their events. One batch is read in any case."""
+"""Bounds of a read, for batches and for events. At least one batch is read."""
 MAX_EVENTS_ALONG: Final = 4 * MAX_EVENTS
 """The events that are read together with their batches; they are decoded ``MAX_EVENTS`` at once."""
 
@@ -40,7 +42,7 @@ _IS_MEMBER: Final = "SELECT EXISTS (SELECT FROM eventstore.nodes WHERE node = %s
 
 
 class Tail:
-    """Reads the batches after those that were given out, and gives them to the order."""
+    """Reads the batches after the last batch given out, for the order."""
 
     def __init__(
         self, link: Link, order: Order, stream: BatchStream, has_nudges: Callable[[], bool], *, flushes: bool
@@ -81,7 +83,7 @@ class Tail:
                 return
             except StoreClosed:
                 return
-            except Exception as error:  # noqa: BLE001 -- without the tail this node would be deaf
+            except Exception as error:  # noqa: BLE001 -- without this task the node would receive no batches
                 self._failed(error)
                 await asyncio.sleep(LONGEST_PAUSE_SECONDS)
             else:
@@ -117,7 +119,7 @@ class Tail:
                 raise await self._lost(connection, seen)
             *rows, end = rows if len(rows) > 1 else (*rows, None)
             if end is not None and (numbers := (end[11], end[12])) != order.altered_numbers:
-                # First: a claim among the batches is decided with all ranges from before it.
+                # First: a claim among the batches is decided with all earlier ranges.
                 order.take_altered(await altered.ranges(connection), numbers)
             position = 1
             while position < len(rows) and not (position > 1 and self._stream.is_full):
@@ -130,7 +132,7 @@ class Tail:
         return had_news, has_more
 
     def _is_same_history(self, row: Any, seen: Seen) -> bool:
-        """Whether the first row is the batch that was given out, and not another one under its number."""
+        """Whether the first row is the last batch given out, not another batch with the same number."""
         return Seen(*row[:2]) == seen
 
     async def _follow(self, connection: Connection, seen: Seen, own: int) -> list[Any]:
@@ -146,7 +148,7 @@ class Tail:
         return HistoryLost(f"Batch {seen.batch} is missing.")
 
     async def _give_out(self, connection: Connection, rows: list[Any]) -> int:
-        """Read what the batches of other nodes consist of, and give out as many as are read: at least one."""
+        """Read the contents of other nodes' batches, and give out the batches read: at least one."""
         order = self._order
         along = [_events_along(row) for row in rows]
         if any(events is None for events in along):
@@ -184,16 +186,16 @@ class Tail:
         return rows[: len(read)], read
 
     async def _note_gone(self, connection: Connection, changes: Sequence[Committed]) -> None:
-        """Note the events whose rows are gone: this node does not know to whom they were addressed."""
+        """Note the events without rows: the audience is unknown."""
         gone = [position for change, position, _, _ in changes if change is GONE]
         if gone:
-            await altered.note_gone(connection, gone)  # first: this node may write the index without them
+            await altered.note_gone(connection, gone)  # first: the node may write the index without them
         for position in gone:
             self._order.take_gone(AlteredRange(None, position, position, is_audience_lost=True))
 
 
 def _page(rows: Sequence[Any], first: int) -> list[Any]:
-    """Return the rows from a place on whose events are read at once: one, or more while they have few."""
+    """Return the rows from a place on to read at once: one row, or more rows with few events."""
     page, events = [rows[first]], rows[first][6] - rows[first][5]
     for row in rows[first + 1 :]:
         events += row[6] - row[5]

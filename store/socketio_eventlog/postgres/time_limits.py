@@ -1,4 +1,4 @@
-"""The limit of one use of a connection: a server that hangs keeps the connection open, and never answers."""
+"""The limit of a use of a connection: a hanging server keeps the connection open, and never answers."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ CANCEL_SECONDS: Final = 2.0
 
 
 def cut(connection: psycopg.AsyncConnection[Any]) -> None:
-    """End a connection in the middle of its use, which then fails at once."""
+    """End a connection during its use, which then fails at once."""
     if not connection.closed:
         with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as end:
             end.shutdown(socket.SHUT_RDWR)
 
 
 class _TimeLimit:
-    """Ends a connection after so many seconds, unless it is closed before."""
+    """Ends a connection after a time in seconds, unless closed before."""
 
     def __init__(self, connection: psycopg.AsyncConnection[Any], seconds: float) -> None:
         self._connection = connection
@@ -41,8 +41,8 @@ class _TimeLimit:
         self._ending = self._loop.create_task(self._end())
 
     async def _end(self) -> None:
-        # A process of the server that waits for a lock or a standby does not see the end of its connection:
-        # each further try would leave one more of them behind.
+        # A process of the server that waits for a lock or a standby does not notice the end of the
+        # connection: each further try would leave another process behind.
         if psycopg.capabilities.has_cancel_safe():
             with suppress(psycopg.Error, OSError):
                 await self._connection.cancel_safe(timeout=CANCEL_SECONDS)

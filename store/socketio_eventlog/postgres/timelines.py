@@ -33,7 +33,7 @@ SELECT number, kind, at, sequence, node, reason, detail FROM eventstore.session_
 WHERE session = %s ORDER BY number DESC LIMIT %s
 """
 _NEWEST: Final = "SELECT coalesce(max(number), 0) FROM eventstore.session_history"
-# The numbers ascend as the uptimes do, so the old rows are the first ones.
+# The numbers ascend as the uptimes do, so the old rows are the first rows.
 _PRUNE: Final = """
 WITH old AS (
   DELETE FROM eventstore.session_history
@@ -109,11 +109,11 @@ class HistoryPruning:
         """``max_rows``: the newest entries of all sessions together, which stay."""
         self._max_rows = max_rows
         self._trimmed_through: int | None = None
-        """Up to this row the sessions were looked at for surplus rows; None before the first pruning."""
+        """The last row checked for surplus rows; None before the first pruning."""
         self._bound: RowBound | None = None
 
     async def prune(self, connection: Connection, before: float, limit: int) -> bool:
-        """Delete at most ``limit`` entries from before an uptime, and surplus ones; return if more are."""
+        """Delete at most ``limit`` old or surplus entries; return whether there are more."""
         newest: Any = await (await connection.execute(_NEWEST)).fetchone()
         if self._bound is None or self._bound.is_loose(newest[0], self._max_rows):
             count: Any = await (await connection.execute(_COUNT)).fetchone()

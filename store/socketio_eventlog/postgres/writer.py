@@ -1,8 +1,8 @@
-"""The task that appends: one batch at a time, under its number, again until its place in the log is known.
+"""The task that appends: one batch at a time, under a number, repeated until the place in the log is known.
 
-A connection that is lost in the middle of an append means "stored" as often as "not stored". The number of
-the batch tells the two apart, so a batch whose answer was lost is sent again for as long as it takes. The
-next batch is sent when this one was given out, so one batch at most is lost, sent again, or in the table.
+A lost connection during an append means "stored" as often as "not stored". The number of the batch
+distinguishes the two, so an unanswered batch is sent again for as long as it takes. The next batch is sent
+after the former batch was given out, so one batch at most is lost, sent again, or in the table.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ from socketio_eventlog.segment import SegmentChunk
 logger = logging.getLogger(__name__)
 
 UNREACHABLE_SECONDS: Final = 5.0
-"""How long a batch waits that was not sent yet; longer, and its callers hear of it."""
+"""The longest wait of an unsent batch; beyond, the callers get an error."""
 CLOSING_SECONDS: Final = 5.0
 """How long ``close`` tries to learn the outcome of a batch."""
 PAUSE_SECONDS: Final = 0.1
 REPEAT_SECONDS: Final = 1.0
-"""How long a stored batch may take to be given out before it is sent again: a crash may have lost it."""
+"""The time until a stored batch that is not given out is sent again: a crash may have lost the batch."""
 
 _APPEND: Final = """
 CALL eventstore.append(
@@ -75,9 +75,9 @@ class _Attempt:
 
     pending: Pending
     content: Body
-    """What the changes are."""
+    """The changes."""
     body: Body
-    """What is sent: the content, or nothing to use up the number."""
+    """The sent body: the content, or nothing to use up the number."""
     is_sent: bool = False
     """Whether the last try has reached the append."""
     is_uncertain: bool = False
@@ -87,7 +87,7 @@ class _Attempt:
 
 
 class Writer:
-    """Appends the batches of one node, and gives out those that are the next in the order."""
+    """Appends the batches of a node, and gives out batches that are next in the order."""
 
     def __init__(
         self,
@@ -102,9 +102,9 @@ class Writer:
         flushes: bool,
         has_history: bool,
     ) -> None:
-        """``next_chunks``: the chunks of the index that are written before a batch of so many events.
+        """``next_chunks``: returns the chunks of the index to write before a batch of a number of events.
 
-        ``flushes``: whether a batch is durable, and not only committed, before it is given out.
+        ``flushes``: whether a batch is durable, and not only committed, before being given out.
         ``has_history``: whether the history of sessions is written.
         """
         self._link = link
@@ -163,9 +163,9 @@ class Writer:
                     append.future.set_result(number)
 
     async def _append(self, append: _Append) -> int:
-        """Append until the batch was given out; return its number in the order.
+        """Append until the batch was given out; return the batch's number in the order.
 
-        Raises OutcomeUnknown when it may be stored, another StoreError when it is not.
+        Raises OutcomeUnknown for a batch that may be stored, another StoreError for a batch that is not.
         """
         order = self._order
         try:
@@ -206,7 +206,7 @@ class Writer:
             if not attempt.is_uncertain:
                 raise
             if isinstance(error, StoreRejected) and attempt.rejected is None:
-                # A former try may still be on its way: the number is used up before the error is told.
+                # A former try may still be under way: the number is used up before the error is raised.
                 attempt.body, attempt.rejected = _NOTHING, error
             else:
                 await self._pause(error, is_uncertain=True)
@@ -220,7 +220,7 @@ class Writer:
             self._order.fail(error)
             raise error  # the append has looked whether the batch is stored
         if isinstance(error, NodeFenced) and attempt.is_uncertain:
-            # A former try may have been stored before the death of this node: then the table has it.
+            # A former try may have been stored before the death of this node: the table then has the batch.
             await self._wait_for_tail(attempt.pending, LEASE_SECONDS)
         if not attempt.pending.taken.done():
             self._order.fail(error)
@@ -229,14 +229,14 @@ class Writer:
     def _raise_failure(self, error: NodeFenced | HistoryLost, attempt: _Attempt) -> NoReturn:
         """Raise the error, or OutcomeUnknown: the table was not read up to the death of this node.
 
-        In a history that this node has not seen, a batch that came after what it has seen is missing, too.
+        In a history that this node has not seen, a batch after the last seen batch is missing, too.
         """
         if attempt.is_uncertain and isinstance(error, NodeFenced) and not self._order.has_ended:
             raise OutcomeUnknown from error
         raise error
 
     async def _send(self, attempt: _Attempt, chunks: Sequence[SegmentChunk]) -> None:
-        """Append; flush and give out the batch when it is the next one. Raises StoreError."""
+        """Append; flush and give out the batch if next in the order. Raises StoreError."""
         order, pending = self._order, attempt.pending
         async with self._link.use() as connection:
             if chunks and not pending.chunks_written:
@@ -244,7 +244,7 @@ class Writer:
                 pending.chunks_written = True
             attempt.is_sent, pending.sent_at = True, time.monotonic()
             row, altered_numbers = await self._call(connection, attempt)
-            attempt.is_uncertain = True  # it is stored, and perhaps not durable: no refusal from here on
+            attempt.is_uncertain = True  # stored, and perhaps not durable: no refusal from here on
             if order.is_next(row):
                 if self._flushes:
                     await flush_batch(connection, *row.seen)
@@ -255,7 +255,7 @@ class Writer:
         await self._wait_for_tail(pending, REPEAT_SECONDS)
 
     async def _wait_for_tail(self, pending: Pending, seconds: float) -> None:
-        """Wait until the table has shown the batch, or this node cannot go on."""
+        """Wait until the table has the batch, or this node cannot go on."""
         self._tail.wake()
         ends: tuple[asyncio.Future[Any], ...] = (pending.taken, self._order.failed)
         await asyncio.wait(ends, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -298,7 +298,7 @@ class Writer:
             self._tail.wake()
 
     async def _enter_again(self, *, is_uncertain: bool) -> None:
-        """Begin an epoch on a connection that has outlived the database, as PgBouncer's do."""
+        """Begin an epoch on a connection that outlived the database, as PgBouncer's do."""
         try:
             async with self._link.use() as connection:
                 await self._enter(connection)
@@ -311,7 +311,7 @@ class Writer:
             await self._pause(error, is_uncertain=is_uncertain)
 
     async def leave(self) -> None:
-        """Tell the other nodes that this one ends; without the database they find out by themselves."""
+        """Record the end of this node; without the database the other nodes notice the end by the lease."""
         order = self._order
         if isinstance(order.failure, HistoryLost):
             await self._begin_epoch()
@@ -324,7 +324,7 @@ class Writer:
                 except psycopg.Error as error:
                     if error.sqlstate != "SE005":
                         raise
-                    # The number was used by an append whose outcome is not known.
+                    # The number was used by an append with an unknown outcome.
                     await self._send_death(connection, order.number + 2)
                 await flush(connection)
 
