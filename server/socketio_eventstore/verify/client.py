@@ -19,9 +19,9 @@ _RECONNECTION_SECONDS: Final = (0.02, 0.2)
 """The range of the reconnection delay; shorter than the official client's second, for more reconnections."""
 _ACK_SECONDS: Final = 20.0
 _SILENCE_SECONDS: Final = 6.0
-"""The sum of ping_interval and ping_timeout, after which a client takes its transport for dead."""
+"""The sum of ping_interval and ping_timeout, after which a client gives up a transport."""
 _MAX_HALF_OPEN: Final = 2
-"""The most half-open connections of one client; one more closes the oldest."""
+"""The most half-open connections of a client; a further connection closes the oldest."""
 
 
 class NotAcknowledged(Exception):
@@ -29,11 +29,11 @@ class NotAcknowledged(Exception):
 
 
 class Client:
-    """A client of one namespace, with a transport of its own that is reopened after each end.
+    """A client of one namespace, with its own transport, which is reopened after each end.
 
-    The offset is the last argument, if text, of any event without ack id, and is set after the listener
-    has run. The pid and the offset are never cleared. Each CONNECT carries both as soon as there is a pid.
-    Events received before CONNECT are buffered, also across transports.
+    The offset is the last argument, if text, of any event without ack id, and is set after the listener has
+    run. The pid and the offset are never cleared. Each CONNECT carries both as soon as there is a pid. Events
+    received before CONNECT are buffered, also across transports.
     """
 
     def __init__(

@@ -24,7 +24,7 @@ from socketio_eventstore.verify.plan import (
 )
 
 _WINDOW: Final = 2
-"""The most events of one publisher without an acknowledgement."""
+"""The most events of a publisher without an acknowledgement."""
 _TIMEOUT_SECONDS: Final = 20.0
 
 
@@ -64,7 +64,7 @@ class Clients:
         return all(client.connected.is_set() for client in self.all_clients)
 
     async def join_initial_rooms(self) -> None:
-        """Let each member join its rooms of the plan."""
+        """Let each member join the rooms of the plan."""
         await asyncio.gather(
             *(
                 self.move(Move(index, room, joining=True, own=True))
@@ -74,7 +74,7 @@ class Clients:
         )
 
     async def move(self, move: Move) -> None:
-        """Let a member join or leave a room. The moves of one member never overlap."""
+        """Let a member join or leave a room. The moves of a member never overlap."""
         caller = self.members[move.client] if move.own else self.publishers[move.client % PUBLISHERS]
         # The wait for a connection is outside the lock: a publisher may move a member that stays away.
         while await _connected(caller):
@@ -144,7 +144,7 @@ class Clients:
     # The end ----------------------------------------------------------------------------------------
 
     async def send_markers(self) -> bool:
-        """Send a last event to each namespace and wait for it. Returns whether all members have it."""
+        """Send a last event to each namespace and wait. Returns whether all members have the last event."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_TIMEOUT_SECONDS):
                 for namespace in NAMESPACES:

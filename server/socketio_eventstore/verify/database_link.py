@@ -1,4 +1,4 @@
-"""A proxy between one server and the database, where a run breaks and holds the connections."""
+"""A proxy between a server and the database, to break and to hold connections."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class DatabaseLink:
         self._may_pass.set()
 
     def shut(self) -> None:
-        """End all connections, and let new ones wait."""
+        """End all connections, and let new connections wait."""
         self._may_connect.clear()
         self._end_all()
 
@@ -146,7 +146,7 @@ class DatabaseLink:
             await writer.drain()
 
     def _take(self, kind: BreakKind) -> bool:
-        """Break all connections if that was asked for; return whether."""
+        """Break all connections if requested; return whether requested."""
         if self._break is not kind:
             return False
         self._break = None

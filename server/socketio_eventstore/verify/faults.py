@@ -1,4 +1,4 @@
-"""The faults of a run: those of servers, of their clocks, of their links to the database, and of that."""
+"""The faults of a run: of servers, clocks, links to the database, and the database."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Freeze:
 
 
 class BreakKind(StrEnum):
-    """The moment at which a server loses its connections to the database."""
+    """The moment at which a server loses the connections to the database."""
 
     REQUEST = "request"
     """The next append does not arrive."""
     ANSWER = "answer"
-    """The next append arrives, and its answer is lost."""
+    """The next append arrives, and the answer is lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Break:
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """Nothing passes between a server and the database; what was sent meanwhile arrives late."""
+    """No bytes pass between a server and the database; bytes sent meanwhile arrive late."""
 
     node: int
     seconds: float
@@ -49,7 +49,7 @@ class Partition:
 
 @dataclass(frozen=True, slots=True)
 class Jump:
-    """The wall clock of a server jumps: from then on it is so many seconds ahead."""
+    """The wall clock of a server jumps ahead by a number of seconds."""
 
     node: int
     seconds: float
@@ -57,7 +57,7 @@ class Jump:
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """The loss of the database, and the promotion of its standby."""
+    """The loss of the database, and the promotion of the standby."""
 
 
 Fault: TypeAlias = Kill | Freeze | Break | Partition | Jump | Promotion

@@ -1,6 +1,6 @@
 """The contents of a scratch database in PostgreSQL, read with plain SQL, as any program may.
 
-The database must have no log. ``remove_log`` removes that of a run.
+The database must have no log. ``remove_log`` removes the log of a run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ _ROOMS: Final = """
 SELECT namespace, sid, room, joined_after, left_after FROM eventstore.rooms
 UNION SELECT namespace, sid, room, joined_after, left_after FROM eventstore.verify_rooms ORDER BY joined_after
 """
-# The server deletes a membership when its client has all events of it; the judge needs them to the end.
+# The server deletes a membership when the client has all events of the membership; the judge needs all
+# memberships to the end.
 _KEEP_ROOMS: Final = """
 CREATE TABLE eventstore.verify_rooms (
   namespace text, sid text, room text, joined_after bigint, left_after bigint
@@ -86,18 +87,18 @@ def check_standby(url: str, standby: str) -> None:
 
 
 def promote(standby: str) -> None:
-    """Promote a standby; return when it takes writes. Raises CannotRun."""
+    """Promote a standby; return when the standby accepts writes. Raises CannotRun."""
     with _connected(standby) as connection:
         if connection.execute("SELECT pg_promote()").fetchone() != (True,):
             raise CannotRun("the standby could not be promoted")
 
 
 def remove_log(url: str) -> None:
-    """Remove the log of a run from its database. Raises CannotRun."""
+    """Remove the log of a run from the database. Raises CannotRun."""
     with _connected(url) as connection:
         if connection.execute(_IS_STANDBY).fetchone() == (True,):
-            return  # the run ended before the promotion, and it follows its primary
-        connection.execute("SET synchronous_commit = local")  # its standby was promoted, perhaps
+            return  # the run ended before the promotion: a standby
+        connection.execute("SET synchronous_commit = local")  # perhaps promoted, without a standby
         connection.execute(_REMOVE)
 
 

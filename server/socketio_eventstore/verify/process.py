@@ -19,7 +19,7 @@ HOST: Final = "127.0.0.1"
 SERVE: Final = (sys.executable, "-m", "socketio_eventstore", "serve")
 """The same command as in production, called with --config and --port."""
 CLOCK: Final = "clock"
-"""The file that says how far the wall clock of a server is ahead, if there is one. The handlers read it."""
+"""The name of the optional file with the lead of a server's wall clock, for the handlers."""
 _START_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 15.0
 
@@ -94,7 +94,7 @@ class Server:
         self.url = match[1]
 
     def set_clock(self, ahead_seconds: float) -> None:
-        """Let the wall clock of the server be so far ahead of that of the machine, also after a restart."""
+        """Set the lead of the server's wall clock before the machine's clock, also after a restart."""
         written = self._folder / "clock.new"
         written.write_text(str(ahead_seconds))
         written.replace(self._folder / CLOCK)
@@ -119,7 +119,7 @@ class Server:
         try:
             await asyncio.sleep(seconds)
         finally:
-            with suppress(ProcessLookupError):  # it may have been killed meanwhile
+            with suppress(ProcessLookupError):  # perhaps killed meanwhile
                 process.send_signal(signal.SIGCONT)
 
     async def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""The servers of a run: one with a file, or several that share a database in PostgreSQL."""
+"""The servers of a run: a single server with a file, or several servers on a PostgreSQL database."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from socketio_eventstore.verify.store import FileStore, Store
 
 
 class Servers:
-    """All servers of a run, their links to the database, and their store."""
+    """All servers of a run, the links to the database, and the store."""
 
     def __init__(
         self, folder: Path, settings: Settings, command: Sequence[str], database: str, standby: str = ""
     ) -> None:
         """``database``: the URL of a PostgreSQL database; "" is a file in the folder.
 
-        ``standby``: the URL of its synchronous standby, for a promotion. Raises CannotRun.
+        ``standby``: the URL of the synchronous standby, for a promotion. Raises CannotRun.
         """
         if not database and (
             settings.nodes > 1 or settings.breaks or settings.partitions or settings.promotions
@@ -39,7 +39,7 @@ class Servers:
             check_standby(database, standby)
 
     async def start(self) -> None:
-        """Start all of them. Raises CannotRun."""
+        """Start all servers. Raises CannotRun."""
         for link in self._links:
             await link.start()
         if self._links:
@@ -53,11 +53,11 @@ class Servers:
             await server.start()
 
     def url(self) -> str:
-        """Return the URL of any of them."""
+        """Return the URL of any server."""
         return self._random.choice(self._servers).url
 
     async def strike(self, fault: Fault) -> None:
-        """Let a fault happen, to its end. Raises CannotRun."""
+        """Let a fault happen, to the end. Raises CannotRun."""
         match fault:
             case Kill(node):
                 await self._servers[node].kill()
@@ -76,7 +76,7 @@ class Servers:
                 await self._links[node].hold(seconds)
 
     async def _promote(self) -> None:
-        """Take the database away from all servers, as if it had burnt, and promote its standby."""
+        """Take the database away from all servers, and promote the standby."""
         for link in self._links:
             link.shut()
         await asyncio.to_thread(promote, self._standby)
@@ -85,7 +85,7 @@ class Servers:
             link.turn_to(self._standby)
 
     async def stop(self) -> None:
-        """Stop all of them, and close the links."""
+        """Stop all servers, and close the links."""
         await asyncio.gather(*(server.stop() for server in self._servers))
         await asyncio.gather(*(link.close() for link in self._links))
 

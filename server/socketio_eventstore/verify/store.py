@@ -24,7 +24,8 @@ UNION SELECT namespace, sid, room, joined_after, left_after FROM verify_rooms OR
 """
 _EPOCHS: Final = "SELECT began_after, boot FROM boots ORDER BY number"
 
-# The server deletes a membership when its client has all events of it; the judge needs them to the end.
+# The server deletes a membership when the client has all events of the membership; the judge needs all
+# memberships to the end.
 _KEEP_ROOMS: Final = (
     """
     CREATE TABLE IF NOT EXISTS verify_rooms (
