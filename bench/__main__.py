@@ -1,10 +1,10 @@
 """Side by side with the reference: ``python -m bench``, or ``make bench ARGS='--only W1,W2'``.
 
-Servers run on one core, this load generator on another. The workloads take turns with all servers in
-every round, and what counts are the ratios within a round, since machines are noisy.
+Servers run on one core, this load generator on another. The workloads alternate between all servers in every
+round. The ratios within a round count, since machines are noisy.
 
-``--pair CHECKOUT`` compares this checkout with another one instead, such as the parent commit in a worktree
-of git: the processor time that their servers take for a client's event, a delivery, a connection and a
+``--pair CHECKOUT`` compares this checkout with another checkout instead, such as the parent commit in a
+worktree of git: the processor time of both servers for a client's event, a delivery, a connection and a
 recovery, as ratios with a confidence interval. ``--only`` takes P1 (events to one client), P2 (to 100
 clients), P3 (deliveries to 100), P4 (to 1000) and P5 (connections and recoveries) then. Each server runs in
 its checkout's own ``.venv``, or in this one's where it has none.
@@ -100,7 +100,7 @@ def _measure(bench: Bench, only: list[str]) -> list[str]:
         except KeyboardInterrupt:
             bench.say("Interrupted; what follows is what was measured until now.")
             return [name]
-        except Exception as error:  # noqa: BLE001 -- the other workloads still count, and it fails in the end
+        except Exception as error:  # noqa: BLE001 -- the other workloads still count, and the run fails at the end
             bench.say(
                 f"{name} failed: {type(error).__name__}: {error} {' '.join(getattr(error, '__notes__', []))}"
             )

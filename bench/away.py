@@ -1,4 +1,4 @@
-"""Clients that have a session worth recovering: what W3, W4, W6 and W7 begin with."""
+"""Clients with a recoverable session: the beginning of W3, W4, W6 and W7."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ FILL_SECONDS = 600.0
 
 
 def fill(crowd: Crowd, control: Client, count: int, mine: str, for_mine: int, others: int = 1) -> None:
-    """Let the server emit ``count`` events, ``for_mine`` of them, evenly among the others, to a room.
+    """Let the server emit ``count`` events, with ``for_mine`` events, evenly in between, to a room.
 
-    The others go to ``others`` rooms in turn; the reference has one.
+    The other events go to ``others`` rooms in turn; the reference has a single other room.
     """
     control.buffer.clear()
     order = {"count": count, "mine": mine, "for_mine": for_mine, "others": others}
@@ -21,15 +21,15 @@ def fill(crowd: Crowd, control: Client, count: int, mine: str, for_mine: int, ot
 
 
 def settle_in(crowd: Crowd, control: Client, clients: Sequence[Client], room: str) -> None:
-    """Connect clients, put them into a room and let them learn an offset."""
+    """Connect clients, put the clients into a room, and let each learn an offset."""
     crowd.connect(clients, at_once=200)
     enter(crowd, control, clients, room)
 
 
 def enter(crowd: Crowd, control: Client, clients: Sequence[Client], room: str) -> None:
-    """Put connected clients into a room and let them learn an offset.
+    """Put connected clients into a room, and let each learn an offset.
 
-    The reference recovers nobody who has not received an event yet.
+    The reference never recovers a client without a received event.
     """
     for client in clients:
         client.buffer.clear()

@@ -1,4 +1,4 @@
-"""The Bun that ``npm ci`` has put beside the benchmark, where there is one for this machine.
+"""The Bun that ``npm ci`` has put beside the benchmark, if available for the machine.
 
 npm runs no install scripts here. So `node_modules/.bin/bun` is a stub, and the program is in the package of
 the platform.
@@ -16,7 +16,7 @@ MISSING = "There is no Bun here (npm package bun): rows that compare with it are
 
 @cache
 def program(modules: Path = MODULES) -> Path | None:
-    """The program, or None where it or its engine is not installed, or where it does not run."""
+    """The program, or None if Bun or its engine is not installed, or does not run."""
     if not (modules / "@socket.io" / "bun-engine").is_dir():
         return None
     programs = sorted(modules.glob("@oven/bun-*/bin/bun"))
@@ -24,7 +24,7 @@ def program(modules: Path = MODULES) -> Path | None:
 
 
 def _runs(program: Path) -> bool:
-    """Whether it is for this machine: a processor may lack instructions that Bun uses."""
+    """Whether the program runs: a processor may lack instructions that Bun uses."""
     try:
         ended = subprocess.run([program, "--version"], check=False, capture_output=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):

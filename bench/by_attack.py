@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from bench.handlers import summary_ms
 
 ROUND = "round"
-"""What attackers say when all attacks have run once."""
+"""The output of attackers when all attacks have run once."""
 _BEGIN = re.compile(r"^(\d+\.\d+) (\w+)$", re.MULTILINE)
 
 
@@ -20,9 +20,9 @@ def rounds(output: str) -> int:
 
 
 def table(output: str, latencies: Iterable[tuple[float, float]], quiet_p99: float) -> Iterator[str]:
-    """Give the lines of a table: what was measured in each attack.
+    """Yield the lines of a table with the measurements in each attack.
 
-    ``latencies``: when each event was sent, by the wall clock, and how long it took, both in seconds;
+    ``latencies``: the sending time of each event, by the wall clock, and the latency, both in seconds;
     ``quiet_p99``: without attacks, in milliseconds.
     """
     begins = _begins(output)

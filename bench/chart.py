@@ -43,7 +43,7 @@ text {{ fill: #e6edf3; }}
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A line of the chart: what is compared, and how many times better ours is."""
+    """A line of the chart: the comparison, and the factor by which our server is better."""
 
     text: str
     case: str
@@ -53,7 +53,7 @@ class Bar:
     more_is_better: bool = False
 
     def factor(self, results: Results) -> float | None:
-        """More than one is better, whichever way the metric goes; None if it was not measured."""
+        """More than 1 is better for every metric; None without a measurement."""
         row = Row("", self.case, self.metric, "", self.ours, self.reference)
         ratios = results.ratios(row)
         if not ratios or not median(ratios):
@@ -83,7 +83,7 @@ REFERENCES = {
 
 
 def draw(results: Results, bars: Sequence[Bar] = BARS) -> str:
-    """An SVG that is readable on light and on dark pages."""
+    """An SVG for light and dark pages."""
     measured = [(bar, factor) for bar in bars if (factor := bar.factor(results)) is not None]
     width = LABEL_WIDTH + BAR_WIDTH + NUMBER_WIDTH
     height = TOP + LINE_HEIGHT * len(measured) + BOTTOM

@@ -1,4 +1,4 @@
-"""A checkout of this project, of this commit or of another, and how its server is started."""
+"""A checkout of the project, at this or another commit, and the start of its server."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _FOLDERS = ("server", "store", "migrations")
 
 @dataclass(frozen=True, slots=True)
 class Checkout:
-    """One checkout; it need not be installed."""
+    """A checkout, installed or not."""
 
     folder: Path
 
     @property
     def interpreter(self) -> str:
-        """The Python of its own environment, or the one that runs here."""
+        """The Python of the checkout's environment, or the running Python."""
         own = self.folder / ".venv" / "bin" / "python"
         return str(own) if own.exists() else sys.executable
 
@@ -27,7 +27,7 @@ class Checkout:
         return (self.folder / "server" / "__main__.py").exists()
 
     def command(self, config: Path) -> list[str]:
-        """The command line that serves a config file."""
+        """The command line to serve a config file."""
         program = "socketio_eventstore.server" if self._is_linked else "socketio_eventstore"
         return [self.interpreter, "-m", program, "serve", "--config", str(config)]
 
@@ -37,7 +37,7 @@ class Checkout:
             return [self.folder / name for name in _FOLDERS]
         links = scratch / "socketio_eventstore"
         links.mkdir(parents=True, exist_ok=True)
-        # Without it an installed package of the same name comes first, wherever it is in the path.
+        # Without the file an installed package of the same name comes first, at any place in the path.
         (links / "__init__.py").touch()
         for name in _FOLDERS:
             if not (links / name).exists():

@@ -1,4 +1,4 @@
-"""One client of the load generator: its handshake, and what it knows of its session."""
+"""A client of the load generator: the handshake, and the state of the session."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 from bench import wire
 
 EVENT = b'42["news",'
-"""How the events begin that clients miss."""
+"""The beginning of missed events."""
 
 Watcher = Callable[["Client", bytes, int], None]
-"""Is given a client, the payload of a frame and its size on the wire."""
+"""Receives a client, the payload of a frame and the size on the wire."""
 
 
 class Stage(Enum):
@@ -25,12 +25,12 @@ class Stage(Enum):
     OPENING = auto()
     CONNECTING = auto()
     MISSING = auto()
-    """It has its CONNECT and not yet all events that it missed."""
+    """The client has the CONNECT packet, and not yet all missed events."""
     READY = auto()
 
 
 class Client:
-    """One connection, and what is known of its session."""
+    """A connection, and the known state of the session."""
 
     __slots__ = (
         "arrived_at",
@@ -55,20 +55,20 @@ class Client:
         self.sid: str | None = None
         self.offset: str | None = None
         self.recovered = False
-        """Whether its last CONNECT had the pid that it had before."""
+        """Whether the last CONNECT packet had the former pid."""
         self.expected = 0
-        """Events that make it ready, after CONNECT."""
+        """The number of events after CONNECT until the client is ready."""
         self.watcher: Watcher | None = None
         self.arrived_at = 0.0
-        """When the kernel had the last bytes for it, on the wall clock; see ``Crowd.note_arrivals``."""
+        """The arrival of the last bytes in the kernel, on the wall clock; see ``Crowd.note_arrivals``."""
         self.asked_at = 0.0
-        """When it sent CONNECT."""
+        """The sending time of CONNECT."""
         self.ready_at = 0.0
-        """When it had the answer and everything that it missed."""
+        """The time of the answer and all missed events."""
 
     @property
     def auth(self) -> dict[str, Any] | None:
-        """What the official client sends on a reconnection."""
+        """The auth of the official client on a reconnection."""
         if self.pid is None:
             return None
         return {"pid": self.pid, **({"offset": self.offset} if self.offset else {})}
@@ -78,7 +78,7 @@ class Client:
         self.sock.send(frame)
 
     def learn_offset(self) -> bool:
-        """Take the offset from the last event that it has received, as the official client does."""
+        """Take the offset from the last received event, as the official client does."""
         end = self.buffer.rfind(b'"]')
         if end >= 0:
             self.offset = bytes(self.buffer[self.buffer.rfind(b'"', 0, end) + 1 : end]).decode()
@@ -86,7 +86,7 @@ class Client:
         return end >= 0
 
     def advance(self) -> bool:
-        """Go on with the handshake, as far as what was received allows; return whether it is ready.
+        """Go on with the handshake, as far as possible; return whether the client is ready.
 
         Raises ConnectionError.
         """
@@ -104,7 +104,7 @@ class Client:
                 self.recovered = self.pid is not None and answer.get("pid") == self.pid
                 self.sid, self.pid = answer["sid"], answer.get("pid")
                 self.stage = Stage.MISSING
-        # A session that is new instead of recovered will miss its events for ever.
+        # A new session instead of a recovered session never receives the missed events.
         if self.stage is Stage.MISSING and (
             not (self.expected and self.recovered) or self.buffer.count(EVENT) >= self.expected
         ):

@@ -1,7 +1,7 @@
-"""The loads of ``--pair``: what a server does between two readings of its processor time.
+"""The loads of ``--pair``: the work of a server between two readings of the processor time.
 
-A load is a generator. It prepares clients of one server, then yields a step for each operation that is to
-be measured. A step is done in slices, so that two servers can take turns.
+A load is a generator. A load prepares clients of a server, then yields a step for each measured operation. A
+step is done in slices, so two servers can alternate.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bench.w1_fanout import fan_out, gather
 from bench.w2_publish import publication
 
 WINDOW = 64
-"""Publications that are under way at a time."""
+"""Publications under way at a time."""
 MISSED = 20
 ROOM = "everybody"
 CONNECTION = "connection"
@@ -33,12 +33,12 @@ class Plan:
     seconds: float
     """The length of a slice of events or deliveries."""
     clients: int
-    """The clients that connect or reconnect at once: a slice of connections or recoveries."""
+    """The number of clients that connect or reconnect at once: a slice of connections or recoveries."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """An operation, and the function that lets the server do a slice of it."""
+    """An operation, and the function for a slice of the operation."""
 
     operation: str
     run: Callable[[], int]
@@ -56,11 +56,11 @@ class Publications:
     acknowledged: int = 0
     delivered: int = 0
     size_bytes: int = 0
-    """The size of all that each client of the room has been sent."""
+    """The size of all bytes sent to each client of the room."""
 
     @property
     def open(self) -> int:
-        """Publications that are under way."""
+        """Publications under way."""
         return self.sent - min(self.acknowledged, self.delivered)
 
     def __call__(self, client: Client, payload: bytes, size: int) -> None:
@@ -73,9 +73,9 @@ class Publications:
 
 
 def publish(crowd: Crowd, publisher: Client, others: int, seconds: float) -> int:
-    """Keep a window of publications under way; how many there were.
+    """Keep a window of publications under way; return the number of publications.
 
-    Every client has received every event when it returns. Raises TimeoutError, ConnectionError.
+    Every client has received every event at the return. Raises TimeoutError, ConnectionError.
     """
     frames = [publication(number) for number in range(1000, 1000 + WINDOW)]
     run = Publications()
@@ -95,7 +95,7 @@ def publish(crowd: Crowd, publisher: Client, others: int, seconds: float) -> int
 
 
 def events(plan: Plan, server: Server, clients: int) -> Generator[Step, None, None]:
-    """A client's event: its handler, the emitted event stored and delivered, its acknowledgement."""
+    """A client's event: handler, stored and delivered emit, acknowledgement."""
     everyone = [Client() for _ in range(clients)]
     with Crowd(server.port) as crowd:
         crowd.connect(everyone, at_once=100)
@@ -110,7 +110,7 @@ def events(plan: Plan, server: Server, clients: int) -> Generator[Step, None, No
 
 
 def deliveries(plan: Plan, server: Server, clients: int) -> Generator[Step, None, None]:
-    """The delivery of an event that the server emits to everyone at full rate."""
+    """The delivery of an event that the server emits to all clients at full rate."""
     crowd, everyone = gather(server, clients)
 
     def run() -> int:

@@ -1,8 +1,8 @@
 """The load generator: thousands of WebSocket clients on one epoll, without a task or object per message.
 
-Most clients are *counted*: their bytes are thrown away in the kernel (MSG_TRUNC) and only summed up.
-Every client of a fan-out gets the same bytes, so the sum says whether all have got everything. A few
-are *watched*: their frames are parsed, checked for order and timed, and they are served first.
+Most clients are *counted*: the kernel discards the bytes (MSG_TRUNC), and only the sum is kept. Every client
+of a fan-out gets the same bytes, so the sum shows whether all clients have all bytes. A few clients are
+*watched*: the frames are parsed, checked for order and timed, and watched clients are served first.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bench.client import EVENT, Client, Stage, Watcher
 _DISCARD_BYTES = 1 << 20
 _READ_BYTES = 1 << 18
 _AT_ONCE = 64
-"""Sockets that are read before the watched ones are looked at again."""
+"""Sockets to read before the next look at the watched sockets."""
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _SO_TIMESTAMPNS = 35
 """Linux, and not in the module ``socket``."""
@@ -39,9 +39,9 @@ class Crowd:
         self._counted: dict[int, Callable[[bytearray, int, int], int]] = {}
         self._discarded = bytearray(_DISCARD_BYTES)
         self.counted_bytes = 0
-        """What all counted clients together have been sent."""
+        """The bytes sent to all counted clients together."""
         self.lost = 0
-        """Clients whose connection the server has ended."""
+        """Clients with a connection ended by the server."""
         self._shaking = 0
         self._notes_arrivals = False
 
@@ -58,7 +58,7 @@ class Crowd:
     def connect(
         self, clients: Sequence[Client], *, missed: int = 0, at_once: int = 10_000, seconds: float = 60.0
     ) -> None:
-        """Connect clients, with the sessions that they have, until all have CONNECT and ``missed`` events.
+        """Connect clients, with their sessions, until all have CONNECT and ``missed`` events.
 
         At most ``at_once`` shake hands at a time. Raises TimeoutError.
         """
@@ -82,7 +82,7 @@ class Crowd:
 
     @property
     def is_connecting(self) -> bool:
-        """Whether a client has no CONNECT, or not all events that it has missed. Raises ConnectionError."""
+        """Whether a client lacks CONNECT or a missed event. Raises ConnectionError."""
         if self.lost:
             raise ConnectionError(f"The server ended {self.lost} connections.")
         return self._shaking > 0
@@ -90,7 +90,7 @@ class Crowd:
     def _begin(self, client: Client, missed: int) -> None:
         client.sock = sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # A reset leaves no TIME_WAIT behind; thousands of those would use up the ports.
+        # A reset leaves no TIME_WAIT behind; thousands of such states would use up the ports.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         client.buffer.clear()
         client.stage, client.recovered, client.expected = Stage.UPGRADING, False, missed
@@ -115,21 +115,21 @@ class Crowd:
             self.until(lambda buffer=client.buffer: b"430[]" in buffer, seconds)  # type: ignore[misc]
 
     def receive(self, clients: Sequence[Client], events: int, seconds: float = 60.0) -> None:
-        """Wait until each of the clients has so many events since its buffer was cleared."""
+        """Wait until each client has ``events`` events since the clearing of the buffer."""
         for client in clients:
             self.until(lambda buffer=client.buffer: buffer.count(EVENT) >= events, seconds)  # type: ignore[misc]
 
     # Serving ----------------------------------------------------------------------------------------
 
     def count(self, clients: Iterable[Client]) -> None:
-        """From now on, only count what these are sent."""
+        """From now on, only count the bytes of the clients."""
         for client in clients:
             client.buffer.clear()
             client.watcher = None
             self._counted[client.sock.fileno()] = client.sock.recv_into
 
     def watch(self, client: Client, watcher: Watcher) -> None:
-        """From now on, give a client's frames to a function, before anybody else is served."""
+        """From now on, pass a client's frames to a function, before other clients are served."""
         fd = client.sock.fileno()
         if client.watcher is None:
             client.buffer.clear()
@@ -139,16 +139,16 @@ class Crowd:
         client.watcher = watcher
 
     def note_arrivals(self, clients: Iterable[Client]) -> None:
-        """From now on, note for watched clients when the kernel had their bytes.
+        """From now on, note the arrival of bytes in the kernel for watched clients.
 
-        A load generator that shares its core with attackers reads late, and the server cannot help it.
+        A load generator on the same core as attackers reads late, which is not the server's fault.
         """
         self._notes_arrivals = True
         for client in clients:
             client.sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
 
     def step(self, seconds: float) -> None:
-        """Wait for at most so long, then read what there is."""
+        """Wait for at most ``seconds``, then read."""
         ready = self._epoll.poll(seconds, _AT_ONCE)
         if not ready:
             return
@@ -207,7 +207,7 @@ class Crowd:
     @staticmethod
     def _receive_noting(client: Client) -> bytes:
         data, notes, _, _ = client.sock.recvmsg(_READ_BYTES, socket.CMSG_SPACE(_TIMESPEC.size))
-        client.arrived_at = time.time()  # the kernel notes none in the moments after it was asked to
+        client.arrived_at = time.time()  # the kernel notes no time right after the request for times
         for level, kind, content in notes:
             if (level, kind) == (socket.SOL_SOCKET, _SO_TIMESTAMPNS):
                 seconds, nanoseconds = _TIMESPEC.unpack(content)

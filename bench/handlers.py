@@ -48,7 +48,7 @@ def register(sio: Any) -> None:
         await sio.emit("news", data, room="news")
 
     async def fill(sid: str, order: dict[str, Any]) -> None:
-        """Emit ``count`` events, evenly among them ``for_mine`` to ``mine``, the rest to ``others`` rooms."""
+        """Emit ``count`` events: ``for_mine``, evenly spread, to ``mine``, the rest to ``others`` rooms."""
         count, for_mine, others = order["count"], order["for_mine"], order.get("others", 1)
         stride = count // for_mine
 
@@ -76,7 +76,7 @@ def _register_fan_out(sio: Any) -> None:
         receipts.setdefault(sid, Receipts()).confirm(count)
 
     async def fan(sid: str, order: dict[str, Any]) -> dict[str, Any]:
-        """Emit to everyone at full rate: ``window`` emitters wait, each for its own event."""
+        """Emit to all clients at full rate: ``window`` emitters wait, each for an event of its own."""
         receipt = receipts[sid] = Receipts()
         run = Run(sio, receipt, order["ahead"], perf_counter() + order["seconds"])
         with timed_commits(sio) as commits:
@@ -88,7 +88,7 @@ def _register_fan_out(sio: Any) -> None:
 
 
 class Run:
-    """One fan-out at full rate."""
+    """A fan-out at full rate."""
 
     def __init__(self, sio: Any, receipt: Receipts, ahead: int, end: float) -> None:
         self._sio = sio
@@ -112,7 +112,7 @@ class Run:
 
 @contextmanager
 def timed_commits(sio: Any) -> Iterator[list[float]]:
-    """A list that every commit of our server adds its duration to; stays empty on stock python-socketio."""
+    """A list of the durations of our server's commits; empty on stock python-socketio."""
     durations: list[float] = []
     log = getattr(getattr(sio.manager, "runtime", None), "log", None)
     kind: Any = type(log)
@@ -128,7 +128,7 @@ def timed_commits(sio: Any) -> Iterator[list[float]]:
 
 
 def timed(append: Callable[..., asyncio.Future[int]], durations: list[float]) -> Callable[..., Any]:
-    """An append that notes how long it took."""
+    """An append that notes the duration."""
 
     def timing(*arguments: Any) -> asyncio.Future[int]:
         begun = perf_counter()

@@ -1,4 +1,4 @@
-"""What the operating system knows: cores, processor time, memory, limits."""
+"""Facts of the operating system: cores, processor time, memory, limits."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ LOAD_CORE = 1
 OTHER_CORES = (
     sorted(os.sched_getaffinity(0) - {SERVER_CORE, LOAD_CORE}) if hasattr(os, "sched_getaffinity") else []
 )
-"""The cores that neither a server nor the load generator has; asked for before ``claim_load_core``."""
+"""The cores without a server and load generator; called before ``claim_load_core``."""
 
 _CPUCLOCK_SCHED = 2
 
 
 def claim_load_core() -> None:
-    """Put this process, the load generator, on its core, and let it open thousands of sockets.
+    """Put this process, the load generator, on a core, and allow thousands of sockets.
 
-    Raises SystemExit where there are not two cores.
+    Raises SystemExit on a machine without two cores.
     """
     cores = os.sched_getaffinity(0)
     if not {SERVER_CORE, LOAD_CORE} <= cores:
@@ -46,18 +46,18 @@ def move(pids: Iterable[int], core: int) -> None:
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """Processor time that the processes have used, user and system, their ended threads included."""
+    """The processor time of the processes, user and system, ended threads included."""
     return sum(_cpu_seconds(pid) for pid in pids)
 
 
 def _cpu_seconds(pid: int) -> float:
-    # The process's own clock counts nanoseconds: /proc/<pid>/stat has ticks of 10 ms, and schedstat
-    # forgets a thread when it ends. The number is that of clock_getcpuclockid(3), which Python lacks.
+    # The process's own clock counts nanoseconds: /proc/<pid>/stat has ticks of 10 ms, and schedstat forgets
+    # ended threads. The number is as in clock_getcpuclockid(3), which Python lacks.
     return time.clock_gettime(~pid << 3 | _CPUCLOCK_SCHED)
 
 
 def resident_bytes(pid: int) -> int:
-    """What the process has in memory."""
+    """The resident memory of the process."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
@@ -101,19 +101,19 @@ class Meter:
 
     @property
     def load_share(self) -> float:
-        """The share of its core that the load generator used."""
+        """The load generator's use of its core."""
         return self.load_cpu / self.wall if self.wall else 0.0
 
     @property
     def server_share(self) -> float:
-        """The share of its core that the server had."""
+        """The server's use of its core."""
         return self.server_cpu / self.wall if self.wall else 0.0
 
 
 def write_microseconds(rounds: int = 200) -> float:
     """The processor time that the kernel takes for a small write to a TCP connection, in microseconds.
 
-    Each server pays it for each client that it writes to, so no ratio to another one is beyond it.
+    Each server pays this time for each write to a client, which limits the ratios.
     """
     at_once, payload, used = 100, bytes(100), 0.0
     with (
@@ -134,7 +134,7 @@ def write_microseconds(rounds: int = 200) -> float:
 
 
 def description() -> dict[str, str]:
-    """The machine, for whoever reads the figures."""
+    """The machine, for readers of the figures."""
     models = [
         line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")
     ]

@@ -1,13 +1,13 @@
-"""Two checkouts side by side: the processor time of their servers per operation, in pairs.
+"""Two checkouts side by side: the processor time of both servers per operation, in pairs.
 
-A pair is two new server processes, since two processes of the same code already differ by some percent.
-The next pair begins with the other one (A B, B A, A B …).
+A pair is two new server processes, since two processes of the same code already differ by some percent. The
+next pair begins with the other server (A B, B A, A B …).
 
-Both do their work at the same time on one core. The scheduler lets them take turns every few milliseconds,
-and a machine that becomes slower or faster does so for both. Where other programs run, seconds of one
-server beside seconds of the other do not compare: the cost of an operation then goes up and down by half
-within a second. With ``--in-turn`` the servers do not share the core: each has slices of a tenth of a
-second (A B, B A, A B …), and the intervals are two to three times as wide.
+Both servers work at the same time on one core. The scheduler alternates every few milliseconds, and a machine
+that becomes slower or faster does so for both. Where other programs run, seconds of one server beside seconds
+of the other do not compare: the cost of an operation then goes up and down by half within a second. With
+``--in-turn`` the servers do not share the core: each has slices of a tenth of a second (A B, B A, A B …), and
+the intervals are two to three times as wide.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ LOADS: dict[str, Load] = {
 
 @dataclass
 class Pairs:
-    """What was measured: for each operation two sequences, where equal indices are a pair."""
+    """The measurements: for each operation two sequences, with equal indices as a pair."""
 
     ours: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     other: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -62,7 +62,7 @@ class Pairs:
 def run(
     bench: Bench, other: Path, count: int, only: Sequence[str], *, in_turn: bool = False
 ) -> tuple[Pairs, list[str]]:
-    """Measure so many pairs of each load; and the names of those that failed."""
+    """Measure a number of pairs of each load; return also the names of failed loads."""
     kinds = [
         Kind("ours-full", "ours", "full", source=bench.source),
         Kind("other-full", "other", "full", source=other),
@@ -101,7 +101,7 @@ def _measure(bench: Bench, kinds: Sequence[Kind], load: Load, in_turn: bool) -> 
             _settle(servers)
             before = [cpu_seconds(server.pids) for server in servers]
             operations = (_take_turns if in_turn else _together)(steps, plan.slices)
-            # Work that a server has put off is a part of the price.
+            # Deferred work of a server is a part of the price.
             _settle(servers)
             for server, step, count, start in zip(servers, steps, operations, before, strict=True):
                 used = cpu_seconds(server.pids) - start

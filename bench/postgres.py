@@ -1,4 +1,4 @@
-"""A PostgreSQL server of Debian's package, with what it is delivered with: it flushes each commit."""
+"""A PostgreSQL server of Debian's package, with the default settings, which flush each commit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def prepare(folder: Path) -> None:
     folder.mkdir()
     drop, user = _unprivileged()
     shutil.chown(folder, user)
-    for parent in (folder.parent, folder.parent.parent):  # made by the benchmark; another user must reach it
+    for parent in (folder.parent, folder.parent.parent):  # made by the benchmark, for another user
         parent.chmod(parent.stat().st_mode | 0o011)
     options = ("-A", "trust", "-U", _NAME, "-E", "UTF8")
     command = [*drop, _program("initdb"), "-D", str(folder / "data"), *options]
@@ -34,7 +34,7 @@ def prepare(folder: Path) -> None:
 
 
 def command(folder: Path, port: int) -> Sequence[str]:
-    """Return the command that serves the cluster."""
+    """Return the command for the cluster's server."""
     drop, _ = _unprivileged()
     where = ("-D", str(folder / "data"), "-k", str(folder), "-h", "127.0.0.1", "-p", str(port))
     return [*drop, _program("postgres"), *where]
@@ -52,7 +52,7 @@ def _program(name: str) -> str:
 
 
 def _unprivileged() -> tuple[Sequence[str], str]:
-    """Return the beginning of a command that PostgreSQL does not refuse, and its user."""
+    """Return the prefix of a command for an unprivileged user, and the user."""
     if os.geteuid():
         return (), pwd.getpwuid(os.geteuid()).pw_name
     user = pwd.getpwnam("postgres")

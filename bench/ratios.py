@@ -1,4 +1,4 @@
-"""The statistics of pairs: a ratio, and how far it can be trusted."""
+"""The statistics of pairs: a ratio, and the confidence interval."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _T = (
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A ratio with its 95 % confidence interval."""
+    """A ratio with the 95 % confidence interval."""
 
     ratio: float
     low: float
@@ -25,7 +25,7 @@ class Estimate:
 
 
 def estimate(ours: Sequence[float], other: Sequence[float]) -> Estimate:
-    """The geometric mean of ours / other over the pairs, with the t interval of its logarithm.
+    """The geometric mean of ours / other over the pairs, with the t interval of the logarithm.
 
     Raises ValueError for sequences of unequal length, and for fewer than two pairs.
     """

@@ -1,4 +1,4 @@
-"""The table that is printed."""
+"""The printed table."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FEW_LABELS = {
 
 
 def number(value: float) -> str:
-    """Three digits that count, or all of a large number."""
+    """Three significant digits, or all digits of a large number."""
     if value >= 1e6:
         return f"{value / 1e6:.2f}M"
     if value >= 1e4:
@@ -38,7 +38,7 @@ def number(value: float) -> str:
 
 
 def show(results: Results, console: Console) -> None:
-    """Print medians, ratios and how much of its core the load generator used."""
+    """Print medians, ratios and the load generator's use of its core."""
     table = Table(
         title="medians over the rounds; ratio = ours / reference, of the same round (lowest–highest)"
     )

@@ -1,4 +1,4 @@
-"""What was measured: medians over the rounds, and ratios of what was measured in the same round."""
+"""The measurements: medians over the rounds, and ratios within a round."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from statistics import median
 from typing import Any
 
 CPU = "cpu_per_operation"
-"""The metric that stands beside the ratios: the server's processor time for one operation, in microseconds.
+"""The metric beside the ratios: the server's processor time for an operation, in microseconds.
 
-The operation is that of the case: an emitted event with all its deliveries, a publication, a connection, a
-recovery, a disconnection or a start. An event during attacks has their price on it, too.
+The operation depends on the case: an emitted event with all deliveries, a publication, a connection, a
+recovery, a disconnection or a start. An event during attacks includes the price of the attacks.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A comparison that is printed: ours against a reference in one metric."""
+    """A printed comparison: our server against a reference in a metric."""
 
     workload: str
     case: str
@@ -31,7 +31,7 @@ class Row:
     reference_case: str = ""
     """Where the reference is measured in another case."""
     required: str = ""
-    """What issue 4 requires, as it is to be printed."""
+    """The required ratio, as printed."""
 
 
 @dataclass
@@ -42,19 +42,19 @@ class Results:
     rows: list[Row] = field(default_factory=list)
     load_shares: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     server_shares: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    """Of servers at full rate: what is missing to 1 they waited for, or somebody else had it."""
+    """For servers at full rate: the rest to 1 is waiting time, or the time of other programs."""
 
     def add(self, case: str, server: str, **metrics: float) -> None:
-        """Note what one round has given."""
+        """Note the results of a round."""
         for metric, value in metrics.items():
             self.values[case, metric, server].append(value)
 
     def spend(self, case: str, server: str, cpu_seconds: float, operations: int) -> None:
-        """Note the processor time that the operations of one round have taken."""
+        """Note the processor time of the operations of a round."""
         self.add(case, server, **{CPU: cpu_seconds / operations * 1e6})
 
     def compare(self, row: Row) -> None:
-        """Ask for a row of the table, and for one against the other checkout if that was measured."""
+        """Ask for a row of the table, and for a row against the other checkout, if measured."""
         other = row.ours.replace("ours-", "other-")
         rows = [row]
         if other != row.ours and (row.case, row.metric, other) in self.values:
@@ -62,20 +62,20 @@ class Results:
         self.rows += [row for row in rows if row not in self.rows]
 
     def median(self, case: str, metric: str, server: str) -> float | None:
-        """The median over the rounds, None if it was not measured."""
+        """The median over the rounds, None without a measurement."""
         values = self.values.get((case, metric, server))
         return median(values) if values else None
 
     def ours(self, row: Row) -> list[float]:
-        """What the rounds gave for ours."""
+        """The results of our server."""
         return self.values.get((row.case, row.metric, row.ours), [])
 
     def theirs(self, row: Row) -> list[float]:
-        """What the rounds gave for the reference."""
+        """The results of the reference."""
         return self.values.get((row.reference_case or row.case, row.metric, row.reference), [])
 
     def cpu(self, row: Row) -> tuple[float | None, float | None]:
-        """What an operation costs ours and the reference, in microseconds; None if it was not measured."""
+        """The cost of an operation for our server and the reference, in microseconds; None if unknown."""
         case = row.reference_case or row.case
         return self.median(row.case, CPU, row.ours), self.median(case, CPU, row.reference)
 
@@ -84,7 +84,7 @@ class Results:
         return [a / b for a, b in zip(self.ours(row), self.theirs(row), strict=False) if b]
 
     def as_json(self) -> dict[str, Any]:
-        """All of it."""
+        """All results."""
         measured = [
             {"case": case, "metric": metric, "server": server, "median": median(values), "rounds": values}
             for (case, metric, server), values in self.values.items()

@@ -1,4 +1,4 @@
-"""The servers that are compared, each a process of its own on the servers' core."""
+"""The compared servers, as separate processes on the servers' core."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ synchronous = "{synchronous}"
 
 @dataclass(frozen=True)
 class Kind:
-    """A server in one of its settings."""
+    """A server with a setting."""
 
     name: str
     label: str
     synchronous: str = ""
-    """Of our log; empty for the others."""
+    """For our log; empty for other servers."""
     appendfsync: str = ""
-    """Of Redis; empty for servers without it."""
+    """For Redis; empty for servers without Redis."""
     is_postgres: bool = False
-    """Whether it uses PostgreSQL: our log, or the adapter of the reference."""
+    """Whether the server uses PostgreSQL: our log, or the adapter of the reference."""
     source: Path | None = None
-    """Another checkout of ours than this one."""
+    """Another checkout of our server."""
 
 
 FULL = Kind("ours-full", "eventstore, full", synchronous="full")
@@ -69,12 +69,12 @@ STOCK = Kind("stock", "python-socketio")
 
 
 def redis_server() -> str | None:
-    """The Redis server of this machine, or the one named by REDIS_SERVER."""
+    """The Redis server of the machine, or the server named by REDIS_SERVER."""
     return os.environ.get("REDIS_SERVER") or shutil.which("redis-server")
 
 
 def free_port() -> int:
-    """A port that is free, and not among those that the system gives to thousands of clients meanwhile."""
+    """A free port, outside of the ports that the system gives to thousands of clients meanwhile."""
     while True:
         port = random.randrange(10_000, 30_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
@@ -84,18 +84,18 @@ def free_port() -> int:
 
 @dataclass
 class Server:
-    """A context manager around a server; ``folder`` has its data and its output."""
+    """A context manager around a server; ``folder`` has the data and the output."""
 
     kind: Kind
     folder: Path
     source: Path = PROJECT
-    """The checkout of ours that is run, unless the kind names another."""
+    """The checkout of our server, unless the kind names another checkout."""
     away_seconds: float = 120.0
-    """How long sessions are kept that are away."""
+    """The time that away sessions are kept."""
     config: str = CONFIG
     """The configuration of ours, with places for port, away and synchronous."""
     url: str = ""
-    """A PostgreSQL or Redis that another server has started."""
+    """A PostgreSQL or Redis started by another server."""
     port: int = field(default_factory=free_port)
     start_seconds: float = 0.0
     """How long the last start took, until the port was open."""
@@ -103,21 +103,21 @@ class Server:
 
     @property
     def pids(self) -> list[int]:
-        """Its processes: Redis belongs to the server that stores in it."""
+        """The processes of the server, Redis included."""
         return [process.pid for process in self._processes]
 
     @property
     def pid(self) -> int:
-        """The process that serves."""
+        """The serving process."""
         return self._processes[-1].pid
 
     @property
     def database(self) -> Path:
-        """Where our log is."""
+        """The place of our log."""
         return self.folder / "data" / "events.db"
 
     def start(self) -> None:
-        """Start it; returns when its port is open. Raises RuntimeError with the end of its output."""
+        """Start the server; returns when the port is open. Raises RuntimeError with the end of the output."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.kind.appendfsync and not self.url:
             port = free_port()
@@ -133,7 +133,7 @@ class Server:
         self._start_server()
 
     def restart(self) -> None:
-        """SIGKILL the server and start it again; Redis lives on."""
+        """SIGKILL and restart the server; Redis lives on."""
         server = self._processes.pop()
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
@@ -147,7 +147,7 @@ class Server:
         self.start_seconds = time.perf_counter() - begun
 
     def kill(self) -> None:
-        """SIGKILL all of it."""
+        """SIGKILL all processes."""
         for process in reversed(self._processes):
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)

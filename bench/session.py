@@ -1,4 +1,4 @@
-"""What every workload is given: servers, rounds, and a place for results."""
+"""The arguments of every workload: servers, rounds, and a place for results."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ T = TypeVar("T")
 
 @dataclass
 class Bench:
-    """One run of the benchmark."""
+    """A run of the benchmark."""
 
     folder: Path
     rounds: int
     quick: bool
     only_ours: bool = False
-    """For work on our own server: the peers are left out."""
+    """For work on our own server: without the peers."""
     source: Path = PROJECT
-    """The checkout of ours that is measured."""
+    """The measured checkout."""
     other: Path | None = None
-    """Another checkout of ours, to be compared with this one."""
+    """Another checkout, for comparison."""
     results: Results = field(default_factory=Results)
     _count: int = 0
 
     def servers(self, *kinds: Kind) -> list[Kind]:
-        """Those of the kinds that can be run here, and the other checkout."""
+        """The runnable kinds, and the other checkout."""
         chosen = []
         for kind in kinds:
             if (kind.appendfsync and redis_server() is None) or (kind is BUN and bun.program() is None):
@@ -56,7 +56,7 @@ class Bench:
         return Server(kind, folder, self.source, away_seconds, config, url)
 
     def interleaved(self, cases: Iterable[T], kinds: Iterable[Kind]) -> Iterator[tuple[T, Kind]]:
-        """Every case with every server, all of it once in each round."""
+        """Every case with every server, once in each round."""
         cases, kinds = list(cases), list(kinds)
         for number in range(1, self.rounds + 1):
             for case in cases:
@@ -65,16 +65,16 @@ class Bench:
                     yield case, kind
 
     def pick(self, normal: T, quick: T) -> T:
-        """One value for a real run, one for a quick look."""
+        """A value for a real run, or for a quick look."""
         return quick if self.quick else normal
 
     def note_load(self, case: str, meter: Meter, *, saturated: bool = False) -> None:
-        """Note which share of its core the load generator used, and the server where it should use all."""
+        """Note the load generator's use of its core, and the server's use if a full core is expected."""
         self.results.load_shares[case].append(meter.load_share)
         if saturated:
             self.results.server_shares[case].append(meter.server_share)
 
     @staticmethod
     def say(text: str) -> None:
-        """Tell on stderr what is going on; the result alone goes to stdout."""
+        """Report the progress on stderr; only the result goes to stdout."""
         print(text, file=sys.stderr, flush=True)

@@ -1,6 +1,6 @@
-"""W10, PostgreSQL: one server against a file, and two servers that share the log.
+"""W10, PostgreSQL: one server against a file, and two servers with a shared log.
 
-PostgreSQL has the core of the servers, as Redis has. Its clients come through TCP.
+PostgreSQL has the core of the servers, as Redis has. Servers connect through TCP.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from bench.w2_publish import Publisher, closed_loop, one_by_one
 
 CLIENTS = 100
 RATE = 500.0
-"""Events in a second that one server emits and the other one delivers."""
+"""Events in a second, emitted by one server and delivered by the other."""
 FAN_OUT, ONE, MANY = "fan-out, one server", "publish, window 1, one server", "publish, window 64, one server"
 SAME, OTHER = "emit to the same server", "emit to another server"
 
 
 def publish(bench: Bench, server: Server, seconds: float) -> None:
-    """Let one client publish and receive its own events."""
+    """Let a client publish and receive its own events."""
     with Crowd(server.port) as crowd:
         client = Client()
         crowd.connect([client])
@@ -56,7 +56,7 @@ def deliver(bench: Bench, server: Server, seconds: float) -> None:
 def across(
     bench: Bench, emitting: Server, receiving: Server, case: str, seconds: float, rate: float = RATE
 ) -> None:
-    """Emit on one server at a steady rate, and note how late each event is at a client of another one."""
+    """Emit on one server at a steady rate, and note each latency at a client of another server."""
     with Crowd(emitting.port) as here, Crowd(receiving.port) as there:
         emitter, receiver, sampler = Client(), Client(), Sampler()
         here.connect([emitter])

@@ -1,6 +1,6 @@
-"""W11, nodes: what the sessions and events of one node cost another one, and the death of a node.
+"""W11, nodes: the cost of a node's sessions and events on another node, and the death of a node.
 
-The nodes share a log in PostgreSQL. The clients of the dead one go to the two others, half of them each.
+The nodes share a log in PostgreSQL. The clients of the dead node go to the two other nodes, half to each.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SESSION, EVENT_ELSEWHERE = "a session of another node", "an event of another nod
 
 
 def cost(bench: Bench, busy: Server, idle: Server, sessions: int, events: int) -> None:
-    """Measure the memory and the processor time of a node whose neighbour has all the work."""
+    """Measure the memory and the processor time of an idle node beside a busy node."""
     with Crowd(busy.port) as there, Crowd(idle.port) as here:
         emitter, control = Client(), Client()
         there.connect([emitter])
@@ -45,7 +45,7 @@ def cost(bench: Bench, busy: Server, idle: Server, sessions: int, events: int) -
 
 
 def die(bench: Bench, dying: Server, others: list[Server], size: int) -> None:
-    """Kill a node under its clients; they go to the other nodes and get what was emitted meanwhile."""
+    """Kill a node with clients; the clients go to the other nodes and get the missed events."""
     clients = [Client() for _ in range(size)]
     with Crowd(dying.port) as crowd:
         control = Client()

@@ -1,8 +1,8 @@
 """W12, two servers: ours on PostgreSQL beside the adapters of the reference, in the same run.
 
-Two servers of a kind share a database. A client of the one emits at a steady rate, and each event is timed at
-a client of the other. Redis flushes each write; PostgreSQL has its defaults. The postgres-adapter stores
-nothing and flushes nothing: what our log adds to it is the price of durability, in flushes of this disk.
+Two servers of a kind share a database. A client of the first server emits at a steady rate, and each event is
+timed at a client of the second. Redis flushes each write; PostgreSQL has its defaults. The postgres-adapter
+stores nothing and flushes nothing: the difference is the price of durability, in flushes of the disk.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bench.session import Bench
 from bench.w10_postgres import MANY, ONE, across, publish
 
 RATE = 1000.0
-"""Events in a second that one server emits and the other one delivers."""
+"""Events in a second, emitted by one server and delivered by the other."""
 OTHER, WARM_UP = "emit to another server, 1,000 events/s", "warm-up of two servers"
 FLUSH, DISK = "one flush", "the disk"
 FLUSHES = 200
@@ -26,7 +26,7 @@ PAGE_BYTES = 8192
 
 
 def flush_seconds(folder: Path) -> float:
-    """Return the median duration of a flush of one page, on the disk that has the databases."""
+    """Return the median duration of a flush of a page, on the disk of the databases."""
     durations = []
     descriptor = os.open(folder / "flush", os.O_RDWR | os.O_CREAT, 0o600)
     try:

@@ -18,12 +18,12 @@ from bench.servers import BUN, FULL, MEMORY, NORMAL, STOCK, Kind, Server
 from bench.session import Bench
 
 WINDOW = 64
-"""Emits that are under way at a time."""
+"""Emits under way at a time."""
 AHEAD = 1024
-"""Events that the server may be ahead of what the last client has received."""
+"""The most events by which the server may be ahead of the last client."""
 CONFIRM_EVERY = 64
 SAMPLED = 10
-"""Clients whose latency is measured, the first and the last among them."""
+"""Clients with a measured latency, the first and the last client included."""
 STEADY_RATE = 10.0
 
 _NUMBER = re.compile(rb'"n":(\d+)')
@@ -34,7 +34,7 @@ REQUIRED = {100: "≥ 8×, aim 10×", 1000: "≥ 15×, aim 40×"}
 
 
 class OutOfOrder(AssertionError):
-    """A client received events in another order than they were emitted in."""
+    """A client received events in another order than emitted."""
 
 
 @dataclass
@@ -46,7 +46,7 @@ class FanOut:
     answer: dict[str, Any] | None = None
 
     def __call__(self, client: Client, payload: bytes, size: int) -> None:
-        """Take a frame: an event of the run, or the server's word that it is over."""
+        """Handle a frame: an event of the run, or the server's note of the end."""
         if _ACK.match(payload):
             self.answer = json.loads(payload[payload.index(b"[") :])[0]
             return
@@ -60,9 +60,9 @@ class FanOut:
 
 
 def fan_out(crowd: Crowd, control: Client, others: int, seconds: float) -> tuple[float, dict[str, Any]]:
-    """Let the server emit at full rate; deliveries a second, and what the server says of it.
+    """Let the server emit at full rate; return deliveries a second, and the report of the server.
 
-    Every client has received every event when it returns. Raises OutOfOrder, TimeoutError.
+    Every client has received every event at the return. Raises OutOfOrder, TimeoutError.
     """
     run = FanOut()
     crowd.watch(control, run)
@@ -84,7 +84,7 @@ def fan_out(crowd: Crowd, control: Client, others: int, seconds: float) -> tuple
 
 @dataclass
 class Sampler:
-    """Notes how long after it was sent an event has arrived."""
+    """Notes the latency of events."""
 
     latencies: list[float] = field(default_factory=list)
 

@@ -1,8 +1,8 @@
-"""W2, publish: from a client's event to its acknowledgement and its delivery, one at a time and 64 at a time.
+"""W2, publish: from a client's event to the acknowledgement and the delivery, one at a time and 64 at a time.
 
-A publication is complete when the publisher has both the acknowledgement and the event itself: Redis is
-asked before the event is delivered, but a handler of the reference cannot wait for it before it
-acknowledges.
+A publication is complete when the publisher has both the acknowledgement and the event itself: Redis is asked
+before the event is delivered, but a handler of the reference cannot wait for Redis before the
+acknowledgement.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PATIENCE_SECONDS = 30.0
 
 
 class Publisher:
-    """One client that publishes, on a socket of its own."""
+    """A publishing client, on a separate socket."""
 
     def __init__(self, client: Client) -> None:
         self._sock = client.sock
@@ -38,11 +38,11 @@ class Publisher:
 
     @property
     def complete(self) -> int:
-        """Publications that are over."""
+        """Complete publications."""
         return min(self.acknowledged, self.delivered)
 
     def call(self, name: str, argument: str) -> None:
-        """Send an event and wait for its acknowledgement."""
+        """Send an event and wait for the acknowledgement."""
         self._sock.sendall(wire.event(name, argument, ack=0))
         before = self.acknowledged
         while self.acknowledged == before:
@@ -55,11 +55,11 @@ class Publisher:
         self.sent += count
 
     def receive(self) -> None:
-        """Wait for something and count what is in it. Raises TimeoutError, ConnectionError."""
+        """Wait for bytes and count publications. Raises TimeoutError, ConnectionError."""
         data = self._sock.recv(_READ_BYTES)
         if not data:
             raise ConnectionError("The server has closed the connection.")
-        # What ends in the overlap was counted before; nothing that counts is longer than it.
+        # Matches that end in the overlap were counted before; no match is longer than the overlap.
         text = self._tail + data
         self.delivered += text.count(EVENT) - self._tail.count(EVENT)
         self.acknowledged += len(_ACK.findall(text)) - len(_ACK.findall(self._tail))
@@ -88,7 +88,7 @@ def closed_loop(publisher: Publisher, window: int, seconds: float) -> float:
 
 
 def one_by_one(publisher: Publisher, seconds: float) -> list[float]:
-    """Publish one after the other; how long each took, in seconds."""
+    """Publish one after the other; return the durations in seconds."""
     frame = publication(1000)
     durations = []
     end = time.perf_counter() + seconds
@@ -101,7 +101,7 @@ def one_by_one(publisher: Publisher, seconds: float) -> list[float]:
 
 
 def measure(bench: Bench, server: Server, seconds: float) -> None:
-    """Both windows on one server."""
+    """Both windows on a server."""
     name = server.kind.name
     with Crowd(server.port) as crowd:
         client = Client()

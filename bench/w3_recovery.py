@@ -1,7 +1,7 @@
 """W3, one recovery with ten missed events, against the size of the log.
 
-Two cases: the client missed the last ten events of a log of that size; or it was away all the while that
-the log grew from the previous size to that size, and ten events, evenly spread in it, are its own.
+Two cases: the client missed the last ten events of a log of a given size; or the client was away while the
+log grew from the previous size to the given size, with ten events, evenly spread, for the client.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bench.session import Bench
 
 MISSED = 10
 LARGEST_WITH_REDIS = 100_000
-"""The reference reads the stream at most a hundred times for one recovery, for seconds."""
+"""The reference reads the stream at most a hundred times for a recovery, for seconds."""
 
 
 def label(size: int) -> str:
@@ -27,7 +27,7 @@ def label(size: int) -> str:
 
 
 def recover(crowd: Crowd, client: Client, server: Server) -> tuple[float, float]:
-    """Reconnect a client: ms from its CONNECT to its last missed event, and seconds of processor time."""
+    """Reconnect a client: ms from CONNECT to the last missed event, and seconds of processor time."""
     with Meter(server.pids) as meter:
         crowd.connect([client], missed=MISSED)
     if not client.recovered:

@@ -1,6 +1,6 @@
-"""W4, reconnect storm: everybody is back at once and has missed a hundred events, the same for all.
+"""W4, reconnect storm: all clients return at once, with the same hundred missed events.
 
-And the processor time of a connection and of a recovery with few missed events, everybody at once.
+And the processor time of a connection and of a recovery with few missed events, all clients at once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ROOM = "everybody"
 
 
 def storm(bench: Bench, server: Server, crowd: Crowd, clients: list[Client], case: str) -> None:
-    """Reconnect all clients and check that each has what it missed, once."""
+    """Reconnect all clients and check that each has each missed event once."""
     with Meter(server.pids) as meter:
         crowd.connect(clients, missed=MISSED)
     settle(server.pids)
@@ -41,7 +41,7 @@ def storm(bench: Bench, server: Server, crowd: Crowd, clients: list[Client], cas
 
 
 def measure(bench: Bench, server: Server, size: int) -> None:
-    """One storm on one server."""
+    """A storm on a server."""
     with Crowd(server.port) as crowd:
         control, clients = Client(), [Client() for _ in range(size)]
         crowd.connect([control])
@@ -53,14 +53,14 @@ def measure(bench: Bench, server: Server, size: int) -> None:
 
 
 def sessions(bench: Bench, server: Server, size: int) -> None:
-    """Connect so many clients at once, and recover them at once after a few events."""
+    """Connect ``size`` clients at once, and recover all at once after a few events."""
     plan = costs.Plan(slices=1, seconds=0.0, clients=size)
     with closing(costs.sessions(plan, server)) as steps:
         for step in steps:
             settle(server.pids)
             with Meter(server.pids) as meter:
                 count = step.run()
-                settle(server.pids)  # work that the server has put off is a part of the price
+                settle(server.pids)  # deferred work of the server is a part of the price
             case = at_once(step.operation, size)
             bench.results.spend(case, server.kind.name, meter.server_cpu, count)
 

@@ -1,4 +1,4 @@
-"""W5, memory: of a client that is connected and silent, and of a hundred thousand events in the log."""
+"""W5, memory: of an idle client, and of a hundred thousand events in the log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EVENTS = "100k events in the log"
 
 
 def memory(crowd: Crowd, control: Client, server: Server) -> int:
-    """Resident bytes once the server is quiet and its garbage is collected."""
+    """Resident bytes of a quiet server after garbage collection."""
     settle(server.pids)
     control.buffer.clear()
     crowd.ask([control], "gc")
@@ -24,7 +24,7 @@ def memory(crowd: Crowd, control: Client, server: Server) -> int:
 
 
 def measure(bench: Bench, server: Server, clients: int, events: int) -> None:
-    """Both on one server."""
+    """Both on a server."""
     name = server.kind.name
     with Crowd(server.port) as crowd:
         control = Client()

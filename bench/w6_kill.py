@@ -1,4 +1,4 @@
-"""W6, kill -9: how many clients of a killed server are recovered by the next, with what it sent meanwhile."""
+"""W6, kill -9: the share of a killed server's clients that the next server recovers, with missed events."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.w4_storm import MISSED, ROOM, storm
 
 
 def measure(bench: Bench, server: Server, size: int) -> None:
-    """Kill one server under its clients, publish on the next before they are back."""
+    """Kill a server with clients, and publish on the next server before the clients are back."""
     clients = [Client() for _ in range(size)]
     with Crowd(server.port) as crowd:
         control = Client()

@@ -1,4 +1,4 @@
-"""W7, mass disconnection: everybody is gone at once; processor time until the server is quiet again."""
+"""W7, mass disconnection: all clients leave at once; processor time until the server is quiet again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.w4_storm import ROOM
 
 
 def measure(bench: Bench, server: Server, size: int) -> None:
-    """One mass disconnection."""
+    """A mass disconnection."""
     with Crowd(server.port) as crowd:
         control, clients = Client(), [Client() for _ in range(size)]
         crowd.connect([control])

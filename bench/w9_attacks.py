@@ -1,15 +1,15 @@
 """W9, attacks: the latency of honest clients before, during and after twenty attacks on the same server.
 
-The attacks are those of ``tests/support/twenty_attacks.py``. They run in a process of their own, on cores
-of their own where the machine has more than two. On two cores the process shares one with the load
-generator and gives way to it.
+The attacks are in ``tests/support/twenty_attacks.py``. Attacks run in a separate process, on separate cores
+if the machine has more than two. On two cores, the process shares a core with the load generator, at a lower
+priority.
 
-Two controls show what else the attackers cost: the same attacks on a second server. On the core of the
-load generator, it shares caches, kernel and disk with the one that is measured. On the core of the measured
-server, it takes processor time from it, too, as any other program would.
+Two controls show other costs of the attackers: the same attacks on a second server. On the core of the load
+generator, the second server shares caches, kernel and disk with the measured server. On the core of the
+measured server, the second server also takes processor time, as any other program would.
 
-A latency begins when the publisher has sent its event, and ends when the kernel has it for the receiving
-client: what the load generator itself comes late does not count.
+A latency begins when the publisher has sent an event, and ends when the kernel has the event for the
+receiving client: delays of the load generator do not count.
 """
 
 from __future__ import annotations
@@ -74,13 +74,13 @@ _TOLD = re.compile(rb'42\["told",\{"n":(\d+),"t":(\d+)\}')
 
 @dataclass
 class Honest:
-    """The clients that receive numbered events, and what they have received."""
+    """The clients that receive numbered events, and the received numbers."""
 
     clients: Sequence[Client]
     sent: int = 0
     received: dict[Client, list[int]] = field(default_factory=dict)
     latencies: list[tuple[float, float]] = field(default_factory=list)
-    """When an event was sent, by the wall clock, and how long it took, both in seconds."""
+    """The sending time of each event, by the wall clock, and the latency, both in seconds."""
 
     def __call__(self, client: Client, payload: bytes, size: int) -> None:
         """Take a frame: an event, a heartbeat or an acknowledgement."""
@@ -99,7 +99,7 @@ class Honest:
 
     @property
     def wrong(self) -> int:
-        """The events that a client has not received, or received out of order or more than once."""
+        """The number of events that a client has not received, or received out of order or more than once."""
         expected = list(range(1, self.sent + 1))
         return sum(
             abs(len(numbers) - self.sent) or sum(a != b for a, b in zip(numbers, expected, strict=True))
@@ -136,7 +136,7 @@ class Honest:
 
 
 class Attackers:
-    """The process that attacks until it is stopped."""
+    """The attacking process."""
 
     def __init__(self, output: Path) -> None:
         self._output = output
@@ -169,7 +169,7 @@ class Attackers:
 
 
 def measure(bench: Bench, server: Server, other: Server, rounds: int, quiet_seconds: float) -> None:
-    """The latencies on one server: before attacks, during them, during those on ``other``, and afterwards."""
+    """The latencies on a server: before and during attacks, during attacks on ``other``, and afterwards."""
     name = server.kind.name
     latencies: dict[str, list[tuple[float, float]]] = {}
     during = ""
@@ -210,7 +210,7 @@ def measure(bench: Bench, server: Server, other: Server, rounds: int, quiet_seco
 def _under_attack(
     honest: Honest, crowd: Crowd, attacked: Server, rounds: int
 ) -> tuple[list[tuple[float, float]], str]:
-    """The latencies while a server is attacked, theirs or another one, and the output of the attackers."""
+    """The latencies while the measured or another server is attacked, and the output of the attackers."""
     attackers = Attackers(attacked.folder / "attackers.log")
     with attackers.attacking(attacked.port):
         deadline = time.monotonic() + LONGEST_SECONDS

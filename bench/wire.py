@@ -19,7 +19,7 @@ UPGRADE = (
 
 
 def text_frame(text: str) -> bytes:
-    """A client's text frame; its mask is zero, which the protocol allows and which costs nothing here."""
+    """A client's text frame, with a mask of zero, which the protocol allows and which costs nothing."""
     payload = text.encode()
     if len(payload) < 126:
         return struct.pack("!BB4x", 0x81, 0x80 | len(payload)) + payload
@@ -58,7 +58,7 @@ def take_frames(buffer: bytearray) -> Iterator[tuple[bytes, int]]:
 
 
 def end_of_upgrade(buffer: bytearray) -> bool:
-    """Take the response to ``UPGRADE`` out of a buffer once it is complete. Raises ConnectionError."""
+    """Take a complete response to ``UPGRADE`` out of a buffer. Raises ConnectionError."""
     end = buffer.find(b"\r\n\r\n")
     if end < 0:
         return False
