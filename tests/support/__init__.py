@@ -1,1 +1,1 @@
-"""What the tests share: clients, servers, proxies, simulated parts."""
+"""The shared parts of the tests: clients, servers, proxies, simulated parts."""

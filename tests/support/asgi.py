@@ -16,7 +16,7 @@ from support.processes import DEADLINE, HOST
 @asynccontextmanager
 async def uvicorn_server(app: Any, **options: Any) -> AsyncIterator[int]:
     """Serve an ASGI application; the value is the port."""
-    # asyncio writes without delay only where the socket names its protocol, as uvicorn's own does.
+    # asyncio writes without delay only if the socket names a protocol, as uvicorn's own socket does.
     listening = socket.socket(proto=socket.IPPROTO_TCP)
     listening.bind((HOST, 0))
     config = uvicorn.Config(app, log_config=None, lifespan="off", **options)

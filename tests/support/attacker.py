@@ -1,4 +1,4 @@
-"""A server under attack, its attackers, and clients that must not be disturbed."""
+"""A server under attack, the attackers, and undisturbed clients."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CONFIG: dict[str, dict[str, object]] = {
 
 
 class Target(ServerProcess):
-    """The server that is attacked."""
+    """The attacked server."""
 
     @property
     def memory_kib(self) -> int:
@@ -60,7 +60,7 @@ class Attacker:
         return socket
 
     async def send(self, *packets: str | bytes, connected: bool = True) -> None:
-        """Send packets on a new connection, and read it until it ends."""
+        """Send packets on a new connection, and read until the end."""
         socket = await self.socket()
         with suppress(ConnectionError):  # the server has closed the connection
             if connected:
@@ -72,7 +72,7 @@ class Attacker:
         await socket.leave()
 
     async def handshake(self) -> dict[str, str] | None:
-        """Open a long-polling session; returns its query, or None if the server refuses it."""
+        """Open a long-polling session; returns the query, or None after a refusal."""
         query = {"EIO": "4", "transport": "polling"}
         async with self.http.get(self.url, params=query) as response:
             if response.status != 200:
@@ -80,7 +80,7 @@ class Attacker:
             return {**query, "sid": json.loads((await response.text())[1:])["sid"]}
 
     async def accepted_handshake(self) -> dict[str, str]:
-        """Open a long-polling session, if need be when the server has dropped others that join nothing."""
+        """Open a long-polling session, if need be after the server has dropped idle sessions."""
         async with asyncio.timeout(DEADLINE):
             while (query := await self.handshake()) is None:  # noqa: ASYNC110 - there is no event
                 await asyncio.sleep(0.05)
@@ -100,7 +100,7 @@ class Attacker:
             return response.status
 
     async def tcp(self, *parts: bytes) -> None:
-        """Send parts on a TCP connection, and read it until the server closes it."""
+        """Send parts on a TCP connection, and read until the server's close."""
         reader, writer = await asyncio.open_connection(HOST, self.port)
         with suppress(OSError):  # the server has closed the connection
             for part in parts:
@@ -112,7 +112,7 @@ class Attacker:
         writer.close()
 
     async def keep(self, first: bytes) -> SilentSocket:
-        """Open a TCP connection that stays open until ``hang_up``, whatever the server does."""
+        """Open a TCP connection that stays open until ``hang_up``."""
         kept = silent_socket()
         self._kept.append(kept)
         loop = asyncio.get_running_loop()
@@ -121,14 +121,14 @@ class Attacker:
         return kept
 
     async def keep_websocket(self, extensions: str = "") -> SilentSocket:
-        """Open a WebSocket that stays open until ``hang_up`` and is not read any more."""
+        """Open a WebSocket that stays open, unread, until ``hang_up``."""
         kept = await self.keep(handshake_request(extensions))
         response = await asyncio.get_running_loop().sock_recv(kept, 4096)
         assert b" 101 " in response, response
         return kept
 
     async def keep_client(self, extensions: str = "") -> SilentSocket:
-        """Open a WebSocket that is kept, and connect to the namespace /."""
+        """Open a kept WebSocket, and connect to the namespace /."""
         kept = await self.keep_websocket(extensions)
         loop, received = asyncio.get_running_loop(), b""
         await loop.sock_sendall(kept, text("40"))
@@ -137,14 +137,14 @@ class Attacker:
         return kept
 
     def hang_up(self) -> None:
-        """Close the TCP connections that were kept."""
+        """Close the kept TCP connections."""
         for kept in self._kept:
             kept.close()
         self._kept.clear()
 
 
 async def send_unread(kept: SilentSocket, data: bytes, seconds: float = DEADLINE) -> bool:
-    """Send bytes on a kept connection; returns whether the server has taken all of them."""
+    """Send bytes on a kept connection; returns whether the server has read all bytes."""
     try:
         async with asyncio.timeout(seconds):
             await asyncio.get_running_loop().sock_sendall(kept, data)
@@ -154,7 +154,7 @@ async def send_unread(kept: SilentSocket, data: bytes, seconds: float = DEADLINE
 
 
 async def together(work: Sequence[Awaitable[Any]], at_once: int = 50) -> None:
-    """Await all of it, a limited number at a time."""
+    """Await all work, a limited number at a time."""
     for start in range(0, len(work), at_once):
         await asyncio.gather(*work[start : start + at_once])
 
@@ -183,7 +183,7 @@ class Pair:
 async def undisturbed(
     server: Target, attacker: Attacker
 ) -> AsyncIterator[Callable[[Awaitable[None]], Awaitable[None]]]:
-    """Two honest clients exchange events during an attack; the server must be healthy after it."""
+    """Two honest clients exchange events during an attack; the server must be healthy afterwards."""
     speaker, listener = await attacker.socket(), await attacker.socket()
     await speaker.connect()
     await listener.connect()

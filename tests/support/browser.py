@@ -1,4 +1,4 @@
-"""The system's Chromium on the chat's page. Where it is missing, tests are skipped, but never in CI."""
+"""The system's Chromium on the chat's page. Without Chromium, tests are skipped, but never in CI."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.processes import DEADLINE
 
 
 def missing(what: str) -> NoReturn:
-    """Skip the test module or the fixture that imports this; fail in CI."""
+    """Skip the importing test module or fixture; fail in CI."""
     if os.environ.get("CI") == "true":
         pytest.fail(what)
     pytest.skip(what, allow_module_level=True)
@@ -42,7 +42,7 @@ expect.set_options(timeout=DEADLINE / 2 * 1000)
 
 @contextmanager
 def running_chromium(*flags: str) -> Iterator[Browser]:
-    """A browser process; each test opens tabs of its own in it."""
+    """A browser process for the tabs of all tests."""
     require_client()
     executable = next(filter(None, map(shutil.which, NAMES)), None)
     if executable is None:
@@ -80,7 +80,7 @@ class Tab:
 
     @property
     def sid(self) -> str:
-        """The id of the session, which outlives its connections."""
+        """The id of the session, over all connections."""
         sid = self.status.get_attribute("data-sid")
         assert sid, "not connected yet"
         return sid
@@ -111,7 +111,7 @@ class Tab:
         self.input.press("Enter")
 
     def shows(self, *texts: str) -> None:
-        """Expects these messages, each once, in this order, and no undelivered message."""
+        """Expects exactly the messages, each once, in order, and no undelivered message."""
         expect(self.messages).to_have_text(list(texts))
         expect(self.outbox).to_have_count(0)
 
@@ -127,7 +127,7 @@ OpenTab = Callable[..., Tab]
 
 @contextmanager
 def opening_tabs(chromium: Browser, url: str) -> Iterator[OpenTab]:
-    """Opens the page, in a window with the given properties, and waits until it is connected."""
+    """Opens the page, in a window with the given properties, and waits for the connection."""
     tabs: list[Tab] = []
 
     def open_tab(**window: Any) -> Tab:

@@ -21,7 +21,7 @@ MODULE_FOLDERS = (Path(__file__).parents[2],)
 
 
 def node_command() -> list[str] | str:
-    """The command that starts the driver, or the reason why it cannot be started."""
+    """The command that starts the driver, or the reason why no driver can be started."""
     node = shutil.which("node") or shutil.which("node", path=str(Path(sys.executable).parent))
     if node is None:
         return "node is not installed"
@@ -76,7 +76,7 @@ class NotAnswered(Exception):
 
 
 class Client:
-    """One official client: its connections and events so far, and methods that wait for more."""
+    """An official client: the connections and events so far, and methods that wait for more."""
 
     def __init__(self, node: NodeClients, number: int) -> None:
         self._node = node
@@ -88,11 +88,11 @@ class Client:
         self.disconnects: list[str] = []
         self.errors: list[dict[str, Any]] = []
         self.transport = ""
-        """The current transport's name; an upgrade may come before CONNECT or after it."""
+        """The current transport's name; an upgrade may come before or after CONNECT."""
         self.events: list[Received] = []
         self.by_name: defaultdict[str, list[Received]] = defaultdict(list)
         self.acknowledged: dict[int, str] = {}
-        """Offsets of the numbered events that ``pump`` published and the server acknowledged."""
+        """Offsets of the numbered events from ``pump`` with an acknowledgement of the server."""
 
     @property
     def sid(self) -> str:
@@ -105,7 +105,7 @@ class Client:
         return pid
 
     async def until(self, happened: Callable[[], bool], what: str) -> None:
-        """Waits for a condition; every report of the driver checks it again."""
+        """Waits for a condition, which every report of the driver checks."""
 
         def is_decided() -> bool:
             return happened() or self._node.ended
@@ -118,13 +118,13 @@ class Client:
         assert happened(), f"{what}: Node ended before; {self.story()}"
 
     async def connected(self) -> Connected:
-        """Waits until the client is connected; returns its last CONNECT."""
+        """Waits until the client is connected; returns the last CONNECT."""
         await self.until(lambda: self.is_connected, "connected")
         self._expected_connects = len(self.connects) + 1
         return self.connects[-1]
 
     async def reconnected(self) -> Connected:
-        """Waits for a connection after the one that was last waited for."""
+        """Waits for a connection after the last awaited connection."""
         await self.until(
             lambda: self.is_connected and len(self.connects) >= self._expected_connects, "connected again"
         )
@@ -139,9 +139,9 @@ class Client:
         return after
 
     async def gone(self) -> str:
-        """Waits until the connection that was last waited for has ended; returns the reason.
+        """Waits for the end of the last awaited connection; returns the reason.
 
-        A client that reconnects by itself may be connected again before this is called.
+        A client that reconnects by itself may be connected again before the call.
         """
         ended = max(self._expected_connects - 1, 1)
         await self.until(lambda: len(self.disconnects) >= ended, "disconnected")
@@ -153,11 +153,11 @@ class Client:
         return self.errors[-1]
 
     async def upgraded(self) -> None:
-        """Waits until a connection that began with polling is a websocket."""
+        """Waits until a polling connection is a websocket."""
         await self.until(lambda: self.is_connected and self.transport == "websocket", "upgraded")
 
     async def received(self, name: str, count: int = 1) -> list[Received]:
-        """Waits until so many events of this name have come since the beginning; returns all of them."""
+        """Waits for ``count`` events of a name since the beginning; returns all such events."""
         events = self.by_name[name]
         await self.until(lambda: len(events) >= count, f"{count} times {name}")
         return list(events)
@@ -174,7 +174,7 @@ class Client:
         await self._do("emit", name=name, args=_pack(args))
 
     async def connect(self, **auth: object) -> None:
-        """``socket.connect()``, with another auth if there is one."""
+        """``socket.connect()``, perhaps with another auth."""
         if auth:
             await self._do("auth", auth=auth)
         await self._do("connect")
@@ -192,7 +192,7 @@ class Client:
         return await self._end("close")
 
     async def last_offset(self) -> str | None:
-        """The offset that the client sends on its next reconnection."""
+        """The offset for the client's next reconnection."""
         offset: str | None = await self._do("offset")
         return offset
 
@@ -211,7 +211,7 @@ class Client:
         )
 
     async def see(self, report: dict[str, Any]) -> None:
-        """Takes one line of the driver."""
+        """Reads a line of the driver."""
         async with self._changed:
             match report:
                 case {"seen": "connect"}:
@@ -253,7 +253,7 @@ class Client:
 
 
 class NodeClients:
-    """One Node process with any number of official clients in it."""
+    """A Node process with any number of official clients."""
 
     def __init__(self, command: list[str]) -> None:
         self._command = command
@@ -290,10 +290,10 @@ class NodeClients:
         beside: Client | None = None,
         **options: object,
     ) -> Client:
-        """Creates a client and lets it connect.
+        """Creates and connects a client.
 
-        ``beside`` puts a namespace on another client's transport. With ``reconnection`` off a client
-        stays away until ``connect``, so that a test decides which events it misses.
+        ``beside`` puts a namespace on another client's transport. With ``reconnection`` off a client stays
+        away until ``connect``, so a test decides about the missed events.
         """
         number = next(self._ids)
         client = self._clients[number] = Client(self, number)
@@ -346,7 +346,7 @@ class NodeClients:
     def _resolve(self, report: dict[str, Any]) -> None:
         reply = self._replies.get(report["reply"])
         if reply is None or reply.done():
-            return  # its caller has given up
+            return  # the caller has given up
         if "error" in report:
             reply.set_exception(NotAnswered(report["error"]))
         else:

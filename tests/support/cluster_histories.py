@@ -1,4 +1,4 @@
-"""The histories of a cluster: its nodes and its log, and claims that cross."""
+"""The histories of a cluster: nodes, log, and crossing claims."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ClusterHistories(ClusterSteps):
 
     @initialize(connected=st.sampled_from(CHOICES["connected"]), alone=st.booleans())
     def begin(self, connected: int, alone: bool) -> None:
-        """``alone``: whether one node alone must heal everything at the end."""
+        """``alone``: whether a single node must heal the cluster at the end."""
         self.world = Cluster()
         self.alone = alone
         self.passing: list[tuple[int, Callable[[], None]]] = []
@@ -34,7 +34,7 @@ class ClusterHistories(ClusterSteps):
 
     @step(2)
     def come_and_be_refused(self, number: int, at: int, how: Callable[[Scene, Client], None]) -> None:
-        """A client is refused, although its former connection may live."""
+        """A client is refused, although the former connection may live."""
         client, node = self.world.clients[number], self.world.run_node(at)
         how(self.world, client)
         if client.wire is None and node is not None:
@@ -44,7 +44,7 @@ class ClusterHistories(ClusterSteps):
 
     @step(3)
     def cross_claims(self, number: int, at: int, other: int, steps: int) -> None:
-        """An older claim is on its way to the log while the client is let in by another node."""
+        """An older claim is on the way to the log while another node accepts the client."""
         client, node = self.world.clients[number], self.world.run_node(at)
         if node is None or at == other:
             return
@@ -58,7 +58,7 @@ class ClusterHistories(ClusterSteps):
 
     @step(2)
     def cross_claims_and_end(self, number: int, at: int, other: int, ending: str) -> None:
-        """An older claim takes the session from the client, and its node or connection ends."""
+        """An older claim takes the session from the client, and the claim's node or connection ends."""
         client, zombies = self.world.clients[number], len(self.world.zombies)
         self.cross_claims(number, at, other, 1)
         self.world.nodes[at].handle.release()
@@ -72,7 +72,7 @@ class ClusterHistories(ClusterSteps):
 
     @step(2)
     def cross_an_absence(self, number: int, at: int, steps: int) -> None:
-        """The end of a connection is on its way to the log while the client is let in by another node."""
+        """The end of a connection is on the way to the log while another node accepts the client."""
         client = self.world.clients[number]
         if (wire := client.wire) is not None and wire.server is not self.world.nodes[at]:
             self.hold(self.world.nodes.index(cast("Node", wire.server)), "appends", steps)
@@ -91,7 +91,7 @@ class ClusterHistories(ClusterSteps):
 
     @step(4)
     def hold(self, at: int, gate: str, steps: int) -> None:
-        """A node waits for its appends, its batches or its reads for some steps."""
+        """The appends, batches or reads of a node wait for some steps."""
         handle = self.world.nodes[at].handle
         handle.hold(getattr(handle, gate))
         self._until(steps, getattr(handle, gate).open)
@@ -112,7 +112,7 @@ class ClusterHistories(ClusterSteps):
 
     @step(2)
     def freeze(self, at: int, steps: int) -> None:
-        """A node stands still until after its death was declared, if another node is alive."""
+        """A node stands still until another node, if any, has declared its death."""
         handle = self.world.nodes[at].handle
         handle.freeze()
         self.world.pass_a_lease()
@@ -120,7 +120,7 @@ class ClusterHistories(ClusterSteps):
 
     @step(2)
     def isolate(self, at: int, steps: int, seconds: float) -> None:
-        """A node has no contact to the log for a while, perhaps for longer than its lease."""
+        """A node has no contact to the log for a while, perhaps for longer than the lease."""
         handle = self.world.nodes[at].handle
         handle.cut_off()
         self.world.pass_time(seconds)
@@ -134,7 +134,7 @@ class ClusterHistories(ClusterSteps):
 
     @step(2)
     def claim_beside_a_sweep(self, number: int, at: int, kind: str, room: Room) -> None:
-        """A client comes to a node whose last floor does not speak for it, and the others prune events."""
+        """A client comes to a node with an older floor, and the others prune events."""
         self.world.cut(self.world.clients[number])
         self.emit(at, kind, number, room)
         self.ping_all()
@@ -148,7 +148,7 @@ class ClusterHistories(ClusterSteps):
 
     @step(2)
     def die_after_a_claim(self, number: int, at: int, other: int, kind: str, room: Room) -> None:
-        """A client comes to a node for what it has missed, and the node dies at once."""
+        """A client returns to a node, and the node dies at once."""
         self.world.cut(self.world.clients[number])
         self.emit(other, kind, number, room)
         for node in self.world.running:
@@ -201,7 +201,7 @@ class ClusterHistories(ClusterSteps):
         self.world.loop.close()
 
     def finish(self) -> None:
-        """After any history the nodes that are left heal everything."""
+        """After any history, the remaining nodes heal the cluster."""
         world = self.world
         for node in world.nodes:
             node.handle.release()

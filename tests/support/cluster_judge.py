@@ -1,4 +1,4 @@
-"""What must be true of the order of a shared log, and of the registries that are made of it."""
+"""The invariants of the order of a shared log, and of the registries made from the log."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Judge:
-    """Follows the batches as they get their places."""
+    """Follows the batches in order."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -35,11 +35,11 @@ class Judge:
         self._owners: dict[SessionKey, str | None] = {}
         self._claimed_at: dict[SessionKey, float] = {}
         self._gone_since: dict[SessionKey, float] = {}
-        """The uptime since which no client was let in, by the sessions without one."""
+        """The uptime since which a session has no accepted client, by session."""
         self.gone_at: dict[SessionKey, float] = {}
-        """The same in seconds of this world, by session."""
+        """The same time in seconds of the simulated world, by session."""
         self._expired: dict[SessionKey, Node] = {}
-        """The node that has called the handler of ``session_expired``, by session."""
+        """The node with the call of ``session_expired``, by session."""
 
     def add(self, batch: Batch) -> None:
         assert batch.uptime >= self._uptime, "the uptime went back"
@@ -96,7 +96,9 @@ class Judge:
         assert seconds <= DURATION, f"{key} was let in after {seconds} seconds without a client"
 
     def session_expired(self, node: Node, session: Session) -> None:
-        """Take note of a call of the handler: another one is allowed if the first node died inside it."""
+        """Take note of a call of the handler: another call is allowed if the first node died inside the
+        handler.
+        """
         key = session.namespace, session.sid
         former = self._expired.setdefault(key, node)
         assert former is node or not former.is_member, f"session_expired twice for {key}"

@@ -1,4 +1,4 @@
-"""A log that several nodes share: one order, which each node appends to and reads at its own pace. No I/O."""
+"""A log shared by several nodes: a single order for all, read by each node at its own pace. No I/O."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from support.simulated_state import LogState, SessionKey, Written
 from support.simulated_store import Gate, SimulatedReads
 
 EPOCH = "epoch"
-"""The epoch of a log that never loses anything."""
+"""The epoch of a log without losses."""
 Owner = tuple[str | None, int]
 """The node and the claim of a session."""
 
 
 class SharedLog:
-    """The order of the batches, the outcomes, and what each batch has made of the state."""
+    """The order of the batches, the outcomes, and the state after each batch."""
 
     def __init__(self, clock: Callable[[], float], judge: Callable[[Batch], None]) -> None:
-        """``judge``: called with each batch, when it has its place."""
+        """``judge``: called with each batch, in order."""
         self.state = LogState()
         self.state.begin_epoch(EPOCH, 0)
         self.written: list[Written] = []
@@ -38,7 +38,7 @@ class SharedLog:
         self._judge = judge
 
     def append(self, node: str, own: int, changes: tuple[Change, ...]) -> int:
-        """Give a batch its place, or find the place that it has; return its number."""
+        """Give a batch a place, or find the batch's place; return the number."""
         known = self._numbers.get((node, own))
         if known is not None:
             assert self.written[known - 1].changes == changes, f"batch {own} of {node} has two bodies"
@@ -61,7 +61,7 @@ class SharedLog:
 
 
 class Handle(SimulatedReads):
-    """The log as one node has it."""
+    """The log of a node."""
 
     def __init__(self, shared: SharedLog, node: str, clock: Callable[[], float]) -> None:
         self.node = node
@@ -72,17 +72,17 @@ class Handle(SimulatedReads):
         self.is_closed = False
         self.is_frozen = False
         self.is_fenced = False
-        """Whether the node knows that it was declared dead."""
+        """Whether the node has noticed its declared death."""
         self.answers_to_lose = 0
-        """The number of answers to ``append`` that are lost."""
+        """The number of lost answers to ``append``."""
         self.pauses_after_loss = False
         """Whether the connection is gone for a while after a lost answer."""
         self.may_pass = 0
-        """Batches that are delivered although the gate is closed."""
+        """Batches to deliver although the gate is closed."""
         self.sending: tuple[int, tuple[Change, ...]] | None = None
-        """The batch on its way to the log."""
+        """The batch under way to the log."""
         self.owners_before: dict[SessionKey, Owner] = {}
-        """The owners before the last batch that was given out."""
+        """The owners before the last batch given out."""
         self._appends = 0
         self._clock = clock
         self._contact_at = clock()
@@ -108,7 +108,7 @@ class Handle(SimulatedReads):
         return self._contact_at
 
     def freeze(self) -> None:
-        """Let the node stand still: it looks at nothing."""
+        """Let the node stand still."""
         self.is_frozen = True
         self.cut_off()
 

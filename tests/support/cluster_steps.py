@@ -21,7 +21,7 @@ from support.steps import step
 
 
 class ClusterSteps(RuleBasedStateMachine):
-    """What applications and clients do."""
+    """The steps of applications and clients."""
 
     world: Cluster
     passing: list[tuple[int, Callable[[], None]]]
@@ -108,7 +108,7 @@ class ClusterSteps(RuleBasedStateMachine):
 
     @step(4)
     def move(self, number: int, at: int, how: Callable[[Scene, Client], None]) -> None:
-        """A client goes to another node; its former transport may be half open."""
+        """A client goes to another node; the former transport may be half open."""
         how(self.world, self.world.clients[number])
         self._reconnect(number, at)
 
@@ -162,7 +162,7 @@ class ClusterSteps(RuleBasedStateMachine):
             self.world.loop.run_until_idle()
 
     def _accept(self, wire: Wire | None) -> None:
-        """Let the connect handler accept a transport that the client may have left."""
+        """Let the connect handler accept a transport, perhaps after the client's end."""
         if wire is not None and wire.decision is not None and not wire.decision.done():
             wire.decision.set_result(True)
 
@@ -172,7 +172,7 @@ class ClusterSteps(RuleBasedStateMachine):
             node.submit(*operations(session))
 
     def _session(self, node: Node, number: int) -> Session | None:
-        """The session of a client, as a node knows it."""
+        """The session of a client on a node."""
         client = self.world.clients[number]
         return node.registry.get(client.namespace, client.sid)
 
@@ -187,6 +187,6 @@ class ClusterSteps(RuleBasedStateMachine):
 
 
 def offset_of(text: object) -> int:
-    """The sequence of an offset that an emit has given."""
+    """The sequence of an offset from an emit."""
     assert isinstance(text, str)
     return int(text.rpartition(".")[2])

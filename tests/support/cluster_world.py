@@ -1,4 +1,4 @@
-"""Three nodes over one log, their clients, and the network between them."""
+"""Three nodes over a log, with clients and a network."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from support.simulated_server import DURATION, SimulatedServer
 
 NODES = 3
 RETENTION_SECONDS = 2.0
-"""So short that only the floor keeps events for the sessions that need them."""
+"""Short, so only the floor keeps events for sessions."""
 RECONNECTION_SECONDS = 1.1
-"""The shortest time between two connections of one client.
+"""The shortest time between two connections of a client.
 
-A claim that took less than ``PROMPT_CLAIM_SECONDS`` is therefore no older one of the same client.
+A claim that took less than ``PROMPT_CLAIM_SECONDS`` is therefore no older claim of the same client.
 """
 
 
 class Node(SimulatedServer):
-    """One life of a node."""
+    """A life of a node."""
 
     def __init__(self, scene: Cluster, log: Handle) -> None:
         super().__init__(scene, log, log.join(), retention_seconds=RETENTION_SECONDS)
         self.handle = log
         self.is_lost = False
-        """Whether the life of the node is over, by its own knowledge."""
+        """Whether the node has noticed the end of its life."""
 
     def lost(self, reason: str) -> None:
         self.is_lost = True
 
     def look(self) -> None:
-        """Let the node look at its lease, unless it stands still."""
+        """Let the node check its lease, unless frozen."""
         if not self.handle.is_frozen:
             self.call(self.lease.look)
 
@@ -46,7 +46,7 @@ class Node(SimulatedServer):
 
 
 class Cluster(Scene):
-    """Nodes that share one log, and their clients."""
+    """Nodes that share a log, and clients."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Cluster(Scene):
         return self.loop.call(lambda: Node(self, handle))
 
     def kill(self, at: int, *, lands: bool) -> None:
-        """End the process of a node; ``lands``: whether the batch on its way reaches the log."""
+        """End the process of a node; ``lands``: whether the batch under way reaches the log."""
         node = self.nodes[at]
         if not node.is_running:
             return
@@ -91,7 +91,7 @@ class Cluster(Scene):
             return
 
     def restart(self, at: int) -> None:
-        """Start a node under a new id, if it has ended or was declared dead."""
+        """Start a node under a new id, after its end or declared death."""
         node = self.nodes[at]
         if node.is_running and not node.handle.is_fenced:
             return
@@ -100,7 +100,7 @@ class Cluster(Scene):
         self.check()
 
     def run_node(self, at: int) -> Node | None:
-        """The node, if it is running."""
+        """The node, if running."""
         return self.nodes[at] if self.nodes[at].is_running else None
 
     @property
@@ -108,7 +108,7 @@ class Cluster(Scene):
         return [node for node in self.nodes if node.is_running]
 
     def pass_time(self, seconds: float) -> None:
-        """Let time pass in which the nodes that have contact to the log sweep."""
+        """Let time pass, with sweeps by the nodes with contact to the log."""
         while seconds > 0.0:
             self.wait(min(seconds, 2.0))
             seconds -= 2.0
@@ -125,7 +125,7 @@ class Cluster(Scene):
         self.look()
 
     def look(self) -> None:
-        """Let the nodes look at their leases; one whose life is over ends, and its clients notice it."""
+        """Let the nodes check their leases; a node after its life ends, and clients notice the end."""
         for at, node in enumerate(self.nodes):
             if node.is_running:
                 node.look()
@@ -160,7 +160,7 @@ class Cluster(Scene):
         super().session_expired(server, session)
 
     def must_recover(self, client: Client) -> bool:
-        # A client whose connection lost the session to a claim counts as away from the claim on.
+        # A client counts as away from the claim that took the session.
         gone_at = self.judge.gone_at.get(client.key, self.seconds)
         return super().must_recover(client) and self.seconds - gone_at <= DURATION
 
@@ -169,7 +169,7 @@ class Cluster(Scene):
     def check(self) -> None:
         super().check()
         for node in self.running:
-            # A node that knows of its death goes on from its own memory, until it is restarted.
+            # A node that has noticed its death goes on from memory, until the restart.
             if not node.handle.is_fenced and node.context.nodes.batch == node.handle.fold.batch:
                 compare(node.registry, node.handle.fold, node.handle.node)
         for client in self.clients:
@@ -177,7 +177,7 @@ class Cluster(Scene):
             self._check_positions(client)
 
     def _check_lease(self, node: Node) -> None:
-        """Check that no node keeps its clients for longer than a lease without contact."""
+        """Check that no node keeps clients for longer than a lease without contact."""
         seconds = self.seconds - node.handle.contact_at
         assert node.handle.is_frozen or seconds <= LEASE_SECONDS, f"{node} has lost its lease"
 
@@ -193,7 +193,7 @@ class Cluster(Scene):
         assert is_told or is_served, f"{client.key} is connected and not served"
 
     def _check_positions(self, client: Client) -> None:
-        """Check what the log and the nodes take for received."""
+        """Check the confirmed positions of the log and the nodes."""
         if client.key not in self.twins.present:
             return
         has = len(client.received)
@@ -212,7 +212,7 @@ class Cluster(Scene):
         return sum(number <= sequence for number, _ in self.twins.received[client.key])
 
     def check_at_rest(self) -> None:
-        """Check that everything has healed: each client is live, and no node is behind."""
+        """Check that the cluster has healed: each client is live, and no node is behind."""
         self.check()
         assert set(self.shared.state.nodes) == {node.handle.node for node in self.running}
         for client in self.clients:

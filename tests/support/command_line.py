@@ -1,4 +1,4 @@
-"""The program as a process, for the tests of its command line."""
+"""The program as a process, for the tests of the command line."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def completed(
 
 @contextmanager
 def running(folder: Path, *arguments: str, **environ: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run the program. Yields the process and its printed address."""
+    """Run the program. Yields the process and the printed address."""
     log = folder / "log"
     with (
         log.open("w") as errors,
@@ -73,6 +73,6 @@ def environment(changes: dict[str, str]) -> dict[str, str]:
 
 
 def assert_refused(result: subprocess.CompletedProcess[str], *lines: str) -> None:
-    """Check for exit code 2, one line per reason with the program's name, and no other output."""
+    """Check for exit code 2, a line per reason with the program's name, and no other output."""
     assert result.stderr.splitlines() == [f"socketio-eventstore: {line}" for line in lines]
     assert (result.returncode, result.stdout) == (2, "")

@@ -1,4 +1,4 @@
-"""The core of a server, without transports, over a log that a test can pause."""
+"""The core of a server, without transports, over a pausable log."""
 
 from __future__ import annotations
 
@@ -77,20 +77,20 @@ class Recorder(ClientConnection):
         return self.unsent
 
     async def until(self, happened: Callable[[], bool]) -> None:
-        """Waits for a condition; every write and the abort check it again."""
+        """Waits for a condition, which every write and the abort check."""
         async with asyncio.timeout(DEADLINE):
             while not happened():
                 self._written.clear()
                 await self._written.wait()
 
     async def sent(self, count: int) -> list[str | bytes]:
-        """Waits until so many packets were written; returns all of them."""
+        """Waits for ``count`` written packets; returns all packets."""
         await self.until(lambda: len(self.packets) >= count)
         return self.packets
 
 
 class PausableLog:
-    """A real log whose commits a test can pause and fail."""
+    """A real log with commits that a test can pause and fail."""
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
@@ -110,7 +110,7 @@ class PausableLog:
         self._open.set()
 
     def fail_with(self, *errors: Exception) -> None:
-        """The next commits raise these errors, one each."""
+        """The next commits raise the errors, an error each."""
         waiting = list(errors)
         self.failure = lambda _: waiting.pop(0) if waiting else None
 
@@ -187,7 +187,7 @@ class Core:
         namespace: str = "/",
         former: str | None = None,
     ) -> Session:
-        """A new session whose client is connecting; its pid is its sid."""
+        """A new session of a connecting client; the pid equals the sid."""
         opened = SessionOpened(namespace, sid, hash_pid(sid), former, 1_000.0)
         session = await self.queue.submit(OpenSession(opened, connection or Recorder(f"opens {sid}")))
         assert isinstance(session, Session)
@@ -204,7 +204,7 @@ class Core:
         return attached
 
     async def resume(self, session: Session, attached: SessionConnection, cursor: int) -> bool:
-        """The connect handler accepts the claim of a client that has the events up to a cursor."""
+        """The connect handler accepts the claim of a client with the events up to a cursor."""
         attached.sent = cursor
         return bool(await self.queue.submit(ResumeSession(session, attached, session.sid, 1_001.0)))
 
@@ -213,7 +213,7 @@ class Core:
         return await self.resume(session, await self.claim(session, connection), cursor)
 
     async def live(self, sid: str = "s1", *rooms: Room, namespace: str = "/") -> tuple[Session, Recorder]:
-        """A live session in these rooms; its connection has no recorded packets."""
+        """A live session in rooms, with a connection without recorded packets."""
         connection = Recorder(f"of {sid}")
         session = await self.open(sid, connection, namespace=namespace)
         assert await self.accept(session)
@@ -228,7 +228,7 @@ class Core:
         await self.queue.submit(self.leave(session))
 
     def leave(self, session: Session) -> MarkAway:
-        """As the departures do it: the session is away at once; the caller submits the operation."""
+        """As in the departures: the session is away at once; the caller submits the operation."""
         claim = session.current.claim
         self.registry.detach(session)
         session.move(State.AWAY)
@@ -238,7 +238,7 @@ class Core:
         return await self.queue.submit(Emit(event(text, rooms=rooms or None, skip=skip)))
 
     def begin(self, *operations: Operation) -> asyncio.Future[object]:
-        """Submit operations now; the future is done when they have taken effect."""
+        """Submit operations now; the future ends with their effect."""
         return self.queue.submit(*operations)
 
 
@@ -253,7 +253,7 @@ async def running(
     monotonic: Callable[[], float] = time.monotonic,
     retention_seconds: float = 1.0,
 ) -> AsyncIterator[Core]:
-    """A core whose offsets read ``boot.1``, ``boot.2`` …"""
+    """A core with the offsets ``boot.1``, ``boot.2`` …"""
     create_database(path)
     async with opened(path, new_epoch=lambda: epoch, monotonic=monotonic) as log:
         snapshot = await log.join()
@@ -290,7 +290,7 @@ async def running(
 
 @asynccontextmanager
 async def pausable_log(server: Server) -> AsyncIterator[PausableLog]:
-    """A running server whose commits the test can pause and fail, those of its heartbeats included."""
+    """A running server with commits that the test can pause and fail, heartbeats included."""
     runtime = await server.manager.start()
     assert isinstance(runtime.log, EventLog)
     commits = PausableLog(runtime.log)
@@ -305,15 +305,15 @@ async def pausable_log(server: Server) -> AsyncIterator[PausableLog]:
 
 @asynccontextmanager
 async def pausable_commits(server: Server) -> AsyncIterator[PausableLog]:
-    """A running server whose commits the test can pause and fail.
+    """A running server with commits that the test can pause and fail.
 
-    It writes no heartbeats, which would come between the operations of the test every two seconds: as one
-    more transaction or operation that the test counts, or as the commit that takes its error.
+    The server writes no heartbeats, which would come between the operations of the test every two seconds: as
+    a further transaction or operation in a count, or as the commit that raises the test's error.
     """
     runtime = await server.manager.start()
     heartbeat, runtime.health._heartbeat = runtime.health._heartbeat, partial(asyncio.sleep, 0)
     with suppress(StoreError):
-        await runtime.lease.beat()  # after those that are under way
+        await runtime.lease.beat()  # after the heartbeats under way
     try:
         async with pausable_log(server) as commits:
             yield commits
@@ -332,7 +332,7 @@ async def texts(log: EventLog) -> list[str]:
 
 
 async def context_of(log: Log) -> Context:
-    """A context over this log, without sessions and replays."""
+    """A context over a log, without sessions and replays."""
     registry, snapshot = Registry(), await log.join()
     return Context(
         log,

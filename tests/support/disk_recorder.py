@@ -63,7 +63,7 @@ Record = Created | Deleted | Written | Truncated | Synced | Noted
 
 @dataclass
 class Recording:
-    """The records of all files in one folder, in order."""
+    """The records of all files in a folder, in order."""
 
     folder: Path
     records: list[Record] = field(default_factory=list)
@@ -97,7 +97,7 @@ class Recording:
 
     @staticmethod
     def _entries(before: list[Record], chance: random.Random) -> dict[str, int]:
-        """The names in the folder at some point after the last creation that a sync made durable."""
+        """The names in the folder at some point after the last durable creation."""
         created = {record.number: index for index, record in enumerate(before) if isinstance(record, Created)}
         synced = [created[record.number] for record in before if isinstance(record, Synced)]
         changes = [index for index, record in enumerate(before) if isinstance(record, Created | Deleted)]

@@ -1,4 +1,4 @@
-"""An application with an embedded server in this process, and clients that build their packets."""
+"""An application with an embedded server in this process, and clients that build packets."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Socket:
         return message.data if message.type in (WSMsgType.TEXT, WSMsgType.BINARY) else None
 
     async def packet(self) -> str | bytes | None:
-        """The next packet that is not a heartbeat; heartbeats are answered."""
+        """The next packet other than a heartbeat; heartbeats are answered."""
         while (packet := await self.raw_packet()) == "2":
             with suppress(ConnectionResetError):  # closed after the ping: the next packet is None
                 await self.send("3")
@@ -70,20 +70,20 @@ class Socket:
         return answer
 
     async def event(self, namespace: str = "/") -> list[Any]:
-        """The next packet, which must be an event: its name and arguments, offset included."""
+        """The next packet, which must be an event: name and arguments, offset included."""
         event = await self.content(f"42{prefix(namespace)}")
         assert isinstance(event, list)
         return event
 
     async def event_of(self, emit: Awaitable[str | None], namespace: str = "/") -> list[Any]:
-        """The event of this emit without its offset, which must be the offset that the emit returns."""
+        """The event of an emit without the offset, which must be the returned offset."""
         offset = await emit
         *event, last = await self.event(namespace)
         assert offset is not None and last == offset
         return event
 
     async def content(self, start: str) -> Any:
-        """The JSON of the next packet, which must have this start."""
+        """The JSON of the next packet, which must begin with ``start``."""
         packet = await self.packet()
         assert isinstance(packet, str) and packet.startswith(start), packet
         return json.loads(packet.removeprefix(start))
@@ -122,7 +122,7 @@ class Polling:
             return response.status, await response.text()
 
     async def poll(self) -> list[str]:
-        """One GET; the packets of its body."""
+        """A GET; returns the packets of the body."""
         async with asyncio.timeout(DEADLINE):
             status, body = await self.get()
         assert status == 200, (status, body)
@@ -181,7 +181,7 @@ class Server:
             await socket.leave()
 
     async def websocket(self) -> tuple[Socket, dict[str, Any]]:
-        """A WebSocket without polling before it, and its handshake."""
+        """A WebSocket without polling before, and the handshake."""
         socket = await self.open_socket({"EIO": "4", "transport": "websocket"})
         handshake = await socket.content("0")
         assert isinstance(handshake, dict)
@@ -191,20 +191,20 @@ class Server:
         return (await self.websocket())[0]
 
     async def client(self, auth: Mapping[str, object] | None = None, namespace: str = "/") -> Socket:
-        """A client that is connected to a namespace."""
+        """A client connected to a namespace."""
         socket = await self.socket()
         await socket.connect(namespace, auth)
         return socket
 
     async def polling(self) -> Polling:
-        """A session of polling whose handshake is done."""
+        """A polling session after the handshake."""
         polling = Polling(self)
         await polling.open()
         return polling
 
 
 class Seen:
-    """Records of handler calls, for tests that wait for them."""
+    """Records of handler calls, for waiting tests."""
 
     def __init__(self) -> None:
         self.all: list[Any] = []
@@ -215,7 +215,7 @@ class Seen:
         self._more.set()
 
     async def until(self, count: int) -> list[Any]:
-        """Waits until there are so many records; returns all of them."""
+        """Waits for ``count`` records; returns all records."""
         async with asyncio.timeout(DEADLINE):
             while len(self.all) < count:
                 self._more.clear()
@@ -233,7 +233,7 @@ async def serving(
     tls: ssl.SSLContext | None = None,
     **options: Any,
 ) -> AsyncIterator[Server]:
-    """Run a server; ``recovery`` are options of the manager, ``options`` those of ``AsyncServer``."""
+    """Run a server; ``recovery`` are options of the manager, ``options`` are options of ``AsyncServer``."""
     if isinstance(path, Path):
         create_database(path)
     manager = RecoveryManager(path, **(recovery or {}))
@@ -259,7 +259,7 @@ async def serving(
 
 @asynccontextmanager
 async def answering_pings(*clients: Socket) -> AsyncIterator[None]:
-    """The clients read, and answer pings, inside the block; what they receive is dropped."""
+    """The clients read, and answer pings, inside the block; received packets are dropped."""
     reading = [asyncio.create_task(client.rest()) for client in clients]
     try:
         yield
@@ -270,9 +270,9 @@ async def answering_pings(*clients: Socket) -> AsyncIterator[None]:
 
 
 async def until(happened: Callable[[], object]) -> None:
-    """Lets the server work until a condition holds that no event reports.
+    """Lets the server work until a condition without an event holds.
 
-    After some time it looks every millisecond only: a test that waits must not take a processor from others.
+    After some time, the check runs only every millisecond: a waiting test must not use a whole processor.
     """
     async with asyncio.timeout(DEADLINE):
         rounds = 0
@@ -286,13 +286,13 @@ def prefix(namespace: str) -> str:
 
 
 async def poll_is_open(server: Server) -> None:
-    """Waits until the only connection has a poll that waits."""
+    """Waits until the only connection has a waiting poll."""
     (connection,) = server.engine.sockets.values()
     await until(lambda: connection._poll_buffer.has_poll)
 
 
 async def packets_until_marker(server: Server, *clients: Socket) -> list[list[str | bytes]]:
-    """The packets of each client before an event that is sent to all of them now."""
+    """The packets of each client before an event to all clients, sent now."""
     offset = await server.sio.emit("marker", to=[client.sid for client in clients])
     received = []
     for client in clients:
@@ -305,7 +305,7 @@ async def packets_until_marker(server: Server, *clients: Socket) -> list[list[st
 
 
 async def away(server: Server, client: Socket) -> None:
-    """The client's transport ends; waits until its session is away."""
+    """The client's transport ends; waits until the session is away."""
     session = (await server.manager.start()).registry.get("/", client.sid)
     assert session is not None
     await client.leave()

@@ -1,7 +1,7 @@
 """Handlers that let a test act on a server through Socket.IO itself.
 
-Clients under test connect to ``/`` or ``/other``. The test's own client connects to ``/control``, where
-it acts on any session by its sid and is no recipient of its events.
+Clients under test connect to ``/`` or ``/other``. The test's own client connects to ``/control``, acts on any
+session by the sid, and is no recipient of the session's events.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Gates:
 
 
 class ClientHandlers:
-    """The handlers for the clients under test, in one namespace."""
+    """The handlers for the clients under test, in a namespace."""
 
     def __init__(self, sio: Any, namespace: str, seen: list[dict[str, Any]], gates: Gates) -> None:
         self.sio, self.namespace, self.seen, self.gates = sio, namespace, seen, gates
@@ -134,7 +134,7 @@ class ClientHandlers:
         return await self.sio.emit("said", data, namespace=self.namespace)
 
     async def count(self, sid: str) -> None:
-        """Counts its calls in the session, with python-socketio's own methods."""
+        """Counts the calls in the session, with python-socketio's own methods."""
         async with self.sio.session(sid, namespace=self.namespace) as data:
             data["count"] = data.get("count", 0) + 1
 
@@ -144,7 +144,7 @@ class ClientHandlers:
         return {"text": text, "run": next(self.runs)}
 
     async def deed(self, sid: str, options: dict[str, Any], *_key: object) -> Any:
-        """Runs the operations that the options name, exactly once."""
+        """Runs the operations in the options, exactly once."""
         run = next(self.runs)
         for text in options.get("say", ()):
             await self.sio.emit("said", text, namespace=self.namespace)
@@ -168,7 +168,7 @@ class ClientHandlers:
 
 
 class ControlHandlers:
-    """The handlers for the test. Every message is a dict; its ``sid`` and ``namespace`` name the session."""
+    """The handlers for the test. Every message is a dict; ``sid`` and ``namespace`` name the session."""
 
     def __init__(self, sio: Any, seen: list[dict[str, Any]], gates: Gates) -> None:
         self.sio, self._seen, self._gates = sio, seen, gates
@@ -193,7 +193,9 @@ class ControlHandlers:
             sio.on(handler.__name__, handler, namespace=CONTROL)
 
     async def publish(self, _sid: str, message: dict[str, Any]) -> Any:
-        """Emits ``args`` as several arguments or ``data`` as one; the rest are options of the emit."""
+        """Emits ``args`` as several arguments, or ``data`` as a single argument; the rest are options of the
+        emit.
+        """
         name = message.pop("name")
         args = message.pop("args", None)
         data = message.pop("data", None) if args is None else tuple(args)
@@ -204,13 +206,13 @@ class ControlHandlers:
         return [await self.publish(sid, {**message, "data": number}) for number in range(count)]
 
     async def publish_at_once(self, sid: str, message: dict[str, Any]) -> list[Any]:
-        """Emits numbered events of a given size concurrently, so that they share transactions."""
+        """Emits numbered events of a given size concurrently, for shared transactions."""
         count, padding = message.pop("count"), "x" * message.pop("size", 0)
         publishing = [self.publish(sid, {**message, "args": [number, padding]}) for number in range(count)]
         return await asyncio.gather(*publishing)
 
     async def ask(self, _sid: str, message: dict[str, Any]) -> Any:
-        """An emit that the client acknowledges."""
+        """An emit with an acknowledgement from the client."""
         name, data = message.pop("name"), message.pop("data", None)
         return await self.sio.call(name, data, **message)
 
@@ -241,7 +243,7 @@ class ControlHandlers:
         return "revoked"
 
     async def seen(self, _sid: str, message: dict[str, Any]) -> list[dict[str, Any]]:
-        """The handler calls of a session since this start of the server, in order."""
+        """The handler calls of a session since the start of the server, in order."""
         return [record for record in self._seen if record["sid"] == message["sid"]]
 
     async def close_room(self, _sid: str, message: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
-"""The handlers of a server under attack, and those with which a test observes the server.
+"""The handlers of a server under attack, and the handlers for the observing test.
 
-Honest clients join the room ``well-behaved``. Everything that a handler emits for an attacker goes to the
-attacker, so no honest client is to receive it.
+Honest clients join the room ``well-behaved``. All emits for an attacker go to the attacker, so no honest
+client is a recipient.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def register(sio: Any) -> None:
 
 
 class _Honest:
-    """The handlers of clients that behave."""
+    """The handlers of honest clients."""
 
     events = ("tell", "join", "leave", "save")
 
@@ -72,7 +72,7 @@ class _Honest:
 
 
 class _Attacked:
-    """The handlers that attackers abuse."""
+    """The handlers for the attackers."""
 
     events = ("anything", "address", "flood", "fill", "ask", "wait", "hold")
 
@@ -87,7 +87,7 @@ class _Attacked:
         return len(arguments)
 
     async def address(self, _sid: str, rooms: Sequence[str]) -> str:
-        """Emit to rooms that the client names."""
+        """Emit to rooms named by the client."""
         try:
             await self._sio.emit("addressed", to=rooms)
         except ValueError:
@@ -95,7 +95,7 @@ class _Attacked:
         return "sent"
 
     async def flood(self, sid: str, count: int, size: int, to: str | None = None) -> str:
-        """Emit large events that are not stored, to the client or to another one."""
+        """Emit large unstored events, to the client or to another client."""
         for _ in range(count):
             await self._sio.emit("flood", "x" * size, to=to or sid, volatile=True)
         return "sent"
@@ -125,7 +125,7 @@ class _Attacked:
 
 
 class Observed:
-    """The handlers for the test: a stream for the honest clients, and what the server holds."""
+    """The handlers for the test: a stream for the honest clients, and the counts of the server's objects."""
 
     events = ("begin", "end", "census", "resident_kib")
 
@@ -155,7 +155,7 @@ class Observed:
         return self._number
 
     async def census(self, _sid: str) -> dict[str, int]:
-        """The number of everything that a client can leave behind."""
+        """The numbers of all objects that a client can leave behind."""
         sio = self._sio
         runtime, engine, clients = sio.manager.runtime, sio.eio, sio._clients
         registry, queue = runtime.registry, runtime.queue
@@ -194,14 +194,14 @@ class Observed:
 
 
 def _resident_kib() -> int:
-    with suppress(OSError, AttributeError):  # only glibc has it
+    with suppress(OSError, AttributeError):  # only glibc has the function
         ctypes.CDLL(None).malloc_trim(0)
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmRSS:")[2].split()[0])
 
 
 def _tcp_connections() -> int:
-    """Return the sockets of this process, from Linux."""
+    """Return the number of sockets of the process, from Linux."""
     sockets = 0
     for file in Path("/proc/self/fd").iterdir():
         with suppress(OSError):

@@ -50,7 +50,7 @@ class Histories(RuleBasedStateMachine):
 
     @step()
     def emit_what_the_store_rejects(self, kind: str, number: int, room: Room) -> None:
-        """A good event and a rejected one in one transaction, between good events."""
+        """A good and a rejected event in a transaction, between good events."""
         event, rejected = (self._event(kind, number, room, name=name) for name in ("e", REJECTED))
         for group in ([event], [event, rejected], [event]):
             self.world.submit(*[Emit(self._renamed(event)) for event in group])
@@ -198,7 +198,7 @@ class Histories(RuleBasedStateMachine):
 
     @step()
     def pass_time(self, seconds: float, sweep: bool) -> None:
-        """Without sweeps the server stands still, and the time does not count for its sessions."""
+        """Without sweeps the server stands still, and the time does not count for sessions."""
         while sweep and seconds > 0.0:
             self.world.wait(min(seconds, 2.0))
             self.sweep()
@@ -235,7 +235,7 @@ class Histories(RuleBasedStateMachine):
         self.world.loop.close()
 
     def finish(self) -> None:
-        """After any history every client can connect and has the events of its twin."""
+        """After any history, every client can connect and has the events of the twin."""
         world = self.world
         world.check()
         world.log.failures.clear()
@@ -285,7 +285,7 @@ class Histories(RuleBasedStateMachine):
             self.world.loop.run_until_idle()
 
     def _session(self, number: int) -> Session | None:
-        """The session that a client has or has claimed."""
+        """The owned or claimed session of a client."""
         client = self.world.clients[number]
         if client.wire is not None and client.namespace in client.wire.sessions:
             return client.wire.sessions[client.namespace]

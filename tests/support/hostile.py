@@ -38,7 +38,7 @@ GARBAGE = (
     '42["session_expired","sid",{}]',
     "42" + "[" * 100_000,
 )
-"""Not packets of Engine.IO or not of Socket.IO, and events that only the server raises."""
+"""Invalid packets of Engine.IO or Socket.IO, and events reserved for the server."""
 
 NAMESPACES = [
     "/",
@@ -88,7 +88,7 @@ PLACEHOLDERS: list[Any] = [
 
 
 def json_value(chance: random.Random, depth: int = 0) -> str:
-    """Text that is JSON or similar to it; texts that no program would write are included."""
+    """JSON or similar text, unusual texts included."""
     kind = chance.randrange(9 if depth < 4 else 5)
     match kind:
         case 0:

@@ -23,14 +23,14 @@ UPGRADE = {
 
 @dataclass(frozen=True)
 class Answer:
-    """A response: its headers have names in lower case."""
+    """A response, with the names of headers in lower case."""
 
     status: int
     headers: dict[str, list[str]] = field(repr=False)
     body: bytes
 
     def header(self, name: str) -> str | None:
-        """The value of a header that is there once, or None."""
+        """The value of a single header, or None."""
         values = self.headers.get(name)
         if values is None:
             return None

@@ -1,4 +1,4 @@
-"""Several servers in this process over one simulated log, as nodes of a cluster."""
+"""Several servers in the process over a simulated log, as nodes of a cluster."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Clock:
 
 
 class NodeLog(Handle):
-    """The log as a server opens it; a closed one has left the cluster."""
+    """The log for a server; a closed log has left the cluster."""
 
     index_memory_bytes = 0
     changed_sessions = None
@@ -70,7 +70,7 @@ class NodeLog(Handle):
 
 
 class Nodes:
-    """The servers, and the log that they share."""
+    """The servers, and the shared log."""
 
     def __init__(self, servers: list[Server], shared: SharedLog, clock: Clock) -> None:
         self.servers = servers
@@ -95,14 +95,14 @@ class Nodes:
         return sum(isinstance(change, kind) for change in changes)
 
     async def pass_a_lease(self, at: int) -> None:
-        """Let time pass in which one server writes its heartbeats."""
+        """Let time pass, with heartbeats of one server."""
         node = await self.servers[at].manager.start()
         for _ in range(4):
             self._clock.later += 2 * HEARTBEAT_SECONDS
             await node.lease.beat()
 
     async def pass_time(self, seconds: float) -> None:
-        """Let time pass in which all servers write their heartbeats."""
+        """Let time pass, with heartbeats of all servers."""
         while seconds > 0.0:
             step = min(seconds, 2 * HEARTBEAT_SECONDS)
             self._clock.later += step
@@ -126,7 +126,7 @@ async def nodes(
     recovery: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> AsyncIterator[Nodes]:
-    """Run servers that share a log; ``register`` is called for each of them."""
+    """Run servers that share a log; ``register`` is called for each server."""
     clock = Clock()
     shared, names = SharedLog(clock, lambda _: None), itertools.count(1)
 

@@ -1,4 +1,4 @@
-"""Events with an idempotency key: the options of their clients, and the stored rows."""
+"""Events with an idempotency key: the options of clients, and the stored rows."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def rows(server: ServerProcess, query: str, *parameters: object) -> list[tuple[A
 
 
 def logged(server: ServerProcess, text: str) -> int:
-    """The number of stored events with this text as their first argument."""
+    """The number of stored events with a text as the first argument."""
     query = "SELECT count(*) FROM events WHERE json_extract(payload, '$[1]') = ?"
     return int(rows(server, query, text)[0][0])
 
 
 async def marker(control: Client, sid: str, name: str = "marker") -> str:
-    """Publish an event that follows all earlier packets; returns its packet."""
+    """Publish an event behind all earlier packets; returns the packet."""
     offset = await control.call("publish", {"name": name, "to": sid})
     return f'42["{name}","{offset}"]'
 

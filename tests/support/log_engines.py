@@ -1,6 +1,6 @@
-"""The engines of the log, for the tests of its contract.
+"""The engines of the log, for the tests of the contract.
 
-A new engine is one more entry of DURABLE. What only one engine does is tested beside it (``test_store_*``,
+A new engine is another entry of DURABLE. Features of a single engine have separate tests (``test_store_*``,
 ``test_postgres_*``).
 """
 
@@ -20,7 +20,7 @@ Open = Callable[[], AbstractAsyncContextManager[Log]]
 
 
 class Store:
-    """A database, and the log in it. Each ``open`` is another life of the process."""
+    """A database with a log. Each ``open`` is another life of the process."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock

@@ -1,6 +1,6 @@
-"""Databases without rows, for servers whose first start is not what a test is about.
+"""Databases without rows, for tests that are not about the first start of a server.
 
-The migrations of a new database take half a second of the processor: alembic is imported for them.
+The migrations of a new database take half a second of the processor: with the import of alembic.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A made-up next version of the program: one migration, and two new kinds of changes.
 
-Older programs may leave ``optional_noted`` out, and not ``renamed``, which therefore demands a newer format
-from all. The packages are copied, and their copies get what a next version would bring.
+Older programs may leave ``optional_noted`` out, but not ``renamed``, which therefore demands a newer format
+from all. The copies of the packages get the additions of the next version.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Faults of servers on one database, and a judge that knows only the rows of the database."""
+"""Faults of servers on a database, and a judge that reads only the rows of the database."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LONG_FREEZE_SECONDS: Final = 13.0
 
 
 class Line(Cutting):
-    """The connections of one server to the database, which can be away for a while."""
+    """The connections of a server to the database, which can be away for a while."""
 
     is_away = False
 
@@ -41,7 +41,7 @@ class Line(Cutting):
 
 
 class AnyNode(Balancer):
-    """A proxy that leads each connection of its client to a server by chance."""
+    """A proxy that leads each connection of a client to a random server."""
 
     def __init__(self, chance: random.Random, *ports: int) -> None:
         super().__init__(*ports)
@@ -57,7 +57,7 @@ class AnyNode(Balancer):
 
 
 class Chaos:
-    """Emits, moves clients between rooms and between servers, and breaks what can break."""
+    """Emits, moves clients between rooms and between servers, and causes faults."""
 
     def __init__(
         self,
@@ -71,9 +71,9 @@ class Chaos:
         self._lines = lines
         self._clients = clients
         self._busy: set[int] = set()
-        """The servers that a fault has at the moment."""
+        """The servers with a fault at the moment."""
         self.acknowledged: dict[str, int] = {}
-        """The number of each event whose emit was answered, by its offset."""
+        """The number of each acknowledged event, by offset."""
         self.faults: list[str] = []
         self._numbers = 0
 
@@ -89,7 +89,7 @@ class Chaos:
         await asyncio.gather(*work, *faults)
 
     async def emit_last(self) -> None:
-        """Emit an event to all, as soon as a server can store it."""
+        """Emit an event to all, as soon as a server can store the event."""
         async with asyncio.timeout(DEADLINE):
             while await self._ask("/emit", {"event": "last"}) is None:
                 pass
@@ -151,7 +151,7 @@ class Chaos:
         self._busy.discard(at)
 
     def _start(self, server: ServerProcess) -> None:
-        """Start a server as a supervisor does: a start fails when its connection is cut."""
+        """Start a server as a supervisor does: a start fails with a cut connection."""
         for _ in range(5):
             with suppress(AssertionError):
                 server.start()
@@ -180,10 +180,10 @@ class Chaos:
 
 
 class Judge:
-    """What each client must have, by the events and the memberships in the database."""
+    """The expected events of each client, by the events and the memberships in the database."""
 
     def __init__(self, cluster: Cluster, database: str) -> None:
-        """Keep the memberships that the servers forget, since no replay needs them any more."""
+        """Keep the memberships that the servers delete after the last replay."""
         self._cluster = cluster
         self._database = database
         cluster.sql(
@@ -217,7 +217,7 @@ class Judge:
         assert received == expected, f"lost: {lost}, not for it or repeated: {extra}; {client.story()}"
 
     def check_acknowledged(self, acknowledged: dict[str, int]) -> None:
-        """Check that each acknowledged event is in the log once, with its offset."""
+        """Check that each acknowledged event is in the log once, with the offset."""
         stored = {event["offset"]: event["number"] for event in self._events()}
         assert len(set(stored.values())) == len(stored), "an event is in the log twice"
         for offset, number in acknowledged.items():

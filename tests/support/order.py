@@ -9,20 +9,20 @@ from collections.abc import Sequence
 import pytest
 
 USUAL_SECONDS = 300.0
-"""The limit of a test without a limit of its own, from pyproject.toml."""
+"""The default limit of a test, from pyproject.toml."""
 
 
 def limit_of(item: pytest.Item) -> float:
-    """The time limit of a test in seconds, by which its author tells that it is long; infinite for none."""
+    """The time limit of a test in seconds, which marks a long test; infinite for none."""
     marker = item.get_closest_marker("timeout")
     return USUAL_SECONDS if marker is None else float(marker.args[0]) or math.inf
 
 
 def longest_first(items: Sequence[pytest.Item], workers: int) -> list[pytest.Item]:
-    """Return the tests in an order in which each worker begins with its share of the long tests.
+    """Return the tests in an order in which each worker begins with a share of the long tests.
 
-    At the start, pytest-xdist gives each worker a part of the list; later a worker that is done takes over
-    from the other end of a part.
+    At the start, pytest-xdist gives each worker a part of the list; later an idle worker takes tests from the
+    other end of a part.
     """
     long = sorted((item for item in items if limit_of(item) > USUAL_SECONDS), key=limit_of, reverse=True)
     others = [item for item in items if limit_of(item) <= USUAL_SECONDS]

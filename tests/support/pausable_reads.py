@@ -1,4 +1,4 @@
-"""Replays whose reads of the log a test can pause and fail."""
+"""Replays with reads of the log that a test can pause and fail."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CONNECT = '40{"sid":"s1","pid":"s1"}'
 
 
 class PausableReads:
-    """A real log whose reads a test can pause and fail; a look-up gives as few sequences as allowed."""
+    """A real log with reads that a test can pause and fail; a look-up returns as few sequences as allowed."""
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
@@ -68,7 +68,7 @@ async def away(core: Core, *rooms: str) -> Session:
 
 
 async def emit_numbers(core: Core, count: int) -> list[str | bytes]:
-    """Emits events to the namespace; returns their packets."""
+    """Emits events to the namespace; returns the packets."""
     sequences = [core.queue.position + sequence for sequence in range(1, count + 1)]
     await asyncio.gather(*(core.emit(f"number {sequence}") for sequence in sequences))
     return [said(f"number {sequence}", sequence) for sequence in sequences]

@@ -1,4 +1,4 @@
-"""Players of histories: chance alone, which is fast, and hypothesis, which shrinks a history that fails."""
+"""Players of histories: random play, which is fast, and hypothesis, which shrinks a failing history."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ STEPS_OF_A_HISTORY = 40
 
 
 class Machine(Protocol):
-    """A state machine of hypothesis, as chance plays it."""
+    """A state machine of hypothesis, for random play."""
 
     def begin(self, **arguments: Any) -> None: ...
 
     def invariants_hold(self) -> None: ...
 
     def finish(self) -> None:
-        """Let everything come to rest, and check it."""
+        """Bring the world to rest, and check the end."""
 
     def close(self) -> None: ...
 
 
 def play_by_chance(kind: type[RuleBasedStateMachine], seed: int) -> None:
-    """One random history without hypothesis, which is slower because it can shrink a history."""
+    """A random history without hypothesis, which is slower because of the shrinking."""
     chance = random.Random(seed)
     machine = cast("Machine", kind())
     steps, story = steps_of(kind), [f"seed {seed}"]

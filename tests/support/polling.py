@@ -1,4 +1,4 @@
-"""A client that speaks long polling in bare HTTP requests."""
+"""A long-polling client of bare HTTP requests."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class RawPolling:
         self._query = {"EIO": "4", "transport": "polling"}
         self._packets: deque[str] = deque()
         self._kept: deque[str] = deque()
-        """Packets that came before an expected acknowledgement."""
+        """Packets before an expected acknowledgement."""
         self._ack_ids = itertools.count()
 
     async def open(self) -> dict[str, Any]:
@@ -41,7 +41,7 @@ class RawPolling:
         return handshake
 
     async def poll(self) -> list[str]:
-        """One GET; the packets of its payload."""
+        """A GET; returns the packets of the payload."""
         async with self._http.get(self._url, params=self._query) as response:
             body = await response.text()
             if response.status != 200:
@@ -53,7 +53,7 @@ class RawPolling:
             assert response.status == 200, (response.status, await response.text())
 
     async def packet(self) -> str:
-        """The next packet that is not a heartbeat."""
+        """The next packet other than a heartbeat."""
         return self._kept.popleft() if self._kept else await self._next()
 
     async def _next(self) -> str:
@@ -66,7 +66,7 @@ class RawPolling:
                 self._packets.extend(await self.poll())
 
     async def event(self, namespace: str = "/") -> list[Any]:
-        """The next packet, which must be an event: its name and arguments, offset included."""
+        """The next packet, which must be an event: name and arguments, offset included."""
         packet = await self.packet()
         prefix = f"42{_prefix(namespace)}["
         assert packet.startswith(prefix), packet
@@ -85,7 +85,7 @@ class RawPolling:
         return answer
 
     async def call(self, name: str, *args: object, namespace: str = "/control") -> Any:
-        """Emits an event and returns its acknowledgement."""
+        """Emits an event and returns the acknowledgement."""
         number = str(next(self._ack_ids))
         await self.post(f"42{_prefix(namespace)}{number}{json.dumps([name, *args])}")
         prefix = f"43{_prefix(namespace)}{number}["

@@ -1,4 +1,4 @@
-"""PostgreSQL for tests: clusters of their own, on Unix sockets, as an unprivileged user."""
+"""PostgreSQL for tests: separate clusters, on Unix sockets, as an unprivileged user."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SETTINGS = {
 }
 """Without fsync: no test takes the power away, and the order of writes is the same."""
 LAZY = {"wal_writer_delay": "10000ms", "bgwriter_lru_maxpages": "0", "autovacuum": "off"}
-"""PostgreSQL flushes the WAL when it is asked to, and every ten seconds."""
+"""PostgreSQL flushes the WAL on request, and every ten seconds."""
 
 
 def binaries() -> Path | str:
@@ -40,7 +40,7 @@ def binaries() -> Path | str:
 
 
 def needed() -> Path:
-    """The folder of PostgreSQL. Without it the test is skipped; in CI it fails."""
+    """The folder of PostgreSQL. Without PostgreSQL the test is skipped; in CI the test fails."""
     found = binaries()
     if isinstance(found, str):
         if os.environ.get("CI") == "true":
@@ -50,7 +50,7 @@ def needed() -> Path:
 
 
 def _unprivileged() -> tuple[Sequence[str], str]:
-    """The beginning of a command that PostgreSQL does not refuse, and its user."""
+    """The prefix of a command for an unprivileged user, and the user."""
     if os.geteuid():
         return (), pwd.getpwuid(os.geteuid()).pw_name
     names = {entry.pw_name for entry in pwd.getpwall()}
@@ -61,7 +61,7 @@ def _unprivileged() -> tuple[Sequence[str], str]:
 
 
 def _new_folder() -> Path:
-    """A folder that every user may enter; in memory if there is room, where a database is made in no time.
+    """A folder open to every user; in memory if there is room, for fast creation of databases.
 
     Not below pytest's folder, which another user cannot enter; and a socket's path must be short.
     """
@@ -76,7 +76,7 @@ class Cluster:
     """A PostgreSQL server. Its databases are reached through a Unix socket."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        """``folder``: that of a copied cluster; a new one otherwise."""
+        """``folder``: the folder of a copied cluster; otherwise a new folder."""
         self.bin = needed()
         self._drop, self._user = _unprivileged()
         self.folder = Path(_new_folder()) if folder is None else folder
@@ -88,7 +88,7 @@ class Cluster:
             self.run("initdb", "-D", str(self.data), "-A", "trust", "--no-sync", "-U", "tests", "-E", "UTF8")
 
     def run(self, program: str, *arguments: str) -> str:
-        """Run a program of PostgreSQL as its user; return its output."""
+        """Run a program of PostgreSQL as the cluster's user; return the output."""
         command = [*self._drop, str(self.bin / program), *arguments]
         environ = {"PATH": os.environ["PATH"], "LC_ALL": "C", "TZ": "UTC"}
         done = subprocess.run(
@@ -107,7 +107,7 @@ class Cluster:
         self.wait()
 
     def give_away(self, folder: Path) -> None:
-        """Make the cluster's user the owner of a folder and its files."""
+        """Make the cluster's user the owner of a folder and the files."""
         for path in (folder, *folder.iterdir()):
             shutil.chown(path, self._user)
 
@@ -137,12 +137,12 @@ class Cluster:
         return (self.folder / "log").read_text(errors="replace")
 
     def kill_a_backend(self, database: str) -> None:
-        """Kill the process of a node's connection: PostgreSQL ends all of them, as in a crash."""
+        """Kill the process of a node's connection: PostgreSQL ends all processes, as in a crash."""
         backend = self.sql(database, "SELECT backend FROM eventstore.nodes ORDER BY number DESC LIMIT 1")
         self.crash(int(backend))
 
     def crash(self, process: int) -> None:
-        """Kill a process of the server; wait until the server has noticed it and has started again."""
+        """Kill a process of the server; wait for the restart by the server."""
         restarts = self.log.count("; reinitializing")
         os.kill(process, signal.SIGKILL)
         give_up = time.monotonic() + DEADLINE
@@ -152,7 +152,7 @@ class Cluster:
         self.wait()
 
     def freeze_the_wal_writer(self) -> int:
-        """Let nothing be flushed that no transaction asks for; return the process, which ``crash`` kills."""
+        """Prevent flushes without a request by a transaction; return the process for ``crash``."""
         found = self.sql("postgres", "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'")
         os.kill(int(found), signal.SIGSTOP)
         return int(found)
@@ -170,7 +170,7 @@ class Cluster:
         return f"postgresql://tests@/{database}?host={hosts}"
 
     def new_database(self, template: str = "template1") -> str:
-        """Create a database; return its name."""
+        """Create a database; return the name."""
         self._databases += 1
         name = f"test{self._databases}"
         self.sql("postgres", f"CREATE DATABASE {name} TEMPLATE {template}")
@@ -202,7 +202,7 @@ class Cluster:
         return found
 
     def copy(self) -> Cluster:
-        """A copy of the stopped cluster's files, in a folder of its own."""
+        """A copy of the stopped cluster's files, in a new folder."""
         folder = _new_folder()
         shutil.chown(folder, self._user)
         subprocess.run(["cp", "-a", str(self.data), str(folder)], check=True)
@@ -215,7 +215,7 @@ class Cluster:
         copy.remove()
 
     def standby(self) -> Cluster:
-        """A standby of this cluster, which runs; not started."""
+        """A standby of this running cluster; not started."""
         folder = _new_folder()
         shutil.chown(folder, self._user)
         where = ("-h", str(self.folder), "-U", "tests", "-c", "fast", "--no-sync", "-R")
@@ -223,7 +223,7 @@ class Cluster:
         return Cluster(folder)
 
     def until_caught_up_with(self, primary: Cluster) -> None:
-        """Wait until a standby has everything of its primary."""
+        """Wait until a standby has all WAL of the primary."""
         (position,) = primary.sql("postgres", "SELECT pg_current_wal_insert_lsn()").split()
         self.until("postgres", f"SELECT 'yes' WHERE pg_last_wal_replay_lsn() >= '{position}'")
 
@@ -246,7 +246,7 @@ _shared: list[Cluster] = []
 
 
 def shared_cluster() -> Cluster:
-    """The cluster of this test process, with a migrated database as a template."""
+    """The cluster of the test process, with a migrated database as a template."""
     if not _shared:
         cluster = Cluster()
         cluster.start(**LAZY)

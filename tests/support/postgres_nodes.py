@@ -1,4 +1,4 @@
-"""Several nodes on one database, in one process; and the state that each makes of the batches."""
+"""Several nodes on a database, in a single process; and each node's state from the batches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Node:
-    """A log, and the batches that have come out of it after its snapshot."""
+    """A log, and the batches after the snapshot."""
 
     def __init__(self, log: PostgresLog, snapshot: Snapshot) -> None:
         self.log = log
@@ -24,24 +24,24 @@ class Node:
         self.batches: list[Batch] = []
 
     async def until(self, number: int) -> Batch:
-        """Read up to a batch; return it."""
+        """Read up to a batch; return the batch."""
         while not self.batches or self.batches[-1].number < number:
             self.batches.append(await anext(self.log.batches()))
         return next(batch for batch in self.batches if batch.number == number)
 
     async def commit(self, *changes: Change) -> Batch:
-        """Append changes, and read up to their batch."""
+        """Append changes, and read up to the batch."""
         return await self.until(await self.log.append(changes))
 
     @property
     def story(self) -> list[Batch]:
-        """The batches, the same on every node: none is its own."""
+        """The batches, in the same form on every node: without the own numbers."""
         return [batch._replace(own=None, changes=tuple(batch.changes)) for batch in self.batches]
 
 
 @asynccontextmanager
 async def joined_node(url: str, **arguments: Any) -> AsyncIterator[Node]:
-    """A node that has joined; it leaves at the end."""
+    """A joined node, which leaves at the end."""
     async with opened_postgres(url, **arguments) as log:
         yield Node(log, await log.join())
 

@@ -1,4 +1,4 @@
-"""Proxies between a log and PostgreSQL: one that cuts at an append, and PgBouncer."""
+"""Proxies between a log and PostgreSQL: a proxy that cuts at an append, and PgBouncer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Cutting(Proxy):
         super().__init__(0)
         self._socket = str(cluster.folder / ".s.PGSQL.5432")
         self.cuts = 0
-        """The number of appends that were cut."""
+        """The number of cut appends."""
         self._cut_request = self._cut_answer = False
         self._is_appending = False
 
@@ -37,7 +37,7 @@ class Cutting(Proxy):
         self._cut_request = True
 
     def cut_next_answer(self) -> None:
-        """The next append is stored, and its answer does not arrive."""
+        """The next append is stored, and the answer does not arrive."""
         self._cut_answer = True
 
     async def _connect(self) -> Streams:
@@ -67,7 +67,7 @@ class Cutting(Proxy):
 
 
 class Freezing(Cutting):
-    """Can stop to forward, on all connections and on new ones; none of them ends."""
+    """Can stop to forward, on all connections and on new connections, without an end."""
 
     is_frozen = False
 
@@ -82,9 +82,9 @@ class Freezing(Cutting):
 
 @contextmanager
 def pgbouncer(cluster: Cluster) -> Iterator[Path]:
-    """PgBouncer in transaction mode in front of a cluster; gives the folder of its socket.
+    """PgBouncer in transaction mode in front of a cluster; yields the folder of the socket.
 
-    Without PgBouncer the test is skipped; in CI it fails.
+    Without PgBouncer the test is skipped; in CI the test fails.
     """
     program = shutil.which("pgbouncer", path=os.environ["PATH"] + ":/usr/sbin")
     if program is None:

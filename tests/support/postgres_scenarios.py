@@ -1,4 +1,4 @@
-"""What several nodes on one database must keep: each scenario fails when the store breaks its rule."""
+"""The rules of several nodes on a database: each scenario fails when the store breaks a rule."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.postgres_proxies import Cutting
 from support.storing import BEAT, Clock, event, opened_postgres, session
 
 ROUNDS = 3
-"""The WAL writer of PostgreSQL may flush in one of them by itself."""
+"""The WAL writer of PostgreSQL may flush by itself in one of the rounds."""
 ANOTHER_HISTORY = (
     """
     UPDATE eventstore.batches SET chain = 'another'
@@ -36,14 +36,14 @@ ANOTHER_HISTORY = (
 
 @asynccontextmanager
 async def _flushed(cluster: Cluster, database: str) -> AsyncIterator[None]:
-    """Assert that the WAL was flushed past the beginning of the block; needs a cluster that is lazy."""
+    """Assert that the WAL was flushed past the beginning of the block; needs a lazy cluster."""
     before = cluster.sql(database, "SELECT pg_current_wal_insert_lsn()").strip()
     yield
     assert cluster.sql(database, f"SELECT pg_current_wal_flush_lsn() > '{before}'") == "t\n", "not durable"
 
 
 async def own_batches_are_durable(cluster: Cluster, database: str) -> None:
-    """A batch is flushed when its own node gives it out."""
+    """A batch is flushed when the own node gives the batch out."""
     async with joined_node(cluster.url(database)) as one:
         for _ in range(ROUNDS):
             async with _flushed(cluster, database):
@@ -51,7 +51,7 @@ async def own_batches_are_durable(cluster: Cluster, database: str) -> None:
 
 
 async def batches_of_others_are_durable(cluster: Cluster, database: str) -> None:
-    """A batch that its own node has not flushed is flushed when another node gives it out."""
+    """A batch not flushed by the own node is flushed when another node gives the batch out."""
     url = cluster.url(database)
     async with joined_node(url, synchronous="normal") as lazy, joined_node(url) as other:
         for _ in range(ROUNDS):
@@ -60,7 +60,7 @@ async def batches_of_others_are_durable(cluster: Cluster, database: str) -> None
 
 
 async def snapshots_are_durable(cluster: Cluster, database: str) -> None:
-    """What a node begins with is flushed, although it has read only."""
+    """The snapshot of a node is flushed, although the node only reads."""
     url = cluster.url(database)
     async with (
         joined_node(url, synchronous="normal") as lazy,
@@ -73,7 +73,7 @@ async def snapshots_are_durable(cluster: Cluster, database: str) -> None:
 
 
 async def a_cancelled_wait_is_no_flush(cluster: Cluster, database: str) -> None:
-    """A wait for a synchronous standby that is cancelled looks like success; the flush is done again."""
+    """A cancelled wait for a synchronous standby looks like success; the flush is done again."""
     waiting = f"""
     SELECT pid || ' ' || query_start FROM pg_stat_activity
     WHERE datname = '{database}' AND wait_event = 'SyncRep' AND query
@@ -107,7 +107,9 @@ async def a_cancelled_wait_is_no_flush(cluster: Cluster, database: str) -> None:
 
 
 async def all_nodes_see_one_order(cluster: Cluster, database: str) -> None:
-    """Appends of three nodes at once are in one order, with equal outcomes; each node knows its own ones."""
+    """Appends of three nodes at once are in one order, with equal outcomes; each node finds its own
+    batches.
+    """
     async with AsyncExitStack() as stack:
         url = cluster.url(database)
         nodes = [await stack.enter_async_context(joined_node(url)) for _ in range(3)]
@@ -140,7 +142,7 @@ async def all_nodes_see_one_order(cluster: Cluster, database: str) -> None:
 
 
 async def a_cut_append_is_stored_once(cluster: Cluster, database: str) -> None:
-    """An append without an answer is sent again under its number; meanwhile the table may show it."""
+    """An unanswered append is sent again under the same number; meanwhile the table may have the batch."""
     async with (
         Cutting(cluster) as proxy,
         joined_node(proxy.url_of(database)) as one,
@@ -159,7 +161,7 @@ async def a_cut_append_is_stored_once(cluster: Cluster, database: str) -> None:
 
 
 async def an_epoch_begins_in_an_append(cluster: Cluster, database: str) -> None:
-    """A crash that no connection has noticed begins an epoch, once, in the order, for all nodes."""
+    """A crash unnoticed by all connections begins an epoch, once, in the order, for all nodes."""
     async with joined_node(cluster.url(database)) as one, joined_node(cluster.url(database)) as other:
         first = await one.commit(event())
         await other.until(first.number)
@@ -204,13 +206,15 @@ async def an_offset_names_the_epoch_of_its_batch(cluster: Cluster, database: str
 
 
 async def a_late_batch_keeps_its_epoch(cluster: Cluster, database: str) -> None:
-    """A session that takes effect after the next epoch has begun began in the former one, on all nodes."""
+    """A session with a late effect, after the next epoch has begun, began in the former epoch, on all
+    nodes.
+    """
     async with joined_node(cluster.url(database)) as one, joined_node(cluster.url(database)) as other:
         opened = (await one.commit(session())).number
         former = one.log.offset_at(0)
         cluster.sql(database, "DELETE FROM eventstore.canary")
         begun = (await one.commit(event())).number
-        await other.log.append([event()])  # by then it has seen the new epoch
+        await other.log.append([event()])  # by then the node has seen the new epoch
         await other.until(opened)
         assert other.log.offset_at(0) == former
         await other.until(begun)
@@ -218,7 +222,7 @@ async def a_late_batch_keeps_its_epoch(cluster: Cluster, database: str) -> None:
 
 
 async def a_reader_notices_another_history(cluster: Cluster, database: str) -> None:
-    """A node whose last batch is another one now gives out nothing that comes after it."""
+    """A node with a replaced last batch gives out no later batch."""
     async with joined_node(cluster.url(database)) as one:
         await one.commit(event())
         cluster.sql(database, *ANOTHER_HISTORY)
@@ -227,10 +231,10 @@ async def a_reader_notices_another_history(cluster: Cluster, database: str) -> N
 
 
 async def a_writer_notices_another_history(cluster: Cluster, database: str) -> None:
-    """A node cannot append to another history than the one that it has seen."""
+    """A node cannot append to another history than the history seen by the node."""
     async with opened_postgres(cluster.url(database)) as log:
         await log.append([event()])
-        log._tail.close()  # it would notice, too
+        log._tail.close()  # the tail would notice, too
         cluster.sql(database, ANOTHER_HISTORY[0])
         with pytest.raises(HistoryLost):
             await log.append([event()])
@@ -240,7 +244,7 @@ async def a_writer_notices_another_history(cluster: Cluster, database: str) -> N
 
 
 async def a_silent_node_is_fenced(cluster: Cluster, database: str) -> None:
-    """A node that has written nothing for the lease can be declared dead: its word counts no more."""
+    """A node without a write for the lease can be declared dead: its changes have no effect any more."""
     clock, url = Clock(100.0), cluster.url(database)
     async with joined_node(url, clock=clock) as one, joined_node(url, clock=clock) as silent:
         await silent.commit(session(), event())
@@ -269,7 +273,9 @@ async def a_silent_node_is_fenced(cluster: Cluster, database: str) -> None:
 
 
 async def a_death_confirms_what_the_floor_covers(cluster: Cluster, database: str) -> None:
-    """A session counts with the floor of its node only when the node knew it when it wrote the floor."""
+    """A session counts with the floor of the node only if the node had the session at the write of the
+    floor.
+    """
     async with joined_node(cluster.url(database)) as one:
         async with joined_node(cluster.url(database)) as other:
             first = await other.commit(session("s1"), event(), Heartbeat(other.snapshot.batch, 0))
@@ -299,7 +305,7 @@ async def a_late_word_has_no_effect(cluster: Cluster, database: str) -> None:
 
 
 async def time_runs_once(cluster: Cluster, database: str) -> None:
-    """The uptime is the log's: two nodes that write heartbeats count each second once."""
+    """The uptime belongs to the log: two nodes with heartbeats count each second once."""
     clock, url = Clock(100.0), cluster.url(database)
     async with joined_node(url, clock=clock) as one, joined_node(url, clock=clock) as other:
         begun = other.snapshot.uptime

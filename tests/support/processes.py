@@ -1,4 +1,4 @@
-"""Servers as processes of their own, so that a test can kill them for real."""
+"""Servers as separate processes, which a test can kill."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ DEADLINE = 60.0
 
 HANDLERS = Path(__file__).with_name("handlers_for_tests.py")
 NOT_ON_SERVERS = Path(__file__).with_name("not_on_servers")
-"""python-socketio imports what its clients need if it is there; that is a fifth of a server's start."""
+"""python-socketio imports the packages for its clients if present, for a fifth of a server's start."""
 HOST = "127.0.0.1"
 PORTS = range(10_000, 32_000)
 """Below the ports of outgoing connections: no program takes a server's port while it is down."""
 COVERAGE = "COVERAGE_PROCESS_CONFIG"
 """The variable by which coverage measures a child process."""
 MEASURED = 3
-"""Coverage measures every third server, since a measured one takes a quarter longer."""
+"""Coverage measures every third server, since a measured server takes a quarter longer."""
 
 REPORTS = (" more times within ", ": Ended after ")
-"""Parts of the lines that count how often a failure was repeated, each ten seconds."""
+"""Parts of the lines with the count of a repeated failure, each ten seconds."""
 
 _starts = itertools.count()
 
@@ -55,9 +55,9 @@ _unused_ports = _ports_of_this_worker()
 
 
 def free_port() -> int:
-    """A port without a listener. A server keeps it over restarts: clients return to the same address.
+    """A port without a listener. A server keeps the port over restarts: clients return to the same address.
 
-    No port is given twice: its first server may be down at the moment.
+    No port is given twice: the first server may be down at the moment.
     """
     while True:
         port = _unused_ports.pop()
@@ -68,7 +68,7 @@ def free_port() -> int:
 
 @dataclass(frozen=True)
 class Termination:
-    """The exit code of a process and its duration in seconds from the signal on."""
+    """The exit code of a process, and the seconds from the signal to the exit."""
 
     code: int
     duration: float
@@ -89,7 +89,7 @@ class ServerCommand:
         """Whether a start finds a database without rows: most tests are not about a first start."""
         self.log_file = folder / "server.log"
         self.environ = {"EVENTSTORE_LOG__FORMAT": "text"}
-        """Variables of the process, besides those of the tests."""
+        """Variables of the process, besides the variables of the tests."""
         self._process: subprocess.Popen[bytes] | None = None
 
     def command(self) -> Sequence[str]:
@@ -101,12 +101,12 @@ class ServerCommand:
 
     @property
     def log(self) -> str:
-        """The output of all starts of this server."""
+        """The output of all starts of the server."""
         return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
 
     @property
     def lines(self) -> list[str]:
-        """The lines of the log without those that a failure has each ten seconds."""
+        """The lines of the log without the repeated lines of a failure each ten seconds."""
         return [line for line in self.log.splitlines() if not any(part in line for part in REPORTS)]
 
     @property
@@ -119,7 +119,7 @@ class ServerCommand:
         return self._process.pid
 
     def start(self) -> None:
-        """Returns when the server is ready; fails with its output if it does not get ready."""
+        """Returns when the server is ready; otherwise fails with the output."""
         assert not self.running, "the server runs already"
         if self.has_database:
             create_database(self.database)
@@ -172,7 +172,7 @@ class ServerCommand:
         if error is not None:
             print(f"--- {self.log_file}\n{self.log}")
             return
-        # Otherwise an error that a task of the server swallowed would leave the test green.
+        # Otherwise an error swallowed by a task of the server would leave the test green.
         assert "Traceback (most recent call last)" not in self.log, self.log
         assert "never awaited" not in self.log and "never retrieved" not in self.log, self.log
 
@@ -207,8 +207,8 @@ class ServerCommand:
 class ServerProcess(ServerCommand):
     """``socketio-eventstore serve`` with a config file in ``folder`` and the handlers for tests beside it.
 
-    ``config`` is either the whole text of the file or, table by table, the differences from the
-    defaults of the tests; a table that is None is left out.
+    ``config`` is either the whole text of the file or, table by table, the differences from the defaults of
+    the tests; a table with None is left out.
     """
 
     healthy = ("/healthz", 200)
@@ -254,7 +254,7 @@ def _has_usual_store(changes: Mapping[str, Mapping[str, object] | None]) -> bool
 
 
 class EmbeddedServer(ServerCommand):
-    """An application that embeds the server: a script that is called with port and database."""
+    """An application that embeds the server: a script called with port and database."""
 
     def __init__(self, folder: Path, script: str) -> None:
         super().__init__(folder)

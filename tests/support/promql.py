@@ -16,7 +16,7 @@ _MATCHER = re.compile(r'(\w+)(=~|!~|!=|=)"([^"]*)"')
 
 @dataclass(frozen=True)
 class Selector:
-    """A metric in a query, and its labels with the values that must be equal."""
+    """A metric in a query, with the required values of labels."""
 
     metric: str
     labels: dict[str, str | None]
@@ -31,7 +31,7 @@ class Query:
 
 
 def parse(text: str) -> Query:
-    """Parse a query. Fails for functions and signs that the dashboard does not use."""
+    """Parse a query. Fails for functions and signs not used by the dashboard."""
     grouped_by = {label.strip() for found in _GROUPING.findall(text) for label in found.split(",")}
     rest = _RANGE.sub("", _GROUPING.sub("", text))
     selectors = []

@@ -13,13 +13,13 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Proxy:
-    """Forwards all bytes in both directions until it is closed, with all its connections."""
+    """Forwards all bytes in both directions until the close, which closes all connections."""
 
     def __init__(self, port: int) -> None:
         self._target = port
         self._is_closed = False
         self._opening: set[asyncio.Task[None]] = set()
-        """Connections of clients whose own connection to the server is not open yet."""
+        """Connections of clients without an open connection to the server so far."""
         self._pumps: set[asyncio.Task[None]] = set()
         self._clients: list[asyncio.StreamWriter] = []
         self._servers: list[asyncio.StreamWriter] = []
@@ -35,12 +35,12 @@ class Proxy:
         self._listener.close()
         await self._stop()
         for writer in (*self._clients, *self._servers):
-            if writer.transport.get_write_buffer_size():  # a peer that reads nothing would keep it open
+            if writer.transport.get_write_buffer_size():  # a peer without reads would keep it open
                 writer.transport.abort()
         self._close()
 
     async def _stop(self) -> None:
-        """Stop forwarding; neither side sees an end of its connection."""
+        """Stop forwarding; neither side sees an end of the connection."""
         while self._opening:  # a frozen server with a full backlog takes none
             _, left = await asyncio.wait(self._opening, timeout=DEADLINE)
             for opening in left:
@@ -58,7 +58,7 @@ class Proxy:
         self._servers.clear()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._is_closed:  # it was accepted before
+        if self._is_closed:  # accepted before the close
             writer.close()
             return
         opening = asyncio.create_task(self._begin(reader, writer))
@@ -68,7 +68,7 @@ class Proxy:
     async def _begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             server_reader, server_writer = await self._connect()
-        except (OSError, asyncio.CancelledError):  # the server has ended, or it takes no connection
+        except (OSError, asyncio.CancelledError):  # the server has ended, or refuses connections
             writer.close()
             return
         self._clients.append(writer)
@@ -148,7 +148,7 @@ class OneWay(Proxy):
 
 
 class Wire(Proxy):
-    """A proxy that can close its connections after a number of the server's bytes, or pause them."""
+    """A proxy that can close or pause connections after a number of the server's bytes."""
 
     def __init__(self, port: int, receive_buffer: int | None = None) -> None:
         super().__init__(port)
@@ -157,14 +157,14 @@ class Wire(Proxy):
         self._running = asyncio.Event()
         self._running.set()
         self.carried = 0
-        """Bytes of the server that were forwarded."""
+        """Forwarded bytes of the server."""
 
     def cut_after(self, size: int | None) -> None:
         """Close all connections after so many more bytes of the server; later connections are not cut."""
         self._budget = size
 
     def pause(self) -> None:
-        """Stop reading from the server, so that no byte reaches the clients."""
+        """Stop reading from the server: no byte reaches the clients."""
         self._running.clear()
 
     def resume(self) -> None:
@@ -173,7 +173,7 @@ class Wire(Proxy):
     async def _connect(self) -> Streams:
         near = socket.socket()
         near.setblocking(False)
-        if self._receive_buffer is not None:  # before it connects: the handshake fixes the window
+        if self._receive_buffer is not None:  # before the connect: the handshake fixes the window
             near.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
         try:
             await asyncio.get_running_loop().sock_connect(near, (HOST, self._target))
@@ -188,7 +188,7 @@ class Wire(Proxy):
             client.write(data[: self._budget])
             self._budget = None
             self._close()
-            raise ConnectionAbortedError  # otherwise the pump would forward the rest of its buffer
+            raise ConnectionAbortedError  # otherwise the pump would forward the rest of the buffer
         if self._budget is not None:
             self._budget -= len(data)
         self.carried += len(data)
@@ -196,14 +196,14 @@ class Wire(Proxy):
 
 
 class Balancer(Proxy):
-    """A proxy in front of several servers: new connections go to the first that takes them."""
+    """A proxy in front of several servers: new connections go to the first accepting server."""
 
     def __init__(self, *ports: int) -> None:
         super().__init__(ports[0])
         self._ports = list(ports)
 
     async def turn_to(self, port: int) -> None:
-        """End all connections; new ones go to this port only."""
+        """End all connections; new connections go to the port only."""
         self._ports = [port]
         await self._stop()
         self._close()

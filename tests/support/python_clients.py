@@ -16,7 +16,7 @@ BINARY = {"bytes": b"\0\1", "list": [b"\2"]}
 
 
 class PythonClient:
-    """A stock client. Its handlers fail when they get one argument more than was emitted."""
+    """A stock client. The handlers fail with an argument more than emitted."""
 
     def __init__(self, **options: Any) -> None:
         self.sio = socketio.AsyncClient(reconnection=False, **options)
@@ -31,7 +31,7 @@ class PythonClient:
         self.sio.on("disconnect", self.disconnected)
 
     async def _send_and_read(self, *args: Any, **kwargs: Any) -> Any:
-        """Read each response: the client leaves some unread, and their connections open if they come late."""
+        """Read each response: the client leaves some late responses unread, with open connections."""
         response = await self._send_request(*args, **kwargs)
         if not isinstance(response, str):
             await response.read()
@@ -55,7 +55,7 @@ class PythonClient:
 
 
 class SyncPythonClient:
-    """A stock client with threads. It handles each packet in a thread of its own, so in any order."""
+    """A stock client with threads. Each packet is handled in a new thread, so in any order."""
 
     def __init__(self, **options: Any) -> None:
         self.sio = socketio.Client(reconnection=False, handle_sigint=False, **options)
@@ -86,7 +86,8 @@ async def connected_in_threads(
         await asyncio.to_thread(client.sio.disconnect)
         waiting = asyncio.create_task(asyncio.to_thread(client.sio.wait))
         while not waiting.done():
-            # The client may empty its queue before its writing thread sees the end: that thread waits 30 s.
+            # The client may empty the queue before the writing thread sees the end, and the thread waits for
+            # 30 s.
             client.sio.eio.queue.put(None)
             await asyncio.wait((waiting,), timeout=0.1)
         await waiting
@@ -104,7 +105,7 @@ async def connected(url: str, transports: list[str], **options: Any) -> AsyncIte
 
 
 async def emit_all(sio: Any, *, binary: bool = True) -> list[Any]:
-    """One event of each kind; returns the records of a client that gets no offsets."""
+    """An event of each kind; returns the records of a client without offsets."""
     await sio.emit("none")
     await sio.emit("one", "text")
     await sio.emit("one", 'a quoted "," text"]')

@@ -38,7 +38,7 @@ def handshake_request(extensions: str = "") -> bytes:
 
 
 def frame(head: int, payload: bytes, mask: bytes = bytes(4)) -> bytes:
-    """Return the frame of a client; ``head`` is its first byte."""
+    """Return the frame of a client; ``head`` is the first byte."""
     size = len(payload)
     if size < 126:
         length = bytes([0x80 | size])
@@ -56,7 +56,7 @@ def text(packet: str) -> bytes:
 
 
 def silent_socket() -> SilentSocket:
-    """Return a TCP socket that takes few bytes until it is read."""
+    """Return a TCP socket that accepts few bytes until it is read."""
     silent = socket.socket()
     silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     silent.setblocking(False)
@@ -64,7 +64,7 @@ def silent_socket() -> SilentSocket:
 
 
 async def closed_by_the_server(silent: SilentSocket) -> None:
-    """Wait, without reading, until the server has closed its end of a connection; only Linux shows it."""
+    """Wait, without reading, for the server's close of a connection; only Linux shows the close."""
     ends = [f"{port:04X}" for _, port in (silent.getpeername(), silent.getsockname())]
 
     def is_open() -> bool:
@@ -94,7 +94,7 @@ class Wire:
         self._writer.write(frame(head, payload, mask))
 
     def send_deflated(self, *payloads: bytes) -> None:
-        """Send compressed text messages with one write; their frames are short, whatever is in them."""
+        """Send compressed text messages with one write, in short frames."""
         frames = []
         for payload in payloads:
             deflater = zlib.compressobj(wbits=-15)

@@ -1,4 +1,4 @@
-"""The life of an official client that recovers, on any server and transport."""
+"""The life of a recovering official client, on any server and transport."""
 
 from __future__ import annotations
 

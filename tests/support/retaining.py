@@ -1,4 +1,4 @@
-"""The retention of a core whose uptime a test moves."""
+"""The retention of a core, with an uptime that a test moves."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LIMIT_SECONDS = 60.0
 
 
 class Expiries(Listener):
-    """Records the expiries, and ends each session, or what else a test wants."""
+    """Records the expiries, and ends each session, or does what a test has set."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Expiries(Listener):
 
 
 class Kept:
-    """A core, its retention, and the clock of the log."""
+    """A core, the retention, and the clock of the log."""
 
     def __init__(self, core: Core, clock: Clock, expiries: Expiries) -> None:
         self.core = core
@@ -61,11 +61,11 @@ class Kept:
         return self.core.context.uptime
 
     async def end(self, session: Session) -> None:
-        """End an expired session, as the application does after its handler."""
+        """End an expired session, as the application does after the handler."""
         await self.core.queue.submit(EndSession(session, SessionEnd.EXPIRED))
 
     async def pass_time(self, seconds: float) -> None:
-        """Let the server work for so long: its heartbeats move the uptime clock."""
+        """Let the server work for some time: heartbeats move the uptime clock."""
         await self.heartbeats.write()
         while seconds > 0.0:
             step = min(seconds, LONGEST_STEP_SECONDS)
@@ -78,7 +78,7 @@ class Kept:
         self._clock.now += seconds
 
     async def sweep(self) -> int:
-        """Run one sweep and the expiries that it has begun."""
+        """Run a sweep, and the expiries of the sweep."""
         pruned = await self.retention.sweep()
         await asyncio.gather(*self.retention.expiry.running.values())
         return pruned
@@ -91,7 +91,7 @@ class Kept:
 async def keeping(
     path: Path, *, epoch: str = "boot", retention_seconds: float = LIMIT_SECONDS
 ) -> AsyncIterator[Kept]:
-    """A core with a retention, whose time passes when the test says so."""
+    """A core with a retention, with a time moved by the test."""
     clock, expiries = Clock(), Expiries()
     async with running(
         path, epoch=epoch, monotonic=clock, listener=expiries, retention_seconds=retention_seconds

@@ -1,7 +1,7 @@
-"""nginx, HAProxy and Caddy with TLS, with the configurations that docs/proxies.md shows.
+"""nginx, HAProxy and Caddy with TLS, with the configurations of docs/proxies.md.
 
-A configuration is filled in: ports and paths are replaced, and each has to be there. What a proxy needs to
-run beside the system's own one, such as a place for its pid, is in a second file.
+A configuration is filled in: ports and paths are replaced, and each must be present. The settings to run
+beside the system's own proxy, such as a place for the pid, are in a second file.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ import {site}
 
 
 def documented(language: str, document: Path = DOCUMENT) -> str:
-    """The only code block of this language in a document."""
+    """The only code block of a language in a document."""
     (block,) = re.findall(rf"^```{language}\n(.*?)^```$", document.read_text(), re.MULTILINE | re.DOTALL)
     return str(block)
 
@@ -69,7 +69,7 @@ def filled(text: str, values: Mapping[str, str]) -> str:
 
 
 def require(program: str) -> str:
-    """The path of a program. Without it the test is skipped; in CI it fails."""
+    """The path of a program. Without the program the test is skipped; in CI the test fails."""
     found = shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/bin")
     if found is not None:
         return found
@@ -192,7 +192,7 @@ PROXIES: tuple[type[ReverseProxy], ...] = (Nginx, HAProxy, Caddy)
 
 
 class DocumentedServer(ServerProcess):
-    """The server with the configuration that the documentation shows."""
+    """The server with the configuration of the documentation."""
 
     def __init__(self, folder: Path, handlers: str = HANDLERS.stem) -> None:
         super().__init__(folder)

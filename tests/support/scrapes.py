@@ -21,19 +21,19 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 @dataclass(frozen=True)
 class Scrape:
-    """The samples of one scrape."""
+    """The samples of a scrape."""
 
     text: str
     samples: tuple[Sample, ...]
 
     def value(self, name: str, **labels: str) -> float:
-        """The value of the only sample with this name and exactly these labels."""
+        """The value of the only sample with a name and exactly the labels."""
         found = [sample.value for sample in self.samples if sample.name == name and sample.labels == labels]
         assert len(found) == 1, f"{name} {labels}: {found}"
         return float(found[0])
 
     def values(self, name: str, label: str) -> dict[str, float]:
-        """The values of all samples with this name, by a label."""
+        """The values of all samples with a name, by a label."""
         return {s.labels[label]: float(s.value) for s in self.samples if s.name == name}
 
     def labels_of(self, name: str) -> set[str]:
@@ -47,7 +47,7 @@ class Scrape:
 
 
 def scrape_of(answer: Answer) -> Scrape:
-    """The samples of a response, by the parser of its format."""
+    """The samples of a response, by the parser of the format."""
     assert answer.status == 200, (answer.status, answer.body)
     content_type = answer.header("content-type")
     assert content_type is not None

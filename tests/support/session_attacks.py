@@ -17,7 +17,7 @@ HANDLERS_AT_ONCE = 10_000
 
 
 async def client(attacker: Attacker) -> tuple[Socket, dict[str, Any]]:
-    """Return a connected client, and the content of its CONNECT."""
+    """Return a connected client, and the content of the CONNECT packet."""
     socket = await attacker.socket()
     return socket, await socket.connect()
 
@@ -34,7 +34,7 @@ async def long_names_and_room_lists(attacker: Attacker) -> None:
 
 
 async def joins_and_leaves(attacker: Attacker) -> None:
-    """A client joins and leaves rooms without a pause, and joins more than it may."""
+    """A client joins and leaves rooms without a pause, and joins more than allowed."""
     socket, _ = await client(attacker)
     for number in range(400):
         await socket.send(f'42["join","room {number % 50}"]')
@@ -46,7 +46,7 @@ async def joins_and_leaves(attacker: Attacker) -> None:
 
 
 async def silent_acknowledgements(attacker: Attacker) -> None:
-    """Clients do not acknowledge what they are asked."""
+    """Clients do not acknowledge."""
 
     async def one() -> None:
         socket, _ = await client(attacker)
@@ -62,7 +62,7 @@ async def silent_acknowledgements(attacker: Attacker) -> None:
 
 
 async def claims_with_one_pid(attacker: Attacker) -> None:
-    """A crowd of connections claims one session."""
+    """A crowd of connections claims a session."""
     owner, connected = await client(attacker)
 
     async def claim() -> None:
@@ -74,7 +74,7 @@ async def claims_with_one_pid(attacker: Attacker) -> None:
 
 
 async def pids_of_others(attacker: Attacker) -> None:
-    """Clients guess private ids, and use one in another namespace."""
+    """Clients guess private ids, and use a private id in another namespace."""
     owner, connected = await client(attacker)
     elsewhere = await attacker.socket()
     for number in range(300):
@@ -86,7 +86,7 @@ async def pids_of_others(attacker: Attacker) -> None:
 
 
 async def hostile_ids_and_offsets(attacker: Attacker) -> None:
-    """A client sends invalid private ids, and offsets that are invalid or of another epoch."""
+    """A client sends invalid private ids, and invalid offsets or offsets of another epoch."""
     victim, connected = await client(attacker)
     pid = connected["pid"]
     await victim.send('42["anything"]')
@@ -117,7 +117,7 @@ async def unknown_namespaces(attacker: Attacker) -> None:
 
 
 async def invalid_packets(attacker: Attacker) -> None:
-    """Clients send what is no packet."""
+    """Clients send invalid packets."""
     await together([attacker.send(garbage) for garbage in GARBAGE])
 
 

@@ -1,4 +1,4 @@
-"""The clients of simulated servers, the network between them, and what each client must receive."""
+"""The clients of simulated servers, the network, and the expected events of each client."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LOGGED = Faults()
 
 
 class Scene:
-    """Servers, their clients, and the network between them."""
+    """Servers, clients, and the network in between."""
 
     def __init__(self) -> None:
         self.loop = VirtualLoop()
@@ -40,13 +40,13 @@ class Scene:
         self.seconds = 1_000.0
         self.clients = [Client(namespace, last_seen=self.seconds) for namespace in NAMESPACES]
         self.zombies: list[Wire] = []
-        """Transports without a client that the server takes for open."""
+        """Transports without a client, still open for the server."""
         self.texts: dict[str, str] = {}
         """The text of the event of each offset."""
         self.ended: set[tuple[str, str]] = set()
-        """The sessions that the application or their expiry has ended."""
+        """The sessions ended by the application or by expiry."""
         self.away_again: set[tuple[str, str]] = set()
-        """The sessions whose resumption a crash has removed from the disk."""
+        """The sessions with a resumption lost in a crash."""
         self.refused: set[str] = set()
         """The transports that may receive CONNECT_ERROR."""
         self.faults = LOGGED.texts
@@ -112,12 +112,12 @@ class Scene:
         return wire
 
     def cut(self, client: Client) -> None:
-        """Break a transport; both ends notice it."""
+        """Break a transport; both ends notice the break."""
         if (wire := self.hang_up(client)) is not None:
             wire.server.call(lambda: wire.close("transport close"))
 
     def strand(self, client: Client) -> None:
-        """Break a transport; only the client notices it."""
+        """Break a transport; only the client notices the break."""
         if (wire := self.hang_up(client)) is not None:
             self.zombies.append(wire)
 
@@ -129,7 +129,7 @@ class Scene:
             server.call(lambda: wire.close("transport close"))
 
     def notice(self) -> None:
-        """Let a server notice a transport that broke earlier."""
+        """Let a server notice an earlier broken transport."""
         if self.zombies:
             wire = self.zombies.pop(0)
             wire.server.call(lambda: wire.close("ping timeout"))
@@ -221,7 +221,7 @@ class Scene:
         """Whether the server must recover the client's session."""
         if client.pid is None or client.key in self.ended or client.key not in self.twins.present:
             return False
-        if client.key in self.away_again:  # its time in which to return began earlier
+        if client.key in self.away_again:  # the time to return began earlier
             return False
         if self.confirms_nothing(client):
             return False
@@ -235,7 +235,7 @@ class Scene:
         return bool(missed) and max(missed[0][1].emitted_at, client.answered_at) <= too_old
 
     def is_lost(self, offset: str | None) -> bool:
-        """Whether an offset lies in a future that a crash has removed."""
+        """Whether an offset lies in a future lost in a crash."""
         return False
 
     def check(self) -> None:

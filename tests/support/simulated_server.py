@@ -1,4 +1,4 @@
-"""A server from CONNECT packet to bytes: the real parts on a simulated log, as the runtime has them."""
+"""A server from CONNECT packet to bytes: the real parts of the runtime on a simulated log."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _connect_error(namespace: str, reason: object) -> Frames:
 
 
 class SimulatedServer:
-    """One life of a server process."""
+    """A life of a server process."""
 
     def __init__(
         self, scene: Scene, log: Any, snapshot: Snapshot, *, retention_seconds: float = DURATION
@@ -78,9 +78,9 @@ class SimulatedServer:
         self.log = log
         self.is_running = True
         self.result: object = None
-        """What the last operation gave to its submitter."""
+        """The result of the last operation for the submitter."""
         self.tasks: set[asyncio.Task[Any]] = set()
-        """The running tasks of this server."""
+        """The running tasks of the server."""
         self.registry = Registry()
         for stored in snapshot.sessions:
             self.registry.add(Session.restore(stored))
@@ -122,7 +122,7 @@ class SimulatedServer:
         self.admission = Admission(application, runtime, calls, self.departures, ends, limit, Counter())
 
     def _application(self) -> SimpleNamespace:
-        """The parts of python-socketio's server that the admission needs."""
+        """The parts of python-socketio's server for the admission."""
         return SimpleNamespace(
             serves=lambda namespace: namespace in NAMESPACES,
             needs_token=lambda namespace: False,
@@ -163,7 +163,7 @@ class SimulatedServer:
 
     @property
     def wires(self) -> Iterator[Wire]:
-        """The transports of all sessions, those without a client included."""
+        """The transports of all sessions, with and without a client."""
         for session in self.registry:
             for connection in (session.current.connection, *session.superseded):
                 if connection is not None:
@@ -192,7 +192,7 @@ class SimulatedServer:
         raise AssertionError("the histories ask for nothing")
 
     def lost(self, reason: str) -> None:
-        """The life of this node is over; a server that is alone never loses it."""
+        """The life of the node is over; never called for a single server."""
         raise AssertionError(reason)
 
     async def expired(self, session: Session) -> None:
@@ -209,7 +209,7 @@ class SimulatedServer:
             self.departures.transport_closed(cast("Any", wire), reason)
 
     def call(self, function: Callable[[], object]) -> None:
-        """Call a function of the server, whose tasks then belong to the server."""
+        """Call a function of the server; new tasks belong to the server."""
 
         def owned() -> None:
             OWNER.set(self)
@@ -226,7 +226,7 @@ class SimulatedServer:
             OWNER.reset(token)
 
     def submit(self, *operations: Operation) -> bool:
-        """Submit operations; return whether they have taken effect."""
+        """Submit operations; return whether the operations have taken effect."""
 
         async def submitted() -> None:
             self.result = await self.queue.submit(*operations)
@@ -243,7 +243,7 @@ class SimulatedServer:
         return self.do(swept())
 
     def kill(self) -> None:
-        """End the process: its tasks and transports are gone."""
+        """End the process with all tasks and transports."""
         self.is_running = False
         for wire in [*self.wires]:
             wire.closed = True
@@ -257,7 +257,7 @@ def new_task(
     work: Coroutine[Any, Any, Any],
     context: contextvars.Context | None = None,
 ) -> asyncio.Task[Any]:
-    """Make a task that belongs to the server whose task makes it."""
+    """Make a task that belongs to the server of the making task."""
     task: asyncio.Task[Any] = asyncio.Task(work, loop=loop, context=context)
     if (owner := OWNER.get()) is not None:
         owner.tasks.add(task)

@@ -1,7 +1,7 @@
 """The state of a log: sessions, nodes and events, change by change, by the rules of the contract. No I/O.
 
-It is written from the contract (``socketio_eventlog.changes``) alone and knows nothing of the core, so that
-the registry of every node can be compared with it.
+The module is written from the contract (``socketio_eventlog.changes``) alone, without the core, for
+comparison with the registry of every node.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ LONGEST_STEP_SECONDS = 2 * HEARTBEAT_SECONDS
 
 @dataclass(frozen=True)
 class Written:
-    """The changes of one append, before the log has decided their outcomes."""
+    """The changes of an append, before the decision of the outcomes."""
 
     node: str
     own: int
@@ -140,14 +140,14 @@ class LogState:
         """The uptime of the last batch, by node."""
 
     def begin_epoch(self, epoch: str, began_after: int) -> None:
-        """Let a node begin that is alone: the sessions of all earlier ones are away."""
+        """Let a single node begin: the sessions of all earlier nodes are away."""
         self.epoch, self.head = epoch, max(self.head, began_after)
         for row in self.sessions.values():
             if row.node is not None or row.away_since is None:
                 row.go_away(self.uptime, row.confirmed)
 
     def apply(self, written: Written) -> Batch:
-        """Give the changes their places and outcomes."""
+        """Give the changes places and outcomes."""
         self.batch += 1
         self.uptime = self.written_at[written.node] = written.uptime
         sequence, committed = written.first - 1, list[Committed]()
@@ -161,7 +161,7 @@ class LogState:
         return Batch(self.batch, written.node, written.own, written.uptime, committed)
 
     def _decide(self, change: Change, written: Written) -> tuple[bool, int]:
-        """Let a change take effect; return whether it did, and the number of the claim."""
+        """Let a change take effect; return whether it had an effect, and the number of the claim."""
         match change:
             case SessionOpened(namespace, sid):
                 start = Offset(self.epoch, self.head)
@@ -181,7 +181,7 @@ class LogState:
             case NodeDied(node):
                 return (node == written.node or self._is_silent(node)) and self._bury(node), 0
             case Departed() | Volatile() | Asked() | Answered():
-                pass  # only the batch has them
+                pass  # only in the batch
             case Pruned(through):
                 self._prune(min(through, self.head))
             case _:
@@ -273,13 +273,13 @@ class LogState:
         return tuple(row.stored(self.pruned_through) for row in self.sessions.values())
 
     def next_uptime(self, passed_seconds: float) -> float:
-        """The uptime of a batch so long after the last one."""
+        """The uptime of a batch after a time since the last batch."""
         return self.uptime + min(max(passed_seconds, 0.0), LONGEST_STEP_SECONDS)
 
     def missed(
         self, namespace: str, memberships: Sequence[Membership], after: int, through: int
     ) -> dict[int, int]:
-        """The events that the memberships cover, with their sizes in bytes."""
+        """The events of the memberships, with sizes in bytes."""
         found = {}
         for sequence in range(max(after, self.pruned_through) + 1, through + 1):
             event = self.events.get(sequence)

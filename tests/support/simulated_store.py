@@ -1,8 +1,8 @@
 """A log on a disk that may lose writes, and the events of the clients' twins. No I/O, no threads.
 
-It keeps what the store promises (DESIGN.md, section 3) in the simplest way that could be right, so that
-the core above it can be tried in thousands of histories; that the real store keeps the same promises is
-tested elsewhere (test_power_loss.py, test_store_crashes.py).
+The log keeps the promises of the store (DESIGN.md, section 3) in the simplest possible way, to try the core
+in thousands of histories; other tests check the same promises of the real store (test_power_loss.py,
+test_store_crashes.py).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from support.simulated_state import LogState, Written
 from support.simulated_twins import Twins
 
 REJECTED = "rejected"
-"""The name of the events that this store rejects."""
+"""The name of the rejected events."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Disk:
 
     entries: list[Entry] = field(default_factory=list)
     synced: int = 0
-    """The number of entries that survive every crash."""
+    """The number of crash-safe entries."""
     uncertain: Written | None = None
-    """A batch whose COMMIT failed and which a crash may find committed all the same."""
+    """A batch with a failed COMMIT, which may turn out committed after a crash."""
 
     def append(self, entry: Entry, *, durable: bool) -> None:
         self.uncertain = None
@@ -70,7 +70,7 @@ class Disk:
         return [entry for entry in self.entries if isinstance(entry, EpochBegan)]
 
     def fold(self) -> tuple[LogState, list[Batch]]:
-        """The state of the log on the disk, and its batches."""
+        """The state and the batches of the log on the disk."""
         state, batches = LogState(), []
         for entry in self.entries:
             if isinstance(entry, EpochBegan):
@@ -81,7 +81,7 @@ class Disk:
 
 
 class Gate:
-    """A gate at which coroutines wait while it is closed."""
+    """A gate; coroutines wait while the gate is closed."""
 
     def __init__(self) -> None:
         self._open = asyncio.Event()
@@ -103,7 +103,7 @@ class Gate:
 
 
 class SimulatedReads:
-    """The reading part of a log: events of a state that is in memory."""
+    """The reading part of a log: events of a state in memory."""
 
     in_memory_events = 4
     """The index of older events is on disk only."""
@@ -177,7 +177,7 @@ class SimulatedReads:
 
 
 class SimulatedLog(SimulatedReads):
-    """The log of one start of the server on a disk, for the core of a server that is alone."""
+    """The log of a start of the server on a disk, for the core of a single server."""
 
     def __init__(
         self, disk: Disk, twins: Twins, epoch: str, clock: Callable[[], float], *, durable: bool
@@ -190,9 +190,9 @@ class SimulatedLog(SimulatedReads):
         self.durable = durable
         self.commits, self.reads = Gate(), Gate()
         self.failures: deque[tuple[StoreError, bool]] = deque()
-        """The errors of the next commits, and whether a crash may find these commits."""
+        """The errors of the next commits, and whether a crash may find the commits."""
         self.waiting: Written | None = None
-        """The batch that is being committed."""
+        """The batch under commit."""
         before, _ = disk.fold()
         disk.append(EpochBegan(epoch, before.head), durable=True)
         self.state, _ = disk.fold()
@@ -241,7 +241,7 @@ class SimulatedLog(SimulatedReads):
     def append(self, changes: Sequence[Change]) -> asyncio.Future[int]:
         self._appends += 1
         first = self._last_used + 1
-        self._last_used += sum(isinstance(change, Event) for change in changes)  # used up even if it fails
+        self._last_used += sum(isinstance(change, Event) for change in changes)  # used up even by a failure
         now = self._clock()
         uptime = self.state.next_uptime(now - self._stepped_at)
         written = Written(self.node, self._appends, uptime, first, tuple(changes))

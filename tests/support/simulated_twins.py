@@ -22,14 +22,14 @@ from support.simulated_state import SessionKey
 class Twins:
     """The events of clients that never disconnect, computed from the promise, change by change.
 
-    It has no intervals, cursors and states: a member of a room at an event receives the event.
+    There are no intervals, cursors and states: a member of a room at an event receives the event.
     """
 
     def __init__(self, batches: Iterable[Batch] = ()) -> None:
         self.received: dict[SessionKey, list[tuple[int, Event]]] = {}
-        """The events of each session since it was opened, ended sessions included."""
+        """The events of each session since the opening, ended sessions included."""
         self.present: dict[SessionKey, set[Room]] = {}
-        """The rooms of the sessions that have not ended."""
+        """The rooms of the sessions before their end."""
         self.data: dict[SessionKey, str] = {}
         for batch in batches:
             self.add(batch)
@@ -76,7 +76,7 @@ class Twins:
 
 
 def text_of(event: Event) -> str:
-    """The text of an event, its last argument."""
+    """The text of an event: the last argument."""
     text = json.loads(event.payload)[-1]
     assert isinstance(text, str)
     return text

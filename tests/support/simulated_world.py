@@ -1,4 +1,4 @@
-"""One server, its disk, the network and the clients in one world, and the invariants that they must keep."""
+"""A server, a disk, the network and the clients in a world with invariants."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WORLDS: list[World] = []
 
 
 class World(Scene):
-    """A server on a disk, its clients, and the network between them."""
+    """A server on a disk, clients, and the network in between."""
 
     def __init__(self, *, durable: bool) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class World(Scene):
         self.end_tasks()
 
     def crash(self, keep: int, *, find_uncertain: bool) -> None:
-        """Power off and on again; ``keep`` is the number of unsynced entries that are left."""
+        """Power off and on again; ``keep`` is the number of remaining unsynced entries."""
         if find_uncertain and self.log.waiting is not None:
             self.disk.uncertain = self.log.waiting
         self.stop()

@@ -1,4 +1,4 @@
-"""A provider of OpenTelemetry that keeps its spans; the SDK would export them."""
+"""A provider of OpenTelemetry that keeps the spans; the SDK would export spans."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from opentelemetry.trace import Span, SpanContext, SpanKind
 
 
 class RecordedSpan(trace.NonRecordingSpan):
-    """A span with what was said about it."""
+    """A span with all recorded data."""
 
     def __init__(self, name: str, kind: SpanKind, number: int, parent: Span) -> None:
         super().__init__(SpanContext(1, number, is_remote=False))
@@ -39,7 +39,7 @@ class RecordedSpan(trace.NonRecordingSpan):
 
 
 class Spans(trace.TracerProvider, trace.Tracer):
-    """Provider and tracer in one."""
+    """Provider and tracer in a single object."""
 
     def __init__(self) -> None:
         self.all: list[RecordedSpan] = []
@@ -71,7 +71,7 @@ class Spans(trace.TracerProvider, trace.Tracer):
             yield span
 
     def named(self, name: str) -> list[RecordedSpan]:
-        """The spans with this name; all of them have ended."""
+        """The spans with a name; all must have ended."""
         found = [span for span in self.all if span.name == name]
         assert all(span.is_ended for span in found)
         return found

@@ -1,4 +1,4 @@
-"""Servers whose clocks a test sets: the wall clock, and the uptime clock, by which sessions expire."""
+"""Servers with clocks set by a test: the wall clock, and the uptime clock for the expiry of sessions."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ from socketio_eventstore.__main__ import main
 
 main()
 """
-"""The server, with a wall clock that is replaced before its first import."""
+"""The server, with a wall clock replaced before the first import."""
 STILL, REAL, FAST = 0.0, 1.0, 30.0
-"""Speeds of the uptime clock. A client that answers a ping each second must not be taken for a silent one."""
+"""Speeds of the uptime clock. A client that answers a ping each second must not count as silent."""
 
 
 class SteeredServer(ServerProcess):
-    """A server whose wall clock can be set, and whose uptime clock can stand still, or run faster.
+    """A server with a settable wall clock, and an uptime clock that can stand still or run faster.
 
-    While its uptime stands still nothing expires, however slow the test or the machine is.
+    While the uptime stands still nothing expires, on any slow machine.
     """
 
     def __init__(

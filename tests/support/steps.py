@@ -1,4 +1,4 @@
-"""The steps of a history, and the values of their arguments."""
+"""The steps of a history, and the values of arguments."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ CHOICES: dict[str, Sequence[Any]] = {
     "pauses": [True, False],
     "gate": ["appends", "appends", "deliveries", "deliveries", "reads"],
 }
-"""The values of a step's argument, by its name."""
+"""The values of a step's argument, by name."""
 _WEIGHTS: dict[Callable[..., None], int] = {}
 Step = TypeVar("Step", bound=Callable[..., None])
 

@@ -74,7 +74,7 @@ async def opened_postgres(
 
 
 async def append(log: Log, changes: Sequence[Change]) -> Batch:
-    """Append the changes and read the log up to their batch; for a log without another reader."""
+    """Append the changes and read the log up to the batch; for a log without another reader."""
     number = await log.append(changes)
     async for batch in log.batches():
         if batch.number == number:
@@ -88,12 +88,12 @@ async def commit(log: Log, changes: Sequence[Change]) -> list[int]:
 
 
 async def stored_sessions(log: Log) -> list[StoredSession]:
-    """The sessions as a node would find them now."""
+    """The sessions for a node that joins now."""
     return list((await log.join()).sessions)
 
 
 class Clock:
-    """A clock that moves when the test says so."""
+    """A clock moved by the test."""
 
     def __init__(self, now: float = 0.0) -> None:
         self.now = now

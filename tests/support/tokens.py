@@ -1,4 +1,4 @@
-"""Tokens of clients, and the keys of their issuer."""
+"""Tokens of clients, and the keys of the issuer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RULES = TokenRules(("HS256",), issuer=ISSUER)
 
 @cache
 def private_key(algorithm: str, number: int = 0) -> Any:
-    """A key of the issuer; another one for each number."""
+    """A key of the issuer; another key for each number."""
     match algorithm:
         case "RS256":
             return rsa.generate_private_key(65537, 2048)
@@ -50,7 +50,7 @@ def jwk(algorithm: str, key_id: str | None, number: int = 0) -> dict[str, Any]:
 
 
 def claims_of(subject: str = "ann", seconds: float = 3600.0, **more: Any) -> dict[str, Any]:
-    """Claims of a token that ends after so many seconds; a claim that is None is left out."""
+    """Claims of a token that ends after ``seconds``; a claim with None is left out."""
     claims = {"iss": ISSUER, "sub": subject, "exp": time.time() + seconds, **more}
     return {name: value for name, value in claims.items() if value is not None}
 
@@ -74,5 +74,5 @@ def signed(
 
 
 def authentication(**rules: Any) -> JwtAuthentication:
-    """The check of tokens that are signed with the secret."""
+    """The check of tokens signed with the secret."""
     return JwtAuthentication(TokenRules(("HS256",), **{"issuer": ISSUER, **rules}), SECRET)

@@ -1,7 +1,7 @@
 """Attacks with HTTP requests, TCP connections and WebSockets, before Socket.IO matters.
 
-An attack returns when it has sent everything. Connections that it keeps are open until the attacker hangs
-up, so that the server alone decides how long it holds something for them.
+An attack returns after its last packet. Kept connections are open until the attacker hangs up, so the server
+alone decides how long it holds state for the connections.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ async def polling_client(attacker: Attacker) -> tuple[dict[str, str], str]:
 
 
 async def unread_websockets(attacker: Attacker) -> None:
-    """WebSocket clients ask for 9 MB, and for the echoes of their own packets, and read nothing."""
+    """WebSocket clients ask for 9 MB and for echoes of packets, and read nothing."""
     echo = text(f'42["anything","{"x" * 10_000}"]')
     for _ in range(3):
         kept = await attacker.keep_client()
@@ -60,7 +60,7 @@ async def unread_websockets(attacker: Attacker) -> None:
 
 
 async def slow_bodies(attacker: Attacker) -> None:
-    """POST requests whose bodies do not end."""
+    """POST requests with endless bodies."""
     for number in range(50):
         query = await attacker.accepted_handshake()
         framing = "Transfer-Encoding: chunked" if number % 2 else "Content-Length: 1000"
@@ -68,17 +68,17 @@ async def slow_bodies(attacker: Attacker) -> None:
 
 
 async def half_sent_handshakes(attacker: Attacker) -> None:
-    """Connections that send nothing, or a part of a request."""
+    """Silent connections, or connections with a part of a request."""
     parts = [b"", b"G", b"GET /socket.io/?EIO=4&tra", f"GET {POLLING} HTTP/1.1\r\nX: ".encode()]
     for number in range(150):
         await attacker.keep(parts[number % len(parts)])
 
 
 async def lonely_handshakes(attacker: Attacker) -> None:
-    """Handshakes that join nothing, beyond the limit."""
+    """Handshakes without a namespace, beyond the limit."""
 
     async def websocket() -> None:
-        with suppress(aiohttp.WSServerHandshakeError):  # the server refuses it: 503
+        with suppress(aiohttp.WSServerHandshakeError):  # refused by the server: 503
             await attacker.socket()
 
     await together([attacker.handshake() for _ in range(400)])
@@ -86,7 +86,7 @@ async def lonely_handshakes(attacker: Attacker) -> None:
 
 
 async def repeated_upgrades(attacker: Attacker) -> None:
-    """Upgrades that are not completed, several at a time, also of sessions that do not exist."""
+    """Incomplete upgrades, several at a time, also of unknown sessions."""
 
     async def probe(query: dict[str, str], *packets: str) -> None:
         with suppress(aiohttp.WSServerHandshakeError, ConnectionError):
@@ -104,7 +104,7 @@ async def repeated_upgrades(attacker: Attacker) -> None:
 
 
 async def compressed_bombs(attacker: Attacker) -> None:
-    """Compressed messages: many at the limit in few bytes, and one beyond it."""
+    """Compressed messages: many at the limit in few bytes, and one beyond the limit."""
 
     def deflated(content: bytes) -> bytes:
         deflater = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
@@ -119,7 +119,7 @@ async def compressed_bombs(attacker: Attacker) -> None:
 
 
 async def unasked_pongs(attacker: Attacker) -> None:
-    """Pongs without pings, of Engine.IO and of WebSocket, and pings whose answers are not read."""
+    """Pongs without pings, of Engine.IO and of WebSocket, and pings with unread answers."""
     kept = await attacker.keep_client()
     await send_unread(kept, text("3") * 20_000)
     await send_unread(kept, frame(0x8A, b"pong") * 5_000 + frame(0x89, b"p" * 125) * 5_000)

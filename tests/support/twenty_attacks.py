@@ -1,4 +1,4 @@
-"""Twenty attacks, one after the other; as a program, a process that attacks until it is stopped."""
+"""Twenty attacks, one after the other; as a program, attacks until the stop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support import session_attacks, transport_attacks
 from support.attacker import Attacker
 
 ATTACKS: tuple[Callable[[Attacker], Awaitable[None]], ...] = (
-    # Attacks whose connections the server drops after a time come first: the times pass together.
+    # Attacks with connections that the server drops after a time come first: the times pass together.
     transport_attacks.repeated_upgrades,
     transport_attacks.unread_polls,
     transport_attacks.slow_bodies,
@@ -33,7 +33,7 @@ ATTACKS: tuple[Callable[[Attacker], Awaitable[None]], ...] = (
     session_attacks.hostile_ids_and_offsets,
     session_attacks.unknown_namespaces,
     session_attacks.returns_that_hang_up,
-    # The last one: afterwards the server refuses handshakes for a time.
+    # The last attack: afterwards the server refuses handshakes for a time.
     transport_attacks.lonely_handshakes,
 )
 CONFIG: dict[str, dict[str, object]] = {
@@ -49,7 +49,7 @@ CONFIG: dict[str, dict[str, object]] = {
     "store": {"prune_interval": 0.5, "index_memory": 1_000_000},
     "limits": {"pending_handshakes": 300, "rooms_per_session": 100, "namespaces_per_connection": 2_000},
 }
-"""Short and small bounds, since the tests wait for them."""
+"""Short and small bounds, since the tests wait for the limits."""
 
 
 async def attack(
@@ -57,7 +57,7 @@ async def attack(
     attacks: tuple[Callable[[Attacker], Awaitable[None]], ...] = ATTACKS,
     begins: Callable[[str], None] = lambda _: None,
 ) -> Attacker:
-    """Run the attacks, and tell of the begin of each; the returned attacker keeps its connections."""
+    """Run the attacks, and report the begin of each attack; the returned attacker keeps the connections."""
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
         attacker = Attacker(port, http)
         for one in attacks:
@@ -77,12 +77,12 @@ async def attack_for_ever(port: int) -> None:
 
 
 def say(name: str) -> None:
-    """Print the time, in seconds since 1970, and what begins."""
+    """Print the time, in seconds since 1970, and the name."""
     print(f"{time.time():.6f} {name}", flush=True)
 
 
 async def accepts_handshakes(port: int) -> None:
-    """Wait until the server has dropped the handshakes that join nothing."""
+    """Wait until the server has dropped the handshakes without a namespace."""
     async with aiohttp.ClientSession() as http:
         await Attacker(port, http).accepted_handshake()
 

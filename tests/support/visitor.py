@@ -34,7 +34,7 @@ def register(sio):
     sio.on("session_expired", session_expired)
 """
 CONFIG: dict[str, dict[str, object]] = {
-    # Heartbeats are the clock of these tests: they come at this interval while a test waits.
+    # Heartbeats are the clock of the tests: a heartbeat comes at each interval while a test waits.
     "server": {"ping_interval": 0.1},
     "store": {"prune_interval": 0.2},
 }
@@ -69,7 +69,7 @@ class Faulty(ServerProcess):
 
 
 class Visitor:
-    """A client that recovers, and one that publishes; every acknowledged event must be received."""
+    """A recovering client and a publishing client; every acknowledged event must be received."""
 
     def __init__(self, server: Faulty, http: aiohttp.ClientSession) -> None:
         self.server = server
@@ -100,12 +100,12 @@ class Visitor:
         await self.come_back()
 
     async def take_control(self) -> None:
-        """Connect the publisher, and a connection that only receives heartbeats."""
+        """Connect the publisher, and a connection for heartbeats only."""
         self.control, self._clock = await self.socket(), await self.socket()
         await self.control.connect("/control")
 
     async def come_back(self) -> bool:
-        """Connect the client; returns whether its session was recovered."""
+        """Connect the client; returns whether the session was recovered."""
         self.client = await self.socket()
         auth = {key: value for key, value in (("pid", self.pid), ("offset", self.offset)) if value}
         answer = await self.client.connect(auth=auth)
@@ -113,7 +113,7 @@ class Visitor:
         return former == self.pid
 
     async def publish(self, size: int = 0) -> str | None:
-        """Publish the next number; returns the error if there is one."""
+        """Publish the next number; returns the error, if any."""
         self._number += 1
         (answer,) = await self.control.call("publish", self._number, size, namespace="/control")
         if "offset" in answer:
@@ -166,7 +166,7 @@ def make(kind: type[Server], tmp_path: Path, **config: dict[str, object]) -> Ser
     folder = tmp_path / "server"
     folder.mkdir()
     server = kind(folder, {**CONFIG, **config}, handlers)
-    server.has_database = False  # the WAL of its migrations is a part of the faults of disks
+    server.has_database = False  # the WAL of the migrations is a part of the faults of disks
     return server
 
 
@@ -194,7 +194,7 @@ async def leaves_a_healthy_database(server: Faulty, visitor: Visitor) -> None:
 
 
 async def is_closed_without_a_packet(visitor: Visitor) -> None:
-    """A new connection is closed without CONNECT_ERROR and DISCONNECT, so its client will return."""
+    """A new connection is closed without CONNECT_ERROR and DISCONNECT, so the client will return."""
     for auth in ("", json.dumps({"pid": visitor.pid})):
         socket = await visitor.socket()
         await socket.send(f"40{auth}")
