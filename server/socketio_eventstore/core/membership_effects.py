@@ -24,7 +24,7 @@ Effect = Callable[[Context, Batch, Committed], object]
 
 
 def _known(context: Context, change: Any) -> Session | None:
-    """The session of a change by handlers; after its end it is known until the disconnect handlers end."""
+    """The session of a change by handlers; after its end, until the disconnect handlers have ended."""
     return context.registry.get(change.namespace, change.sid)
 
 

@@ -46,7 +46,7 @@ def opened(context: Context, batch: Batch, committed: Committed) -> Session:
 
 
 def _note_claim(context: Context, batch: Batch, session: Session) -> None:
-    """Note the node whose handlers may run for the last claim of a session."""
+    """Note the node with handlers that may run for the last claim of a session."""
     if batch.node == context.nodes.own:
         session.claimed_here = session.claim
     else:
@@ -56,7 +56,7 @@ def _note_claim(context: Context, batch: Batch, session: Session) -> None:
 
 
 def claimed(context: Context, batch: Batch, committed: Committed) -> Session | None:
-    """Take the session off its connection to this node, if any; return the session, None after its end."""
+    """Take the session off a connection to this node, if any; return the session, None after its end."""
     session = _session(context, committed)
     if session is None:
         return None
@@ -87,7 +87,7 @@ def resumed(context: Context, batch: Batch, committed: Committed) -> Session | N
     session.away_since = None
     session.left_by_client = False
     if batch.node == context.nodes.own and session.state is not State.CONNECTING:
-        _abort_superseded(session)  # the client that was accepted has gone meanwhile
+        _abort_superseded(session)  # the accepted client has disconnected meanwhile
     for superseded in session.superseded:
         context.fan_out.put(superseded, context.encoder.disconnect(session.namespace))
     session.superseded = ()
@@ -124,9 +124,9 @@ def step_back(context: Context, session: Session) -> None:
 
 
 def _abort_superseded(session: Session) -> None:
-    """Close the connections that lost the session to a client that was not accepted.
+    """Close the connections that lost the session to a refused client.
 
-    They get no DISCONNECT packet, so the owner of the session comes back.
+    The connections get no DISCONNECT packet, so the owner of the session comes back.
     """
     superseded, session.superseded = session.superseded, ()
     for connection in superseded:
@@ -135,7 +135,7 @@ def _abort_superseded(session: Session) -> None:
 
 @dataclass(frozen=True, slots=True)
 class EndedSession:
-    """A session that has just ended."""
+    """A session right after its end."""
 
     session: Session
     handler: Any
@@ -153,7 +153,7 @@ def ended(context: Context, batch: Batch, committed: Committed) -> EndedSession 
 
 
 def end(context: Context, session: Session, reason: SessionEnd) -> EndedSession | None:
-    """End a session in memory; None when it has ended already."""
+    """End a session in memory; None for an ended session."""
     if session.state is State.ENDED:
         return None
     was_accepted, connection = session.is_connected, context.registry.detach(session)
@@ -180,7 +180,7 @@ def identity_revoked(context: Context, batch: Batch, committed: Committed) -> li
 
 
 def _session(context: Context, committed: Committed) -> Session | None:
-    """The session of a change that took effect; None when there is none any more."""
+    """The session of an effective change; None after the session's end."""
     change: Any = committed.change
     session = context.registry.namespaces.get(change.namespace, _NO_SESSIONS).get(change.sid)
     if session is None or session.state is State.ENDED:
@@ -195,6 +195,6 @@ def _session(context: Context, committed: Committed) -> Session | None:
 def _is_row_gone(session: Session, change: Any) -> bool:
     """Whether a change without effect shows that the session was deleted through SQL.
 
-    Its claim is the last one, and there was no end in the log.
+    The claim is the last claim, and the log has no end of the session.
     """
     return getattr(change, "claim", None) in (None, session.claim)
