@@ -238,3 +238,22 @@ async def test_refusal_that_clients_cannot_read(
             await client.send(msgpack.packb({"type": 0, "nsp": "/"}))
             answer = msgpack.unpackb(await client.packet())
             assert (answer["type"], answer["data"]["message"]) == (4, message)
+
+
+async def test_refusal_that_the_serializer_cannot_take(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever the serializer raises for a reason, the client hears that it is refused, and stays away."""
+
+    class Faulty(socketio.packet.Packet):  # type: ignore[misc]  # python-socketio is not typed
+        def encode(self) -> Any:
+            if "reason" in str(self.data):
+                raise ZeroDivisionError
+            return super().encode()
+
+    def refuse(*_: Any) -> None:
+        raise exceptions.ConnectionRefusedError("x", "a reason")
+
+    async with serving(path, serializer=Faulty, register=lambda sio: sio.on("connect", refuse)) as server:
+        client = await server.socket()
+        await client.send("40")
+        assert await client.content("44") == {"message": "x"}
+        assert "cannot be sent: ZeroDivisionError()" in caplog.text

@@ -90,3 +90,14 @@ def test_forget_drops_an_incomplete_packet(decoder: Decoder) -> None:
     decoder.add("connection", '51-["a",{"_placeholder":true,"num":0}]')
     decoder.forget("connection")
     assert decoder.add("connection", '2["b"]') == ClientPacket(2, "/", None, ["b"])
+
+
+def test_any_error_of_a_serializer_is_the_packets() -> None:
+    """A serializer of the application may raise any error, which ends the connection and nothing else."""
+
+    class Faulty(packet.Packet):  # type: ignore[misc]  # python-socketio is not typed
+        def decode(self, encoded_packet: str) -> int:
+            raise ZeroDivisionError
+
+    with pytest.raises(InvalidPacket):
+        Decoder(Faulty, max_bytes=10, max_attachments=2).add("connection", '2["a"]')

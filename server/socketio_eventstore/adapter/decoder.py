@@ -114,7 +114,7 @@ class Decoder:
                 pkt = tuple.__new__(
                     ClientPacket, (kind, namespace or "/", ack_id, _decode(match.string, match.end()))
                 )
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+        except Exception as error:  # an application's serializer may raise any, and the client decides when
             raise InvalidPacket("not a Socket.IO packet") from error
         kind, _, _, values = pkt
         if kind in _EVENTS:

@@ -130,7 +130,7 @@ def frames_of(pkt: Any) -> Frames:
 
 
 def connect_error(packet_class: Any, namespace: str, reason: Any) -> Frames:
-    """Encode a CONNECT_ERROR packet. Raises TypeError, ValueError or OverflowError for other than JSON."""
+    """Encode a CONNECT_ERROR packet. Raises TypeError for other than JSON, and what the serializer raises."""
     if not isinstance(reason, str | dict):  # the only valid types for official clients
         raise TypeError(f"the reason is of type {type(reason).__name__}")
     if packet_class.uses_binary_events:

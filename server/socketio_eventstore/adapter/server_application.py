@@ -155,8 +155,8 @@ class ServerApplication(socketio.AsyncServer):  # type: ignore[misc]  # python-s
         self.connect_errors += 1
         try:
             return encoder.connect_error(self.packet_class, namespace, reason)
-        except (TypeError, ValueError, OverflowError) as error:
-            text = f"The reason of a refusal in {namespace} cannot be sent: {error}"
+        except Exception as error:  # noqa: BLE001 -- the serializer may raise any; the refusal stands
+            text = f"The reason of a refusal in {namespace} cannot be sent: {error!r}"
             self._clients.calls.failures.failed("reason", text)
         message = reason.get("message") if isinstance(reason, dict) else None
         text = message if isinstance(message, str) and message.isprintable() else "Connection refused"
