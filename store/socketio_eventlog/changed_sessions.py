@@ -1,7 +1,7 @@
-"""The sessions that recent changes of the log concern, for a database that loses some of the changes. No I/O.
+"""The sessions of recent changes of the log, for a database that loses some of the changes. No I/O.
 
 A lost event shows by the offsets of clients. A lost join or revocation moves no offset: only a node that had
-applied it knows.
+applied the change can tell.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from socketio_eventlog.session_changes import (
 )
 
 MAX_CHANGED: Final = 100_000
-"""The sessions, identities and closed rooms that are known; the oldest changes are forgotten first."""
+"""The most known sessions, identities and closed rooms; the oldest changes are forgotten first."""
 _OF_SESSIONS: Final = (
     DataSaved,
     RoomJoined,
@@ -37,20 +37,20 @@ _OF_SESSIONS: Final = (
     TokenAccepted,
 )
 KINDS: Final = frozenset({*_OF_SESSIONS, IdentityRevoked, RoomClosed})
-"""The changes that move no offset, and that a client relies on. Claims and absences are none of them."""
+"""The changes without an offset that a client relies on; without claims and absences."""
 
 _Key = TypeVar("_Key")
 
 
 class LostChanges(NamedTuple):
-    """The changes that a database has lost."""
+    """The lost changes of a database."""
 
     sessions: frozenset[tuple[str, str]]
-    """Namespace and sid of the sessions that were changed."""
+    """Namespace and sid of the changed sessions."""
     identities: frozenset[str]
-    """The identities whose sessions were revoked."""
+    """The revoked identities."""
     rooms: frozenset[tuple[str, Room]]
-    """The closed rooms, each with its namespace."""
+    """The closed rooms, with namespaces."""
     epochs: frozenset[str]
     """The epochs in which the sessions began. A session of a later epoch had none of the changes."""
 
@@ -59,7 +59,7 @@ class _LastChanges(Generic[_Key]):
     """By key the number of the last batch with a change, the oldest change first."""
 
     def __init__(self) -> None:
-        # Not a dict: to find its first key takes a look at all keys that were deleted before it.
+        # Not a dict: the search of the first key passes all deleted keys before.
         self._batches: OrderedDict[_Key, int] = OrderedDict()
 
     def note(self, key: _Key, batch: int) -> None:
@@ -69,7 +69,7 @@ class _LastChanges(Generic[_Key]):
             self._batches.popitem(last=False)
 
     def since(self, batch: float) -> frozenset[_Key]:
-        """Return the keys with a change in a batch or a later one."""
+        """Return the keys with a change in a batch or a later batch."""
         return frozenset(key for key, number in self._batches.items() if number >= batch)
 
     def put_before(self, former: _LastChanges[_Key], batch: float) -> None:
@@ -82,17 +82,17 @@ class _LastChanges(Generic[_Key]):
 
 
 class ChangedSessions:
-    """What one life of a node knows of the changes of sessions, its own and those of other nodes."""
+    """The changes of sessions, own and of other nodes, as known to a life of a node."""
 
     def __init__(self, epochs: Iterable[tuple[str, int]]) -> None:
-        """``epochs``: all epochs of the database at the beginning, in order, each with its first batch."""
+        """``epochs``: all epochs of the database at the beginning, in order, with first batches."""
         self._epochs = dict(epochs)
         self._sessions = _LastChanges[tuple[str, str]]()
         self._identities = _LastChanges[str]()
         self._rooms = _LastChanges[tuple[str, Room]]()
 
     def epoch_begun(self, epoch: str, batch: int) -> None:
-        """Take note of a new epoch and its first batch."""
+        """Take note of a new epoch and the epoch's first batch."""
         self._epochs[epoch] = batch
 
     def note(self, batch: Batch) -> None:
@@ -113,9 +113,9 @@ class ChangedSessions:
             self._sessions.note((change.namespace, change.sid), batch)
 
     def follow_on(self, former: ChangedSessions) -> LostChanges | None:
-        """Go on where a former life of this process ended; return what the database has lost of it.
+        """Go on where a former life of this process ended; return the lost changes of that life.
 
-        A history that lacks batches of the former one goes on with an epoch that the former has not seen.
+        A history without some batches of the former life goes on with an epoch unknown to the former life.
         """
         unseen = [batch for epoch, batch in self._epochs.items() if epoch not in former._epochs]
         first = unseen[0] if unseen else math.inf

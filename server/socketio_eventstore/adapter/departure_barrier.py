@@ -1,8 +1,8 @@
 """Disconnect handlers on one node before the connect handler on another.
 
-A node that reads the claim of another node for a session of its own appends ``Departed`` when its handlers
-have ended. The other node waits for it, but not for a node that may be dead: one that is silent for long, or
-that has no connection to the store any more.
+When another node claims a session, the former node appends ``Departed`` after the end of its handlers. The
+other node waits for ``Departed``, except from a node that may be dead: silent for long, or without a
+connection to the store.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from socketio_eventstore.core.sessions import Session
 DEPARTURE_TIMEOUT_SECONDS: Final = 1.0
 """How long a connect handler waits for the handlers of another node."""
 LOOK_AFTER_SECONDS: Final = 0.1
-"""The time until the store is asked for the nodes that are waited for: those that live answer sooner."""
+"""The time until the store is asked about the awaited nodes: living nodes answer sooner."""
 LOOK_AGAIN_SECONDS: Final = 0.4
-"""The time between two such questions. A node whose connections were cut has another one before."""
+"""The time between two such questions. A node with cut connections has a new connection before then."""
 SILENT_SECONDS: Final = 2 * HEARTBEAT_SECONDS
 """The age of a node's last heartbeat, on the uptime clock, beyond which no handler waits for the node."""
 
@@ -36,7 +36,7 @@ class DepartureBarrier:
         self._calls = calls
         self._waiting: dict[Session, asyncio.Event] = {}
         self._ended = set[str]()
-        """The nodes that have ended, and are not declared dead yet: nobody has to wait for them."""
+        """The ended nodes that are not declared dead yet: no handler has to wait for such a node."""
         self._looking: asyncio.Task[None] | None = None
 
     async def wait(self, session: Session, is_needed: Callable[[], bool]) -> None:
@@ -66,7 +66,7 @@ class DepartureBarrier:
             self._looking = self._calls.start(self._note_ended_nodes())
 
     async def _note_ended_nodes(self) -> None:
-        """Ask the store for the nodes that are waited for; believe the second answer that one has ended."""
+        """Ask the store about the awaited nodes; a node has ended after two such answers."""
         suspected = set[str]()
         while waited_for := {node for session in self._waiting for node in self._departing(session)}:
             try:

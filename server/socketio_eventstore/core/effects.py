@@ -53,7 +53,7 @@ from socketio_eventstore.core.sessions import State
 
 
 def take_effect(context: Context, batch: Batch, committed: Committed) -> Any:
-    """Let a change take effect; the type of the result is that of the change's function below."""
+    """Let a change take effect; the result is of the change's function below."""
     return _EFFECTS[type(committed.change)](context, batch, committed)
 
 
@@ -74,9 +74,9 @@ def emitted(
 
 
 def pass_by(context: Context, changes: Sequence[Committed], start: int) -> int:
-    """Let the next events take effect that have no recipients here; return the index of the next change.
+    """Let the next events without recipients here take effect; return the index of the next change.
 
-    A node gets the events of all nodes, and has members for few of them: those cost it no frames.
+    A node gets the events of all nodes, and has members for few: the other events cost no frames.
     """
     registry, passed = context.registry, list[RecentEvent]()
     nobody: tuple[str, Sequence[Room] | None] | None = None

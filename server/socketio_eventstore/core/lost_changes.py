@@ -1,7 +1,7 @@
-"""The end of sessions whose changes the database has lost, as after the promotion of a standby that lagged.
+"""The end of sessions with changes that the database has lost, as after the promotion of a lagging standby.
 
 A revoked session would be open again, and a client would recover into rooms without a sign. So a node that
-had applied the changes ends these sessions, and their clients get new ones.
+had applied the changes ends such sessions, and the clients get new sessions.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class EndChanged(EndSession):
 
 
 class LostSessions:
-    """What the database has lost of the former lives of this process, until its sessions have ended."""
+    """The lost changes of the former lives of this process, until the end of the sessions."""
 
     def __init__(self) -> None:
         self._lost: list[LostChanges] = []
@@ -96,7 +96,7 @@ class _Ends:
 
 
 def _lacks(session: Session, lost: LostChanges) -> bool:
-    """Whether a session lacks one of the changes."""
+    """Whether a session lacks any of the changes."""
     if session.start.epoch not in lost.epochs:
         return False
     return (

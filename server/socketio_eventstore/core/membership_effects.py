@@ -1,6 +1,6 @@
 """The effects of changes of rooms, data and identities.
 
-After the end of a session, its disconnect handlers may still change it.
+After the end of a session, the disconnect handlers may still change the session.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def joined(context: Context, batch: Batch, committed: Committed) -> None:
 
 
 def left(context: Context, batch: Batch, committed: Committed) -> None:
-    """Take the session out of a room; the events before the change are still for it."""
+    """Take the session out of a room; the events before the change are still for the session."""
     change = committed.change
     assert isinstance(change, RoomLeft)
     if (session := _known(context, change)) is not None:

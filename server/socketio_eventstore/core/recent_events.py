@@ -25,7 +25,7 @@ class RecentEvents:
         *,
         encode: Callable[[int, Event], Frames] | None = None,
     ) -> None:
-        """``encode`` makes the frames of an event that was sent to nobody here."""
+        """``encode`` makes the frames of an event without recipients here."""
         self.position = position
         """The sequence of the last event in effect."""
         self.begins_after = position
@@ -35,7 +35,7 @@ class RecentEvents:
         self._encode = encode
         self._events: deque[RecentEvent] = deque()
         self._made: dict[int, Frames] = {}
-        """The frames that were made later, by the sequences of their events: all sessions share them."""
+        """The frames made later, by the sequences of the events, shared by all sessions."""
         self._size_bytes = 0
         self.replaced = 0
         """The number of replaced events, since a replacement does not change the position."""
@@ -56,7 +56,7 @@ class RecentEvents:
         self._drop_oldest(self._size_bytes + weight_bytes)
 
     def extend(self, events: Sequence[RecentEvent]) -> None:
-        """Add the newest events of a batch that were sent to nobody here; nothing for none."""
+        """Add the newest events of a batch, without recipients here; nothing for no events."""
         if not events:
             return
         self.position = events[-1][0]
@@ -74,7 +74,7 @@ class RecentEvents:
         self._size_bytes = size_bytes
 
     def frames_of(self, recent: RecentEvent) -> Frames:
-        """Return the frames of one of the events. Raises what ``encode`` raises."""
+        """Return the frames of a recent event. Raises the errors of ``encode``."""
         sequence, event, frames, _ = recent
         if frames is None:
             frames = self._made.get(sequence)

@@ -109,7 +109,7 @@ def away(context: Context, batch: Batch, committed: Committed) -> Session | None
 
 
 def leave_node(context: Context, session: Session, uptime: float) -> None:
-    """Let a session wait for its client, on no node."""
+    """Let a session wait for the client, on no node."""
     session.node = None
     if session.away_since is None:
         session.away_since = uptime
@@ -117,7 +117,7 @@ def leave_node(context: Context, session: Session, uptime: float) -> None:
 
 
 def step_back(context: Context, session: Session) -> None:
-    """Take a session off its connection; the log still has it on this node until SessionAway is stored."""
+    """Take a session off the connection; in the log, the session stays on this node until SessionAway."""
     context.registry.detach(session)
     session.move(State.AWAY)
     _abort_superseded(session)
@@ -143,7 +143,7 @@ class EndedSession:
 
 
 def ended(context: Context, batch: Batch, committed: Committed) -> EndedSession | None:
-    """End the session; None when it is not known, or has ended already."""
+    """End the session; None for an unknown or ended session."""
     change = committed.change
     assert isinstance(change, SessionEnded)
     session = context.registry.get(change.namespace, change.sid)
@@ -171,7 +171,7 @@ def end(context: Context, session: Session, reason: SessionEnd) -> EndedSession 
 
 
 def identity_revoked(context: Context, batch: Batch, committed: Committed) -> list[EndedSession]:
-    """End all sessions of an identity; return those that had not ended."""
+    """End all sessions of an identity; return the newly ended sessions."""
     change = committed.change
     assert isinstance(change, IdentityRevoked)
     bound = context.registry.of_identity(change.identity)

@@ -31,14 +31,14 @@ RELOADABLE = frozenset(
         ("http", "api_keys"),
     }
 )
-"""The keys that take effect without a restart."""
+"""The keys with effect without a restart."""
 
 
 def reload(sio: AsyncServer, api_keys: ApiKeys, present: Config, load: Callable[[], Config]) -> Config:
-    """Load the configuration again; return the configuration that is in force.
+    """Load the configuration again; return the configuration in force.
 
-    An invalid configuration changes nothing. A log line names each key that has changed. A key that needs a
-    restart keeps its value, so the next reload compares with the values in force.
+    An invalid configuration changes nothing. A log line names each changed key. A key that needs a restart
+    keeps its value, so the next reload compares with the values in force.
     """
     try:
         loaded = load()

@@ -59,8 +59,8 @@ def decode_stored(
 ) -> list[Committed]:
     """Return the changes of a batch with places and outcomes.
 
-    ``before``: the sequence before its ``events``, among which ``GONE`` stands for those that are gone.
-    Raises NodeOutdated for a mandatory change of a newer program.
+    ``before``: the sequence before the batch's ``events``; ``GONE`` stands for a deleted event. Raises
+    NodeOutdated for a mandatory change of a newer program.
     """
     committed, position, left = list[Committed](), before, iter(outcomes)
     for name, count, rows in json.loads(changes):

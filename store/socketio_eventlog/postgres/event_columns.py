@@ -1,6 +1,6 @@
-"""The events of a batch as one text of columns (see ``follow_with_events`` in the migrations). No I/O.
+"""The events of a batch as a text of columns (see ``follow_with_events`` in the migrations). No I/O.
 
-Rows would cost a node several microseconds an event, and it has members for few of the events of others.
+Rows would cost several microseconds an event, and a node has members for few of the events of others.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _event: Final[Callable[[Iterable[Any]], Event]] = partial(tuple.__new__, Event)
 
 
 def events_from(text: str, count: int) -> list[Event] | None:
-    """Return the events of a batch; None when a value has a separator, so that the columns do not fit."""
+    """Return the events of a batch; None when a value has a separator, and the columns do not fit."""
     columns = [column.split(_VALUE) for column in text.split(_COLUMN)]
     if len(columns) != _COLUMNS or any(len(column) != count for column in columns):
         return None
@@ -36,7 +36,7 @@ def events_from(text: str, count: int) -> list[Event] | None:
         _decoded(skips, skip_from_json),
         map(float, times),
     )
-    return list(map(_event, zip(*values, strict=False)))  # one of them is endless
+    return list(map(_event, zip(*values, strict=False)))  # some columns are endless
 
 
 def _decoded(column: Sequence[str], decode: Callable[[str | None], Any]) -> Iterable[Any]:
