@@ -38,6 +38,7 @@ from socketio_eventstore.core.registry_pages import RoomKey, RoomMembers, Sessio
 from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.session_events import reach_of
 from socketio_eventstore.core.sessions import Session
+from socketio_eventstore.core.slices import in_slices
 from socketio_eventstore.core.tail import EventsDeleted, Follower, Tail
 
 
@@ -204,7 +205,9 @@ class Administration:
     async def stats(self) -> Stats:
         """Return the server in numbers. Raises StoreClosed."""
         runtime = await self._runtime()
-        states = Counter(STATES.get(session.state) for session in list(runtime.registry))
+        states: Counter[str | None] = Counter()
+        async for sessions in in_slices(runtime.registry):
+            states.update([STATES.get(session.state) for session in sessions])
         return Stats(
             connections=len(self._server.eio.sockets),
             sessions={state: states[state] for state in ("connected", "connecting", "away")},

@@ -293,8 +293,11 @@ class RecoveryServer(SessionCalls, ServerApplication, NewConnections):
         )
 
     async def fetch_sessions(self, *, room: Any = None, namespace: str | None = None) -> list[SessionInfo]:
-        """Return the sessions of a namespace, or of a room, connected or away. Raises StoreError."""
-        return history.sessions(await self.manager.opened(), room, namespace)
+        """Return the sessions of a namespace, or of a room, connected or away. Raises StoreError.
+
+        Of very many sessions, some are looked at after the event loop has served others.
+        """
+        return await history.sessions(await self.manager.opened(), room, namespace)
 
     def exactly_once(self, event: str, namespace: str | None = None) -> Callable[[H], H]:
         """Decorate the handler of an event with an idempotency key as the last argument.
