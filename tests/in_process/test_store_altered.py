@@ -184,8 +184,9 @@ async def test_many_changes_are_one_warning(store: Store, caplog: pytest.LogCapt
         assert not await is_incomplete(log, "b")
         store.sql("""UPDATE events SET payload = '["other"]' WHERE "offset" = 1""")
         await commit(log, [BEAT])
-    warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert len(warnings) == 1 and "changed or deleted events between 1 and 4999" in warnings[0].getMessage()
+    warnings = [text for _, level, text in caplog.record_tuples if level == logging.WARNING]
+    changes = [text for text in warnings if "fsync = off" not in text]  # the cluster of the tests is fast
+    assert len(changes) == 1 and "changed or deleted events between 1 and 4999" in changes[0]
 
 
 async def test_changed_rooms_do_not_stop_the_start(store: Store) -> None:
