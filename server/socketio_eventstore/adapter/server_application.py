@@ -89,7 +89,9 @@ class ServerApplication(socketio.AsyncServer):  # type: ignore[misc]  # python-s
 
     def handles(self, event: str, namespace: str) -> bool:
         """Whether a handler of the application may be called for an event of a namespace."""
-        if self.admin_ui is not None or self._has_own_trigger:
+        # The application, or an observing tool, may call handlers in another way.
+        has_own_trigger = getattr(self._trigger_event, "__func__", None) is not _TRIGGER_EVENT
+        if self.admin_ui is not None or _IS_PATCHED or has_own_trigger:
             return True
         for name in (namespace, "*"):
             if name in self.namespace_handlers or event in self.handlers.get(name, ()):
@@ -105,11 +107,6 @@ class ServerApplication(socketio.AsyncServer):  # type: ignore[misc]  # python-s
                 if registered in self.handlers.get(name, ()):
                     return registered, name
         return "*", "*"
-
-    @property
-    def _has_own_trigger(self) -> bool:
-        """Whether the application, or an observing tool, calls handlers in another way."""
-        return _IS_PATCHED or getattr(self._trigger_event, "__func__", None) is not _TRIGGER_EVENT
 
     def call_handler(self, event: str, *arguments: Any) -> Awaitable[Any]:
         """Call the application's handler of an event; the first argument is the namespace."""

@@ -167,8 +167,8 @@ class Recovery:
         RecoveryResult means a new session, and names the reason. ``decide`` has the last word, after the
         claim.
         """
-        session = self.session_of(namespace, pid)
-        if session is None:
+        session = self._registry.with_pid(hash_pid(pid)) if isinstance(pid, str) else None
+        if session is None or session.namespace != namespace:
             return RecoveryResult.UNKNOWN_SESSION
         cursor = self._cursor(session, offset)
         if isinstance(cursor, RecoveryResult):

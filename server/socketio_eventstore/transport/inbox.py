@@ -89,7 +89,9 @@ class Inbox:
         if not self._queued and not self._is_full:
             self._handle_packet(packet)
             return
-        self._enqueue(packet)
+        if self._queued is None:
+            self._queued = deque()
+        self._queued.append(packet)
         self._go_on_later()
         self._queued_bytes += len(packet) + QUEUED_PACKET_BYTES
         if self._queued_bytes > MAX_QUEUED_BYTES:
@@ -98,7 +100,7 @@ class Inbox:
     def call_when_idle(self, action: Callable[[], None]) -> None:
         """Call ``action`` after all packets received so far have been handled."""
         if self._queued:
-            self._enqueue(action)
+            self._queued.append(action)
         else:
             action()
 
@@ -161,11 +163,6 @@ class Inbox:
         self._queued = None
         self._queued_bytes = 0
         self._end_wait()
-
-    def _enqueue(self, item: Packet | Callable[[], None]) -> None:
-        if self._queued is None:
-            self._queued = deque()
-        self._queued.append(item)
 
     def _handle_packet(self, packet: Packet) -> None:
         if self._granted:
