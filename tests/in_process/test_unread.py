@@ -18,6 +18,7 @@ import trustme
 from aiohttp import web
 
 from socketio_eventstore import AsyncServer
+from socketio_eventstore.program.slow_requests import closes_slow_requests
 from socketio_eventstore.transport import asgi_websocket
 from socketio_eventstore.transport.asgi_transport import find_transport
 from socketio_eventstore.transport.unread_responses import UnreadResponses
@@ -126,6 +127,33 @@ async def test_polling_client_that_never_reads(tmp_path: Path, kind: str) -> Non
         await loop.sock_sendall(silent, head.encode())
         await is_dropped(silent, tasks)
         silent.close()
+
+
+async def test_response_that_begins_late() -> None:
+    """A response that begins after the first check of its connection is not left to a silent client."""
+    loop = asyncio.get_running_loop()
+
+    class Late(web.Response):
+        async def prepare(self, request: web.BaseRequest) -> Any:
+            begun = loop.time()
+            await until(lambda: loop.time() > begun + 0.3)
+            return await super().prepare(request)
+
+    async def respond(_: web.Request) -> web.StreamResponse:
+        return Late(body=bytes(3 * BODY))
+
+    app = web.Application(middlewares=[closes_slow_requests(0.8)])
+    app.router.add_get("/", respond)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, HOST, 0).start()
+    with silent_socket() as silent:
+        await loop.sock_connect(silent, (HOST, runner.addresses[0][1]))
+        await loop.sock_sendall(silent, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        try:
+            await closed_by_the_server(silent)
+        finally:
+            await runner.cleanup()
 
 
 @pytest.mark.parametrize("kind", ["websockets", "wsproto", "wrapped"])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -37,7 +38,7 @@ def closes_slow_requests(timeout_seconds: float) -> Middleware:
         if not request.body_exists:  # also for a WebSocket, which has no time limit
             response = await handler(request)
             if response.status != SWITCHING_PROTOCOLS and request.transport is not None:
-                unread.watch(request.transport, timeout_seconds)
+                unread.watch(request.transport, timeout_seconds, partial(_is_written, response))
             return response
         timer = asyncio.get_running_loop().call_later(
             timeout_seconds, _close_unless_complete, request, failures
@@ -53,6 +54,10 @@ def closes_slow_requests(timeout_seconds: float) -> Middleware:
 
     setattr(with_timeout, IGNORES_WEBSOCKETS, True)
     return with_timeout
+
+
+def _is_written(response: web.StreamResponse) -> bool:
+    return response._eof_sent  # noqa: SLF001 - aiohttp has no public name for it
 
 
 def _close_unless_complete(request: web.Request, failures: RepeatedFailures) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Final
 
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
@@ -21,13 +22,24 @@ class UnreadResponses:
     """
 
     def __init__(self) -> None:
-        self._watched: set[asyncio.Transport] = set()
+        self._watched: dict[asyncio.Transport, Callable[[], bool]] = {}
+        """Whether the newest response of a transport is written."""
         self._failures = RepeatedFailures(logger)
 
-    def watch(self, transport: asyncio.Transport, timeout_seconds: float) -> None:
-        """Watch a TCP connection from the sending of a response on."""
-        if transport not in self._watched:
-            self._watched.add(transport)
+    def watch(
+        self,
+        transport: asyncio.Transport,
+        timeout_seconds: float,
+        is_written: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Watch a TCP connection from the sending of a response on.
+
+        ``is_written``: whether the transport has got all of the response. Without it, a response that a
+        client does not read would not be watched any more if it begins after the first check.
+        """
+        is_new = transport not in self._watched
+        self._watched[transport] = is_written
+        if is_new:
             self._check_later(transport, timeout_seconds / CHECKS, CHECKS)
 
     def _check_later(self, transport: asyncio.Transport, seconds: float, checks: int) -> None:
@@ -35,11 +47,14 @@ class UnreadResponses:
 
     def _check(self, transport: asyncio.Transport, seconds: float, checks: int) -> None:
         if _unread_bytes(transport) == 0:
-            self._watched.discard(transport)
+            if self._watched[transport]() or transport.is_closing():
+                del self._watched[transport]
+            else:
+                self._check_later(transport, seconds, CHECKS)
         elif checks > 0:
             self._check_later(transport, seconds, checks)
         else:
-            self._watched.discard(transport)
+            del self._watched[transport]
             text = f"A client did not read a response within {seconds * CHECKS:g} s"
             self._failures.failed("unread", text, level=logging.INFO)
             transport.abort()
