@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
+from socketio_eventlog.changed_sessions import ChangedSessions
 from socketio_eventlog.errors import StoreNotUsable
 from socketio_eventlog.log import Log
 from socketio_eventlog.options import StoreOptions, Synchronous
@@ -29,18 +30,20 @@ async def open_log(
     lock_timeout_seconds: float | None = None,
     *,
     max_disconnection_seconds: float | None = None,
+    former: ChangedSessions | None = None,
 ) -> Log:
     """Open the log in PostgreSQL or in a file; without both, a log without storage.
 
     ``lock_timeout_seconds`` limits the wait for the end of another server on the file; None is the default.
-    ``max_disconnection_seconds``: how long clients may be away, for the views; None if unknown. Raises
-    StoreNotUsable.
+    ``max_disconnection_seconds``: how long clients may be away, for the views; None if unknown.
+    ``former``: what the former life of this process as a node knew. Raises StoreNotUsable.
     """
     if options.url is not None:
         log: type[PostgresLog] = _postgres("log").PostgresLog
         return await log.open(
             options,
             max_disconnection_seconds=max_disconnection_seconds,
+            former=former,
         )
     if options.path is not None:
         from socketio_eventlog.sqlite.log import EventLog

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from socketio_eventlog.changed_sessions import ChangedSessions
+from socketio_eventlog.changed_sessions import ChangedSessions, Shared
 from socketio_eventlog.changes import Batch, Committed
 from socketio_eventlog.session_changes import DataSaved
 from socketio_eventstore.core import lost_changes
 from socketio_eventstore.core.lost_changes import LostSessions
-from socketio_eventstore.core.sessions import State
+from socketio_eventstore.core.sessions import Session, State
 from support.core import Core, running
 from support.embedded import until
 from support.in_process_nodes import nodes
@@ -36,9 +37,14 @@ class Rounds:
         self._handle.cancel()
 
 
-def life(core: Core, *epochs: tuple[str, int]) -> Any:
+def life(core: Core, lost: Sequence[Session]) -> Any:
     """A life of a node, as far as the sessions that lack changes need it."""
-    log = SimpleNamespace(changed_sessions=ChangedSessions(epochs))
+    former, changed = (ChangedSessions([("boot", 1)], (1, b"1")) for _ in range(2))
+    former.given_out((9, b"9"), 0.0)
+    changes = [Committed(DataSaved("/", session.sid, "{}"), 1) for session in lost]
+    former.note(Batch(9, "other", None, 0.0, changes))
+    changed.follow_on(former, Shared(1, 8))
+    log = SimpleNamespace(changed_sessions=changed)
     return SimpleNamespace(log=log, registry=core.registry, queue=core.queue)
 
 
@@ -48,9 +54,6 @@ async def test_lost_sessions_end_in_steps(path: Path, monkeypatch: pytest.Monkey
     async with running(path) as core:
         sessions = await asyncio.gather(*(core.open(f"s{number}") for number in range(40)))
         lost = [session for session in sessions if int(session.sid[1:]) % 2]
-        former = life(core, ("boot", 1))
-        changes = [Committed(DataSaved("/", session.sid, "{}"), 1) for session in lost]
-        former.log.changed_sessions.note(Batch(9, "other", None, 0.0, changes))
         rounds, submits, submit = Rounds(), Counter[int](), core.queue.submit
 
         def counted(*operations: Any) -> Any:
@@ -59,7 +62,7 @@ async def test_lost_sessions_end_in_steps(path: Path, monkeypatch: pytest.Monkey
 
         monkeypatch.setattr(core.queue, "submit", counted)
         before = rounds.count
-        await LostSessions().follow_on(former, life(core, ("boot", 1), ("next", 9)))
+        await LostSessions().follow_on(life(core, lost))
         passed = rounds.count - before
         rounds.stop()
         assert passed >= 40 / 5 - 1 and max(submits.values()) <= 5
@@ -73,7 +76,7 @@ async def test_life_that_ends_during_the_look(monkeypatch: pytest.MonkeyPatch) -
         (server,) = one.servers
         rejoining, lives = server.sio.rejoining, []
 
-        async def follow_on(_: object, present: object) -> None:
+        async def follow_on(present: object) -> None:
             lives.append(present)
             if len(lives) == 1:
                 rejoining.begin("over again")  # as its lease does

@@ -5,69 +5,150 @@ from __future__ import annotations
 import pytest
 
 from socketio_eventlog import changed_sessions
-from socketio_eventlog.changed_sessions import ChangedSessions
+from socketio_eventlog.changed_sessions import ChangedSessions, LostChanges, Shared
 from socketio_eventlog.changes import Batch, Change, Committed
 from socketio_eventlog.session_changes import (
     DataSaved,
     IdentityRevoked,
     RoomClosed,
+    RoomLeft,
     SessionAway,
+    SessionBound,
     SessionClaimed,
+    SessionEnd,
+    SessionEnded,
     SessionResumed,
+    TokenAccepted,
 )
 from support.storing import event, joined
 
+BEGIN = (1, b"1")
+"""The batch with which each life begins."""
 
-def batch(number: int, *changes: Change) -> Batch:
-    return Batch(number, "a", None, 0.0, [Committed(change, 1) for change in changes])
+
+def known(*epochs: tuple[str, int]) -> ChangedSessions:
+    return ChangedSessions(epochs or [("e1", 1)], BEGIN)
 
 
-def sids(known: ChangedSessions, former: ChangedSessions) -> set[str]:
-    lost = known.follow_on(former)
-    return set() if lost is None else {sid for _, sid in lost.sessions}
+def note(life: ChangedSessions, number: int, *changes: Change, uptime: float = 0.0) -> None:
+    life.given_out((number, str(number).encode()), uptime)
+    life.note(Batch(number, "a", None, uptime, [Committed(change, 1) for change in changes]))
+
+
+def saved(sid: str) -> Change:
+    return DataSaved("/", sid, "{}")
+
+
+def lost(
+    former: ChangedSessions, oldest: int, newest: int | None, life: ChangedSessions | None = None
+) -> LostChanges | None:
+    """What is lost, if the database has batches from a number on, and shares them up to another one."""
+    life = life or known()
+    life.follow_on(former, Shared(oldest, newest))
+    return life.lost
+
+
+def sids(changes: LostChanges | None) -> set[str]:
+    return set() if changes is None else {sid for _, sid in changes.sessions}
 
 
 def test_only_what_a_client_relies_on_counts() -> None:
     """Events move offsets, and claims and absences change nothing that a client relies on."""
-    former = ChangedSessions([("e1", 1)])
+    former = known()
+    note(former, 5, event(), SessionClaimed("/", "s1"), SessionAway("/", "s1", 1, 1.0, 1))
     deferred = (DataSaved("/", "s3", "{}"),)
-    former.note(batch(5, event(), SessionClaimed("/", "s1"), SessionAway("/", "s1", 1, 1.0, 1)))
-    former.note(batch(6, SessionResumed("/", "s2", 1, 1.0, ()), SessionResumed("/", "s3", 1, 1.0, deferred)))
-    former.note(batch(7, IdentityRevoked("ann"), RoomClosed("/", 7)))
-    lost = ChangedSessions([("e1", 1), ("e2", 5)]).follow_on(former)
-    assert lost is not None
-    assert lost.sessions == frozenset({("/", "s3")})
-    assert lost.identities == frozenset({"ann"})
-    assert lost.rooms == frozenset({("/", 7)})
+    note(former, 6, SessionResumed("/", "s2", 1, 1.0), SessionResumed("/", "s3", 1, 1.0, deferred))
+    note(former, 7, IdentityRevoked("ann"), RoomClosed("/", 7))
+    changes = lost(former, 1, 1)
+    assert changes is not None
+    assert changes.sessions == frozenset({("/", "s3")})
+    assert changes.identities == frozenset({"ann"})
+    assert changes.rooms == frozenset({("/", 7)})
+    assert changes.epochs == frozenset({"e1"})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        saved("s1"),
+        joined("a"),
+        RoomLeft("/", "s1", "a", 1),
+        SessionBound("/", "s1", "ann"),
+        SessionEnded("/", "s1", SessionEnd.REVOKED),
+        TokenAccepted("/", "s1", None, ()),
+    ],
+)
+def test_each_change_of_a_session_counts(change: Change) -> None:
+    former = known()
+    note(former, 5, change)
+    assert sids(lost(former, 1, 1)) == {"s1"}
 
 
 def test_changes_of_former_lives_may_be_lost_later() -> None:
     """A life knows the changes of the former one, but for those that are lost already."""
-    first = ChangedSessions([("e1", 1)])
-    first.note(batch(5, joined("a")))
-    first.note(batch(8, DataSaved("/", "s2", "{}")))
-    second = ChangedSessions([("e1", 1), ("e2", 8)])
-    assert sids(second, first) == {"s2"}
-    second.note(batch(9, DataSaved("/", "s3", "{}")))
-    second.epoch_begun("e3", 10)
-    assert sids(ChangedSessions([("e1", 1), ("e2", 8), ("e3", 10)]), second) == set()
-    assert sids(ChangedSessions([("e1", 1), ("e4", 4)]), second) == {"s1", "s3"}
+    first, second = known(), known()
+    note(first, 5, saved("s1"))
+    note(first, 8, saved("s2"))
+    assert sids(lost(first, 1, 7, second)) == {"s2"}
+    note(second, 9, saved("s3"))
+    assert sids(lost(second, 1, 9)) == set()
+    assert sids(lost(second, 1, 4)) == {"s1", "s3"}
+
+
+@pytest.mark.parametrize(
+    ("oldest", "newest", "began_in", "sessions"),
+    [
+        (1, 7, None, set()),  # all is there
+        (3, 5, None, {"s6"}),  # another batch has the number of the last one; no epoch has begun yet
+        (3, 5, 9, {"s6"}),  # ... or only later
+        (
+            3,
+            None,
+            9,
+            {"s5", "s6"},
+        ),  # nothing is common: the life began after the dump
+        (8, None, None, set()),  # all was pruned while the node was frozen
+        (8, None, 8, set()),  # ... and an epoch has begun later
+        (8, None, 7, {"s5", "s6"}),  # ... or before the last batch, so that one was another one
+    ],
+)
+def test_the_last_common_batch_parts_the_histories(
+    oldest: int, newest: int | None, began_in: int | None, sessions: set[str]
+) -> None:
+    """Batches that the database lacks are lost, if it should have them; pruned ones are not."""
+    former = known()
+    note(former, 5, saved("s5"))
+    note(former, 6, saved("s6"))
+    note(former, 7)
+    life = known(("e1", 1)) if began_in is None else known(("e1", 1), ("e2", began_in))
+    assert sids(lost(former, oldest, newest, life)) == sessions
+
+
+def test_batches_without_changes_are_known_in_part() -> None:
+    """The last batch is known, those with changes, and one of each ten seconds, also of a former life."""
+    former, second = known(), known()
+    for number in range(2, 50):
+        note(former, number, *[saved("s1")] * (number == 34), uptime=2.0 * number)
+    samples = range(5, 50, 5)
+    assert sorted(batch for batch, _ in former.batches_from(2)) == sorted([*samples, 34, 49])
+    former.epoch_begun("e2", 40)
+    assert former.epochs == ["e1", "e2"]
+    second.follow_on(former, Shared(1, 30))
+    assert sorted(batch for batch, _ in second.batches_from(2)) == [5, 10, 15, 20, 25, 30]
 
 
 def test_the_oldest_changes_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of the known sessions is bounded."""
     monkeypatch.setattr(changed_sessions, "MAX_CHANGED", 2)
-    former = ChangedSessions([("e1", 1)])
+    former = known()
     for number, sid in enumerate(("s1", "s2", "s1", "s3"), 2):
-        former.note(batch(number, DataSaved("/", sid, "{}")))
-    assert sids(ChangedSessions([("e1", 1), ("e2", 2)]), former) == {"s1", "s3"}
+        note(former, number, saved(sid))
+    assert sids(lost(former, 1, 1)) == {"s1", "s3"}
 
 
 def test_as_many_sessions_are_known_as_promised() -> None:
     """Of more changed sessions than the bound, the newest are known."""
-    former = ChangedSessions([("e1", 1)])
+    former = known()
     count = changed_sessions.MAX_CHANGED + 1000
-    former.note(batch(2, *[DataSaved("/", str(number), "{}") for number in range(count)]))
-    lost = ChangedSessions([("e1", 1), ("e2", 2)]).follow_on(former)
-    assert lost is not None
-    assert lost.sessions == {("/", str(number)) for number in range(1000, count)}
+    note(former, 2, *map(saved, map(str, range(count))))
+    assert sids(lost(former, 1, 1)) == set(map(str, range(1000, count)))

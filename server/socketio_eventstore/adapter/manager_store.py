@@ -9,6 +9,7 @@ from typing import Any, Unpack
 
 from socketio import AsyncManager
 
+from socketio_eventlog.changed_sessions import ChangedSessions
 from socketio_eventlog.errors import StoreClosed, StoreUnavailable
 from socketio_eventlog.opening import is_url
 from socketio_eventstore.adapter import encoder
@@ -36,6 +37,8 @@ class ManagerStore(AsyncManager):  # type: ignore[misc]  # python-socketio is no
         self._is_closed = False
         self._closing: asyncio.Future[None] | None = None
         self._is_between_lives = False
+        self._former: ChangedSessions | None = None
+        """What the former life as a node knew, until the next one has begun."""
         self.reopens = True
         """Whether ``start`` opens the store again after ``close``; an ending program sets False."""
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -74,7 +77,7 @@ class ManagerStore(AsyncManager):  # type: ignore[misc]  # python-socketio is no
             )
         self._loop = loop
         self._is_closed, self._starting, self._closing = False, None, None
-        self._is_between_lives = False
+        self._is_between_lives, self._former = False, None
         runtime, self.runtime = self.runtime, None
         if runtime is not None:  # the loop ended before the shutdown of the server, as in test suites
             runtime.log.abandon()
@@ -114,7 +117,7 @@ class ManagerStore(AsyncManager):  # type: ignore[misc]  # python-socketio is no
             starting = self._starting
             try:
                 self.runtime = await asyncio.shield(starting)
-                self._is_between_lives = False
+                self._is_between_lives, self._former = False, None
             finally:
                 if starting.done() and self._starting is starting:
                     self._starting = None
@@ -125,7 +128,11 @@ class ManagerStore(AsyncManager):  # type: ignore[misc]  # python-socketio is no
             await asyncio.wait([self._closing])
         encoding = encoder.encoder_for(self.server.packet_class, self.options.max_attachments)
         return await Runtime.start(
-            self.options, encoding, self.server.listener, lock_timeout_seconds=lock_timeout_seconds
+            self.options,
+            encoding,
+            self.server.listener,
+            lock_timeout_seconds=lock_timeout_seconds,
+            former=self._former,
         )
 
     async def close(self) -> None:
@@ -141,6 +148,7 @@ class ManagerStore(AsyncManager):  # type: ignore[misc]  # python-socketio is no
         runtime, self.runtime = self.runtime, None
         self._is_between_lives = True
         if runtime is not None:
+            self._former = runtime.log.changed_sessions
             self._closing = asyncio.ensure_future(runtime.end())
             await asyncio.shield(self._closing)
 

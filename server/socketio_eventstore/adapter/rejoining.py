@@ -148,7 +148,7 @@ class Rejoining:
         if isinstance(fatal := former.queue.store_health.fatal, NodeOutdated):
             await self._stay_out(fatal)
         self.failure = None
-        await self._lost_sessions.follow_on(former, runtime)
+        await self._lost_sessions.follow_on(runtime)
         self._clients.start(runtime)
         logger.info("joined anew as node %s", runtime.log.node)
         return True

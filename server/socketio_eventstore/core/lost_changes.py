@@ -43,16 +43,15 @@ class LostSessions:
     def __init__(self) -> None:
         self._lost: list[LostChanges] = []
 
-    async def follow_on(self, former: Runtime, present: Runtime) -> None:
+    async def follow_on(self, present: Runtime) -> None:
         """Begin to end the sessions of a new life that lack changes, before all that clients begin.
 
         The operations come before those of clients: no client may connect during this call. A life that ends
         before they have taken effect leaves them to the next one.
         """
-        if former.log.changed_sessions is None or present.log.changed_sessions is None:
-            return
-        lost = present.log.changed_sessions.follow_on(former.log.changed_sessions)
-        self._lost += [] if lost is None else [lost]
+        known = present.log.changed_sessions
+        if known is not None and known.lost is not None:
+            self._lost.append(known.lost)
         if not self._lost:
             return
         count, ends = 0, _Ends(self._lost)

@@ -7,6 +7,7 @@ import logging
 from functools import partial
 from typing import Final
 
+from socketio_eventlog.changed_sessions import ChangedSessions
 from socketio_eventlog.log import LEASE_SECONDS, Log
 from socketio_eventlog.opening import open_log
 from socketio_eventlog.snapshot import Snapshot
@@ -126,14 +127,18 @@ class Runtime:
         listener: SessionListener,
         *,
         lock_timeout_seconds: float | None = None,
+        former: ChangedSessions | None = None,
     ) -> Runtime:
         """Open the store, bring the schema up to date and join the log.
 
-        ``listener`` calls the application's handlers. ``lock_timeout_seconds`` is as in ``open_log``. Raises
-        StoreNotUsable.
+        ``listener`` calls the application's handlers. ``lock_timeout_seconds`` and ``former`` are as
+        in ``open_log``. Raises StoreNotUsable.
         """
         log = await open_log(
-            options, lock_timeout_seconds, max_disconnection_seconds=options.max_disconnection_duration
+            options,
+            lock_timeout_seconds,
+            max_disconnection_seconds=options.max_disconnection_duration,
+            former=former,
         )
         try:
             snapshot = await log.join()  # before the pruning of any event for the sessions

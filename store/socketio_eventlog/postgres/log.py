@@ -7,6 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -31,7 +32,9 @@ from socketio_eventlog.errors import (
     HistoryLost,
     LogFull,
     NodeFenced,
+    NodeOutdated,
     NothingChanged,
+    StoreClosed,
     StoreError,
     StoreNotUsable,
 )
@@ -54,6 +57,7 @@ from socketio_eventlog.postgres import (
     timelines,
 )
 from socketio_eventlog.postgres.connection import Link
+from socketio_eventlog.postgres.lost_history import doubt
 from socketio_eventlog.postgres.nudges import Nudges
 from socketio_eventlog.postgres.order import Order
 from socketio_eventlog.postgres.reads import Reads, abandon_task
@@ -87,6 +91,7 @@ class PostgresLog(IndexedLog):
         clock: Callable[[], float] | None,
         options: StoreOptions,
         lease_seconds: float,
+        former: ChangedSessions | None = None,
     ) -> None:
         """Use ``open``."""
         ranges = AlteredRanges(state.altered)
@@ -102,7 +107,9 @@ class PostgresLog(IndexedLog):
         self._lengths = dict(state.segments)
         """The length of each stored segment, by first sequence."""
         self._batches = BatchStream(self._given_out)
-        self._changed_sessions = ChangedSessions(state.begun)
+        self._changed_sessions = ChangedSessions(state.begun, state.seen, state.uptime)
+        if former is not None and state.shared is not None:
+            self._changed_sessions.follow_on(former, state.shared)
         self._appends = 0
         self._has_begun = False
         self._link, self._tail_link = link, Link(conninfo)
@@ -138,6 +145,7 @@ class PostgresLog(IndexedLog):
         self._counting.add_done_callback(self._counted)
         self._pruning: asyncio.Task[None] | None = None
         self._closing: asyncio.Future[None] | None = None
+        self._doubting: asyncio.Task[None] | None = None
         self._nudges.send()
 
     @classmethod
@@ -149,12 +157,13 @@ class PostgresLog(IndexedLog):
         new_epoch: Callable[[], str] = offsets.random_epoch,
         lease_seconds: float = LEASE_SECONDS,
         max_disconnection_seconds: float | None = None,
+        former: ChangedSessions | None = None,
     ) -> PostgresLog:
         """Connect, create or migrate the schema if needed, and join as a node, beside other nodes.
 
         ``options.url`` must not be None. ``clock`` replaces the clock of the database, for tests.
-        ``lease_seconds`` is as ``LEASE_SECONDS``, ``max_disconnection_seconds`` as in ``open_log``. Raises
-        StoreNotUsable (DatabaseTooNew included) with one line that names the database.
+        ``lease_seconds`` is as ``LEASE_SECONDS``, ``max_disconnection_seconds`` and ``former`` as in
+        ``open_log``. Raises StoreNotUsable (DatabaseTooNew included) with one line that names the database.
         """
         if options.url is None:
             raise ValueError("this log needs a URL")
@@ -164,13 +173,15 @@ class PostgresLog(IndexedLog):
         conninfo = connection.named(conninfo, node)
         link = Link(conninfo)
         try:
-            state = await start.begin(link, node, name, clock, new_epoch, options, max_disconnection_seconds)
+            state = await start.begin(
+                link, node, name, clock, new_epoch, options, max_disconnection_seconds, former
+            )
         except BaseException as error:
             await link.close()
             if isinstance(error, StoreError) and not isinstance(error, StoreNotUsable):
                 raise StoreNotUsable(f"{name}: {error}") from error
             raise
-        return cls(node, state, link, conninfo, new_epoch, clock, options, lease_seconds)
+        return cls(node, state, link, conninfo, new_epoch, clock, options, lease_seconds, former)
 
     @property
     def changed_sessions(self) -> ChangedSessions:
@@ -230,6 +241,7 @@ class PostgresLog(IndexedLog):
         if not size and not kinds.isdisjoint(_UNSTORED):
             size = sum(map(_unstored_bytes, batch.changes))
         self._batches.put(batch, weight_bytes + size)
+        self._changed_sessions.given_out(self._order.seen, batch.uptime)
         if not kinds.isdisjoint(KINDS):
             self._changed_sessions.note(batch)
         if not kinds.isdisjoint(_OF_NODES):
@@ -280,6 +292,10 @@ class PostgresLog(IndexedLog):
         """Give out nothing more."""
         if isinstance(error, BatchNotTaken):
             logger.error("%s", error, exc_info=error.__cause__)
+        elif not isinstance(error, NodeOutdated):
+            # At once: until then, other nodes append to what may be another history, in the same epoch.
+            with suppress(StoreClosed):
+                self._doubting = self._reads.start(partial(doubt, known=self._changed_sessions))
         self._batches.fail(error)
 
     def _nudged(self) -> None:

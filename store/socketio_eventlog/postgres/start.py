@@ -6,10 +6,11 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from socketio_eventlog.altered import AlteredRange
+from socketio_eventlog.changed_sessions import ChangedSessions, Shared
 from socketio_eventlog.index import Index
 from socketio_eventlog.offsets import Epochs
 from socketio_eventlog.options import StoreOptions
@@ -22,6 +23,7 @@ from socketio_eventlog.postgres.connection import (
     reporting_failed_flush,
 )
 from socketio_eventlog.postgres.events import Seen
+from socketio_eventlog.postgres.lost_history import doubt, shared
 from socketio_eventlog.postgres.schema import READER
 
 logger = logging.getLogger(__name__)
@@ -59,6 +61,8 @@ class InitialState:
     altered_numbers: tuple[int, int]
     others: Sequence[str]
     """The other living nodes."""
+    shared: Shared | None = None
+    """What the history shares with that of a former life of the process; None without a former life."""
 
 
 async def begin(
@@ -69,20 +73,26 @@ async def begin(
     new_epoch: Callable[[], str],
     options: StoreOptions,
     max_disconnection_seconds: float | None,
+    former: ChangedSessions | None = None,
 ) -> InitialState:
     """Join the log as a node, beside other nodes, and read the stored state.
 
-    ``name``: the database for people. ``clock`` is as in ``PostgresLog.open``. Raises StoreError.
+    ``name``: the database for people. ``clock`` and ``former`` are as in ``PostgresLog.open``. Raises
+    StoreError.
     """
     known = (options.session_history, max_disconnection_seconds)
     async with link.use(LONG_SECONDS) as connection:
         if options.synchronous == "full":
             await _warn_without_flush(connection, name)
+        if former is not None:
+            await doubt(connection, former)
         for first, last in await _join(connection, node, new_epoch(), clock, known):
             logger.warning(_LOST, name, first, last)
         async with reporting_failed_flush(connection), connection.transaction():
             await connection.execute(_REPEATABLE)
             state = await _read(connection, node, options)
+            if former is not None:
+                state = replace(state, shared=await shared(connection, former))
             await flush(connection)
         return state
 

@@ -313,8 +313,6 @@ class Writer:
     async def leave(self) -> None:
         """Record the end of this node; without the database the other nodes notice the end by the lease."""
         order = self._order
-        if isinstance(order.failure, HistoryLost):
-            await self._begin_epoch()
         if order.failure is not None and not isinstance(order.failure, NodeOutdated | BatchNotTaken):
             return
         with suppress(StoreError):  # the lease ends without a word, too
@@ -327,15 +325,6 @@ class Writer:
                     # The number was used by an append with an unknown outcome.
                     await self._send_death(connection, order.number + 2)
                 await flush(connection)
-
-    async def _begin_epoch(self) -> None:
-        """Let the next append or join begin an epoch: only this node may know that the database lost history.
-
-        The rows of an older dump that are put back leave no other trace (see ``keep_epoch``).
-        """
-        with suppress(StoreError):
-            async with self._link.use(CLOSING_SECONDS) as connection:
-                await connection.execute("DELETE FROM eventstore.canary")
 
     async def _send_death(self, connection: Connection, number: int) -> None:
         body = encode([NodeDied(self._order.node)])
