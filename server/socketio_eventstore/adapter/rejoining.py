@@ -11,7 +11,13 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final, Protocol
 
-from socketio_eventlog.errors import NodeOutdated, StoreClosed, StoreError
+from socketio_eventlog.errors import (
+    BatchNotTaken,
+    DatabaseTooNew,
+    NodeOutdated,
+    StoreClosed,
+    StoreError,
+)
 from socketio_eventstore.core.lost_changes import LostSessions
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
 from socketio_eventstore.core.runtime import Runtime
@@ -60,6 +66,8 @@ class Rejoining:
         self._is_stopped = False
         self.failure: StoreError | None = None
         """Why the last try to join failed."""
+        self._has_been_refused = False
+        """Whether the log has demanded a newer program since the last life ended."""
         self._lost_sessions = LostSessions()
         self.count = 0
         """The number of further lives in this process."""
@@ -108,8 +116,12 @@ class Rejoining:
         self._clients.stop()
         await self._store.end_life()
         self._ending = None
+        fatal = runtime.queue.store_health.fatal
+        if isinstance(fatal, BatchNotTaken):  # the next such batch may be there already
+            self.failure = fatal
+            await asyncio.sleep(PAUSE_SECONDS)
         while True:
-            if await self._has_joined(runtime):
+            if await self._has_joined(fatal):
                 break
             await asyncio.sleep(PAUSE_SECONDS)
         self.count += 1
@@ -117,8 +129,8 @@ class Rejoining:
     async def _stay_out(self, error: NodeOutdated) -> None:
         """Leave the log until the server is stopped: this program has met a change that it does not know.
 
-        The newer version has not said in the log that it demands newer programs. This one could join again,
-        and would meet the next such change.
+        The newer version has not said in the log that it demands newer programs, as the join shows. This one
+        would meet the next such change.
         """
         await self._store.end_life()
         self.failure = error
@@ -131,24 +143,36 @@ class Rejoining:
             if number % CLOSED_AT_ONCE == CLOSED_AT_ONCE - 1:
                 await asyncio.sleep(0)
 
-    async def _has_joined(self, former: Runtime) -> bool:
+    async def _has_joined(self, fatal: StoreError | None) -> bool:
+        """Try to begin a new life. ``fatal``: the error that has ended the former one, if there was one."""
         try:
             runtime = await self._store.start()
         except StoreClosed:  # the server ends
             return True
-        except StoreError as error:
-            self.failure = error
-            self._failures.failed("join", f"This node could not join. {error}", ends_when_quiet=False)
-            return False
         except Exception as error:  # noqa: BLE001 -- a fault of the server; without another try it would be deaf
-            text = f"This node could not join: {error!r}"
-            self._failures.failed("join", text, error=error, ends_when_quiet=False)
-            return False
-        self._failures.succeeded("join")
-        if isinstance(fatal := former.queue.store_health.fatal, NodeOutdated):
+            self._has_been_refused |= isinstance(error, DatabaseTooNew)
+            return self._failed(error)
+        if isinstance(fatal, NodeOutdated) and not self._has_been_refused:
             await self._stay_out(fatal)
+        try:
+            await self._lost_sessions.follow_on(runtime)
+        except Exception as error:  # noqa: BLE001 -- the new life is over already, or as above
+            await self._store.end_life()
+            self._next_reason = None
+            return self._failed(error)
+        self._failures.succeeded("join")
         self.failure = None
-        await self._lost_sessions.follow_on(runtime)
+        self._has_been_refused = False
         self._clients.start(runtime)
         logger.info("joined anew as node %s", runtime.log.node)
         return True
+
+    def _failed(self, error: Exception) -> bool:
+        """Take note that this node could not join; return False."""
+        if isinstance(error, StoreError):
+            self.failure = error
+            self._failures.failed("join", f"This node could not join. {error}", ends_when_quiet=False)
+        else:
+            text = f"This node could not join: {error!r}"
+            self._failures.failed("join", text, error=error, ends_when_quiet=False)
+        return False
