@@ -123,6 +123,20 @@ async def test_reply_waits_for_an_interrupted_batch(path: Path, monkeypatch: pyt
         assert client.packets == [said("first", 1), said("second", 2), "43[]"]
 
 
+async def test_large_batch_of_another_node_yields(path: Path) -> None:
+    """A batch with many changes of sessions lets the event loop serve others in between."""
+    async with running(path) as core:
+        session, _ = await core.live()
+        count = 2 * effects_in_order.SLICE_OPERATIONS
+        changes = [Committed(RoomJoined("/", "s1", room), 0) for room in range(count + 1)]
+        batch = Batch(core.context.nodes.batch + 1, "another node", None, core.context.uptime, changes)
+        taking = asyncio.create_task(core.queue.effects.take_effects_of(batch))
+        await asyncio.sleep(0)  # until the batch yields
+        assert len(session.joined) == effects_in_order.SLICE_OPERATIONS
+        await taking
+        assert len(session.joined) == count + 1
+
+
 async def test_session_takes_effect_with_its_batch(path: Path) -> None:
     """A session and its rooms are not there before their batches come out of the log."""
     async with holding(path) as (core, log):

@@ -110,17 +110,19 @@ class EffectsInOrder:
 
     async def _take_foreign(self, batch: Batch, changes: Sequence[Committed]) -> None:
         """Let changes take effect without an operation of this node."""
-        context, fan_out, index = self._context, self._context.fan_out, 0
+        context, fan_out, index, others = self._context, self._context.fan_out, 0, 0
         while (index := pass_by(context, changes, index)) < len(changes):
             committed = changes[index]
             index += 1
             try:
                 if type(committed.change) is not Event:
+                    others += 1
                     fan_out.end_run()
                 take_effect(context, batch, committed)
             except Exception as error:  # noqa: BLE001 -- a fault in one change must not stop the order for all others
                 self._faults.after((committed,), error)
-            if fan_out.waiting_bytes > SLICE_BYTES:
+            if fan_out.waiting_bytes > SLICE_BYTES or others >= SLICE_OPERATIONS:
+                others = 0
                 await self._yield()
 
     async def take_own(
