@@ -67,7 +67,7 @@ class Faults:
         if isinstance(change, RoomClosed):
             return registry.members(change.namespace, (change.room,))
         if (identity := getattr(change, "identity", None)) is not None and not hasattr(change, "sid"):
-            return [session for session in registry if session.identity == identity]
+            return registry.of_identity(identity)
         session = registry.get(getattr(change, "namespace", ""), getattr(change, "sid", None))
         return () if session is None else (session,)
 
