@@ -13,6 +13,7 @@ import pytest
 
 from socketio_eventlog.changed_sessions import ChangedSessions, Shared
 from socketio_eventlog.changes import Batch, Committed
+from socketio_eventlog.errors import StoreClosed, StoreUnavailable
 from socketio_eventlog.session_changes import DataSaved
 from socketio_eventstore.core import lost_changes
 from socketio_eventstore.core.lost_changes import LostSessions
@@ -37,9 +38,9 @@ class Rounds:
         self._handle.cancel()
 
 
-def life(core: Core, lost: Sequence[Session]) -> Any:
-    """A life of a node, as far as the sessions that lack changes need it."""
-    former, changed = (ChangedSessions([("boot", 1)], (1, b"1")) for _ in range(2))
+def life(core: Core, lost: Sequence[Session], epoch: str = "boot") -> Any:
+    """A life of a node, as far as the sessions that lack changes need it; the changes were in an epoch."""
+    former, changed = (ChangedSessions([(epoch, 1)], (1, b"1")) for _ in range(2))
     former.given_out((9, b"9"), 0.0)
     changes = [Committed(DataSaved("/", session.sid, "{}"), 1) for session in lost]
     former.note(Batch(9, "other", None, 0.0, changes))
@@ -68,6 +69,44 @@ async def test_lost_sessions_end_in_steps(path: Path, monkeypatch: pytest.Monkey
         assert passed >= 40 / 5 - 1 and max(submits.values()) <= 5
         await core.emit("behind the ends")
         assert [session for session in sessions if session.state is State.ENDED] == lost
+
+
+async def test_refused_end_of_a_lost_session(path: Path) -> None:
+    """A session that lacks changes ends in memory at once, although the store cannot be written."""
+    async with running(path) as core:
+        session = await core.open("s1")
+        core.commits.failure = lambda _: StoreUnavailable()
+        await LostSessions().follow_on(life(core, [session]))
+        with pytest.raises(StoreUnavailable):
+            await core.emit("refused, too")
+        assert session.state is State.ENDED
+
+
+async def test_next_life_ends_what_the_former_could_not(path: Path) -> None:
+    """A life that is over before the sessions have ended leaves them to the next one, which lacks more."""
+
+    def closed(_: object) -> asyncio.Future[object]:
+        failed = asyncio.get_running_loop().create_future()
+        failed.set_exception(StoreClosed())
+        return failed
+
+    async with running(path) as core:
+        first, second, other = [await core.open(sid) for sid in ("s1", "s2", "s3")]
+        over, lost_sessions = life(core, [first]), LostSessions()
+        over.queue = SimpleNamespace(submit=closed)
+        await lost_sessions.follow_on(over)
+        await lost_sessions.follow_on(life(core, [second]))
+        await core.emit("behind the ends")
+        assert [one.state is State.ENDED for one in (first, second, other)] == [True, True, False]
+
+
+async def test_session_of_a_later_epoch_lacks_nothing(path: Path) -> None:
+    """The lost changes were of another session, even if an identity or a room is the same."""
+    async with running(path) as core:
+        session = await core.open("s1")
+        await LostSessions().follow_on(life(core, [session], "before boot"))
+        await core.emit("behind the ends")
+        assert session.state is not State.ENDED
 
 
 async def test_life_that_ends_during_the_look(monkeypatch: pytest.MonkeyPatch) -> None:
