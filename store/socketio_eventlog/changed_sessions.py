@@ -51,8 +51,8 @@ Known: TypeAlias = tuple[int, bytes]
 class Shared(NamedTuple):
     """What the history of a database shares with the history that a former life of the process knows."""
 
-    oldest: int
-    """The oldest batch that the database has; older ones may have been pruned, or lost."""
+    lacks_last: bool
+    """Whether the database certainly lacks the last batch of the former life, and has not pruned it."""
     newest: int | None
     """The newest batch that both have; None for none."""
 
@@ -172,12 +172,11 @@ class ChangedSessions:
     def _first_lost(self, former: ChangedSessions, shared: Shared) -> float:
         """Return a number from which on the database has lost all known batches of a former life.
 
-        It lacks a batch that it should have; or it had an epoch that the former life has not seen before the
-        last batch of that life. Batches that it has no more were perhaps pruned, and prove nothing. Where the
-        histories part can be known from a common batch alone; without one, all is lost.
+        It certainly lacks the last batch; or it had an epoch that the former life has not seen before that
+        batch. Only from a common batch on can be known where the histories part; without one, all is lost.
         """
         last, _ = former.seen
         unseen = [batch for epoch, batch in self._epochs.items() if epoch not in former._epochs]
-        if shared.newest == last or (last < shared.oldest and last < min(unseen, default=math.inf)):
+        if shared.newest == last or not (shared.lacks_last or last >= min(unseen, default=math.inf)):
             return math.inf
         return 0 if shared.newest is None else shared.newest + 1

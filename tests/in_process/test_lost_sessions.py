@@ -44,7 +44,7 @@ def life(core: Core, lost: Sequence[Session], epoch: str = "boot") -> Any:
     former.given_out((9, b"9"), 0.0)
     changes = [Committed(DataSaved("/", session.sid, "{}"), 1) for session in lost]
     former.note(Batch(9, "other", None, 0.0, changes))
-    changed.follow_on(former, Shared(1, 8))
+    changed.follow_on(former, Shared(lacks_last=True, newest=8))
     log = SimpleNamespace(changed_sessions=changed)
     return SimpleNamespace(log=log, registry=core.registry, queue=core.queue)
 

@@ -7,13 +7,19 @@ from typing import Any, Final
 from socketio_eventlog.changed_sessions import ChangedSessions, Shared
 from socketio_eventlog.postgres.connection import Connection
 
-# Not for a batch that was pruned, or may have been; and not in an epoch that has begun since.
+# The absence of a batch proves nothing: batches are pruned, by the clock of their rows, which may jump.
+# And not in an epoch that has begun since.
 _DOUBT: Final = """
 DELETE FROM eventstore.canary
-WHERE epoch = ANY(%s) AND %s >= (SELECT min(batch) FROM eventstore.batches)
-  AND NOT EXISTS (SELECT FROM eventstore.batches WHERE batch = %s AND chain = %s)
+WHERE epoch = ANY(%(epochs)s)
+  AND (%(batch)s > (SELECT max(batch) FROM eventstore.batches)
+       OR EXISTS (SELECT FROM eventstore.batches WHERE batch = %(batch)s AND chain <> %(chain)s))
 """
-_OLDEST: Final = "SELECT min(batch) FROM eventstore.batches"
+_PRESENT: Final = """
+SELECT (SELECT min(batch) FROM eventstore.batches),
+       %(batch)s > (SELECT max(batch) FROM eventstore.batches)
+       OR EXISTS (SELECT FROM eventstore.batches WHERE batch = %(batch)s AND chain <> %(chain)s)
+"""
 _SHARED: Final = """
 SELECT max(batch) FROM eventstore.batches
 JOIN unnest(%s::bigint[], %s::bytea[]) AS known(batch, chain) USING (batch, chain)
@@ -26,14 +32,15 @@ async def doubt(connection: Connection, known: ChangedSessions) -> None:
     Rows of an older dump that are put back leave no other trace (see ``keep_epoch`` in the migrations).
     """
     batch, chain = known.seen
-    await connection.execute(_DOUBT, (known.epochs, batch, batch, chain))
+    await connection.execute(_DOUBT, {"epochs": known.epochs, "batch": batch, "chain": chain})
 
 
 async def shared(connection: Connection, known: ChangedSessions) -> Shared:
     """Find what the present history shares with that of a former life."""
-    row: Any = await (await connection.execute(_OLDEST)).fetchone()
-    (oldest,) = row
+    batch, chain = known.seen
+    row: Any = await (await connection.execute(_PRESENT, {"batch": batch, "chain": chain})).fetchone()
+    oldest, lacks_last = row
     pairs = known.batches_from(oldest)
     batches, chains = [batch for batch, _ in pairs], [chain for _, chain in pairs]
     row = await (await connection.execute(_SHARED, (batches, chains))).fetchone()
-    return Shared(oldest, row[0])
+    return Shared(lacks_last, row[0])
