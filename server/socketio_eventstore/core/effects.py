@@ -145,8 +145,9 @@ def _node_died(context: Context, batch: Batch, committed: Committed) -> None:
                 # This node was declared dead: its clients must go to another node.
                 connection.abort("the other nodes took this node for dead")
             leave_node(context, session, batch.uptime)
+        # The sessions of this node have none as a rule, and this is a look at all sessions.
         if session.departing and any(node == change.node for node, _ in session.departing):
-            context.listener.departed(session)  # a look at all sessions: few have departing ones
+            context.listener.departed(session)
 
 
 _EFFECTS: Final[dict[type[Change], Effect]] = {
