@@ -96,3 +96,21 @@ async def test_invalid_posts_share_a_line(tmp_path: Path, caplog: pytest.LogCapt
             assert (await (await server.polling()).post(chr(0x100 + number)))[0] == 400
         first, *others = caplog.messages
         assert "transport aborted: invalid packet: 'utf-8' codec" in first and others == []
+
+
+async def test_exception_that_has_no_text(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A connect handler whose exception cannot be shown refuses the client like any other exception."""
+
+    class Unshown(Exception):
+        def __repr__(self) -> str:
+            raise ZeroDivisionError
+
+    def connect(*_: Any) -> None:
+        raise Unshown
+
+    async with serving(path, register=lambda sio: sio.on("connect", connect)) as server:
+        client = await server.socket()
+        await client.send("40")
+        assert str(await client.packet()).startswith("44")
+        assert f"{Unshown.__name__}, whose text cannot be shown" in caplog.text
+        assert len(server.engine.sockets) == 1

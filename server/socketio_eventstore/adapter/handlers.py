@@ -19,7 +19,7 @@ from socketio_eventlog.errors import StoreError
 from socketio_eventstore.adapter.application import Application
 from socketio_eventstore.adapter.client_lines import ClientLines
 from socketio_eventstore.adapter.tracing import Tracing
-from socketio_eventstore.core.repeated_failures import RepeatedFailures
+from socketio_eventstore.core.repeated_failures import RepeatedFailures, shown
 from socketio_eventstore.core.sessions import Session, SessionConnection
 
 logger = logging.getLogger(__name__)
@@ -137,8 +137,8 @@ class HandlerCalls:
         is_named = event in NAMED_HANDLERS
         self.errors[event if is_named else "event"] += 1
         kind = (*self._application.registered_names(event, session.namespace), is_named, type(error))
-        shown = event if is_named else ascii(event)[:LONGEST_NAME_SHOWN]
-        text = f"The {shown} handler of {session.namespace} failed for {session.sid}: {error!r}"
+        name = event if is_named else ascii(event)[:LONGEST_NAME_SHOWN]
+        text = f"The {name} handler of {session.namespace} failed for {session.sid}: {shown(error)}"
         extra = {"sid": session.sid, "namespace": session.namespace}
         self.failures.failed(kind, text, error=error, extra=extra)
 

@@ -13,6 +13,7 @@ from socketio_eventstore.adapter.acknowledgements import AcknowledgementIds
 from socketio_eventstore.adapter.handlers import HandlerCalls
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.operations import Answer
+from socketio_eventstore.core.repeated_failures import shown
 from socketio_eventstore.core.runtime import Runtime
 from socketio_eventstore.core.sessions import Session
 
@@ -58,4 +59,4 @@ class RemoteAcknowledgements:
                 await result
         except Exception as error:  # noqa: BLE001 -- a fault of the callback
             self._calls.errors["acknowledgement"] += 1
-            self._calls.failures.failed("acknowledged", f"A callback failed: {error!r}", error=error)
+            self._calls.failures.failed("acknowledged", f"A callback failed: {shown(error)}", error=error)

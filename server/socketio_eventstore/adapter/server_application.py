@@ -20,6 +20,7 @@ from socketio_eventstore.adapter.manager_protocol import Manager
 from socketio_eventstore.adapter.rejoining import Rejoining
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.handler_transaction import Reservations, handler_transaction
+from socketio_eventstore.core.repeated_failures import shown
 from socketio_eventstore.core.session_operations import EndSession
 from socketio_eventstore.core.sessions import Session
 from socketio_eventstore.transport.engine import Engine
@@ -153,7 +154,7 @@ class ServerApplication(socketio.AsyncServer):  # type: ignore[misc]  # python-s
         try:
             return encoder.connect_error(self.packet_class, namespace, reason)
         except Exception as error:  # noqa: BLE001 -- the serializer may raise any; the refusal stands
-            text = f"The reason of a refusal in {namespace} cannot be sent: {error!r}"
+            text = f"The reason of a refusal in {namespace} cannot be sent: {shown(error)}"
             self._clients.calls.failures.failed("reason", text)
         message = reason.get("message") if isinstance(reason, dict) else None
         text = message if isinstance(message, str) and message.isprintable() else "Connection refused"

@@ -19,7 +19,7 @@ from socketio_eventlog.session_changes import SessionEnd
 from socketio_eventstore.core.bounded_lines import BoundedLines
 from socketio_eventstore.core.commit_queue import CommitQueue
 from socketio_eventstore.core.recovery import Recovery
-from socketio_eventstore.core.repeated_failures import RepeatedFailures
+from socketio_eventstore.core.repeated_failures import RepeatedFailures, shown
 from socketio_eventstore.core.senders import Sender, current_sender
 from socketio_eventstore.core.session_operations import EndSession
 from socketio_eventstore.core.sessions import Session
@@ -139,9 +139,8 @@ class Expiry:
     async def _expiry_failed(self, session: Session, error: Exception) -> None:
         """Retry the expiry later, with growing pauses, or end the session without the handler."""
         place = f"of {session.namespace} failed for {session.sid}"
-        text = (
-            f"The session_expired handler {place}; the session has expired but could not be ended: {error!r}"
-        )
+        what = f"the session has expired but could not be ended: {shown(error)}"
+        text = f"The session_expired handler {place}; {what}"
         self._failures.failed(("expiry", session.namespace, type(error).__name__), text, error=error)
         if isinstance(error, StoreUnavailable | StoreClosed):
             return  # no fault of the handler: the next sweep tries again

@@ -16,6 +16,14 @@ MAX_KINDS: Final = 1000
 """Kinds of failures with a separate count, by default. Later kinds share a count."""
 
 
+def shown(error: BaseException) -> str:
+    """Return an exception as text. The ``__repr__`` of an application's exception may raise."""
+    try:
+        return repr(error)
+    except Exception:  # noqa: BLE001 -- of the application
+        return f"{type(error).__name__}, whose text cannot be shown"
+
+
 @dataclass(slots=True)
 class _Failure:
     """A continuing failure."""
