@@ -14,6 +14,7 @@ from aiohttp import web
 
 from socketio_eventstore import AsyncServer
 from socketio_eventstore.core.senders import current_sender
+from socketio_eventstore.transport import front_door
 from socketio_eventstore.transport.front_door import FrontDoor
 from socketio_eventstore.transport.websocket_handshake import IGNORES_WEBSOCKETS
 from support.embedded import Server, until
@@ -258,6 +259,30 @@ async def test_silent_connection_is_closed(path: Path) -> None:
             assert await reader.read() == b""
         writer.close()
         assert await client.event_of(front.sio.emit("news")) == ["news"]
+
+
+async def test_silent_connections_are_closed_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many connections that were opened together and send nothing do not keep others waiting at their end."""
+    monkeypatch.setattr(front_door, "CHECK_SECONDS", 0.0)
+    monkeypatch.setattr(front_door, "CLOSED_AT_ONCE", 2)
+    closed, seen = list[asyncio.Transport](), set[int]()
+
+    class Silent(asyncio.Transport):
+        def close(self) -> None:
+            closed.append(self)
+
+    server: Any = None
+    front = FrontDoor(AsyncServer(None, async_mode="aiohttp").eio, web.Application(), server, 0.0)
+    connections = [Silent() for _ in range(5)]
+    for connection in connections:
+        front.opened(connection)
+
+    def all_closed() -> bool:
+        seen.add(len(closed))
+        return len(closed) == len(connections)
+
+    await until(all_closed)
+    assert closed == connections and seen <= {0, 2, 4, 5}
 
 
 async def test_no_door_where_something_looks_at_requests() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, Final, cast
 
 from aiohttp import web
@@ -27,6 +27,8 @@ READ_BYTES: Final = 2**16
 HEAD_END: Final = b"\r\n\r\n"
 CHECK_SECONDS: Final = 1.0
 """The time between two checks for silent connections."""
+CLOSED_AT_ONCE: Final = 100
+"""Silent connections that are closed before the event loop serves others; strangers open any number."""
 
 
 class FrontDoor:
@@ -133,14 +135,15 @@ class FrontDoor:
 
     def _close_silent(self) -> None:
         self._timer, now = None, self._loop.time()
-        while self._silent:
-            transport, end = next(iter(self._silent.items()))
-            if end > now:
-                break
+        # Not one after the other: a look for the first entry passes all that were deleted before it.
+        oldest = list(islice(self._silent.items(), CLOSED_AT_ONCE))
+        late = [transport for transport, end in oldest if end <= now]
+        for transport in late:
             del self._silent[transport]
             transport.close()
         if self._silent:
-            self._timer = self._loop.call_later(CHECK_SECONDS, self._close_silent)
+            pause = CHECK_SECONDS if len(late) < CLOSED_AT_ONCE else 0.0
+            self._timer = self._loop.call_later(pause, self._close_silent)
 
 
 class _FirstBytes(asyncio.Protocol):
