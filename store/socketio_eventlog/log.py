@@ -13,9 +13,9 @@ from socketio_eventlog.snapshot import Membership, Snapshot
 if TYPE_CHECKING:
     import asyncio
 
+    from socketio_eventlog.free_space import FreeSpace
     from socketio_eventlog.history import SessionHistory
     from socketio_eventlog.maintenance import Compacted
-    from socketio_eventlog.room import Room
     from socketio_eventlog.search import Found, Search
 
 HEARTBEAT_SECONDS: Final = 2.0
@@ -56,8 +56,8 @@ class Log(Protocol):
         ...
 
     @property
-    def room(self) -> Room:
-        """The remaining room for events."""
+    def free_space(self) -> FreeSpace:
+        """The free space for events."""
         ...
 
     @property
@@ -127,9 +127,9 @@ class Log(Protocol):
         append. The call itself raises StoreClosed after ``close``; all other errors are the future's:
 
         StoreBusy when another program writes (a retry may succeed), StoreUnavailable when the disk is full or
-        broken, its subclass LogFull when there is no room for events and the changes contain one (see
-        ``room.GROWING``), StoreRejected when a change is invalid, and its subclass ConditionFailed when a
-        change must not be stored here (see ``EventHandled``).
+        broken, its subclass LogFull when there is no space for events and the changes contain one (see
+        ``free_space.GROWING``), StoreRejected when a change is invalid, and its subclass ConditionFailed
+        when a change must not be stored here (see ``EventHandled``).
 
         NodeFenced and HistoryLost, both StoreUnavailable, are the end of the node: all later calls fail in
         the same way. The node then closes all transports without a packet, closes the log, opens a new log
@@ -257,7 +257,7 @@ class Log(Protocol):
     async def compact(self, max_bytes: int | None) -> Compacted:
         """Give the space of deleted events back to the disk; no commit is possible meanwhile.
 
-        Raises NothingChanged when the content has more than ``max_bytes``, or the disk has no room;
+        Raises NothingChanged when the content has more than ``max_bytes``, or the disk has no space;
         StoreBusy, StoreUnavailable, StoreClosed.
         """
         ...

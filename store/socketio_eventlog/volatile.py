@@ -12,9 +12,9 @@ from socketio_eventlog.batch_stream import BatchStream
 from socketio_eventlog.changes import Batch, Change, Committed, NodeDied, NodeJoined
 from socketio_eventlog.errors import NothingChanged, OffsetUnknown, StoreClosed, StoreRejected
 from socketio_eventlog.events import Event, LoggedEvent, Missed, MissedSummary, Offset, Publication
+from socketio_eventlog.free_space import FreeSpace
 from socketio_eventlog.history import SessionHistory
 from socketio_eventlog.maintenance import Compacted
-from socketio_eventlog.room import Room
 from socketio_eventlog.search import Found, Search
 from socketio_eventlog.session_changes import (
     IdentityRevoked,
@@ -48,7 +48,7 @@ class VolatileLog:
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.node = "volatile"
-        self.room = Room()
+        self.free_space = FreeSpace()
         self.head = 0
         self.pruned_through = 0
         self._uptime = UptimeClock(0.0, monotonic)

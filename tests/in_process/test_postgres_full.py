@@ -32,7 +32,7 @@ async def test_events_beyond_the_limit_are_refused() -> None:
         await fill(one, 12)
         await all_until((one, other), one.batches[-1].number)
         for node in (one, other):
-            assert node.log.room.is_scarce and node.log.room.refusal
+            assert node.log.free_space.is_scarce and node.log.free_space.refusal
             with pytest.raises(LogFull):
                 await node.log.append([session("s1"), event()])
             await node.commit(session(f"of {node.log.node}"), Heartbeat(node.batches[-1].number, 0))
@@ -43,9 +43,9 @@ async def test_events_beyond_the_limit_are_refused() -> None:
             await one.commit(Pruned(4))
             await all_until((other, late), one.batches[-1].number)
             for node in (one, other, late):
-                assert not node.log.room.is_scarce and node.log.room.refusal is None
+                assert not node.log.free_space.is_scarce and node.log.free_space.refusal is None
             await fill(other, 4)
-            other.log.room.is_pruned = True
+            other.log.free_space.is_pruned = True
             await other.commit(Pruned(5))
             with pytest.raises(LogFull):
                 await other.log.append([event()])

@@ -80,7 +80,7 @@ async def test_reserve_that_cannot_be_made(path: Path, caplog: pytest.LogCapture
     path.with_name("events.db-reserve").symlink_to("/nowhere/at/all")
     async with opened(path) as log:
         await commit(log, [event()])
-        assert log.room.refusal is None
+        assert log.free_space.refusal is None
     (line,) = caplog.messages
     assert line.startswith(f"{path}-reserve cannot reserve room on its disk: ")
 
@@ -128,7 +128,7 @@ async def test_recovery_of_the_reserve(tmp_path: Path) -> None:
             fill(ballast)
             with pytest.raises(LogFull, match="The disk of"):
                 await asyncio.gather(*(log.append([LARGE] * 10) for _ in range(5)))
-            await until(lambda: log.room.is_scarce and log.room.refusal)
+            await until(lambda: log.free_space.is_scarce and log.free_space.refusal)
             assert not path.with_name("events.db-reserve").exists()
             await commit(log, [SessionClaimed("/", "s1"), BEAT])
             fill(ballast)
@@ -140,4 +140,4 @@ async def test_recovery_of_the_reserve(tmp_path: Path) -> None:
             ballast.unlink()
             await commit(log, [event()])
             assert path.with_name("events.db-reserve").exists()
-            await until(lambda: log.room.refusal is None and not log.room.is_scarce)
+            await until(lambda: log.free_space.refusal is None and not log.free_space.is_scarce)

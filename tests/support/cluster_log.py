@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from socketio_eventlog.changes import Batch, Change, NodeDied, NodeJoined
 from socketio_eventlog.errors import NodeFenced, OffsetRolledBack, StoreClosed
 from socketio_eventlog.events import Offset
-from socketio_eventlog.room import Room
+from socketio_eventlog.free_space import FreeSpace
 from socketio_eventlog.snapshot import Snapshot
 from support.simulated_state import LogState, SessionKey, Written
 from support.simulated_store import Gate, SimulatedReads
@@ -65,7 +65,7 @@ class Handle(SimulatedReads):
 
     def __init__(self, shared: SharedLog, node: str, clock: Callable[[], float]) -> None:
         self.node = node
-        self.room = Room()
+        self.free_space = FreeSpace()
         self.shared = shared
         self.state = shared.state
         self.appends, self.deliveries, self.reads = Gate(), Gate(), Gate()

@@ -16,9 +16,9 @@ from socketio_eventlog.batch_stream import BatchStream
 from socketio_eventlog.changes import Batch, Change
 from socketio_eventlog.errors import StoreError, StoreRejected
 from socketio_eventlog.events import Event, LoggedEvent, Missed, MissedSummary, Offset
+from socketio_eventlog.free_space import FreeSpace
 from socketio_eventlog.missed_summary import summary_of
 from socketio_eventlog.offsets import Epochs
-from socketio_eventlog.room import Room
 from socketio_eventlog.snapshot import Membership, NodeRecord, Snapshot
 from support.simulated_state import LogState, Written
 from support.simulated_twins import Twins
@@ -184,7 +184,7 @@ class SimulatedLog(SimulatedReads):
     ) -> None:
         """``durable``: whether a crash loses nothing ("full"), or possibly the last writes ("normal")."""
         self.node = self.epoch = epoch
-        self.room = Room()
+        self.free_space = FreeSpace()
         self.disk = disk
         self.twins = twins
         self.durable = durable

@@ -17,7 +17,7 @@ from socketio_eventlog.errors import (
     StoreRejected,
     StoreUnavailable,
 )
-from socketio_eventlog.room import grows
+from socketio_eventlog.free_space import grows
 from socketio_eventstore.core.context import Context
 from socketio_eventstore.core.effects_in_order import EffectsInOrder
 from socketio_eventstore.core.groups import BATCH_OPERATIONS, Appended, Group, Unsettled
@@ -111,7 +111,7 @@ class Appending:
         await self.process(groups[middle:])
 
     async def _append_without_growth(self, groups: Sequence[Group], error: LogFull) -> None:
-        """Refuse the groups that need room in the log; store the others, such as the return of a client."""
+        """Refuse the groups that need space in the log; store the others, such as the return of a client."""
         for is_refused, run in groupby(groups, _grow):
             if is_refused:
                 await self._effects.refuse(list(run), error)
@@ -174,7 +174,7 @@ class Appending:
 
 
 def _grow(group: Group) -> bool:
-    """Whether a log without room refuses a group."""
+    """Whether a log without free space refuses a group."""
     return any(grows(operation.changes()) for operation in group[0])
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from socketio_eventlog.errors import HistoryLost, LogFull, NodeFenced, StoreBusy, StoreClosed, StoreError
+from socketio_eventlog.free_space import FreeSpace
 from socketio_eventlog.log import HEARTBEAT_SECONDS
-from socketio_eventlog.room import Room
 from socketio_eventlog.sqlite import wal
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
 
@@ -63,13 +63,13 @@ class Health:
         self,
         store: StoreHealth,
         heartbeat: Callable[[], Awaitable[object]],
-        room: Room,
+        free_space: FreeSpace,
         path: Path | None = None,
     ) -> None:
         """``heartbeat`` writes a heartbeat; ``path`` is the database with the watched WAL."""
         self._store = store
         self._heartbeat = heartbeat
-        self._room = room
+        self._free_space = free_space
         self._path = path
         self._failures = RepeatedFailures(logger)
         self._failing: dict[str, str] = {}
@@ -108,7 +108,7 @@ class Health:
             self._failures.failed("wal", text, level=logging.WARNING, ends_when_quiet=False)
 
     def _watch_room(self) -> None:
-        refusal = self._room.refusal
+        refusal = self._free_space.refusal
         if refusal is None:
             self._failures.succeeded("room")
         elif not self._failures.goes_on("room"):  # the refused callers have the error
@@ -116,5 +116,5 @@ class Health:
 
     def problems(self) -> list[str]:
         """Return the reasons why the server is not ready; an empty list for a ready server."""
-        problems = [self._store.problem(), self._room.refusal, *self._failing.values()]
+        problems = [self._store.problem(), self._free_space.refusal, *self._failing.values()]
         return [problem for problem in problems if problem is not None]

@@ -163,36 +163,36 @@ class Retention:
             pass
 
     async def _pause(self) -> None:
-        """Wait for the next sweep; a log without room is swept more often."""
-        room = self._context.log.room
-        if room.is_scarce:
+        """Wait for the next sweep; a log without free space is swept more often."""
+        space = self._context.log.free_space
+        if space.is_scarce:
             await asyncio.sleep(min(self._interval_seconds, HEARTBEAT_SECONDS))
             return
         with suppress(TimeoutError):
             async with asyncio.timeout(self._interval_seconds):
-                await room.until_scarce()
+                await space.until_scarce()
 
     async def _make_room(self, now: float) -> int:
-        """Delete events before the end of the retention, as long as the log has no room.
+        """Delete events before the end of the retention, as long as the log has no free space.
 
         No returning client needs the events: all are confirmed, and older than the longest absence. The
         histories of sessions are deleted first: no client needs histories.
         """
         log = self._context.log
         with suppress(StoreUnavailable):  # a full disk may have no room for so large a deletion
-            while log.room.is_scarce and await log.prune_session_history(now, PRUNE_EVENTS):
+            while log.free_space.is_scarce and await log.prune_session_history(now, PRUNE_EVENTS):
                 pass
         first, step = log.pruned_through, PRUNE_EVENTS
         through = min(await self.floor(now), self._positions.passed(now))
-        while log.room.is_scarce and log.pruned_through < through:
+        while log.free_space.is_scarce and log.pruned_through < through:
             try:
                 await self._queue.submit(Prune(min(through, log.pruned_through + step)))
             except StoreUnavailable:  # a full disk may have room for the deletion of fewer events
                 if step == 1:
                     raise
                 step //= 2
-        if log.room.is_scarce:
-            log.room.is_pruned = True
+        if log.free_space.is_scarce:
+            log.free_space.is_pruned = True
         return log.pruned_through - first
 
     async def _prune(self, through: int) -> int:

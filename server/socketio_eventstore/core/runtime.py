@@ -97,7 +97,7 @@ class Runtime:
         self.recovery = Recovery(log, self.registry, limits, OldEvents(log, encoder))
         self._heartbeats = Heartbeats(self.queue)
         self.lease = Lease(self.queue, self._heartbeats, listener.lost)
-        self.health = Health(self.queue.store_health, self.lease.beat, log.room, options.path)
+        self.health = Health(self.queue.store_health, self.lease.beat, log.free_space, options.path)
         self._supervisor = Supervisor(self.health)
         start = self._supervisor.start
         self._appending = start("commit queue", self.queue.run)

@@ -200,7 +200,7 @@ def _events(runtime: Runtime) -> Iterator[Metric]:
 
 
 def _log(runtime: Runtime) -> Iterator[Metric]:
-    log, queue, room = runtime.log, runtime.queue, runtime.log.room
+    log, queue, space = runtime.log, runtime.queue, runtime.log.free_space
     text = "From the append of a batch to the moment at which it is durable."
     yield _histogram("log_commit_duration_seconds", text, queue.effects.commit_durations)
     yield _histogram("log_commit_batch_size", "Changes in a batch.", queue.effects.batch_sizes)
@@ -209,9 +209,9 @@ def _log(runtime: Runtime) -> Iterator[Metric]:
     text = "The number in the offset of the last deleted event."
     yield _gauge("log_pruned_through_offset", text, log.pruned_through)
     yield _gauge("log_index_memory_bytes", "The memory of the index of events.", log.index_memory_bytes)
-    yield _gauge("store_size_bytes", "The used pages of the database and the WAL.", room.used_bytes)
+    yield _gauge("store_size_bytes", "The used pages of the database and the WAL.", space.used_bytes)
     yield _gauge("store_max_size_bytes", "The limit of store_size_bytes.", runtime.options.max_size)
-    yield _gauge("store_wal_size_bytes", "The WAL.", room.wal_bytes)
+    yield _gauge("store_wal_size_bytes", "The WAL.", space.wal_bytes)
 
 
 def _retention(runtime: Runtime) -> Iterator[Metric]:

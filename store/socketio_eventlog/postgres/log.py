@@ -39,6 +39,7 @@ from socketio_eventlog.errors import (
     StoreNotUsable,
 )
 from socketio_eventlog.events import LoggedEvent, Offset, Publication
+from socketio_eventlog.free_space import FreeSpace, grows
 from socketio_eventlog.history import SessionHistory
 from socketio_eventlog.indexed_log import IndexedLog
 from socketio_eventlog.log import LEASE_SECONDS
@@ -65,7 +66,6 @@ from socketio_eventlog.postgres.space import EventSpace
 from socketio_eventlog.postgres.tail import Tail
 from socketio_eventlog.postgres.timelines import MAX_SIZE_PER_ROW, HistoryPruning
 from socketio_eventlog.postgres.writer import Writer
-from socketio_eventlog.room import Room, grows
 from socketio_eventlog.search import Found, Search
 from socketio_eventlog.segment import SEGMENT_LENGTH, Audience, Segment, SegmentChunk
 from socketio_eventlog.snapshot import Snapshot
@@ -98,7 +98,7 @@ class PostgresLog(IndexedLog):
         super().__init__(state.epochs, state.index, ranges, state.head, state.pruned_through)
         self.node = node
         """The random id of this node."""
-        self.room = Room()
+        self.free_space = FreeSpace()
         self._epoch = state.epoch
         """The epoch of the last batch given out."""
         self._begun: deque[tuple[int, str, int]] = deque()
@@ -139,7 +139,7 @@ class PostgresLog(IndexedLog):
         self._tailing = self._loop.create_task(self._tail.run())
         self._writing = self._loop.create_task(self._writer.run())
         self._nudging = [self._loop.create_task(run()) for run in (self._nudges.listen, self._nudges.run)]
-        self._space = EventSpace(options.max_size, self.room)
+        self._space = EventSpace(options.max_size, self.free_space)
         counting = partial(space.count, head=state.head, max_size=options.max_size)
         self._counting = self._maintenance.start(counting)
         self._counting.add_done_callback(self._counted)

@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final
 
+from socketio_eventlog.free_space import FreeSpace
 from socketio_eventlog.postgres.connection import Connection
-from socketio_eventlog.room import Room
 
 ROW_BYTES: Final = 150
 """The approximate size of an event besides payload and attachments."""
@@ -36,12 +36,12 @@ async def count(connection: Connection, head: int, max_size: int) -> list[tuple[
 
 
 class EventSpace:
-    """Counts the events, and reports the limit to the room."""
+    """Counts the events, and reports the limit to the free space of the log."""
 
-    def __init__(self, max_size: int, room: Room) -> None:
+    def __init__(self, max_size: int, free_space: FreeSpace) -> None:
         """``max_size``: the limit in bytes."""
         self._max_size = max_size
-        self._room = room
+        self._free_space = free_space
         self._parts: deque[tuple[int, int]] = deque()
         self._used_bytes = 0
         self._pruned_through = 0
@@ -51,7 +51,7 @@ class EventSpace:
     def refusal(self) -> str | None:
         """The reason for the refusal of new events; None when new events are accepted."""
         over = self._used_bytes - self._max_size
-        if over <= 0 or (over <= self._max_size // OVERSHOOT and not self._room.is_pruned):
+        if over <= 0 or (over <= self._max_size // OVERSHOOT and not self._free_space.is_pruned):
             return None
         return f"The events have reached max_size = {self._max_size} bytes."
 
@@ -80,8 +80,8 @@ class EventSpace:
         self._report()
 
     def _report(self) -> None:
-        self._room.used_bytes = self._used_bytes
+        self._free_space.used_bytes = self._used_bytes
         report = (self._used_bytes > self._max_size, self.refusal)
         if report != self._reported:
             self._reported = report
-            self._room.report(is_scarce=report[0], refusal=report[1])
+            self._free_space.report(is_scarce=report[0], refusal=report[1])

@@ -17,11 +17,11 @@ from socketio_eventlog.batch_stream import BatchStream
 from socketio_eventlog.changes import Batch, Change
 from socketio_eventlog.errors import StoreError, StoreNotUsable
 from socketio_eventlog.events import Event, LoggedEvent, Offset, Publication
+from socketio_eventlog.free_space import FreeSpace
 from socketio_eventlog.history import SessionHistory
 from socketio_eventlog.indexed_log import IndexedLog
 from socketio_eventlog.maintenance import Compacted
 from socketio_eventlog.options import StoreOptions
-from socketio_eventlog.room import Room
 from socketio_eventlog.search import Found, Search
 from socketio_eventlog.segment import Audience, Segment, SegmentChunk
 from socketio_eventlog.snapshot import NodeRecord, Snapshot
@@ -61,13 +61,13 @@ class EventLog(IndexedLog):
         state: InitialState,
         writer_database: Database,
         reader_database: Database,
-        room: Room,
+        free_space: FreeSpace,
     ) -> None:
         """Use ``open``."""
         super().__init__(state.epochs, state.index, state.altered, state.head, state.pruned_through)
         self.node = node
         """The random id of the node, and of the node's epoch."""
-        self.room = room
+        self.free_space = free_space
         self._batches = BatchStream()
         self._appends = 0
         """The number of calls of ``append``."""
@@ -128,8 +128,10 @@ class EventLog(IndexedLog):
     ) -> EventLog:
         if offsets.EPOCH_ID.fullmatch(epoch) is None:
             raise ValueError(f"an epoch id cannot be {epoch!r}")
-        room = Room()
-        space = Space(path, options.max_size, reserve, room, asyncio.get_running_loop().call_soon_threadsafe)
+        free_space = FreeSpace()
+        space = Space(
+            path, options.max_size, reserve, free_space, asyncio.get_running_loop().call_soon_threadsafe
+        )
         writer_database = await Database.open(
             lambda: schema.open_writer(path, options.file_mode, lock_timeout_seconds)
         )
@@ -146,7 +148,7 @@ class EventLog(IndexedLog):
             if isinstance(error, StoreError | OSError) and not isinstance(error, StoreNotUsable):
                 raise StoreNotUsable(f"{path}: {error}") from error
             raise
-        return cls(epoch, state, writer_database, reader_database, room)
+        return cls(epoch, state, writer_database, reader_database, free_space)
 
     def offset_at(self, sequence: int) -> Offset:
         return Offset(self.node, sequence)

@@ -1,7 +1,7 @@
 """The space of a database: the size limit, and the behaviour on a full disk.
 
 All methods run on the writer's thread. The pages in use and the WAL count; unused pages of the database are
-room for new events, since no page ever returns to the disk.
+space for new events, since no page ever returns to the disk.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 from socketio_eventlog.changes import Change
 from socketio_eventlog.errors import LogFull, StoreUnavailable
-from socketio_eventlog.room import Room, grows, may_grow
+from socketio_eventlog.free_space import FreeSpace, grows, may_grow
 from socketio_eventlog.sqlite.change_sizes import have_longer_data, max_bytes
 from socketio_eventlog.sqlite.reserve import Reserve
 from socketio_eventlog.sqlite.schema import WAL_BYTES
@@ -31,22 +31,27 @@ OVERSHOOT: Final = 8
 
 
 class _NoRoom(Exception):
-    """The disk has not enough room for the changes and the checkpoint."""
+    """The disk has not enough space for the changes and the checkpoint."""
 
 
 class Space:
-    """Refuses growing changes while there is no room, and gives up the reserve on a full disk."""
+    """Refuses growing changes while there is no free space, and gives up the reserve on a full disk."""
 
     def __init__(
-        self, path: Path, max_size: int, reserve: Reserve, room: Room, call_on_loop: Callable[..., object]
+        self,
+        path: Path,
+        max_size: int,
+        reserve: Reserve,
+        free_space: FreeSpace,
+        call_on_loop: Callable[..., object],
     ) -> None:
-        """``call_on_loop`` calls a function on the event loop of ``room``."""
+        """``call_on_loop`` calls a function on the event loop of ``free_space``."""
         path = path.resolve()  # SQLite puts the WAL beside the target of a symbolic link
         self._path = path
         self._wal = path.with_name(path.name + "-wal")
         self._max_size = max_size
         self._reserve = reserve
-        self._room = room
+        self._free_space = free_space
         self._call_on_loop = call_on_loop
         self._page_bytes = 0
         self._unused_bytes = 0
@@ -71,7 +76,7 @@ class Space:
         (self._page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
         self._has_reserve = self._reserve.create()
         self._count(connection)
-        self._look_for_room()
+        self._look_for_space()
         self._report()
 
     def run(
@@ -79,10 +84,10 @@ class Space:
     ) -> T:
         """Run a transaction that writes the changes; give up the reserve when the disk is full.
 
-        Raises LogFull for growing changes without room, StoreUnavailable when other changes have no room
+        Raises LogFull for growing changes without space, StoreUnavailable when other changes have no space
         either.
         """
-        self._look_for_room()
+        self._look_for_space()
         try:
             result = transaction()
         except (sqlite3.Error, OSError, _NoRoom) as error:
@@ -95,12 +100,12 @@ class Space:
             result = self._run_again(transaction)
         self._is_stuck = False
         if self._is_disk_full:
-            self._checkpoint(connection)  # the next transaction then needs no room in the WAL
+            self._checkpoint(connection)  # the next transaction then needs no space in the WAL
         self._report()
         return result
 
     def admit(self, connection: sqlite3.Connection, changes: Sequence[Change]) -> None:
-        """Count the space, in the transaction of the changes; raise LogFull when there is no room."""
+        """Count the space, in the transaction of the changes; raise LogFull when there is no space."""
         self._appends_until_count -= 1
         is_counted = self._appends_until_count < 0
         if is_counted:
@@ -108,7 +113,7 @@ class Space:
         refusal = self._refusal()
         if refusal is not None and (grows(changes) or have_longer_data(connection, changes)):
             raise LogFull(refusal)
-        if is_counted and grows(changes) and not self._has_room_for(max_bytes(changes)):
+        if is_counted and grows(changes) and not self._has_space_for(max_bytes(changes)):
             raise _NoRoom
 
     def count(self, connection: sqlite3.Connection) -> None:
@@ -117,18 +122,18 @@ class Space:
         self._report()
 
     def measure(self, connection: sqlite3.Connection) -> tuple[int, int]:
-        """Tell the room the size of the log; return the numbers of all and of unused pages."""
+        """Report the size of the log; return the numbers of all and of unused pages."""
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         (unused,) = connection.execute("PRAGMA freelist_count").fetchone()
         wal_bytes = self._wal_bytes()
-        self._room.used_bytes = (pages - unused) * self._page_bytes + wal_bytes
-        self._room.wal_bytes = wal_bytes
+        self._free_space.used_bytes = (pages - unused) * self._page_bytes + wal_bytes
+        self._free_space.wal_bytes = wal_bytes
         return pages, unused
 
     def _count(self, connection: sqlite3.Connection) -> None:
         pages, unused = self.measure(connection)
         self._unused_bytes = unused * self._page_bytes
-        self._used_bytes = self._room.used_bytes
+        self._used_bytes = self._free_space.used_bytes
         left = max(0, min(self._max_size - self._used_bytes, self._reserve.free_bytes))
         self._appends_until_count = left // BYTES_PER_APPEND if self._has_reserve else 0
         self._unwritten_bytes = max(0, pages * self._page_bytes - self._path.stat().st_size)
@@ -141,7 +146,7 @@ class Space:
 
     # The disk -----------------------------------------------------------------------------------------
 
-    def _has_room_for(self, size_bytes: int) -> bool:
+    def _has_space_for(self, size_bytes: int) -> bool:
         """Whether a checkpoint will succeed after changes of ``size_bytes``, if need be with the reserve.
 
         Otherwise the changes would fill the WAL with pages, no checkpoint could move the pages to the
@@ -152,8 +157,8 @@ class Space:
             return True
         return self._reserve.free_bytes >= growth + size_bytes
 
-    def _look_for_room(self) -> None:
-        """Make the reserve again when there is room; unused pages of the database do as well."""
+    def _look_for_space(self) -> None:
+        """Make the reserve again when there is space; unused pages of the database do as well."""
         if self._has_reserve:
             return
         self._has_reserve = self._reserve.create()
@@ -182,7 +187,7 @@ class Space:
             raise StoreUnavailable(self._disk_is_full()) from error
 
     def _checkpoint(self, connection: sqlite3.Connection) -> None:
-        """Move the WAL to the database, as far as there is room; the WAL is then written from the start."""
+        """Move the WAL to the database, as far as there is space; the WAL is then written from the start."""
         with suppress(sqlite3.Error):
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
@@ -207,7 +212,7 @@ class Space:
 
     def _may_shrink(self) -> bool:
         """Whether the deletion of old events may bring the log below the limit again."""
-        return not self._room.is_pruned and not self._is_wal_too_large()
+        return not self._free_space.is_pruned and not self._is_wal_too_large()
 
     def _is_wal_too_large(self) -> bool:
         wal = self._wal_bytes()
@@ -220,4 +225,4 @@ class Space:
             return
         self._reported = report
         with suppress(RuntimeError):  # a closed event loop
-            self._call_on_loop(lambda: self._room.report(is_scarce=report[0], refusal=report[1]))
+            self._call_on_loop(lambda: self._free_space.report(is_scarce=report[0], refusal=report[1]))

@@ -80,7 +80,7 @@ def _log(runtime: Runtime) -> Figures:
         "commitSeconds": durations.sum,
         "failedCommits": queue.appending.failed_commits,
         "waiting": queue.waiting_operations,
-        "usedBytes": log.room.used_bytes,
+        "usedBytes": log.free_space.used_bytes,
         "maxBytes": runtime.options.max_size if runtime.is_enabled else 0,
     }
 

@@ -1,4 +1,4 @@
-"""The remaining room of a log for events."""
+"""The free space of a log, for events."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from socketio_eventlog.events import Event
 from socketio_eventlog.session_changes import DataSaved
 
 GROWING: Final = frozenset({Event, EventHandled, Published})
-"""The changes refused by a log without room; DataSaved too, when the data grow.
+"""The changes refused by a log without free space; DataSaved too, when the data grow.
 
 All other changes are accepted: the ends, claims and returns of sessions, for returning clients, and
-heartbeats and deletions, which make room.
+heartbeats and deletions, which free space.
 """
 
 
 def grows(changes: Iterable[Change]) -> bool:
-    """Whether a log without room refuses the changes, independent of the stored data."""
+    """Whether a log without free space refuses the changes, independent of the stored data."""
     return any(type(change) in GROWING for change in changes)
 
 
 def may_grow(changes: Iterable[Change]) -> bool:
-    """Whether the changes need more room than the ends and returns of sessions."""
+    """Whether the changes need more space than the ends and returns of sessions."""
     return any(type(change) in GROWING or type(change) is DataSaved for change in changes)
 
 
-class Room:
-    """The room of a log, for use on the event loop.
+class FreeSpace:
+    """The free space of a log, for use on the event loop.
 
     A log above the size limit asks for the deletion of old events first. New events are refused only when no
-    further event may be deleted. Engines without a limit never change the room.
+    further event may be deleted. Engines without a limit never report a change.
     """
 
     def __init__(self) -> None:
         self.refusal: str | None = None
         """The reason for the refusal of new events; None when new events are accepted."""
         self.is_pruned = False
-        """Whether all deletable events are deleted and there is still no room. Set by retention."""
+        """Whether all deletable events are deleted and there is still no space. Set by retention."""
         self.used_bytes = 0
         """The size of the log at the last heartbeat: the pages in use and the WAL. Set by the engine."""
         self.wal_bytes = 0

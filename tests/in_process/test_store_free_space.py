@@ -75,17 +75,19 @@ async def test_size_stays_below_the_limit(path: Path) -> None:
 async def test_full_log_asks_for_deletions_first(path: Path) -> None:
     """A log beyond its size asks for deletions, and refuses events at once when none may go."""
     async with opened(path, max_size=MAX_SIZE) as log:
-        assert not log.room.is_scarce
-        while not log.room.is_scarce:
+        assert not log.free_space.is_scarce
+        while not log.free_space.is_scarce:
             await commit(log, [LARGE])
-        assert log.room.refusal is None
+        assert log.free_space.refusal is None
         await commit(log, [LARGE])
-        log.room.is_pruned = True
+        log.free_space.is_pruned = True
         with pytest.raises(LogFull):
             await log.append([LARGE])
-        await until(lambda: log.room.refusal)
+        await until(lambda: log.free_space.refusal)
         await commit(log, [Pruned(log.head)])
-        assert not log.room.is_scarce and log.room.refusal is None and not log.room.is_pruned
+        assert (
+            not log.free_space.is_scarce and log.free_space.refusal is None and not log.free_space.is_pruned
+        )
         await commit(log, [LARGE])
 
 
@@ -95,7 +97,7 @@ async def test_unused_pages_do_not_count(path: Path) -> None:
         for _ in range(5):
             await fill_log(log)
             await commit(log, [Pruned(log.head)])
-            await until(lambda: not log.room.is_scarce)
+            await until(lambda: not log.free_space.is_scarce)
         assert log.head > 5 * (MAX_SIZE * 3 // 4) // 60_000  # an empty database takes a share
         assert size_on_disk(path) < MAX_SIZE * 9 // 8 + 2 * 60_000
 
@@ -105,7 +107,7 @@ async def test_start_beyond_the_limit(path: Path) -> None:
     async with opened(path) as log:
         await commit(log, [LARGE] * 60)
     async with opened(path, max_size=MAX_SIZE) as log:
-        await until(lambda: log.room.is_scarce)
+        await until(lambda: log.free_space.is_scarce)
         with pytest.raises(LogFull):
             await log.append([event()])
         await commit(log, [session()])
@@ -129,8 +131,8 @@ async def test_long_reader_counts(path: Path) -> None:
             reader.execute("SELECT count(*) FROM events").fetchone()
             with pytest.raises(LogFull):
                 await grow_wal(log)
-            await until(lambda: log.room.refusal)
-            assert not log.room.is_scarce
+            await until(lambda: log.free_space.refusal)
+            assert not log.free_space.is_scarce
         await commit(log, [BEAT])  # the next checkpoint writes the WAL from the start, and cuts it
         await commit(log, [BEAT])
         await commit(log, [event()])
