@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import resource
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import NoReturn
@@ -74,10 +76,18 @@ def test_sparse_reserve_gets_its_blocks(tmp_path: Path) -> None:
     assert path.stat().st_size == RESERVE_BYTES <= path.stat().st_blocks * 512
 
 
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """A limit of the size of files that is smaller than the reserve."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (RESERVE_BYTES - 1, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.usefixtures("small_files")
 async def test_reserve_that_cannot_be_made(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Without a reserve the log works, and one line says so."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_name("events.db-reserve").symlink_to("/nowhere/at/all")
     async with opened(path) as log:
         await commit(log, [event()])
         assert log.free_space.refusal is None
