@@ -19,8 +19,10 @@ from support.processes import HOST
 
 
 def handlers(folder: Path, name: str, more: str = "") -> Config:
-    (folder / f"{name}.py").write_text(f"PAGES = '.'\n{more}\ndef register(sio): pass\n")
-    (folder / "index.html").write_text("<script>1</script>")
+    pages = folder / "pages"
+    pages.mkdir(exist_ok=True)
+    (pages / "index.html").write_text("<script>1</script>")
+    (folder / f"{name}.py").write_text(f"PAGES = 'pages'\n{more}\ndef register(sio): pass\n")
     return Config(folder=folder, server=ServerSettings(handlers=name))
 
 
