@@ -54,7 +54,7 @@ async def test_events_with_many_rooms(path: Path) -> None:
         await assert_exact(log, rooms)
         await commit(log, [Pruned(40)])
         await assert_exact(log, rooms, after=40)
-    first = int(sqlite(path, "SELECT min(generation) FROM index_lists"))
+    first = int(sqlite(path, "SELECT min(generation) FROM index_generations"))
     assert 40 - EVENTS / 10 < first <= 41
 
 

@@ -93,6 +93,51 @@ async def test_changes_of_the_index_are_noticed(path: Path, statement: str) -> N
         assert not await is_incomplete(log, "a", after=SEGMENT_LENGTH)
 
 
+@pytest.mark.parametrize(
+    ("statement", "last"),
+    [
+        ("DELETE FROM index_generations WHERE generation = 0", SEGMENT_LENGTH - 1),
+        ("DELETE FROM index_generations", 2 * SEGMENT_LENGTH - 1),
+        ("UPDATE index_generations SET generation = 999999 WHERE generation = 0", 2 * SEGMENT_LENGTH + 1),
+        (
+            "UPDATE index_generations SET sizes = zeroblob(9999996) WHERE generation > 0",
+            2 * SEGMENT_LENGTH + 1,
+        ),
+    ],
+)
+async def test_changes_of_segments_are_noticed(path: Path, statement: str, last: int) -> None:
+    """Without the row of a segment the lists are not found, and a changed row hides later events."""
+    async with opened(path) as log:
+        for _ in range(2):
+            await commit(log, [event(rooms=(room,)) for room in "ab" * (SEGMENT_LENGTH // 2)])
+        await commit(log, [event(rooms=("a",))])
+        await commit(log, [BEAT])
+    assert sqlite(path, "SELECT count(*) FROM index_generations") == "2\n"
+    sqlite(path, statement)
+    async with opened(path) as log:
+        head = log.head
+        assert head == 2 * SEGMENT_LENGTH + 1
+        assert await is_incomplete(log, "a", after=last - 2) and not await is_incomplete(log, "a", after=last)
+        await commit(log, [event(rooms=("a",))])
+        assert (await log.missed("/", always("a"), head, head + 1)).sequences == (head + 1,)
+
+
+async def test_lists_of_a_segment_go_in_steps(path: Path) -> None:
+    """A pruning deletes the row of a segment, and a part of many lists; later ones delete the rest."""
+    async with opened(path) as log:
+        await commit(log, [event(rooms=("a",))] * SEGMENT_LENGTH)
+        await commit(log, [event(rooms=("a",))])
+        await commit(log, [BEAT])
+        numbers = "WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4999)"
+        sqlite(path, f"{numbers} INSERT INTO index_lists SELECT 0, i, x'', 0 FROM n")
+        left = []
+        for _ in range(6):
+            await commit(log, [Pruned(SEGMENT_LENGTH - 1)])
+            left.append(int(sqlite(path, "SELECT count(*) FROM index_lists WHERE generation = 0")))
+        assert sqlite(path, "SELECT count(*) FROM altered_ranges") == "0\n"
+    assert left == [3750, 2750, 1750, 750, 0, 0]
+
+
 async def test_the_server_prunes_its_index(path: Path) -> None:
     """The server's own deletion of a segment, and of an unfinished one, is no change of another program."""
     async with opened(path) as log:

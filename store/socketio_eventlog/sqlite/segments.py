@@ -18,10 +18,16 @@ _WRITE_SIZES: Final = "INSERT OR IGNORE INTO index_generations (generation, size
 _WRITE_LIST: Final = """
 INSERT OR IGNORE INTO index_lists (generation, audience, offsets, size_bytes) VALUES (?, ?, ?, ?)
 """
-_DELETE: Final = (
-    "DELETE FROM index_lists WHERE generation < ?",
-    "DELETE FROM index_generations WHERE generation < ?",
-)
+_DELETE_SIZES: Final = "DELETE FROM index_generations WHERE generation < ?"
+_COUNT_LISTS: Final = "SELECT count(*) FROM index_lists WHERE generation < ?"
+_LAST_OF_STEP: Final = """
+SELECT generation, audience FROM index_lists WHERE generation < ?
+ORDER BY generation, audience LIMIT 1 OFFSET ?
+"""
+_DELETE_STEP: Final = "DELETE FROM index_lists WHERE (generation, audience) <= (?, ?)"
+_DELETE_LISTS: Final = "DELETE FROM index_lists WHERE generation < ?"
+# Rows that another program has moved or lengthened: later events would be missing in the index.
+_DELETE_BEYOND: Final = "DELETE FROM index_generations WHERE generation + length(sizes) / 4 > ? + 1"
 _DELETE_UNFINISHED: Final = "DELETE FROM index_lists WHERE generation >= ?"
 _KEYS: Final = "SELECT generation FROM index_generations WHERE generation >= ? ORDER BY generation"
 _FIRST_KEPT: Final = """
@@ -37,6 +43,9 @@ SELECT audience, offsets, size_bytes
 FROM json_each(?) CROSS JOIN index_lists ON generation = ? AND audience = value
 """
 
+_MIN_STEP_LISTS: Final = 1000
+"""The least number of pruned lists that a step of the pruning deletes."""
+
 
 def write(connection: sqlite3.Connection, chunk: SegmentChunk) -> None:
     """Write some lists of a complete segment; the last chunk adds the row which makes the segment valid."""
@@ -51,10 +60,26 @@ def write(connection: sqlite3.Connection, chunk: SegmentChunk) -> None:
 
 
 def delete(connection: sqlite3.Connection, pruned_through: int) -> None:
-    """Delete the segments with a pruned last event."""
+    """Delete the segments with a pruned last event, and some of the lists of such segments.
+
+    The triggers cost a microsecond for each list, and a segment may have tens of thousands: all lists in one
+    commit would delay the commit. With a quarter of the lists in each step, the rest stays bounded however
+    many lists each pruning brings. The rows of the segments come first: the triggers note valid lists only.
+    """
     first = _first_kept(connection, pruned_through)
-    for statement in _DELETE:
-        connection.execute(statement, (first,))
+    connection.execute(_DELETE_SIZES, (first,))
+    (lists,) = connection.execute(_COUNT_LISTS, (first,)).fetchone()
+    step = max(_MIN_STEP_LISTS, lists // 4)
+    if lists <= step:
+        connection.execute(_DELETE_LISTS, (first,))
+    else:
+        last = connection.execute(_LAST_OF_STEP, (first, step - 1)).fetchone()
+        connection.execute(_DELETE_STEP, last)
+
+
+def delete_beyond(connection: sqlite3.Connection, head: int) -> None:
+    """Delete the segments that end after the last event of the log."""
+    connection.execute(_DELETE_BEYOND, (head,))
 
 
 def _first_kept(connection: sqlite3.Connection, pruned_through: int) -> int:

@@ -113,6 +113,7 @@ def begin_epoch(
     former = None if connection.lock is None else connection.lock.found_progress
     if former is None or former.epoch != newest_epoch:
         former = Progress(newest_epoch, noted_head, changes)
+    segments.delete_beyond(connection, max(head, former.head))
     lost = list(_find_lost(connection, pruned_through, Progress(newest_epoch, head, changes), former))
     altered.note_lost(connection, lost)
     head = max([head, *(last for _, last in lost)])
