@@ -33,8 +33,10 @@ def fail_once(encoder: Any, monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
     return left
 
 
-async def test_frames_that_fail_once_end_no_session(two: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever a serializer raises costs a returning client a read of the log, and not its session."""
+async def test_frames_that_fail_once_end_no_session(
+    two: Nodes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever a serializer raises is logged, and costs a client a read of the log, and not its session."""
     a, b = two.servers
     client = await b.socket()
     pid = (await client.connect())["pid"]
@@ -47,3 +49,4 @@ async def test_frames_that_fail_once_end_no_session(two: Nodes, monkeypatch: pyt
     assert await again.event() == ["missed", offset] and not left
     assert await again.event_of(a.sio.emit("live")) == ["live"]
     assert await results(b) == {RecoveryResult.RECOVERED: 1}
+    assert "Recent events have no frames" in caplog.text and "OverflowError" in caplog.text

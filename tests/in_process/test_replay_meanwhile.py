@@ -8,10 +8,12 @@ import pytest
 
 from socketio_eventlog.errors import StoreUnavailable
 from socketio_eventlog.session_changes import SessionEnd
+from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.session_operations import EndSession, ResumeSession
-from socketio_eventstore.core.sessions import State
+from socketio_eventstore.core.sessions import ClientConnection, State
 from support.core import Core, Recorder, running, said
 from support.pausable_reads import CONNECT, away, emit_numbers, pausable_reads, running_in_small_pages
+from support.storing import event
 
 
 @pytest.fixture
@@ -142,3 +144,29 @@ async def test_unreadable_log_closes_the_transports(
     again = Recorder()
     await core.recover(session, again, cursor=0)
     assert await again.sent(11) == [CONNECT, *expected]
+
+
+@pytest.mark.parametrize("failing", ["from the log", "recent"])
+async def test_replay_with_a_fault_is_broken_off(
+    path: Path, failing: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A fault that is not of the encoder is logged and closes the transport; a recovery misses no event."""
+    async with running(path, tail_bytes=3 * event("number 1").weight_bytes) as core:
+        session = await away(core)
+        expected = await emit_numbers(core, 9)
+        at_fault, put = expected[0 if failing == "from the log" else -1], core.replayer._fan_out.put
+
+        def faulty(connection: ClientConnection, frames: Frames) -> None:
+            if at_fault in frames.packets:
+                raise ZeroDivisionError
+            put(connection, frames)
+
+        back, again = Recorder(), Recorder()
+        with monkeypatch.context() as patch:
+            patch.setattr(core.replayer._fan_out, "put", faulty)
+            await core.recover(session, back, cursor=0)
+            await back.until(lambda: bool(back.aborted or len(back.packets) == 10))
+        assert back.aborted == ["the log cannot be read"] and "ZeroDivisionError" in caplog.text
+        await core.away(session)
+        await core.recover(session, again, cursor=0)
+        assert await again.sent(10) == [CONNECT, *expected]

@@ -14,7 +14,7 @@ from socketio_eventstore.core.fan_out import FanOut
 from socketio_eventstore.core.frames import Frames
 from socketio_eventstore.core.packets import PacketEncoder
 from socketio_eventstore.core.recent_events import RecentEvents
-from socketio_eventstore.core.recent_pages import RecentPages
+from socketio_eventstore.core.recent_pages import Page, RecentPages
 from socketio_eventstore.core.registry import Registry
 from socketio_eventstore.core.repeated_failures import RepeatedFailures
 from socketio_eventstore.core.sessions import Session, SessionConnection, State
@@ -124,12 +124,13 @@ class Replayer:
         last = logged[-1].sequence if logged else -1
         built: dict[int, Frames] = {}
         while self._served:
-            replay, page = self._served.pop()
+            replay, page = self._served[-1]
             if not replay.is_over:
                 if not is_complete:  # the read stopped at the limit: the rest belongs to a later round
                     replay.sequences.extendleft(reversed([n for n in page if n > last]))
                     page = [n for n in page if n <= last]
                 self._send_page(replay, page, events, built)
+            self._served.pop()  # not before: a replay that fails is broken off
         self._fan_out.flush()
         return False
 
@@ -222,27 +223,29 @@ class Replayer:
         if current.sent < recent_events.begins_after:
             return False
         try:
-            self._put_recent(session)
-        except Exception:  # noqa: BLE001 -- of the encoder, for an event that had no frames yet: the log has it
+            missed = self._missed_recent(session)
+        except Exception as error:  # noqa: BLE001 -- of the encoder, for an event that had no frames yet
+            text = "Recent events have no frames; returning clients get them from the log"
+            self._failures.failed("recent events", text, error=error)
             recent_events.clear()
             return False
+        for page in missed:
+            self._put(session, *page)
+        self._release_deferred(session, recent_events.position)
         current.sent = recent_events.position
         self._registry.go_live(session)
         if current.recovered and self._lines.admit():
             self._log_recovery(session)
         return True
 
-    def _put_recent(self, session: Session) -> None:
-        """Send all recent events that the session has missed, or none. Raises what the encoder raises."""
+    def _missed_recent(self, session: Session) -> list[Page]:
+        """Return the missed recent events, joined unless packets wait. Raises what the encoder raises."""
         current, recent = session.current, self._recent_events
         if current.deferred_packets:
             missed = [one for one in recent.after(current.sent) if session.receives(one[1], one[0])]
-            frames = list(map(recent.frames_of, missed))
-            for (sequence, *_), its_frames in zip(missed, frames, strict=True):
-                self._put(session, sequence, its_frames)
-            self._release_deferred(session, recent.position)
-        elif (page := self._recent_pages.page(session, current.sent)) is not None:
-            self._put(session, *page)
+            return [(one[0], recent.frames_of(one), 1) for one in missed]
+        page = self._recent_pages.page(session, current.sent)
+        return [] if page is None else [page]
 
     def _log_recovery(self, session: Session) -> None:
         current = session.current
