@@ -68,6 +68,8 @@ class Rejoining:
         """Why the last try to join failed."""
         self._has_been_refused = False
         """Whether the log has demanded a newer program since the last life ended."""
+        self._fatal: StoreError | None = None
+        """The error that has ended the last life, if there was one."""
         self._lost_sessions = LostSessions()
         self.count = 0
         """The number of further lives in this process."""
@@ -109,6 +111,23 @@ class Rejoining:
     async def _rejoin(self, runtime: Runtime, reason: str) -> None:
         node = runtime.log.node
         logger.warning("This node (%s) has to join anew, and its clients reconnect: %s", node, reason)
+        while True:
+            if await self._has_rejoined(runtime, reason):
+                break
+            await asyncio.sleep(PAUSE_SECONDS)
+        self.count += 1
+
+    async def _has_rejoined(self, runtime: Runtime, reason: str) -> bool:
+        """End the old life, unless it has ended, and try to begin a new one."""
+        try:
+            if self._ending is not None:
+                await self._end(runtime, reason)
+            return await self._has_joined()
+        except Exception as error:  # noqa: BLE001 -- a fault of the server; without another try it would be deaf
+            return self._failed(error)
+
+    async def _end(self, runtime: Runtime, reason: str) -> None:
+        """End the old life; may be called again after a fault."""
         await self._close_transports(reason)
         runtime.give_up()
         await self._close_transports(reason)  # handshakes that began before, and ended meanwhile
@@ -116,15 +135,10 @@ class Rejoining:
         self._clients.stop()
         await self._store.end_life()
         self._ending = None
-        fatal = runtime.queue.store_health.fatal
+        self._fatal = fatal = runtime.queue.store_health.fatal
         if isinstance(fatal, BatchNotTaken):  # the next such batch may be there already
             self.failure = fatal
             await asyncio.sleep(PAUSE_SECONDS)
-        while True:
-            if await self._has_joined(fatal):
-                break
-            await asyncio.sleep(PAUSE_SECONDS)
-        self.count += 1
 
     async def _stay_out(self, error: NodeOutdated) -> None:
         """Leave the log until the server is stopped: this program has met a change that it does not know.
@@ -139,31 +153,36 @@ class Rejoining:
 
     async def _close_transports(self, reason: str) -> None:
         for number, connection in enumerate(list(self._engine.sockets.values())):
-            connection.abort(reason)
+            try:
+                connection.abort(reason)
+            except Exception as error:  # noqa: BLE001 -- a fault of the server; the others must not stay open
+                self._failures.failed("abort", f"{connection.id} could not be closed", error=error)
             if number % CLOSED_AT_ONCE == CLOSED_AT_ONCE - 1:
                 await asyncio.sleep(0)
 
-    async def _has_joined(self, fatal: StoreError | None) -> bool:
-        """Try to begin a new life. ``fatal``: the error that has ended the former one, if there was one."""
+    async def _has_joined(self) -> bool:
+        """Try to begin a new life. Raises the error of a life that cannot be ended."""
+        self._next_reason = None
         try:
             runtime = await self._store.start()
         except StoreClosed:  # the server ends
             return True
-        except Exception as error:  # noqa: BLE001 -- a fault of the server; without another try it would be deaf
+        except Exception as error:  # noqa: BLE001 -- as in ``_has_rejoined``
             self._has_been_refused |= isinstance(error, DatabaseTooNew)
             return self._failed(error)
-        if isinstance(fatal, NodeOutdated) and not self._has_been_refused:
-            await self._stay_out(fatal)
+        if isinstance(self._fatal, NodeOutdated) and not self._has_been_refused:
+            await self._stay_out(self._fatal)
+        self._has_been_refused = False
         try:
             await self._lost_sessions.follow_on(runtime)
+            self._clients.start(runtime)
         except Exception as error:  # noqa: BLE001 -- the new life is over already, or as above
+            self._fatal = runtime.queue.store_health.fatal
+            self._clients.stop()
             await self._store.end_life()
-            self._next_reason = None
             return self._failed(error)
         self._failures.succeeded("join")
         self.failure = None
-        self._has_been_refused = False
-        self._clients.start(runtime)
         logger.info("joined anew as node %s", runtime.log.node)
         return True
 
