@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,28 @@ async def test_polling_client_that_never_reads(tmp_path: Path, kind: str) -> Non
         silent.close()
 
 
+async def assert_closed(
+    respond: Callable[[web.Request], Awaitable[web.StreamResponse]], request: bytes
+) -> None:
+    """A client that sends the request and reads nothing loses its connection."""
+    loop = asyncio.get_running_loop()
+    app = web.Application(middlewares=[closes_slow_requests(0.8)])
+    app.router.add_get("/", respond)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, HOST, 0).start()
+    with silent_socket() as silent:
+        await loop.sock_connect(silent, (HOST, runner.addresses[0][1]))
+        await loop.sock_sendall(silent, request)
+        try:
+            await closed_by_the_server(silent)
+        finally:
+            await runner.cleanup()
+
+
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n"
+
+
 async def test_response_that_begins_late() -> None:
     """A response that begins after the first check of its connection is not left to a silent client."""
     loop = asyncio.get_running_loop()
@@ -142,18 +164,19 @@ async def test_response_that_begins_late() -> None:
     async def respond(_: web.Request) -> web.StreamResponse:
         return Late(body=bytes(3 * BODY))
 
-    app = web.Application(middlewares=[closes_slow_requests(0.8)])
-    app.router.add_get("/", respond)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, HOST, 0).start()
-    with silent_socket() as silent:
-        await loop.sock_connect(silent, (HOST, runner.addresses[0][1]))
-        await loop.sock_sendall(silent, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-        try:
-            await closed_by_the_server(silent)
-        finally:
-            await runner.cleanup()
+    await assert_closed(respond, GET + b"\r\n")
+
+
+@pytest.mark.parametrize("is_raised", [False, True])
+async def test_request_with_a_body(is_raised: bool) -> None:
+    """A byte of body does not keep the connection, nor does a response that is raised."""
+
+    async def respond(_: web.Request) -> web.StreamResponse:
+        if is_raised:
+            raise web.HTTPNotFound(text="x" * 3 * BODY)
+        return web.Response(body=bytes(3 * BODY))
+
+    await assert_closed(respond, GET + b"Content-Length: 1\r\n\r\nx")
 
 
 @pytest.mark.parametrize("kind", ["websockets", "wsproto", "wrapped"])

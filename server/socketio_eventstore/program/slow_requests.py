@@ -33,13 +33,11 @@ def closes_slow_requests(timeout_seconds: float) -> Middleware:
     """
     unread, failures = UnreadResponses(), RepeatedFailures(logger)
 
-    @web.middleware
-    async def with_timeout(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if not request.body_exists:  # also for a WebSocket, which has no time limit
-            response = await handler(request)
-            if response.status != SWITCHING_PROTOCOLS and request.transport is not None:
-                unread.watch(request.transport, timeout_seconds, partial(_is_written, response))
-            return response
+    def watch(request: web.Request, response: web.StreamResponse) -> None:
+        if response.status != SWITCHING_PROTOCOLS and request.transport is not None:
+            unread.watch(request.transport, timeout_seconds, partial(_is_written, response))
+
+    async def handle_body(request: web.Request, handler: Handler) -> web.StreamResponse:
         timer = asyncio.get_running_loop().call_later(
             timeout_seconds, _close_unless_complete, request, failures
         )
@@ -52,12 +50,24 @@ def closes_slow_requests(timeout_seconds: float) -> Middleware:
             if "Content-Encoding" in request.headers and not request.content.is_eof():
                 request.content.set_exception(web.RequestPayloadError("The body is not read."))
 
+    @web.middleware
+    async def with_timeout(request: web.Request, handler: Handler) -> web.StreamResponse:
+        has_body = request.body_exists  # any request may have a body; a WebSocket has no time limit
+        try:
+            response = await (handle_body(request, handler) if has_body else handler(request))
+        except web.HTTPException as error:  # aiohttp sends it as the response
+            watch(request, error)
+            raise
+        watch(request, response)
+        return response
+
     setattr(with_timeout, IGNORES_WEBSOCKETS, True)
     return with_timeout
 
 
 def _is_written(response: web.StreamResponse) -> bool:
-    return response._eof_sent  # noqa: SLF001 - aiohttp has no public name for it
+    # aiohttp has no public name for it; without the private one, only the first check finds unread bytes.
+    return bool(getattr(response, "_eof_sent", True))
 
 
 def _close_unless_complete(request: web.Request, failures: RepeatedFailures) -> None:
