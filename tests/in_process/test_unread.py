@@ -18,6 +18,7 @@ import trustme
 from aiohttp import web
 
 from socketio_eventstore import AsyncServer
+from socketio_eventstore.program.event_loop import EventLoopWithoutSendfile
 from socketio_eventstore.program.slow_requests import closes_slow_requests
 from socketio_eventstore.transport import asgi_websocket
 from socketio_eventstore.transport.asgi_transport import find_transport
@@ -177,6 +178,18 @@ async def test_request_with_a_body(is_raised: bool) -> None:
         return web.Response(body=bytes(3 * BODY))
 
     await assert_closed(respond, GET + b"Content-Length: 1\r\n\r\nx")
+
+
+def test_file_without_uvloop(tmp_path: Path) -> None:
+    """On an event loop of asyncio, a file that is not read does not keep the connection."""
+    file = tmp_path / "file"
+    file.write_bytes(bytes(10 * BODY))
+
+    async def respond(_: web.Request) -> web.StreamResponse:
+        return web.FileResponse(file)
+
+    with asyncio.Runner(loop_factory=EventLoopWithoutSendfile) as runner:
+        runner.run(assert_closed(respond, GET + b"\r\n"))
 
 
 @pytest.mark.parametrize("kind", ["websockets", "wsproto", "wrapped"])

@@ -21,6 +21,7 @@ from socketio_eventstore.program.banner import announce
 from socketio_eventstore.program.check import check_durations
 from socketio_eventstore.program.config import Config
 from socketio_eventstore.program.errors import StartError
+from socketio_eventstore.program.event_loop import NEW_EVENT_LOOP
 from socketio_eventstore.program.listener import Listener, stop_listening
 from socketio_eventstore.program.reload import reload
 from socketio_eventstore.program.signals import Signals
@@ -28,13 +29,6 @@ from socketio_eventstore.program.systemd import Systemd
 from socketio_eventstore.program.tls import Tls
 from socketio_eventstore.transport.draining import drain
 from socketio_eventstore.transport.front_door import FrontDoor
-
-try:
-    import uvloop
-except ImportError:  # uvloop is optional: Windows has no uvloop
-    NEW_EVENT_LOOP: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
-else:
-    NEW_EVENT_LOOP = uvloop.new_event_loop  # a fifth less processor time per delivery
 
 logger = logging.getLogger(__name__)
 
