@@ -38,7 +38,7 @@ $$
 _MIGRATION = f'''
 from alembic import op
 
-revision, down_revision, branch_labels, depends_on = "0010", "0009", None, None
+revision, down_revision, branch_labels, depends_on = "0011", "0010", None, None
 
 
 def upgrade():
@@ -70,7 +70,7 @@ _EFFECTS |= {Noted: _nothing, Renamed: _nothing}
 }
 _REPLACED = {
     "store/socketio_eventlog/postgres/schema.py": (
-        ('HEAD_REVISION: Final = "0009"', 'HEAD_REVISION: Final = "0010"'),
+        ('HEAD_REVISION: Final = "0010"', 'HEAD_REVISION: Final = "0011"'),
         ("READER: Final = 1", "READER: Final = 2"),
     )
 }
@@ -117,7 +117,7 @@ class NextVersion:
                 text = text.replace(former, text_now)
             (folder / path).write_text(text)
         versions = folder / "migrations" / "socketio_eventlog_migrations" / "postgres" / "versions"
-        (versions / "0010_next.py").write_text(_MIGRATION)
+        (versions / "0011_next.py").write_text(_MIGRATION)
         self._handlers = folder / "handlers_of_next.py"
         self._handlers.write_text(_HANDLERS)
 

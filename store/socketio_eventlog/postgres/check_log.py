@@ -36,17 +36,13 @@ SELECT proname || '()' FROM pg_proc
 WHERE pronamespace = 'eventstore'::regnamespace AND NOT has_function_privilege(oid, 'EXECUTE')
 ORDER BY 1
 """
-TRIGGERS: Final = frozenset(
-    {
-        "events_deleted",
-        "events_updated",
-        "events_updated_to",
-        "events_truncated",
-        "attachments_deleted",
-        "attachments_updated",
-        "attachments_truncated",
-    }
-)
+_NOTING: Final = """
+events_deleted events_updated events_updated_to events_truncated
+attachments_deleted attachments_updated attachments_truncated
+index_lists_deleted index_lists_updated index_lists_updated_to index_lists_truncated
+index_segments_deleted index_segments_updated index_segments_updated_to index_segments_truncated
+"""
+TRIGGERS: Final = frozenset(_NOTING.split())
 _TRIGGERS: Final = """
 SELECT tgname FROM pg_trigger JOIN pg_class AS c ON c.oid = tgrelid
 WHERE relnamespace = 'eventstore'::regnamespace AND NOT tgisinternal AND tgenabled IN ('O', 'A')

@@ -13,8 +13,8 @@ index_lists index_segments log_state nodes positions publications rooms session_
 _VIEWS: Final = "current_sessions recent_events session_timelines waiting_sessions"
 _FUNCTIONS: Final = """
 append beat decide declare_dead enter fingerprint follow follow_with_events index_of_node iso_time join_log
-keep_ended keep_epoch living_nodes nodes_died note note_altered note_altered_attachments note_backend
-note_before note_opened note_truncated other_nodes prune prune_batches record_epoch
+keep_ended keep_epoch living_nodes nodes_died note note_altered note_altered_attachments note_altered_index
+note_backend note_before note_opened note_truncated other_nodes prune prune_batches record_epoch
 remaining_seconds room_names write_run
 """
 TABLES: Final = frozenset(_TABLES.split())

@@ -13,7 +13,7 @@ from socketio_eventlog.postgres.failures import first_line
 
 logger = logging.getLogger(__name__)
 
-HEAD_REVISION: Final = "0009"
+HEAD_REVISION: Final = "0010"
 """The newest migration. A database of the newest revision opens without the import of alembic (0.3 s)."""
 READER: Final = 1
 """The newest format for this program (``log_state.min_reader``).
