@@ -76,6 +76,25 @@ async def test_another_hint_is_no_sign_of_a_loss(
     await hints.close()
 
 
+async def test_a_foreign_payload_ends_no_listening(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another program may send any text, which the connection may receive in another encoding than UTF-8."""
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    heard, faults, url = Seen(), list[dict[str, object]](), postgres.new_url()
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: faults.append(context))
+    hints = nudges.Nudges(connection_string(url), "this", lambda: heard("a hint"))
+    tasks = [asyncio.create_task(run()) for run in (hints.listen, hints.run)]
+    await until(lambda: hints.are_alive)
+    async with await Connection.connect(connection_string(url), autocommit=True) as other:
+        await other.execute("SELECT pg_notify('eventstore', 'caf' || chr(233))")
+        await other.execute("SELECT pg_notify('eventstore', 'another 1')")
+    await heard.until(1)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    await hints.close()
+    assert not faults
+
+
 async def _reconnected(other: Connection, heard: Seen, backend: int) -> int:
     """Cut the listening connection, and return the process of the next one."""
     heard.all.clear()

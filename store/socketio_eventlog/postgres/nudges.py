@@ -82,7 +82,8 @@ class Nudges:
         try:
             connection.consume_input()
             while (notification := connection.notifies()) is not None:
-                self._take(notification.extra.decode())
+                # Hints are ASCII; a payload of another program is in the client encoding.
+                self._take(notification.extra.decode(errors="replace"))
         except psycopg.Error:
             if not ended.done():
                 ended.set_exception(ConnectionLost())
