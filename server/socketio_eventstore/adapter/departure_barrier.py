@@ -35,8 +35,11 @@ class DepartureBarrier:
         self._context = context
         self._calls = calls
         self._waiting: dict[Session, asyncio.Event] = {}
-        self._ended = set[str]()
-        """The ended nodes that are not declared dead yet: no handler has to wait for such a node."""
+        self._ended: dict[str, float] = {}
+        """The ended nodes that are not declared dead yet, each with the uptime of its heartbeat in seconds.
+
+        No handler has to wait for such a node, until a further heartbeat: for the store, a node without a
+        connection has ended."""
         self._looking: asyncio.Task[None] | None = None
 
     async def wait(self, session: Session, is_needed: Callable[[], bool]) -> None:
@@ -74,11 +77,17 @@ class DepartureBarrier:
             except StoreError:
                 return
             if ended := silent & suspected:
-                self._ended |= ended
+                self._has_ended(ended)
                 for changed in self._waiting.values():
                     changed.set()
             suspected = silent
             await asyncio.sleep(LOOK_AGAIN_SECONDS)
+
+    def _has_ended(self, ended: set[str]) -> None:
+        """Take note of ended nodes, and forget the nodes that are declared dead."""
+        nodes = self._context.nodes
+        alive = {node: record.alive for node in ended if (record := nodes.get(node)) is not None}
+        self._ended = {node: at for node, at in self._ended.items() if nodes.get(node) is not None} | alive
 
     def look_again(self, session: Session) -> None:
         """Check the wait for a session again, after a change of the session."""
@@ -90,6 +99,8 @@ class DepartureBarrier:
         nodes, found = self._context.nodes, set[str]()
         for node, _ in session.departing:
             record = nodes.get(node)
-            if record is not None and nodes.uptime - record.alive <= SILENT_SECONDS:
+            if record is None or self._ended.get(node) == record.alive:
+                continue
+            if nodes.uptime - record.alive <= SILENT_SECONDS:
                 found.add(node)
-        return found - self._ended
+        return found
