@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import takewhile
 from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 from socketio_eventlog.changes import Batch, Committed
@@ -71,7 +72,10 @@ class LostChanges(NamedTuple):
 
 
 class _LastChanges(Generic[_Key]):
-    """By key the last batch with a change, the oldest change first."""
+    """By key the last batch with a change, in the order of the batches.
+
+    Readers begin at the end: a pass through all keys would block the event loop for a tenth of a second.
+    """
 
     def __init__(self) -> None:
         # Not a dict: the search of the first key passes all deleted keys before.
@@ -83,14 +87,21 @@ class _LastChanges(Generic[_Key]):
         while len(self.batches) > MAX_CHANGED:
             self.batches.popitem(last=False)
 
+    def batches_from(self, number: int) -> Iterator[Known]:
+        """Iterate over the batches from a number on, newest first."""
+        return takewhile(lambda batch: batch[0] >= number, reversed(self.batches.values()))
+
     def since(self, number: float) -> frozenset[_Key]:
         """Return the keys with a change in a batch or a later batch."""
-        return frozenset(key for key, batch in self.batches.items() if batch[0] >= number)
+        newest_first = reversed(self.batches.items())
+        return frozenset(key for key, _ in takewhile(lambda item: item[1][0] >= number, newest_first))
 
     def put_before(self, former: _LastChanges[_Key], number: float) -> None:
-        """Add the changes of a former life from before a batch."""
-        mine = self.batches
-        self.batches = OrderedDict(item for item in former.batches.items() if item[1][0] < number)
+        """Add the changes of a former life, which is over, from before a batch; infinity for all changes."""
+        mine, before = self.batches, former.batches
+        if number < math.inf:
+            before = OrderedDict(item for item in before.items() if item[1][0] < number)
+        self.batches = before
         for key, batch in mine.items():
             self.note(key, batch)
 
@@ -121,9 +132,9 @@ class ChangedSessions:
 
     def batches_from(self, number: int) -> list[Known]:
         """Return the known batches from a number on: those with changes, and some of the others."""
-        of_changes = (one.batches.values() for one in (self._sessions, self._identities, self._rooms))
-        known = {self.seen, *self._samples}.union(*of_changes)
-        return [batch for batch in known if batch[0] >= number]
+        known = {batch for batch in (self.seen, *self._samples) if batch[0] >= number}
+        known.update(*(one.batches_from(number) for one in (self._sessions, self._identities, self._rooms)))
+        return list(known)
 
     def epoch_begun(self, epoch: str, batch: int) -> None:
         """Take note of a new epoch and the epoch's first batch."""
