@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from support.command_line import assert_refused, run, running, write_program_folder
+from support.command_line import MINIMAL, assert_refused, run, running, write_program_folder
 
 REGISTER = "\n\ndef register(sio):\n    pass\n"
 
@@ -92,3 +92,27 @@ def test_wrong_pages(folder: Path, command: str, pages: str, error: str) -> None
     """Pages that cannot work are reported at the start."""
     (folder / "handlers.py").write_text(f"PAGES = {pages}{REGISTER}")
     assert_refused(run(folder, command), f"handlers = 'handlers': {error.format(folder=folder)}")
+
+
+@pytest.mark.parametrize(
+    ("config", "file"),
+    [
+        ('[store]\npath = "pages/data.db"\n', "pages/data.db"),
+        ('[store]\npath = "pages/data/data.db"\n', "pages/data/data.db"),
+        ('[server]\ntls_certificate = "none.pem"\ntls_key = "pages/key"\n', "pages/key"),
+        ('[auth]\nkey_file = "pages/key"\nalgorithms = ["HS256"]\n', "pages/key"),
+    ],
+)
+def test_links_from_pages_to_private_files(folder: Path, config: str, file: str) -> None:
+    """A link to the database or to a key would be served, and is reported at the start."""
+    (folder / "key").write_text("k" * 32)
+    (folder / "pages" / "data").symlink_to(folder / "data")
+    for name in ("data.db", "key"):
+        (folder / "pages" / name).symlink_to(folder / name)
+    program = MINIMAL.removeprefix("[server]\n")
+    text = f"{config}{program}" if config.startswith("[server]") else f"[server]\n{program}{config}"
+    (folder / "config.toml").write_text(text)
+    (folder / "handlers.py").write_text(f"PAGES = 'pages'{REGISTER}")
+    checked = run(folder, "check-config")
+    assert f"PAGES: {folder}/pages is public, and {folder}/{file} is in it" in checked.stderr
+    assert checked.returncode == 2

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -107,11 +108,17 @@ async def build(config: Config, *, is_stored: bool = True) -> ServerParts:
             private_app.add_subapp(path, mounted)
         elif not settings.path.startswith(path):
             app.add_subapp(path, mounted)
-    pages = pages_of(module, settings.handlers, private=(config.folder, config.store.path))
+    pages = pages_of(module, settings.handlers, private=_private_paths(config))
     add_routes(app, settings.path, pages, sio)
     add_metrics(app, private_app, sio, keys)
     sio.attach(app, settings.path)
     return ServerParts(app, private_app, owner_app, sio, keys, inspector, links)
+
+
+def _private_paths(config: Config) -> list[Path]:
+    """Return what no folder of pages may contain: the config file, the database and the keys."""
+    keys = [name for name in (config.server.tls_key, config.auth.key_file) if name]
+    return [config.folder, config.store.path, *(config.folder / name for name in keys)]
 
 
 def _web_application(config: Config, sio: AsyncServer) -> web.Application:

@@ -80,9 +80,16 @@ def pages_of(module: ModuleType, name: str, private: Iterable[Path] = ()) -> Pat
     if not is_folder:
         raise HandlersError(f"handlers = {name!r}: PAGES: there is no folder {folder}")
     for path in private:
-        if path.resolve().is_relative_to(folder):
+        if _leads_into(path, folder):
             raise HandlersError(f"handlers = {name!r}: PAGES: {folder} is public, and {path} is in it")
     return folder
+
+
+def _leads_into(path: Path, folder: Path) -> bool:
+    """Whether a file is in a folder, or is named by a symbolic link in the folder: links are served."""
+    links = [path.absolute(), *path.absolute().parents]
+    places = [path.resolve(), *(link.parent.resolve() / link.name for link in links)]
+    return any(place.is_relative_to(folder) for place in places)
 
 
 def _check_address(name: str) -> None:
