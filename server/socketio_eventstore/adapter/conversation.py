@@ -150,7 +150,7 @@ class Conversation:
         if attempt.needs_proof_of_life and not await attempt.connection.answers_ping():
             return False
         attached = attempt.attached  # its token may have ended while the connect handler ran
-        if attached.expires_at is not None and attached.is_over(time.time()):
+        if attached.is_over(time.time()):
             attempt.connection.abort(ENDED_MEANWHILE)
             return False
         return True

@@ -20,7 +20,10 @@ HandleMessage = Callable[["EngineConnection", "str | bytes"], "asyncio.Task[None
 
 
 class EngineServer(Protocol):
-    """The Engine.IO server as its connections see it. ``engine.Engine`` describes the attributes."""
+    """The Engine.IO server as its connections see it.
+
+    ``engine.Engine`` and its base classes, such as ``Opening``, describe the attributes.
+    """
 
     ping_interval: float
     ping_timeout: float

@@ -145,7 +145,6 @@ class PostgresLog(IndexedLog):
         self._counting.add_done_callback(self._counted)
         self._pruning: asyncio.Task[None] | None = None
         self._closing: asyncio.Future[None] | None = None
-        self._doubting: asyncio.Task[None] | None = None
         self._nudges.send()
 
     @classmethod
@@ -295,7 +294,7 @@ class PostgresLog(IndexedLog):
         elif not isinstance(error, NodeOutdated):
             # At once: until then, other nodes append to what may be another history, in the same epoch.
             with suppress(StoreClosed):
-                self._doubting = self._reads.start(partial(doubt, known=self._changed_sessions))
+                _ = self._reads.start(partial(doubt, known=self._changed_sessions))
         self._batches.fail(error)
 
     def _nudged(self) -> None:
