@@ -139,9 +139,8 @@ def test_banner_says_what_to_open(folder: Path) -> None:
     """The banner ends with the address for a browser, where there is a page, and with Ctrl-C."""
     with running(folder, "serve") as (process, _):
         assert last_line(process) == "Ctrl-C stops the server.\n"
-    (folder / "handlers.py").write_text(
-        "from pathlib import Path\n\nPAGES = Path()\n\ndef register(sio):\n    pass\n"
-    )
+    (folder / "pages").mkdir()
+    (folder / "handlers.py").write_text("PAGES = 'pages'\n\ndef register(sio):\n    pass\n")
     with running(folder, "serve", "--host", "0.0.0.0") as (process, address):
         port = address.rpartition(":")[2]
         assert last_line(process) == f"Open http://127.0.0.1:{port} in a browser. Ctrl-C stops the server.\n"

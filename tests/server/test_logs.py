@@ -226,4 +226,4 @@ def test_terminal(tmp_path: Path) -> None:
         assert process.wait(DEADLINE) == 0
     os.close(ours)
     assert b"Listening on http://" in said and b"{" not in said
-    assert re.search(rb"\d\d:\d\d:\d\d INFO socketio_eventstore\.program\.app: stopping: SIGTERM", said)
+    assert re.search(rb"\d\d:\d\d:\d\d INFO socketio_eventstore\.program\.serving: stopping: SIGTERM", said)
