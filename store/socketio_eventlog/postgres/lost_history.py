@@ -7,8 +7,8 @@ from typing import Any, Final
 from socketio_eventlog.changed_sessions import ChangedSessions, Shared
 from socketio_eventlog.postgres.connection import Connection
 
-# The absence of a batch proves nothing: batches are pruned, by the clock of their rows, which may jump.
-# And not in an epoch that has begun since.
+# A missing batch proves nothing: batches are pruned by the times of the rows, and the clock may jump.
+# The canary of a later epoch stays: the epoch has begun after the loss.
 _DOUBT: Final = """
 DELETE FROM eventstore.canary
 WHERE epoch = ANY(%(epochs)s)

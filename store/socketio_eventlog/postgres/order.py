@@ -191,7 +191,7 @@ class Order:
         try:
             self._receiver.committed(batch, chunks, row.size)
         except Exception as error:
-            # Given out in part, perhaps. Whoever went on would miss the batch without a sign.
+            # Perhaps a part of the batch took effect. A node that continued would lack the other part.
             fault = BatchNotTaken(f"Batch {batch.number}: {error!r}.")
             fault.__cause__ = error
             self.fail(fault)

@@ -124,7 +124,7 @@ class Tail:
             position = 1
             while position < len(rows) and not (position > 1 and self._stream.is_full):
                 if position > 1:
-                    await asyncio.sleep(0)  # events that came along need no wait
+                    await asyncio.sleep(0)  # without a read of events, no other step waits
                 position += await self._give_out(connection, _page(rows, position))
         had_news = any(row[3] != order.node for row in rows[1:])
         is_cut = end is not None and end[13] is not None
